@@ -1,0 +1,242 @@
+"""One connection to NATS and the few verbs everything else uses: publish, broadcast, schedule, read back, put aside.
+
+Knows headers and limits. Does not know what a deliberation is. nats-py's errors are translated here, once.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import nats
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.api import RawStreamMsg
+
+from broker import topology
+from broker.clock import rfc3339
+from broker.errors import BrokerUnavailable, BrokerUnsuitable, Conflict, Overlarge
+from broker.messages import ResultsRef
+
+log = logging.getLogger("parley.broker")
+
+# Message schedules (`@at`) came with this version: deadlines need them.
+OLDEST_SERVER = (2, 12)
+# A PubAck that takes longer than this is taken for lost; the caller's message is then redelivered.
+PUBLISH_TIMEOUT_SECONDS = 5.0
+CONNECT_TIMEOUT_SECONDS = 2
+RECONNECT_WAIT_SECONDS = 1
+# Written while NATS is away, kept until it is back. nats-py's own bound is 2 MiB; one large fan-out is more.
+PENDING_BYTES = 16 * 1024 * 1024
+# Outcomes read back to compose an ending: most are still here from when they were counted.
+READ_CACHE_BYTES = 16 * 1024 * 1024
+# JetStream's error for a refused compare-and-set.
+_WRONG_LAST_SEQUENCE = 10071
+
+JSON_HEADER = {"content-type": "application/json"}
+
+
+def connect_options(url: str, name: str) -> dict[str, Any]:
+    """What every connection of ours is opened with. nats-py's default gives up after 60 reconnects; ours never do."""
+    return {
+        "servers": [part.strip() for part in url.split(",")],
+        "name": name,
+        "allow_reconnect": True,
+        "max_reconnect_attempts": -1,
+        "reconnect_time_wait": RECONNECT_WAIT_SECONDS,
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "pending_size": PENDING_BYTES,
+    }
+
+
+async def connect(url: str, name: str) -> Client:
+    """Open a connection. Raises BrokerUnavailable when no server answers within seconds."""
+    options = connect_options(url, name)
+    patient = Client()
+    try:
+        # The first connection must not be retried for ever: a wrong URL is to be said now.
+        await asyncio.wait_for(patient.connect(**options), timeout=2 * CONNECT_TIMEOUT_SECONDS + 1)
+    except (TimeoutError, OSError, nats.errors.Error) as error:
+        await patient.close()
+        raise BrokerUnavailable(masked(url), _reason(error)) from error
+    return patient
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def masked(url: str) -> str:
+    """The URL without what stands before `@`: it may hold a token or a password."""
+
+    def one(part: str) -> str:
+        parts = urlsplit(part.strip())
+        return part.strip() if "@" not in parts.netloc else f"{parts.scheme}://***@{parts.netloc.rpartition('@')[2]}"
+
+    return ",".join(one(part) for part in url.split(","))
+
+
+async def check_server(nc: Client, url: str) -> str:
+    """The server's version. Raises BrokerUnsuitable for one too old for schedules, or without JetStream."""
+    version = nc.connected_server_version
+    if (version.major, version.minor) < OLDEST_SERVER:
+        raise BrokerUnsuitable(
+            masked(url),
+            f"is version {version.major}.{version.minor}.{version.patch}; Parley needs 2.12 or newer for durable deadlines",
+        )
+    try:
+        await nc.jetstream().account_info()
+    except (nats.js.errors.ServiceUnavailableError, nats.errors.NoRespondersError, nats.js.errors.APIError) as error:
+        raise BrokerUnsuitable(
+            masked(url), "has no JetStream for this account; start it with -js, or enable JetStream for the account"
+        ) from error
+    return f"{version.major}.{version.minor}.{version.patch}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A message as the stream holds it."""
+
+    seq: int
+    subject: str
+    data: bytes
+    headers: Mapping[str, str]
+
+
+class Wire:
+    """The verbs. Made from an open connection, which stays its opener's to close."""
+
+    def __init__(self, nc: Client) -> None:
+        self.nc = nc
+        self.js: JetStreamContext = nc.jetstream(timeout=PUBLISH_TIMEOUT_SECONDS)
+        self._read: OrderedDict[tuple[str, int], Stored] = OrderedDict()
+        self._read_bytes = 0
+
+    @property
+    def connected(self) -> bool:
+        return bool(self.nc.is_connected)
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes one message may have, headers included, as the server says."""
+        return int(self.nc.max_payload)
+
+    async def publish(
+        self,
+        subject: str,
+        body: bytes,
+        *,
+        msg_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> int:
+        """Store a message; its sequence in the stream. With a `msg_id` seen before, the first one's sequence.
+
+        Raises Overlarge, Conflict (only with an expected sequence in `headers`), or BrokerUnavailable when no PubAck came:
+        the message may or may not be stored, so whatever led to it must be safe to do again.
+        """
+        out = {**JSON_HEADER, **(headers or {})}
+        if msg_id is not None:
+            out["Nats-Msg-Id"] = msg_id
+        self._check_size(subject, body, out)
+        try:
+            ack = await self.js.publish(subject, body, headers=out)
+        except nats.js.errors.APIError as error:
+            if error.err_code == _WRONG_LAST_SEQUENCE:
+                raise Conflict(subject) from error
+            raise
+        except (nats.errors.Error, nats.js.errors.Error, TimeoutError) as error:
+            raise BrokerUnavailable(self._where(), _reason(error)) from error
+        return int(ack.seq)
+
+    async def broadcast(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """Send over core NATS: to whoever listens now, at most once."""
+        out = {**JSON_HEADER, **(headers or {})}
+        self._check_size(subject, body, out)
+        try:
+            await self.nc.publish(subject, body, headers=out)
+        except nats.errors.Error as error:
+            raise BrokerUnavailable(self._where(), _reason(error)) from error
+
+    async def schedule(self, timer: str, target: str, at: float, body: bytes) -> None:
+        """Have the server store `body` under `target` at the instant `at`. A second order under `timer` replaces the first."""
+        await self.publish(
+            timer,
+            body,
+            headers={"Nats-Schedule": f"@at {rfc3339(at)}", "Nats-Schedule-Target": target},
+        )
+
+    async def stored(self, stream: str, seq: int) -> Stored | None:
+        """The message at `seq`, or None if the stream no longer holds it."""
+        known = self._read.get((stream, seq))
+        if known is not None:
+            return known
+        try:
+            raw = await self.js.get_msg(stream, seq=seq, direct=True)
+        except nats.js.errors.NotFoundError:
+            return None
+        except (nats.errors.Error, nats.js.errors.Error, TimeoutError) as error:
+            raise BrokerUnavailable(self._where(), _reason(error)) from error
+        return _stored(raw, seq)
+
+    def remember(self, stream: str, message: Stored) -> None:
+        """Keep a message that was just delivered, for `stored` to find without asking. Bounded; the oldest go first."""
+        if (stream, message.seq) in self._read:
+            return
+        self._read[stream, message.seq] = message
+        self._read_bytes += len(message.data)
+        while self._read_bytes > READ_CACHE_BYTES:
+            _, oldest = self._read.popitem(last=False)
+            self._read_bytes -= len(oldest.data)
+
+    def forget(self, stream: str, seq: int) -> None:
+        gone = self._read.pop((stream, seq), None)
+        if gone is not None:
+            self._read_bytes -= len(gone.data)
+
+    async def last(self, stream: str, subject: str) -> Stored | None:
+        """The newest message under `subject` as the stream's leader has it, or None. A direct get would be served by any
+        replica, a stale one too (nats-server#4710)."""
+        try:
+            raw = await self.js.get_msg(stream, subject=subject)
+        except nats.js.errors.NotFoundError:
+            return None
+        except (nats.errors.Error, nats.js.errors.Error, TimeoutError) as error:
+            raise BrokerUnavailable(self._where(), _reason(error)) from error
+        return _stored(raw, int(raw.seq or 0))
+
+    async def put_aside(self, bucket: str, name: str, data: bytes) -> ResultsRef:
+        """Claim-check: keep `data` in an object store and say where. The same name again replaces it."""
+        store = await self.js.object_store(bucket)
+        info = await store.put(name, data)
+        digest = info.digest or f"SHA-256={hashlib.sha256(data).hexdigest()}"
+        return ResultsRef(bucket=bucket, name=name, size=len(data), digest=digest)
+
+    async def fetch_aside(self, ref: ResultsRef) -> bytes:
+        """What `put_aside` kept. nats-py checks the digest."""
+        store = await self.js.object_store(ref.bucket)
+        return (await store.get(ref.name)).data or b""
+
+    def _check_size(self, subject: str, body: bytes, headers: Mapping[str, str]) -> None:
+        # "NATS/1.0\r\n", then "key: value\r\n" each, then "\r\n".
+        size = len(body) + 12 + sum(len(key) + len(value.encode()) + 4 for key, value in headers.items())
+        if size > self.max_payload:
+            raise Overlarge(subject, size, self.max_payload)
+
+    def _where(self) -> str:
+        url = self.nc.connected_url
+        return masked(url.geturl()) if url is not None else "(disconnected)"
+
+
+def _stored(raw: RawStreamMsg, seq: int) -> Stored:
+    return Stored(seq=seq, subject=raw.subject or "", data=raw.data or b"", headers=dict(raw.headers or {}))
+
+
+def purge_timer_headers(task_id: str) -> dict[str, str]:
+    """Headers with which a message of DELIBERATIONS, as it is stored, cancels the deadline of `task_id`."""
+    return {"Nats-Schedule-Next": "purge", "Nats-Scheduler": topology.timer_subject(task_id)}

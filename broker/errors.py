@@ -1,0 +1,93 @@
+"""Every error Parley raises on purpose, and who should act on it.
+
+    ParleyError
+    ├── SettingsError        the operator: a setting is wrong            (exit code 2)
+    ├── Unavailable          the operator: something we need is not there (exit code 3)
+    │   ├── BrokerUnavailable    NATS cannot be reached, or left
+    │   ├── BrokerUnsuitable     NATS is there but too old, or without JetStream
+    │   └── TopologyMismatch     a live stream differs from what we declare
+    ├── BadMessage           the sender: the payload cannot be used
+    ├── Conflict             nobody: somebody else wrote first; read again and decide again
+    └── Overlarge            the caller: the payload does not fit through the broker
+
+Expected endings (failed, timeout, cancelled, rejected) are values, not exceptions: see `broker.messages`.
+"""
+
+from collections.abc import Sequence
+
+
+class ParleyError(Exception):
+    """Root of the tree above."""
+
+
+class SettingsError(ParleyError):
+    """A setting is wrong. `problems` holds one line each, naming the setting and the remedy."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__(*problems)
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return "; ".join(self.problems)
+
+
+class Unavailable(ParleyError):
+    """Something the service needs is not there, or not as it must be."""
+
+
+class BrokerUnavailable(Unavailable):
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.url = url
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot reach NATS at {self.url}: {self.reason}. Is it running, and is NATS_URL right?"
+
+
+class BrokerUnsuitable(Unavailable):
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.url = url
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"NATS at {self.url} {self.reason}"
+
+
+class TopologyMismatch(Unavailable):
+    """A live stream, consumer or bucket differs from the declared one. Nothing was overwritten."""
+
+    def __init__(self, differences: Sequence[str]) -> None:
+        super().__init__(*differences)
+        self.differences = tuple(differences)
+
+    def __str__(self) -> str:
+        listed = "; ".join(self.differences)
+        return f"live NATS configuration differs from Parley's and was left alone: {listed}. Change it with the nats CLI, or the setting."
+
+
+class BadMessage(ParleyError):
+    """A payload that cannot be used. `problems` names each bad field and never quotes the payload."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__(*problems)
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return "; ".join(self.problems)
+
+
+class Conflict(ParleyError):
+    """Compare-and-set refused: the tally moved on since it was read."""
+
+
+class Overlarge(ParleyError):
+    def __init__(self, subject: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(subject, size_bytes, limit_bytes)
+        self.subject = subject
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+    def __str__(self) -> str:
+        return f"{self.size_bytes} bytes for {self.subject} exceed the broker's max_payload of {self.limit_bytes}"

@@ -1,0 +1,58 @@
+"""The states a deliberation can be in, and every legal move between them, as one table.
+
+docs/architecture.md draws its state diagram from `MOVES`, so the picture cannot disagree with the code.
+Endings absorb: no row leaves one.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class State(StrEnum):
+    PENDING = "pending"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"
+
+
+class Cause(StrEnum):
+    """What can move a deliberation."""
+
+    REQUESTED = "requested"
+    REFUSED = "refused"
+    REPORTED = "agent reported"
+    DEADLINE = "deadline"
+    CANCEL = "cancel"
+    ABANDONED = "abandoned"
+
+
+ENDINGS = frozenset({State.COMPLETED, State.FAILED, State.TIMEOUT, State.CANCELLED, State.REJECTED})
+
+# (from, because) → where it may lead. `None` is a deliberation nobody has recorded yet.
+MOVES: Mapping[tuple[State | None, Cause], frozenset[State]] = {
+    (None, Cause.REQUESTED): frozenset({State.PENDING, State.TIMEOUT}),
+    (None, Cause.REFUSED): frozenset({State.REJECTED}),
+    (None, Cause.ABANDONED): frozenset({State.FAILED}),
+    (State.PENDING, Cause.REPORTED): frozenset({State.IN_PROGRESS, State.COMPLETED, State.FAILED}),
+    (State.PENDING, Cause.DEADLINE): frozenset({State.TIMEOUT}),
+    (State.PENDING, Cause.CANCEL): frozenset({State.CANCELLED}),
+    (State.PENDING, Cause.ABANDONED): frozenset({State.FAILED}),
+    (State.IN_PROGRESS, Cause.REPORTED): frozenset({State.IN_PROGRESS, State.COMPLETED, State.FAILED}),
+    (State.IN_PROGRESS, Cause.DEADLINE): frozenset({State.COMPLETED, State.TIMEOUT}),
+    (State.IN_PROGRESS, Cause.CANCEL): frozenset({State.CANCELLED}),
+    (State.IN_PROGRESS, Cause.ABANDONED): frozenset({State.FAILED}),
+}
+
+
+class IllegalMove(Exception):
+    """A move that is not in the table: our own bug, never a caller's."""
+
+
+def move(state: State | None, cause: Cause, to: State) -> State:
+    """`to`, if the table allows it. Raises IllegalMove otherwise."""
+    if to not in MOVES.get((state, cause), frozenset()):
+        raise IllegalMove(f"{state} may not become {to} because of {cause}")
+    return to

@@ -1,0 +1,45 @@
+"""`deliberation.cancel`: stop this one. A cancel may overtake its request; it waits until the request must have been seen."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from broker import topology
+from broker.connection import Wire
+from broker.messages import DeliberationCancel
+from broker.tally import CancelRequested
+from handlers.delivery import Batch, Delivery
+from handlers.perform import Performer
+from handlers.settle import Settler
+
+# Before looking again whether the request of a cancel that came first has been taken in.
+OVERTAKEN_WAIT_SECONDS = 0.5
+
+
+class Cancel:
+    def __init__(self, wire: Wire, performer: Performer, settler: Settler) -> None:
+        self._wire = wire
+        self._performer = performer
+        self._settler = settler
+
+    async def __call__(self, deliveries: Batch[DeliberationCancel]) -> None:
+        await asyncio.gather(*(self._settle(delivery) for delivery in deliveries))
+
+    async def _settle(self, delivery: Delivery[DeliberationCancel]) -> None:
+        async def handle() -> float | None:
+            return await self._cancel(delivery)
+
+        await self._settler.settle(delivery, handle)
+
+    async def _cancel(self, delivery: Delivery[DeliberationCancel]) -> float | None:
+        cancel = delivery.payload(DeliberationCancel)
+        applied = await self._performer.happen(cancel.task_id, [(CancelRequested(cancel.reason), time.time())])
+        if applied.tally is None and await self._may_come_yet(delivery.seq):
+            return OVERTAKEN_WAIT_SECONDS
+        return None
+
+    async def _may_come_yet(self, seq: int) -> bool:
+        """Whether intake has still to settle a request that was stored before this cancel."""
+        intake = await self._wire.js.consumer_info(topology.INTAKE.stream, topology.INTAKE.name)
+        settled = intake.ack_floor.stream_seq if intake.ack_floor is not None else 0
+        return bool(intake.num_pending or intake.num_ack_pending) and settled < seq

@@ -1,0 +1,105 @@
+"""`agent.requested` from the work queue into the pool's free slots; what nobody waits for any more is dropped.
+
+The worker acknowledges the work once its outcome is stored. Here a message is settled only if no worker gets it.
+"""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from broker import topology
+from broker.clock import rfc3339
+from broker.connection import Wire
+from broker.errors import BadMessage
+from broker.ledger import Ledger
+from broker.messages import AgentCancel, AgentFailed, AgentRequested, ErrorType, decode
+from broker.tally import Tally
+from handlers.delivery import Batch, Delivery
+from handlers.settle import Settler
+from workers.pool import Pool
+from workers.worker import Job
+
+log = logging.getLogger("parley.handlers")
+
+# Work handed out this often and never finished takes its worker down each time: it is put aside, and its agent has failed.
+# Above settle's MAX_DELIVERIES, for a drain or a killed actor costs a delivery too and is no fault of the work.
+MAX_JOB_DELIVERIES = 20
+# Work that waited longer than this is worth a look at its tally before it starts: one read against a model call for nobody.
+STALE_SECONDS = 1.0
+# Task ids remembered from `agent.cancel`, about 100 bytes each.
+REMEMBERED_CANCELS = 10_000
+
+
+class Dispatch:
+    def __init__(self, wire: Wire, ledger: Ledger, pool: Pool, settler: Settler) -> None:
+        self._wire = wire
+        self._ledger = ledger
+        self._pool = pool
+        self._settler = settler
+        self._cancelled: OrderedDict[str, None] = OrderedDict()
+
+    async def __call__(self, deliveries: Batch[AgentRequested]) -> None:
+        jobs = [job for job in await asyncio.gather(*map(self._job, deliveries)) if job is not None]
+        if jobs:
+            await self._pool.hand(jobs)
+
+    def cancel(self, body: bytes) -> None:
+        """An `agent.cancel` was heard. Running calls are the workers' to stop; this is for what is still queued."""
+        try:
+            task_id = decode(AgentCancel, body).task_id
+        except BadMessage as error:
+            log.warning("agent.cancel ignored: %s", error)
+            return
+        self._cancelled[task_id] = None
+        if len(self._cancelled) > REMEMBERED_CANCELS:
+            self._cancelled.popitem(last=False)
+
+    async def _job(self, delivery: Delivery[AgentRequested]) -> Job | None:
+        """The job a worker should get, or None for a message that was settled here."""
+        try:
+            wanted = await self._wanted(delivery)
+        except Exception as error:
+            await self._settler.failed(delivery, error)
+            return None
+        return Job(reply=delivery.msg.reply, body=delivery.data, traceparent=delivery.traceparent) if wanted else None
+
+    async def _wanted(self, delivery: Delivery[AgentRequested]) -> bool:
+        """Whether a worker should get this; if not, it is settled. Raises BadMessage."""
+        request = delivery.payload(AgentRequested)
+        if delivery.count > MAX_JOB_DELIVERIES:
+            await self._give_up(request, delivery.count)
+            raise BadMessage([f"handed out {delivery.count - 1} times and never finished"])
+        if request.task_id in self._cancelled:
+            await delivery.ack()
+            return False
+        waited = time.time() - delivery.at
+        if (waited > STALE_SECONDS or delivery.count > 1) and not _awaited(await self._ledger.read(request.task_id), request):
+            await delivery.ack()
+            return False
+        return True
+
+    async def _give_up(self, request: AgentRequested, deliveries: int) -> None:
+        outcome = AgentFailed(
+            task_id=request.task_id,
+            agent_id=request.agent_id,
+            round=request.round,
+            role=request.role,
+            error=f"handed out {deliveries - 1} times and never finished; the work is in {topology.DEAD_LETTERS}",
+            error_type=ErrorType.INTERNAL_ERROR,
+            attempt=0,
+            duration_ms=0,
+            timestamp=rfc3339(time.time()),
+            num_agents=request.num_agents,
+            metadata=request.metadata,
+        )
+        msg_id = f"{request.task_id}:{request.agent_id}:{request.round}"
+        await self._wire.publish(topology.AGENT_FAILED, outcome.encode(), msg_id=msg_id)
+
+
+def _awaited(tally: Tally | None, request: AgentRequested) -> bool:
+    """Whether the deliberation still wants this agent's answer."""
+    if tally is None or tally.ended or tally.phase.number != request.round:
+        return False
+    return request.agent_id in tally.phase.missing

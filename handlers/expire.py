@@ -1,0 +1,34 @@
+"""`deliberation.deadline.<task_id>`: the NATS scheduler says that a deliberation's time is up."""
+
+import asyncio
+from collections.abc import Sequence
+
+from broker.messages import DeliberationDeadline
+from broker.tally import DeadlineReached, TryAgain
+from handlers.delivery import Batch, Delivery
+from handlers.perform import Performer
+from handlers.settle import Settler
+
+
+class Expire:
+    def __init__(self, performer: Performer, settler: Settler) -> None:
+        self._performer = performer
+        self._settler = settler
+
+    async def __call__(self, deliveries: Batch[DeliberationDeadline]) -> None:
+        await asyncio.gather(*(self._settle(delivery) for delivery in deliveries))
+
+    async def _settle(self, delivery: Delivery[DeliberationDeadline]) -> None:
+        async def handle() -> float | None:
+            return await self._expire(delivery)
+
+        await self._settler.settle(delivery, handle)
+
+    async def _expire(self, delivery: Delivery[DeliberationDeadline]) -> float | None:
+        task_id = delivery.payload(DeliberationDeadline).task_id
+        # Judged by the server's clock, which stored both this message and the request that set the deadline.
+        applied = await self._performer.happen(task_id, [(DeadlineReached(), delivery.at)])
+        for effect in applied.effects:
+            if isinstance(effect, TryAgain):
+                return effect.at - delivery.at
+        return None

@@ -1,0 +1,177 @@
+"""Carries out what `react` decided. The order is the promise: the tally is written, then effects run, then the input is acked.
+
+A crash between any two steps repeats a step and skips none. Every effect is safe to repeat: a timer replaces itself, agent
+requests and endings carry a Msg-Id, a broadcast that comes twice cancels nothing twice.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import assert_never
+
+from broker import ending as endings
+from broker import topology
+from broker.clock import rfc3339
+from broker.connection import Wire, purge_timer_headers
+from broker.ledger import Applied, Ledger
+from broker.messages import (
+    AgentCancel,
+    AgentCompleted,
+    AgentFailed,
+    AgentOutcome,
+    AgentRequested,
+    DeliberationCompleted,
+    DeliberationDeadline,
+    DeliberationRequested,
+    Ending,
+    decode,
+)
+from broker.observer import Observer
+from broker.tally import (
+    ArmDeadline,
+    Effect,
+    EndingPublished,
+    Event,
+    PublishEnding,
+    RequestAgents,
+    StopAgents,
+    Tally,
+    TryAgain,
+)
+
+log = logging.getLogger("parley.handlers")
+
+# Agent requests published at one time for one deliberation: 256 agents of 256 KiB would otherwise stand in memory at once.
+FAN_OUT_AT_ONCE = 32
+
+
+class Performer:
+    def __init__(self, wire: Wire, ledger: Ledger, observer: Observer, *, claim_check_bytes: int) -> None:
+        self._wire = wire
+        self._ledger = ledger
+        self._observer = observer
+        self._claim_check_bytes = claim_check_bytes
+
+    async def happen(
+        self, task_id: str, events: Sequence[tuple[Event, float]], request: DeliberationRequested | None = None
+    ) -> Applied:
+        """Let events happen to a deliberation and carry out what follows; the caller acknowledges after.
+
+        `request` is the request itself, at hand only for who received it; agents can be requested only then.
+        """
+        applied = await self._ledger.apply(task_id, events)
+        if applied.tally is not None:
+            await self._perform(applied, applied.tally, request)
+        return applied
+
+    async def _perform(self, applied: Applied, tally: Tally, request: DeliberationRequested | None) -> None:
+        if not applied.effects:
+            return
+        # Effects of one decision do not depend on each other: none waits for another's PubAck.
+        await asyncio.gather(*(self._one(effect, tally, request) for effect in applied.effects))
+
+    async def _one(self, effect: Effect, tally: Tally, request: DeliberationRequested | None) -> None:
+        match effect:
+            case ArmDeadline(at):
+                await self._arm(tally, at)
+            case RequestAgents(round=number, agents=agents):
+                assert request is not None, "agents are requested where the request is at hand"
+                await self._request_agents(tally, number, agents, request)
+            case PublishEnding():
+                await self._publish_ending(tally)
+            case StopAgents(reason):
+                cancel = AgentCancel(task_id=tally.task_id, reason=reason)
+                await self._wire.broadcast(topology.AGENT_CANCEL, cancel.encode(), _trace(tally))
+            case TryAgain():
+                pass  # the handler that owns the message gives it back with a delay
+            case _:
+                assert_never(effect)
+
+    async def _arm(self, tally: Tally, at: float) -> None:
+        body = DeliberationDeadline(task_id=tally.task_id).encode()
+        await self._wire.schedule(
+            topology.timer_subject(tally.task_id), topology.deadline_subject(tally.task_id), at, body
+        )
+
+    async def _request_agents(
+        self, tally: Tally, number: int, agents: Sequence[str], request: DeliberationRequested
+    ) -> None:
+        order = {agent: place for place, agent in enumerate(tally.phase.agents, 1)}
+        headers = _trace(tally)
+        for start in range(0, len(agents), FAN_OUT_AT_ONCE):
+            batch = agents[start : start + FAN_OUT_AT_ONCE]
+            await asyncio.gather(
+                *(self._request(tally, number, agent, order[agent], request, headers) for agent in batch)
+            )
+
+    async def _request(
+        self, tally: Tally, number: int, agent: str, place: int, request: DeliberationRequested, headers: Mapping[str, str]
+    ) -> None:
+        work = AgentRequested(
+            task_id=tally.task_id,
+            agent_id=agent,
+            agent_number=place,
+            round=number,
+            role=tally.role,
+            num_agents=len(tally.phase.agents),
+            task_description=request.task_description,
+            constraints=request.constraints,
+            diversity=request.diversity,
+            requested_at=rfc3339(tally.accepted_at),
+            deadline=rfc3339(tally.deadline),
+            metadata=tally.metadata,
+            model=request.model,
+            temperature=request.temperature,
+            max_tokens=request.max_tokens,
+            seed=request.seed,
+            stop=request.stop,
+        )
+        msg_id = f"{tally.task_id}:{agent}:{number}:request"
+        await self._wire.publish(topology.AGENT_REQUESTED, work.encode(), msg_id=msg_id, headers=headers)
+
+    # ── the ending ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _publish_ending(self, tally: Tally) -> None:
+        """Store the ending, hand it to who asked, mark it published."""
+        ending = endings.compose(tally, await self._outcomes(tally))
+        body = await self._fitting(ending)
+        completed = isinstance(ending, DeliberationCompleted)
+        subject = topology.COMPLETED if completed else topology.FAILED
+        seq = await self._wire.publish(
+            subject,
+            body,
+            msg_id=f"{tally.task_id}:ending",
+            # The ending cancels its own deadline as it is stored: an ending that was not stored leaves it armed.
+            headers={**purge_timer_headers(tally.task_id), **_trace(tally)},
+        )
+        if tally.reply_to is not None:
+            await self._wire.broadcast(tally.reply_to, body, {**_trace(tally), "Parley-Subject": subject})
+        marked = await self._ledger.apply(tally.task_id, [(EndingPublished(seq), 0.0)])
+        if marked.tally is not marked.before:
+            self._observer.deliberation_ended(ending)
+        for outcome in tally.phase.outcomes.values():
+            self._wire.forget(topology.AGENT_RESPONSES, outcome.seq)
+
+    async def _outcomes(self, tally: Tally) -> dict[str, AgentOutcome]:
+        counted = tally.phase.outcomes
+        stored = await asyncio.gather(
+            *(self._wire.stored(topology.AGENT_RESPONSES, outcome.seq) for outcome in counted.values())
+        )
+        outcomes: dict[str, AgentOutcome] = {}
+        for (agent, outcome), message in zip(counted.items(), stored, strict=True):
+            if message is not None:
+                outcomes[agent] = decode(AgentCompleted if outcome.succeeded else AgentFailed, message.data)
+        return outcomes
+
+    async def _fitting(self, ending: Ending) -> bytes:
+        """The ending as bytes; results above the claim-check threshold go to the object store and a reference travels."""
+        body = ending.encode()
+        if len(body) <= self._claim_check_bytes:
+            return body
+        results = b"[" + b",".join(result.encode() for result in ending.results) + b"]"
+        ref = await self._wire.put_aside(topology.RESULTS_BUCKET, ending.task_id, results)
+        return ending.model_copy(update={"results": (), "results_ref": ref}).encode()
+
+
+def _trace(tally: Tally) -> dict[str, str]:
+    return {"traceparent": tally.traceparent} if tally.traceparent else {}

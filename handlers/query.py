@@ -1,0 +1,93 @@
+"""`deliberation.get`: how is this one doing? Answered from the tally, and from the ending itself once there is one."""
+
+import json
+
+from broker import topology
+from broker.connection import Wire
+from broker.errors import BadMessage, BrokerUnavailable
+from broker.ledger import Ledger
+from broker.lifecycle import State
+from broker.messages import (
+    DeliberationCompleted,
+    DeliberationFailed,
+    DeliberationGet,
+    DeliberationStatus,
+    Ending,
+    decode,
+)
+from broker.tally import Tally
+
+_SHOWN = {
+    State.PENDING: "PENDING",
+    State.IN_PROGRESS: "IN_PROGRESS",
+    State.COMPLETED: "COMPLETED",
+    State.FAILED: "FAILED",
+    State.TIMEOUT: "TIMEOUT",
+    State.CANCELLED: "FAILED",
+    State.REJECTED: "FAILED",
+}
+
+
+class Query:
+    def __init__(self, wire: Wire, ledger: Ledger) -> None:
+        self._wire = wire
+        self._ledger = ledger
+
+    async def __call__(self, body: bytes) -> DeliberationStatus:
+        """Never raises for what was asked: a question that cannot be read gets an answer that says so."""
+        try:
+            task_id = decode(DeliberationGet, body).task_id
+        except BadMessage as error:
+            return DeliberationStatus(task_id="", status="UNKNOWN", error_message=str(error))
+        try:
+            return await self.status(task_id)
+        except BrokerUnavailable as error:
+            return DeliberationStatus(task_id=task_id, status="UNKNOWN", error_message=f"cannot tell now: {error}")
+
+    async def status(self, task_id: str) -> DeliberationStatus:
+        """Raises BrokerUnavailable."""
+        tally = await self._ledger.read(task_id)
+        if tally is None:
+            return DeliberationStatus(task_id=task_id, status="UNKNOWN", error_message="never heard of, or forgotten")
+        ending = await self._ending(tally)
+        if ending is not None:
+            return _of_ending(tally, ending)
+        phase = tally.phase
+        return DeliberationStatus(
+            task_id=task_id,
+            # Decided but not yet published is not over for whoever waits for the ending.
+            status="IN_PROGRESS" if tally.ended else _SHOWN[tally.state],  # type: ignore[arg-type]
+            total_agents=len(phase.agents),
+            received_count=phase.successes,
+            failed_count=len(phase.outcomes) - phase.successes,
+            metadata=tally.metadata,
+        )
+
+    async def _ending(self, tally: Tally) -> Ending | None:
+        if tally.ending_seq is None:
+            return None
+        stored = await self._wire.stored(topology.DELIBERATIONS, tally.ending_seq)
+        return read_ending(stored.data) if stored is not None else None
+
+
+def read_ending(body: bytes) -> Ending:
+    """An ending from its bytes: `status` tells which of the two it is."""
+    completed = json.loads(body).get("status") == "completed"
+    return decode(DeliberationCompleted if completed else DeliberationFailed, body)
+
+
+def _of_ending(tally: Tally, ending: Ending) -> DeliberationStatus:
+    return DeliberationStatus(
+        task_id=tally.task_id,
+        status=_SHOWN[tally.state],  # type: ignore[arg-type]  # pydantic checks it against the literal
+        results=ending.results,
+        results_ref=ending.results_ref,
+        error_message=tally.verdict.error if tally.verdict is not None else "",
+        duration_ms=ending.duration_ms,
+        total_agents=ending.total_agents,
+        received_count=ending.successful_responses,
+        failed_count=ending.failed_responses,
+        winner_id=ending.winner_id if isinstance(ending, DeliberationCompleted) else None,
+        metadata=ending.metadata,
+        ending_seq=tally.ending_seq,
+    )

@@ -1,0 +1,131 @@
+"""How every JetStream handler ends: acknowledged, given back, or whole in DEAD_LETTERS. Never lost, never stuck.
+
+A `BadMessage` is the sender's mistake and is dead-lettered at once. Anything else that is raised sends the message back, later
+each time; after `MAX_DELIVERIES` it is dead-lettered too, and `on_give_up` has had its chance to end the deliberation.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+from broker.clock import rfc3339
+from broker.connection import Wire
+from broker.errors import BadMessage, BrokerUnavailable, Overlarge
+from broker.observer import Observer
+from broker.topology import Durable, dead_letter_subject
+from handlers.delivery import Delivery
+
+log = logging.getLogger("parley.handlers")
+
+# Deliveries of one message before it counts as one that nobody can use. A dead worker costs one each, a bug one each.
+MAX_DELIVERIES = 5
+# Seconds before a failed message is delivered again: doubled each time from the first to the last.
+FIRST_RETRY_SECONDS = 0.5
+LAST_RETRY_SECONDS = 30.0
+# A handler that asks for its message again gets it no sooner: a clock a little off must not make a tight loop.
+SHORTEST_RETRY_SECONDS = 0.01
+# A dead letter's headers say why, up to this length.
+MAX_REASON_CHARACTERS = 500
+
+AnyDelivery = Delivery[Any]
+
+
+def retry_wait(count: int) -> float:
+    """Seconds before delivery `count` + 1."""
+    return float(min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** (count - 1)))
+
+
+class Settler:
+    def __init__(self, wire: Wire, durable: Durable, observer: Observer) -> None:
+        self._wire = wire
+        self._durable = durable
+        self._observer = observer
+
+    async def settle(
+        self,
+        delivery: AnyDelivery,
+        handle: Callable[[], Awaitable[float | None]],
+        on_give_up: Callable[[str], Awaitable[None]] | None = None,
+    ) -> None:
+        """Run `handle` and settle by what it does. Returning None acknowledges, returning seconds asks for the message again
+        after them. Raises nothing but CancelledError."""
+        try:
+            again = await handle()
+            if again is None:
+                await delivery.ack()
+            else:
+                await delivery.nak(max(again, SHORTEST_RETRY_SECONDS))
+        except Exception as error:
+            await self.failed(delivery, error, on_give_up)
+
+    async def failed(
+        self, delivery: AnyDelivery, error: Exception, on_give_up: Callable[[str], Awaitable[None]] | None = None
+    ) -> None:
+        """Settle a message whose handling raised."""
+        name = self._durable.name
+        match error:
+            case BadMessage():
+                await self._bury(delivery, str(error))
+            case BrokerUnavailable():
+                # Not the message's fault; if NATS cannot take it back either, it redelivers after ack_wait.
+                log.warning("%s: %s", name, error)
+                await self._give_back(delivery)
+            case _:
+                self._observer.handler_failed(name)
+                log.error("%s failed on delivery %d of message %d", name, delivery.count, delivery.seq, exc_info=error)
+                if delivery.count < MAX_DELIVERIES:
+                    await self._give_back(delivery)
+                else:
+                    await self._give_up(delivery, f"{type(error).__name__} after {delivery.count} deliveries", on_give_up)
+
+    async def _give_up(
+        self, delivery: AnyDelivery, reason: str, on_give_up: Callable[[str], Awaitable[None]] | None
+    ) -> None:
+        try:
+            if on_give_up is not None:
+                await on_give_up(reason)
+        except Exception:
+            log.exception("%s could not give up on message %d", self._durable.name, delivery.seq)
+            await self._give_back(delivery)
+            return
+        await self._bury(delivery, reason)
+
+    async def _give_back(self, delivery: AnyDelivery) -> None:
+        with suppress(Exception):  # if even this fails, the server redelivers after ack_wait
+            await delivery.nak(retry_wait(delivery.count))
+
+    async def _bury(self, delivery: AnyDelivery, reason: str) -> None:
+        """Store the message whole, with why and where from in its headers, then let it go."""
+        try:
+            await bury(self._wire, self._durable, delivery, reason)
+            self._observer.dead_lettered(self._durable.filter)
+            await delivery.ack()
+        except BrokerUnavailable as error:
+            log.warning("%s: %s", self._durable.name, error)
+            await self._give_back(delivery)
+
+
+async def bury(wire: Wire, durable: Durable, delivery: AnyDelivery, reason: str) -> None:
+    """Put a message into DEAD_LETTERS. Once, however often it is tried: its origin is its Msg-Id."""
+    ours = {
+        "Parley-Reason": _header_safe(reason),
+        "Parley-Stream": durable.stream,
+        "Parley-Consumer": durable.name,
+        "Parley-Sequence": str(delivery.seq),
+        "Parley-Deliveries": str(delivery.count),
+        "Parley-Stored-At": rfc3339(delivery.at),
+    }
+    theirs = {key: value for key, value in delivery.headers.items() if not key.startswith(("Nats-", "Parley-"))}
+    kept = {f"Parley-Original-{key}": value for key, value in delivery.headers.items() if key.startswith("Nats-")}
+    msg_id = f"dead:{durable.stream}:{delivery.seq}:{durable.name}"
+    subject = dead_letter_subject(delivery.msg.subject)
+    try:
+        await wire.publish(subject, delivery.data, msg_id=msg_id, headers={**theirs, **kept, **ours})
+    except Overlarge:
+        # The payload fits, since it came; its headers and ours together did not.
+        await wire.publish(subject, delivery.data, msg_id=msg_id, headers={"Parley-Reason": ours["Parley-Reason"][:80]})
+
+
+def _header_safe(text: str) -> str:
+    return " ".join(text.split()).encode("ascii", "replace").decode()[:MAX_REASON_CHARACTERS]

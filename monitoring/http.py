@@ -1,0 +1,75 @@
+"""The operator's door: /metrics, /livez, /readyz and /docs, on loopback unless asked otherwise. It only tells; nothing is changed here."""
+
+import gzip
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from monitoring import asyncapi
+from monitoring.health import Check, problems
+from monitoring.metrics import Metrics
+
+_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_ASSETS = {"asyncapi.js": "text/javascript", "asyncapi.css": "text/css"}
+
+
+def application(
+    metrics: Metrics,
+    checks: Mapping[str, Check],
+    spec: Mapping[str, object],
+    refresh: Callable[[], Awaitable[None]] | None = None,
+) -> web.Application:
+    """`refresh` is awaited before metrics are written, for what must be asked for."""
+
+    async def show_metrics(_: web.Request) -> web.Response:
+        if refresh is not None:
+            await refresh()
+        return web.Response(body=metrics.text(), headers={"content-type": _METRICS_TYPE})
+
+    async def live(_: web.Request) -> web.Response:
+        return web.json_response({"live": True})
+
+    async def ready(_: web.Request) -> web.Response:
+        found = await problems(checks)
+        return web.json_response({"ready": not found, "problems": found}, status=503 if found else 200)
+
+    async def show_docs(_: web.Request) -> web.Response:
+        return web.Response(text=asyncapi.page(spec), content_type="text/html")
+
+    async def show_spec(_: web.Request) -> web.Response:
+        return web.json_response(spec)
+
+    async def asset(request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        if name not in _ASSETS:
+            raise web.HTTPNotFound
+        packed = (asyncapi.ASSETS / f"{name}.gz").read_bytes()
+        return web.Response(body=gzip.decompress(packed), content_type=_ASSETS[name])
+
+    app = web.Application()
+    app.add_routes(
+        [
+            web.get("/metrics", show_metrics),
+            web.get("/livez", live),
+            web.get("/readyz", ready),
+            web.get("/docs", show_docs),
+            web.get("/docs/asyncapi.json", show_spec),
+            web.get("/docs/assets/{name}", asset),
+        ]
+    )
+    return app
+
+
+@asynccontextmanager
+async def serving(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
+    """Serve until the block ends; yields the address. `port` 0 takes a free one. Raises OSError when it is taken."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        await site.start()
+        bound = runner.addresses[0]
+        yield f"http://{bound[0]}:{bound[1]}"
+    finally:
+        await runner.cleanup()

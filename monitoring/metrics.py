@@ -1,0 +1,109 @@
+"""What the service counts, for Prometheus. Labels hold only values from closed sets: ids, and names that callers choose, never
+become series.
+"""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import generate_latest
+
+from broker.messages import AgentCompleted, AgentFailed, AgentOutcome, DeliberationCompleted, Ending, ErrorType
+from broker.observer import Observer
+
+# Roles with prompts of their own; a caller may invent any other name, and all of those are counted together.
+KNOWN_ROLES = frozenset({"DEV", "QA", "ARCHITECT", "DEVOPS", "DATA"})
+OTHER = "other"
+# Seconds. From a fast small model to a deadline of an hour.
+DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)
+TIMEOUTS = frozenset({ErrorType.DEADLINE_EXCEEDED, ErrorType.FIRST_BYTE_TIMEOUT, ErrorType.TOTAL_TIMEOUT})
+
+
+class Metrics(Observer):
+    """`model` is the configured one; answers of others are counted as `other`."""
+
+    def __init__(self, model: str) -> None:
+        self.registry = CollectorRegistry()
+        self._model = model
+        registry = self.registry
+        self.accepted = Counter("parley_deliberations_accepted", "Deliberations recorded.", ["role"], registry=registry)
+        self.ended = Counter("parley_deliberations_ended", "Endings published.", ["ending", "degraded"], registry=registry)
+        self.duration = Histogram(
+            "parley_deliberation_duration_seconds",
+            "From the request's arrival in the stream to its ending.",
+            ["ending"],
+            buckets=DURATIONS,
+            registry=registry,
+        )
+        self.outcomes = Counter(
+            "parley_agent_outcomes", "Agents' outcomes counted. `outcome` is completed or the error type.", ["role", "outcome"], registry=registry
+        )
+        self.agent_duration = Histogram(
+            "parley_agent_duration_seconds",
+            "One agent's work, retries included.",
+            ["role", "model"],
+            buckets=DURATIONS,
+            registry=registry,
+        )
+        self.queue = Histogram(
+            "parley_agent_queue_seconds", "From the request's arrival to the start of an agent's work.", buckets=DURATIONS, registry=registry
+        )
+        self.retries = Counter("parley_agent_retries", "Model calls beyond an agent's first.", ["role"], registry=registry)
+        self.timeouts = Counter("parley_agent_timeouts", "Agents that ran out of time.", ["role", "kind"], registry=registry)
+        self.tokens = Counter("parley_agent_tokens", "Tokens as the model server counts them.", ["kind"], registry=registry)
+        self.ignored = Counter("parley_agent_outcomes_ignored", "Outcomes that came late, twice, or for nobody.", registry=registry)
+        self.dead_letters = Counter("parley_dead_letters", "Messages nobody could use.", ["subject"], registry=registry)
+        self.failures = Counter("parley_handler_failures", "Handlers that raised; the message came again.", ["consumer"], registry=registry)
+        self.backlog = Gauge("parley_consumer_pending", "Messages that wait in the stream.", ["consumer"], registry=registry)
+        self.in_hand = Gauge("parley_consumer_ack_pending", "Messages handed out and not settled.", ["consumer"], registry=registry)
+
+    def watch_pool(self, slots: Callable[[], int], busy: Callable[[], int]) -> None:
+        """Read the pool's numbers whenever they are asked for."""
+        Gauge("parley_pool_slots", "Calls the pool can run at once.", registry=self.registry).set_function(slots)
+        Gauge("parley_pool_busy", "Calls it is running.", registry=self.registry).set_function(busy)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
+    # ── as an observer ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def deliberation_accepted(self, role: str, num_agents: int) -> None:
+        self.accepted.labels(_role(role)).inc()
+
+    def deliberation_ended(self, ending: Ending) -> None:
+        degraded = isinstance(ending, DeliberationCompleted) and ending.degraded
+        self.ended.labels(ending.status, str(degraded).lower()).inc()
+        self.duration.labels(ending.status).observe(ending.duration_ms / 1000)
+
+    def agent_reported(self, outcome: AgentOutcome) -> None:
+        role = _role(outcome.role)
+        self.queue.observe(outcome.queue_ms / 1000)
+        self.retries.labels(role).inc(max(0, outcome.attempt - 1))
+        match outcome:
+            case AgentCompleted():
+                self.outcomes.labels(role, "completed").inc()
+                model = outcome.model if outcome.model == self._model else OTHER
+                self.agent_duration.labels(role, model).observe(outcome.duration_ms / 1000)
+                self.tokens.labels("prompt").inc(outcome.usage.prompt_tokens)
+                self.tokens.labels("completion").inc(outcome.usage.completion_tokens)
+            case AgentFailed():
+                self.outcomes.labels(role, outcome.error_type.value).inc()
+                self._timed_out(outcome)
+
+    def outcome_ignored(self, outcome: AgentOutcome, note: str) -> None:
+        self.ignored.inc()
+        if isinstance(outcome, AgentFailed):
+            self._timed_out(outcome)
+
+    def _timed_out(self, outcome: AgentFailed) -> None:
+        if outcome.error_type in TIMEOUTS:
+            self.timeouts.labels(_role(outcome.role), outcome.error_type.value).inc()
+
+    def dead_lettered(self, subject: str) -> None:
+        self.dead_letters.labels(subject).inc()
+
+    def handler_failed(self, consumer: str) -> None:
+        self.failures.labels(consumer).inc()
+
+
+def _role(role: str) -> str:
+    return role if role in KNOWN_ROLES else OTHER

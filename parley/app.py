@@ -1,0 +1,265 @@
+"""The composition root: the one place where everything is wired together.
+
+`service` runs the parts of one process between two lines of an `async with`. `embedded` starts what a single machine lacks: its
+own nats-server, a simulated model server. Whoever opens something closes it, in the opposite order, however the block ends.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from faststream.nats import NatsBroker
+
+from broker import topology
+from broker.connection import Wire, check_server, connect, connect_options
+from broker.embedded import embedded_nats
+from broker.errors import SettingsError, Unavailable
+from broker.ledger import Ledger
+from broker.observer import Observer
+from handlers.aggregate import Aggregate
+from handlers.cancel import Cancel
+from handlers.dispatch import Dispatch
+from handlers.expire import Expire
+from handlers.flow import FlowSubscriber
+from handlers.intake import Bounds, Intake
+from handlers.perform import Performer
+from handlers.query import Query
+from handlers.routes import Handlers, Part, declare
+from handlers.settle import Settler
+from monitoring import asyncapi, http
+from monitoring.health import Check
+from monitoring.metrics import Metrics
+from parley.settings import Settings
+from workers.pool import LocalPool, Pool
+from workers.vllm import Endpoint, ModelError, VllmClient
+
+log = logging.getLogger("parley")
+
+ALL_PARTS = frozenset(Part)
+SIMULATOR_START_SECONDS = 15.0
+VERSION = version("parley-queue")
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running service. `http_url`: where /metrics, /readyz and /docs are."""
+
+    nats_url: str
+    http_url: str
+    metrics: Metrics
+    pool: Pool | None
+    flows: tuple[FlowSubscriber, ...]
+    wire: Wire
+
+
+@asynccontextmanager
+async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> AsyncIterator[Service]:
+    """Run `parts` until the block ends. Raises Unavailable or SettingsError before anything is taken from a queue."""
+    if settings.nats_url is None:
+        raise SettingsError(["NATS_URL: not set; `parley serve` connects to a NATS that runs already (`parley up` starts one)"])
+    nats_url = settings.nats_url
+    async with AsyncExitStack() as stack:
+        await _prepare(settings, nats_url)
+        model = await _model(settings) if Part.DISPATCH in parts else settings.vllm_model or ""
+        pool = await stack.enter_async_context(_pool(settings, nats_url, model)) if Part.DISPATCH in parts else None
+        broker = _broker(settings, nats_url)
+        wire = Wire(await broker.connect())
+        stack.push_async_callback(broker.stop)
+        metrics = Metrics(model)
+        handlers = _handlers(settings, wire, parts, pool, metrics)
+        room, slots = (pool.room, pool.slots) if pool is not None else (None, 1)
+        flows = declare(broker, handlers, room=room, job_limit=max(1, slots))
+        if pool is not None:
+            metrics.watch_pool(lambda: pool.slots, lambda: pool.busy)
+        url = await stack.enter_async_context(_door(settings, wire, metrics, pool))
+        await broker.start()
+        yield Service(nats_url, url, metrics, pool, tuple(flows), wire)
+
+
+async def _prepare(settings: Settings, nats_url: str) -> None:
+    """Check the server and make the streams so, on a connection of its own. Raises Unavailable."""
+    nc = await connect(nats_url, "parley-provision")
+    try:
+        await check_server(nc, nats_url)
+        made = await topology.provision(
+            nc.jetstream(), replicas=settings.replicas, keep_seconds=settings.keep_seconds, ack_wait_seconds=settings.ack_wait_seconds
+        )
+    finally:
+        await nc.close()
+    if made:
+        log.info("created %s", ", ".join(made))
+
+
+async def _model(settings: Settings) -> str:
+    """The model to ask for: the configured one, or the first that the first server lists."""
+    if not settings.endpoints:
+        raise SettingsError(["VLLM_URL: not set; name an OpenAI-compatible server (`parley up` simulates one)"])
+    if settings.vllm_model is not None:
+        return settings.vllm_model
+    key = settings.vllm_api_key.get_secret_value() if settings.vllm_api_key else None
+    async with VllmClient(api_key=key) as client:
+        try:
+            names = await client.models(Endpoint(settings.endpoints[0]))
+        except ModelError as error:
+            raise Unavailable(f"cannot ask {settings.endpoints[0]} for its models: {error}. Set VLLM_MODEL to start without it.") from error
+    if not names:
+        raise Unavailable(f"{settings.endpoints[0]} serves no model; set VLLM_MODEL")
+    return names[0]
+
+
+@asynccontextmanager
+async def _pool(settings: Settings, nats_url: str, model: str) -> AsyncIterator[Pool]:
+    config = settings.worker_config(nats_url, model)
+    if settings.pool == "local":
+        async with LocalPool(config) as local:
+            yield local
+        return
+    from workers.cluster import RayPool  # ray costs 60 MiB and half a second: only who runs it pays
+
+    name = f"{socket.gethostname()}-{os.getpid()}"
+    async with RayPool(
+        config, name=name, actors=settings.pool_actors, address=settings.ray_address, actor_cpus=settings.ray_actor_cpus
+    ) as cluster:
+        yield cluster
+
+
+def _broker(settings: Settings, nats_url: str) -> NatsBroker:
+    # apply_types=False: a handler takes deliveries and decodes them itself; FastStream's injection would cost a thread-pool
+    # hop a message. logger=None: payloads must not reach logs, and FastStream's logs hold them.
+    return NatsBroker(
+        **connect_options(nats_url, "parley-service"),
+        apply_types=False,
+        logger=None,
+        graceful_timeout=settings.drain_seconds or None,
+    )
+
+
+def _handlers(settings: Settings, wire: Wire, parts: Collection[Part], pool: Pool | None, observer: Observer) -> Handlers:
+    ledger = Ledger(wire, keep_seconds=settings.keep_seconds)
+    performer = Performer(wire, ledger, observer, claim_check_bytes=min(settings.claim_check_bytes, wire.max_payload // 2))
+
+    def settler(durable: topology.Durable) -> Settler:
+        return Settler(wire, durable, observer)
+
+    bounds = Bounds(settings.max_agents, settings.timeout_seconds, settings.allowed_reply_prefixes)
+    ends = Part.AGGREGATE in parts
+    return Handlers(
+        intake=Intake(performer, settler(topology.INTAKE), observer, bounds) if Part.INTAKE in parts else None,
+        dispatch=Dispatch(wire, ledger, pool, settler(topology.DISPATCH)) if pool is not None else None,
+        aggregate=Aggregate(wire, performer, settler(topology.AGGREGATE), observer) if ends else None,
+        expire=Expire(performer, settler(topology.EXPIRY)) if ends else None,
+        cancel=Cancel(wire, performer, settler(topology.CANCELLER)) if ends else None,
+        query=Query(wire, ledger) if Part.QUERY in parts else None,
+    )
+
+
+@asynccontextmanager
+async def _door(settings: Settings, wire: Wire, metrics: Metrics, pool: Pool | None) -> AsyncIterator[str]:
+    async def nats() -> str | None:
+        return None if wire.connected else "not connected"
+
+    async def streams() -> str | None:
+        missing = await topology.provision(
+            wire.js,
+            replicas=settings.replicas,
+            keep_seconds=settings.keep_seconds,
+            ack_wait_seconds=settings.ack_wait_seconds,
+            create=False,
+        )
+        return f"missing: {', '.join(missing)}" if missing else None
+
+    async def slots() -> str | None:
+        return pool.problem if pool is not None else None
+
+    async def refresh() -> None:
+        if wire.connected:
+            await asyncio.gather(*(_backlog(wire, metrics, durable) for durable in topology.DURABLES))
+
+    checks: dict[str, Check] = {"nats": nats, "streams": streams, "pool": slots}
+    app = http.application(metrics, checks, documented(), refresh)
+    try:
+        async with http.serving(app, settings.http_host, settings.http_port) as url:
+            yield url
+    except OSError as error:
+        where = f"{settings.http_host}:{settings.http_port}"
+        raise SettingsError([f"PARLEY_HTTP_PORT: cannot listen on {where} ({error.strerror}); 0 takes a free port"]) from error
+
+
+async def _backlog(wire: Wire, metrics: Metrics, durable: topology.Durable) -> None:
+    try:
+        info = await wire.js.consumer_info(durable.stream, durable.name, timeout=1.0)
+    except Exception as error:  # a scrape must not fail because NATS is slow; readiness tells of that
+        log.debug("backlog of %s unknown: %s", durable.name, error)
+        return
+    metrics.backlog.labels(durable.name).set(info.num_pending or 0)
+    metrics.in_hand.labels(durable.name).set(info.num_ack_pending or 0)
+
+
+def documented() -> dict[str, object]:
+    """The AsyncAPI document of the whole service, whatever runs here. Opens no connection."""
+    broker = NatsBroker(apply_types=False, logger=None)
+    nobody = object()
+    handlers = Handlers(nobody, nobody, nobody, nobody, nobody, nobody)  # type: ignore[arg-type]  # declared, never called
+    declare(broker, handlers)
+    return asyncapi.document(broker, VERSION)
+
+
+# ── what one machine may lack ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@asynccontextmanager
+async def embedded(settings: Settings, folder: Path) -> AsyncIterator[Settings]:
+    """The settings with whatever was missing started and filled in: a nats-server in `folder`, a simulated model server."""
+    async with AsyncExitStack() as stack:
+        found: dict[str, object] = {}
+        if settings.nats_url is None:
+            nats = await stack.enter_async_context(embedded_nats(folder, port=_free(4222)))
+            found["nats_url"] = nats.url
+        if settings.vllm_url is None:
+            found["vllm_url"] = await stack.enter_async_context(simulator())
+        yield settings.model_copy(update=found)
+
+
+@asynccontextmanager
+async def simulator(*arguments: str) -> AsyncIterator[str]:
+    """A simulated model server in a process of its own, on a free port of loopback. Yields its URL."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "workers.simulator", "--port", "0", *arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = await asyncio.wait_for(process.stdout.readline(), SIMULATOR_START_SECONDS)
+        if not line:
+            raise Unavailable("the simulated model server did not start")
+        yield line.decode().strip()
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), 5.0)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+def _free(port: int) -> int:
+    """`port` if nobody has it, else -1 (any)."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return -1
+        return port
+
+

@@ -1,0 +1,237 @@
+"""The pool on Ray: a few long-lived async actors, each a `Worker`. The only importer of ray.
+
+Two calls an actor keep it going: `begin` hands a batch of jobs over, `finished` waits and brings back the keys of all that were
+settled since. Ray does about a thousand calls a second from one driver whatever their size, so both carry batches
+whenever jobs queue. An actor that dies is replaced, and its jobs go back to the queue at once; nothing is retried by Ray, for
+JetStream redelivers (`max_restarts` without `max_task_retries` would not, and `ray.util.ActorPool` wedges, ray#50313).
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+# A driver started by `uv run` makes Ray start every worker through `uv run` too, which took minutes. Before ray is imported.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import ray
+from nats.aio.client import Client
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+
+from broker.connection import Wire, connect
+from broker.errors import ParleyError, Unavailable
+from workers.pool import Slots, WorkerConfig, hire
+from workers.worker import Job, Worker
+
+log = logging.getLogger("parley.workers")
+
+# A local Ray takes about 5 s here with compiled bytecode, 20 s without.
+START_TIMEOUT_SECONDS = 60.0
+# Between two tries to replace an actor when the cluster has no place for it.
+REPLACE_WAIT_SECONDS = 1.0
+# Local object store: jobs are small and answers never pass through it. Ray's minimum is 75 MiB.
+LOCAL_OBJECT_STORE_BYTES = 80 * 1024 * 1024
+
+
+class RayUnavailable(Unavailable):
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(address, reason)
+        self.address = address
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot use Ray at {self.address}: {self.reason}. Is RAY_ADDRESS right? PARLEY_POOL=local runs without Ray."
+
+
+class Crew:
+    """The actor: a worker with its own connections, in a process of Ray's."""
+
+    def __init__(self, config: WorkerConfig, name: str) -> None:
+        self._config = config
+        self._name = name
+        self._stack = AsyncExitStack()
+        self._worker: Worker | None = None
+
+    async def start(self) -> int:
+        """Connect. Returns the process id."""
+        nc = await connect(self._config.nats_url, self._name)
+        self._stack.push_async_callback(nc.close)
+        self._worker = await hire(self._config, Wire(nc), self._stack)
+        return os.getpid()
+
+    async def begin(self, jobs: Sequence[Job]) -> None:
+        assert self._worker is not None
+        self._worker.begin(jobs)
+
+    async def finished(self) -> list[str]:
+        assert self._worker is not None
+        return await self._worker.finished()
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+
+@dataclass(slots=True)
+class _Member:
+    """One place in the pool: the actor that fills it now and the jobs it has."""
+
+    number: int
+    generation: int = 0
+    pid: int = 0
+    actor: "ActorHandle[Any] | None" = None
+    jobs: dict[str, Job] = field(default_factory=dict)
+
+    def name(self, pool: str) -> str:
+        return f"parley-{pool}-{self.number}.{self.generation}"
+
+
+class RayPool:
+    """`actors` async actors of `config.slots` slots each. Use as an async context manager.
+
+    `address` None starts a local Ray with this process and stops it again; anything else is joined. `name` makes the actors'
+    names unique among the replicas of a cluster.
+    """
+
+    def __init__(self, config: WorkerConfig, *, name: str, actors: int, address: str | None, actor_cpus: float = 1.0) -> None:
+        self._config = config
+        self._name = name
+        self._actor_cpus = actor_cpus
+        self._address = address
+        self._members = [_Member(number) for number in range(1, actors + 1)]
+        self._slots = Slots(0)
+        self._stack = AsyncExitStack()
+        self._nc: Client | None = None
+        self.replaced = 0
+
+    async def __aenter__(self) -> Self:
+        try:
+            await asyncio.to_thread(self._join)
+            self._stack.push_async_callback(asyncio.to_thread, ray.shutdown)
+            self._nc = await connect(self._config.nats_url, f"parley-pool-{self._name}")
+            self._stack.push_async_callback(self._nc.close)
+            async with asyncio.timeout(START_TIMEOUT_SECONDS):
+                await asyncio.gather(*(self._fill(member) for member in self._members))
+        except (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            await self._stack.aclose()
+            reason = f"no actor came up within {START_TIMEOUT_SECONDS:g} s" if isinstance(error, TimeoutError) else str(error)
+            raise RayUnavailable(self._address or "this machine", reason.splitlines()[0] if reason else repr(error)) from error
+        self._stack.push_async_callback(self._dismiss)
+        for member in self._members:
+            watch = asyncio.create_task(self._watch(member), name=f"crew-{member.number}")
+            self._stack.callback(watch.cancel)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    @property
+    def slots(self) -> int:
+        return self._slots.total
+
+    @property
+    def busy(self) -> int:
+        return self._slots.taken
+
+    @property
+    def pids(self) -> Mapping[int, int]:
+        """Process id by actor number, of the actors that are up."""
+        return {member.number: member.pid for member in self._members if member.actor is not None}
+
+    @property
+    def problem(self) -> str | None:
+        if any(member.actor is not None for member in self._members):
+            return None
+        return "no Ray actor is up"
+
+    async def room(self) -> int:
+        return await self._slots.room()
+
+    async def hand(self, jobs: Sequence[Job]) -> None:
+        """Spread the jobs over the actors, the idlest first, one call an actor."""
+        self._slots.take(len(jobs))
+        shares: dict[int, list[Job]] = {}
+        for job in jobs:
+            idlest = min((m for m in self._members if m.actor is not None), key=lambda m: len(m.jobs), default=None)
+            if idlest is None:
+                self._slots.free(1)
+                await self._give_back([job])
+                continue
+            idlest.jobs[job.reply] = job
+            shares.setdefault(idlest.number, []).append(job)
+        for member in self._members:
+            share = shares.get(member.number)
+            if share and member.actor is not None:
+                member.actor.begin.remote(share)
+
+    # ── actors ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _join(self) -> None:
+        common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "namespace": "parley"}
+        if self._address is not None:
+            ray.init(address=self._address, **common)
+            return
+        cpus = max(os.cpu_count() or 1, round(len(self._members) * self._actor_cpus + 0.5))
+        ray.init(
+            num_cpus=cpus,
+            include_dashboard=False,
+            object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+            **common,
+        )
+
+    async def _fill(self, member: _Member) -> None:
+        member.generation += 1
+        name = member.name(self._name)
+        options: dict[str, Any] = {"num_cpus": self._actor_cpus, "name": name, "max_restarts": 0}
+        actor = ray.remote(Crew).options(**options).remote(self._config, name)
+        member.pid = await actor.start.remote()
+        member.actor = actor
+        self._slots.resize(self._slots.total + self._config.slots)
+
+    async def _watch(self, member: _Member) -> None:
+        """Free slots as an actor settles jobs; when it dies, give its jobs back and put another in its place."""
+        while True:
+            try:
+                assert member.actor is not None
+                for reply in await member.actor.finished.remote():
+                    if member.jobs.pop(reply, None) is not None:
+                        self._slots.free(1)
+            except RayError as error:
+                log.warning("actor %s is gone (%s): %d jobs go back", member.name(self._name), type(error).__name__, len(member.jobs))
+                await self._replace(member)
+
+    async def _replace(self, member: _Member) -> None:
+        member.actor, member.pid = None, 0
+        self._slots.resize(self._slots.total - self._config.slots)
+        lost, member.jobs = list(member.jobs.values()), {}
+        self._slots.free(len(lost))
+        await self._give_back(lost)
+        while member.actor is None:
+            try:
+                await self._fill(member)
+                self.replaced += 1
+            except (RayError, ParleyError, ValueError) as error:
+                log.warning("no new actor yet: %s", error)
+                await asyncio.sleep(REPLACE_WAIT_SECONDS)
+
+    async def _give_back(self, jobs: Sequence[Job]) -> None:
+        assert self._nc is not None
+        for job in jobs:
+            await self._nc.publish(job.reply, b"-NAK")
+
+    async def _dismiss(self) -> None:
+        """Let the actors drain, then end them."""
+        closing = [member.actor.close.remote() for member in self._members if member.actor is not None]
+        if closing:
+            with suppress(RayError, TimeoutError):
+                await asyncio.wait_for(
+                    asyncio.gather(*closing, return_exceptions=True), timeout=self._config.drain_seconds + REPLACE_WAIT_SECONDS
+                )
+        for member in self._members:
+            if member.actor is not None:
+                ray.kill(member.actor)

@@ -1,0 +1,145 @@
+"""What a pool of agents is, and the plain asyncio one.
+
+A pool has slots. The dispatcher asks how many are free, takes that many messages from the work queue and hands them over;
+whatever waits, waits in the stream, where another replica can take it. The Ray pool is in `workers.cluster`.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from broker.connection import Wire, connect
+from workers.agent import Desk, Retry
+from workers.vllm import Endpoint, Limits, VllmClient
+from workers.worker import Job, Worker
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """Everything a worker needs to know. Plain values: it crosses to Ray."""
+
+    nats_url: str
+    endpoints: tuple[str, ...]
+    model: str
+    api_key: str | None
+    limits: Limits
+    retry: Retry
+    stream: bool
+    slots: int
+    ack_wait_seconds: float
+    drain_seconds: float
+
+
+class Pool(Protocol):
+    @property
+    def slots(self) -> int:
+        """How many jobs can run at once."""
+        ...
+
+    @property
+    def busy(self) -> int:
+        """How many do."""
+        ...
+
+    @property
+    def problem(self) -> str | None:
+        """Why the pool cannot work at the moment, for readiness; None when it can."""
+        ...
+
+    async def room(self) -> int:
+        """Wait for a free slot; how many are free then, at least 1."""
+        ...
+
+    async def hand(self, jobs: Sequence[Job]) -> None:
+        """Take these over. Never more than `room` said."""
+        ...
+
+
+class Slots:
+    """Counts what is free and wakes who waits for it."""
+
+    def __init__(self, slots: int) -> None:
+        self.total = slots
+        self.taken = 0
+        self._freed = asyncio.Event()
+
+    async def room(self) -> int:
+        while self.total - self.taken < 1:
+            self._freed.clear()
+            await self._freed.wait()
+        return self.total - self.taken
+
+    def take(self, count: int) -> None:
+        self.taken += count
+
+    def free(self, count: int) -> None:
+        self.taken -= count
+        self._freed.set()
+
+    def resize(self, total: int) -> None:
+        self.total = total
+        self._freed.set()
+
+
+async def hire(config: WorkerConfig, wire: Wire, stack: AsyncExitStack) -> Worker:
+    """A started worker with a model client of its own; `stack` closes both."""
+    model = await stack.enter_async_context(
+        VllmClient(api_key=config.api_key, limits=config.limits, stream=config.stream, connections=config.slots)
+    )
+    desk = Desk(
+        model=model,
+        model_name=config.model,
+        endpoints=tuple(Endpoint(url) for url in config.endpoints),
+        retry=config.retry,
+    )
+    worker = Worker(wire=wire, desk=desk, ack_wait_seconds=config.ack_wait_seconds)
+    await worker.start()
+    stack.push_async_callback(worker.close, config.drain_seconds)
+    return worker
+
+
+class LocalPool:
+    """One worker in this process: for tests, and for a laptop without Ray. Use as an async context manager."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self._config = config
+        self._slots = Slots(config.slots)
+        self._stack = AsyncExitStack()
+        self._worker: Worker | None = None
+
+    async def __aenter__(self) -> Self:
+        nc = await connect(self._config.nats_url, "parley-worker-local")
+        self._stack.push_async_callback(nc.close)
+        self._worker = await hire(self._config, Wire(nc), self._stack)
+        watch = asyncio.create_task(self._watch(self._worker), name="pool-watch")
+        self._stack.callback(watch.cancel)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    @property
+    def slots(self) -> int:
+        return self._slots.total
+
+    @property
+    def busy(self) -> int:
+        return self._slots.taken
+
+    @property
+    def problem(self) -> str | None:
+        return None if self._worker is not None else "the pool has not started"
+
+    async def room(self) -> int:
+        return await self._slots.room()
+
+    async def hand(self, jobs: Sequence[Job]) -> None:
+        assert self._worker is not None
+        self._slots.take(len(jobs))
+        self._worker.begin(jobs)
+
+    async def _watch(self, worker: Worker) -> None:
+        while True:
+            self._slots.free(len(await worker.finished()))

@@ -1,0 +1,182 @@
+"""Carries jobs out: one asyncio task a job, each ending in a stored outcome and only then in an acknowledgement.
+
+A job is an `agent.requested` message that the dispatcher took from the work queue. Any connection may settle it through its
+reply subject, so the one who does the work does: in-progress signals while the model thinks, `+ACK` once the outcome is in
+AGENT_RESPONSES, `-NAK` when it has to be done elsewhere. The same worker runs in the service's own process and in a Ray actor.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from nats.aio.msg import Msg
+
+from broker import topology
+from broker.clock import epoch
+from broker.connection import Wire
+from broker.errors import BadMessage, BrokerUnavailable, Overlarge
+from broker.messages import AgentCancel, AgentCompleted, AgentOutcome, AgentRequested, ErrorType, decode
+from workers import agent
+
+log = logging.getLogger("parley.workers")
+
+# NATS may be away while the answer is in hand; the work is not thrown away for that. After this the job goes back.
+STORE_RETRY_SECONDS = 60.0
+STORE_RETRY_WAIT_SECONDS = 0.5
+# A job that failed through a bug of ours is not to spin.
+BUG_RETRY_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """`reply` settles the message and is unique to this delivery; it is the job's key. Plain values: it crosses to Ray."""
+
+    reply: str
+    body: bytes
+    traceparent: str | None = None
+
+
+@dataclass(slots=True)
+class _Running:
+    task_id: str
+    call: asyncio.Task[AgentOutcome] | None = None
+    cancelled: str | None = None
+
+
+@dataclass(slots=True)
+class Worker:
+    """Runs any number of jobs at once; whoever hands them over counts them. `start` before, `close` after."""
+
+    wire: Wire
+    desk: agent.Desk
+    ack_wait_seconds: float = topology.ACK_WAIT_SECONDS
+    _running: dict[str, _Running] = field(default_factory=dict)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _finished: list[str] = field(default_factory=list)
+    _some_finished: asyncio.Event = field(default_factory=asyncio.Event)
+    _heart: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self.wire.nc.subscribe(topology.AGENT_CANCEL, cb=self._cancel)
+        self._heart = asyncio.create_task(self._keep_alive(), name="keep-alive")
+
+    def begin(self, jobs: Iterable[Job]) -> None:
+        """Start these jobs and return at once."""
+        for job in jobs:
+            self._running[job.reply] = _Running(task_id="")
+            task = asyncio.create_task(self._carry_out(job))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def finished(self) -> list[str]:
+        """Wait until at least one job is settled; the keys of all that are since the last call."""
+        await self._some_finished.wait()
+        self._some_finished.clear()
+        done, self._finished = self._finished, []
+        return done
+
+    async def close(self, grace_seconds: float = 0.0) -> None:
+        """Let running jobs finish for up to `grace_seconds`, then give the rest back to the queue."""
+        if self._tasks and grace_seconds > 0:
+            await asyncio.wait(self._tasks, timeout=grace_seconds)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._heart is not None:
+            self._heart.cancel()
+
+    # ── one job ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _carry_out(self, job: Job) -> None:
+        settle = b"+ACK"
+        try:
+            await self._outcome_of(job)
+        except BadMessage as error:
+            # The dispatcher validates before it hands over: only a version mismatch between the two gets here.
+            log.error("job cannot be read, given back: %s", error)
+            settle = _nak(BUG_RETRY_SECONDS)
+        except asyncio.CancelledError:
+            settle = _nak(0)
+            raise
+        except Exception:
+            log.exception("job failed through a bug, given back")
+            settle = _nak(BUG_RETRY_SECONDS)
+        finally:
+            self._running.pop(job.reply, None)
+            await self._settle(job, settle)
+            self._finished.append(job.reply)
+            self._some_finished.set()
+
+    async def _outcome_of(self, job: Job) -> None:
+        request = decode(AgentRequested, job.body)
+        running = self._running[job.reply]
+        running.task_id = request.task_id
+        started = self.desk.now()
+        running.call = asyncio.create_task(agent.answer(self.desk, request))
+        try:
+            outcome = await running.call
+        except asyncio.CancelledError:
+            if running.cancelled is None:
+                running.call.cancel()
+                raise
+            outcome = agent.failed(request, self.desk, started, 1, ErrorType.CANCELLED, running.cancelled)
+        await self._store(request, outcome, job.traceparent)
+
+    async def _store(self, request: AgentRequested, outcome: AgentOutcome, traceparent: str | None) -> None:
+        """Publish the outcome, through an absence of NATS if need be. Raises BrokerUnavailable when that lasts too long."""
+        headers: Mapping[str, str] = {"traceparent": traceparent} if traceparent else {}
+        give_up = max(epoch(request.deadline), self.desk.now()) + STORE_RETRY_SECONDS
+        while True:
+            done = isinstance(outcome, AgentCompleted)
+            subject = topology.AGENT_COMPLETED if done else topology.AGENT_FAILED
+            msg_id = f"{outcome.task_id}:{outcome.agent_id}:{outcome.round}"
+            try:
+                await self.wire.publish(subject, outcome.encode(), msg_id=msg_id, headers=headers)
+                return
+            except Overlarge as error:
+                outcome = agent.failed(
+                    request, self.desk, self.desk.now(), outcome.attempt, ErrorType.MALFORMED_ANSWER, f"the answer is too large: {error}"
+                )
+            except BrokerUnavailable as error:
+                if self.desk.now() >= give_up:
+                    raise
+                log.warning("outcome of %s not stored yet: %s", msg_id, error)
+                await asyncio.sleep(STORE_RETRY_WAIT_SECONDS)
+
+    async def _settle(self, job: Job, word: bytes) -> None:
+        try:
+            await self.wire.nc.publish(job.reply, word)
+        except Exception as error:  # NATS is gone: the server redelivers after ack_wait, and the fold ignores a second outcome
+            log.warning("could not settle a job: %s", error)
+
+    # ── all jobs ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _keep_alive(self) -> None:
+        """Tell the server that the jobs are being worked on, three times within `ack_wait`."""
+        while True:
+            await asyncio.sleep(self.ack_wait_seconds / 3)
+            for reply in list(self._running):
+                try:
+                    await self.wire.nc.publish(reply, b"+WPI")
+                except Exception as error:
+                    log.warning("in-progress signal not sent: %s", error)
+                    break
+
+    async def _cancel(self, message: Msg) -> None:
+        try:
+            cancel = decode(AgentCancel, message.data)
+        except BadMessage as error:
+            log.warning("agent.cancel ignored: %s", error)
+            return
+        for running in self._running.values():
+            if running.task_id == cancel.task_id and running.call is not None:
+                running.cancelled = cancel.reason or "cancelled"
+                running.call.cancel()
+
+
+def _nak(delay_seconds: float) -> bytes:
+    if not delay_seconds:
+        return b"-NAK"
+    return b"-NAK " + json.dumps({"delay": int(delay_seconds * 1e9)}).encode()
