@@ -15,6 +15,7 @@ from pydantic import (
     Field,
     JsonValue,
     StringConstraints,
+    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
@@ -367,6 +368,15 @@ class DeliberationFailed(Message):
 
 
 Ending = DeliberationCompleted | DeliberationFailed
+_ENDING: TypeAdapter[Ending] = TypeAdapter(Annotated[Ending, Field(discriminator="status")])
+
+
+def decode_ending(body: bytes) -> Ending:
+    """An ending from its bytes; `status` tells which of the two it is. Raises BadMessage."""
+    try:
+        return _ENDING.validate_json(body)
+    except ValidationError as error:
+        raise BadMessage(describe(error)) from None
 
 
 # ── status ────────────────────────────────────────────────────────────────────────────────────────────────────────

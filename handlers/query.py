@@ -1,6 +1,5 @@
 """`deliberation.get`: how is this one doing? Answered from the tally, and from the ending itself once there is one."""
 
-import json
 
 from broker import topology
 from broker.connection import Wire
@@ -9,11 +8,11 @@ from broker.ledger import Ledger
 from broker.lifecycle import State
 from broker.messages import (
     DeliberationCompleted,
-    DeliberationFailed,
     DeliberationGet,
     DeliberationStatus,
     Ending,
     decode,
+    decode_ending,
 )
 from broker.tally import Tally
 
@@ -67,13 +66,7 @@ class Query:
         if tally.ending_seq is None:
             return None
         stored = await self._wire.stored(topology.DELIBERATIONS, tally.ending_seq)
-        return read_ending(stored.data) if stored is not None else None
-
-
-def read_ending(body: bytes) -> Ending:
-    """An ending from its bytes: `status` tells which of the two it is."""
-    completed = json.loads(body).get("status") == "completed"
-    return decode(DeliberationCompleted if completed else DeliberationFailed, body)
+        return decode_ending(stored.data) if stored is not None else None
 
 
 def _of_ending(tally: Tally, ending: Ending) -> DeliberationStatus:

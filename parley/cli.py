@@ -1,0 +1,335 @@
+"""The `parley` command. Exit codes: 0 it worked (a deliberation: completed), 1 it ended otherwise, 2 usage, 3 no service."""
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from broker.connection import masked
+from broker.errors import BadMessage, ParleyError, SettingsError, Unavailable
+from broker.messages import DeliberationCompleted, Ending
+from parley import here
+from parley.client import ENDED, Client, NoEnding, connect
+from parley.display import Progress, listing, show_ending, show_status
+from parley.settings import Settings, load, shown
+
+OK, FAILED, USAGE, NO_SERVICE = 0, 1, 2, 3
+DEMO_QUESTION = "Write a function that computes the factorial of a non-negative integer."
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+out = Console()
+err = Console(stderr=True)
+
+T = TypeVar("T")
+
+
+def main() -> None:
+    """Entry point: our own errors become one line and an exit code."""
+    try:
+        app()
+    except SettingsError as error:
+        for problem in error.problems:
+            _say(problem)
+        sys.exit(USAGE)
+    except BadMessage as error:
+        _say(str(error))
+        sys.exit(USAGE)
+    except Unavailable as error:
+        _say(str(error))
+        sys.exit(NO_SERVICE)
+    except NoEnding as error:
+        _say(str(error))
+        sys.exit(FAILED)
+    except ParleyError as error:
+        _say(str(error))
+        sys.exit(FAILED)
+
+
+def _say(problem: str) -> None:
+    err.print(f"parley: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+# ── running it ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@app.command()
+def up() -> None:
+    """The whole service on this machine, until Ctrl-C. Starts what the settings do not name: NATS, Ray, a simulated model."""
+    settings = load()
+    _log(settings)
+    _run(_up(settings))
+
+
+async def _up(settings: Settings) -> None:
+    from parley.app import embedded, service
+
+    simulated = settings.vllm_url is None
+    # The signal must be ours before the first process is started, so that whatever was started is also stopped.
+    stop = _stop_signal()
+    folder = settings.home / "nats"
+    async with embedded(settings, folder) as filled, service(filled) as running:
+        with here.announced(settings.home, running.nats_url):
+            pool = running.pool
+            out.print("Parley is up.", style="bold green")
+            out.print(f"  NATS     {running.nats_url}", markup=False, highlight=False, soft_wrap=True)
+            out.print(f"  metrics  {running.http_url}/metrics", highlight=False)
+            out.print(f"  docs     {running.http_url}/docs", highlight=False)
+            out.print(f"  model    {'SIMULATED: answers are made up; set VLLM_URL for a real one' if simulated else masked(filled.vllm_url or '')}")
+            out.print(f"  agents   {pool.slots if pool else 0} at a time ({settings.pool})", highlight=False)
+            out.print('Ask with `parley ask "…"` in another terminal. Ctrl-C stops.')
+            await stop.wait()
+            out.print("Stopping: no more work is taken, running calls may finish.")
+
+
+@app.command()
+def serve(
+    parts: Annotated[str, typer.Option(help="Which parts, comma-separated.")] = "intake,dispatch,aggregate,query",
+) -> None:
+    """Run parts of the service against the NATS, Ray and model servers that the settings name."""
+    from handlers.routes import Part
+
+    names = [name.strip() for name in parts.split(",") if name.strip()]
+    unknown = sorted(set(names) - set(Part))
+    if unknown or not names:
+        raise SettingsError([f"--parts: {', '.join(unknown) or 'none'} unknown; there are {', '.join(Part)}"])
+    settings = load()
+    _log(settings)
+    _run(_serve(settings, frozenset(Part(name) for name in names)))
+
+
+async def _serve(settings: Settings, parts: Any) -> None:
+    from parley.app import service
+
+    stop = _stop_signal()
+    async with service(settings, parts) as running:
+        logging.getLogger("parley").info(
+            "serving %s; NATS %s; metrics %s/metrics", ",".join(sorted(parts)), masked(running.nats_url), running.http_url
+        )
+        await stop.wait()
+        logging.getLogger("parley").info("stopping")
+
+
+@app.command()
+def demo(question: Annotated[str, typer.Argument()] = DEMO_QUESTION) -> None:
+    """Start everything, ask one question of three agents, show the answers, stop."""
+    settings = load(PARLEY_HTTP_PORT=0)
+    _log(settings.model_copy(update={"log_level": "WARNING"}))
+    raise typer.Exit(_run(_demo(settings, question)))
+
+
+async def _demo(settings: Settings, question: str) -> int:
+    from parley.app import embedded, service
+
+    simulated = settings.vllm_url is None
+    with tempfile.TemporaryDirectory(prefix="parley-demo-") as folder:
+        with out.status("Starting NATS, Ray and the service on this machine…"):
+            started = embedded(settings, Path(folder))
+            filled = await started.__aenter__()
+        try:
+            async with service(filled) as running, connect(running.nats_url) as client:
+                out.print(f"Up: NATS {masked(running.nats_url)}, {running.pool.slots if running.pool else 0} agent slots ({settings.pool}).")
+                out.print(f"Asking three agents: {question}", style="bold", markup=False)
+                ending = await _ask(client, question, live=True, agents=3, role="DEV", diversity=True)
+                show_ending(out, ending, simulated=simulated)
+        finally:
+            await started.__aexit__(None, None, None)
+    out.print("Everything is stopped again.")
+    return OK if isinstance(ending, DeliberationCompleted) else FAILED
+
+
+# ── using it ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="What to deliberate on.")],
+    role: Annotated[str, typer.Option(help="DEV, QA, ARCHITECT, DEVOPS, DATA, or any other.")] = "DEV",
+    agents: Annotated[int, typer.Option(help="How many agents.")] = 3,
+    rubric: Annotated[str | None, typer.Option(help="How answers are judged.")] = None,
+    requirement: Annotated[list[str] | None, typer.Option(help="What must hold. May be given several times.")] = None,
+    diversity: Annotated[bool, typer.Option("--diversity", help="A persona, a temperature and a seed for each agent.")] = False,
+    min_responses: Annotated[int, typer.Option(help="How many answers make it completed.")] = 1,
+    finish_early: Annotated[bool, typer.Option("--finish-early", help="End as soon as that many have answered.")] = False,
+    timeout: Annotated[float | None, typer.Option(help="Deadline in seconds, queueing included.")] = None,
+    task_id: Annotated[str | None, typer.Option(help="Your own name for it; the same name twice is one deliberation.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable, where the server supports it.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the ending as JSON, nothing else.")] = False,
+) -> None:
+    """Ask a question of several agents and wait for the ending."""
+
+    async def run(client: Client) -> int:
+        ending = await _ask(
+            client,
+            question,
+            live=not as_json,
+            agents=agents,
+            role=role,
+            rubric=rubric,
+            requirements=requirement or (),
+            diversity=diversity,
+            min_responses=min_responses,
+            finish_early=finish_early,
+            timeout_seconds=timeout,
+            task_id=task_id,
+            seed=seed,
+        )
+        if as_json:
+            print(ending.model_dump_json(indent=2))
+        else:
+            show_ending(out, ending)
+        return OK if isinstance(ending, DeliberationCompleted) else FAILED
+
+    raise typer.Exit(_with_client(run))
+
+
+async def _ask(client: Client, question: str, *, live: bool, **asking: Any) -> Ending:
+    await client.status("is-anyone-there")  # raises NoService: better now than after a silent wait
+    submitted = await client.submit(question, **asking)
+    if not live:
+        return await client.ending(submitted)
+    progress = Progress(submitted.task_id)
+
+    async def follow() -> None:
+        async for tally in client.watch(submitted.task_id):
+            progress.tally = tally
+
+    watching = asyncio.create_task(follow())
+    try:
+        with Live(progress, console=out, refresh_per_second=8, transient=True):
+            return await client.ending(submitted)
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError, Exception):  # the picture is a courtesy; the ending is what was asked for
+            await watching
+
+
+@app.command()
+def result(task_id: str, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """Status and result of a deliberation. Exit code 0 only if it is completed."""
+
+    async def run(client: Client) -> int:
+        status = await client.status(task_id)
+        if as_json:
+            print(status.model_dump_json(indent=2))
+        else:
+            show_status(out, status)
+        return OK if status.status == "COMPLETED" else FAILED
+
+    raise typer.Exit(_with_client(run))
+
+
+@app.command()
+def cancel(task_id: str, reason: Annotated[str | None, typer.Option(help="Recorded in the ending.")] = None) -> None:
+    """Stop a deliberation."""
+
+    async def run(client: Client) -> int:
+        status = await client.status(task_id)
+        if status.status == "UNKNOWN":
+            _say(f"{task_id} is unknown: never heard of, or forgotten")
+            return FAILED
+        if status.status in ENDED:
+            _say(f"{task_id} has ended already: {status.status}")
+            return FAILED
+        await client.cancel(task_id, reason)
+        out.print(f"asked to stop {task_id}", markup=False)
+        return OK
+
+    raise typer.Exit(_with_client(run))
+
+
+@app.command("ls")
+def list_(
+    limit: Annotated[int, typer.Option(help="At most so many, the newest first.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """The deliberations the service remembers."""
+
+    async def run(client: Client) -> int:
+        tallies = (await client.tallies())[:limit]
+        if as_json:
+            print(json.dumps([tally.model_dump(mode="json") for tally in tallies], indent=2))
+        else:
+            out.print(listing(tallies))
+        return OK
+
+    raise typer.Exit(_with_client(run))
+
+
+# ── looking after it ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@app.command()
+def settings() -> None:
+    """Every setting as it is now, secrets masked."""
+    table = Table("setting", "value", "meaning")
+    for row in shown(load()):
+        table.add_row(*row)
+    out.print(table)
+
+
+@app.command()
+def doctor() -> None:
+    """Is everything there? Each line is ok, or what to do."""
+
+    async def run() -> int:
+        from parley.doctor import examine
+
+        good = True
+        async for finding in examine(here.completed(load())):
+            good = good and finding.ok
+            mark, style = ("ok", "green") if finding.ok else ("no", "red")
+            err_or_out = f"{'--' if finding.skipped else mark}  {finding.what}: {finding.detail}"
+            out.print(err_or_out, style=None if finding.skipped else style, markup=False, highlight=False, soft_wrap=True)
+        return OK if good else NO_SERVICE
+
+    raise typer.Exit(_run(run()))
+
+
+# ── plumbing ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _with_client(run: Callable[[Client], Awaitable[int]]) -> int:
+    """Run against the NATS that the settings name, or that a `parley up` of this user announces."""
+    url = here.completed(load()).nats_url
+    if url is None:
+        raise Unavailable("NATS_URL is not set and no `parley up` runs here: start one, or set NATS_URL")
+
+    async def session() -> int:
+        async with connect(url) as client:
+            return await run(client)
+
+    return _run(session())
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _stop_signal() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+def _log(settings: Settings) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    logging.getLogger("parley").setLevel(settings.log_level)
+    # nats-py logs every lost connection with a traceback; what matters of it is in our own lines and in readiness.
+    logging.getLogger("nats").setLevel(logging.CRITICAL)
+
+

@@ -1,0 +1,110 @@
+"""What a person sees of a deliberation in a terminal: live while it runs, and its ending."""
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.markdown import Markdown
+from rich.panel import Panel
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from broker.clock import rfc3339
+from broker.messages import AgentResult, DeliberationCompleted, DeliberationStatus, Ending
+from broker.tally import Tally
+
+
+class Progress:
+    """A line for each agent, redrawn as the tally changes. Rich asks for the picture; we only keep the latest tally."""
+
+    def __init__(self, task_id: str) -> None:
+        self._task_id = task_id
+        self._started = time.monotonic()
+        self._spinner = Spinner("dots")
+        self.tally: Tally | None = None
+
+    def __rich__(self) -> RenderableType:
+        elapsed = time.monotonic() - self._started
+        if self.tally is None:
+            self._spinner.update(text=f" {self._task_id}: waiting to be taken in, {elapsed:.1f} s")
+            return self._spinner
+        phase = self.tally.phase
+        self._spinner.update(
+            text=f" {self._task_id}: {len(phase.outcomes)} of {len(phase.agents)} agents have reported, {elapsed:.1f} s"
+        )
+        lines: list[RenderableType] = [self._spinner]
+        for agent in phase.agents[:20]:
+            outcome = phase.outcomes.get(agent)
+            mark = "[dim]thinking[/dim]" if outcome is None else "[green]answered[/green]" if outcome.succeeded else "[red]failed[/red]"
+            lines.append(Text.from_markup(f"   {agent}  {mark}"))
+        if len(phase.agents) > 20:
+            lines.append(Text(f"   and {len(phase.agents) - 20} more"))
+        return Group(*lines)
+
+
+def show_ending(console: Console, ending: Ending, *, simulated: bool = False) -> None:
+    """The answers, who gave them and how long it took; or why there are none."""
+    for result in ending.results:
+        console.print(_answer(result))
+    for failed in ending.failed_agents:
+        console.print(Text.assemble((failed.agent_id, "bold"), f" failed ({failed.error_type.value}): {failed.error}"), style="red")
+    if ending.missing_agents:
+        console.print(Text(f"Not heard from: {', '.join(ending.missing_agents)}"), style="yellow")
+    if ending.results_ref is not None and not ending.results:
+        console.print(Text(f"Results are in the object store {ending.results_ref.bucket}/{ending.results_ref.name}"))
+    console.print(summary(ending))
+    if simulated:
+        console.print(simulation_notice())
+
+
+def summary(ending: Ending) -> Text:
+    seconds = ending.duration_ms / 1000
+    heard = f"{ending.successful_responses} of {ending.total_agents} agents answered in {seconds:.1f} s"
+    if isinstance(ending, DeliberationCompleted):
+        word = ("completed, degraded", "bold yellow") if ending.degraded else ("completed", "bold green")
+        return Text.assemble(f"{ending.task_id} ", word, f": {heard}")
+    return Text.assemble(f"{ending.task_id} ", (ending.status, "bold red"), f": {ending.error} ({heard})")
+
+
+def simulation_notice() -> Panel:
+    return Panel(
+        "These answers are simulated: no model has read your question.\n"
+        "Point Parley at a real one with  [bold]VLLM_URL=http://host:8000 make demo[/bold]  (any OpenAI-compatible server).",
+        border_style="yellow",
+        expand=False,
+    )
+
+
+def _answer(result: AgentResult) -> Panel:
+    proposal = result.proposal
+    facts = f"{proposal.model}, {proposal.tokens} tokens, {result.duration_ms / 1000:.1f} s"
+    if proposal.temperature is not None:
+        facts += f", temperature {proposal.temperature:g}"
+    # Markdown, not markup: what a model wrote must not be read as our own formatting.
+    return Panel(Markdown(proposal.content), title=Text(result.agent_id), subtitle=Text(facts), title_align="left", subtitle_align="right")
+
+
+def show_status(console: Console, status: DeliberationStatus) -> None:
+    for result in status.results:
+        console.print(_answer(result))
+    heard = f"{status.received_count} answered, {status.failed_count} failed, of {status.total_agents}"
+    words = f"{status.task_id} {status.status}: {heard}" if status.total_agents else f"{status.task_id} {status.status}"
+    console.print(Text(f"{words}. {status.error_message}" if status.error_message else words))
+
+
+def listing(tallies: Sequence[Tally]) -> Table:
+    table = Table("task", "state", "role", "answered", "failed", "agents", "asked at")
+    for tally in tallies:
+        phase = tally.phase
+        failed = len(phase.outcomes) - phase.successes
+        table.add_row(
+            tally.task_id,
+            tally.state.value,
+            tally.role,
+            str(phase.successes),
+            str(failed),
+            str(len(phase.agents)),
+            rfc3339(tally.accepted_at),
+        )
+    return table

@@ -1,0 +1,40 @@
+"""Where this user's `parley up` listens, so that `parley ask` in another terminal finds it without being told.
+
+One file in the state folder, readable by its owner only: the URL holds the token.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from parley.settings import Settings
+
+_NAME = "up.json"
+
+
+@contextmanager
+def announced(home: Path, nats_url: str) -> Iterator[None]:
+    """Say where we are while the block lasts."""
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = home / _NAME
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump({"nats_url": nats_url, "pid": os.getpid()}, file)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def completed(settings: Settings) -> Settings:
+    """The settings, with the announced NATS where none is named."""
+    if settings.nats_url is not None:
+        return settings
+    try:
+        found = json.loads((settings.home / _NAME).read_text())
+        os.kill(found["pid"], 0)  # a file whose process is gone was left by a crash
+        return settings.model_copy(update={"nats_url": str(found["nats_url"])})
+    except (OSError, ValueError, KeyError, TypeError):
+        return settings
