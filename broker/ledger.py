@@ -30,6 +30,9 @@ class Entry:
     revision: int
 
 
+_NOTHING = Entry(None, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Applied:
     """What became of some events: the tally they left, what to do about it, and a note for each that changed nothing."""
@@ -55,12 +58,13 @@ class Ledger:
         entry = self._cache.get(task_id)
         return entry.tally if entry is not None else await self.read(task_id)
 
-    async def apply(self, task_id: str, events: Sequence[tuple[Event, float]]) -> Applied:
+    async def apply(self, task_id: str, events: Sequence[tuple[Event, float]], *, new: bool = False) -> Applied:
         """Let `events`, each with the instant it was seen, happen to a deliberation, in one write.
 
+        `new`: it is probably not recorded yet, so write first and read only if that is refused.
         Raises BrokerUnavailable when the bucket cannot be reached; nothing is lost, for the events are not acknowledged yet.
         """
-        entry = self._cache.get(task_id) or await self._fetch(task_id)
+        entry = self._cache.get(task_id) or (_NOTHING if new else await self._fetch(task_id))
         for _ in range(MAX_CAS_TRIES):
             reactions, tally = _fold(entry.tally, events)
             effects = _in_force(reactions)

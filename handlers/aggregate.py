@@ -1,4 +1,8 @@
-"""`agent.response.*` into the tallies. Outcomes that arrived together for one deliberation are folded with one write."""
+"""`agent.response.*` into the tallies.
+
+Each deliberation has one fold at a time in this process. Outcomes that arrive meanwhile wait and are folded together next, with
+one write for all: agents of one deliberation finish at about the same moment, and would otherwise refuse each other's writes.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,7 +16,7 @@ from handlers.delivery import Batch, Delivery
 from handlers.perform import Performer
 from handlers.settle import Settler
 
-Arrival = tuple[Delivery[AgentOutcome], AgentOutcome]
+Arrival = tuple[Delivery[AgentOutcome], AgentOutcome, "asyncio.Future[None]"]
 
 
 class Aggregate:
@@ -21,36 +25,57 @@ class Aggregate:
         self._performer = performer
         self._settler = settler
         self._observer = observer
+        self._waiting: dict[str, list[Arrival]] = {}
 
     async def __call__(self, deliveries: Batch[AgentOutcome]) -> None:
-        by_task: dict[str, list[Arrival]] = {}
-        unreadable = []
-        for delivery in deliveries:
-            try:
-                outcome = read(delivery)
-            except Exception as error:
-                unreadable.append(self._settler.failed(delivery, error))
-                continue
-            by_task.setdefault(outcome.task_id, []).append((delivery, outcome))
-        await asyncio.gather(*unreadable, *(self._settle(task_id, group) for task_id, group in by_task.items()))
+        await asyncio.gather(*map(self._settle, deliveries))
 
-    async def _settle(self, task_id: str, group: Sequence[Arrival]) -> None:
-        folded = asyncio.ensure_future(self._fold(task_id, group))
-
+    async def _settle(self, delivery: Delivery[AgentOutcome]) -> None:
         async def handle() -> None:
-            await asyncio.shield(folded)
+            outcome = read(delivery)
+            await self._counted(delivery, outcome)
 
-        await asyncio.gather(*(self._settler.settle(delivery, handle) for delivery, _ in group))
+        await self._settler.settle(delivery, handle)
+
+    async def _counted(self, delivery: Delivery[AgentOutcome], outcome: AgentOutcome) -> None:
+        """Wait until a fold has counted this outcome. Raises what the fold raised."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.get(outcome.task_id)
+        if waiting is not None:
+            waiting.append((delivery, outcome, done))
+        else:
+            self._waiting[outcome.task_id] = [(delivery, outcome, done)]
+            await asyncio.sleep(0)  # the rest of this batch lines up before the first fold
+            await self._fold_all(outcome.task_id)
+        await done
+
+    async def _fold_all(self, task_id: str) -> None:
+        """Fold whatever waits, until nothing does."""
+        while group := self._waiting[task_id]:
+            self._waiting[task_id] = []
+            error: BaseException | None = None
+            try:
+                await self._fold(task_id, group)
+            except BaseException as raised:
+                error = raised
+            for _, _, done in group:
+                if done.done():
+                    continue
+                if error is None:
+                    done.set_result(None)
+                else:
+                    done.set_exception(error)
+        del self._waiting[task_id]
 
     async def _fold(self, task_id: str, group: Sequence[Arrival]) -> None:
         events: list[tuple[Event, float]] = []
-        for delivery, outcome in group:
+        for delivery, outcome, _ in group:
             message = Stored(delivery.seq, delivery.msg.subject, delivery.data, delivery.headers)
             self._wire.remember(topology.AGENT_RESPONSES, message)
             error_type = outcome.error_type if isinstance(outcome, AgentFailed) else None
             events.append((Reported(outcome.agent_id, outcome.round, delivery.seq, error_type), delivery.at))
         applied = await self._performer.happen(task_id, events)
-        for (_, outcome), reaction in zip(group, applied.reactions, strict=True):
+        for (_, outcome, _), reaction in zip(group, applied.reactions, strict=True):
             if reaction.note:
                 self._observer.outcome_ignored(outcome, reaction.note)
             else:

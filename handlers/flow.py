@@ -1,17 +1,17 @@
-"""A FastStream pull subscriber that takes only what there is room for and hands over whatever one fetch brought.
+"""A FastStream pull subscriber that takes only what there is room for and hands over whatever has come.
 
 FastStream's own either waits for its whole batch before it fetches again (one slow message stalls the rest), fetches up to twice
-`max_workers` (faststream#2563), or waits its full timeout to fill a batch (that much latency). This one asks a `room` function
-how many messages may be taken, fetches at most that many, starts the handler and asks again. Rule: pull only what there is room for.
+`max_workers` (faststream#2563), or waits its full timeout to fill a batch (that much latency). This one asks the server for as many
+messages as there is room for, starts the handler on whatever came, and asks for more. Rule: pull only what there is room for.
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import nats.errors
-import nats.js.errors
 from faststream._internal.broker.registrator import Registrator
 from faststream._internal.endpoint.subscriber.call_item import CallsCollection
 from faststream.message import StreamMessage
@@ -29,12 +29,15 @@ from handlers.delivery import Batch, Delivery
 
 log = logging.getLogger("parley.handlers")
 
-# A fetch that finds nothing waits this long at the server. A pull request lost in a reconnect costs at most this.
-FETCH_SECONDS = 5.0
+# A pull request stays at the server this long. Lost in a reconnect, it costs at most this and the next line's.
+REQUEST_SECONDS = 5.0
+# The server's word that a request expired may be this late.
+LOST_SECONDS = 1.0
 # After an error of the server's (a consumer deleted, JetStream restarting) before asking again.
 ERROR_WAIT_SECONDS = 0.5
 
-Room = Callable[[], Awaitable[int]]
+# Free slots outside; with True, wait until there is at least one.
+Room = Callable[[bool], Awaitable[int]]
 
 
 class Budget:
@@ -45,11 +48,16 @@ class Budget:
         self.held = 0
         self._freed = asyncio.Event()
 
+    @property
+    def free(self) -> int:
+        return self.limit - self.held
+
     async def room(self) -> int:
-        while self.held >= self.limit:
+        """Wait until there is some; how much."""
+        while self.free < 1:
             self._freed.clear()
             await self._freed.wait()
-        return self.limit - self.held
+        return self.free
 
     def take(self, count: int) -> None:
         self.held += count
@@ -60,43 +68,92 @@ class Budget:
 
 
 class FlowSubscriber(BatchPullStreamSubscriber):
-    """`budget` bounds what is in hand; `room` may bound it further (the pool's free slots)."""
+    """`budget` bounds what is in hand; `room` may bound it further (the pool's free slots).
 
-    def __init__(self, *args: Any, budget: Budget, room: Room | None = None, **options: Any) -> None:
+    Pull requests stay open at the server, so a message comes the moment it is stored, and are topped up as they are used:
+    a fetch a message would cost a round trip each.
+    """
+
+    def __init__(self, *args: Any, durable: Durable, budget: Budget, room: Room | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.durable = durable
         self.budget = budget
-        self.outside_room = room
-        self.in_hand: set[asyncio.Task[None]] = set()
-        self.last_fetch_at = 0.0
+        self._room = room
+        self._in_hand: set[asyncio.Task[None]] = set()
+        self._arrived: list[Msg] = []
+        self._something = asyncio.Event()
+        # Messages asked for and not yet come: promised room.
+        self._asked = 0
+        self._inbox = ""
+        self._closing = False
+
+    async def _create_subscription(self) -> None:
+        if self.subscription:
+            return
+        self._inbox = self.connection.new_inbox()
+        # A plain subscription on our inbox: what FastStream needs of it is `unsubscribe`.
+        self.subscription = cast(Any, await self.connection.subscribe(self._inbox, cb=self._arrive))
+        self.add_task(self._consume_pull)
 
     async def _consume_pull(self) -> None:
-        assert self.subscription is not None
-        while self.running:
-            room = min(await self.budget.room(), self.pull_sub.batch_size)
-            if self.outside_room is not None:
-                room = min(room, await self.outside_room())
-            messages = await self._fetch(room)
-            self.last_fetch_at = asyncio.get_running_loop().time()
-            if not messages:
+        while self.running and not self._closing:
+            await self._ask()
+            try:
+                async with asyncio.timeout(REQUEST_SECONDS + LOST_SECONDS):
+                    await self._something.wait()
+            except TimeoutError:
+                # Neither a message nor word that the request expired: it was lost, with the connection it was made on.
+                self._asked = 0
                 continue
-            self.budget.take(len(messages))
-            task = asyncio.create_task(self._handle(messages))
-            self.in_hand.add(task)
-            task.add_done_callback(self.in_hand.discard)
-            if self.outside_room is not None:
-                # Room outside is taken by the handler; asking again before it ran would count the same slots twice.
-                await task
+            self._something.clear()
+            messages, self._arrived = self._arrived, []
+            if messages:
+                await self._start(messages)
 
-    async def _fetch(self, room: int) -> list[Msg]:
-        assert self.subscription is not None
+    async def _ask(self) -> None:
+        """Ask for as much as there is room for and not asked for yet; wait for room only if nothing is on its way."""
+        idle = not self._asked and not self._arrived
+        free = await self.budget.room() if idle else self.budget.free
+        if self._room is not None:
+            free = min(free, await self._room(idle))
+        wanted = min(free, self.pull_sub.batch_size) - self._asked - len(self._arrived)
+        # Top up in bites, not one by one.
+        if wanted < 1 or (self._asked and wanted < self.pull_sub.batch_size // 4):
+            return
+        request = json.dumps({"batch": wanted, "expires": int(REQUEST_SECONDS * 1e9)}).encode()
         try:
-            return await self.subscription.fetch(batch=room, timeout=FETCH_SECONDS)
-        except (nats.errors.TimeoutError, TimeoutError):
-            return []
-        except (nats.errors.Error, nats.js.errors.Error) as error:
-            log.warning("fetch for %s: %s", self.subject.template, error)
+            await self.connection.publish(self._next_subject, request, reply=self._inbox)
+        except nats.errors.Error as error:
+            log.warning("cannot ask for %s: %s", self.durable.name, error)
             await asyncio.sleep(ERROR_WAIT_SECONDS)
-            return []
+            return
+        self._asked += wanted
+
+    @property
+    def _next_subject(self) -> str:
+        return f"$JS.API.CONSUMER.MSG.NEXT.{self.durable.stream}.{self.durable.name}"
+
+    async def _arrive(self, msg: Msg) -> None:
+        status = (msg.headers or {}).get("Status")
+        if status is None or msg.reply:
+            self._asked = max(0, self._asked - 1)
+            self._arrived.append(msg)
+        else:
+            # 408: the request expired; 404, 409 and others: it will not be served. Either way its rest is not coming.
+            self._asked = max(0, self._asked - int((msg.headers or {}).get("Nats-Pending-Messages", self._asked)))
+            if status not in ("404", "408"):
+                log.warning("%s: the server answered %s %s", self.durable.name, status, (msg.headers or {}).get("Description", ""))
+                await asyncio.sleep(ERROR_WAIT_SECONDS)
+        self._something.set()
+
+    async def _start(self, messages: list[Msg]) -> None:
+        self.budget.take(len(messages))
+        task = asyncio.create_task(self._handle(messages))
+        self._in_hand.add(task)
+        task.add_done_callback(self._in_hand.discard)
+        if self._room is not None:
+            # The room outside is taken by the handler; asking before it ran would promise the same slots twice.
+            await task
 
     async def _handle(self, messages: list[Msg]) -> None:
         try:
@@ -105,10 +162,16 @@ class FlowSubscriber(BatchPullStreamSubscriber):
             self.budget.give(len(messages))
 
     async def stop(self) -> None:
-        """Take nothing more, let what is in hand be settled (FastStream waits up to its `graceful_timeout`)."""
-        self.running = False
-        if self.in_hand:
-            await asyncio.wait(self.in_hand, timeout=self._outer_config.graceful_timeout)
+        """Take nothing more, give back what was not begun, let what is in hand be settled (up to `graceful_timeout`)."""
+        self._closing = True
+        if self.subscription is not None:
+            await self.subscription.unsubscribe()
+            self.subscription = None
+        for msg in self._arrived:
+            await msg.nak()
+        self._arrived = []
+        if self._in_hand:
+            await asyncio.wait(self._in_hand, timeout=self._outer_config.graceful_timeout)
         await super().stop()
 
 
@@ -149,6 +212,7 @@ def subscribe(
         # Not declared: provisioning is ours, and FastStream would overwrite the live stream.
         stream=JStream(name=durable.stream, declare=False),
         pull_sub=PullSub(batch_size=batch, batch=True),
+        durable=durable,
         budget=Budget(limit),
         room=room,
     )

@@ -59,7 +59,7 @@ class Performer:
 
         `request` is the request itself, at hand only for who received it; agents can be requested only then.
         """
-        applied = await self._ledger.apply(task_id, events)
+        applied = await self._ledger.apply(task_id, events, new=request is not None)
         if applied.tally is not None:
             await self._perform(applied, applied.tally, request)
         return applied

@@ -148,8 +148,8 @@ class RayPool:
             return None
         return "no Ray actor is up"
 
-    async def room(self) -> int:
-        return await self._slots.room()
+    async def room(self, wait: bool = True) -> int:
+        return await self._slots.room(wait)
 
     async def hand(self, jobs: Sequence[Job]) -> None:
         """Spread the jobs over the actors, the idlest first, one call an actor."""
@@ -171,7 +171,7 @@ class RayPool:
     # ── actors ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _join(self) -> None:
-        common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "namespace": "parley"}
+        common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "parley"}
         if self._address is not None:
             ray.init(address=self._address, **common)
             return

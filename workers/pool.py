@@ -48,8 +48,8 @@ class Pool(Protocol):
         """Why the pool cannot work at the moment, for readiness; None when it can."""
         ...
 
-    async def room(self) -> int:
-        """Wait for a free slot; how many are free then, at least 1."""
+    async def room(self, wait: bool = True) -> int:
+        """How many slots are free; with `wait`, not before there is at least one."""
         ...
 
     async def hand(self, jobs: Sequence[Job]) -> None:
@@ -65,11 +65,11 @@ class Slots:
         self.taken = 0
         self._freed = asyncio.Event()
 
-    async def room(self) -> int:
-        while self.total - self.taken < 1:
+    async def room(self, wait: bool = True) -> int:
+        while wait and self.total - self.taken < 1:
             self._freed.clear()
             await self._freed.wait()
-        return self.total - self.taken
+        return max(0, self.total - self.taken)
 
     def take(self, count: int) -> None:
         self.taken += count
@@ -132,8 +132,8 @@ class LocalPool:
     def problem(self) -> str | None:
         return None if self._worker is not None else "the pool has not started"
 
-    async def room(self) -> int:
-        return await self._slots.room()
+    async def room(self, wait: bool = True) -> int:
+        return await self._slots.room(wait)
 
     async def hand(self, jobs: Sequence[Job]) -> None:
         assert self._worker is not None

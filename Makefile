@@ -1,0 +1,48 @@
+# `make demo` and `make test` need Python 3.11 or newer and nothing else: uv is fetched into .uv/ where it is missing.
+
+UV ?= $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+RUN = $(UV) run --frozen --no-sync
+READY = .venv/.ready
+
+# Ray workers started through `uv run` would each start through it again; this makes them plain Python processes.
+export RAY_ENABLE_UV_RUN_RUNTIME_ENV = 0
+
+.PHONY: all demo test lint types imports check bench clean docs help
+
+all: $(READY)  ## install everything into .venv
+
+help:  ## what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.uv/bin/uv:
+	@sh .ci/uv
+
+$(READY): pyproject.toml uv.lock | $(filter .uv/bin/uv,$(UV))
+	@$(UV) sync --frozen --quiet
+	@touch $@
+
+demo: $(READY)  ## start everything here, ask three agents one question, stop
+	@$(RUN) parley demo
+
+test: $(READY)  ## every test, with a real nats-server, real Ray and real HTTP
+	@$(RUN) pytest
+
+lint: $(READY)  ## ruff: style and format
+	@$(RUN) ruff check . && $(RUN) ruff format --check .
+
+types: $(READY)  ## mypy, strict
+	@$(RUN) mypy
+
+imports: $(READY)  ## imports only point down
+	@$(RUN) lint-imports --no-cache
+
+check: lint types imports test  ## all of the above
+
+bench: $(READY)  ## throughput and latency, next to a plain asyncio loop
+	@$(RUN) python -m benchmarks
+
+docs: $(READY)  ## write the generated parts of README and docs/
+	@$(RUN) python -m docs.generate
+
+clean:  ## remove what was installed here
+	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache
