@@ -59,25 +59,29 @@ async def embedded_nats(
     folder: Path, *, port: int = -1, with_token: bool = True, sync_always: bool = False, jetstream: bool = True
 ) -> AsyncIterator[EmbeddedNats]:
     """Run a server with its state in `folder` until the block ends. Raises BrokerUnavailable if it does not come up."""
+    token = secrets.token_urlsafe(24) if with_token else None
+    process = _start(folder, config(folder, port=port, token=token, sync_always=sync_always, jetstream=jetstream))
+    try:
+        address = await _address(folder, process)
+        yield EmbeddedNats(url=f"nats://{token + '@' if token else ''}{address}", pid=process.pid)
+    finally:
+        await stop(process)
+
+
+def _start(folder: Path, configuration: str) -> subprocess.Popen[bytes]:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for stale in folder.glob("nats-server_*.ports"):
         stale.unlink()
-    token = secrets.token_urlsafe(24) if with_token else None
     path = folder / "nats-server.conf"
-    path.touch(mode=0o600)
-    path.write_text(config(folder, port=port, token=token, sync_always=sync_always, jetstream=jetstream))
-    process = subprocess.Popen(
+    path.touch(mode=0o600)  # it holds the token
+    path.write_text(configuration)
+    return subprocess.Popen(
         [executable(), "-c", str(path)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C is ours to handle: the service drains first, NATS goes last
     )
-    try:
-        address = await _address(folder, process)
-        yield EmbeddedNats(url=f"nats://{token + '@' if token else ''}{address}", pid=process.pid)
-    finally:
-        await stop(process)
 
 
 async def _address(folder: Path, process: subprocess.Popen[bytes]) -> str:
@@ -117,5 +121,3 @@ async def stop(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-

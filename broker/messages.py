@@ -51,9 +51,7 @@ Role = Annotated[
     StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,31}$"),
 ]
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
-TimeoutSeconds = Annotated[
-    float, Field(ge=MIN_TIMEOUT_SECONDS, le=MAX_TIMEOUT_SECONDS, allow_inf_nan=False)
-]
+TimeoutSeconds = Annotated[float, Field(ge=MIN_TIMEOUT_SECONDS, le=MAX_TIMEOUT_SECONDS, allow_inf_nan=False)]
 StopSequence = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 

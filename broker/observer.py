@@ -7,7 +7,7 @@ from broker.messages import AgentOutcome, Ending
 
 
 class Observer:
-    def deliberation_accepted(self, role: str, num_agents: int) -> None:
+    def deliberation_accepted(self, role: str) -> None:
         """A request was recorded for the first time."""
 
     def deliberation_ended(self, ending: Ending) -> None:
@@ -16,7 +16,7 @@ class Observer:
     def agent_reported(self, outcome: AgentOutcome) -> None:
         """An outcome was counted in a tally; late and doubled ones are not."""
 
-    def outcome_ignored(self, outcome: AgentOutcome, note: str) -> None:
+    def outcome_ignored(self, outcome: AgentOutcome) -> None:
         """An outcome changed nothing: late, doubled, or for nobody."""
 
     def dead_lettered(self, subject: str) -> None:

@@ -236,9 +236,7 @@ _STREAM_FIELDS = (
 _CONSUMER_FIELDS = ("filter_subject", "ack_policy", "ack_wait", "max_deliver", "max_ack_pending", "max_waiting")
 
 
-def _differences(
-    what: str, wanted: StreamConfig | ConsumerConfig, live: StreamConfig | ConsumerConfig
-) -> Iterable[str]:
+def _differences(what: str, wanted: StreamConfig | ConsumerConfig, live: StreamConfig | ConsumerConfig) -> Iterable[str]:
     fields = _STREAM_FIELDS if isinstance(wanted, StreamConfig) else _CONSUMER_FIELDS
     for name in fields:
         expected, found = getattr(wanted, name), getattr(live, name)

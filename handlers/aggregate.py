@@ -77,7 +77,7 @@ class Aggregate:
         applied = await self._performer.happen(task_id, events)
         for (_, outcome, _), reaction in zip(group, applied.reactions, strict=True):
             if reaction.note:
-                self._observer.outcome_ignored(outcome, reaction.note)
+                self._observer.outcome_ignored(outcome)
             else:
                 self._observer.agent_reported(outcome)
 

@@ -7,7 +7,6 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
 
 from broker import topology
 from broker.clock import rfc3339

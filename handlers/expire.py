@@ -1,7 +1,6 @@
 """`deliberation.deadline.<task_id>`: the NATS scheduler says that a deliberation's time is up."""
 
 import asyncio
-from collections.abc import Sequence
 
 from broker.messages import DeliberationDeadline
 from broker.tally import DeadlineReached, TryAgain

@@ -142,7 +142,9 @@ class FlowSubscriber(BatchPullStreamSubscriber):
             # 408: the request expired; 404, 409 and others: it will not be served. Either way its rest is not coming.
             self._asked = max(0, self._asked - int((msg.headers or {}).get("Nats-Pending-Messages", self._asked)))
             if status not in ("404", "408"):
-                log.warning("%s: the server answered %s %s", self.durable.name, status, (msg.headers or {}).get("Description", ""))
+                log.warning(
+                    "%s: the server answered %s %s", self.durable.name, status, (msg.headers or {}).get("Description", "")
+                )
                 await asyncio.sleep(ERROR_WAIT_SECONDS)
         self._something.set()
 

@@ -8,7 +8,6 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from broker.errors import BadMessage, Overlarge
@@ -65,7 +64,7 @@ class Intake:
             await self._refuse(delivery, str(error), Cause.REFUSED)
             raise BadMessage([str(error)]) from error
         if applied.before is None:
-            self._observer.deliberation_accepted(event.role, event.num_agents)
+            self._observer.deliberation_accepted(event.role)
 
     def _event(self, delivery: Delivery[DeliberationRequested], request: DeliberationRequested) -> Requested:
         """The request as an event. Raises BadMessage for what only this deployment forbids."""
@@ -87,9 +86,7 @@ class Intake:
             traceparent=_traceparent(delivery),
         )
 
-    async def _refuse(
-        self, delivery: Delivery[DeliberationRequested], error: str, cause: "Cause"
-    ) -> None:
+    async def _refuse(self, delivery: Delivery[DeliberationRequested], error: str, cause: "Cause") -> None:
         task_id = readable_task_id(delivery.data) or own_name(delivery.seq)
         try:
             reply_to = self._reply_to(delivery)

@@ -89,20 +89,14 @@ class Performer:
 
     async def _arm(self, tally: Tally, at: float) -> None:
         body = DeliberationDeadline(task_id=tally.task_id).encode()
-        await self._wire.schedule(
-            topology.timer_subject(tally.task_id), topology.deadline_subject(tally.task_id), at, body
-        )
+        await self._wire.schedule(topology.timer_subject(tally.task_id), topology.deadline_subject(tally.task_id), at, body)
 
-    async def _request_agents(
-        self, tally: Tally, number: int, agents: Sequence[str], request: DeliberationRequested
-    ) -> None:
+    async def _request_agents(self, tally: Tally, number: int, agents: Sequence[str], request: DeliberationRequested) -> None:
         order = {agent: place for place, agent in enumerate(tally.phase.agents, 1)}
         headers = _trace(tally)
         for start in range(0, len(agents), FAN_OUT_AT_ONCE):
             batch = agents[start : start + FAN_OUT_AT_ONCE]
-            await asyncio.gather(
-                *(self._request(tally, number, agent, order[agent], request, headers) for agent in batch)
-            )
+            await asyncio.gather(*(self._request(tally, number, agent, order[agent], request, headers) for agent in batch))
 
     async def _request(
         self, tally: Tally, number: int, agent: str, place: int, request: DeliberationRequested, headers: Mapping[str, str]
@@ -154,13 +148,12 @@ class Performer:
 
     async def _outcomes(self, tally: Tally) -> dict[str, AgentOutcome]:
         counted = tally.phase.outcomes
-        stored = await asyncio.gather(
-            *(self._wire.stored(topology.AGENT_RESPONSES, outcome.seq) for outcome in counted.values())
-        )
+        stored = await asyncio.gather(*(self._wire.stored(topology.AGENT_RESPONSES, outcome.seq) for outcome in counted.values()))
         outcomes: dict[str, AgentOutcome] = {}
         for (agent, outcome), message in zip(counted.items(), stored, strict=True):
             if message is not None:
-                outcomes[agent] = decode(AgentCompleted if outcome.succeeded else AgentFailed, message.data)
+                body = message.data
+                outcomes[agent] = decode(AgentCompleted, body) if outcome.succeeded else decode(AgentFailed, body)
         return outcomes
 
     async def _fitting(self, ending: Ending) -> bytes:

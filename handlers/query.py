@@ -1,6 +1,5 @@
 """`deliberation.get`: how is this one doing? Answered from the tally, and from the ending itself once there is one."""
 
-
 from broker import topology
 from broker.connection import Wire
 from broker.errors import BadMessage, BrokerUnavailable

@@ -29,7 +29,7 @@ from handlers.cancel import Cancel
 from handlers.delivery import Batch
 from handlers.dispatch import Dispatch
 from handlers.expire import Expire
-from handlers.flow import FlowSubscriber, Room, subscribe
+from handlers.flow import Room, subscribe
 from handlers.intake import Intake
 from handlers.query import Query
 
@@ -69,115 +69,112 @@ async def _raw(message: StreamMessage[Msg]) -> bytes:
     return message.body
 
 
-def declare(broker: NatsBroker, handlers: Handlers, *, room: Room | None = None, job_limit: int = 1) -> list[FlowSubscriber]:
+def declare(broker: NatsBroker, handlers: Handlers, *, room: Room | None = None, job_limit: int = 1) -> None:
     """Put the handlers on their subjects. `room`: the pool's free slots, `job_limit`: all its slots."""
-    flows: list[FlowSubscriber] = []
-
-    if (intake := handlers.intake) is not None:
-        requests = subscribe(
-            broker,
-            topology.INTAKE,
-            batch=REQUESTS_AT_ONCE,
-            limit=REQUESTS_IN_HAND,
-            title="deliberation.requested",
-            description="Please deliberate. Published by any client.",
-        )
-
-        @requests
-        async def take_in(deliveries: Batch[DeliberationRequested]) -> None:
-            await intake(deliveries)
-
-        flows.append(requests)
-
-    if (dispatch := handlers.dispatch) is not None:
-        work = subscribe(
-            broker,
-            topology.DISPATCH,
-            batch=JOBS_AT_ONCE,
-            limit=job_limit,
-            room=room,
-            title="agent.requested",
-            description="One agent's work, from the work queue into a free slot of the pool.",
-        )
-
-        @work
-        async def hand_out(deliveries: Batch[AgentRequested]) -> None:
-            await dispatch(deliveries)
-
-        @broker.subscriber(
-            topology.AGENT_CANCEL,
-            decoder=_raw,
-            title="agent.cancel",
-            description="Broadcast: drop this task's calls and queued work now.",
-        )
-        async def drop(body: AgentCancel) -> None:
-            dispatch.cancel(_bytes(body))
-
-        flows.append(work)
-
-    if (aggregate := handlers.aggregate) is not None:
-        outcomes = subscribe(
-            broker,
-            topology.AGGREGATE,
-            batch=OUTCOMES_AT_ONCE,
-            limit=OUTCOMES_IN_HAND,
-            title="agent.response",
-            description="One agent's outcome: agent.response.completed or agent.response.failed.",
-        )
-
-        @outcomes
-        async def fold(deliveries: Batch[AgentOutcome]) -> None:
-            await aggregate(deliveries)
-
-        flows.append(outcomes)
-
-    if (expire := handlers.expire) is not None:
-        deadlines = subscribe(
-            broker,
-            topology.EXPIRY,
-            batch=DEADLINES_AT_ONCE,
-            limit=DEADLINES_IN_HAND,
-            title="deliberation.deadline",
-            description="Produced by the NATS scheduler when a deliberation's time is up.",
-        )
-
-        @deadlines
-        async def end(deliveries: Batch[DeliberationDeadline]) -> None:
-            await expire(deliveries)
-
-        flows.append(deadlines)
-
-    if (cancel := handlers.cancel) is not None:
-        cancels = subscribe(
-            broker,
-            topology.CANCELLER,
-            batch=CANCELS_AT_ONCE,
-            limit=CANCELS_IN_HAND,
-            title="deliberation.cancel",
-            description="Stop this one. Published by any client.",
-        )
-
-        @cancels
-        async def stop(deliveries: Batch[DeliberationCancel]) -> None:
-            await cancel(deliveries)
-
-        flows.append(cancels)
-
-    if (query := handlers.query) is not None:
-
-        @broker.subscriber(
-            topology.GET,
-            queue="query",
-            decoder=_raw,
-            title="deliberation.get",
-            description="Request-reply: status and result by task_id.",
-        )
-        async def tell(body: DeliberationGet) -> NatsResponse:
-            status: DeliberationStatus = await query(_bytes(body))
-            return NatsResponse(status.encode(), headers=dict(JSON_HEADER))
-
+    if handlers.intake is not None:
+        _requests(broker, handlers.intake)
+    if handlers.dispatch is not None:
+        _work(broker, handlers.dispatch, room, job_limit)
+        _agent_cancels(broker, handlers.dispatch)
+    if handlers.aggregate is not None:
+        _outcomes(broker, handlers.aggregate)
+    if handlers.expire is not None:
+        _deadlines(broker, handlers.expire)
+    if handlers.cancel is not None:
+        _cancels(broker, handlers.cancel)
+    if handlers.query is not None:
+        _questions(broker, handlers.query)
     _document_publishers(broker)
-    return flows
+
+
+def _requests(broker: NatsBroker, intake: Intake) -> None:
+    @subscribe(
+        broker,
+        topology.INTAKE,
+        batch=REQUESTS_AT_ONCE,
+        limit=REQUESTS_IN_HAND,
+        title=topology.REQUESTED,
+        description="Please deliberate. Published by any client.",
+    )
+    async def take_in(deliveries: Batch[DeliberationRequested]) -> None:
+        await intake(deliveries)
+
+
+def _work(broker: NatsBroker, dispatch: Dispatch, room: Room | None, job_limit: int) -> None:
+    @subscribe(
+        broker,
+        topology.DISPATCH,
+        batch=JOBS_AT_ONCE,
+        limit=job_limit,
+        room=room,
+        title=topology.AGENT_REQUESTED,
+        description="One agent's work, from the work queue into a free slot of the pool.",
+    )
+    async def hand_out(deliveries: Batch[AgentRequested]) -> None:
+        await dispatch(deliveries)
+
+
+def _agent_cancels(broker: NatsBroker, dispatch: Dispatch) -> None:
+    @broker.subscriber(
+        topology.AGENT_CANCEL,
+        decoder=_raw,
+        title=topology.AGENT_CANCEL,
+        description="Broadcast: drop this task's calls and queued work now.",
+    )
+    async def drop(body: AgentCancel) -> None:
+        dispatch.cancel(_bytes(body))
+
+
+def _outcomes(broker: NatsBroker, aggregate: Aggregate) -> None:
+    @subscribe(
+        broker,
+        topology.AGGREGATE,
+        batch=OUTCOMES_AT_ONCE,
+        limit=OUTCOMES_IN_HAND,
+        title="agent.response",
+        description="One agent's outcome: agent.response.completed or agent.response.failed.",
+    )
+    async def fold(deliveries: Batch[AgentOutcome]) -> None:
+        await aggregate(deliveries)
+
+
+def _deadlines(broker: NatsBroker, expire: Expire) -> None:
+    @subscribe(
+        broker,
+        topology.EXPIRY,
+        batch=DEADLINES_AT_ONCE,
+        limit=DEADLINES_IN_HAND,
+        title=topology.DEADLINE,
+        description="Produced by the NATS scheduler when a deliberation's time is up.",
+    )
+    async def end(deliveries: Batch[DeliberationDeadline]) -> None:
+        await expire(deliveries)
+
+
+def _cancels(broker: NatsBroker, cancel: Cancel) -> None:
+    @subscribe(
+        broker,
+        topology.CANCELLER,
+        batch=CANCELS_AT_ONCE,
+        limit=CANCELS_IN_HAND,
+        title=topology.CANCEL,
+        description="Stop this one. Published by any client.",
+    )
+    async def stop(deliveries: Batch[DeliberationCancel]) -> None:
+        await cancel(deliveries)
+
+
+def _questions(broker: NatsBroker, query: Query) -> None:
+    @broker.subscriber(
+        topology.GET,
+        queue="query",
+        decoder=_raw,
+        title=topology.GET,
+        description="Request-reply: status and result by task_id.",
+    )
+    async def tell(body: DeliberationGet) -> NatsResponse:
+        status: DeliberationStatus = await query(_bytes(body))
+        return NatsResponse(status.encode(), headers=dict(JSON_HEADER))
 
 
 def _bytes(body: Any) -> bytes:
@@ -196,5 +193,3 @@ def _document_publishers(broker: NatsBroker) -> None:
         (topology.AGENT_CANCEL, AgentCancel, "Core NATS broadcast: workers drop this task's calls now."),
     ):
         broker.publisher(subject, title=f"{subject}:publish", description=description, schema=schema)
-
-

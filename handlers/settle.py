@@ -79,9 +79,7 @@ class Settler:
                 else:
                     await self._give_up(delivery, f"{type(error).__name__} after {delivery.count} deliveries", on_give_up)
 
-    async def _give_up(
-        self, delivery: AnyDelivery, reason: str, on_give_up: Callable[[str], Awaitable[None]] | None
-    ) -> None:
+    async def _give_up(self, delivery: AnyDelivery, reason: str, on_give_up: Callable[[str], Awaitable[None]] | None) -> None:
         try:
             if on_give_up is not None:
                 await on_give_up(reason)

@@ -35,7 +35,10 @@ class Metrics(Observer):
             registry=registry,
         )
         self.outcomes = Counter(
-            "parley_agent_outcomes", "Agents' outcomes counted. `outcome` is completed or the error type.", ["role", "outcome"], registry=registry
+            "parley_agent_outcomes",
+            "Agents' outcomes counted. `outcome` is completed or the error type.",
+            ["role", "outcome"],
+            registry=registry,
         )
         self.agent_duration = Histogram(
             "parley_agent_duration_seconds",
@@ -45,16 +48,25 @@ class Metrics(Observer):
             registry=registry,
         )
         self.queue = Histogram(
-            "parley_agent_queue_seconds", "From the request's arrival to the start of an agent's work.", buckets=DURATIONS, registry=registry
+            "parley_agent_queue_seconds",
+            "From the request's arrival to the start of an agent's work.",
+            buckets=DURATIONS,
+            registry=registry,
         )
         self.retries = Counter("parley_agent_retries", "Model calls beyond an agent's first.", ["role"], registry=registry)
         self.timeouts = Counter("parley_agent_timeouts", "Agents that ran out of time.", ["role", "kind"], registry=registry)
         self.tokens = Counter("parley_agent_tokens", "Tokens as the model server counts them.", ["kind"], registry=registry)
-        self.ignored = Counter("parley_agent_outcomes_ignored", "Outcomes that came late, twice, or for nobody.", registry=registry)
+        self.ignored = Counter(
+            "parley_agent_outcomes_ignored", "Outcomes that came late, twice, or for nobody.", registry=registry
+        )
         self.dead_letters = Counter("parley_dead_letters", "Messages nobody could use.", ["subject"], registry=registry)
-        self.failures = Counter("parley_handler_failures", "Handlers that raised; the message came again.", ["consumer"], registry=registry)
+        self.failures = Counter(
+            "parley_handler_failures", "Handlers that raised; the message came again.", ["consumer"], registry=registry
+        )
         self.backlog = Gauge("parley_consumer_pending", "Messages that wait in the stream.", ["consumer"], registry=registry)
-        self.in_hand = Gauge("parley_consumer_ack_pending", "Messages handed out and not settled.", ["consumer"], registry=registry)
+        self.in_hand = Gauge(
+            "parley_consumer_ack_pending", "Messages handed out and not settled.", ["consumer"], registry=registry
+        )
 
     def watch_pool(self, slots: Callable[[], int], busy: Callable[[], int]) -> None:
         """Read the pool's numbers whenever they are asked for."""
@@ -66,7 +78,7 @@ class Metrics(Observer):
 
     # ── as an observer ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def deliberation_accepted(self, role: str, num_agents: int) -> None:
+    def deliberation_accepted(self, role: str) -> None:
         self.accepted.labels(_role(role)).inc()
 
     def deliberation_ended(self, ending: Ending) -> None:
@@ -89,7 +101,7 @@ class Metrics(Observer):
                 self.outcomes.labels(role, outcome.error_type.value).inc()
                 self._timed_out(outcome)
 
-    def outcome_ignored(self, outcome: AgentOutcome, note: str) -> None:
+    def outcome_ignored(self, outcome: AgentOutcome) -> None:
         self.ignored.inc()
         if isinstance(outcome, AgentFailed):
             self._timed_out(outcome)

@@ -1,9 +1,9 @@
 """Parley: a task-queue bridge for multi-agent deliberation.
 
-    import parley
+import parley
 
-    async with parley.connect("nats://127.0.0.1:4222") as client:
-        ending = await client.deliberate("Write a factorial function", agents=3)
+async with parley.connect("nats://127.0.0.1:4222") as client:
+    ending = await client.deliberate("Write a factorial function", agents=3)
 """
 
 from broker.errors import BadMessage, BrokerUnavailable, ParleyError, Unavailable

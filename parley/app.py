@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -27,7 +27,6 @@ from handlers.aggregate import Aggregate
 from handlers.cancel import Cancel
 from handlers.dispatch import Dispatch
 from handlers.expire import Expire
-from handlers.flow import FlowSubscriber
 from handlers.intake import Bounds, Intake
 from handlers.perform import Performer
 from handlers.query import Query
@@ -55,8 +54,6 @@ class Service:
     http_url: str
     metrics: Metrics
     pool: Pool | None
-    flows: tuple[FlowSubscriber, ...]
-    wire: Wire
 
 
 @asynccontextmanager
@@ -75,12 +72,12 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
         metrics = Metrics(model)
         handlers = _handlers(settings, wire, parts, pool, metrics)
         room, slots = (pool.room, pool.slots) if pool is not None else (None, 1)
-        flows = declare(broker, handlers, room=room, job_limit=max(1, slots))
+        declare(broker, handlers, room=room, job_limit=max(1, slots))
         if pool is not None:
             metrics.watch_pool(lambda: pool.slots, lambda: pool.busy)
         url = await stack.enter_async_context(_door(settings, wire, metrics, pool))
         await broker.start()
-        yield Service(nats_url, url, metrics, pool, tuple(flows), wire)
+        yield Service(nats_url, url, metrics, pool)
 
 
 async def _prepare(settings: Settings, nats_url: str) -> None:
@@ -89,7 +86,10 @@ async def _prepare(settings: Settings, nats_url: str) -> None:
     try:
         await check_server(nc, nats_url)
         made = await topology.provision(
-            nc.jetstream(), replicas=settings.replicas, keep_seconds=settings.keep_seconds, ack_wait_seconds=settings.ack_wait_seconds
+            nc.jetstream(),
+            replicas=settings.replicas,
+            keep_seconds=settings.keep_seconds,
+            ack_wait_seconds=settings.ack_wait_seconds,
         )
     finally:
         await nc.close()
@@ -108,7 +108,9 @@ async def _model(settings: Settings) -> str:
         try:
             names = await client.models(Endpoint(settings.endpoints[0]))
         except ModelError as error:
-            raise Unavailable(f"cannot ask {settings.endpoints[0]} for its models: {error}. Set VLLM_MODEL to start without it.") from error
+            raise Unavailable(
+                f"cannot ask {settings.endpoints[0]} for its models: {error}. Set VLLM_MODEL to start without it."
+            ) from error
     if not names:
         raise Unavailable(f"{settings.endpoints[0]} serves no model; set VLLM_MODEL")
     return names[0]
@@ -215,15 +217,16 @@ def documented() -> dict[str, object]:
 
 
 @asynccontextmanager
-async def embedded(settings: Settings, folder: Path) -> AsyncIterator[Settings]:
-    """The settings with whatever was missing started and filled in: a nats-server in `folder`, a simulated model server."""
+async def embedded(settings: Settings, folder: Path, *, simulated: Sequence[str] = ()) -> AsyncIterator[Settings]:
+    """The settings with whatever was missing started and filled in: a nats-server in `folder`, a simulated model server
+    with the arguments `simulated`."""
     async with AsyncExitStack() as stack:
         found: dict[str, object] = {}
         if settings.nats_url is None:
             nats = await stack.enter_async_context(embedded_nats(folder, port=_free(4222)))
             found["nats_url"] = nats.url
         if settings.vllm_url is None:
-            found["vllm_url"] = await stack.enter_async_context(simulator())
+            found["vllm_url"] = await stack.enter_async_context(simulator(*simulated))
         yield settings.model_copy(update=found)
 
 
@@ -261,5 +264,3 @@ def _free(port: int) -> int:
         except OSError:
             return -1
         return port
-
-

@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -25,6 +25,8 @@ from parley.display import Progress, listing, show_ending, show_status
 from parley.settings import Settings, load, shown
 
 OK, FAILED, USAGE, NO_SERVICE = 0, 1, 2, 3
+# The demo's simulated model takes about as long as a real one on one GPU, so that there is something to watch.
+DEMO_MANNER = ("--latency-ms", "400", "--tokens-per-second", "25")
 DEMO_QUESTION = "Write a function that computes the factorial of a non-negative integer."
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -85,7 +87,9 @@ async def _up(settings: Settings) -> None:
             out.print(f"  NATS     {running.nats_url}", markup=False, highlight=False, soft_wrap=True)
             out.print(f"  metrics  {running.http_url}/metrics", highlight=False)
             out.print(f"  docs     {running.http_url}/docs", highlight=False)
-            out.print(f"  model    {'SIMULATED: answers are made up; set VLLM_URL for a real one' if simulated else masked(filled.vllm_url or '')}")
+            out.print(
+                f"  model    {'SIMULATED: answers are made up; set VLLM_URL for a real one' if simulated else masked(filled.vllm_url or '')}"
+            )
             out.print(f"  agents   {pool.slots if pool else 0} at a time ({settings.pool})", highlight=False)
             out.print('Ask with `parley ask "…"` in another terminal. Ctrl-C stops.')
             await stop.wait()
@@ -132,18 +136,18 @@ async def _demo(settings: Settings, question: str) -> int:
     from parley.app import embedded, service
 
     simulated = settings.vllm_url is None
-    with tempfile.TemporaryDirectory(prefix="parley-demo-") as folder:
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parley-demo-")))
         with out.status("Starting NATS, Ray and the service on this machine…"):
-            started = embedded(settings, Path(folder))
-            filled = await started.__aenter__()
-        try:
-            async with service(filled) as running, connect(running.nats_url) as client:
-                out.print(f"Up: NATS {masked(running.nats_url)}, {running.pool.slots if running.pool else 0} agent slots ({settings.pool}).")
-                out.print(f"Asking three agents: {question}", style="bold", markup=False)
-                ending = await _ask(client, question, live=True, agents=3, role="DEV", diversity=True)
-                show_ending(out, ending, simulated=simulated)
-        finally:
-            await started.__aexit__(None, None, None)
+            filled = await stack.enter_async_context(embedded(settings, folder, simulated=DEMO_MANNER))
+            running = await stack.enter_async_context(service(filled))
+            client = await stack.enter_async_context(connect(running.nats_url))
+        out.print(
+            f"Up: NATS {masked(running.nats_url)}, {running.pool.slots if running.pool else 0} agent slots ({settings.pool})."
+        )
+        out.print(f"Asking three agents: {question}", style="bold", markup=False)
+        ending = await _ask(client, question, live=True, agents=3, role="DEV", diversity=True)
+        show_ending(out, ending, simulated=simulated)
     out.print("Everything is stopped again.")
     return OK if isinstance(ending, DeliberationCompleted) else FAILED
 
@@ -331,5 +335,3 @@ def _log(settings: Settings) -> None:
     logging.getLogger("parley").setLevel(settings.log_level)
     # nats-py logs every lost connection with a traceback; what matters of it is in our own lines and in readiness.
     logging.getLogger("nats").setLevel(logging.CRITICAL)
-
-

@@ -20,7 +20,8 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from broker import topology
-from broker.connection import Wire, connect as open_connection
+from broker.connection import Wire
+from broker.connection import connect as open_connection
 from broker.errors import BadMessage, BrokerUnavailable, ParleyError, Unavailable
 from broker.messages import (
     AgentResult,
@@ -101,7 +102,9 @@ _CONSTRAINTS = {"rubric": "rubric", "requirements": "requirements", "context": "
 def compose(task_description: str, **asking: Unpack[Asking]) -> DeliberationRequested:
     """The request these words make. Raises BadMessage naming each bad field."""
     given = {key: value for key, value in asking.items() if value is not None}
-    fields: dict[str, Any] = {("num_agents" if key == "agents" else key): value for key, value in given.items() if key not in _CONSTRAINTS}
+    fields: dict[str, Any] = {
+        ("num_agents" if key == "agents" else key): value for key, value in given.items() if key not in _CONSTRAINTS
+    }
     constraints = {_CONSTRAINTS[key]: value for key, value in given.items() if key in _CONSTRAINTS}
     try:
         # Through JSON, so that a client is held to just what any other language's client is held to.
@@ -152,7 +155,7 @@ class Client:
             seq = await self._wire.publish(topology.REQUESTED, body, headers=headers)
         except BrokerUnavailable as error:
             if isinstance(error.__cause__, nats.js.errors.NoStreamResponseError):
-                raise NoService() from error
+                raise NoService from error
             raise
         task_id = request.task_id or f"d-{seq}"
         return Submitted(task_id, self._future(task_id), request.timeout_seconds)
@@ -191,7 +194,7 @@ class Client:
         try:
             answer = await self._wire.nc.request(topology.GET, question.encode(), timeout=GET_TIMEOUT_SECONDS)
         except nats.errors.NoRespondersError as error:
-            raise NoService() from error
+            raise NoService from error
         except (nats.errors.Error, TimeoutError) as error:
             raise BrokerUnavailable("the connected server", str(error) or type(error).__name__) from error
         status = decode(DeliberationStatus, answer.data)
@@ -227,7 +230,7 @@ class Client:
                 if tally.ended:
                     return
         finally:
-            await watcher.stop()
+            await watcher.stop()  # type: ignore[no-untyped-call]  # nats-py's own
 
     async def tallies(self) -> list[Tally]:
         """Every deliberation the service remembers, the newest first."""
@@ -241,7 +244,7 @@ class Client:
                 if entry.value:
                     found.append(Tally.model_validate_json(entry.value))
         finally:
-            await watcher.stop()
+            await watcher.stop()  # type: ignore[no-untyped-call]  # nats-py's own
         return sorted(found, key=lambda tally: tally.accepted_at, reverse=True)
 
     # ── endings ───────────────────────────────────────────────────────────────────────────────────────────────────

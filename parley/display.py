@@ -36,7 +36,13 @@ class Progress:
         lines: list[RenderableType] = [self._spinner]
         for agent in phase.agents[:20]:
             outcome = phase.outcomes.get(agent)
-            mark = "[dim]thinking[/dim]" if outcome is None else "[green]answered[/green]" if outcome.succeeded else "[red]failed[/red]"
+            mark = (
+                "[dim]thinking[/dim]"
+                if outcome is None
+                else "[green]answered[/green]"
+                if outcome.succeeded
+                else "[red]failed[/red]"
+            )
             lines.append(Text.from_markup(f"   {agent}  {mark}"))
         if len(phase.agents) > 20:
             lines.append(Text(f"   and {len(phase.agents) - 20} more"))
@@ -48,7 +54,9 @@ def show_ending(console: Console, ending: Ending, *, simulated: bool = False) ->
     for result in ending.results:
         console.print(_answer(result))
     for failed in ending.failed_agents:
-        console.print(Text.assemble((failed.agent_id, "bold"), f" failed ({failed.error_type.value}): {failed.error}"), style="red")
+        console.print(
+            Text.assemble((failed.agent_id, "bold"), f" failed ({failed.error_type.value}): {failed.error}"), style="red"
+        )
     if ending.missing_agents:
         console.print(Text(f"Not heard from: {', '.join(ending.missing_agents)}"), style="yellow")
     if ending.results_ref is not None and not ending.results:
@@ -82,7 +90,9 @@ def _answer(result: AgentResult) -> Panel:
     if proposal.temperature is not None:
         facts += f", temperature {proposal.temperature:g}"
     # Markdown, not markup: what a model wrote must not be read as our own formatting.
-    return Panel(Markdown(proposal.content), title=Text(result.agent_id), subtitle=Text(facts), title_align="left", subtitle_align="right")
+    return Panel(
+        Markdown(proposal.content), title=Text(result.agent_id), subtitle=Text(facts), title_align="left", subtitle_align="right"
+    )
 
 
 def show_status(console: Console, status: DeliberationStatus) -> None:

@@ -20,8 +20,8 @@ def announced(home: Path, nats_url: str) -> Iterator[None]:
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = home / _NAME
     path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump({"nats_url": nats_url, "pid": os.getpid()}, file)
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_text(json.dumps({"nats_url": nats_url, "pid": os.getpid()}))
     try:
         yield
     finally:

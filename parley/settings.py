@@ -36,7 +36,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, populate_by_name=True)
 
     nats_url: str | None = Field(
-        None, validation_alias=_plain("NATS_URL"), description="NATS servers, comma-separated. `parley up` starts its own without it."
+        None,
+        validation_alias=_plain("NATS_URL"),
+        description="NATS servers, comma-separated. `parley up` starts its own without it.",
     )
     ray_address: str | None = Field(
         None,
@@ -51,18 +53,26 @@ class Settings(BaseSettings):
     vllm_model: str | None = Field(
         None, validation_alias=_plain("VLLM_MODEL"), description="Model asked for. Without it, the first that the server lists."
     )
-    vllm_api_key: SecretStr | None = Field(None, validation_alias=_plain("VLLM_API_KEY"), description="Bearer token for the servers.")
+    vllm_api_key: SecretStr | None = Field(
+        None, validation_alias=_plain("VLLM_API_KEY"), description="Bearer token for the servers."
+    )
     vllm_stream: bool = Field(False, description="Read answers as a stream: a silent server is noticed at the first byte.")
     vllm_connect_timeout_seconds: Seconds = Field(5.0, description="To open a connection.")
     vllm_first_byte_timeout_seconds: Seconds = Field(30.0, description="To the response's headers. Streamed calls only.")
-    vllm_total_timeout_seconds: Seconds | None = Field(None, description="One whole call. Without it, what is left of the deadline.")
-    retry_attempts: int = Field(6, ge=1, le=100, description="Calls an agent may make in all, for passing trouble (429, 5xx, reset).")
+    vllm_total_timeout_seconds: Seconds | None = Field(
+        None, description="One whole call. Without it, what is left of the deadline."
+    )
+    retry_attempts: int = Field(
+        6, ge=1, le=100, description="Calls an agent may make in all, for passing trouble (429, 5xx, reset)."
+    )
     retry_base_seconds: Seconds = Field(0.25, description="First backoff, doubled each time, with full jitter.")
     retry_cap_seconds: Seconds = Field(10.0, description="Longest backoff.")
 
     pool: Literal["ray", "local"] = Field("ray", description="Where agents run: Ray actors, or this process (`local`).")
     pool_actors: int = Field(2, ge=1, le=1024, description="Ray actors of one dispatcher.")
-    pool_slots: int = Field(256, ge=1, le=16_384, description="Calls one actor runs at once. vLLM's own default is 256 sequences.")
+    pool_slots: int = Field(
+        256, ge=1, le=16_384, description="Calls one actor runs at once. vLLM's own default is 256 sequences."
+    )
     ray_actor_cpus: float = Field(1.0, ge=0, le=64, allow_inf_nan=False, description="CPUs Ray reserves for one actor.")
 
     max_agents: int = Field(messages.MAX_AGENTS, ge=1, le=messages.MAX_AGENTS, description="Most agents of one deliberation.")
@@ -86,7 +96,9 @@ class Settings(BaseSettings):
 
     http_host: str = Field("127.0.0.1", description="Where /metrics, /livez, /readyz and /docs listen.")
     http_port: int = Field(9464, ge=0, le=65_535, description="Their port; 0 takes a free one.")
-    home: Path = Field(default_factory=_state_home, description="Where `parley up` keeps its NATS data and says where it listens.")
+    home: Path = Field(
+        default_factory=_state_home, description="Where `parley up` keeps its NATS data and says where it listens."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Of our own log lines.")
 
     @field_validator("nats_url", "ray_address", "vllm_url", "vllm_model", mode="before")

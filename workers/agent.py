@@ -45,7 +45,7 @@ class Retry:
 
     def wait(self, attempt: int, asked: float | None, jitter: float) -> float:
         """Seconds before the next call after `attempt` (from 1) failed. `asked` is the server's Retry-After, a lower bound."""
-        ours = jitter * min(self.cap, self.base * 2 ** (attempt - 1))
+        ours = jitter * min(self.cap, self.base * 2.0 ** (attempt - 1))
         return max(ours, asked or 0.0)
 
 
@@ -92,7 +92,9 @@ async def answer(desk: Desk, request: AgentRequested) -> AgentOutcome:
     while True:
         left = deadline - desk.now()
         if left <= 0:
-            return failed(request, desk, started, attempt, ErrorType.DEADLINE_EXCEEDED, "the deadline passed before an answer came")
+            return failed(
+                request, desk, started, attempt, ErrorType.DEADLINE_EXCEEDED, "the deadline passed before an answer came"
+            )
         attempt += 1
         try:
             completion = await desk.model.complete(order[(attempt - 1) % len(order)], chat, seconds=left)
@@ -137,9 +139,7 @@ def _completed(
     )
 
 
-def failed(
-    request: AgentRequested, desk: Desk, started: float, attempt: int, error_type: ErrorType, error: str
-) -> AgentFailed:
+def failed(request: AgentRequested, desk: Desk, started: float, attempt: int, error_type: ErrorType, error: str) -> AgentFailed:
     """The outcome of an agent that could not answer. `started`: when it began, in seconds since the epoch."""
     now = desk.now()
     return AgentFailed(

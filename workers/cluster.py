@@ -20,7 +20,6 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
 from nats.aio.client import Client
-from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from broker.connection import Wire, connect
@@ -83,7 +82,7 @@ class _Member:
     number: int
     generation: int = 0
     pid: int = 0
-    actor: "ActorHandle[Any] | None" = None
+    actor: Any = None  # a handle of Ray's, whose methods it does not type; None while nobody fills the place
     jobs: dict[str, Job] = field(default_factory=dict)
 
     def name(self, pool: str) -> str:
@@ -188,7 +187,9 @@ class RayPool:
         member.generation += 1
         name = member.name(self._name)
         options: dict[str, Any] = {"num_cpus": self._actor_cpus, "name": name, "max_restarts": 0}
-        actor = ray.remote(Crew).options(**options).remote(self._config, name)
+        # ray types its decorator, not what a plain class becomes through it.
+        crew: Any = ray.remote(Crew)
+        actor = crew.options(**options).remote(self._config, name)
         member.pid = await actor.start.remote()
         member.actor = actor
         self._slots.resize(self._slots.total + self._config.slots)
@@ -202,7 +203,9 @@ class RayPool:
                     if member.jobs.pop(reply, None) is not None:
                         self._slots.free(1)
             except RayError as error:
-                log.warning("actor %s is gone (%s): %d jobs go back", member.name(self._name), type(error).__name__, len(member.jobs))
+                log.warning(
+                    "actor %s is gone (%s): %d jobs go back", member.name(self._name), type(error).__name__, len(member.jobs)
+                )
                 await self._replace(member)
 
     async def _replace(self, member: _Member) -> None:

@@ -145,12 +145,28 @@ class Persona:
 # Angles that pull in different directions, so that agents disagree about something worth disagreeing about.
 PERSONAS: Sequence[Persona] = (
     Persona("pragmatist", "Look for the shortest sound way to a result that can be used this week. Cut what is not needed.", 0.0),
-    Persona("sceptic", "Distrust the obvious answer. Look for the hidden assumption and the case that breaks it, and answer that.", -0.2),
-    Persona("inventor", "Begin from an approach that most would not try first. Keep it only as far as it really serves the task.", 0.4),
-    Persona("guardian", "Put safety first: failure, misuse, privacy, what cannot be undone. Give up comfort before you give up safety.", -0.3),
+    Persona(
+        "sceptic",
+        "Distrust the obvious answer. Look for the hidden assumption and the case that breaks it, and answer that.",
+        -0.2,
+    ),
+    Persona(
+        "inventor", "Begin from an approach that most would not try first. Keep it only as far as it really serves the task.", 0.4
+    ),
+    Persona(
+        "guardian",
+        "Put safety first: failure, misuse, privacy, what cannot be undone. Give up comfort before you give up safety.",
+        -0.3,
+    ),
     Persona("minimalist", "Solve it with the fewest parts. For every part you add, say what would go wrong without it.", -0.1),
-    Persona("scholar", "Work from first principles and known results. Name the result you rely on and where it stops being true.", 0.1),
-    Persona("operator", "Answer as the one who has to run and repair it for years. Make it observable, boring and easy to undo.", -0.15),
+    Persona(
+        "scholar", "Work from first principles and known results. Name the result you rely on and where it stops being true.", 0.1
+    ),
+    Persona(
+        "operator",
+        "Answer as the one who has to run and repair it for years. Make it observable, boring and easy to undo.",
+        -0.15,
+    ),
     Persona("advocate", "Take the side of the person at the end of the chain. Judge every choice by what it does to them.", 0.25),
 )
 

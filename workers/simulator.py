@@ -44,11 +44,56 @@ FAULTS = (
 )
 # Larger request bodies are refused, as any server would: 8 MiB is ample for 256 KiB of task and 64 KiB of constraints.
 MAX_REQUEST_BYTES = 8 * 1024 * 1024
-_WORDS = (
-    "the a one we this that each first then next result input output value state check edge case limit test queue message retry "
-    "bound cache order time deadline agent design choice reason cost risk simple small clear measure prove keep drop split join "
-    "write read store send wait"
-).split()
+_WORDS = [
+    "the",
+    "a",
+    "one",
+    "we",
+    "this",
+    "that",
+    "each",
+    "first",
+    "then",
+    "next",
+    "result",
+    "input",
+    "output",
+    "value",
+    "state",
+    "check",
+    "edge",
+    "case",
+    "limit",
+    "test",
+    "queue",
+    "message",
+    "retry",
+    "bound",
+    "cache",
+    "order",
+    "time",
+    "deadline",
+    "agent",
+    "design",
+    "choice",
+    "reason",
+    "cost",
+    "risk",
+    "simple",
+    "small",
+    "clear",
+    "measure",
+    "prove",
+    "keep",
+    "drop",
+    "split",
+    "join",
+    "write",
+    "read",
+    "store",
+    "send",
+    "wait",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +206,9 @@ class Simulator:
             case "401":
                 return web.json_response({"error": "Unauthorized"}, status=401)
             case "context":
-                return _error(400, "This model's maximum context length is 2048 tokens. However, your request has 9000 input tokens.")
+                return _error(
+                    400, "This model's maximum context length is 2048 tokens. However, your request has 9000 input tokens."
+                )
             case "hang":
                 await asyncio.Event().wait()
             case "reset":
@@ -210,7 +257,9 @@ class Simulator:
             if fault in ("stream-error", "truncated") and place == len(words) // 2:
                 if fault == "truncated":
                     _cut(request)
-                await response.write(b'data: {"error": {"message": "EngineCore encountered an issue", "code": 500}}\n\ndata: [DONE]\n\n')
+                await response.write(
+                    b'data: {"error": {"message": "EngineCore encountered an issue", "code": 500}}\n\ndata: [DONE]\n\n'
+                )
                 return response
             delta = {} if fault == "null" else {"content": word if place == 0 else f" {word}"}
             await say(choices=[{"index": 0, "delta": delta, "finish_reason": None}])
@@ -274,7 +323,8 @@ def _text(body: Mapping[str, Any], manner: Manner) -> list[str]:
     dice = random.Random(key)
     if temperature and body.get("seed") is None:
         dice = random.Random()
-    count = min(manner.tokens, body.get("max_tokens") or manner.tokens)
+    # Answers differ in length, as a model's do.
+    count = min(dice.randint(manner.tokens // 2, manner.tokens), body.get("max_tokens") or manner.tokens)
     return ["[simulated", "answer]", *(dice.choice(_WORDS) for _ in range(count))][: max(1, count)]
 
 

@@ -137,7 +137,12 @@ class Worker:
                 return
             except Overlarge as error:
                 outcome = agent.failed(
-                    request, self.desk, self.desk.now(), outcome.attempt, ErrorType.MALFORMED_ANSWER, f"the answer is too large: {error}"
+                    request,
+                    self.desk,
+                    self.desk.now(),
+                    outcome.attempt,
+                    ErrorType.MALFORMED_ANSWER,
+                    f"the answer is too large: {error}",
                 )
             except BrokerUnavailable as error:
                 if self.desk.now() >= give_up:
