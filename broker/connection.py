@@ -6,6 +6,7 @@ Knows headers and limits. Does not know what a deliberation is. nats-py's errors
 import asyncio
 import hashlib
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -165,11 +166,9 @@ class Wire:
 
     async def schedule(self, timer: str, target: str, at: float, body: bytes) -> None:
         """Have the server store `body` under `target` at the instant `at`. A second order under `timer` replaces the first."""
-        await self.publish(
-            timer,
-            body,
-            headers={"Nats-Schedule": f"@at {rfc3339(at)}", "Nats-Schedule-Target": target},
-        )
+        # Up to the next millisecond: a timer must not fire before its time.
+        when = rfc3339(math.ceil(at * 1000) / 1000)
+        await self.publish(timer, body, headers={"Nats-Schedule": f"@at {when}", "Nats-Schedule-Target": target})
 
     async def stored(self, stream: str, seq: int) -> Stored | None:
         """The message at `seq`, or None if the stream no longer holds it."""

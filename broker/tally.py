@@ -187,14 +187,7 @@ class StopAgents:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class TryAgain:
-    """The event came before its time: deliver it again at this instant."""
-
-    at: float
-
-
-Effect = ArmDeadline | RequestAgents | PublishEnding | StopAgents | TryAgain
+Effect = ArmDeadline | RequestAgents | PublishEnding | StopAgents
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +324,8 @@ def _reported(tally: Tally, event: Reported, now: float) -> Reaction:
 
 def _deadline(tally: Tally, now: float) -> Reaction:
     if now < tally.deadline:
-        return Reaction(tally, (TryAgain(tally.deadline),), note="early: the deadline is still to come")
+        # A timer that fired early, or was forged. Armed anew rather than awaited: what fires then has a time of its own.
+        return Reaction(tally, (ArmDeadline(tally.deadline),), note="early: the deadline is still to come")
     if tally.phase.successes >= tally.min_responses:
         return _end(tally, Cause.DEADLINE, State.COMPLETED, now)
     reported = len(tally.phase.outcomes)

@@ -4,31 +4,26 @@ The worker acknowledges the work once its outcome is stored. Here a message is s
 """
 
 import asyncio
-import logging
 import time
-from collections import OrderedDict
 
 from broker import topology
 from broker.clock import rfc3339
 from broker.connection import Wire
 from broker.errors import BadMessage
 from broker.ledger import Ledger
-from broker.messages import AgentCancel, AgentFailed, AgentRequested, ErrorType, decode
+from broker.messages import AgentFailed, AgentRequested, ErrorType
 from broker.tally import Tally
 from handlers.delivery import Batch, Delivery
 from handlers.settle import Settler
+from workers.cancels import Cancels
 from workers.pool import Pool
 from workers.worker import Job
-
-log = logging.getLogger("parley.handlers")
 
 # Work handed out this often and never finished takes its worker down each time: it is put aside, and its agent has failed.
 # Above settle's MAX_DELIVERIES, for a drain or a killed actor costs a delivery too and is no fault of the work.
 MAX_JOB_DELIVERIES = 20
 # Work that waited longer than this is worth a look at its tally before it starts: one read against a model call for nobody.
 STALE_SECONDS = 1.0
-# Task ids remembered from `agent.cancel`, about 100 bytes each.
-REMEMBERED_CANCELS = 10_000
 
 
 class Dispatch:
@@ -37,7 +32,7 @@ class Dispatch:
         self._ledger = ledger
         self._pool = pool
         self._settler = settler
-        self._cancelled: OrderedDict[str, None] = OrderedDict()
+        self._cancels = Cancels()
 
     async def __call__(self, deliveries: Batch[AgentRequested]) -> None:
         jobs = [job for job in await asyncio.gather(*map(self._job, deliveries)) if job is not None]
@@ -46,14 +41,7 @@ class Dispatch:
 
     def cancel(self, body: bytes) -> None:
         """An `agent.cancel` was heard. Running calls are the workers' to stop; this is for what is still queued."""
-        try:
-            task_id = decode(AgentCancel, body).task_id
-        except BadMessage as error:
-            log.warning("agent.cancel ignored: %s", error)
-            return
-        self._cancelled[task_id] = None
-        if len(self._cancelled) > REMEMBERED_CANCELS:
-            self._cancelled.popitem(last=False)
+        self._cancels.hear(body)
 
     async def _job(self, delivery: Delivery[AgentRequested]) -> Job | None:
         """The job a worker should get, or None for a message that was settled here."""
@@ -70,7 +58,7 @@ class Dispatch:
         if delivery.count > MAX_JOB_DELIVERIES:
             await self._give_up(request, delivery.count)
             raise BadMessage([f"handed out {delivery.count - 1} times and never finished"])
-        if request.task_id in self._cancelled:
+        if self._cancels.reason(request.task_id) is not None:
             await delivery.ack()
             return False
         waited = time.time() - delivery.at

@@ -3,7 +3,7 @@
 import asyncio
 
 from broker.messages import DeliberationDeadline
-from broker.tally import DeadlineReached, TryAgain
+from broker.tally import DeadlineReached
 from handlers.delivery import Batch, Delivery
 from handlers.perform import Performer
 from handlers.settle import Settler
@@ -18,16 +18,9 @@ class Expire:
         await asyncio.gather(*(self._settle(delivery) for delivery in deliveries))
 
     async def _settle(self, delivery: Delivery[DeliberationDeadline]) -> None:
-        async def handle() -> float | None:
-            return await self._expire(delivery)
+        async def handle() -> None:
+            task_id = delivery.payload(DeliberationDeadline).task_id
+            # Judged by the server's clock, which stored both this message and the request that set the deadline.
+            await self._performer.happen(task_id, [(DeadlineReached(), delivery.at)])
 
         await self._settler.settle(delivery, handle)
-
-    async def _expire(self, delivery: Delivery[DeliberationDeadline]) -> float | None:
-        task_id = delivery.payload(DeliberationDeadline).task_id
-        # Judged by the server's clock, which stored both this message and the request that set the deadline.
-        applied = await self._performer.happen(task_id, [(DeadlineReached(), delivery.at)])
-        for effect in applied.effects:
-            if isinstance(effect, TryAgain):
-                return effect.at - delivery.at
-        return None

@@ -36,7 +36,6 @@ from broker.tally import (
     RequestAgents,
     StopAgents,
     Tally,
-    TryAgain,
 )
 
 log = logging.getLogger("parley.handlers")
@@ -82,8 +81,6 @@ class Performer:
             case StopAgents(reason):
                 cancel = AgentCancel(task_id=tally.task_id, reason=reason)
                 await self._wire.broadcast(topology.AGENT_CANCEL, cancel.encode(), _trace(tally))
-            case TryAgain():
-                pass  # the handler that owns the message gives it back with a delay
             case _:
                 assert_never(effect)
 

@@ -4,9 +4,11 @@ become series.
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import generate_latest
 
+from broker import topology
+from broker.lifecycle import ENDINGS, State
 from broker.messages import AgentCompleted, AgentFailed, AgentOutcome, DeliberationCompleted, Ending, ErrorType
 from broker.observer import Observer
 
@@ -22,6 +24,8 @@ class Metrics(Observer):
     """`model` is the configured one; answers of others are counted as `other`."""
 
     def __init__(self, model: str) -> None:
+        # A `_created` gauge beside every counter would be a third of all series, and Prometheus makes nothing of it.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the one function of theirs without types
         self.registry = CollectorRegistry()
         self._model = model
         registry = self.registry
@@ -67,6 +71,28 @@ class Metrics(Observer):
         self.in_hand = Gauge(
             "parley_consumer_ack_pending", "Messages handed out and not settled.", ["consumer"], registry=registry
         )
+
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """A series that appears with its first event shows no increase: rate() would miss the first dead letter of all."""
+        for ending in sorted(ENDINGS):
+            self.duration.labels(ending)
+            for degraded in ("false", "true") if ending is State.COMPLETED else ("false",):
+                self.ended.labels(ending, degraded)
+        for role in (*sorted(KNOWN_ROLES), OTHER):
+            self.accepted.labels(role)
+            self.retries.labels(role)
+            self.agent_duration.labels(role, self._model)
+            for outcome in ("completed", *ErrorType):
+                self.outcomes.labels(role, outcome)
+            for timeout in sorted(TIMEOUTS):
+                self.timeouts.labels(role, timeout)
+        for kind in ("prompt", "completion"):
+            self.tokens.labels(kind)
+        for durable in topology.DURABLES:
+            self.dead_letters.labels(durable.filter)
+            self.failures.labels(durable.name)
 
     def watch_pool(self, slots: Callable[[], int], busy: Callable[[], int]) -> None:
         """Read the pool's numbers whenever they are asked for."""

@@ -127,7 +127,7 @@ async def _serve(settings: Settings, parts: Any) -> None:
 @app.command()
 def demo(question: Annotated[str, typer.Argument()] = DEMO_QUESTION) -> None:
     """Start everything, ask one question of three agents, show the answers, stop."""
-    settings = load(PARLEY_HTTP_PORT=0)
+    settings = load(http_port=0)
     _log(settings.model_copy(update={"log_level": "WARNING"}))
     raise typer.Exit(_run(_demo(settings, question)))
 

@@ -4,6 +4,7 @@ Names are `PARLEY_…`; a few plain names that others share are read too (NATS_U
 VLLM_API_KEY), and `PARLEY_…` wins. README's table is generated from this file (`python -m parley.settings`).
 """
 
+import difflib
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -170,11 +171,29 @@ def _urls(value: str | None, schemes: set[str], example: str) -> str | None:
 
 
 def load(**overrides: Any) -> Settings:
-    """The settings from the environment. Raises SettingsError, one line a problem, naming the setting."""
+    """The settings from the environment; `overrides` by field name. Raises SettingsError, one line a problem, naming the setting."""
+    unknown = sorted(set(overrides) - set(Settings.model_fields))
+    if unknown:
+        raise TypeError(f"no such field: {', '.join(unknown)}")
+    misspelt = _misspelt()
+    if misspelt:
+        raise SettingsError(misspelt)
     try:
         return Settings(**overrides)
     except ValidationError as error:
         raise SettingsError([_problem(dict(detail)) for detail in error.errors(include_url=False)]) from None
+
+
+def _misspelt() -> list[str]:
+    """A setting that is named wrong would be ignored in silence, and its author would believe in it."""
+    known = {name for field in Settings.model_fields for name in _names(field)}
+    problems = []
+    for name in sorted(os.environ):
+        if not name.upper().startswith(PREFIX) or name in known:
+            continue
+        close = difflib.get_close_matches(name.upper(), sorted(n for n in known if n.isupper()), n=1)
+        problems.append(f"{name}: no such setting" + (f"; did you mean {close[0]}?" if close else ""))
+    return problems
 
 
 def variable(field: str) -> str:

@@ -74,8 +74,8 @@ def endpoints_for(task_id: str, endpoints: Sequence[Endpoint]) -> list[Endpoint]
     return sorted(endpoints, key=weight, reverse=True)
 
 
-async def answer(desk: Desk, request: AgentRequested) -> AgentOutcome:
-    """One agent's outcome, at the latest at its deadline. Raises only CancelledError, and our own bugs."""
+async def answer(desk: Desk, request: AgentRequested, traceparent: str | None = None) -> AgentOutcome:
+    """One agent's outcome, at the latest at its deadline. `traceparent` goes with every call to the model. Raises only CancelledError, and our own bugs."""
     started = desk.now()
     prompt = prompts.compose(request)
     chat = ChatRequest(
@@ -85,6 +85,7 @@ async def answer(desk: Desk, request: AgentRequested) -> AgentOutcome:
         max_tokens=request.max_tokens,
         seed=prompt.seed,
         stop=request.stop,
+        traceparent=traceparent,
     )
     order = endpoints_for(request.task_id, desk.endpoints)
     deadline = epoch(request.deadline)

@@ -42,6 +42,7 @@ FAULTS = (
     "garbage",  # 200, but not JSON
     "stream-error",  # an error line inside a 200 stream, and still [DONE]
 )
+LATEST = 64
 # Larger request bodies are refused, as any server would: 8 MiB is ample for 256 KiB of task and 64 KiB of constraints.
 MAX_REQUEST_BYTES = 8 * 1024 * 1024
 _WORDS = [
@@ -119,6 +120,8 @@ class Seen:
     aborted: int = 0
     prompt_tokens: int = 0
     generation_tokens: int = 0
+    # Of the latest requests, for who wants to know what reached the server.
+    latest: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Simulator:
@@ -169,6 +172,7 @@ class Simulator:
             return _error(400, "body must be JSON with `messages`")
         if body.get("model") != self.manner.model:
             return _error(404, f"The model `{body.get('model')}` does not exist.")
+        self._note(request, body)
         fault = self._fault()
         refused = await self._refuse(request, fault)
         if refused is not None:
@@ -183,6 +187,12 @@ class Simulator:
         if self.manner.tokens_per_second:
             await asyncio.sleep(len(words) / self.manner.tokens_per_second)
         return await self._plain(request, words, finish_reason, usage, fault)
+
+    def _note(self, request: web.Request, body: Mapping[str, Any]) -> None:
+        known = ("model", "temperature", "max_tokens", "seed", "stop", "stream")
+        seen = {key: body[key] for key in known if key in body}
+        self.seen.latest.append({**seen, "traceparent": request.headers.get("traceparent")})
+        del self.seen.latest[:-LATEST]
 
     def _fault(self) -> str | None:
         if self._script:

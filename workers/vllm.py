@@ -52,6 +52,7 @@ class ChatRequest:
     max_tokens: int | None = None
     seed: int | None = None
     stop: str | Sequence[str] | None = None
+    traceparent: str | None = None
 
     def body(self, *, stream: bool) -> dict[str, Any]:
         wanted = {
@@ -124,7 +125,10 @@ class VllmClient:
             raise ModelError(kind, f"no whole answer from {endpoint.url} within {total:.1f} s") from error
 
     async def _call(self, endpoint: Endpoint, request: ChatRequest) -> Completion:
-        out = self._http.build_request("POST", f"{endpoint.base}/chat/completions", json=request.body(stream=self._stream))
+        trace = {"traceparent": request.traceparent} if request.traceparent else None
+        out = self._http.build_request(
+            "POST", f"{endpoint.base}/chat/completions", json=request.body(stream=self._stream), headers=trace
+        )
         try:
             response = await self._headers(endpoint, out)
             try:

@@ -17,8 +17,9 @@ from broker import topology
 from broker.clock import epoch
 from broker.connection import Wire
 from broker.errors import BadMessage, BrokerUnavailable, Overlarge
-from broker.messages import AgentCancel, AgentCompleted, AgentOutcome, AgentRequested, ErrorType, decode
+from broker.messages import AgentCompleted, AgentOutcome, AgentRequested, ErrorType, decode
 from workers import agent
+from workers.cancels import Cancels
 
 log = logging.getLogger("parley.workers")
 
@@ -42,7 +43,6 @@ class Job:
 class _Running:
     task_id: str
     call: asyncio.Task[AgentOutcome] | None = None
-    cancelled: str | None = None
 
 
 @dataclass(slots=True)
@@ -52,6 +52,7 @@ class Worker:
     wire: Wire
     desk: agent.Desk
     ack_wait_seconds: float = topology.ACK_WAIT_SECONDS
+    _cancels: Cancels = field(default_factory=Cancels)
     _running: dict[str, _Running] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _finished: list[str] = field(default_factory=list)
@@ -114,14 +115,17 @@ class Worker:
         running = self._running[job.reply]
         running.task_id = request.task_id
         started = self.desk.now()
-        running.call = asyncio.create_task(agent.answer(self.desk, request))
+        running.call = asyncio.create_task(agent.answer(self.desk, request, job.traceparent))
+        if self._cancels.reason(request.task_id) is not None:
+            running.call.cancel()  # the broadcast came before the work
         try:
             outcome = await running.call
         except asyncio.CancelledError:
-            if running.cancelled is None:
+            reason = self._cancels.reason(request.task_id)
+            if reason is None:
                 running.call.cancel()
                 raise
-            outcome = agent.failed(request, self.desk, started, 1, ErrorType.CANCELLED, running.cancelled)
+            outcome = agent.failed(request, self.desk, started, 1, ErrorType.CANCELLED, reason)
         await self._store(request, outcome, job.traceparent)
 
     async def _store(self, request: AgentRequested, outcome: AgentOutcome, traceparent: str | None) -> None:
@@ -170,14 +174,9 @@ class Worker:
                     break
 
     async def _cancel(self, message: Msg) -> None:
-        try:
-            cancel = decode(AgentCancel, message.data)
-        except BadMessage as error:
-            log.warning("agent.cancel ignored: %s", error)
-            return
-        for running in self._running.values():
-            if running.task_id == cancel.task_id and running.call is not None:
-                running.cancelled = cancel.reason or "cancelled"
+        cancel = self._cancels.hear(message.data)
+        for running in list(self._running.values()):
+            if cancel is not None and running.task_id == cancel.task_id and running.call is not None:
                 running.call.cancel()
 
 

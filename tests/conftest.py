@@ -1,0 +1,86 @@
+"""Fixtures: a real nats-server, a simulated model server in its own process, the whole service on either pool."""
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+# Before ray is imported anywhere: a test run started by `uv run` must not start Ray's workers through it.
+os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+for name in ("NATS_URL", "RAY_ADDRESS", "VLLM_URL", "VLLM_MODEL", "VLLM_API_KEY"):
+    os.environ.pop(name, None)  # a developer's own settings must not leak into the tests
+
+from nats.aio.client import Client as Nats
+
+from broker.connection import Wire, connect
+from broker.embedded import EmbeddedNats, embedded_nats
+from tests.harness import ModelServer, Running, model_server, running
+
+
+@pytest.fixture(scope="session")
+async def nats_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedNats]:
+    async with embedded_nats(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest.fixture
+async def empty_nats(tmp_path: Path) -> AsyncIterator[EmbeddedNats]:
+    """A server of one's own, with nothing in it."""
+    async with embedded_nats(tmp_path / "nats") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def nats(nats_server: EmbeddedNats) -> AsyncIterator[Nats]:
+    nc = await connect(nats_server.url, "tests")
+    yield nc
+    await nc.close()
+
+
+@pytest.fixture
+async def wire(nats: Nats) -> Wire:
+    return Wire(nats)
+
+
+@pytest.fixture(scope="session")
+async def model_process() -> AsyncIterator[ModelServer]:
+    async with model_server() as server:
+        yield server
+
+
+@pytest.fixture
+async def model(model_process: ModelServer) -> ModelServer:
+    """The simulated model server, quick and faultless until a test says otherwise."""
+    await model_process.behave()
+    return model_process
+
+
+@pytest.fixture(scope="session")
+async def local_service(
+    nats_server: EmbeddedNats, nats: Nats, model_process: ModelServer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Running]:
+    home = tmp_path_factory.mktemp("home-local")
+    async with running(nats_server.url, model_process, home, nats, pool="local") as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+async def ray_service(model_process: ModelServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    """On a NATS of its own: two services on one would share the work."""
+    async with embedded_nats(tmp_path_factory.mktemp("nats-ray")) as server:
+        nc = await connect(server.url, "tests-ray")
+        try:
+            home = tmp_path_factory.mktemp("home-ray")
+            async with running(server.url, model_process, home, nc, pool="ray") as started:
+                yield started
+        finally:
+            await nc.close()
+
+
+@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.ray)])
+def on(request: pytest.FixtureRequest, model: ModelServer) -> Running:
+    """The whole service: once with agents in this process, once with real Ray actors."""
+    assert model is not None
+    started: Running = request.getfixturevalue(f"{request.param}_service")
+    return started

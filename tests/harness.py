@@ -1,0 +1,149 @@
+"""What tests share: real parts, started once, and ways to wait for facts."""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+from nats.aio.client import Client as Nats
+from nats.aio.msg import Msg
+
+from broker import topology
+from broker.connection import Wire
+from parley.app import Service, service, simulator
+from parley.client import Client
+from parley.client import connect as connect_client
+from parley.settings import Settings, load
+
+T = TypeVar("T")
+
+# Long enough for a loaded two-core machine; a fact that takes longer is not coming.
+PATIENCE_SECONDS = 30.0
+# Faster than production's 30 s, so that a redelivery can be awaited; slower than any pause of a busy test machine.
+ACK_WAIT_SECONDS = 5.0
+
+
+async def until(fact: Callable[[], T | Awaitable[T]], what: str, seconds: float = PATIENCE_SECONDS) -> T:
+    """Wait until `fact()` is truthy and return it; fail by name if it never is."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = fact()
+        found = await value if isinstance(value, Awaitable) else value
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"never happened within {seconds:g} s: {what}")
+        await asyncio.sleep(0.02)
+
+
+def fresh(prefix: str = "t") -> str:
+    """A task_id nobody has used."""
+    return f"{prefix}-{uuid.uuid4().hex[:12]}"
+
+
+class ModelServer:
+    """The simulator's process, seen from a test."""
+
+    def __init__(self, url: str, http: aiohttp.ClientSession) -> None:
+        self.url = url
+        self._http = http
+
+    async def behave(self, **manner: Any) -> None:
+        """Change its ways, from a quick and faultless server."""
+        calm = {"latency_ms": 20, "tokens_per_second": 0, "tokens": 12, "faults": {}, "script": []}
+        async with self._http.post(f"{self.url}/simulator", json={**calm, **manner}) as response:
+            assert response.status == 200, await response.text()
+
+    async def seen(self) -> dict[str, Any]:
+        async with self._http.get(f"{self.url}/simulator") as response:
+            found: dict[str, Any] = await response.json()
+            return found
+
+    async def idle(self) -> None:
+        """Wait until it works for nobody."""
+
+        async def nothing_runs() -> bool:
+            return (await self.seen())["running"] == 0
+
+        await until(nothing_runs, "the model server has no request running")
+
+
+@asynccontextmanager
+async def model_server(*arguments: str) -> AsyncIterator[ModelServer]:
+    async with simulator("--latency-ms", "20", *arguments) as url, aiohttp.ClientSession() as http:
+        yield ModelServer(url, http)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A whole service with a client beside it, and a raw connection to look behind it."""
+
+    service: Service
+    settings: Settings
+    client: Client
+    nats: Nats
+    model: ModelServer
+
+    @property
+    def wire(self) -> Wire:
+        return Wire(self.nats)
+
+    async def publish(self, payload: Mapping[str, Any] | bytes, headers: Mapping[str, str] | None = None) -> int:
+        """A request as any client would send it; its sequence in the stream."""
+        body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+        return await self.wire.publish(topology.REQUESTED, body, headers=headers)
+
+    async def ending_of(self, task_id: str, seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
+        """The ending's payload, from the stream."""
+
+        async def found() -> dict[str, Any]:
+            endings = await self.endings_of(task_id)
+            return dict(json.loads(endings[0].data)) if endings else {}
+
+        return await until(found, f"an ending of {task_id}", seconds)
+
+    async def endings_of(self, task_id: str) -> list[Msg]:
+        """Every ending of a task in the stream. There must never be two."""
+        return [msg for msg in await self.all_of("deliberation.*") if is_ending(msg, task_id)]
+
+    async def all_of(self, subject: str, stream: str = topology.DELIBERATIONS) -> list[Msg]:
+        """Every stored message under `subject`, oldest first."""
+        js = self.nats.jetstream()
+        subscription = await js.subscribe(subject, stream=stream, ordered_consumer=True)
+        try:
+            info = await subscription.consumer_info()
+            if not info.num_pending and not (info.delivered and info.delivered.consumer_seq):
+                return []
+            found: list[Msg] = []
+            while not found or found[-1].metadata.num_pending:
+                found.append(await subscription.next_msg(timeout=5))
+            return found
+        finally:
+            await subscription.unsubscribe()
+
+
+def is_ending(msg: Msg, task_id: str) -> bool:
+    return msg.subject in (topology.COMPLETED, topology.FAILED) and json.loads(msg.data)["task_id"] == task_id
+
+
+@asynccontextmanager
+async def running(nats_url: str, model: ModelServer, home: Path, nats: Nats, **overrides: Any) -> AsyncIterator[Running]:
+    settings = load(
+        nats_url=nats_url,
+        vllm_url=model.url,
+        http_port=0,
+        home=home,
+        ack_wait_seconds=ACK_WAIT_SECONDS,
+        drain_seconds=5.0,
+        retry_base_seconds=0.02,
+        retry_cap_seconds=0.2,
+        **overrides,
+    )
+    async with service(settings) as started, connect_client(nats_url) as client:
+        yield Running(started, settings, client, nats, model)

@@ -1,0 +1,273 @@
+"""What a client sees, from request to ending: real NATS, real HTTP, agents in this process and in real Ray actors."""
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import nats.js.errors
+import pytest
+
+from broker import topology
+from broker.messages import DeliberationCompleted, DeliberationFailed, Ending, ErrorType
+from tests.harness import ModelServer, Running, fresh, until
+
+COMPLETED_FIELDS = {
+    "task_id", "status", "degraded", "missing_agents", "failed_agents", "results", "total_agents", "successful_responses",
+    "failed_responses", "winner_id", "duration_ms", "completed_at", "metadata",
+}  # fmt: skip
+FAILED_FIELDS = {
+    "task_id", "status", "error", "failed_agents", "missing_agents", "results", "total_agents", "successful_responses",
+    "failed_responses", "duration_ms", "timestamp", "metadata",
+}  # fmt: skip
+THREE = ["agent-dev-001", "agent-dev-002", "agent-dev-003"]
+
+
+def completed(ending: Ending) -> DeliberationCompleted:
+    assert isinstance(ending, DeliberationCompleted), ending
+    return ending
+
+
+def failed(ending: Ending) -> DeliberationFailed:
+    assert isinstance(ending, DeliberationFailed), ending
+    return ending
+
+
+async def test_all_agents_answer(on: Running) -> None:
+    ending = completed(await on.client.deliberate("Write a factorial function", agents=3, metadata={"ticket": "P-1"}))
+    assert not ending.degraded
+    assert [result.agent_id for result in ending.results] == THREE
+    assert all(result.proposal.content.startswith("[simulated answer]") for result in ending.results)
+    assert all(result.proposal.tokens > 0 and result.role == "DEV" for result in ending.results)
+    assert (ending.total_agents, ending.successful_responses, ending.failed_responses) == (3, 3, 0)
+    assert ending.metadata == {"ticket": "P-1"}
+    assert ending.winner_id is None
+    raw = await on.ending_of(ending.task_id)
+    assert set(raw) >= COMPLETED_FIELDS
+    assert DeliberationCompleted.model_validate_json(json.dumps(raw)) == ending
+
+
+async def test_one_agent_fails_and_the_ending_says_so(on: Running, model: ModelServer) -> None:
+    await model.behave(script=["400"])
+    ending = completed(await on.client.deliberate("x"))
+    assert ending.degraded
+    assert (ending.successful_responses, ending.failed_responses) == (2, 1)
+    (failure,) = ending.failed_agents
+    assert failure.error_type is ErrorType.BAD_REQUEST
+    assert "simulated fault" in failure.error
+    assert ending.missing_agents == ()
+
+
+async def test_all_agents_fail(on: Running, model: ModelServer) -> None:
+    await model.behave(faults={"400": 1.0})
+    ending = failed(await on.client.deliberate("x"))
+    assert ending.status == "failed"
+    assert ending.error == "0 of 3 agents answered, 1 needed"
+    assert [agent.agent_id for agent in ending.failed_agents] == THREE
+    assert set(await on.ending_of(ending.task_id)) >= FAILED_FIELDS
+
+
+@pytest.mark.parametrize(("needed", "status"), [(2, "completed"), (3, "failed")])
+async def test_a_quorum_decides_between_completed_and_failed(on: Running, model: ModelServer, needed: int, status: str) -> None:
+    await model.behave(script=["400"])
+    ending = await on.client.deliberate("x", min_responses=needed)
+    assert ending.status == status
+    assert len(ending.results) == 2
+
+
+async def test_finishing_early_ends_at_the_quorum_and_stops_the_rest(on: Running, model: ModelServer) -> None:
+    await model.behave(script=["ok", "hang", "hang"])
+    ending = completed(await on.client.deliberate("x", min_responses=1, finish_early=True, timeout_seconds=60))
+    assert ending.degraded
+    assert len(ending.results) == 1
+    assert len(ending.missing_agents) == 2
+    await model.idle()  # the two hanging calls were closed, not left to their deadline
+
+
+async def test_the_deadline_with_enough_answers_completes_degraded(on: Running, model: ModelServer) -> None:
+    await model.behave(script=["ok", "hang", "hang"])
+    started = time.monotonic()
+    ending = completed(await on.client.deliberate("x", timeout_seconds=1.0))
+    assert ending.degraded
+    assert len(ending.results) == 1
+    assert len(ending.missing_agents) == 2
+    assert ending.failed_agents == ()
+    assert 1.0 <= time.monotonic() - started < 1.0 + 1.0
+    await model.idle()
+
+
+async def test_the_deadline_without_enough_answers_is_a_timeout(on: Running, model: ModelServer) -> None:
+    await model.behave(script=["ok", "hang", "hang"])
+    ending = failed(await on.client.deliberate("x", min_responses=2, timeout_seconds=1.0))
+    assert ending.status == "timeout"
+    assert len(ending.results) == 1
+    assert "1 of 3 agents heard" in ending.error
+
+
+async def test_nobody_answers_at_all(on: Running, model: ModelServer) -> None:
+    await model.behave(faults={"hang": 1.0})
+    ending = failed(await on.client.deliberate("x", timeout_seconds=0.8))
+    assert ending.status == "timeout"
+    assert list(ending.missing_agents) == THREE
+    assert ending.results == ()
+    assert ending.failed_agents == ()
+    assert 800 <= ending.duration_ms < 1_800
+    await model.idle()
+
+
+async def test_a_cancel_ends_it_and_closes_its_calls(on: Running, model: ModelServer) -> None:
+    await model.behave(faults={"hang": 1.0})
+    submitted = await on.client.submit("x", timeout_seconds=60)
+
+    async def thinking() -> bool:
+        return bool((await model.seen())["running"] == 3)
+
+    await until(thinking, "three calls are at the model server")
+    await on.client.cancel(submitted.task_id, "changed my mind")
+    ending = failed(await on.client.ending(submitted))
+    assert ending.status == "cancelled"
+    assert ending.error == "cancelled: changed my mind"
+    await model.idle()
+    status = await on.client.status(submitted.task_id)
+    assert (status.status, status.error_message) == ("FAILED", "cancelled: changed my mind")
+
+
+async def test_the_same_request_twice_is_one_deliberation(on: Running, model: ModelServer) -> None:
+    before = (await model.seen())["requests"]
+    request = {"task_description": "x", "task_id": fresh()}
+    await on.publish(request)
+    await on.publish(request)
+    await on.publish(request, headers={"Nats-Msg-Id": fresh()})
+    ending = await on.ending_of(request["task_id"])
+    assert ending["status"] == "completed"
+    later = await on.client.deliberate("another, to know that the copies were seen", task_id=fresh())
+    assert later.status == "completed"
+    assert len(await on.endings_of(request["task_id"])) == 1
+    assert (await model.seen())["requests"] == before + 6
+
+
+async def test_a_request_without_a_task_id_is_named_after_its_place_in_the_stream(on: Running) -> None:
+    seq = await on.publish({"task_description": "x"})
+    ending = await on.ending_of(f"d-{seq}")
+    assert ending["status"] == "completed"
+
+
+async def test_passing_trouble_is_retried_within_the_deadline(on: Running, model: ModelServer) -> None:
+    await model.behave(script=["500", "429", "503", "reset", "truncated", "garbage"])
+    ending = completed(await on.client.deliberate("x"))
+    assert not ending.degraded
+    assert (await model.seen())["completed"] >= 3
+
+
+async def test_sixty_four_agents_answer_and_their_results_travel_by_reference(on: Running, model: ModelServer) -> None:
+    await model.behave(tokens=4_000)
+    ending = completed(await on.client.deliberate("x", agents=64))
+    assert len(ending.results) == 64
+    raw = await on.ending_of(ending.task_id)
+    assert raw["results"] == []
+    assert raw["results_ref"]["bucket"] == "results"
+    status = await on.client.status(ending.task_id)
+    assert status.results == ending.results
+
+
+async def test_diverse_agents_differ_and_say_how(on: Running, model: ModelServer) -> None:
+    submitted = await on.client.submit("x", agents=4, diversity=True)
+    ending = completed(await on.client.ending(submitted))
+    assert len({result.proposal.content for result in ending.results}) == 4
+    assert len({result.proposal.temperature for result in ending.results}) == 4
+    outcomes = [json.loads(msg.data) for msg in await on.all_of("agent.response.completed", topology.AGENT_RESPONSES)]
+    mine = [outcome for outcome in outcomes if outcome["task_id"] == submitted.task_id]
+    assert len({outcome["persona"] for outcome in mine}) == 4
+    assert len({outcome["seed"] for outcome in mine}) == 4
+    latest = (await model.seen())["latest"][-4:]
+    assert {call["seed"] for call in latest} == {outcome["seed"] for outcome in mine}
+
+
+async def test_a_seed_makes_a_deliberation_repeatable(on: Running) -> None:
+    first = completed(await on.client.deliberate("x", seed=7))
+    second = completed(await on.client.deliberate("x", seed=7))
+    assert [r.proposal.content for r in first.results] == [r.proposal.content for r in second.results]
+    assert len({r.proposal.content for r in first.results}) == 3
+
+
+async def test_the_trace_travels_into_every_message_and_the_call_to_the_model(on: Running, model: ModelServer) -> None:
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    task_id = fresh()
+    await on.publish({"task_description": "x", "task_id": task_id}, headers={"traceparent": trace})
+    await on.ending_of(task_id)
+    (ending,) = await on.endings_of(task_id)
+    assert (ending.headers or {})["traceparent"] == trace
+    outcomes = await on.all_of("agent.response.*", topology.AGENT_RESPONSES)
+    mine = [msg for msg in outcomes if json.loads(msg.data)["task_id"] == task_id]
+    assert {(msg.headers or {}).get("traceparent") for msg in mine} == {trace}
+    assert [call["traceparent"] for call in (await model.seen())["latest"][-3:]] == [trace] * 3
+
+
+async def test_a_plain_subscriber_hears_each_ending_once(on: Running) -> None:
+    heard: list[str] = []
+
+    async def hear(msg: Any) -> None:
+        heard.append(json.loads(msg.data)["task_id"])
+
+    subscription = await on.nats.subscribe("deliberation.completed", cb=hear)
+    await on.nats.flush()
+    names = [fresh() for _ in range(20)]
+    await asyncio.gather(*(on.client.deliberate("x", task_id=name) for name in names))
+    await until(lambda: set(names) <= set(heard), "all endings were heard")
+    assert sorted(name for name in heard if name in names) == sorted(names)
+    await subscription.unsubscribe()
+
+
+async def test_a_cancel_that_overtakes_its_request_still_counts(on: Running, model: ModelServer) -> None:
+    await model.behave(faults={"hang": 1.0})
+    task_id = fresh()
+    request = on.publish({"task_description": "x", "task_id": task_id, "timeout_seconds": 60})
+    await asyncio.gather(request, on.client.cancel(task_id))
+    ending = await on.ending_of(task_id)
+    assert ending["status"] == "cancelled"
+
+
+async def test_an_unknown_deliberation_is_not_pending(on: Running) -> None:
+    status = await on.client.status(fresh("nobody"))
+    assert status.status == "UNKNOWN"
+    await on.client.cancel(fresh("nobody"))  # and cancelling it harms nobody
+    assert (await on.client.deliberate("x")).status == "completed"
+
+
+async def test_status_follows_a_deliberation(on: Running, model: ModelServer) -> None:
+    await model.behave(script=["ok", "hang", "hang"])
+    submitted = await on.client.submit("x", timeout_seconds=60, metadata={"a": "b"})
+
+    async def in_progress() -> bool:
+        return (await on.client.status(submitted.task_id)).status == "IN_PROGRESS"
+
+    await until(in_progress, "one agent has reported")
+    status = await on.client.status(submitted.task_id)
+    assert (status.total_agents, status.received_count, status.failed_count) == (3, 1, 0)
+    assert status.metadata == {"a": "b"}
+    await on.client.cancel(submitted.task_id)
+    await on.client.ending(submitted)
+
+
+async def test_an_ending_leaves_no_timer_behind(on: Running) -> None:
+    ending = await on.client.deliberate("x", timeout_seconds=3_600)
+    assert await on.wire.last(topology.DELIBERATIONS, topology.timer_subject(ending.task_id)) is None
+
+
+async def test_a_client_that_lost_its_inbox_message_still_finds_the_ending(on: Running) -> None:
+    ending = await on.client.deliberate("x", task_id=fresh())
+    found = await on.client.find(ending.task_id)
+    assert found == ending
+
+
+async def test_work_is_gone_from_the_queue_when_the_deliberation_has_ended(on: Running) -> None:
+    await on.client.deliberate("x")
+
+    async def empty() -> bool:
+        info = await on.nats.jetstream().stream_info(topology.AGENT_REQUESTS)
+        return bool(info.state.messages == 0)
+
+    try:
+        await until(empty, "the work queue is empty")
+    except nats.js.errors.Error as error:  # pragma: no cover
+        raise AssertionError(str(error)) from error
