@@ -4,11 +4,11 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import aiohttp
 from nats.aio.client import Client as Nats
@@ -29,7 +29,11 @@ PATIENCE_SECONDS = 30.0
 ACK_WAIT_SECONDS = 5.0
 
 
-async def until(fact: Callable[[], T | Awaitable[T]], what: str, seconds: float = PATIENCE_SECONDS) -> T:
+@overload
+async def until(fact: Callable[[], Coroutine[Any, Any, T]], what: str, seconds: float = ...) -> T: ...
+@overload
+async def until(fact: Callable[[], T], what: str, seconds: float = ...) -> T: ...
+async def until(fact: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS) -> Any:
     """Wait until `fact()` is truthy and return it; fail by name if it never is."""
     deadline = time.monotonic() + seconds
     while True:
