@@ -13,7 +13,7 @@ from broker.clock import rfc3339
 from broker.connection import Wire
 from broker.errors import BadMessage, BrokerUnavailable, Overlarge
 from broker.observer import Observer
-from broker.topology import Durable, dead_letter_subject
+from broker.topology import RESULTS_BUCKET, Durable, dead_letter_subject
 from handlers.delivery import Delivery
 
 log = logging.getLogger("parley.handlers")
@@ -121,8 +121,10 @@ async def bury(wire: Wire, durable: Durable, delivery: AnyDelivery, reason: str)
     try:
         await wire.publish(subject, delivery.data, msg_id=msg_id, headers={**theirs, **kept, **ours})
     except Overlarge:
-        # The payload fits, since it came; its headers and ours together did not.
-        await wire.publish(subject, delivery.data, msg_id=msg_id, headers={"Parley-Reason": ours["Parley-Reason"][:80]})
+        # The payload fits, since it came; with our headers it does not. It is put aside whole, and the dead letter says where.
+        ref = await wire.put_aside(RESULTS_BUCKET, f"dead-letter-{durable.stream}-{delivery.seq}", delivery.data)
+        aside = {"Parley-Payload-Bucket": ref.bucket, "Parley-Payload-Name": ref.name}
+        await wire.publish(subject, b"", msg_id=msg_id, headers={**ours, **aside})
 
 
 def _header_safe(text: str) -> str:

@@ -21,7 +21,10 @@ TIMEOUTS = frozenset({ErrorType.DEADLINE_EXCEEDED, ErrorType.FIRST_BYTE_TIMEOUT,
 
 
 class Metrics(Observer):
-    """`model` is the configured one; answers of others are counted as `other`."""
+    """`model` is the configured one; answers of others are counted as `other`.
+
+    A process that runs no agents may not be told: "" stands for the first model an answer names.
+    """
 
     def __init__(self, model: str) -> None:
         # A `_created` gauge beside every counter would be a third of all series, and Prometheus makes nothing of it.
@@ -83,7 +86,8 @@ class Metrics(Observer):
         for role in (*sorted(KNOWN_ROLES), OTHER):
             self.accepted.labels(role)
             self.retries.labels(role)
-            self.agent_duration.labels(role, self._model)
+            if self._model:
+                self.agent_duration.labels(role, self._model)
             for outcome in ("completed", *ErrorType):
                 self.outcomes.labels(role, outcome)
             for timeout in sorted(TIMEOUTS):
@@ -119,6 +123,7 @@ class Metrics(Observer):
         match outcome:
             case AgentCompleted():
                 self.outcomes.labels(role, "completed").inc()
+                self._model = self._model or outcome.model
                 model = outcome.model if outcome.model == self._model else OTHER
                 self.agent_duration.labels(role, model).observe(outcome.duration_ms / 1000)
                 self.tokens.labels("prompt").inc(outcome.usage.prompt_tokens)

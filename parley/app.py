@@ -181,7 +181,11 @@ async def _door(settings: Settings, wire: Wire, metrics: Metrics, pool: Pool | N
         return pool.problem if pool is not None else None
 
     async def refresh() -> None:
-        if wire.connected:
+        if not wire.connected:
+            # Better no figure than an old one.
+            metrics.backlog.clear()
+            metrics.in_hand.clear()
+        else:
             await asyncio.gather(*(_backlog(wire, metrics, durable) for durable in topology.DURABLES))
 
     checks: dict[str, Check] = {"nats": nats, "streams": streams, "pool": slots}

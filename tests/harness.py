@@ -73,7 +73,7 @@ class ModelServer:
         """Wait until it works for nobody."""
 
         async def nothing_runs() -> bool:
-            return (await self.seen())["running"] == 0
+            return bool((await self.seen())["running"] == 0)
 
         await until(nothing_runs, "the model server has no request running")
 

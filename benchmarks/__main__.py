@@ -1,0 +1,145 @@
+"""Deliberations and agent calls a second, p50 and p99, at concurrency 1 and at saturation, next to a plain asyncio loop.
+
+The plain loop makes the same calls with the same HTTP client and nothing durable around them: what is between the two is what
+the queue costs. Both run in one go, in turn, so that a machine whose speed drifts drifts for both. Service, Ray, nats-server,
+simulated model and load share the machine.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import uvloop
+
+from benchmarks.load import Measured, measure
+from benchmarks.service import Serving, serving
+from broker.messages import AgentRequested, DeliberationCompleted
+from parley.client import Client, connect
+from workers import prompts
+from workers.vllm import ChatRequest, Endpoint, VllmClient
+
+QUESTION = "Write a function that computes the factorial of a non-negative integer."
+MODEL = "simulated-model"
+
+
+def prompt() -> Sequence[Any]:
+    """What an agent really sends, so that both sides send the same."""
+    request = AgentRequested(
+        task_id="bench",
+        agent_id="agent-dev-001",
+        agent_number=1,
+        role="DEV",
+        num_agents=3,
+        task_description=QUESTION,
+        requested_at="2026-01-01T00:00:00Z",
+        deadline="2026-01-01T00:05:00Z",
+    )
+    return prompts.compose(request).messages
+
+
+async def parley(client: Client, *, concurrency: int, count: int, agents: int) -> Measured:
+    async def one() -> None:
+        ending = await client.deliberate(QUESTION, agents=agents)
+        assert isinstance(ending, DeliberationCompleted), ending
+        assert not ending.degraded, ending
+
+    return await measure(one, concurrency=concurrency, count=count, agents=agents)
+
+
+async def bare(model_url: str, *, concurrency: int, count: int, agents: int) -> Measured:
+    messages, endpoint = prompt(), Endpoint(model_url)
+    async with VllmClient(connections=concurrency * agents) as client:
+
+        async def call() -> None:
+            await client.complete(endpoint, ChatRequest(MODEL, messages, temperature=0.7), seconds=30)
+
+        async def one() -> None:
+            await asyncio.gather(*(call() for _ in range(agents)))
+
+        return await measure(one, concurrency=concurrency, count=count, agents=agents)
+
+
+async def run(options: argparse.Namespace) -> dict[str, Any]:
+    async with serving(pool=options.pool, latency_ms=options.latency_ms) as service, connect(service.nats_url) as client:
+        idle = service.resident_mib()
+        rows = [await _pair(service, client, options) for _ in range(options.runs)]
+    return {
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "pool": options.pool,
+        "latency_ms": options.latency_ms,
+        "agents": options.agents,
+        "service_idle_mib": idle,
+        "runs": rows,
+    }
+
+
+async def _pair(service: Serving, client: Client, options: argparse.Namespace) -> dict[str, Any]:
+    alone: dict[str, Any] = {"concurrency": 1, "count": options.alone, "agents": options.agents}
+    busy: dict[str, Any] = {"concurrency": options.concurrency, "count": options.count, "agents": options.agents}
+    return {
+        "bare_alone": (await bare(service.model_url, **alone)).as_dict(),
+        "parley_alone": (await parley(client, **alone)).as_dict(),
+        "bare_busy": (await bare(service.model_url, **busy)).as_dict(),
+        "parley_busy": (await parley(client, **busy)).as_dict(),
+    }
+
+
+def report(found: dict[str, Any]) -> str:
+    """Medians over the runs, as text."""
+    runs = found["runs"]
+
+    def median(side: str, figure: str) -> float:
+        return statistics.median(run[side][figure] for run in runs)
+
+    what = f"pool {found['pool']}, model {found['latency_ms']:g} ms, {found['agents']} agents, medians of {len(runs)} runs"
+    lines = [
+        f"{found['machine']}; {what}",
+        "",
+        f"{'':<34}{'deliberations/s':>16}{'agent calls/s':>15}{'p50 ms':>9}{'p99 ms':>9}",
+    ]
+    names = {
+        "bare_alone": "plain asyncio loop, one at a time",
+        "parley_alone": "Parley, one at a time",
+        "bare_busy": "plain asyncio loop, {concurrency:g} at a time",
+        "parley_busy": "Parley, {concurrency:g} at a time",
+    }
+    for side, name in names.items():
+        lines.append(
+            f"{name.format(concurrency=median(side, 'concurrency')):<34}"
+            f"{median(side, 'deliberations_per_second'):>16.1f}{median(side, 'calls_per_second'):>15.1f}"
+            f"{median(side, 'p50_ms'):>9.1f}{median(side, 'p99_ms'):>9.1f}"
+        )
+    added = statistics.median(run["parley_alone"]["p50_ms"] - found["latency_ms"] for run in runs)
+    over = statistics.median(run["parley_alone"]["p50_ms"] - run["bare_alone"]["p50_ms"] for run in runs)
+    ratio = statistics.median(run["parley_busy"]["calls_per_second"] / run["bare_busy"]["calls_per_second"] for run in runs)
+    lines += [
+        "",
+        f"added at one at a time: {added:.1f} ms over the model's own latency, {over:.1f} ms over the plain loop (p50)",
+        f"throughput against the plain loop: {ratio:.2f}",
+        f"the service's own process, idle: {found['service_idle_mib']:.0f} MiB",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
+    parser.add_argument("--pool", choices=("ray", "local"), default="ray")
+    parser.add_argument("--latency-ms", type=float, default=50.0, help="of the simulated model")
+    parser.add_argument("--agents", type=int, default=3)
+    parser.add_argument("--alone", type=int, default=100, help="deliberations counted at concurrency 1")
+    parser.add_argument("--count", type=int, default=1500, help="deliberations counted at saturation")
+    parser.add_argument("--concurrency", type=int, default=128, help="deliberations at a time at saturation")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="every figure of every run")
+    options = parser.parse_args()
+    found = uvloop.run(run(options))
+    print(json.dumps(found, indent=2) if options.json else report(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""A `parley serve` in a process of its own, with a nats-server and a simulated model beside it, for measuring from outside."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from broker.embedded import embedded_nats
+from parley.app import simulator
+
+READY_SECONDS = 90.0
+STOP_SECONDS = 40.0
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    nats_url: str
+    model_url: str
+    http_url: str
+    pid: int
+
+    def resident_mib(self) -> float:
+        """Memory of the service's own process now (RSS), without Ray's and the others'."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@asynccontextmanager
+async def serving(*, pool: str, latency_ms: float, tokens: int = 48, **environment: str) -> AsyncIterator[Serving]:
+    """Everything up and ready until the block ends. `environment`: more settings, by their variables' names."""
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parley-bench-")))
+        nats = await stack.enter_async_context(embedded_nats(folder))
+        model_url = await stack.enter_async_context(simulator("--latency-ms", str(latency_ms), "--tokens", str(tokens)))
+        log = stack.enter_context((folder / "service.log").open("wb"))
+        port = _free_port()
+        settings = {
+            "NATS_URL": nats.url,
+            "VLLM_URL": model_url,
+            "PARLEY_POOL": pool,
+            "PARLEY_HTTP_PORT": str(port),
+            "PARLEY_LOG_LEVEL": "WARNING",
+            **environment,
+        }
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "parley", "serve"),
+            env={**os.environ, **settings},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        stack.push_async_callback(_stop, process)
+        url = f"http://127.0.0.1:{port}"
+        await _ready(url, process, folder / "service.log")
+        yield Serving(nats.url, model_url, url, process.pid)
+
+
+async def _ready(url: str, process: asyncio.subprocess.Process, log: Path) -> None:
+    async with aiohttp.ClientSession() as http, asyncio.timeout(READY_SECONDS):
+        while True:
+            if process.returncode is not None:
+                raise RuntimeError(f"the service exited with {process.returncode}: {_text(log)}")
+            try:
+                async with http.get(f"{url}/readyz") as response:
+                    if response.status == 200:
+                        return
+            except aiohttp.ClientError:
+                pass
+            await asyncio.sleep(0.05)
+
+
+def _text(log: Path) -> str:
+    return log.read_text(errors="replace")[-2_000:]
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), STOP_SECONDS)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,395 @@
+"""Dashboard, alert rules and metrics against the real thing: a whole service that works, and a Prometheus that scrapes it.
+
+One scene is played once, with every kind of ending in it; the tests then ask Prometheus about it. Without a Prometheus only the
+tests that need none are run.
+"""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from broker import topology
+from broker.connection import connect
+from broker.embedded import embedded_nats
+from broker.lifecycle import ENDINGS
+from broker.messages import AgentResult, DeliberationCompleted, Ending, ErrorType
+from monitoring import dashboards
+from monitoring.metrics import KNOWN_ROLES, OTHER, TIMEOUTS
+from tests.harness import Running, fresh, model_server, running, until
+from tests.integration import prometheus
+from tests.integration.prometheus import Prometheus, Tools
+
+ALERTS = Path(dashboards.__file__).parent / "alerts.yaml"
+JOB = "parley"
+# A role nobody knows; it must be counted, and must not become a label.
+INVENTED_ROLE = "BARD"
+# In place of Grafana's $__rate_interval. The whole scene fits into it.
+WINDOW = "1m"
+
+
+@dataclass(slots=True)
+class Scene:
+    """What the client saw, and where to ask what Prometheus saw."""
+
+    server: Prometheus
+    page: str = ""
+    instance: str = ""
+    endings: list[Ending] = field(default_factory=list)
+    rejected: list[str] = field(default_factory=list)
+
+    @property
+    def task_ids(self) -> list[str]:
+        return [*(ending.task_id for ending in self.endings), *self.rejected]
+
+    @property
+    def statuses(self) -> Counter[str]:
+        return Counter(ending.status for ending in self.endings) + Counter(rejected=len(self.rejected))
+
+    @property
+    def results(self) -> list[AgentResult]:
+        return [result for ending in self.endings for result in ending.results]
+
+
+@pytest.fixture(scope="module")
+def tools() -> Tools:
+    try:
+        return prometheus.tools()
+    except prometheus.NotHere as reason:
+        pytest.skip(f"no Prometheus: {reason}")
+
+
+@pytest.fixture(scope="module")
+async def scene(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
+    """Everything of its own, so that its numbers are exact."""
+    folder = tmp_path_factory.mktemp("scene")
+    async with embedded_nats(folder / "nats") as nats_server, model_server() as model:
+        nats = await connect(nats_server.url, "tests-metrics")
+        try:
+            async with running(nats_server.url, model, folder / "home", nats, pool="local") as on:
+                instance = urlsplit(on.service.http_url).netloc
+                async with prometheus.running(tools, folder, JOB, instance, ALERTS) as server:
+                    played = Scene(server, instance=instance)
+                    await until(lambda: _scraped(server), "a first scrape, before anything has happened")
+                    await play(on, played)
+                    await until(lambda: _has_seen(played), "Prometheus has seen every ending")
+                    played.page = await metrics_page(on)
+                    yield played
+        finally:
+            await nats.close()
+
+
+async def _scraped(server: Prometheus) -> bool:
+    return await server.value("sum(up)") == 1
+
+
+async def _has_seen(scene: Scene) -> bool:
+    asked_of = sum(ending.total_agents for ending in scene.endings)
+    reported = await scene.server.value("sum(parley_agent_outcomes_total) + sum(parley_agent_outcomes_ignored_total)")
+    settled = await scene.server.value("sum(parley_pool_busy) + sum(parley_consumer_ack_pending)")
+    ended = await scene.server.value("sum(parley_deliberations_ended_total)")
+    return (reported, settled, ended) == (asked_of, 0, len(scene.task_ids))
+
+
+async def play(on: Running, scene: Scene) -> None:
+    """A deliberation of every kind. What each does to the numbers is said beside it."""
+    client, model = on.client, on.model
+
+    async def deliberate(agents: int, role: str = "DEV", timeout_seconds: float = 30.0) -> Ending:
+        task_id = fresh("watched")
+        asking = client.deliberate("x", agents=agents, role=role, task_id=task_id, timeout_seconds=timeout_seconds)
+        scene.endings.append(await asking)
+        return scene.endings[-1]
+
+    await deliberate(3)
+    await deliberate(2, "QA")
+    await deliberate(1, INVENTED_ROLE)
+    await model.behave(script=["503"])  # one retry
+    await deliberate(1)
+    await model.behave(script=["400"])  # one agent fails, the other answers: degraded
+    await deliberate(2)
+    await model.behave(script=["400"])  # the only agent fails: failed
+    await deliberate(1)
+    await model.behave(faults={"hang": 1.0})
+    await deliberate(2, "DATA", timeout_seconds=0.5)  # timeout
+    await cancelled(on, scene)
+    await model.behave()
+    await reject(on, scene, b"junk")
+
+
+async def cancelled(on: Running, scene: Scene) -> None:
+    submitted = await on.client.submit("x", agents=2, role="ARCHITECT", task_id=fresh("watched"), timeout_seconds=30.0)
+
+    async def both_are_asked() -> bool:
+        return bool((await on.model.seen())["running"] == 2)
+
+    await until(both_are_asked, "both agents wait for the model")
+    await on.client.cancel(submitted.task_id)
+    scene.endings.append(await on.client.ending(submitted))
+
+
+async def reject(on: Running, scene: Scene, junk: bytes) -> None:
+    task_id = f"d-{await on.publish(junk)}"
+    ending = await on.ending_of(task_id)
+    assert ending["status"] == "rejected"
+    scene.rejected.append(task_id)
+
+
+async def metrics_page(on: Running) -> str:
+    async with aiohttp.ClientSession() as http, http.get(f"{on.service.http_url}/metrics") as response:
+        assert response.status == 200
+        return await response.text()
+
+
+# ── the scene itself ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_every_ending_has_been_played(scene: Scene) -> None:
+    assert set(scene.statuses) == set(ENDINGS)
+    assert any(isinstance(ending, DeliberationCompleted) and ending.degraded for ending in scene.endings)
+
+
+# ── the dashboard ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_committed_dashboard_is_what_the_code_generates() -> None:
+    assert dashboards.OUTPUT.read_text(encoding="utf-8") == dashboards.text(), "run `python -m monitoring.dashboards`"
+
+
+def test_every_panel_says_what_to_do_and_has_a_place_of_its_own() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in json.loads(dashboards.text())["panels"]:
+        place = panel["gridPos"]
+        cells = {(place["x"] + right, place["y"] + down) for right in range(place["w"]) for down in range(place["h"])}
+        assert not cells & taken, panel["title"]
+        assert max(x for x, _ in cells) < dashboards.GRID, panel["title"]
+        taken |= cells
+        if panel["type"] != "row":
+            assert len(panel["description"]) > 40, panel["title"]
+            assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+            assert all(target["legendFormat"] for target in panel["targets"]), panel["title"]
+
+
+async def substituted(scene: Scene, promql: str) -> str:
+    """With the dashboard's own variables filled in by Prometheus, as Grafana does."""
+    values = {"$__rate_interval": WINDOW}
+    for variable in json.loads(dashboards.OUTPUT.read_text())["templating"]["list"]:
+        if variable["type"] == "query":
+            asked = re.fullmatch(r"label_values\((.+), (\w+)\)", filled(variable["query"]["query"], values))
+            assert asked is not None, variable
+            values[f"${variable['name']}"] = "|".join(await scene.server.label_values(asked[2], asked[1]))
+    return filled(promql, values)
+
+
+def filled(text: str, values: Mapping[str, str]) -> str:
+    for name, value in values.items():
+        text = text.replace(name, value)
+    return text
+
+
+@pytest.mark.parametrize(("title", "promql"), dashboards.queries(), ids=[title for title, _ in dashboards.queries()])
+async def test_every_query_of_the_dashboard_has_an_answer(scene: Scene, title: str, promql: str) -> None:
+    asked = await substituted(scene, promql)
+    assert "$" not in asked
+    assert f'instance=~"{scene.instance}"' in asked
+    found = await scene.server.query(asked)
+    assert any(math.isfinite(sample.value) for sample in found), f"{title}: {asked} gives {found}"
+
+
+async def test_the_legends_name_labels_that_exist(scene: Scene) -> None:
+    for panel in json.loads(dashboards.text())["panels"]:
+        for target in panel.get("targets", ()):
+            wanted = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+            found = await scene.server.query(await substituted(scene, target["expr"]))
+            # An aggregate has just the labels that its legend names, so no two lines share a name.
+            assert all(wanted <= set(sample.labels) for sample in found), panel["title"]
+            names = [tuple(sample.labels[label] for label in sorted(wanted)) for sample in found]
+            assert len(set(names)) == len(names), panel["title"]
+
+
+def test_every_metric_has_a_panel(scene: Scene) -> None:
+    shown = " ".join(promql for _, promql in dashboards.queries())
+    names = {family.name for family in text_string_to_metric_families(scene.page)}
+    assert {name for name in names if name not in shown} == set()
+
+
+async def test_rates_count_the_first_event_of_all(scene: Scene) -> None:
+    # One dead letter, ever. Were its series born with it, there would be no increase to see.
+    rise = await scene.server.values(f"sum by (subject) (increase(parley_dead_letters_total[{WINDOW}]))", "subject")
+    assert rise[topology.REQUESTED] > 0
+    assert {subject for subject, value in rise.items() if value} == {topology.REQUESTED}
+
+
+# ── numbers ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_endings_are_counted_exactly(scene: Scene) -> None:
+    counted = await scene.server.values("sum by (ending) (parley_deliberations_ended_total)", "ending")
+    assert counted == dict(scene.statuses)
+    degraded = sum(isinstance(ending, DeliberationCompleted) and ending.degraded for ending in scene.endings)
+    assert await scene.server.value('sum(parley_deliberations_ended_total{degraded="true"})') == degraded == 1
+    timed = await scene.server.values("parley_deliberation_duration_seconds_count", "ending")
+    assert timed == counted
+
+
+async def test_only_recorded_requests_count_as_accepted(scene: Scene) -> None:
+    counted = await scene.server.values("parley_deliberations_accepted_total > 0", "role")
+    assert counted == {"DEV": 4, "QA": 1, OTHER: 1, "DATA": 1, "ARCHITECT": 1}
+    assert sum(counted.values()) == len(scene.endings)
+
+
+async def test_durations_are_what_the_endings_say(scene: Scene) -> None:
+    seconds = sum(ending.duration_ms for ending in scene.endings) / 1000
+    counted = await scene.server.value('sum(parley_deliberation_duration_seconds_sum{ending!="rejected"})')
+    assert counted == pytest.approx(seconds)
+
+
+async def test_agents_are_counted_exactly(scene: Scene) -> None:
+    outcomes = await scene.server.values("sum by (outcome) (parley_agent_outcomes_total) > 0", "outcome")
+    assert outcomes == {"completed": len(scene.results), "bad_request": 2}
+    assert await scene.server.value("sum(parley_agent_duration_seconds_count)") == len(scene.results)
+    assert await scene.server.value("parley_agent_queue_seconds_count") == sum(outcomes.values())
+    assert await scene.server.values("parley_agent_retries_total > 0", "role") == {"DEV": 1}
+    # Two that ran out of time, two that were cancelled: their deliberation had ended, or their outcome said nothing new.
+    assert await scene.server.value("parley_agent_outcomes_ignored_total") == 4
+
+
+async def test_tokens_are_counted_exactly(scene: Scene) -> None:
+    tokens = await scene.server.values("parley_agent_tokens_total", "kind")
+    assert tokens["completion"] == sum(result.proposal.tokens for result in scene.results)
+    assert tokens["prompt"] > 0
+
+
+async def test_nothing_is_left_in_hand(scene: Scene) -> None:
+    consumers = {durable.name: 0.0 for durable in topology.DURABLES}
+    assert await scene.server.values("parley_consumer_pending", "consumer") == consumers
+    assert await scene.server.values("parley_consumer_ack_pending", "consumer") == consumers
+    assert await scene.server.value("parley_pool_busy") == 0
+    assert await scene.server.value("parley_pool_slots") == 256
+    assert await scene.server.value("sum(parley_handler_failures_total)") == 0
+
+
+# ── series ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_no_label_has_a_value_that_a_caller_chose(scene: Scene) -> None:
+    endings = {str(ending) for ending in ENDINGS}
+    allowed = {
+        "role": KNOWN_ROLES | {OTHER},
+        "outcome": {"completed", *map(str, ErrorType)},
+        "ending": endings,
+        "degraded": {"true", "false"},
+        "model": {"simulated-model", OTHER},
+        "kind": {"prompt", "completion", *map(str, TIMEOUTS)},
+        "subject": {durable.filter for durable in topology.DURABLES},
+        "consumer": {durable.name for durable in topology.DURABLES},
+    }
+    for family in text_string_to_metric_families(scene.page):
+        for sample in family.samples:
+            for label, value in sample.labels.items():
+                assert label == "le" or value in allowed[label], sample
+    assert INVENTED_ROLE not in scene.page
+    for task_id in scene.task_ids:
+        assert f'"{task_id}"' not in scene.page
+    assert "watched-" not in scene.page
+
+
+def test_promtool_finds_nothing_wrong_with_the_metrics(scene: Scene, tools: Tools) -> None:
+    assert tools.complaints("check", "metrics", text=scene.page) == ""
+
+
+# ── alerts ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_promtool_finds_nothing_wrong_with_the_rules(tools: Tools) -> None:
+    assert tools.complaints("check", "rules", ALERTS) == ""
+
+
+async def test_the_rules_load_and_only_the_rejected_request_raises_an_alert(scene: Scene) -> None:
+    async def dead_letters_fire() -> bool:
+        return (await scene.server.rules())["ParleyDeadLetters"]["state"] == "firing"
+
+    await until(dead_letters_fire, "the alert about dead letters fires")
+    rules = await scene.server.rules()
+    assert {name for name, rule in rules.items() if rule["health"] != "ok"} == set()
+    assert {name for name, rule in rules.items() if rule["state"] == "firing"} == {"ParleyDeadLetters"}
+
+
+def test_the_rules_ask_only_for_metrics_that_exist(scene: Scene) -> None:
+    asked = set(re.findall(r"\bparley_\w+", ALERTS.read_text()))
+    existing = {sample.name for family in text_string_to_metric_families(scene.page) for sample in family.samples}
+    assert asked
+    assert asked <= existing
+
+
+def ended(ending: str) -> str:
+    return f'parley_deliberations_ended_total{{ending="{ending}",degraded="false"}}'
+
+
+def pending(consumer: str) -> str:
+    return f'parley_consumer_pending{{consumer="{consumer}"}}'
+
+
+DEAD = 'parley_dead_letters_total{subject="deliberation.requested"}'
+RAISED = 'parley_handler_failures_total{consumer="intake"}'
+BUSY, SLOTS = "parley_pool_busy", "parley_pool_slots"
+
+# What a service at work looks like to Prometheus, a step a minute, in promtool's notation: start, change, times. Each trouble
+# changes something of it; None takes the series away.
+CALM = {
+    ended("completed"): "0+60x90",
+    **{ended(ending): "0x90" for ending in ("failed", "timeout", "rejected")},
+    **{pending(durable.name): "0x90" for durable in topology.DURABLES},
+    DEAD: "0x90",
+    RAISED: "0x90",
+    BUSY: "100x90",
+    SLOTS: "256x90",
+}
+# The alert that must fire an hour later, or None, and what is different.
+TROUBLES: Mapping[str, tuple[str | None, Mapping[str, str | None]]] = {
+    "all is well": (None, {}),
+    "one request in ten is rejected": (None, {ended("rejected"): "0+6x90"}),
+    "one in a hundred times out": (None, {ended("timeout"): "0+0.6x90"}),
+    "the only one of a quiet night times out": (None, {ended("completed"): "0x90", ended("timeout"): "0x50 1x40"}),
+    "the only one of a quiet night fails": (None, {ended("completed"): "0x90", ended("failed"): "0x50 1x40"}),
+    "a burst waits for a full pool": (None, {pending("dispatch"): "0x57 500x1 0x32", BUSY: "256x90"}),
+    "the pool is full and nothing waits": (None, {BUSY: "256x90"}),
+    "a backlog is worked off": (None, {pending("dispatch"): "9000-100x90", pending("intake"): "9000-100x90"}),
+    "one in ten times out": ("ParleyDeliberationsTimingOut", {ended("timeout"): "0+6x90"}),
+    "one in ten fails": ("ParleyDeliberationsFailing", {ended("failed"): "0+6x90"}),
+    "one dead letter": ("ParleyDeadLetters", {DEAD: "0x40 1x50"}),
+    "a handler raises once": ("ParleyHandlerFailures", {RAISED: "0x50 1x40"}),
+    "work waits, a quarter is busy": ("ParleyBacklogWhilePoolIdle", {pending("dispatch"): "0+10x90", BUSY: "64x90"}),
+    "work waits, nobody has a pool": ("ParleyBacklogWhilePoolIdle", {pending("dispatch"): "7x90", BUSY: None, SLOTS: None}),
+    "the pool is full for long": ("ParleyPoolFull", {pending("dispatch"): "500x90", BUSY: "250x90"}),
+    "every actor has died": ("ParleyPoolFull", {pending("dispatch"): "500x90", BUSY: "0x90", SLOTS: "0x90"}),
+    "nobody takes requests in": ("ParleyConsumerStuck", {pending("intake"): "0+5x90"}),
+    "no process is scraped": ("ParleyNotScraped", dict.fromkeys(CALM)),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_each_alert_fires_for_its_trouble_and_for_nothing_else(trouble: str, tools: Tools, tmp_path: Path) -> None:
+    alert, changed = TROUBLES[trouble]
+    series = [{"series": name, "values": values} for name, values in {**CALM, **changed}.items() if values is not None]
+    hour_later = {
+        "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+        "eval_time": "60m",
+        "exp_samples": [{"labels": f'{{alertname="{alert}"}}', "value": 1}] if alert else [],
+    }
+    case = {"interval": "1m", "input_series": series, "promql_expr_test": [hour_later]}
+    path = tmp_path / "alerts-test.yaml"
+    path.write_text(json.dumps({"rule_files": [str(ALERTS)], "evaluation_interval": "1m", "tests": [case]}))
+    assert tools.complaints("test", "rules", path) == ""
+
+
+def test_every_alert_has_a_trouble_that_raises_it() -> None:
+    assert set(re.findall(r"- alert: (\w+)", ALERTS.read_text())) == {alert for alert, _ in TROUBLES.values() if alert}
