@@ -7,7 +7,7 @@ READY = .venv/.ready
 # Ray workers started through `uv run` would each start through it again; this makes them plain Python processes.
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV = 0
 
-.PHONY: all demo test lint types imports check bench clean docs help
+.PHONY: all demo test lint types imports check bench clean docs stale help
 
 all: $(READY)  ## install everything into .venv
 
@@ -36,13 +36,17 @@ types: $(READY)  ## mypy, strict
 imports: $(READY)  ## imports only point down
 	@$(RUN) lint-imports --no-cache
 
-check: lint types imports test  ## all of the above
+stale: $(READY)  ## is what was generated still what the code says
+	@$(RUN) python -m docs.generate --check
+
+check: lint types imports stale test  ## all of the above
 
 bench: $(READY)  ## throughput and latency, next to a plain asyncio loop
 	@$(RUN) python -m benchmarks
 
-docs: $(READY)  ## write the generated parts of README and docs/
+docs: $(READY)  ## write what is generated: parts of README and docs/, the dashboard
 	@$(RUN) python -m docs.generate
+	@$(RUN) python -m monitoring.dashboards
 
 clean:  ## remove what was installed here
 	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache

@@ -5,6 +5,7 @@ strictly (a string is not a number), unknown fields are ignored, and what is wro
 that names each field and quotes none of them: prompts do not belong in logs.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -79,12 +80,26 @@ def describe(error: ValidationError) -> list[str]:
     """What is wrong, field by field, without quoting the input."""
     details = error.errors(include_input=False, include_url=False, include_context=False)
     problems = [
-        f"{'.'.join(str(part) for part in detail['loc']) or 'payload'}: {detail['msg']}"
-        for detail in details[:MAX_REPORTED_PROBLEMS]
+        f"{_where(detail['loc'])}: {_UNQUOTED.get(detail['type'], detail['msg'])}" for detail in details[:MAX_REPORTED_PROBLEMS]
     ]
     if len(details) > MAX_REPORTED_PROBLEMS:
         problems.append(f"and {len(details) - MAX_REPORTED_PROBLEMS} more")
     return problems
+
+
+# Below these fields the names are the sender's own words, of any length: a problem there is told without them.
+_FREE = {"metadata": "metadata.*", "rubric": "rubric"}
+# Where pydantic's own words quote the input.
+_UNQUOTED = {"union_tag_invalid": "status is none that an ending can have"}
+
+
+def _where(location: Sequence[int | str]) -> str:
+    named = [str(part) for part in location]
+    for place, part in enumerate(named[:-1]):
+        if part in _FREE:
+            named[place:] = [_FREE[part]]
+            break
+    return ".".join(named) or "payload"
 
 
 def _within(value: Any, limit: int, name: str) -> None:
@@ -107,7 +122,8 @@ class Constraints(Message):
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
-        _within(self, MAX_CONSTRAINTS_BYTES, "constraints")
+        # As it was sent: defaults that were not in it are not the sender's bytes.
+        _within(self.model_dump(exclude_unset=True), MAX_CONSTRAINTS_BYTES, "constraints")
         return self
 
 

@@ -275,10 +275,10 @@ def _seen_before(tally: Tally, seq: int) -> Reaction:
 
 
 def _refused(tally: Tally | None, event: Refused, now: float) -> Reaction:
-    if tally is not None and tally.request_seq != event.seq:
-        return Reaction(tally, note="a deliberation of this task_id exists")
     if tally is not None and tally.ended:
         return _already_ended(tally)
+    if tally is not None and tally.request_seq != event.seq:
+        return Reaction(tally, note="a deliberation of this task_id exists")
     if tally is not None:
         # Recorded, and only then found impossible to carry out.
         return _end(tally, Cause.ABANDONED, State.FAILED, now, event.error)

@@ -105,6 +105,7 @@ class FlowSubscriber(BatchPullStreamSubscriber):
                 # Neither a message nor word that the request expired: it was lost, with the connection it was made on.
                 self._asked = 0
                 continue
+            await asyncio.sleep(0)  # what was read from the socket together is handed over together
             self._something.clear()
             messages, self._arrived = self._arrived, []
             if messages:

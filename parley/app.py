@@ -19,7 +19,7 @@ from faststream.nats import NatsBroker
 
 from broker import topology
 from broker.connection import Wire, check_server, connect, connect_options
-from broker.embedded import embedded_nats
+from broker.embedded import die_with_parent, embedded_nats
 from broker.errors import SettingsError, Unavailable
 from broker.ledger import Ledger
 from broker.observer import Observer
@@ -104,15 +104,14 @@ async def _model(settings: Settings) -> str:
     if settings.vllm_model is not None:
         return settings.vllm_model
     key = settings.vllm_api_key.get_secret_value() if settings.vllm_api_key else None
+    first = Endpoint(settings.endpoints[0])
     async with VllmClient(api_key=key) as client:
         try:
-            names = await client.models(Endpoint(settings.endpoints[0]))
+            names = await client.models(first)
         except ModelError as error:
-            raise Unavailable(
-                f"cannot ask {settings.endpoints[0]} for its models: {error}. Set VLLM_MODEL to start without it."
-            ) from error
+            raise Unavailable(f"cannot ask {first} for its models: {error}. Set VLLM_MODEL to start without it.") from error
     if not names:
-        raise Unavailable(f"{settings.endpoints[0]} serves no model; set VLLM_MODEL")
+        raise Unavailable(f"{first} serves no model; set VLLM_MODEL")
     return names[0]
 
 
@@ -242,6 +241,7 @@ async def simulator(*arguments: str) -> AsyncIterator[str]:
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,
+        preexec_fn=die_with_parent,
     )
     try:
         assert process.stdout is not None

@@ -82,6 +82,7 @@ async def _up(settings: Settings) -> None:
     stop = _stop_signal()
     folder = settings.home / "nats"
     async with embedded(settings, folder) as filled, service(filled) as running:
+        _hear_signals(stop)
         with here.announced(settings.home, running.nats_url):
             pool = running.pool
             out.print("Parley is up.", style="bold green")
@@ -118,6 +119,7 @@ async def _serve(settings: Settings, parts: Any) -> None:
 
     stop = _stop_signal()
     async with service(settings, parts) as running:
+        _hear_signals(stop)
         logging.getLogger("parley").info(
             "serving %s; NATS %s; metrics %s/metrics", ",".join(sorted(parts)), masked(running.nats_url), running.http_url
         )
@@ -326,9 +328,15 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 
 def _stop_signal() -> asyncio.Event:
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    _hear_signals(stop)
     return stop
+
+
+def _hear_signals(stop: asyncio.Event) -> None:
+    """Once before anything is started, and once after: Ray puts a handler of its own over SIGTERM that prints a stack."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().remove_signal_handler(number)
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
 
 def _log(settings: Settings) -> None:

@@ -93,7 +93,7 @@ async def _models(settings: Settings) -> AsyncIterator[Finding]:
 
 async def _model(client: VllmClient, endpoint: Endpoint, wanted: str | None) -> Finding:
     """By name in /v1/models, and one token really generated: `/health` can be 200 while workers are dead (vllm#16259)."""
-    what = f"model at {endpoint.url}"
+    what = f"model at {endpoint}"
     try:
         names = await client.models(endpoint)
         name = wanted or (names[0] if names else None)

@@ -20,6 +20,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
 from nats.aio.client import Client
+from ray._private import ray_constants
 from ray.exceptions import RayError
 
 from broker.connection import Wire, connect
@@ -31,6 +32,10 @@ log = logging.getLogger("parley.workers")
 
 # A local Ray takes about 5 s here with compiled bytecode, 20 s without.
 START_TIMEOUT_SECONDS = 60.0
+# Settled jobs are reported together: a call an outcome would take the driver's time just when it folds that outcome. A freed slot
+# is known at most this late, and at once when a share of this size of an actor's slots has been freed.
+COMPANY_SECONDS = 0.02
+FULL_SHARE = 8
 # Between two tries to replace an actor when the cluster has no place for it.
 REPLACE_WAIT_SECONDS = 1.0
 # Local object store: jobs are small and answers never pass through it. Ray's minimum is 75 MiB.
@@ -45,6 +50,17 @@ class RayUnavailable(Unavailable):
 
     def __str__(self) -> str:
         return f"cannot use Ray at {self.address}: {self.reason}. Is RAY_ADDRESS right? PARLEY_POOL=local runs without Ray."
+
+
+def _stay_on_loopback() -> None:
+    """Have a local Ray listen on 127.0.0.1 only.
+
+    Asked for 127.0.0.1 by name, Ray takes the machine's outside address instead and listens on every interface. What it
+    does not do on Linux by itself it does on macOS and Windows, and this is its switch: the variable for the processes it
+    starts, the constant for this one, which has read the variable already.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 class Crew:
@@ -68,8 +84,10 @@ class Crew:
         self._worker.begin(jobs)
 
     async def finished(self) -> list[str]:
+        """Keys of the jobs settled since the last call. Waits for company: nobody is in a hurry while slots are free."""
         assert self._worker is not None
-        return await self._worker.finished()
+        enough = max(1, self._config.slots // FULL_SHARE)
+        return await self._worker.finished(enough, COMPANY_SECONDS)
 
     async def close(self) -> None:
         await self._stack.aclose()
@@ -174,12 +192,12 @@ class RayPool:
         if self._address is not None:
             ray.init(address=self._address, **common)
             return
+        _stay_on_loopback()
         cpus = max(os.cpu_count() or 1, round(len(self._members) * self._actor_cpus + 0.5))
         ray.init(
             num_cpus=cpus,
             include_dashboard=False,
             object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
             **common,
         )
 

@@ -5,6 +5,7 @@ what the answer must respect. vLLM caches shared prefixes, so N agents pay for t
 differs: the persona of one agent when the request asks for diversity.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -254,4 +255,4 @@ def _seed(request: AgentRequested) -> int | None:
 
 def _stable(text: str) -> int:
     """A number for a text, the same in every process (Python's own hash is not)."""
-    return int.from_bytes(text.encode()[:64], "big") % (2**31)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") % (2**31)

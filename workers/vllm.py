@@ -7,14 +7,17 @@ the contract's closed set; nothing here retries.
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Self
+from urllib.parse import unquote, urlsplit
 
+import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
+from broker.connection import masked
 from broker.messages import ErrorType, Usage
 
 # More than any answer we could pass on: an outcome has to fit into one NATS message (1 MiB).
@@ -25,14 +28,27 @@ MAX_ERROR_CHARACTERS = 500
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a model is served. `url` without a path stands for its `/v1`."""
+    """Where a model is served. `url` without a path stands for its `/v1`; `user:password@` in it is for HTTP Basic."""
 
     url: str
 
     @property
     def base(self) -> str:
-        url = self.url.rstrip("/")
+        parts = urlsplit(self.url)
+        url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
         return url if url.endswith("/v1") else f"{url}/v1"
+
+    @property
+    def auth(self) -> httpx.BasicAuth | None:
+        """What stands before `@`. Apart from the URL: httpx would send it as a header, and aiohttp refuses to have it twice."""
+        parts = urlsplit(self.url)
+        if parts.username is None:
+            return None
+        return httpx.BasicAuth(unquote(parts.username), unquote(parts.password or ""))
+
+    def __str__(self) -> str:
+        """For messages: an outcome's `error` is read by others."""
+        return masked(self.url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +138,7 @@ class VllmClient:
                 return await self._call(endpoint, request)
         except TimeoutError as error:
             kind = ErrorType.DEADLINE_EXCEEDED if total >= seconds else ErrorType.TOTAL_TIMEOUT
-            raise ModelError(kind, f"no whole answer from {endpoint.url} within {total:.1f} s") from error
+            raise ModelError(kind, f"no whole answer from {endpoint} within {total:.1f} s") from error
 
     async def _call(self, endpoint: Endpoint, request: ChatRequest) -> Completion:
         trace = {"traceparent": request.traceparent} if request.traceparent else None
@@ -139,36 +155,47 @@ class VllmClient:
                 return _completion(await _read(response), request.model)
             finally:
                 await response.aclose()
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
-            raise ModelError(ErrorType.CONNECTION_FAILED, f"cannot connect to {endpoint.url}: {_reason(error)}") from error
-        except httpx.HTTPError as error:
-            raise ModelError(ErrorType.CONNECTION_LOST, f"connection to {endpoint.url} lost: {_reason(error)}") from error
+        except (httpx.HTTPError, aiohttp.ClientError) as error:
+            raise _broken(endpoint, error) from error
 
     async def _headers(self, endpoint: Endpoint, out: httpx.Request) -> httpx.Response:
         if not self._stream:
-            return await self._http.send(out, stream=True)
+            return await self._http.send(out, stream=True, auth=endpoint.auth)
         limit = self._limits.first_byte
         try:
             async with asyncio.timeout(limit):
-                return await self._http.send(out, stream=True)
+                return await self._http.send(out, stream=True, auth=endpoint.auth)
         except TimeoutError as error:
-            raise ModelError(ErrorType.FIRST_BYTE_TIMEOUT, f"nothing from {endpoint.url} within {limit:g} s") from error
+            raise ModelError(ErrorType.FIRST_BYTE_TIMEOUT, f"nothing from {endpoint} within {limit:g} s") from error
 
     async def models(self, endpoint: Endpoint, *, seconds: float = 5.0) -> list[str]:
         """Names in `/v1/models`. Raises ModelError."""
         try:
             async with asyncio.timeout(seconds):
-                response = await self._http.get(f"{endpoint.base}/models")
+                response = await self._http.get(f"{endpoint.base}/models", auth=endpoint.auth)
         except TimeoutError as error:
-            raise ModelError(ErrorType.FIRST_BYTE_TIMEOUT, f"nothing from {endpoint.url} within {seconds:g} s") from error
-        except httpx.HTTPError as error:
-            raise ModelError(ErrorType.CONNECTION_FAILED, f"cannot reach {endpoint.url}: {_reason(error)}") from error
+            raise ModelError(ErrorType.FIRST_BYTE_TIMEOUT, f"nothing from {endpoint} within {seconds:g} s") from error
+        except (httpx.HTTPError, aiohttp.ClientError) as error:
+            raise _broken(endpoint, error) from error
         if response.status_code != httpx.codes.OK:
             raise _refusal(response, response.content)
         try:
             return [str(entry["id"]) for entry in response.json()["data"]]
         except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(ErrorType.MALFORMED_ANSWER, f"{endpoint.url} lists no models") from error
+            raise ModelError(ErrorType.MALFORMED_ANSWER, f"{endpoint} lists no models") from error
+
+
+def _broken(endpoint: Endpoint, error: Exception) -> ModelError:
+    """A call that broke. httpx-aiohttp calls a connection that the server closed a ConnectTimeout, and lets answers that are
+    not HTTP through as aiohttp's own error: aiohttp's, which is the cause, tells them apart."""
+    match error if isinstance(error, aiohttp.ClientError) else error.__cause__:
+        case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError() | aiohttp.InvalidURL():
+            return ModelError(ErrorType.CONNECTION_FAILED, f"cannot connect to {endpoint}: {_reason(error)}")
+        case aiohttp.ClientResponseError() as response:
+            words = " ".join(_words({"error": response.message}).split())
+            return ModelError(ErrorType.MALFORMED_ANSWER, f"{endpoint} does not answer in HTTP: {words}")
+        case _:
+            return ModelError(ErrorType.CONNECTION_LOST, f"connection to {endpoint} lost: {_reason(error)}")
 
 
 async def _read(response: httpx.Response) -> bytes:
@@ -185,26 +212,52 @@ async def _read_stream(response: httpx.Response, model: str) -> Completion:
     """Server-sent events to one completion. An error line inside a 200 is an error, `[DONE]` or not."""
     parts: list[str] = []
     finish_reason, usage, size = None, Usage(), 0
-    async for line in response.aiter_lines():
-        if not line.startswith("data:"):
+    async for line in _lines(response):
+        if not line.startswith(b"data:"):
             continue
         data = line[5:].strip()
-        if data == "[DONE]":
+        if data == b"[DONE]":
             break
-        size += len(data)
-        if size > MAX_ANSWER_BYTES:
-            raise ModelError(ErrorType.MALFORMED_ANSWER, f"answer is over {MAX_ANSWER_BYTES} bytes")
-        event = _json(data.encode())
+        event = _json(data)
         if "error" in event:
             raise ModelError(ErrorType.SERVER_ERROR, f"the server broke off: {_words(event)}")
         model = event.get("model") or model
         usage = _usage(event) if event.get("usage") else usage
-        for choice in event.get("choices") or ():
-            parts.append((choice.get("delta") or {}).get("content") or "")
-            finish_reason = choice.get("finish_reason") or finish_reason
+        for content, reason in _deltas(event):
+            parts.append(content)
+            size += len(content.encode(errors="replace"))
+            finish_reason = reason or finish_reason
+        if size > MAX_ANSWER_BYTES:
+            raise ModelError(ErrorType.MALFORMED_ANSWER, f"answer is over {MAX_ANSWER_BYTES} bytes")
     if finish_reason is None:
         raise ModelError(ErrorType.CONNECTION_LOST, "the stream ended before the answer did")
     return _checked("".join(parts), finish_reason, model, usage)
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
+    """What httpx's `aiter_lines` gives, but a line that does not end is not gathered for ever."""
+    rest = b""
+    async for chunk in response.aiter_bytes():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line
+        if len(rest) > MAX_ANSWER_BYTES:
+            raise ModelError(ErrorType.MALFORMED_ANSWER, f"a line is over {MAX_ANSWER_BYTES} bytes")
+    yield rest
+
+
+def _deltas(event: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """(content, finish_reason) of each choice."""
+    try:
+        found = [
+            ((choice.get("delta") or {}).get("content") or "", choice.get("finish_reason"))
+            for choice in event.get("choices") or ()
+        ]
+    except (AttributeError, TypeError) as error:
+        raise ModelError(ErrorType.MALFORMED_ANSWER, "a line of the stream has no choices[].delta.content") from error
+    if not all(isinstance(content, str) for content, _ in found):
+        raise ModelError(ErrorType.MALFORMED_ANSWER, "a line of the stream has no choices[].delta.content")
+    return found
 
 
 def _completion(body: bytes, model: str) -> Completion:
@@ -214,19 +267,24 @@ def _completion(body: bytes, model: str) -> Completion:
         content, finish_reason = choice["message"]["content"], choice.get("finish_reason")
     except (KeyError, IndexError, TypeError) as error:
         raise ModelError(ErrorType.MALFORMED_ANSWER, "the answer has no choices[0].message.content") from error
-    return _checked(content, str(finish_reason or "unknown"), str(answer.get("model") or model), _usage(answer))
+    return _checked(content, finish_reason or "unknown", answer.get("model") or model, _usage(answer))
 
 
-def _checked(content: Any, finish_reason: str, model: str, usage: Usage) -> Completion:
+def _checked(content: Any, finish_reason: Any, model: Any, usage: Usage) -> Completion:
     if not isinstance(content, str) or not content.strip():
-        raise ModelError(ErrorType.EMPTY_ANSWER, f"the model answered nothing (finish_reason {finish_reason})")
-    return Completion(content, finish_reason, model, usage)
+        raise ModelError(ErrorType.EMPTY_ANSWER, f"the model answered nothing (finish_reason {_encodable(finish_reason)})")
+    return Completion(_encodable(content), _encodable(finish_reason), _encodable(model), usage)
+
+
+def _encodable(text: Any) -> str:
+    """JSON may hold half a surrogate pair (`\\ud83d`, an emoji cut by max_tokens); UTF-8 may not."""
+    return str(text).encode(errors="replace").decode()
 
 
 def _json(body: bytes) -> dict[str, Any]:
     try:
         answer = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(ErrorType.MALFORMED_ANSWER, "the answer is not JSON") from error
     if not isinstance(answer, dict):
         raise ModelError(ErrorType.MALFORMED_ANSWER, "the answer is not a JSON object")
@@ -237,7 +295,8 @@ def _usage(answer: Mapping[str, Any]) -> Usage:
     counts = answer.get("usage")
     if not isinstance(counts, dict):
         return Usage()
-    known = {key: counts[key] for key in Usage.model_fields if isinstance(counts.get(key), int)}
+    # Numbers a counter can take; anything else is no count, and no reason to refuse an answer.
+    known = {key: counts[key] for key in Usage.model_fields if type(counts.get(key)) is int and 0 <= counts[key] < 2**63}
     return Usage(**known)
 
 
@@ -267,7 +326,7 @@ def _kind(status: int, words: str) -> ErrorType:
 def _words_of(body: bytes) -> str:
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return body[:MAX_ERROR_CHARACTERS].decode(errors="replace").strip() or "(no text)"
     return _words(answer) if isinstance(answer, dict) else "(no text)"
 
@@ -277,7 +336,7 @@ def _words(answer: Mapping[str, Any]) -> str:
     error = answer.get("error", answer)
     if isinstance(error, dict):
         error = error.get("message") or error.get("detail") or error
-    return str(error)[:MAX_ERROR_CHARACTERS]
+    return _encodable(error)[:MAX_ERROR_CHARACTERS]
 
 
 def _retry_after(response: httpx.Response) -> float | None:

@@ -71,9 +71,11 @@ class Worker:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def finished(self) -> list[str]:
-        """Wait until at least one job is settled; the keys of all that are since the last call."""
+    async def finished(self, enough: int = 1, patience_seconds: float = 0.0) -> list[str]:
+        """Wait until at least one job is settled, and then up to `patience_seconds` for `enough`; the keys of all that are."""
         await self._some_finished.wait()
+        if len(self._finished) < enough and patience_seconds:
+            await asyncio.sleep(patience_seconds)
         self._some_finished.clear()
         done, self._finished = self._finished, []
         return done
