@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import uvloop
@@ -94,7 +94,7 @@ def report(found: dict[str, Any]) -> str:
     runs = found["runs"]
 
     def median(side: str, figure: str) -> float:
-        return statistics.median(run[side][figure] for run in runs)
+        return float(statistics.median(run[side][figure] for run in runs))
 
     what = f"pool {found['pool']}, model {found['latency_ms']:g} ms, {found['agents']} agents, medians of {len(runs)} runs"
     lines = [
@@ -108,12 +108,7 @@ def report(found: dict[str, Any]) -> str:
         "bare_busy": "plain asyncio loop, {concurrency:g} at a time",
         "parley_busy": "Parley, {concurrency:g} at a time",
     }
-    for side, name in names.items():
-        lines.append(
-            f"{name.format(concurrency=median(side, 'concurrency')):<34}"
-            f"{median(side, 'deliberations_per_second'):>16.1f}{median(side, 'calls_per_second'):>15.1f}"
-            f"{median(side, 'p50_ms'):>9.1f}{median(side, 'p99_ms'):>9.1f}"
-        )
+    lines += [_row(name.format(concurrency=median(side, "concurrency")), side, median) for side, name in names.items()]
     added = statistics.median(run["parley_alone"]["p50_ms"] - found["latency_ms"] for run in runs)
     over = statistics.median(run["parley_alone"]["p50_ms"] - run["bare_alone"]["p50_ms"] for run in runs)
     ratio = statistics.median(run["parley_busy"]["calls_per_second"] / run["bare_busy"]["calls_per_second"] for run in runs)
@@ -124,6 +119,11 @@ def report(found: dict[str, Any]) -> str:
         f"the service's own process, idle: {found['service_idle_mib']:.0f} MiB",
     ]
     return "\n".join(lines)
+
+
+def _row(name: str, side: str, median: Callable[[str, str], float]) -> str:
+    rates = f"{median(side, 'deliberations_per_second'):>16.1f}{median(side, 'calls_per_second'):>15.1f}"
+    return f"{name:<34}{rates}{median(side, 'p50_ms'):>9.1f}{median(side, 'p99_ms'):>9.1f}"
 
 
 def main() -> None:

@@ -18,8 +18,7 @@ def state_diagram() -> str:
     """Every legal move, as Mermaid draws it."""
     lines = ["```mermaid", "stateDiagram-v2"]
     for (start, cause), ends in MOVES.items():
-        for end in sorted(ends):
-            lines.append(f"    {start or '[*]'} --> {end}: {cause}")
+        lines += [f"    {start or '[*]'} --> {end}: {cause}" for end in sorted(ends)]
     lines += [f"    {state} --> [*]" for state in State if state in ENDINGS]
     return "\n".join([*lines, "```"])
 
