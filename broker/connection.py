@@ -7,11 +7,12 @@ import asyncio
 import hashlib
 import logging
 import math
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import nats
 import nats.errors
@@ -39,8 +40,13 @@ PENDING_BYTES = 16 * 1024 * 1024
 READ_CACHE_BYTES = 16 * 1024 * 1024
 # JetStream's error for a refused compare-and-set.
 _WRONG_LAST_SEQUENCE = 10071
+# Its codes are HTTP's: from here on it is the server's trouble and may pass.
+_SERVER_TROUBLE = 500
 
 JSON_HEADER = {"content-type": "application/json"}
+
+# Up to the last `@`, for a password may hold another; with or without a scheme, for nats-py takes both.
+_SECRET = re.compile(r"^([A-Za-z+]+://)?.*@", re.DOTALL)
 
 
 def connect_options(url: str, name: str) -> dict[str, Any]:
@@ -63,9 +69,11 @@ async def connect(url: str, name: str) -> Client:
     try:
         # The first connection must not be retried for ever: a wrong URL is to be said now.
         await asyncio.wait_for(patient.connect(**options), timeout=2 * CONNECT_TIMEOUT_SECONDS + 1)
-    except (TimeoutError, OSError, nats.errors.Error) as error:
-        await patient.close()
-        raise BrokerUnavailable(masked(url), _reason(error)) from error
+    except (TimeoutError, OSError, ValueError, nats.errors.Error) as error:
+        with suppress(Exception):  # nats-py cannot close what it never began to open
+            await patient.close()
+        # That time is up says nothing; what went wrong meanwhile does.
+        raise BrokerUnavailable(masked(url), _reason(patient.last_error or error)) from error
     return patient
 
 
@@ -76,15 +84,11 @@ def _reason(error: BaseException) -> str:
 def masked(url: str) -> str:
     """The URL without what stands before `@`: it may hold a token or a password."""
 
-    def one(part: str) -> str:
-        parts = urlsplit(part.strip())
-        return part.strip() if "@" not in parts.netloc else f"{parts.scheme}://***@{parts.netloc.rpartition('@')[2]}"
-
-    return ",".join(one(part) for part in url.split(","))
+    return ",".join(_SECRET.sub(r"\1***@", part.strip()) for part in url.split(","))
 
 
 async def check_server(nc: Client, url: str) -> str:
-    """The server's version. Raises BrokerUnsuitable for one too old for schedules, or without JetStream."""
+    """The server's version. Raises BrokerUnsuitable for one too old for schedules or without JetStream, BrokerUnavailable."""
     version = nc.connected_server_version
     if (version.major, version.minor) < OLDEST_SERVER:
         raise BrokerUnsuitable(
@@ -97,6 +101,8 @@ async def check_server(nc: Client, url: str) -> str:
         raise BrokerUnsuitable(
             masked(url), "has no JetStream for this account; start it with -js, or enable JetStream for the account"
         ) from error
+    except (nats.errors.Error, TimeoutError) as error:
+        raise BrokerUnavailable(masked(url), _reason(error)) from error
     return f"{version.major}.{version.minor}.{version.patch}"
 
 
@@ -139,7 +145,8 @@ class Wire:
         """Store a message; its sequence in the stream. With a `msg_id` seen before, the first one's sequence.
 
         Raises Overlarge, Conflict (only with an expected sequence in `headers`), or BrokerUnavailable when no PubAck came:
-        the message may or may not be stored, so whatever led to it must be safe to do again.
+        the message may or may not be stored, so whatever led to it must be safe to do again. A server that cannot store now
+        (disk full, no leader: its 5xx) is unavailable too; what it calls our mistake (4xx) is raised as nats-py's APIError.
         """
         out = {**JSON_HEADER, **(headers or {})}
         if msg_id is not None:
@@ -150,7 +157,9 @@ class Wire:
         except nats.js.errors.APIError as error:
             if error.err_code == _WRONG_LAST_SEQUENCE:
                 raise Conflict(subject) from error
-            raise
+            if error.code is None or error.code < _SERVER_TROUBLE:
+                raise
+            raise BrokerUnavailable(self._where(), _reason(error)) from error
         except (nats.errors.Error, nats.js.errors.Error, TimeoutError) as error:
             raise BrokerUnavailable(self._where(), _reason(error)) from error
         return int(ack.seq)
@@ -210,16 +219,22 @@ class Wire:
         return _stored(raw, int(raw.seq or 0))
 
     async def put_aside(self, bucket: str, name: str, data: bytes) -> ResultsRef:
-        """Claim-check: keep `data` in an object store and say where. The same name again replaces it."""
-        store = await self.js.object_store(bucket)
-        info = await store.put(name, data)
+        """Claim-check: keep `data` in an object store and say where. The same name again replaces it. Raises BrokerUnavailable."""
+        try:
+            store = await self.js.object_store(bucket)
+            info = await store.put(name, data)
+        except (nats.errors.Error, TimeoutError) as error:
+            raise BrokerUnavailable(self._where(), _reason(error)) from error
         digest = info.digest or f"SHA-256={hashlib.sha256(data).hexdigest()}"
         return ResultsRef(bucket=bucket, name=name, size=len(data), digest=digest)
 
     async def fetch_aside(self, ref: ResultsRef) -> bytes:
-        """What `put_aside` kept. nats-py checks the digest."""
-        store = await self.js.object_store(ref.bucket)
-        return (await store.get(ref.name)).data or b""
+        """What `put_aside` kept. nats-py checks the digest. Raises BrokerUnavailable, also for what is no longer kept."""
+        try:
+            store = await self.js.object_store(ref.bucket)
+            return (await store.get(ref.name)).data or b""
+        except (nats.errors.Error, TimeoutError) as error:
+            raise BrokerUnavailable(self._where(), _reason(error)) from error
 
     def _check_size(self, subject: str, body: bytes, headers: Mapping[str, str]) -> None:
         # "NATS/1.0\r\n", then "key: value\r\n" each, then "\r\n".

@@ -44,18 +44,22 @@ def executable() -> str:
 def config(folder: Path, *, port: int, token: str | None, sync_always: bool, jetstream: bool = True) -> str:
     """The server's configuration. `port` -1 takes a free one. `sync_always`: fsync before every PubAck."""
     sync = "always" if sync_always else '"1s"'
-    # JSON is valid in nats-server's configuration language, and json.dumps quotes paths and tokens safely.
     lines = [
         "host: 127.0.0.1",
         f"port: {port}",
-        f"ports_file_dir: {json.dumps(str(folder))}",
-        f"log_file: {json.dumps(str(folder / 'nats-server.log'))}",
+        f"ports_file_dir: {_quoted(folder)}",
+        f"log_file: {_quoted(folder / 'nats-server.log')}",
     ]
     if jetstream:
-        lines.append(f"jetstream {{ store_dir: {json.dumps(str(folder / 'jetstream'))}, sync_interval: {sync} }}")
+        lines.append(f"jetstream {{ store_dir: {_quoted(folder / 'jetstream')}, sync_interval: {sync} }}")
     if token is not None:
-        lines.append(f"authorization {{ token: {json.dumps(token)} }}")
+        lines.append(f"authorization {{ token: {_quoted(token)} }}")
     return "\n".join(lines) + "\n"
+
+
+def _quoted(value: Path | str) -> str:
+    """JSON's quoting is the server's too, but for `\\u`: letters beyond ASCII stand for themselves."""
+    return json.dumps(str(value), ensure_ascii=False)
 
 
 @asynccontextmanager
@@ -78,7 +82,7 @@ def _start(folder: Path, configuration: str) -> subprocess.Popen[bytes]:
         stale.unlink()
     path = folder / "nats-server.conf"
     path.touch(mode=0o600)  # it holds the token
-    path.write_text(configuration)
+    path.write_text(configuration, encoding="utf-8")
     return subprocess.Popen(
         [executable(), "-c", str(path)],
         stdin=subprocess.DEVNULL,

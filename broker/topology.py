@@ -18,7 +18,7 @@ from nats.js.api import (
     StorageType,
     StreamConfig,
 )
-from nats.js.errors import NotFoundError
+from nats.js.errors import APIError, NotFoundError
 
 from broker.errors import TopologyMismatch
 from broker.messages import MAX_TIMEOUT_SECONDS
@@ -191,20 +191,27 @@ async def provision(
 ) -> list[str]:
     """Create what is missing. Returns what was created (or, with `create=False`, what is missing).
 
-    Raises TopologyMismatch, having changed nothing that existed, when something live differs.
+    Raises TopologyMismatch, having changed nothing that existed, when something live differs or the server refuses a stream
+    (more replicas than it has servers, say).
     """
     made: list[str] = []
     differences: list[str] = []
+    refused: list[str] = []
     for wanted in streams(replicas=replicas, keep_seconds=keep_seconds):
         assert wanted.name is not None
         try:
             live = (await js.stream_info(wanted.name)).config
         except NotFoundError:
             made.append(f"stream {wanted.name}")
-            if create:
-                await js.add_stream(wanted)
+            try:
+                if create:
+                    await js.add_stream(wanted)
+            except APIError as error:
+                refused.append(f"stream {wanted.name}: refused by the server: {error.description}")
             continue
         differences += _differences(f"stream {wanted.name}", wanted, live)
+    if refused:
+        raise TopologyMismatch([*refused, *differences])
     for durable in DURABLES:
         expected = consumer(durable, ack_wait_seconds)
         try:

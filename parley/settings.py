@@ -107,6 +107,21 @@ class Settings(BaseSettings):
     def _blank_is_unset(cls, value: Any) -> Any:
         return None if isinstance(value, str) and not value.strip() else value
 
+    @field_validator("vllm_api_key", mode="before")
+    @classmethod
+    def _key_fits_a_header(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        key = value.strip()  # a key read from a file often brings its line end along
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError("holds characters that no HTTP header can carry")
+        return key or None
+
+    @field_validator("home", mode="before")
+    @classmethod
+    def _blank_is_the_usual_place(cls, value: Any) -> Any:
+        return _state_home() if isinstance(value, str) and not value.strip() else value
+
     @field_validator("nats_url")
     @classmethod
     def _nats_urls(cls, value: str | None) -> str | None:
@@ -209,7 +224,9 @@ def _problem(detail: dict[str, Any]) -> str:
     name = str(detail["loc"][0])
     field = next((f for f in Settings.model_fields if name in (f, *_names(f))), name)
     shown = "" if "url" in field or "key" in field else f" (it is {str(detail['input'])[:80]!r})"
-    return f"{variable(field) if field in Settings.model_fields else name}: {message}{shown}"
+    # The name it was set under, where it was: PARLEY_NATS_URL is not to be looked for under NATS_URL.
+    given = next((n for n in _names(field) if n in os.environ), variable(field)) if field in Settings.model_fields else name
+    return f"{given}: {message}{shown}"
 
 
 def _names(field: str) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ class Cancels:
             log.warning("agent.cancel ignored: %s", error)
             return None
         self._heard[cancel.task_id] = (cancel.reason or "cancelled", self._now())
+        self._heard.move_to_end(cancel.task_id)
         if len(self._heard) > REMEMBERED:
             self._heard.popitem(last=False)
         return cancel

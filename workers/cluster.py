@@ -9,10 +9,12 @@ JetStream redelivers (`max_restarts` without `max_task_retries` would not, and `
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 # A driver started by `uv run` makes Ray start every worker through `uv run` too, which took minutes. Before ray is imported.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -36,6 +38,8 @@ START_TIMEOUT_SECONDS = 60.0
 # is known at most this late, and at once when a share of this size of an actor's slots has been freed.
 COMPANY_SECONDS = 0.02
 FULL_SHARE = 8
+# To find out that nobody listens at a RAY_ADDRESS. Ray itself tries a wrong one for minutes (over 200 s, 2.60).
+REACH_SECONDS = 3.0
 # Between two tries to replace an actor when the cluster has no place for it.
 REPLACE_WAIT_SECONDS = 1.0
 # Local object store: jobs are small and answers never pass through it. Ray's minimum is 75 MiB.
@@ -190,6 +194,7 @@ class RayPool:
     def _join(self) -> None:
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "parley"}
         if self._address is not None:
+            _knock(self._address)
             ray.init(address=self._address, **common)
             return
         _stay_on_loopback()
@@ -256,3 +261,13 @@ class RayPool:
         for member in self._members:
             if member.actor is not None:
                 ray.kill(member.actor)
+
+
+def _knock(address: str) -> None:
+    """Raises ConnectionError when nobody listens at `host:port` or `ray://host:port`. Other forms (`auto`) are Ray's to resolve."""
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        if parts.hostname is not None and parts.port is not None:
+            socket.create_connection((parts.hostname, parts.port), timeout=REACH_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise ConnectionError(f"nobody listens there ({error})") from error

@@ -170,6 +170,8 @@ class Simulator:
             messages, stream = body["messages"], bool(body.get("stream"))
         except (ValueError, KeyError, TypeError):
             return _error(400, "body must be JSON with `messages`")
+        if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+            return _error(400, "`messages` must be a list of objects")
         if body.get("model") != self.manner.model:
             return _error(404, f"The model `{body.get('model')}` does not exist.")
         self._note(request, body)

@@ -84,6 +84,7 @@ class Worker:
         """Let running jobs finish for up to `grace_seconds`, then give the rest back to the queue."""
         if self._tasks and grace_seconds > 0:
             await asyncio.wait(self._tasks, timeout=grace_seconds)
+        await asyncio.sleep(0)  # a task cancelled before its first step would not run its `finally`: its job would not go back
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
