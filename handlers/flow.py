@@ -33,7 +33,7 @@ log = logging.getLogger("parley.handlers")
 REQUEST_SECONDS = 5.0
 # The server's word that a request expired may be this late.
 LOST_SECONDS = 1.0
-# After an error of the server's (a consumer deleted, JetStream restarting) before asking again.
+# After an error (NATS away, a consumer deleted, JetStream restarting) before asking again.
 ERROR_WAIT_SECONDS = 0.5
 
 # Free slots outside; with True, wait until there is at least one.
@@ -99,7 +99,7 @@ class FlowSubscriber(BatchPullStreamSubscriber):
         while self.running and not self._closing:
             await self._ask()
             try:
-                async with asyncio.timeout(REQUEST_SECONDS + LOST_SECONDS):
+                async with asyncio.timeout(REQUEST_SECONDS + LOST_SECONDS if self._asked else ERROR_WAIT_SECONDS):
                     await self._something.wait()
             except TimeoutError:
                 # Neither a message nor word that the request expired: it was lost, with the connection it was made on.
@@ -113,6 +113,10 @@ class FlowSubscriber(BatchPullStreamSubscriber):
 
     async def _ask(self) -> None:
         """Ask for as much as there is room for and not asked for yet; wait for room only if nothing is on its way."""
+        if not self.connection.is_connected:
+            # What was asked for is gone with the connection; a request made now would only be kept and sent later, beside others.
+            self._asked = 0
+            return
         idle = not self._asked and not self._arrived
         free = await self.budget.room() if idle else self.budget.free
         if self._room is not None:
@@ -126,7 +130,6 @@ class FlowSubscriber(BatchPullStreamSubscriber):
             await self.connection.publish(self._next_subject, request, reply=self._inbox)
         except nats.errors.Error as error:
             log.warning("cannot ask for %s: %s", self.durable.name, error)
-            await asyncio.sleep(ERROR_WAIT_SECONDS)
             return
         self._asked += wanted
 
