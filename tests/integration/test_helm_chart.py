@@ -1,7 +1,7 @@
 """The chart, rendered by Helm's own engine: valid for Kubernetes, and in agreement with what the service really reads and serves.
 
-There is no cluster here. Core objects are held against the Kubernetes API's own schemas; RayCluster and ServiceMonitor, which those do
-not know, by hand, except for the pods in them.
+There is no cluster here. Core objects are held against the Kubernetes API's own schemas; RayCluster and ServiceMonitor, which
+those do not know, by hand, except for the pods in them.
 """
 
 import os
