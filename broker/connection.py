@@ -18,6 +18,7 @@ import nats
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import RawStreamMsg
 
@@ -38,6 +39,8 @@ RECONNECT_WAIT_SECONDS = 1
 PENDING_BYTES = 16 * 1024 * 1024
 # Outcomes read back to compose an ending: most are still here from when they were counted.
 READ_CACHE_BYTES = 16 * 1024 * 1024
+# JetStream stores the size of a message's headers in 16 bits.
+MAX_HEADER_BYTES = 65_535
 # JetStream's error for a refused compare-and-set.
 _WRONG_LAST_SEQUENCE = 10071
 # Its codes are HTTP's: from here on it is the server's trouble and may pass.
@@ -62,10 +65,33 @@ def connect_options(url: str, name: str) -> dict[str, Any]:
     }
 
 
+class SturdyClient(Client):
+    """nats-py's client, except that headers it cannot parse are taken for none, and a subject that is not UTF-8 is no end.
+
+    nats-py (2.16.0) ends its reading task at such a message, for good, and still calls itself connected: one malformed message
+    on a subject anybody may publish to, delivered again and again, would stop every process that consumes it.
+    """
+
+    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
+        try:
+            return await super()._process_headers(headers)
+        except Exception as error:
+            log.warning("headers of a message cannot be read and are ignored: %s", error)
+            return None
+
+    def _build_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None) -> Msg:
+        message: Msg = super()._build_message(sid, _readable(subject), _readable(reply), data, headers)
+        return message
+
+
+def _readable(subject: bytes) -> bytes:
+    return bytes(subject).decode(errors="replace").encode()
+
+
 async def connect(url: str, name: str) -> Client:
     """Open a connection. Raises BrokerUnavailable when no server answers within seconds."""
     options = connect_options(url, name)
-    patient = Client()
+    patient = SturdyClient()
     try:
         # The first connection must not be retried for ever: a wrong URL is to be said now.
         await asyncio.wait_for(patient.connect(**options), timeout=2 * CONNECT_TIMEOUT_SECONDS + 1)
@@ -75,6 +101,18 @@ async def connect(url: str, name: str) -> Client:
         # That time is up says nothing; what went wrong meanwhile does.
         raise BrokerUnavailable(masked(url), _reason(patient.last_error or error)) from error
     return patient
+
+
+async def close(nc: Client) -> None:
+    """Close a connection, whatever state it is in.
+
+    nats-py first writes what it still holds; where the server is gone that raises half-way, and its subscriptions' tasks stay.
+    So what nobody can be sent any more is dropped before.
+    """
+    if not nc.is_connected:
+        nc._pending, nc._pending_data_size = [], 0
+    with suppress(OSError, nats.errors.Error):
+        await nc.close()
 
 
 def _reason(error: BaseException) -> str:
@@ -96,7 +134,7 @@ async def check_server(nc: Client, url: str) -> str:
             f"is version {version.major}.{version.minor}.{version.patch}; Parley needs 2.12 or newer for durable deadlines",
         )
     try:
-        await nc.jetstream().account_info()
+        await nc.jetstream(timeout=PUBLISH_TIMEOUT_SECONDS).account_info()
     except (nats.js.errors.ServiceUnavailableError, nats.errors.NoRespondersError, nats.js.errors.APIError) as error:
         raise BrokerUnsuitable(
             masked(url), "has no JetStream for this account; start it with -js, or enable JetStream for the account"
@@ -238,9 +276,11 @@ class Wire:
 
     def _check_size(self, subject: str, body: bytes, headers: Mapping[str, str]) -> None:
         # "NATS/1.0\r\n", then "key: value\r\n" each, then "\r\n".
-        size = len(body) + 12 + sum(len(key) + len(value.encode()) + 4 for key, value in headers.items())
-        if size > self.max_payload:
-            raise Overlarge(subject, size, self.max_payload)
+        head = 12 + sum(len(key) + len(value.encode()) + 4 for key, value in headers.items())
+        if head > MAX_HEADER_BYTES:
+            raise Overlarge(subject, head, MAX_HEADER_BYTES)
+        if head + len(body) > self.max_payload:
+            raise Overlarge(subject, head + len(body), self.max_payload)
 
     def _where(self) -> str:
         url = self.nc.connected_url

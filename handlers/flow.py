@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, cast
 
 import nats.errors
@@ -20,10 +21,12 @@ from faststream.nats import JStream, NatsBroker, PullSub
 from faststream.nats.subscriber.config import NatsSubscriberConfig, NatsSubscriberSpecificationConfig
 from faststream.nats.subscriber.specification import NatsSubscriberSpecification
 from faststream.nats.subscriber.usecases import BatchPullStreamSubscriber
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import ConsumerConfig
 from nats.js.client import DEFAULT_JS_SUB_PENDING_BYTES_LIMIT, DEFAULT_JS_SUB_PENDING_MSGS_LIMIT
 
+from broker.connection import SturdyClient
 from broker.topology import Durable
 from handlers.delivery import Batch, Delivery
 
@@ -35,6 +38,8 @@ REQUEST_SECONDS = 5.0
 LOST_SECONDS = 1.0
 # After an error (NATS away, a consumer deleted, JetStream restarting) before asking again.
 ERROR_WAIT_SECONDS = 0.5
+# When stopping: nothing has come for this long, so nothing is on its way.
+QUIET_SECONDS = 0.1
 
 # Free slots outside; with True, wait until there is at least one.
 Room = Callable[[bool], Awaitable[int]]
@@ -67,6 +72,16 @@ class Budget:
         self._freed.set()
 
 
+class SturdyBroker(NatsBroker):
+    """FastStream's broker on a connection that survives malformed headers."""
+
+    async def _connect(self) -> Client:
+        connection = SturdyClient()
+        await connection.connect(**self._connection_kwargs)
+        self.config.connect(connection)
+        return connection
+
+
 class FlowSubscriber(BatchPullStreamSubscriber):
     """`budget` bounds what is in hand; `room` may bound it further (the pool's free slots).
 
@@ -91,12 +106,12 @@ class FlowSubscriber(BatchPullStreamSubscriber):
         if self.subscription:
             return
         self._inbox = self.connection.new_inbox()
-        # A plain subscription on our inbox: what FastStream needs of it is `unsubscribe`.
+        # A plain subscription on our inbox: FastStream only asks whether there is one.
         self.subscription = cast(Any, await self.connection.subscribe(self._inbox, cb=self._arrive))
         self.add_task(self._consume_pull)
 
     async def _consume_pull(self) -> None:
-        while self.running and not self._closing:
+        while self._taking():
             await self._ask()
             try:
                 async with asyncio.timeout(REQUEST_SECONDS + LOST_SECONDS if self._asked else ERROR_WAIT_SECONDS):
@@ -107,9 +122,14 @@ class FlowSubscriber(BatchPullStreamSubscriber):
                 continue
             await asyncio.sleep(0)  # what was read from the socket together is handed over together
             self._something.clear()
+            if not self._taking():
+                return  # what has arrived is `stop`'s to give back
             messages, self._arrived = self._arrived, []
             if messages:
                 await self._start(messages)
+
+    def _taking(self) -> bool:
+        return self.running and not self._closing
 
     async def _ask(self) -> None:
         """Ask for as much as there is room for and not asked for yet; wait for room only if nothing is on its way."""
@@ -167,15 +187,32 @@ class FlowSubscriber(BatchPullStreamSubscriber):
         finally:
             self.budget.give(len(messages))
 
+    async def _let_arrive(self) -> None:
+        """Wait while what was asked for comes in: the server takes a message for delivered that it sends to an inbox as it
+        closes, and hands it out again only after `ack_wait`. A request that brings nothing for a moment waits for new messages."""
+        while self._asked and self.connection.is_connected:
+            self._something.clear()
+            try:
+                async with asyncio.timeout(QUIET_SECONDS):
+                    await self._something.wait()
+            except TimeoutError:
+                return
+
     async def stop(self) -> None:
         """Take nothing more, give back what was not begun, let what is in hand be settled (up to `graceful_timeout`)."""
         self._closing = True
-        if self.subscription is not None:
-            await self.subscription.unsubscribe()
-            self.subscription = None
-        for msg in self._arrived:
+        await self._let_arrive()
+        subscription: Any = self.subscription
+        self.subscription = None
+        if subscription is not None and self.connection.is_connected:
+            # Not `unsubscribe`, which drops what was sent already.
+            with suppress(nats.errors.Error):
+                await subscription.drain()
+        elif subscription is not None:
+            await subscription.unsubscribe()
+        arrived, self._arrived = self._arrived, []
+        for msg in arrived:
             await msg.nak()
-        self._arrived = []
         if self._in_hand:
             await asyncio.wait(self._in_hand, timeout=self._outer_config.graceful_timeout)
         await super().stop()

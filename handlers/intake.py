@@ -22,8 +22,9 @@ from handlers.settle import Settler
 REPLY_HEADER = "Parley-Reply-To"
 # NATS subjects may be longer; an inbox never is.
 MAX_REPLY_CHARACTERS = 256
-_TRACEPARENT = re.compile(r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
-_SUBJECT_TOKENS = re.compile(r"^[A-Za-z0-9_$=-]+(\.[A-Za-z0-9_$=-]+)*$")
+# W3C trace context: version ff and ids of zeros are invalid.
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_SUBJECT_TOKENS = re.compile(r"[A-Za-z0-9_$=-]+(\.[A-Za-z0-9_$=-]+)*")
 _TASK_ID = re.compile(TASK_ID_PATTERN)
 
 
@@ -108,7 +109,7 @@ class Intake:
         if not reply_to:
             return None
         allowed = reply_to.startswith(self._bounds.reply_prefixes)
-        if not allowed or len(reply_to) > MAX_REPLY_CHARACTERS or not _SUBJECT_TOKENS.match(reply_to):
+        if not allowed or len(reply_to) > MAX_REPLY_CHARACTERS or not _SUBJECT_TOKENS.fullmatch(reply_to):
             prefixes = ", ".join(self._bounds.reply_prefixes)
             raise BadMessage([f"header {REPLY_HEADER}: must be a subject that begins with {prefixes}"])
         return reply_to
@@ -132,4 +133,4 @@ def readable_task_id(body: bytes) -> str | None:
 def _traceparent(delivery: Delivery[DeliberationRequested]) -> str | None:
     """W3C trace context, if it is one; a malformed one is ignored, as the W3C asks."""
     value = delivery.traceparent
-    return value if value is not None and _TRACEPARENT.match(value) else None
+    return value if value is not None and _TRACEPARENT.fullmatch(value) else None

@@ -5,6 +5,7 @@ each time; after `MAX_DELIVERIES` it is dead-lettered too, and `on_give_up` has 
 """
 
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -28,12 +29,18 @@ SHORTEST_RETRY_SECONDS = 0.01
 # A dead letter's headers say why, up to this length.
 MAX_REASON_CHARACTERS = 500
 
+# What nats-py will write (RFC 9110's tokens). It reads more than that; a header of any other name is left out.
+_HEADER_KEY = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+# Subjects we take for what they are. Under a wildcard a sender may invent others, and longer ones than we could publish to.
+_SUBJECT = re.compile(r"[A-Za-z0-9_$.-]{1,256}")
+
 AnyDelivery = Delivery[Any]
 
 
 def retry_wait(count: int) -> float:
     """Seconds before delivery `count` + 1."""
-    return float(min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** (count - 1)))
+    doublings = min(count - 1, 16)  # by then it is the last one; without an end, 2 ** count would leave what a float can hold
+    return float(min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2**doublings))
 
 
 class Settler:
@@ -99,8 +106,8 @@ class Settler:
             await bury(self._wire, self._durable, delivery, reason)
             self._observer.dead_lettered(self._durable.filter)
             await delivery.ack()
-        except BrokerUnavailable as error:
-            log.warning("%s: %s", self._durable.name, error)
+        except Exception as error:  # NATS away, DEAD_LETTERS full or forbidden: the message stays where it is until it is not
+            log.error("%s could not dead-letter message %d: %s", self._durable.name, delivery.seq, error)
             await self._give_back(delivery)
 
 
@@ -114,10 +121,13 @@ async def bury(wire: Wire, durable: Durable, delivery: AnyDelivery, reason: str)
         "Parley-Deliveries": str(delivery.count),
         "Parley-Stored-At": rfc3339(delivery.at),
     }
-    theirs = {key: value for key, value in delivery.headers.items() if not key.startswith(("Nats-", "Parley-"))}
-    kept = {f"Parley-Original-{key}": value for key, value in delivery.headers.items() if key.startswith("Nats-")}
+    given = {key: value for key, value in delivery.headers.items() if _HEADER_KEY.fullmatch(key)}
+    theirs = {key: value for key, value in given.items() if not key.startswith(("Nats-", "Parley-"))}
+    kept = {f"Parley-Original-{key}": value for key, value in given.items() if key.startswith("Nats-")}
     msg_id = f"dead:{durable.stream}:{delivery.seq}:{durable.name}"
-    subject = dead_letter_subject(delivery.msg.subject)
+    subject = dead_letter_subject(
+        delivery.msg.subject if _SUBJECT.fullmatch(delivery.msg.subject) else durable.filter.rstrip(".*")
+    )
     try:
         await wire.publish(subject, delivery.data, msg_id=msg_id, headers={**theirs, **kept, **ours})
     except Overlarge:

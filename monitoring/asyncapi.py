@@ -14,7 +14,7 @@ from faststream.nats import NatsBroker
 from faststream.specification import AsyncAPI
 
 from broker import topology
-from broker.messages import DeliberationStatus
+from broker.messages import DeliberationRequested, DeliberationStatus
 
 ASSETS = Path(__file__).parent / "assets"
 TITLE = "Parley"
@@ -31,9 +31,17 @@ def document(broker: NatsBroker, version: str) -> dict[str, Any]:
     specification = AsyncAPI(broker, title=TITLE, version=version, description=DESCRIPTION, schema_version="3.0.0")
     spec: dict[str, Any] = json.loads(specification.to_specification().to_json())
     spec["servers"] = {"development": {"host": "127.0.0.1:4222", "protocol": "nats"}}
+    _name_the_request(spec)
     _add_streams(spec)
     _add_reply(spec)
     return spec
+
+
+def _name_the_request(spec: dict[str, Any]) -> None:
+    """FastStream takes the first definition of a payload for the payload itself (0.7.8, `get_model_schema`), and definitions are
+    sorted by name: `Constraints`, which a request only contains, comes before `DeliberationRequested`."""
+    message = spec["components"]["messages"][f"{topology.REQUESTED}:SubscribeMessage"]
+    message["payload"] = {"$ref": f"#/components/schemas/{DeliberationRequested.__name__}"}
 
 
 def _add_streams(spec: dict[str, Any]) -> None:

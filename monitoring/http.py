@@ -69,7 +69,7 @@ async def serving(app: web.Application, host: str, port: int) -> AsyncIterator[s
     try:
         site = web.TCPSite(runner, host, port)
         await site.start()
-        bound = runner.addresses[0]
-        yield f"http://{bound[0]}:{bound[1]}"
+        address, bound = runner.addresses[0][:2]
+        yield f"http://[{address}]:{bound}" if ":" in address else f"http://{address}:{bound}"
     finally:
         await runner.cleanup()

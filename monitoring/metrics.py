@@ -126,8 +126,9 @@ class Metrics(Observer):
                 self._model = self._model or outcome.model
                 model = outcome.model if outcome.model == self._model else OTHER
                 self.agent_duration.labels(role, model).observe(outcome.duration_ms / 1000)
-                self.tokens.labels("prompt").inc(outcome.usage.prompt_tokens)
-                self.tokens.labels("completion").inc(outcome.usage.completion_tokens)
+                # A counter refuses to be lowered, and anybody may publish an outcome: it must not come back for that.
+                self.tokens.labels("prompt").inc(max(0, outcome.usage.prompt_tokens))
+                self.tokens.labels("completion").inc(max(0, outcome.usage.completion_tokens))
             case AgentFailed():
                 self.outcomes.labels(role, outcome.error_type.value).inc()
                 self._timed_out(outcome)

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import nats.errors
 from faststream.nats import NatsBroker
 
 from broker import topology
-from broker.connection import Wire, check_server, connect, connect_options
+from broker.connection import Wire, check_server, close, connect, connect_options
 from broker.embedded import die_with_parent, embedded_nats
 from broker.errors import SettingsError, Unavailable
 from broker.ledger import Ledger
@@ -27,6 +28,7 @@ from handlers.aggregate import Aggregate
 from handlers.cancel import Cancel
 from handlers.dispatch import Dispatch
 from handlers.expire import Expire
+from handlers.flow import SturdyBroker
 from handlers.intake import Bounds, Intake
 from handlers.perform import Performer
 from handlers.query import Query
@@ -61,6 +63,8 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
     """Run `parts` until the block ends. Raises Unavailable or SettingsError before anything is taken from a queue."""
     if settings.nats_url is None:
         raise SettingsError(["NATS_URL: not set; `parley serve` connects to a NATS that runs already (`parley up` starts one)"])
+    if Part.DISPATCH in parts and not settings.endpoints:
+        raise SettingsError(["VLLM_URL: not set; name an OpenAI-compatible server (`parley up` simulates one)"])
     nats_url = settings.nats_url
     async with AsyncExitStack() as stack:
         await _prepare(settings, nats_url)
@@ -68,7 +72,7 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
         pool = await stack.enter_async_context(_pool(settings, nats_url, model)) if Part.DISPATCH in parts else None
         broker = _broker(settings, nats_url)
         wire = Wire(await broker.connect())
-        stack.push_async_callback(broker.stop)
+        stack.push_async_callback(_leave, broker, wire)
         metrics = Metrics(model)
         handlers = _handlers(settings, wire, parts, pool, metrics)
         room, slots = (pool.room, pool.slots) if pool is not None else (None, 1)
@@ -92,15 +96,13 @@ async def _prepare(settings: Settings, nats_url: str) -> None:
             ack_wait_seconds=settings.ack_wait_seconds,
         )
     finally:
-        await nc.close()
+        await close(nc)
     if made:
         log.info("created %s", ", ".join(made))
 
 
 async def _model(settings: Settings) -> str:
     """The model to ask for: the configured one, or the first that the first server lists."""
-    if not settings.endpoints:
-        raise SettingsError(["VLLM_URL: not set; name an OpenAI-compatible server (`parley up` simulates one)"])
     if settings.vllm_model is not None:
         return settings.vllm_model
     key = settings.vllm_api_key.get_secret_value() if settings.vllm_api_key else None
@@ -134,12 +136,21 @@ async def _pool(settings: Settings, nats_url: str, model: str) -> AsyncIterator[
 def _broker(settings: Settings, nats_url: str) -> NatsBroker:
     # apply_types=False: a handler takes deliveries and decodes them itself; FastStream's injection would cost a thread-pool
     # hop a message. logger=None: payloads must not reach logs, and FastStream's logs hold them.
-    return NatsBroker(
+    return SturdyBroker(
         **connect_options(nats_url, "parley-service"),
         apply_types=False,
         logger=None,
         graceful_timeout=settings.drain_seconds or None,
     )
+
+
+async def _leave(broker: NatsBroker, wire: Wire) -> None:
+    """Drain and close. While NATS is away there is nothing to drain: what was in hand is redelivered after `ack_wait`."""
+    try:
+        await broker.stop()
+    except nats.errors.Error as error:
+        log.warning("left without NATS: %s", error)
+        await close(wire.nc)
 
 
 def _handlers(settings: Settings, wire: Wire, parts: Collection[Part], pool: Pool | None, observer: Observer) -> Handlers:
@@ -163,10 +174,12 @@ def _handlers(settings: Settings, wire: Wire, parts: Collection[Part], pool: Poo
 
 @asynccontextmanager
 async def _door(settings: Settings, wire: Wire, metrics: Metrics, pool: Pool | None) -> AsyncIterator[str]:
-    async def nats() -> str | None:
+    async def connected() -> str | None:
         return None if wire.connected else "not connected"
 
     async def streams() -> str | None:
+        if not wire.connected:
+            return "cannot be asked for"
         missing = await topology.provision(
             wire.js,
             replicas=settings.replicas,
@@ -187,14 +200,17 @@ async def _door(settings: Settings, wire: Wire, metrics: Metrics, pool: Pool | N
         else:
             await asyncio.gather(*(_backlog(wire, metrics, durable) for durable in topology.DURABLES))
 
-    checks: dict[str, Check] = {"nats": nats, "streams": streams, "pool": slots}
+    checks: dict[str, Check] = {"nats": connected, "streams": streams, "pool": slots}
     app = http.application(metrics, checks, documented(), refresh)
-    try:
-        async with http.serving(app, settings.http_host, settings.http_port) as url:
-            yield url
-    except OSError as error:
-        where = f"{settings.http_host}:{settings.http_port}"
-        raise SettingsError([f"PARLEY_HTTP_PORT: cannot listen on {where} ({error.strerror}); 0 takes a free port"]) from error
+    async with AsyncExitStack() as stack:
+        try:  # around the opening only: an OSError or TimeoutError of the service's own has nothing to do with this port
+            url = await stack.enter_async_context(http.serving(app, settings.http_host, settings.http_port))
+        except OSError as error:
+            where = f"{settings.http_host}:{settings.http_port}"
+            raise SettingsError(
+                [f"PARLEY_HTTP_PORT: cannot listen on {where} ({error.strerror}); 0 takes a free port"]
+            ) from error
+        yield url
 
 
 async def _backlog(wire: Wire, metrics: Metrics, durable: topology.Durable) -> None:
@@ -226,8 +242,8 @@ async def embedded(settings: Settings, folder: Path, *, simulated: Sequence[str]
     async with AsyncExitStack() as stack:
         found: dict[str, object] = {}
         if settings.nats_url is None:
-            nats = await stack.enter_async_context(embedded_nats(folder, port=_free(4222)))
-            found["nats_url"] = nats.url
+            server = await stack.enter_async_context(embedded_nats(folder, port=_free(4222)))
+            found["nats_url"] = server.url
         if settings.vllm_url is None:
             found["vllm_url"] = await stack.enter_async_context(simulator(*simulated))
         yield settings.model_copy(update=found)

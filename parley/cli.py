@@ -16,6 +16,7 @@ import uvloop
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from broker.connection import masked
 from broker.errors import BadMessage, ParleyError, SettingsError, Unavailable
@@ -89,9 +90,8 @@ async def _up(settings: Settings) -> None:
             out.print(f"  NATS     {running.nats_url}", markup=False, highlight=False, soft_wrap=True)
             out.print(f"  metrics  {running.http_url}/metrics", highlight=False)
             out.print(f"  docs     {running.http_url}/docs", highlight=False)
-            out.print(
-                f"  model    {'SIMULATED: answers are made up; set VLLM_URL for a real one' if simulated else masked(filled.vllm_url or '')}"
-            )
+            what = "SIMULATED: answers are made up; set VLLM_URL for a real one" if simulated else masked(filled.vllm_url or "")
+            out.print(f"  model    {what}", markup=False, highlight=False, soft_wrap=True)
             out.print(f"  agents   {pool.slots if pool else 0} at a time ({settings.pool})", highlight=False)
             out.print('Ask with `parley ask "…"` in another terminal. Ctrl-C stops.')
             await stop.wait()
@@ -146,7 +146,8 @@ async def _demo(settings: Settings, question: str) -> int:
             running = await stack.enter_async_context(service(filled))
             client = await stack.enter_async_context(connect(running.nats_url))
         out.print(
-            f"Up: NATS {masked(running.nats_url)}, {running.pool.slots if running.pool else 0} agent slots ({settings.pool})."
+            f"Up: NATS {masked(running.nats_url)}, {running.pool.slots if running.pool else 0} agent slots ({settings.pool}).",
+            markup=False,
         )
         out.print(f"Asking three agents: {question}", style="bold", markup=False)
         ending = await _ask(client, question, live=True, agents=3, role="DEV", diversity=True)
@@ -257,7 +258,7 @@ def cancel(task_id: str, reason: Annotated[str | None, typer.Option(help="Record
 
 @app.command("ls")
 def list_(
-    limit: Annotated[int, typer.Option(help="At most so many, the newest first.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 50,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """The deliberations the service remembers."""
@@ -281,7 +282,7 @@ def settings() -> None:
     """Every setting as it is now, secrets masked."""
     table = Table("setting", "value", "meaning")
     for row in shown(load()):
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # not markup: a value may hold brackets
     out.print(table)
 
 
@@ -320,6 +321,8 @@ def _with_client(run: Callable[[Client], Awaitable[int]]) -> int:
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
+    # nats-py logs every lost connection with a traceback; what matters of it is in our own lines and in readiness.
+    logging.getLogger("nats").setLevel(logging.CRITICAL)
     try:
         return uvloop.run(work)
     except KeyboardInterrupt:
@@ -342,5 +345,3 @@ def _hear_signals(stop: asyncio.Event) -> None:
 def _log(settings: Settings) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     logging.getLogger("parley").setLevel(settings.log_level)
-    # nats-py logs every lost connection with a traceback; what matters of it is in our own lines and in readiness.
-    logging.getLogger("nats").setLevel(logging.CRITICAL)

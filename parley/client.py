@@ -16,11 +16,12 @@ from typing import Any, TypedDict, Unpack
 import nats.errors
 import nats.js.errors
 from nats.aio.msg import Msg
+from nats.js.kv import KeyValue
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from broker import topology
-from broker.connection import Wire
+from broker.connection import Wire, close
 from broker.connection import connect as open_connection
 from broker.errors import BadMessage, BrokerUnavailable, ParleyError, Unavailable
 from broker.messages import (
@@ -124,7 +125,7 @@ async def connect(url: str) -> AsyncIterator["Client"]:
         await client.listen()
         yield client
     finally:
-        await nc.close()
+        await close(nc)
 
 
 class Client:
@@ -151,18 +152,15 @@ class Client:
         request = compose(task_description, **asking)
         headers = {"Parley-Reply-To": self._inbox}
         body = request.model_dump_json(exclude_none=True).encode()
-        try:
-            seq = await self._wire.publish(topology.REQUESTED, body, headers=headers)
-        except BrokerUnavailable as error:
-            if isinstance(error.__cause__, nats.js.errors.NoStreamResponseError):
-                raise NoService from error
-            raise
+        seq = await self._store(topology.REQUESTED, body, headers)
         task_id = request.task_id or f"d-{seq}"
         return Submitted(task_id, self._future(task_id), request.timeout_seconds)
 
     async def ending(self, submitted: Submitted, *, wait_seconds: float | None = None) -> Ending:
         """Wait for it. `wait_seconds`: at most so long; by default until well past the deadline. Raises NoEnding."""
-        limit = wait_seconds or (submitted.timeout_seconds or ASSUMED_TIMEOUT_SECONDS) + GRACE_SECONDS
+        usual = (submitted.timeout_seconds or ASSUMED_TIMEOUT_SECONDS) + GRACE_SECONDS
+        limit = wait_seconds if wait_seconds is not None else usual
+        self._waiting.setdefault(submitted.task_id, submitted.ending)  # patience may be renewed after a NoEnding
         try:
             async with asyncio.timeout(limit):
                 return await self._heard_or_found(submitted)
@@ -210,16 +208,16 @@ class Client:
         return await self._whole(decode_ending(stored.data)) if stored is not None else None
 
     async def cancel(self, task_id: str, reason: str | None = None) -> None:
-        """Ask for it to be stopped. Returns when NATS has stored that; the ending tells what came of it."""
+        """Ask for it to be stopped. Returns when NATS has stored that; the ending tells what came of it. Raises as `submit` does."""
         try:
             cancel = DeliberationCancel(task_id=task_id, reason=reason)
         except ValidationError as error:
             raise BadMessage(describe(error)) from None
-        await self._wire.publish(topology.CANCEL, cancel.encode())
+        await self._store(topology.CANCEL, cancel.encode())
 
     async def watch(self, task_id: str) -> AsyncIterator[Tally]:
-        """The tally whenever it changes, until it has ended."""
-        bucket = await self._wire.js.key_value(topology.TALLIES_BUCKET)
+        """The tally whenever it changes, until it has ended. Raises BrokerUnavailable, NoService."""
+        bucket = await self._tallies()
         watcher = await bucket.watch(task_id)
         try:
             async for entry in watcher:
@@ -233,8 +231,8 @@ class Client:
             await watcher.stop()  # type: ignore[no-untyped-call]  # nats-py's own
 
     async def tallies(self) -> list[Tally]:
-        """Every deliberation the service remembers, the newest first."""
-        bucket = await self._wire.js.key_value(topology.TALLIES_BUCKET)
+        """Every deliberation the service remembers, the newest first. Raises BrokerUnavailable, NoService."""
+        bucket = await self._tallies()
         watcher = await bucket.watchall(ignore_deletes=True)
         found = []
         try:
@@ -246,6 +244,22 @@ class Client:
         finally:
             await watcher.stop()  # type: ignore[no-untyped-call]  # nats-py's own
         return sorted(found, key=lambda tally: tally.accepted_at, reverse=True)
+
+    async def _store(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> int:
+        try:
+            return await self._wire.publish(subject, body, headers=headers)
+        except BrokerUnavailable as error:
+            if isinstance(error.__cause__, nats.js.errors.NoStreamResponseError):
+                raise NoService from error
+            raise
+
+    async def _tallies(self) -> KeyValue:
+        try:
+            return await self._wire.js.key_value(topology.TALLIES_BUCKET)
+        except nats.js.errors.NotFoundError as error:
+            raise NoService from error
+        except (nats.errors.Error, TimeoutError) as error:
+            raise BrokerUnavailable("the connected server", str(error) or type(error).__name__) from error
 
     # ── endings ───────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -14,6 +14,10 @@ from broker.clock import rfc3339
 from broker.messages import AgentResult, DeliberationCompleted, DeliberationStatus, Ending
 from broker.tally import Tally
 
+# Every control but line end and tab: what a model or a server wrote must not move the cursor, retitle the window or set the
+# clipboard. Rich lets escape sequences through.
+_CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
 
 class Progress:
     """A line for each agent, redrawn as the tally changes. Rich asks for the picture; we only keep the latest tally."""
@@ -55,7 +59,8 @@ def show_ending(console: Console, ending: Ending, *, simulated: bool = False) ->
         console.print(_answer(result))
     for failed in ending.failed_agents:
         console.print(
-            Text.assemble((failed.agent_id, "bold"), f" failed ({failed.error_type.value}): {failed.error}"), style="red"
+            Text.assemble((failed.agent_id, "bold"), f" failed ({failed.error_type.value}): {_harmless(failed.error)}"),
+            style="red",
         )
     if ending.missing_agents:
         console.print(Text(f"Not heard from: {', '.join(ending.missing_agents)}"), style="yellow")
@@ -72,7 +77,7 @@ def summary(ending: Ending) -> Text:
     if isinstance(ending, DeliberationCompleted):
         word = ("completed, degraded", "bold yellow") if ending.degraded else ("completed", "bold green")
         return Text.assemble(f"{ending.task_id} ", word, f": {heard}")
-    return Text.assemble(f"{ending.task_id} ", (ending.status, "bold red"), f": {ending.error} ({heard})")
+    return Text.assemble(f"{ending.task_id} ", (ending.status, "bold red"), f": {_harmless(ending.error)} ({heard})")
 
 
 def simulation_notice() -> Panel:
@@ -91,8 +96,16 @@ def _answer(result: AgentResult) -> Panel:
         facts += f", temperature {proposal.temperature:g}"
     # Markdown, not markup: what a model wrote must not be read as our own formatting.
     return Panel(
-        Markdown(proposal.content), title=Text(result.agent_id), subtitle=Text(facts), title_align="left", subtitle_align="right"
+        Markdown(_harmless(proposal.content)),
+        title=Text(result.agent_id),
+        subtitle=Text(_harmless(facts)),
+        title_align="left",
+        subtitle_align="right",
     )
+
+
+def _harmless(text: str) -> str:
+    return text.translate(_CONTROLS)
 
 
 def show_status(console: Console, status: DeliberationStatus) -> None:
@@ -100,7 +113,7 @@ def show_status(console: Console, status: DeliberationStatus) -> None:
         console.print(_answer(result))
     heard = f"{status.received_count} answered, {status.failed_count} failed, of {status.total_agents}"
     words = f"{status.task_id} {status.status}: {heard}" if status.total_agents else f"{status.task_id} {status.status}"
-    console.print(Text(f"{words}. {status.error_message}" if status.error_message else words))
+    console.print(Text(f"{words}. {_harmless(status.error_message)}" if status.error_message else words))
 
 
 def listing(tallies: Sequence[Tally]) -> Table:

@@ -1,13 +1,12 @@
 """`parley doctor`: is everything there? Each line is ok, or what to do."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from broker import topology
-from broker.connection import check_server, connect
+from broker.connection import check_server, close, connect
 from broker.errors import Unavailable
 from parley.settings import Settings
 from workers.vllm import ChatRequest, Endpoint, ModelError, VllmClient
@@ -58,7 +57,7 @@ async def _nats(settings: Settings) -> AsyncIterator[Finding]:
     except Unavailable as error:
         yield Finding("streams", False, str(error))
     finally:
-        await nc.close()
+        await close(nc)
 
 
 async def _ray(settings: Settings) -> Finding:
@@ -69,13 +68,13 @@ async def _ray(settings: Settings) -> Finding:
     address = settings.ray_address
     if address == "auto":
         return Finding("Ray", True, "`auto`: found by the service at its start", skipped=True)
-    parts = urlsplit(address if "://" in address else f"ray://{address}")
     default = 10_001 if address.startswith("ray://") else 6_379
     try:
+        parts = urlsplit(address if "://" in address else f"ray://{address}")
         async with asyncio.timeout(REACH_SECONDS):
             _, writer = await asyncio.open_connection(parts.hostname or "127.0.0.1", parts.port or default)
         writer.close()
-    except (OSError, TimeoutError, socket.gaierror) as error:
+    except (OSError, ValueError) as error:  # ValueError: a port that is no number
         reason = str(error) or type(error).__name__
         return Finding("Ray", False, f"nothing listens at {address} ({reason}): is the head up, and is RAY_ADDRESS right?")
     return Finding("Ray", True, f"{address} is listening")

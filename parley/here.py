@@ -36,5 +36,5 @@ def completed(settings: Settings) -> Settings:
         found = json.loads((settings.home / _NAME).read_text())
         os.kill(found["pid"], 0)  # a file whose process is gone was left by a crash
         return settings.model_copy(update={"nats_url": str(found["nats_url"])})
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return settings

@@ -206,8 +206,10 @@ def _misspelt() -> list[str]:
     for name in sorted(os.environ):
         if not name.upper().startswith(PREFIX) or name in known:
             continue
-        close = difflib.get_close_matches(name.upper(), sorted(n for n in known if n.isupper()), n=1)
-        problems.append(f"{name}: no such setting" + (f"; did you mean {close[0]}?" if close else ""))
+        # Compared without the prefix, which alone would make any two names look alike.
+        bare = {n.removeprefix(PREFIX) for n in known if n.startswith(PREFIX)}
+        close = difflib.get_close_matches(name.upper().removeprefix(PREFIX), sorted(bare), n=1)
+        problems.append(f"{name}: no such setting" + (f"; did you mean {PREFIX}{close[0]}?" if close else ""))
     return problems
 
 

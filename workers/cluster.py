@@ -25,7 +25,7 @@ from nats.aio.client import Client
 from ray._private import ray_constants
 from ray.exceptions import RayError
 
-from broker.connection import Wire, connect
+from broker.connection import Wire, close, connect
 from broker.errors import ParleyError, Unavailable
 from workers.pool import Slots, WorkerConfig, hire
 from workers.worker import Job, Worker
@@ -79,7 +79,7 @@ class Crew:
     async def start(self) -> int:
         """Connect. Returns the process id."""
         nc = await connect(self._config.nats_url, self._name)
-        self._stack.push_async_callback(nc.close)
+        self._stack.push_async_callback(close, nc)
         self._worker = await hire(self._config, Wire(nc), self._stack)
         return os.getpid()
 
@@ -134,7 +134,7 @@ class RayPool:
             await asyncio.to_thread(self._join)
             self._stack.push_async_callback(asyncio.to_thread, ray.shutdown)
             self._nc = await connect(self._config.nats_url, f"parley-pool-{self._name}")
-            self._stack.push_async_callback(self._nc.close)
+            self._stack.push_async_callback(close, self._nc)
             async with asyncio.timeout(START_TIMEOUT_SECONDS):
                 await asyncio.gather(*(self._fill(member) for member in self._members))
         except (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:

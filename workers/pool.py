@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Protocol, Self
 
-from broker.connection import Wire, connect
+from broker.connection import Wire, close, connect
 from workers.agent import Desk, Retry
 from workers.vllm import Endpoint, Limits, VllmClient
 from workers.worker import Job, Worker
@@ -111,7 +111,7 @@ class LocalPool:
 
     async def __aenter__(self) -> Self:
         nc = await connect(self._config.nats_url, "parley-worker-local")
-        self._stack.push_async_callback(nc.close)
+        self._stack.push_async_callback(close, nc)
         self._worker = await hire(self._config, Wire(nc), self._stack)
         watch = asyncio.create_task(self._watch(self._worker), name="pool-watch")
         self._stack.callback(watch.cancel)

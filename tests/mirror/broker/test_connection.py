@@ -1,0 +1,483 @@
+"""The few verbs on a real NATS: publish, broadcast, schedule, read back, put aside; and how its absence is told."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import nats.js.errors
+import pytest
+from nats.aio.client import Client as Nats
+from nats.aio.msg import Msg
+
+from broker import connection, embedded, topology
+from broker.connection import Stored, Wire, check_server, connect, connect_options, masked, purge_timer_headers
+from broker.embedded import EmbeddedNats, embedded_nats
+from broker.errors import BrokerUnavailable, BrokerUnsuitable, Conflict, Overlarge
+from broker.messages import ResultsRef
+from tests.harness import until
+from tests.mirror.broker import emptied
+
+NOBODY = "nats://127.0.0.1:1"
+
+
+@pytest.fixture(scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedNats]:
+    async with embedded_nats(tmp_path_factory.mktemp("nats")) as started:
+        yield started
+
+
+@pytest.fixture
+async def nc(server: EmbeddedNats) -> AsyncIterator[Nats]:
+    async with emptied(server.url) as client:
+        yield client
+
+
+@pytest.fixture
+async def wire(nc: Nats) -> Wire:
+    return Wire(nc)
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting for what will not come is made short."""
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(connection, "PUBLISH_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(connection, "RECONNECT_WAIT_SECONDS", 0.05)
+
+
+@asynccontextmanager
+async def old_server(version: str) -> AsyncIterator[str]:
+    """Says it is a nats-server of `version`, and pongs: the install comes with one version only."""
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        info = {"server_id": "OLD", "version": version, "max_payload": 1_048_576, "headers": True, "proto": 1}
+        writer.write(f"INFO {json.dumps(info)}\r\n".encode())
+        while line := await reader.readline():
+            if line.startswith(b"PING"):
+                writer.write(b"PONG\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+        yield f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def next_of(js_subject: str, nc: Nats, seconds: float = 10.0) -> Msg:
+    """The first message of DELIBERATIONS under a subject, whenever it comes."""
+    subscription = await nc.jetstream().subscribe(js_subject, stream=topology.DELIBERATIONS, ordered_consumer=True)
+    try:
+        return await subscription.next_msg(timeout=seconds)
+    finally:
+        await subscription.unsubscribe()
+
+
+# ── connecting ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_url_where_nobody_is_is_said_within_seconds_and_without_its_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT_SECONDS", connection.CONNECT_TIMEOUT_SECONDS / 2)
+    started = time.monotonic()
+    with pytest.raises(BrokerUnavailable) as caught:
+        await connect("nats://s3cret@127.0.0.1:1", "test")
+    assert time.monotonic() - started < 5
+    assert "nats://***@127.0.0.1:1" in str(caught.value)
+    assert "Connect call failed" in caught.value.reason
+    assert "s3cret" not in str(caught.value) + repr(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("nats://no-such-host.invalid:4222", "not known"),
+        ("nats://127.0.0.1:port", "invalid"),
+        ("nats://[::1", "invalid"),
+        ("", "invalid"),
+        ("nats://127.0.0.1:4222,ws://127.0.0.1:80", "mixing"),
+    ],
+)
+async def test_a_url_that_leads_nowhere_is_said_with_why(hurried: None, url: str, reason: str) -> None:
+    with pytest.raises(BrokerUnavailable) as caught:
+        await connect(url, "test")
+    assert reason in caught.value.reason
+
+
+async def test_one_server_of_several_is_enough(hurried: None, server: EmbeddedNats) -> None:
+    nc = await connect(f"{NOBODY}, {server.url}", "test")
+    assert nc.is_connected
+    await nc.close()
+
+
+def test_a_connection_never_gives_up_reconnecting() -> None:
+    options = connect_options("nats://a:1, nats://b:2", "me")
+    assert options["servers"] == ["nats://a:1", "nats://b:2"]
+    assert (options["allow_reconnect"], options["max_reconnect_attempts"], options["name"]) == (True, -1, "me")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("nats://127.0.0.1:4222", "nats://127.0.0.1:4222"),
+        ("nats://s3cret@host:4222", "nats://***@host:4222"),
+        ("nats://user:s3cret@host:4222", "nats://***@host:4222"),
+        ("nats://user:s3c@ret@host:4222", "nats://***@host:4222"),
+        ("nats://user:s3c/ret@host:4222", "nats://***@host:4222"),
+        ("nats://user:s3c://ret@host", "nats://***@host"),
+        ("s3cret@host:4222", "***@host:4222"),
+        ("nats://s3cret@a:1, tls://u:s3cret@b:2,nats://c", "nats://***@a:1,tls://***@b:2,nats://c"),
+        ("nats://[::1", "nats://[::1"),
+        ("host:4222", "host:4222"),
+        ("", ""),
+    ],
+)
+def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
+    assert masked(url) == shown
+
+
+# ── is it one we can work with? ───────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_suitable_server_tells_its_version(nc: Nats, server: EmbeddedNats) -> None:
+    major, minor, _ = map(int, (await check_server(nc, server.url)).split("."))
+    assert (major, minor) >= connection.OLDEST_SERVER
+
+
+async def test_a_server_without_jetstream_is_said_to_be_one(tmp_path: Path) -> None:
+    async with embedded_nats(tmp_path, jetstream=False) as server:
+        nc = await connect(server.url, "test")
+        with pytest.raises(BrokerUnsuitable, match="has no JetStream for this account; start it with -js") as caught:
+            await check_server(nc, server.url)
+        await nc.close()
+    assert "\n" not in str(caught.value)
+    assert "***@" in str(caught.value)
+
+
+@pytest.mark.parametrize("version", ["2.10.0", "2.11.9", "1.4.1", "2.11.0-preview.1"])
+async def test_a_server_too_old_for_deadlines_is_said_to_be_one(version: str) -> None:
+    async with old_server(version) as url:
+        nc = await connect(url, "test")
+        with pytest.raises(BrokerUnsuitable, match=rf"is version {version[:6].rstrip('.')}.*; Parley needs 2\.12") as caught:
+            await check_server(nc, url)
+        await nc.close()
+    assert url in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+async def test_a_server_that_leaves_while_it_is_checked_is_unavailable(hurried: None, tmp_path: Path) -> None:
+    async with gone(tmp_path) as wire:
+        with pytest.raises(BrokerUnavailable):
+            await asyncio.wait_for(check_server(wire.nc, "nats://x"), 10)
+
+
+# ── what a sender of its own making may send ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"HPUB x.y 8 10\r\njunk\r\n\r\n{}\r\n",
+        b"HPUB x.y 1 3\r\nx{}\r\n",
+        b"HPUB x.y 16 18\r\nNATS/1.0 \xff\xff\xff\r\n\r\n{}\r\n",
+        b"PUB x.\xff 2\r\n{}\r\n",
+        b"PUB x.y _INBOX.\xff 2\r\n{}\r\n",
+    ],
+)
+async def test_a_malformed_message_does_not_stop_a_connection(nc: Nats, server: EmbeddedNats, sent: bytes) -> None:
+    heard = await nc.subscribe("x.*")
+    await nc.flush()
+    url = urlsplit(server.url)
+    reader, writer = await asyncio.open_connection("127.0.0.1", url.port)
+    hello = json.dumps({"verbose": False, "headers": True, "auth_token": url.username})
+    writer.write(f"CONNECT {hello}\r\n".encode() + sent + b"PING\r\n")
+    assert (await reader.readline()).startswith(b"INFO")
+    assert await reader.readline() == b"PONG\r\n"
+    writer.close()
+    await writer.wait_closed()
+    assert (await heard.next_msg(timeout=5)).data == b"{}"
+    await nc.publish("x.z", b"after")
+    assert (await heard.next_msg(timeout=5)).data == b"after"
+
+
+# ── publish ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_what_is_published_is_stored_with_its_headers(wire: Wire) -> None:
+    seq = await wire.publish(topology.REQUESTED, b"{}", msg_id="m-1", headers={"traceparent": "00-aa"})
+    stored = await wire.stored(topology.DELIBERATIONS, seq)
+    assert stored == Stored(
+        seq=seq,
+        subject=topology.REQUESTED,
+        data=b"{}",
+        headers=stored.headers if stored is not None else {},
+    )
+    headers = dict(stored.headers)
+    assert (headers["content-type"], headers["traceparent"], headers["Nats-Msg-Id"]) == ("application/json", "00-aa", "m-1")
+
+
+async def test_the_same_msg_id_again_is_the_first_message(wire: Wire) -> None:
+    first = await wire.publish(topology.COMPLETED, b"one", msg_id="t-1:ending")
+    other = await wire.publish(topology.COMPLETED, b"two", msg_id="t-2:ending")
+    again = await wire.publish(topology.COMPLETED, b"three", msg_id="t-1:ending")
+    assert (again, other) == (first, first + 1)
+    newest = await wire.last(topology.DELIBERATIONS, topology.COMPLETED)
+    assert newest is not None
+    assert newest.data == b"two"
+
+
+async def test_without_a_msg_id_the_same_message_is_two(wire: Wire) -> None:
+    assert await wire.publish(topology.COMPLETED, b"x") < await wire.publish(topology.COMPLETED, b"x")
+
+
+async def test_compare_and_set_refuses_what_was_decided_on_an_old_state(wire: Wire) -> None:
+    key = topology.tally_subject("t-1")
+    first = await wire.publish(key, b"1", headers={"Nats-Expected-Last-Subject-Sequence": "0"})
+    with pytest.raises(Conflict):
+        await wire.publish(key, b"2", headers={"Nats-Expected-Last-Subject-Sequence": "0"})
+    second = await wire.publish(key, b"2", headers={"Nats-Expected-Last-Subject-Sequence": str(first)})
+    newest = await wire.last(topology.TALLIES, key)
+    assert newest is not None
+    assert (newest.seq, newest.data) == (second, b"2")
+
+
+async def test_the_largest_message_the_server_takes_is_sent_and_one_byte_more_is_not(wire: Wire) -> None:
+    headers = {"traceparent": "00-ä", "x": ""}
+    with pytest.raises(Overlarge) as caught:
+        await wire.publish(topology.REQUESTED, b"x" * wire.max_payload, msg_id="m", headers=headers)
+    assert (caught.value.subject, caught.value.limit_bytes) == (topology.REQUESTED, wire.max_payload)
+    extra = caught.value.size_bytes - wire.max_payload
+    largest = b"x" * (wire.max_payload - extra)
+    seq = await wire.publish(topology.REQUESTED, largest, msg_id="m", headers=headers)
+    stored = await wire.stored(topology.DELIBERATIONS, seq)
+    assert stored is not None
+    assert stored.data == largest
+    with pytest.raises(Overlarge):
+        await wire.publish(topology.REQUESTED, largest + b"x", msg_id="m", headers=headers)
+    assert wire.connected  # a message too large would have cost the connection
+
+
+async def test_the_largest_headers_the_server_keeps_are_sent_and_one_byte_more_are_not(wire: Wire) -> None:
+    with pytest.raises(Overlarge) as caught:
+        await wire.publish(topology.REQUESTED, b"", headers={"x": "y" * 70_000})
+    too_many = caught.value.size_bytes - caught.value.limit_bytes
+    assert await wire.publish(topology.REQUESTED, b"", headers={"x": "y" * (70_000 - too_many)}) > 0
+    with pytest.raises(Overlarge):
+        await wire.publish(topology.REQUESTED, b"", headers={"x": "y" * (70_001 - too_many)})
+    # The same byte more, sent past us, is what the server refuses.
+    headers = {**connection.JSON_HEADER, "x": "y" * (70_001 - too_many)}
+    with pytest.raises(nats.js.errors.BadRequestError, match="header size exceeds"):
+        await wire.js.publish(topology.REQUESTED, b"", headers=headers)
+
+
+async def test_a_broadcast_is_heard_by_whoever_listens_and_kept_by_nobody(wire: Wire) -> None:
+    heard = await wire.nc.subscribe(topology.AGENT_CANCEL)
+    await wire.nc.flush()
+    await wire.broadcast(topology.AGENT_CANCEL, b"{}", {"traceparent": "00-aa"})
+    msg = await heard.next_msg(timeout=5)
+    assert msg.data == b"{}"
+    assert msg.headers == {"content-type": "application/json", "traceparent": "00-aa"}
+    with pytest.raises(Overlarge):
+        await wire.broadcast(topology.AGENT_CANCEL, b"x" * wire.max_payload)
+
+
+async def test_a_subject_no_stream_keeps_cannot_be_published_to(wire: Wire) -> None:
+    with pytest.raises(BrokerUnavailable, match="no response from stream"):
+        await wire.publish("deliberation.get", b"{}")
+
+
+async def test_what_the_server_calls_our_mistake_is_no_absence(wire: Wire) -> None:
+    with pytest.raises(nats.js.errors.BadRequestError):
+        await wire.publish(topology.TIMER + ".x", b"{}", headers={"Nats-Schedule": "whenever"})
+
+
+# ── when it is not there ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@asynccontextmanager
+async def gone(folder: Path) -> AsyncIterator[Wire]:
+    """A wire to a server that was there."""
+    async with AsyncExitStack() as up:
+        server = await up.enter_async_context(embedded_nats(folder))
+        nc = await connect(server.url, "test")
+        await topology.provision(nc.jetstream())
+        wire = Wire(nc)
+        await up.aclose()
+        await until(lambda: not wire.connected, "the connection is known to be lost")
+        try:
+            yield wire
+        finally:
+            with suppress(ConnectionError):  # nats-py writes what is pending to a socket that is gone
+                await nc.close()
+
+
+async def test_every_verb_says_that_the_broker_is_away(hurried: None, tmp_path: Path) -> None:
+    ref = ResultsRef(bucket="results", name="t-1", size=1, digest="SHA-256=x")
+    async with gone(tmp_path) as wire:
+        verbs = (
+            wire.publish(topology.REQUESTED, b"x"),
+            wire.schedule(topology.timer_subject("t"), topology.deadline_subject("t"), 0.0, b"x"),
+            wire.stored(topology.DELIBERATIONS, 1),
+            wire.last(topology.TALLIES, topology.tally_subject("t-1")),
+            wire.put_aside("results", "t-1", b"x"),
+            wire.fetch_aside(ref),
+        )
+        raised = await asyncio.gather(*verbs, return_exceptions=True)
+        assert [type(error) for error in raised] == [BrokerUnavailable] * len(verbs)
+        assert all("***@" in str(error) or "(disconnected)" in str(error) for error in raised)
+
+
+async def test_a_server_with_a_full_disk_is_unavailable_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = embedded.config
+
+    def with_a_small_disk(folder: Path, *, port: int, token: str | None, sync_always: bool, jetstream: bool) -> str:
+        whole = written(folder, port=port, token=token, sync_always=sync_always, jetstream=jetstream)
+        return whole.replace("sync_interval", "max_file_store: 1MB, sync_interval")
+
+    monkeypatch.setattr(embedded, "config", with_a_small_disk)
+    async with embedded_nats(tmp_path) as server:
+        nc = await connect(server.url, "test")
+        await topology.provision(nc.jetstream())
+        wire = Wire(nc)
+
+        async def fill() -> None:
+            for _ in range(20):
+                await wire.publish(topology.REQUESTED, b"x" * 100_000)
+
+        with pytest.raises(BrokerUnavailable, match="insufficient resources"):
+            await fill()
+        with pytest.raises(BrokerUnavailable, match="insufficient resources"):
+            await wire.put_aside("results", "t-1", b"x" * 1_000_000)
+        await nc.close()
+
+
+async def test_it_works_again_when_the_server_is_back(hurried: None, tmp_path: Path) -> None:
+    async with embedded_nats(tmp_path, with_token=False) as server:
+        nc = await connect(server.url, "test")
+        await topology.provision(nc.jetstream())
+        wire = Wire(nc)
+        first = await wire.publish(topology.REQUESTED, b"before")
+    await until(lambda: not wire.connected, "the connection is known to be lost")
+    async with embedded_nats(tmp_path, with_token=False, port=urlsplit(server.url).port or 0):
+        await until(lambda: wire.connected, "the connection is back")
+        assert await wire.publish(topology.REQUESTED, b"after") == first + 1
+        await nc.close()
+
+
+# ── schedules ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_timer_fires_not_before_its_time_and_not_long_after(wire: Wire, nc: Nats) -> None:
+    at = time.time() + 0.3004
+    await wire.schedule(topology.timer_subject("t-1"), topology.deadline_subject("t-1"), at, b'{"task_id": "t-1"}')
+    fired = await next_of(topology.deadline_subject("t-1"), nc)
+    assert fired.data == b'{"task_id": "t-1"}'
+    assert at <= fired.metadata.timestamp.timestamp() < at + 2
+    assert await wire.last(topology.DELIBERATIONS, topology.timer_subject("t-1")) is None
+
+
+async def test_a_timer_for_a_time_gone_by_fires_at_once(wire: Wire, nc: Nats) -> None:
+    await wire.schedule(topology.timer_subject("t-1"), topology.deadline_subject("t-1"), time.time() - 60, b"x")
+    assert (await next_of(topology.deadline_subject("t-1"), nc)).data == b"x"
+
+
+async def test_a_second_order_replaces_the_first(wire: Wire, nc: Nats) -> None:
+    timer, target = topology.timer_subject("t-1"), topology.deadline_subject("t-1")
+    await wire.schedule(timer, target, time.time() + 0.2, b"first")
+    second = time.time() + 0.5
+    await wire.schedule(timer, target, second, b"second")
+    fired = await next_of(target, nc)
+    assert fired.data == b"second"
+    assert fired.metadata.timestamp.timestamp() >= second
+
+
+async def test_the_ending_cancels_its_own_timer_and_no_other(wire: Wire, nc: Nats) -> None:
+    for task_id, seconds in (("t-1", 0.3), ("t-10", 0.6)):
+        at = time.time() + seconds
+        await wire.schedule(topology.timer_subject(task_id), topology.deadline_subject(task_id), at, task_id.encode())
+    await wire.publish(topology.COMPLETED, b"{}", msg_id="t-1:ending", headers=purge_timer_headers("t-1"))
+    assert await wire.last(topology.DELIBERATIONS, topology.timer_subject("t-1")) is None
+    assert await wire.last(topology.DELIBERATIONS, topology.timer_subject("t-10")) is not None
+    # The later one fires; the earlier one, were it still there, would have come first.
+    assert (await next_of(f"{topology.DEADLINE}.*", nc)).data == b"t-10"
+
+
+async def test_an_ending_without_a_timer_is_stored_all_the_same(wire: Wire) -> None:
+    assert await wire.publish(topology.FAILED, b"{}", headers=purge_timer_headers("never-armed")) > 0
+
+
+# ── reading back ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_what_is_not_there_is_none(wire: Wire) -> None:
+    assert await wire.stored(topology.AGENT_RESPONSES, 1) is None
+    assert await wire.last(topology.TALLIES, topology.tally_subject("nobody")) is None
+
+
+async def test_the_newest_under_a_subject_is_found_with_its_place(wire: Wire) -> None:
+    await wire.publish(topology.AGENT_COMPLETED, b"1")
+    await wire.publish(topology.AGENT_FAILED, b"2")
+    seq = await wire.publish(topology.AGENT_COMPLETED, b"3", headers={"traceparent": "00-aa"})
+    await wire.publish(topology.AGENT_FAILED, b"4")
+    newest = await wire.last(topology.AGENT_RESPONSES, topology.AGENT_COMPLETED)
+    assert newest is not None
+    assert (newest.seq, newest.data, newest.subject) == (seq, b"3", topology.AGENT_COMPLETED)
+    assert newest.headers["traceparent"] == "00-aa"
+
+
+async def test_a_message_that_was_just_delivered_is_read_without_asking(wire: Wire) -> None:
+    # Nothing of this is in the stream: whatever is found was remembered.
+    message = Stored(seq=5, subject=topology.AGENT_COMPLETED, data=b"words", headers={})
+    wire.remember(topology.AGENT_RESPONSES, message)
+    assert await wire.stored(topology.AGENT_RESPONSES, 5) is message
+    assert await wire.stored(topology.DELIBERATIONS, 5) is None  # another stream's fifth
+    wire.forget(topology.AGENT_RESPONSES, 5)
+    assert await wire.stored(topology.AGENT_RESPONSES, 5) is None
+    wire.forget(topology.AGENT_RESPONSES, 5)  # and once more harms nobody
+
+
+async def test_what_is_remembered_is_bounded_and_the_oldest_go_first(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "READ_CACHE_BYTES", 1_000)
+
+    async def remembered() -> list[int]:
+        return [seq for seq in range(1, 20) if await wire.stored(topology.AGENT_RESPONSES, seq) is not None]
+
+    def remember(seq: int, size: int) -> None:
+        wire.remember(topology.AGENT_RESPONSES, Stored(seq, topology.AGENT_COMPLETED, b"x" * size, {}))
+
+    for seq in range(1, 11):
+        remember(seq, 300)
+        remember(seq, 300)  # a redelivery: the same message counts once
+    assert await remembered() == [8, 9, 10]
+    wire.forget(topology.AGENT_RESPONSES, 9)
+    remember(11, 400)
+    assert await remembered() == [8, 10, 11]  # 1,000 bytes, not one more
+    remember(12, 1)
+    assert await remembered() == [10, 11, 12]
+    remember(13, 1_001)
+    assert await remembered() == []
+
+
+# ── claim-check ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_what_is_put_aside_is_fetched_whole(wire: Wire) -> None:
+    results = bytes(range(256)) * 8_000  # twice what one message may be
+    ref = await wire.put_aside(topology.RESULTS_BUCKET, "t-1", results)
+    assert (ref.bucket, ref.name, ref.size) == ("results", "t-1", len(results))
+    assert ref.digest.startswith("SHA-256=")
+    assert await wire.fetch_aside(ref) == results
+
+
+async def test_the_same_name_again_replaces_what_was_put_aside(wire: Wire) -> None:
+    await wire.put_aside(topology.RESULTS_BUCKET, "t-1", b"first")
+    ref = await wire.put_aside(topology.RESULTS_BUCKET, "t-1", b"second")
+    assert await wire.fetch_aside(ref) == b"second"
+    objects = await (await wire.js.object_store(topology.RESULTS_BUCKET)).list()
+    assert [info.name for info in objects] == ["t-1"]
+
+
+@pytest.mark.parametrize(("bucket", "name"), [("results", "nobody"), ("no-such-bucket", "t-1")])
+async def test_what_is_no_longer_kept_is_said_to_be_out_of_reach(wire: Wire, bucket: str, name: str) -> None:
+    with pytest.raises(BrokerUnavailable):
+        await wire.fetch_aside(ResultsRef(bucket=bucket, name=name, size=1, digest="SHA-256=x"))

@@ -1,0 +1,220 @@
+"""One test file a source file. What they share: a real NATS that is emptied for each test, and somebody who takes notes."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from nats.aio.client import Client as Nats
+from nats.js import JetStreamContext
+
+from broker import topology
+from broker.clock import rfc3339
+from broker.connection import Stored, Wire, connect
+from broker.embedded import EmbeddedNats
+from broker.ledger import Ledger
+from broker.messages import (
+    AgentCompleted,
+    AgentFailed,
+    AgentOutcome,
+    DeliberationRequested,
+    Ending,
+    ErrorType,
+    Proposal,
+    Usage,
+    decode,
+    decode_ending,
+)
+from broker.observer import Observer
+from broker.tally import Tally
+from broker.topology import Durable
+from handlers.delivery import Batch, Delivery
+from tests.harness import until
+
+
+@dataclass
+class Notes(Observer):
+    """What an observer was told, one line each."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def deliberation_accepted(self, role: str) -> None:
+        self.lines.append(f"accepted {role}")
+
+    def deliberation_ended(self, ending: Ending) -> None:
+        self.lines.append(f"ended {ending.status}")
+
+    def agent_reported(self, outcome: AgentOutcome) -> None:
+        self.lines.append(f"reported {outcome.agent_id}")
+
+    def outcome_ignored(self, outcome: AgentOutcome) -> None:
+        self.lines.append(f"ignored {outcome.agent_id}")
+
+    def dead_lettered(self, subject: str) -> None:
+        self.lines.append(f"dead-lettered {subject}")
+
+    def handler_failed(self, consumer: str) -> None:
+        self.lines.append(f"failed {consumer}")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A NATS with our streams in it, and nothing of ours running on it."""
+
+    nc: Nats
+    wire: Wire
+    notes: Notes = field(default_factory=Notes)
+
+    @property
+    def js(self) -> JetStreamContext:
+        return self.wire.js
+
+    async def publish(self, subject: str, payload: Any, headers: Mapping[str, str] | None = None) -> int:
+        body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+        return await self.wire.publish(subject, body, headers=headers)
+
+    async def taken(self, durable: Durable, count: int = 1) -> Batch[Any]:
+        """The next `count` deliveries of a consumer, as a handler would get them."""
+        pull = await self.js.pull_subscribe_bind(durable.name, durable.stream)
+        batch: Batch[Any] = Batch()
+        while len(batch) < count:
+            batch += [Delivery.of(msg) for msg in await pull.fetch(count - len(batch), timeout=20)]
+        await pull.unsubscribe()
+        return batch
+
+    async def nothing_left(self, durable: Durable) -> bool:
+        """Whether everything a consumer may deliver is settled for good."""
+        info = await self.js.consumer_info(durable.stream, durable.name)
+        return not info.num_pending and not info.num_ack_pending
+
+    async def settled(self, durable: Durable) -> None:
+        async def settled() -> bool:
+            return await self.nothing_left(durable)
+
+        await until(settled, f"{durable.name} has nothing left")
+
+    async def all_of(self, stream: str, subject: str) -> list[Stored]:
+        """Every stored message under `subject`, oldest first."""
+        state = (await self.js.stream_info(stream)).state
+        found = [await self.wire.stored(stream, seq) for seq in range(max(1, state.first_seq), state.last_seq + 1)]
+        wanted = subject.removesuffix("*").removesuffix(">")
+        return [message for message in found if message is not None and message.subject.startswith(wanted)]
+
+    async def endings_of(self, task_id: str) -> list[Ending]:
+        stored = [
+            *await self.all_of(topology.DELIBERATIONS, topology.COMPLETED),
+            *await self.all_of(topology.DELIBERATIONS, topology.FAILED),
+        ]
+        return [ending for ending in (decode_ending(message.data) for message in stored) if ending.task_id == task_id]
+
+    async def tally_of(self, task_id: str) -> Tally | None:
+        """As the bucket has it."""
+        return await Ledger(self.wire, keep_seconds=60).read(task_id)
+
+    async def dead_letters(self) -> list[Stored]:
+        return await self.all_of(topology.DEAD_LETTERS, "deadletter.>")
+
+
+@asynccontextmanager
+async def bench_at(url: str) -> AsyncIterator[Bench]:
+    """All streams new; half the time that starting a new server takes."""
+    nc = await connect(url, "test")
+    js = nc.jetstream()
+    for info in await js.streams_info():
+        await js.delete_stream(str(info.config.name))
+    await topology.provision(js)
+    try:
+        yield Bench(nc, Wire(nc))
+    finally:
+        await nc.close()
+
+
+# Header blocks that nats-server stores and delivers, and that nats-py's own client dies of.
+MALFORMED_HEADERS = [
+    b"junk\r\n\r\n",
+    b"x",
+    b"NATS/1.0",
+    b"NATS/1.0\r\nk\xff: \xff\xfe\r\n\r\n",
+    b"NATS/1.0 \xff\xff\xff\r\n\r\n",
+]
+
+
+# What may stand for the last token of a subject under a wildcard, if it is up to the sender.
+ODD_TOKENS = [b"\xff\xfe", b"\x00", b"\x1f", b"\xc2\xa0", "naïve".encode(), b"x" * 4_000]
+
+
+async def publish_raw(server: EmbeddedNats, subject: str | bytes, headers: bytes = b"NATS/1.0\r\n\r\n") -> None:
+    """A message that no client library would send."""
+    url = urlsplit(server.url)
+    reader, writer = await asyncio.open_connection("127.0.0.1", url.port)
+    hello = json.dumps({"verbose": False, "headers": True, "auth_token": url.username})
+    under = subject if isinstance(subject, bytes) else subject.encode()
+    writer.write(f"CONNECT {hello}\r\n".encode() + b"HPUB " + under + f" {len(headers)} {len(headers) + 2}\r\n".encode())
+    writer.write(headers + b"{}\r\nPING\r\n")
+    assert (await reader.readline()).startswith(b"INFO")
+    assert await reader.readline() == b"PONG\r\n"
+    writer.close()
+    await writer.wait_closed()
+
+
+class Stumble(RuntimeError):
+    """The process fell over here."""
+
+
+class StumblingWire(Wire):
+    """The real wire, which falls over once: at the `at`th thing it sends, before or after that was sent."""
+
+    def __init__(self, nc: Nats, *, at: int, after: bool) -> None:
+        super().__init__(nc)
+        self.sent = 0
+        self._at = at
+        self._after = after
+
+    @property
+    def has_stumbled(self) -> bool:
+        return self.sent >= self._at
+
+    async def publish(
+        self, subject: str, body: bytes, *, msg_id: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> int:
+        with self._step():
+            return await super().publish(subject, body, msg_id=msg_id, headers=headers)
+
+    async def broadcast(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        with self._step():
+            await super().broadcast(subject, body, headers)
+
+    @contextmanager
+    def _step(self) -> Iterator[None]:
+        self.sent += 1
+        falls = self.sent == self._at
+        if falls and not self._after:
+            raise Stumble(f"before step {self.sent}")
+        yield
+        if falls:
+            raise Stumble(f"after step {self.sent}")
+
+
+def request_of(task_id: str, **fields: Any) -> DeliberationRequested:
+    return decode(DeliberationRequested, json.dumps({"task_description": "x", "task_id": task_id, **fields}).encode())
+
+
+def answer_of(task_id: str, agent: str, content: str = "42", **overrides: Any) -> AgentCompleted:
+    proposal = Proposal(content=content, author_id=agent, author_role="DEV", model="m", temperature=0.7, tokens=3)
+    fields: dict[str, Any] = {
+        "task_id": task_id, "agent_id": agent, "role": "DEV", "proposal": proposal, "finish_reason": "stop", "usage": Usage(),
+        "attempt": 1, "queue_ms": 5, "duration_ms": 120, "timestamp": rfc3339(time.time()), "model": "m", "diversity": False,
+        "num_agents": 3,
+    }  # fmt: skip
+    return AgentCompleted(**{**fields, **overrides})
+
+
+def failure_of(task_id: str, agent: str, error_type: ErrorType = ErrorType.SERVER_ERROR) -> AgentFailed:
+    return AgentFailed(
+        task_id=task_id, agent_id=agent, role="DEV", error="no luck", error_type=error_type, attempt=4, duration_ms=9,
+        timestamp=rfc3339(time.time()),
+    )  # fmt: skip

@@ -1,0 +1,337 @@
+"""Outcomes folded into tallies: together when they come together, never lost when a fold fails."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+
+import pytest
+
+from broker import topology
+from broker.connection import Wire
+from broker.embedded import EmbeddedNats, embedded_nats
+from broker.ledger import Ledger
+from broker.lifecycle import State
+from broker.messages import AgentCompleted, AgentOutcome, DeliberationCompleted, ErrorType
+from broker.tally import Requested
+from broker.topology import AGGREGATE
+from handlers import settle
+from handlers.aggregate import Aggregate, read
+from handlers.delivery import Batch
+from handlers.perform import Performer
+from handlers.settle import Settler
+from tests.harness import until
+from tests.mirror.handlers import Bench, StumblingWire, answer_of, bench_at, failure_of
+
+# The server's clock stamps outcomes: a deadline in this century is not in their way.
+FAR_AWAY = 4_000_000_000.0
+ONE, TWO, THREE = "agent-dev-001", "agent-dev-002", "agent-dev-003"
+
+
+@pytest.fixture(scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedNats]:
+    async with embedded_nats(tmp_path_factory.mktemp("nats")) as started:
+        yield started
+
+
+@pytest.fixture
+async def bench(server: EmbeddedNats) -> AsyncIterator[Bench]:
+    async with bench_at(server.url) as made:
+        yield made
+
+
+def aggregate_of(bench: Bench, wire: Wire | None = None) -> Aggregate:
+    used = wire or bench.wire
+    performer = Performer(used, Ledger(used, keep_seconds=60), bench.notes, claim_check_bytes=512 * 1024)
+    return Aggregate(used, performer, Settler(bench.wire, AGGREGATE, bench.notes), bench.notes)
+
+
+@pytest.fixture
+def aggregate(bench: Bench) -> Aggregate:
+    return aggregate_of(bench)
+
+
+async def record(bench: Bench, task_id: str = "t-1", agents: int = 3, deadline: float = FAR_AWAY) -> None:
+    request = Requested(task_id, seq=1, at=0.0, deadline=deadline, role="DEV", num_agents=agents)
+    await Ledger(bench.wire, keep_seconds=60).apply(task_id, [(request, 0.0)])
+
+
+async def report(bench: Bench, *outcomes: AgentOutcome) -> list[int]:
+    seqs = []
+    for outcome in outcomes:
+        done = isinstance(outcome, AgentCompleted)
+        seqs.append(await bench.wire.publish(topology.AGENT_COMPLETED if done else topology.AGENT_FAILED, outcome.encode()))
+    return seqs
+
+
+async def revisions(bench: Bench) -> int:
+    """How often any tally was written."""
+    return (await bench.js.stream_info(topology.TALLIES)).state.last_seq
+
+
+# ── folding ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_an_outcome_is_counted_where_it_is_stored_and_acknowledged(bench: Bench, aggregate: Aggregate) -> None:
+    await record(bench)
+    seqs = await report(bench, failure_of("t-1", TWO), answer_of("t-1", ONE))
+    await aggregate(await bench.taken(AGGREGATE, 2))
+    tally = await bench.tally_of("t-1")
+    assert tally is not None
+    assert tally.state is State.IN_PROGRESS
+    assert {agent: (one.succeeded, one.seq) for agent, one in tally.phase.outcomes.items()} == {
+        TWO: (False, seqs[0]),
+        ONE: (True, seqs[1]),
+    }
+    await bench.settled(AGGREGATE)
+    assert sorted(bench.notes.lines) == [f"reported {ONE}", f"reported {TWO}"]
+
+
+async def test_the_last_outcome_brings_the_ending(bench: Bench, aggregate: Aggregate) -> None:
+    await record(bench, agents=2)
+    for agent in (ONE, TWO):
+        await report(bench, answer_of("t-1", agent, f"from {agent}"))
+        await aggregate(await bench.taken(AGGREGATE))
+    (ending,) = await bench.endings_of("t-1")
+    assert isinstance(ending, DeliberationCompleted)
+    assert [result.proposal.content for result in ending.results] == [f"from {ONE}", f"from {TWO}"]
+    await bench.settled(AGGREGATE)
+    assert bench.notes.lines[-2:] == ["ended completed", f"reported {TWO}"]
+
+
+async def test_outcomes_that_come_together_are_one_write(bench: Bench, aggregate: Aggregate) -> None:
+    agents = [f"agent-dev-{number:03d}" for number in range(1, 21)]
+    await record(bench, agents=21)
+    before = await revisions(bench)
+    await report(bench, *(answer_of("t-1", agent) for agent in agents))
+    await aggregate(await bench.taken(AGGREGATE, 20))
+    assert await revisions(bench) == before + 1
+    tally = await bench.tally_of("t-1")
+    assert tally is not None
+    assert tally.phase.successes == 20
+
+
+class SlowBucket(Wire):
+    """The real wire, on which a write of the tally of `t-1` takes as long as the test likes."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__(bench.nc)
+        self.writing = asyncio.Event()
+        self.may_write = asyncio.Event()
+
+    async def publish(
+        self, subject: str, body: bytes, *, msg_id: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> int:
+        if subject == topology.tally_subject("t-1"):
+            self.writing.set()
+            await self.may_write.wait()
+        return await super().publish(subject, body, msg_id=msg_id, headers=headers)
+
+
+async def test_outcomes_that_come_during_a_write_wait_and_are_the_next_one(bench: Bench) -> None:
+    slow = SlowBucket(bench)
+    aggregate = aggregate_of(bench, slow)
+    await record(bench, agents=12)
+    before = await revisions(bench)
+    agents = [f"agent-dev-{number:03d}" for number in range(1, 11)]
+    await report(bench, *(answer_of("t-1", agent) for agent in agents))
+    deliveries = await bench.taken(AGGREGATE, 10)
+    first = asyncio.create_task(aggregate(Batch(deliveries[:1])))
+    await slow.writing.wait()
+    others = [asyncio.create_task(aggregate(Batch([delivery]))) for delivery in deliveries[1:]]
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in others)
+    slow.may_write.set()
+    await asyncio.gather(first, *others)
+    assert await revisions(bench) == before + 2
+    tally = await bench.tally_of("t-1")
+    assert tally is not None
+    assert tally.phase.successes == 10
+    await bench.settled(AGGREGATE)
+
+
+async def test_one_deliberation_does_not_wait_for_another(bench: Bench) -> None:
+    slow = SlowBucket(bench)
+    aggregate = aggregate_of(bench, slow)
+    await record(bench, "t-1", agents=2)
+    await record(bench, "t-2", agents=1)
+    await report(bench, answer_of("t-1", ONE))
+    waiting = asyncio.create_task(aggregate(await bench.taken(AGGREGATE)))
+    await slow.writing.wait()
+    await report(bench, answer_of("t-2", ONE))
+    await aggregate(await bench.taken(AGGREGATE))
+    assert [ending.status for ending in await bench.endings_of("t-2")] == ["completed"]
+    assert not waiting.done()
+    slow.may_write.set()
+    await waiting
+    await bench.settled(AGGREGATE)
+
+
+async def test_outcomes_of_many_deliberations_find_each_its_own(bench: Bench, aggregate: Aggregate) -> None:
+    names = [f"t-{number}" for number in range(8)]
+    for name in names:
+        await record(bench, name, agents=2)
+    await report(bench, *(answer_of(name, agent, f"{name} {agent}") for agent in (TWO, ONE) for name in names))
+    await aggregate(await bench.taken(AGGREGATE, 16))
+    for name in names:
+        (ending,) = await bench.endings_of(name)
+        assert [result.proposal.content for result in ending.results] == [f"{name} {ONE}", f"{name} {TWO}"]
+    await bench.settled(AGGREGATE)
+
+
+# ── what changes nothing ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        answer_of("nobody", ONE),
+        answer_of("t-1", "agent-dev-009"),
+        answer_of("t-1", ONE, round=2),
+        failure_of("t-1", ONE, ErrorType.DEADLINE_EXCEEDED),
+    ],
+    ids=["nobody's", "a stranger's", "of another round", "out of time"],
+)
+async def test_an_outcome_nobody_counts_is_acknowledged_and_told(
+    bench: Bench, aggregate: Aggregate, outcome: AgentOutcome
+) -> None:
+    await record(bench)
+    before = await revisions(bench)
+    await report(bench, outcome)
+    await aggregate(await bench.taken(AGGREGATE))
+    await bench.settled(AGGREGATE)
+    assert bench.notes.lines == [f"ignored {outcome.agent_id}"]
+    assert await revisions(bench) == before
+    assert await bench.dead_letters() == []
+
+
+async def test_a_doubled_outcome_is_counted_once(bench: Bench, aggregate: Aggregate) -> None:
+    await record(bench)
+    await report(bench, answer_of("t-1", ONE), failure_of("t-1", ONE))
+    await aggregate(await bench.taken(AGGREGATE, 2))
+    assert sorted(bench.notes.lines) == [f"ignored {ONE}", f"reported {ONE}"]
+    tally = await bench.tally_of("t-1")
+    assert tally is not None
+    assert tally.phase.outcomes[ONE].succeeded
+
+
+async def test_an_outcome_stored_after_the_deadline_is_left_to_it(bench: Bench, aggregate: Aggregate) -> None:
+    await record(bench, agents=1, deadline=1_000.0)
+    await report(bench, answer_of("t-1", ONE))
+    await aggregate(await bench.taken(AGGREGATE))
+    assert bench.notes.lines == [f"ignored {ONE}"]
+    assert await bench.endings_of("t-1") == []
+
+
+async def test_a_late_outcome_publishes_an_ending_that_nobody_marked(
+    bench: Bench, aggregate: Aggregate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settle, "FIRST_RETRY_SECONDS", 30.0)  # the redelivery would publish it too, but later
+    await record(bench, agents=1)
+    await report(bench, answer_of("t-1", ONE))
+    (delivery,) = await bench.taken(AGGREGATE)
+    stumbling = aggregate_of(bench, StumblingWire(bench.nc, at=1, after=True))
+    await stumbling(Batch([delivery]))
+    assert await bench.endings_of("t-1") == []
+    await report(bench, answer_of("t-1", "agent-dev-007"))
+    await aggregate(await bench.taken(AGGREGATE))
+    assert [ending.status for ending in await bench.endings_of("t-1")] == ["completed"]
+
+
+# ── what goes wrong ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before its write", "after its write"])
+async def test_a_fold_that_fails_gives_every_one_of_its_outcomes_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    monkeypatch.setattr(settle, "FIRST_RETRY_SECONDS", 0.01)
+    await record(bench)
+    await report(bench, *(answer_of("t-1", agent) for agent in (ONE, TWO, THREE)))
+    aggregate = aggregate_of(bench, StumblingWire(bench.nc, at=1, after=after))
+    await aggregate(await bench.taken(AGGREGATE, 3))
+    assert bench.notes.lines == ["failed aggregate"] * 3
+    again = await bench.taken(AGGREGATE, 3)
+    assert sorted((delivery.seq, delivery.count) for delivery in again) == [(1, 2), (2, 2), (3, 2)]
+    await aggregate(again)  # the same one: its failure left nothing behind
+    await bench.settled(AGGREGATE)
+    (ending,) = await bench.endings_of("t-1")
+    assert ending.successful_responses == 3
+
+
+async def test_outcomes_that_waited_for_a_fold_that_failed_are_folded_all_the_same(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settle, "FIRST_RETRY_SECONDS", 0.01)
+
+    class FailsSlowly(SlowBucket):
+        """Its first write takes long, and then is not made."""
+
+        failed = False
+
+        async def publish(
+            self, subject: str, body: bytes, *, msg_id: str | None = None, headers: Mapping[str, str] | None = None
+        ) -> int:
+            if not self.failed:
+                self.failed = True
+                self.writing.set()
+                await self.may_write.wait()
+                raise RuntimeError("the write failed")
+            return await super().publish(subject, body, msg_id=msg_id, headers=headers)
+
+    wire = FailsSlowly(bench)
+    aggregate = aggregate_of(bench, wire)
+    await record(bench)
+    await report(bench, answer_of("t-1", ONE), answer_of("t-1", TWO))
+    first, second = await bench.taken(AGGREGATE, 2)
+    failing = asyncio.create_task(aggregate(Batch([first])))
+    await wire.writing.wait()
+    waiting = asyncio.create_task(aggregate(Batch([second])))
+    await asyncio.sleep(0)
+    wire.may_write.set()
+    await asyncio.gather(failing, waiting)
+    tally = await bench.tally_of("t-1")
+    assert tally is not None
+    assert set(tally.phase.outcomes) == {TWO}
+    (again,) = await bench.taken(AGGREGATE)
+    assert (again.seq, again.count) == (first.seq, 2)
+
+
+@pytest.mark.parametrize("subject", [topology.AGENT_COMPLETED, topology.AGENT_FAILED, "agent.response.other"])
+@pytest.mark.parametrize("body", [b"", b"nope", b"{}", b'{"task_id": "t-1", "agent_id": "agent-dev-001"}', b"\xff"])
+async def test_what_nobody_can_read_is_dead_lettered_and_the_rest_is_counted(
+    bench: Bench, aggregate: Aggregate, subject: str, body: bytes
+) -> None:
+    await record(bench)
+    await bench.publish(subject, body)
+    await report(bench, answer_of("t-1", ONE))
+    await aggregate(await bench.taken(AGGREGATE, 2))
+    (letter,) = await bench.dead_letters()
+    assert (letter.subject, letter.data) == (f"deadletter.{subject}", body)
+    await bench.settled(AGGREGATE)
+    assert sorted(bench.notes.lines) == ["dead-lettered agent.response.*", f"reported {ONE}"]
+
+
+async def test_an_outcome_is_read_by_its_subject(bench: Bench) -> None:
+    answer, failure = answer_of("t-1", ONE), failure_of("t-1", TWO)
+    await report(bench, answer, failure)
+    assert [read(delivery) for delivery in await bench.taken(AGGREGATE, 2)] == [answer, failure]
+
+
+async def test_a_fold_that_was_cancelled_leaves_the_next_one_free(bench: Bench) -> None:
+    slow = SlowBucket(bench)
+    aggregate = aggregate_of(bench, slow)
+    await record(bench)
+    await report(bench, answer_of("t-1", ONE), answer_of("t-1", TWO))
+    first, second = await bench.taken(AGGREGATE, 2)
+    cancelled = asyncio.create_task(aggregate(Batch([first])))
+    await slow.writing.wait()
+    cancelled.cancel()
+    await asyncio.wait([cancelled])
+    assert cancelled.cancelled()
+    slow.may_write.set()
+    await asyncio.wait_for(aggregate(Batch([second])), 10)
+
+    async def counted() -> bool:
+        tally = await bench.tally_of("t-1")
+        return tally is not None and TWO in tally.phase.outcomes
+
+    await until(counted, "the second is counted")

@@ -1,0 +1,144 @@
+"""A cancel ends what runs, and waits for a request that may still be on its way."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from broker import topology
+from broker.embedded import EmbeddedNats, embedded_nats
+from broker.ledger import Ledger
+from broker.lifecycle import State
+from broker.messages import AgentCancel, DeliberationFailed, decode
+from broker.observer import Observer
+from broker.topology import CANCELLER, INTAKE
+from handlers import cancel as cancelling
+from handlers.cancel import Cancel
+from handlers.intake import Bounds, Intake
+from handlers.perform import Performer
+from handlers.settle import Settler
+from tests.mirror.handlers import Bench, bench_at
+
+
+@pytest.fixture(scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedNats]:
+    async with embedded_nats(tmp_path_factory.mktemp("nats")) as started:
+        yield started
+
+
+@pytest.fixture
+async def bench(server: EmbeddedNats) -> AsyncIterator[Bench]:
+    async with bench_at(server.url) as made:
+        yield made
+
+
+@pytest.fixture
+def performer(bench: Bench) -> Performer:
+    return Performer(bench.wire, Ledger(bench.wire, keep_seconds=60), bench.notes, claim_check_bytes=512 * 1024)
+
+
+@pytest.fixture
+def cancel(bench: Bench, performer: Performer, monkeypatch: pytest.MonkeyPatch) -> Cancel:
+    monkeypatch.setattr(cancelling, "OVERTAKEN_WAIT_SECONDS", 0.05)
+    return Cancel(bench.wire, performer, Settler(bench.wire, CANCELLER, bench.notes))
+
+
+@pytest.fixture
+def intake(bench: Bench, performer: Performer) -> Intake:
+    return Intake(performer, Settler(bench.wire, INTAKE, bench.notes), Observer(), Bounds(256, 300.0))
+
+
+async def request(bench: Bench, task_id: str = "t-1") -> None:
+    await bench.publish(topology.REQUESTED, {"task_id": task_id, "task_description": "x"})
+
+
+async def test_a_cancel_ends_what_runs_with_its_reason_and_stops_its_agents(bench: Bench, cancel: Cancel, intake: Intake) -> None:
+    stopped = await bench.nc.subscribe(topology.AGENT_CANCEL)
+    await bench.nc.flush()
+    await request(bench)
+    await intake(await bench.taken(INTAKE))
+    await bench.publish(topology.CANCEL, {"task_id": "t-1", "reason": "changed my mind"})
+    await cancel(await bench.taken(CANCELLER))
+    (ending,) = await bench.endings_of("t-1")
+    assert isinstance(ending, DeliberationFailed)
+    assert (ending.status, ending.error) == ("cancelled", "cancelled: changed my mind")
+    heard = decode(AgentCancel, (await stopped.next_msg(timeout=5)).data)
+    assert heard == AgentCancel(task_id="t-1", reason="cancelled: changed my mind")
+    await bench.settled(CANCELLER)
+    assert bench.notes.lines == ["ended cancelled"]
+
+
+async def test_a_cancel_that_comes_twice_ends_it_once(bench: Bench, cancel: Cancel, intake: Intake) -> None:
+    await request(bench)
+    await intake(await bench.taken(INTAKE))
+    for reason in ("first", "second"):
+        await bench.publish(topology.CANCEL, {"task_id": "t-1", "reason": reason})
+        await cancel(await bench.taken(CANCELLER))
+    (ending,) = await bench.endings_of("t-1")
+    assert isinstance(ending, DeliberationFailed)
+    assert ending.error == "cancelled: first"
+    await bench.settled(CANCELLER)
+
+
+async def test_a_cancel_that_overtook_its_request_waits_for_it(bench: Bench, cancel: Cancel, intake: Intake) -> None:
+    await request(bench)
+    await bench.publish(topology.CANCEL, {"task_id": "t-1"})
+    for count in (1, 2, 3):  # intake has not come to it yet
+        batch = await bench.taken(CANCELLER)
+        assert batch[0].count == count
+        await cancel(batch)
+    await intake(await bench.taken(INTAKE))
+    tally = await bench.tally_of("t-1")
+    assert tally is not None
+    assert tally.state is State.PENDING
+    await cancel(await bench.taken(CANCELLER))
+    assert [ending.status for ending in await bench.endings_of("t-1")] == ["cancelled"]
+    await bench.settled(CANCELLER)
+    assert await bench.dead_letters() == []
+
+
+async def test_a_cancel_waits_for_a_request_that_is_in_intakes_hands(bench: Bench, cancel: Cancel, intake: Intake) -> None:
+    await request(bench)
+    in_hand = await bench.taken(INTAKE)
+    await bench.publish(topology.CANCEL, {"task_id": "t-1"})
+    await cancel(await bench.taken(CANCELLER))
+    await intake(in_hand)
+    (again,) = batch = await bench.taken(CANCELLER)
+    assert again.count == 2
+    await cancel(batch)
+    assert [ending.status for ending in await bench.endings_of("t-1")] == ["cancelled"]
+
+
+async def test_a_cancel_of_nobody_is_let_go_when_every_request_before_it_was_taken_in(
+    bench: Bench, cancel: Cancel, intake: Intake
+) -> None:
+    await request(bench, "another")
+    await intake(await bench.taken(INTAKE))
+    await bench.settled(INTAKE)
+    await bench.publish(topology.CANCEL, {"task_id": "nobody"})
+    await cancel(await bench.taken(CANCELLER))
+    await bench.settled(CANCELLER)
+    assert await bench.tally_of("nobody") is None
+    assert await bench.endings_of("nobody") == []
+
+
+async def test_a_cancel_of_nobody_is_let_go_once_intake_has_got_past_it(bench: Bench, cancel: Cancel, intake: Intake) -> None:
+    await request(bench, "before")
+    await intake(await bench.taken(INTAKE))
+    await bench.publish(topology.CANCEL, {"task_id": "nobody"})
+    await request(bench, "after")
+    await cancel(await bench.taken(CANCELLER))
+    again = await bench.taken(CANCELLER)
+    assert again[0].count == 2
+    await intake(await bench.taken(INTAKE))
+    await bench.settled(INTAKE)
+    await cancel(again)
+    await bench.settled(CANCELLER)
+
+
+@pytest.mark.parametrize("body", [b"", b"nope", b"{}", b'{"task_id": "../x"}', b'{"task_id": "t-1", "reason": 5}'])
+async def test_a_cancel_nobody_can_read_is_dead_lettered(bench: Bench, cancel: Cancel, body: bytes) -> None:
+    await bench.publish(topology.CANCEL, body)
+    await cancel(await bench.taken(CANCELLER))
+    (letter,) = await bench.dead_letters()
+    assert (letter.subject, letter.data) == ("deadletter.deliberation.cancel", body)
+    await bench.settled(CANCELLER)

@@ -1,0 +1,110 @@
+"""What a delivered message says about itself."""
+
+import time
+from collections.abc import AsyncIterator
+from typing import cast
+
+import nats.errors
+import pytest
+from nats.aio.client import Client as Nats
+from nats.aio.msg import Msg
+from pydantic import TypeAdapter
+
+from broker import topology
+from broker.embedded import EmbeddedNats
+from broker.errors import BadMessage
+from broker.messages import AgentOutcome, DeliberationCancel, DeliberationDeadline
+from handlers.delivery import Batch, Delivery
+from tests.mirror.handlers import Bench, bench_at
+
+# "$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<timestamp ns>.<pending>"
+NINE = "$JS.ACK.DELIBERATIONS.intake.3.41.7.1763800000123456789.5"
+# The same with a domain and an account hash, and a random token at the end: a hub with leaf nodes sends this.
+ELEVEN = "$JS.ACK.hub.AbCdEf.DELIBERATIONS.intake.3.41.7.1763800000123456789.5"
+TWELVE = ELEVEN + ".x9"
+NO_DOMAIN = TWELVE.replace("hub", "_")
+
+
+@pytest.fixture
+async def bench(empty_nats: EmbeddedNats) -> AsyncIterator[Bench]:
+    async with bench_at(empty_nats.url) as made:
+        yield made
+
+
+def received(reply: str, data: bytes = b"", headers: dict[str, str] | None = None) -> Delivery[object]:
+    # A message that is only read: nothing here sends.
+    return Delivery.of(Msg(cast(Nats, None), subject=topology.REQUESTED, reply=reply, data=data, headers=headers))
+
+
+@pytest.mark.parametrize("reply", [NINE, ELEVEN, TWELVE, NO_DOMAIN], ids=["nine", "eleven", "twelve", "no domain"])
+def test_place_time_and_count_are_read_from_either_form_of_the_reply_subject(reply: str) -> None:
+    delivery = received(reply)
+    assert (delivery.seq, delivery.count) == (41, 3)
+    assert delivery.at == pytest.approx(1763800000.123456789, abs=1e-6)
+
+
+@pytest.mark.parametrize("reply", [NINE, ELEVEN, TWELVE])
+def test_what_is_read_here_is_what_nats_py_reads(reply: str) -> None:
+    delivery = received(reply)
+    metadata = delivery.msg.metadata
+    assert (metadata.stream, metadata.consumer) == ("DELIBERATIONS", "intake")
+    assert (delivery.seq, delivery.count) == (metadata.sequence.stream, metadata.num_delivered)
+    assert delivery.at == pytest.approx(metadata.timestamp.timestamp(), abs=1e-6)
+
+
+@pytest.mark.parametrize("reply", ["", "_INBOX.abc", "$JS.ACK.x", ".".join(["x"] * 10)])
+def test_what_is_no_jetstream_message_is_no_delivery(reply: str) -> None:
+    with pytest.raises(nats.errors.NotJSMessageError):
+        received(reply)
+
+
+async def test_a_real_delivery_knows_its_place_its_time_and_which_delivery_it_is(bench: Bench) -> None:
+    seqs = [await bench.publish(topology.REQUESTED, {"n": n}) for n in range(3)]
+    first = await bench.taken(topology.INTAKE, 3)
+    assert [delivery.seq for delivery in first] == seqs
+    assert [delivery.count for delivery in first] == [1, 1, 1]
+    for delivery in first:
+        assert delivery.at == pytest.approx(delivery.msg.metadata.timestamp.timestamp(), abs=1e-6)
+    await first[1].nak()
+    (again,) = await bench.taken(topology.INTAKE)
+    assert (again.seq, again.count, again.at) == (seqs[1], 2, first[1].at)
+
+
+async def test_an_acknowledged_message_is_settled(bench: Bench) -> None:
+    await bench.publish(topology.REQUESTED, {})
+    (delivery,) = await bench.taken(topology.INTAKE)
+    assert not await bench.nothing_left(topology.INTAKE)
+    await delivery.ack()
+    await bench.settled(topology.INTAKE)
+
+
+async def test_a_message_given_back_with_a_delay_comes_not_before_it(bench: Bench) -> None:
+    await bench.publish(topology.REQUESTED, {})
+    (delivery,) = await bench.taken(topology.INTAKE)
+    started = time.monotonic()
+    await delivery.nak(0.3)
+    (again,) = await bench.taken(topology.INTAKE)
+    assert time.monotonic() - started >= 0.3
+    assert again.count == 2
+
+
+def test_a_payload_is_read_as_what_is_expected_or_refused() -> None:
+    delivery = received(NINE, b'{"task_id": "t-1", "reason": "x"}', {"traceparent": "00-aa"})
+    assert delivery.payload(DeliberationCancel) == DeliberationCancel(task_id="t-1", reason="x")
+    assert delivery.traceparent == "00-aa"
+    with pytest.raises(BadMessage):
+        received(NINE, b"nope").payload(DeliberationDeadline)
+
+
+def test_a_message_without_headers_has_none() -> None:
+    delivery = received(NINE)
+    assert (delivery.headers, delivery.traceparent) == ({}, None)
+
+
+def test_a_batch_is_documented_as_one_of_its_messages() -> None:
+    assert TypeAdapter(Batch[DeliberationCancel]).json_schema() == DeliberationCancel.model_json_schema()
+    either = TypeAdapter(Batch[AgentOutcome]).json_schema()
+    assert [name.rpartition("/")[2] for name in (option["$ref"] for option in either["anyOf"])] == [
+        "AgentCompleted",
+        "AgentFailed",
+    ]

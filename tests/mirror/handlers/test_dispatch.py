@@ -1,0 +1,272 @@
+"""Work from the queue into the pool's hands, and what is dropped on the way because nobody waits for it."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from broker import topology
+from broker.clock import rfc3339
+from broker.connection import Stored, Wire
+from broker.embedded import EmbeddedNats, embedded_nats
+from broker.errors import BrokerUnavailable
+from broker.ledger import Ledger
+from broker.messages import AgentCancel, AgentFailed, AgentRequested, ErrorType, decode
+from broker.tally import CancelRequested, Reported, Requested
+from broker.topology import DISPATCH
+from handlers import dispatch as dispatching
+from handlers import settle
+from handlers.delivery import Batch
+from handlers.dispatch import MAX_JOB_DELIVERIES, Dispatch
+from handlers.settle import MAX_DELIVERIES, Settler
+from tests.harness import until
+from tests.mirror.handlers import Bench, bench_at
+from workers.worker import Job
+
+ONE, TWO = "agent-dev-001", "agent-dev-002"
+
+
+@pytest.fixture(scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedNats]:
+    async with embedded_nats(tmp_path_factory.mktemp("nats")) as started:
+        yield started
+
+
+@pytest.fixture
+async def bench(server: EmbeddedNats) -> AsyncIterator[Bench]:
+    async with bench_at(server.url) as made:
+        yield made
+
+
+class Hands:
+    """A pool that takes jobs and does nothing with them: settling is the worker's business, not dispatch's."""
+
+    slots, busy, problem = 8, 0, None
+
+    def __init__(self) -> None:
+        self.handed: list[list[Job]] = []
+
+    async def room(self, wait: bool = True) -> int:
+        return self.slots
+
+    async def hand(self, jobs: Sequence[Job]) -> None:
+        self.handed.append(list(jobs))
+
+
+@pytest.fixture
+def pool() -> Hands:
+    return Hands()
+
+
+def dispatch_of(bench: Bench, pool: Hands, wire: Wire | None = None) -> Dispatch:
+    return Dispatch(bench.wire, Ledger(wire or bench.wire, keep_seconds=60), pool, Settler(bench.wire, DISPATCH, bench.notes))
+
+
+@pytest.fixture
+def dispatch(bench: Bench, pool: Hands) -> Dispatch:
+    return dispatch_of(bench, pool)
+
+
+def work(task_id: str = "t-1", agent: str = ONE, **overrides: Any) -> dict[str, Any]:
+    now = time.time()
+    fields = {
+        "task_id": task_id, "agent_id": agent, "agent_number": 1, "role": "DEV", "num_agents": 2, "task_description": "x",
+        "requested_at": rfc3339(now), "deadline": rfc3339(now + 60), "metadata": {"a": "b"},
+    }  # fmt: skip
+    return {**fields, **overrides}
+
+
+async def record(bench: Bench, *events: Any, task_id: str = "t-1") -> None:
+    """A deliberation of two agents, to which this then happened."""
+    now = time.time()
+    request = Requested(task_id, seq=1, at=now, deadline=now + 60, role="DEV", num_agents=2)
+    await Ledger(bench.wire, keep_seconds=60).apply(task_id, [(event, now) for event in (request, *events)])
+
+
+async def again(bench: Bench, count: int = 1) -> Batch[Any]:
+    """Work that was handed out before and came back: old enough to be looked up."""
+    for delivery in await bench.taken(DISPATCH, count):
+        await delivery.nak()
+    return await bench.taken(DISPATCH, count)
+
+
+# ── handed over ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_work_is_handed_over_as_it_came_and_left_to_the_worker_to_settle(
+    bench: Bench, dispatch: Dispatch, pool: Hands
+) -> None:
+    await bench.publish(topology.AGENT_REQUESTED, work(), {"traceparent": "00-aa"})
+    (delivery,) = await bench.taken(DISPATCH)
+    await dispatch(Batch([delivery]))
+    assert pool.handed == [[Job(reply=delivery.msg.reply, body=delivery.data, traceparent="00-aa")]]
+    assert not delivery.msg.is_acked
+    info = await bench.js.consumer_info(DISPATCH.stream, DISPATCH.name)
+    assert info.num_ack_pending == 1
+    # Its reply subject is all a worker needs, on a connection of its own.
+    await bench.nc.publish(pool.handed[0][0].reply, b"+ACK")
+    await bench.settled(DISPATCH)
+
+
+async def test_what_came_together_is_handed_over_together(bench: Bench, dispatch: Dispatch, pool: Hands) -> None:
+    for number in range(1, 6):
+        await bench.publish(topology.AGENT_REQUESTED, work(agent=f"agent-dev-{number:03d}"))
+    await dispatch(await bench.taken(DISPATCH, 5))
+    (jobs,) = pool.handed
+    assert [json.loads(job.body)["agent_id"] for job in jobs] == [f"agent-dev-{number:03d}" for number in range(1, 6)]
+
+
+async def test_fresh_work_costs_no_look_at_its_tally(bench: Bench, pool: Hands) -> None:
+    class Blind(Wire):
+        """Must not be asked."""
+
+        async def last(self, stream: str, subject: str) -> Stored | None:
+            raise AssertionError("asked for a tally")
+
+    await bench.publish(topology.AGENT_REQUESTED, work())
+    await dispatch_of(bench, pool, Blind(bench.nc))(await bench.taken(DISPATCH))
+    assert len(pool.handed) == 1
+
+
+async def test_work_that_came_back_is_handed_over_again_while_its_agent_is_missing(
+    bench: Bench, dispatch: Dispatch, pool: Hands
+) -> None:
+    await record(bench, Reported(TWO, 1, 5))
+    await bench.publish(topology.AGENT_REQUESTED, work())
+    await dispatch(await again(bench))
+    assert [len(jobs) for jobs in pool.handed] == [1]
+
+
+# ── dropped ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_work_of_a_cancelled_deliberation_is_dropped(bench: Bench, dispatch: Dispatch, pool: Hands) -> None:
+    dispatch.cancel(AgentCancel(task_id="t-1", reason="changed my mind").encode())
+    for name in ("t-1", "t-2"):
+        await bench.publish(topology.AGENT_REQUESTED, work(name))
+    await dispatch(await bench.taken(DISPATCH, 2))
+    ((job,),) = pool.handed
+    assert json.loads(job.body)["task_id"] == "t-2"
+    await bench.nc.publish(job.reply, b"+ACK")
+    await bench.settled(DISPATCH)
+    assert await bench.dead_letters() == []
+
+
+@pytest.mark.parametrize("junk", [b"", b"nope", b'{"task_id": ">"}', b"[]"])
+async def test_a_cancel_nobody_can_read_drops_nothing(bench: Bench, dispatch: Dispatch, pool: Hands, junk: bytes) -> None:
+    dispatch.cancel(junk)
+    await bench.publish(topology.AGENT_REQUESTED, work())
+    await dispatch(await bench.taken(DISPATCH))
+    assert len(pool.handed) == 1
+
+
+@pytest.mark.parametrize(
+    ("happened", "fields"),
+    [
+        ((CancelRequested(),), {}),
+        ((Reported(ONE, 1, 5),), {}),
+        ((Reported(ONE, 1, 5), Reported(TWO, 1, 6)), {}),
+        ((), {"agent_id": "agent-dev-003"}),
+        ((), {"round": 2}),
+        (None, {}),
+    ],
+    ids=["ended", "has reported", "all have reported", "no such agent", "another round", "forgotten"],
+)
+async def test_work_that_came_back_and_nobody_waits_for_is_dropped(
+    bench: Bench, dispatch: Dispatch, pool: Hands, happened: Sequence[Any] | None, fields: dict[str, Any]
+) -> None:
+    if happened is not None:
+        await record(bench, *happened)
+    await bench.publish(topology.AGENT_REQUESTED, work(**fields))
+    await dispatch(await again(bench))
+    assert pool.handed == []
+    await bench.settled(DISPATCH)
+    assert await bench.dead_letters() == []
+
+
+async def test_work_that_waited_long_is_looked_up_too(
+    bench: Bench, dispatch: Dispatch, pool: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatching, "STALE_SECONDS", 0.05)
+    await record(bench, CancelRequested())
+    await bench.publish(topology.AGENT_REQUESTED, work())
+    (delivery,) = await bench.taken(DISPATCH)
+    await until(lambda: time.time() > delivery.at + 0.06, "it is stale")
+    await dispatch(Batch([delivery]))
+    assert (delivery.count, pool.handed) == (1, [])
+    await bench.settled(DISPATCH)
+
+
+# ── set aside ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_work_that_takes_its_worker_down_each_time_is_set_aside_and_its_agent_has_failed(
+    bench: Bench, dispatch: Dispatch, pool: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatching, "MAX_JOB_DELIVERIES", 2)
+    await record(bench)
+    await bench.publish(topology.AGENT_REQUESTED, work())
+    for count in (1, 2):
+        (delivery,) = await bench.taken(DISPATCH)
+        assert delivery.count == count
+        await dispatch(Batch([delivery]))
+        await delivery.nak()  # as the server does when the worker is gone
+    await dispatch(await bench.taken(DISPATCH))
+    assert [len(jobs) for jobs in pool.handed] == [1, 1]
+    (stored,) = await bench.all_of(topology.AGENT_RESPONSES, topology.AGENT_FAILED)
+    outcome = decode(AgentFailed, stored.data)
+    assert (outcome.task_id, outcome.agent_id, outcome.round) == ("t-1", ONE, 1)
+    assert (outcome.error_type, outcome.metadata) == (ErrorType.INTERNAL_ERROR, {"a": "b"})
+    assert "handed out 2 times and never finished" in outcome.error
+    assert stored.headers["Nats-Msg-Id"] == f"t-1:{ONE}:1"
+    (letter,) = await bench.dead_letters()
+    assert letter.subject == "deadletter.agent.requested"
+    assert decode(AgentRequested, letter.data).agent_id == ONE
+    assert letter.headers["Parley-Deliveries"] == "3"
+    await bench.settled(DISPATCH)
+
+
+async def test_an_agent_that_answered_after_all_is_not_overruled_by_its_works_end(
+    bench: Bench, dispatch: Dispatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatching, "MAX_JOB_DELIVERIES", 1)
+    first = await bench.wire.publish(topology.AGENT_COMPLETED, b"{}", msg_id=f"t-1:{ONE}:1")
+    await bench.publish(topology.AGENT_REQUESTED, work())
+    await dispatch(await again(bench))
+    assert (await bench.js.stream_info(topology.AGENT_RESPONSES)).state.last_seq == first
+
+
+def test_losing_a_worker_is_forgiven_more_often_than_a_bug() -> None:
+    assert MAX_JOB_DELIVERIES > MAX_DELIVERIES
+
+
+@pytest.mark.parametrize("body", [b"", b"nope", b"{}", b'{"task_id": "t-1"}', b"\xff"])
+async def test_work_nobody_can_read_is_dead_lettered(bench: Bench, dispatch: Dispatch, pool: Hands, body: bytes) -> None:
+    await bench.publish(topology.AGENT_REQUESTED, body)
+    await bench.publish(topology.AGENT_REQUESTED, work())
+    await dispatch(await bench.taken(DISPATCH, 2))
+    (letter,) = await bench.dead_letters()
+    assert letter.data == body
+    assert [len(jobs) for jobs in pool.handed] == [1]
+    assert bench.notes.lines == ["dead-lettered agent.requested"]
+
+
+async def test_work_whose_tally_cannot_be_read_now_is_given_back(
+    bench: Bench, pool: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Away(Wire):
+        """The bucket's leader does not answer."""
+
+        async def last(self, stream: str, subject: str) -> Stored | None:
+            raise BrokerUnavailable("nats://x", "timeout")
+
+    monkeypatch.setattr(settle, "FIRST_RETRY_SECONDS", 0.01)
+    await bench.publish(topology.AGENT_REQUESTED, work())
+    await dispatch_of(bench, pool, Away(bench.nc))(await again(bench))
+    assert pool.handed == []
+    (delivery,) = await asyncio.wait_for(bench.taken(DISPATCH), 10)
+    assert delivery.count == 3
+    assert await bench.dead_letters() == []

@@ -1,0 +1,144 @@
+"""What the NATS scheduler says is judged by the server's clock, and by the tally."""
+
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from broker import topology
+from broker.embedded import EmbeddedNats, embedded_nats
+from broker.ledger import Ledger
+from broker.lifecycle import State
+from broker.messages import DeliberationFailed
+from broker.tally import CancelRequested, EndingPublished, Event, Reported, Requested
+from broker.topology import EXPIRY
+from handlers.expire import Expire
+from handlers.perform import Performer
+from handlers.settle import Settler
+from tests.mirror.handlers import Bench, answer_of, bench_at
+
+ONE, TWO = "agent-dev-001", "agent-dev-002"
+
+
+@pytest.fixture(scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedNats]:
+    async with embedded_nats(tmp_path_factory.mktemp("nats")) as started:
+        yield started
+
+
+@pytest.fixture
+async def bench(server: EmbeddedNats) -> AsyncIterator[Bench]:
+    async with bench_at(server.url) as made:
+        yield made
+
+
+@pytest.fixture
+def expire(bench: Bench) -> Expire:
+    performer = Performer(bench.wire, Ledger(bench.wire, keep_seconds=60), bench.notes, claim_check_bytes=512 * 1024)
+    return Expire(performer, Settler(bench.wire, EXPIRY, bench.notes))
+
+
+async def record(bench: Bench, seconds: float, *events: Event, task_id: str = "t-1", minimum: int = 1) -> float:
+    """A deliberation of two agents whose time is up `seconds` from now; its deadline."""
+    now = time.time()
+    request = Requested(task_id, seq=1, at=now - 60, deadline=now + seconds, role="DEV", num_agents=2, min_responses=minimum)
+    ledger = Ledger(bench.wire, keep_seconds=60)
+    # Seen in time, so that what happened counts.
+    await ledger.apply(task_id, [(event, now - 60) for event in (request, *events)])
+    return request.deadline
+
+
+async def due(bench: Bench, expire: Expire, task_id: str = "t-1") -> None:
+    """The scheduler says that its time is up."""
+    await bench.publish(topology.deadline_subject(task_id), {"task_id": task_id})
+    await expire(await bench.taken(EXPIRY))
+    await bench.settled(EXPIRY)
+
+
+async def test_a_deliberation_whose_time_is_up_times_out_and_its_agents_are_stopped(bench: Bench, expire: Expire) -> None:
+    stopped = await bench.nc.subscribe(topology.AGENT_CANCEL)
+    await bench.nc.flush()
+    await record(bench, -1.0)
+    await due(bench, expire)
+    (ending,) = await bench.endings_of("t-1")
+    assert isinstance(ending, DeliberationFailed)
+    assert (ending.status, ending.missing_agents) == ("timeout", (ONE, TWO))
+    assert "with 0 of 2 agents heard" in ending.error
+    assert b"t-1" in (await stopped.next_msg(timeout=5)).data
+    assert bench.notes.lines == ["ended timeout"]
+
+
+@pytest.mark.parametrize(("minimum", "status"), [(1, "completed"), (2, "timeout")])
+async def test_the_quorum_decides_what_a_deadline_makes_of_it(bench: Bench, expire: Expire, minimum: int, status: str) -> None:
+    seq = await bench.wire.publish(topology.AGENT_COMPLETED, answer_of("t-1", TWO).encode())
+    await record(bench, -1.0, Reported(TWO, 1, seq), minimum=minimum)
+    await due(bench, expire)
+    (ending,) = await bench.endings_of("t-1")
+    assert ending.status == status
+    assert [result.agent_id for result in ending.results] == [TWO]
+    assert ending.missing_agents == (ONE,)
+
+
+async def test_a_timer_that_fires_early_is_armed_anew_and_ends_nothing(bench: Bench, expire: Expire) -> None:
+    await record(bench, 600.0)
+    await due(bench, expire)
+    tally = await bench.tally_of("t-1")
+    assert tally is not None
+    assert tally.state is State.PENDING
+    timer = await bench.wire.last(topology.DELIBERATIONS, "deliberation.timer.t-1")
+    assert timer is not None
+    assert await bench.endings_of("t-1") == []
+
+
+async def test_a_timer_armed_anew_ends_it_when_its_time_has_come(bench: Bench, expire: Expire) -> None:
+    deadline = await record(bench, 0.3)
+    await bench.publish(topology.deadline_subject("t-1"), {"task_id": "t-1"})  # a forger's, or a clock's that was set back
+    await expire(await bench.taken(EXPIRY))
+    (fired,) = batch = await bench.taken(EXPIRY)
+    assert fired.at >= deadline
+    await expire(batch)
+    assert [ending.status for ending in await bench.endings_of("t-1")] == ["timeout"]
+    await bench.settled(EXPIRY)
+
+
+async def test_a_deadline_doubled_or_delivered_again_ends_it_once(bench: Bench, expire: Expire) -> None:
+    await record(bench, -1.0)
+    for _ in range(3):
+        await bench.publish(topology.deadline_subject("t-1"), {"task_id": "t-1"})
+    batch = await bench.taken(EXPIRY, 3)
+    await expire(batch)
+    assert len(await bench.endings_of("t-1")) == 1
+    await bench.settled(EXPIRY)
+
+
+async def test_a_deadline_of_an_ended_one_changes_nothing(bench: Bench, expire: Expire) -> None:
+    await record(bench, -1.0, CancelRequested(), EndingPublished(99))
+    before = await bench.tally_of("t-1")
+    await due(bench, expire)
+    assert await bench.tally_of("t-1") == before
+    assert await bench.endings_of("t-1") == []
+
+
+async def test_a_deadline_publishes_an_ending_that_was_decided_and_never_published(bench: Bench, expire: Expire) -> None:
+    await record(bench, -1.0, CancelRequested("changed my mind"))
+    await due(bench, expire)
+    (ending,) = await bench.endings_of("t-1")
+    assert isinstance(ending, DeliberationFailed)
+    assert (ending.status, ending.error) == ("cancelled", "cancelled: changed my mind")
+
+
+async def test_a_deadline_of_nobody_is_let_go(bench: Bench, expire: Expire) -> None:
+    await due(bench, expire, "nobody")
+    assert await bench.tally_of("nobody") is None
+    assert await bench.dead_letters() == []
+    assert bench.notes.lines == []
+
+
+@pytest.mark.parametrize("body", [b"", b"nope", b"{}", b'{"task_id": "../x"}'])
+async def test_a_deadline_nobody_can_read_is_dead_lettered(bench: Bench, expire: Expire, body: bytes) -> None:
+    await bench.publish(topology.deadline_subject("t-1"), body)
+    await expire(await bench.taken(EXPIRY))
+    (letter,) = await bench.dead_letters()
+    assert (letter.subject, letter.data) == ("deadletter.deliberation.deadline.t-1", body)
+    await bench.settled(EXPIRY)
+    assert bench.notes.lines == ["dead-lettered deliberation.deadline.*"]

@@ -1,0 +1,390 @@
+"""Requests taken in: recorded, or rejected by name and kept whole. Whatever came, its sender hears back."""
+
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker import topology
+from broker.connection import Wire
+from broker.embedded import EmbeddedNats, embedded_nats
+from broker.ledger import Ledger
+from broker.lifecycle import State
+from broker.messages import DeliberationFailed
+from broker.topology import INTAKE
+from handlers import settle
+from handlers.delivery import Batch
+from handlers.intake import MAX_REPLY_CHARACTERS, REPLY_HEADER, Bounds, Intake, own_name, readable_task_id
+from handlers.perform import Performer
+from handlers.settle import MAX_DELIVERIES, Settler
+from tests.harness import until
+from tests.mirror.handlers import Bench, Stumble, bench_at
+
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+BOUNDS = Bounds(max_agents=16, timeout_seconds=120.0, reply_prefixes=("_INBOX.", "replies.ours."))
+
+
+@pytest.fixture(scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedNats]:
+    async with embedded_nats(tmp_path_factory.mktemp("nats")) as started:
+        yield started
+
+
+@pytest.fixture
+async def bench(server: EmbeddedNats) -> AsyncIterator[Bench]:
+    async with bench_at(server.url) as made:
+        yield made
+
+
+def intake_of(bench: Bench, wire: Wire | None = None) -> Intake:
+    performer = Performer(wire or bench.wire, Ledger(bench.wire, keep_seconds=60), bench.notes, claim_check_bytes=512 * 1024)
+    return Intake(performer, Settler(bench.wire, INTAKE, bench.notes), bench.notes, BOUNDS)
+
+
+@pytest.fixture
+def intake(bench: Bench) -> Intake:
+    return intake_of(bench)
+
+
+async def take_in(bench: Bench, intake: Intake, payload: Any, headers: Mapping[str, str] | None = None) -> int:
+    """Publish one request and have it taken in; its sequence."""
+    seq = await bench.publish(topology.REQUESTED, payload, headers)
+    await intake(await bench.taken(INTAKE))
+    return seq
+
+
+async def rejection_of(bench: Bench, task_id: str) -> str:
+    """Why it was rejected."""
+    (ending,) = await bench.endings_of(task_id)
+    assert isinstance(ending, DeliberationFailed)
+    assert ending.status == "rejected"
+    return ending.error
+
+
+async def queued(bench: Bench) -> int:
+    return (await bench.js.stream_info(topology.AGENT_REQUESTS)).state.messages
+
+
+# ── good ones ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_request_is_recorded_armed_fanned_out_and_only_then_acknowledged(bench: Bench, intake: Intake) -> None:
+    payload = {
+        "task_id": "t-1", "task_description": "x", "role": "qa", "num_agents": 2, "min_responses": 2, "finish_early": True,
+        "timeout_seconds": 30, "metadata": {"ticket": "P-1"},
+    }  # fmt: skip
+    seq = await take_in(bench, intake, payload, {REPLY_HEADER: "_INBOX.a.b", "traceparent": TRACE})
+    tally = await bench.tally_of("t-1")
+    assert tally is not None
+    assert (tally.state, tally.request_seq, tally.role) == (State.PENDING, seq, "QA")
+    assert (tally.min_responses, tally.finish_early, tally.metadata) == (2, True, {"ticket": "P-1"})
+    assert (tally.reply_to, tally.traceparent) == ("_INBOX.a.b", TRACE)
+    assert tally.phase.agents == ("agent-qa-001", "agent-qa-002")
+    assert tally.deadline == tally.accepted_at + 30
+    assert abs(tally.accepted_at - time.time()) < 30
+    assert await queued(bench) == 2
+    assert await bench.wire.last(topology.DELIBERATIONS, "deliberation.timer.t-1") is not None
+    await bench.settled(INTAKE)
+    assert bench.notes.lines == ["accepted QA"]
+
+
+async def test_a_request_without_a_name_is_named_after_its_place(bench: Bench, intake: Intake) -> None:
+    await bench.publish(topology.CANCEL, {"task_id": "x"})
+    seq = await take_in(bench, intake, {"task_description": "x"})
+    assert seq == 2
+    assert own_name(seq) == "d-2"
+    assert await bench.tally_of("d-2") is not None
+
+
+@pytest.mark.parametrize(
+    ("fields", "seconds"),
+    [
+        ({}, 120.0),
+        ({"timeout_seconds": 5}, 5.0),
+        ({"constraints": {"timeout_seconds": 7}}, 7.0),
+        ({"timeout_seconds": 5, "constraints": {"timeout_seconds": 7}}, 5.0),
+    ],
+)
+async def test_its_time_runs_from_its_arrival_in_the_stream(
+    bench: Bench, intake: Intake, fields: dict[str, Any], seconds: float
+) -> None:
+    await take_in(bench, intake, {"task_id": "t-1", "task_description": "x", **fields})
+    tally = await bench.tally_of("t-1")
+    assert tally is not None
+    assert tally.deadline - tally.accepted_at == pytest.approx(seconds)
+
+
+async def test_a_request_that_waited_past_its_deadline_ends_without_any_work(bench: Bench, intake: Intake) -> None:
+    await bench.publish(topology.REQUESTED, {"task_id": "t-1", "task_description": "x", "timeout_seconds": 0.1})
+    (delivery,) = await bench.taken(INTAKE)
+    await until(lambda: time.time() > delivery.at + 0.1, "its deadline has passed")
+    await intake(Batch([delivery]))
+    (ending,) = await bench.endings_of("t-1")
+    assert ending.status == "timeout"
+    assert await queued(bench) == 0
+
+
+async def test_the_same_message_again_is_the_same_deliberation(bench: Bench, intake: Intake) -> None:
+    await bench.publish(topology.REQUESTED, {"task_description": "x"})
+    (first,) = await bench.taken(INTAKE)
+    await first.nak()
+    (again,) = await bench.taken(INTAKE)
+    await intake(Batch([again]))
+    await intake_of(bench)(Batch([again]))  # and once more, in another process
+    assert await queued(bench) == 3
+    assert bench.notes.lines[0] == "accepted DEV"
+    assert bench.notes.lines.count("accepted DEV") == 1
+
+
+async def test_a_second_request_of_the_same_name_is_dropped(bench: Bench, intake: Intake) -> None:
+    await take_in(bench, intake, {"task_id": "t-1", "task_description": "x"})
+    await take_in(bench, intake, {"task_id": "t-1", "task_description": "y", "num_agents": 9})
+    tally = await bench.tally_of("t-1")
+    assert tally is not None
+    assert len(tally.phase.agents) == 3
+    assert await queued(bench) == 3
+    await bench.settled(INTAKE)
+    assert await bench.dead_letters() == []
+    assert bench.notes.lines == ["accepted DEV"]
+
+
+async def test_one_bad_request_of_a_batch_spoils_no_other(bench: Bench, intake: Intake) -> None:
+    for payload in ({"task_id": "a", "task_description": "x"}, b"nope", {"task_id": "b", "task_description": "x"}):
+        await bench.publish(topology.REQUESTED, payload)
+    await intake(await bench.taken(INTAKE, 3))
+    assert await bench.tally_of("a") is not None
+    assert await bench.tally_of("b") is not None
+    assert "payload" in await rejection_of(bench, "d-2")
+    await bench.settled(INTAKE)
+
+
+# ── bad ones ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_bad_request_is_rejected_by_field_and_kept_whole(bench: Bench, intake: Intake) -> None:
+    payload = {"task_id": "t-1", "num_agents": 0}
+    seq = await take_in(bench, intake, payload, {REPLY_HEADER: "_INBOX.x", "traceparent": TRACE})
+    error = await rejection_of(bench, "t-1")
+    assert "num_agents: " in error
+    assert "task_description: " in error
+    (letter,) = await bench.dead_letters()
+    assert json.loads(letter.data) == payload
+    assert (letter.headers["Parley-Sequence"], letter.headers["Parley-Reason"]) == (str(seq), error)
+    tally = await bench.tally_of("t-1")
+    assert tally is not None
+    assert (tally.state, tally.reply_to, tally.traceparent) == (State.REJECTED, "_INBOX.x", TRACE)
+    await bench.settled(INTAKE)
+    assert sorted(bench.notes.lines) == ["dead-lettered deliberation.requested", "ended rejected"]
+
+
+async def test_the_sender_of_a_bad_request_hears_it_at_the_inbox_it_named(bench: Bench, intake: Intake) -> None:
+    inbox = bench.nc.new_inbox()
+    heard = await bench.nc.subscribe(inbox)
+    await bench.nc.flush()
+    await take_in(bench, intake, b"nope", {REPLY_HEADER: inbox})
+    assert json.loads((await heard.next_msg(timeout=5)).data)["status"] == "rejected"
+
+
+async def test_more_agents_than_this_deployment_allows_are_rejected_with_its_number(bench: Bench, intake: Intake) -> None:
+    await take_in(bench, intake, {"task_id": "at", "task_description": "x", "num_agents": 16})
+    await take_in(bench, intake, {"task_id": "past", "task_description": "x", "num_agents": 17})
+    assert await bench.tally_of("at") is not None
+    assert await rejection_of(bench, "past") == "num_agents: 17 is more than this service allows, 16"
+    assert len(await bench.dead_letters()) == 1
+
+
+async def test_a_name_nobody_may_have_is_answered_under_the_messages_own(bench: Bench, intake: Intake) -> None:
+    seq = await take_in(bench, intake, {"task_id": "a.b", "task_description": "x"})
+    assert "task_id: " in await rejection_of(bench, own_name(seq))
+
+
+async def test_a_rejection_stays_small_whatever_was_sent(bench: Bench, intake: Intake) -> None:
+    seq = await take_in(bench, intake, {"task_description": "x", "metadata": {"k" * 900_000: 1}})
+    error = await rejection_of(bench, own_name(seq))
+    assert error == "metadata.*: Input should be a valid string"
+    assert len(await bench.dead_letters()) == 1
+    await bench.settled(INTAKE)
+
+
+class TightWire(Wire):
+    """To a server configured for smaller messages than the contract allows."""
+
+    max_payload = 40_000
+
+
+async def test_work_too_large_to_hand_out_is_refused_and_not_left_to_its_deadline(bench: Bench) -> None:
+    intake = intake_of(bench, TightWire(bench.nc))
+    await take_in(bench, intake, {"task_id": "t-1", "task_description": "x" * 39_900})
+    (ending,) = await bench.endings_of("t-1")
+    assert isinstance(ending, DeliberationFailed)
+    assert ending.status == "failed"
+    assert "agent.requested exceed the broker's max_payload of 40000" in ending.error
+    assert len(await bench.dead_letters()) == 1
+    await bench.settled(INTAKE)
+
+
+async def test_a_bad_request_cannot_end_another_one_of_its_name(bench: Bench, intake: Intake) -> None:
+    await take_in(bench, intake, {"task_id": "t-1", "task_description": "x"})
+    await take_in(bench, intake, {"task_id": "t-1", "num_agents": 0})
+    tally = await bench.tally_of("t-1")
+    assert tally is not None
+    assert tally.state is State.PENDING
+    assert await bench.endings_of("t-1") == []
+    assert len(await bench.dead_letters()) == 1
+
+
+# ── headers ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "inbox", ["_INBOX.a", "_INBOX.a-b.c_d=.$x", "replies.ours.me", "_INBOX." + "x" * (MAX_REPLY_CHARACTERS - 7)]
+)
+async def test_an_inbox_under_an_allowed_prefix_is_taken(bench: Bench, intake: Intake, inbox: str) -> None:
+    await take_in(bench, intake, {"task_id": "t-1", "task_description": "x"}, {REPLY_HEADER: inbox})
+    tally = await bench.tally_of("t-1")
+    assert tally is not None
+    assert tally.reply_to == inbox
+
+
+@pytest.mark.parametrize(
+    "inbox",
+    [
+        "deliberation.requested",
+        "agent.requested",
+        "$JS.API.STREAM.DELETE.DELIBERATIONS",
+        "$KV.deliberations.t-1",
+        "replies.theirs",
+        "_INBOX",
+        "_INBOX.",
+        "_INBOX..x",
+        "_INBOX.*",
+        "_INBOX.>",
+        "_INBOX.a b",
+        "_INBOX.a\tb",
+        "_inbox.a",
+        "x_INBOX.a",
+        "_INBOX.naïve",
+        "_INBOX." + "x" * (MAX_REPLY_CHARACTERS - 6),
+    ],
+    ids=lambda inbox: inbox[:20],
+)
+async def test_no_other_subject_is_ever_sent_to(bench: Bench, intake: Intake, inbox: str) -> None:
+    seq = await take_in(bench, intake, {"task_description": "x"}, {REPLY_HEADER: inbox})
+    error = await rejection_of(bench, own_name(seq))
+    assert error == "header Parley-Reply-To: must be a subject that begins with _INBOX., replies.ours."
+    tally = await bench.tally_of(own_name(seq))
+    assert tally is not None
+    assert tally.reply_to is None
+    assert len(await bench.dead_letters()) == 1
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        "",
+        "nonsense",
+        TRACE.upper(),
+        TRACE[:-1],
+        TRACE + "0",
+        TRACE.replace("-", "_"),
+        "ff" + TRACE[2:],
+        f"00-{'0' * 32}-00f067aa0ba902b7-01",
+        f"00-4bf92f3577b34da6a3ce929d0e0e4736-{'0' * 16}-01",
+        TRACE + ", " + TRACE,
+    ],
+)
+async def test_a_malformed_trace_is_ignored(bench: Bench, intake: Intake, trace: str) -> None:
+    await take_in(bench, intake, {"task_id": "t-1", "task_description": "x"}, {"traceparent": trace})
+    tally = await bench.tally_of("t-1")
+    assert tally is not None
+    assert tally.traceparent is None
+
+
+@pytest.mark.parametrize("trace", [TRACE, TRACE[:-2] + "00", "cc" + TRACE[2:]])
+async def test_a_well_formed_trace_is_kept(bench: Bench, intake: Intake, trace: str) -> None:
+    await take_in(bench, intake, {"task_id": "t-1", "task_description": "x"}, {"traceparent": trace})
+    tally = await bench.tally_of("t-1")
+    assert tally is not None
+    assert tally.traceparent == trace
+
+
+# ── what cannot be taken in ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class NoTimers(Wire):
+    """The real wire, but for one thing that never works."""
+
+    async def schedule(self, timer: str, target: str, at: float, body: bytes) -> None:
+        raise Stumble("no timers today")
+
+
+async def test_a_request_that_cannot_be_taken_in_fails_in_the_end_and_its_sender_hears_why(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settle, "FIRST_RETRY_SECONDS", 0.01)
+    intake = intake_of(bench, NoTimers(bench.nc))
+    payload = {"task_id": "t-1", "task_description": "x"}
+    await bench.publish(topology.REQUESTED, payload)
+    for count in range(1, MAX_DELIVERIES + 1):
+        assert await bench.endings_of("t-1") == []
+        batch = await bench.taken(INTAKE)
+        assert batch[0].count == count
+        await intake(batch)
+    (ending,) = await bench.endings_of("t-1")
+    assert isinstance(ending, DeliberationFailed)
+    assert ending.status == "failed"
+    assert ending.error == f"the service could not take this request in: Stumble after {MAX_DELIVERIES} deliveries"
+    (letter,) = await bench.dead_letters()
+    assert json.loads(letter.data) == payload
+    await bench.settled(INTAKE)
+    assert bench.notes.lines.count("failed intake") == MAX_DELIVERIES
+
+
+# ── a name out of anything ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        (b'{"task_id": "t-1"}', "t-1"),
+        (b'{"task_id": "t-1", "num_agents": "many"}', "t-1"),
+        (b'{"task_id": "a", "task_id": "b"}', "b"),
+        (b'{"task_id": "' + b"x" * 64 + b'"}', "x" * 64),
+        (b'{"task_id": "' + b"x" * 65 + b'"}', None),
+        (b'{"task_id": "t-1\\n"}', None),
+        (b'{"task_id": "t.1"}', None),
+        (b'{"task_id": ""}', None),
+        (b'{"task_id": 7}', None),
+        (b'{"task_id": null}', None),
+        (b'{"task_id": ["t-1"]}', None),
+        (b'{"task_id": {"task_id": "t-1"}}', None),
+        (b'["task_id", "t-1"]', None),
+        (b'"t-1"', None),
+        (b"{}", None),
+        (b"", None),
+        (b"nope", None),
+        (b'\xff\xfe{"task_id": "t-1"}', None),
+        (b"[" * 200_000, None),
+        (b'{"a":' * 100_000, None),
+        (b'{"task_id": "t-1", "n": ' + b"9" * 10_000 + b"}", None),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_a_usable_name_is_found_in_a_bad_request_and_no_other(body: bytes, name: str | None) -> None:
+    assert readable_task_id(body) == name
+
+
+@given(
+    st.binary(max_size=100)
+    | st.dictionaries(st.sampled_from(["task_id", "x"]), st.text(max_size=70) | st.integers()).map(
+        lambda d: json.dumps(d).encode()
+    )
+)
+def test_whatever_bytes_come_a_name_is_one_that_may_be_used(body: bytes) -> None:
+    name = readable_task_id(body)
+    assert name is None or re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name)

@@ -1,0 +1,373 @@
+"""How a message ends: acknowledged, given back, or whole in DEAD_LETTERS. Never lost, never stuck."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker import topology
+from broker.connection import Stored
+from broker.embedded import EmbeddedNats, embedded_nats
+from broker.errors import BadMessage, BrokerUnavailable, Conflict
+from broker.topology import EXPIRY, INTAKE
+from handlers import settle
+from handlers.settle import MAX_DELIVERIES, Settler, bury, retry_wait
+from tests.mirror.handlers import MALFORMED_HEADERS, ODD_TOKENS, Bench, bench_at, publish_raw
+
+
+@pytest.fixture(scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedNats]:
+    async with embedded_nats(tmp_path_factory.mktemp("nats")) as started:
+        yield started
+
+
+@pytest.fixture
+async def bench(server: EmbeddedNats) -> AsyncIterator[Bench]:
+    async with bench_at(server.url) as made:
+        yield made
+
+
+@pytest.fixture
+def settler(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Settler:
+    """Of the intake's consumer; what it gives back comes soon."""
+    monkeypatch.setattr(settle, "FIRST_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(settle, "LAST_RETRY_SECONDS", 0.05)
+    return Settler(bench.wire, INTAKE, bench.notes)
+
+
+async def fine() -> None:
+    pass
+
+
+async def a_bug() -> None:
+    raise ZeroDivisionError("the sender's words must not travel in this")
+
+
+async def nats_is_away() -> None:
+    raise BrokerUnavailable("nats://x", "timeout")
+
+
+async def unreadable() -> None:
+    raise BadMessage(["num_agents: must be more", "role: unknown"])
+
+
+async def letter_of(bench: Bench) -> Stored:
+    (letter,) = await bench.dead_letters()
+    return letter
+
+
+# ── acknowledged or given back ────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_what_was_handled_is_acknowledged(bench: Bench, settler: Settler) -> None:
+    await bench.publish(topology.REQUESTED, {})
+    (delivery,) = await bench.taken(INTAKE)
+    await settler.settle(delivery, fine)
+    await bench.settled(INTAKE)
+    assert await bench.dead_letters() == []
+    assert bench.notes.lines == []
+
+
+async def test_it_is_acknowledged_last(bench: Bench, settler: Settler) -> None:
+    await bench.publish(topology.REQUESTED, {})
+    (delivery,) = await bench.taken(INTAKE)
+
+    async def look() -> None:
+        assert not delivery.msg.is_acked
+        assert not await bench.nothing_left(INTAKE)
+
+    await settler.settle(delivery, look)
+    await bench.settled(INTAKE)
+    assert bench.notes.lines == []
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.0, -1.0])
+async def test_a_handler_may_ask_for_its_message_again(bench: Bench, settler: Settler, seconds: float) -> None:
+    await bench.publish(topology.REQUESTED, {})
+    (delivery,) = await bench.taken(INTAKE)
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+
+    async def later() -> float:
+        return seconds
+
+    await settler.settle(delivery, later)
+    (again,) = await bench.taken(INTAKE)
+    assert again.count == 2
+    assert loop.time() - started >= max(seconds, settle.SHORTEST_RETRY_SECONDS)
+    assert bench.notes.lines == []
+
+
+@pytest.mark.parametrize("error", [Conflict("t-1"), RuntimeError("x"), AssertionError("x"), TimeoutError()], ids=repr)
+async def test_whatever_is_raised_gives_the_message_back_and_is_told(bench: Bench, settler: Settler, error: Exception) -> None:
+    async def handle() -> None:
+        raise error
+
+    await bench.publish(topology.REQUESTED, {})
+    (delivery,) = await bench.taken(INTAKE)
+    await settler.settle(delivery, handle)
+    (again,) = await bench.taken(INTAKE)
+    assert again.count == 2
+    assert bench.notes.lines == ["failed intake"]
+    assert await bench.dead_letters() == []
+
+
+async def test_an_absence_of_nats_is_no_fault_of_the_messages_however_long_it_lasts(bench: Bench, settler: Settler) -> None:
+    await bench.publish(topology.REQUESTED, {})
+    for count in range(1, 2 * MAX_DELIVERIES):
+        (delivery,) = await bench.taken(INTAKE)
+        assert delivery.count == count
+        await settler.settle(delivery, nats_is_away)
+    assert await bench.dead_letters() == []
+    assert bench.notes.lines == []
+    (delivery,) = await bench.taken(INTAKE)
+    await settler.settle(delivery, fine)
+    await bench.settled(INTAKE)
+
+
+async def test_a_handler_that_is_cancelled_settles_nothing(bench: Bench, settler: Settler) -> None:
+    await bench.publish(topology.REQUESTED, {})
+    (delivery,) = await bench.taken(INTAKE)
+    begun = asyncio.Event()
+
+    async def handle() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(settler.settle(delivery, handle))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not delivery.msg.is_acked
+    assert await bench.dead_letters() == []
+
+
+def test_the_wait_doubles_from_the_first_to_the_last() -> None:
+    assert [retry_wait(count) for count in (1, 2, 3, 6, 7, 8)] == [0.5, 1.0, 2.0, 16.0, 30.0, 30.0]
+
+
+@given(st.integers(1, 10**9))
+def test_there_is_a_wait_for_every_delivery_however_many_there_were(count: int) -> None:
+    assert settle.FIRST_RETRY_SECONDS <= retry_wait(count) <= retry_wait(count + 1) <= settle.LAST_RETRY_SECONDS
+
+
+# ── dead letters ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_what_nobody_can_read_is_kept_whole_with_why_and_where_from(bench: Bench, settler: Settler) -> None:
+    body = b'{"task_description": \xff\x00 "' + b"x" * 10_000
+    await bench.publish(topology.CANCEL, {})  # so that its place is not simply the first
+    seq = await bench.publish(topology.REQUESTED, body)
+    (delivery,) = await bench.taken(INTAKE)
+    await settler.settle(delivery, unreadable)
+    await bench.settled(INTAKE)
+    letter = await letter_of(bench)
+    assert letter.subject == "deadletter.deliberation.requested"
+    assert letter.data == body
+    headers = letter.headers
+    assert headers["Parley-Reason"] == "num_agents: must be more; role: unknown"
+    assert (headers["Parley-Stream"], headers["Parley-Consumer"]) == ("DELIBERATIONS", "intake")
+    assert (headers["Parley-Sequence"], headers["Parley-Deliveries"]) == (str(seq), "1")
+    assert headers["Parley-Stored-At"].endswith("Z")
+    assert bench.notes.lines == ["dead-lettered deliberation.requested"]
+
+
+async def test_a_dead_letter_keeps_the_senders_headers_and_believes_none_of_ours(bench: Bench, settler: Settler) -> None:
+    await bench.wire.publish(
+        topology.REQUESTED,
+        b"{}",
+        msg_id="m-1",
+        headers={"traceparent": "00-aa", "X-Mine": "yes", "Parley-Reason": "forged", "Parley-Sequence": "0", "Nats-TTL": "60s"},
+    )
+    (delivery,) = await bench.taken(INTAKE)
+    await settler.settle(delivery, unreadable)
+    letter = await letter_of(bench)
+    headers = letter.headers
+    assert (headers["traceparent"], headers["X-Mine"]) == ("00-aa", "yes")
+    assert headers["Parley-Reason"] == "num_agents: must be more; role: unknown"
+    assert headers["Parley-Sequence"] == str(delivery.seq)
+    # What the server would act upon is only told: a dead letter must not expire, or be taken for a repeat of the original.
+    assert (headers["Parley-Original-Nats-Msg-Id"], headers["Parley-Original-Nats-TTL"]) == ("m-1", "60s")
+    assert headers["Nats-Msg-Id"] == f"dead:DELIBERATIONS:{delivery.seq}:intake"
+    assert "Nats-TTL" not in headers
+
+
+async def test_a_message_is_dead_lettered_once_however_often_it_is_tried(bench: Bench, settler: Settler) -> None:
+    await bench.publish(topology.REQUESTED, b"junk")
+    (delivery,) = await bench.taken(INTAKE)
+    for _ in range(3):
+        await bury(bench.wire, INTAKE, delivery, "why")
+    assert (await letter_of(bench)).data == b"junk"
+
+
+async def test_each_message_has_its_own_dead_letter(bench: Bench, settler: Settler) -> None:
+    for _ in range(3):
+        await bench.publish(topology.REQUESTED, b"junk")
+    for delivery in await bench.taken(INTAKE, 3):
+        await settler.settle(delivery, unreadable)
+    assert len(await bench.dead_letters()) == 3
+
+
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [
+        ("two\nlines\r\nInjected: header", "two lines Injected: header"),
+        ("naïve ✓", "na?ve ?"),
+        ("", ""),
+        ("x" * 600, "x" * 500),
+        ("\x00\x1b[31m red", None),
+    ],
+)
+async def test_a_reason_of_any_kind_fits_into_a_header(bench: Bench, reason: str, shown: str | None) -> None:
+    await bench.publish(topology.REQUESTED, b"junk")
+    (delivery,) = await bench.taken(INTAKE)
+    await bury(bench.wire, INTAKE, delivery, reason)
+    letter = await letter_of(bench)
+    assert letter.data == b"junk"
+    assert "Injected" not in letter.headers
+    assert (letter.headers["Parley-Sequence"], letter.headers["Parley-Stream"]) == (str(delivery.seq), "DELIBERATIONS")
+    assert shown is None or letter.headers.get("Parley-Reason", "") == shown
+
+
+async def test_a_payload_too_large_for_our_headers_is_put_aside_whole(bench: Bench, settler: Settler) -> None:
+    body = b"x" * bench.wire.max_payload
+    seq = (await bench.js.publish(topology.REQUESTED, body)).seq
+    (delivery,) = await bench.taken(INTAKE)
+    await settler.settle(delivery, unreadable)
+    await bench.settled(INTAKE)
+    letter = await letter_of(bench)
+    assert letter.data == b""
+    assert letter.headers["Parley-Sequence"] == str(seq)
+    assert letter.headers["Parley-Reason"] == "num_agents: must be more; role: unknown"
+    store = await bench.js.object_store(letter.headers["Parley-Payload-Bucket"])
+    assert (await store.get(letter.headers["Parley-Payload-Name"])).data == body
+
+
+async def test_headers_too_large_to_keep_do_not_keep_a_message_from_its_dead_letter(bench: Bench, settler: Settler) -> None:
+    # 65,532 bytes of headers: the server takes 65,535, and ours have to go with them.
+    many = {f"X-{n}": "y" * 1_000 for n in range(10, 75)}
+    await bench.js.publish(topology.REQUESTED, b"x" * 40_000, headers=many)
+    (delivery,) = await bench.taken(INTAKE)
+    await settler.settle(delivery, unreadable)
+    await bench.settled(INTAKE)
+    letter = await letter_of(bench)
+    store = await bench.js.object_store(letter.headers["Parley-Payload-Bucket"])
+    assert (await store.get(letter.headers["Parley-Payload-Name"])).data == b"x" * 40_000
+
+
+async def test_headers_that_only_a_sender_of_its_own_making_writes_do_not_keep_a_message_from_its_dead_letter(
+    bench: Bench, settler: Settler, server: EmbeddedNats
+) -> None:
+    odd = [
+        b"NATS/1.0\r\n\x00: 1\r\n\r\n",
+        b"NATS/1.0\r\n: x\r\n\r\n",
+        b"NATS/1.0\r\nno colon\r\n\r\n",
+        b"NATS/1.0\r\n(no token): 1\r\n\r\n",
+        b"NATS/1.0\r\nfolded: a\r\n b\r\n\r\n",
+    ]
+    sent = [*odd, *MALFORMED_HEADERS]
+    for headers in sent:
+        await publish_raw(server, topology.REQUESTED, headers)
+    for delivery in await bench.taken(INTAKE, len(sent)):
+        await settler.settle(delivery, unreadable)
+    await bench.settled(INTAKE)
+    letters = await bench.dead_letters()
+    assert [letter.headers["Parley-Sequence"] for letter in letters] == [str(place) for place in range(1, len(sent) + 1)]
+
+
+@pytest.mark.parametrize("token", ODD_TOKENS, ids=lambda token: repr(token)[:20])
+async def test_a_subject_of_the_senders_invention_does_not_keep_a_message_from_its_dead_letter(
+    bench: Bench, server: EmbeddedNats, token: bytes
+) -> None:
+    await publish_raw(server, b"deliberation.deadline." + token)
+    (delivery,) = await bench.taken(EXPIRY)
+    await Settler(bench.wire, EXPIRY, bench.notes).settle(delivery, unreadable)
+    await bench.settled(EXPIRY)
+    letter = await letter_of(bench)
+    assert (letter.subject, letter.data) == ("deadletter.deliberation.deadline", b"{}")
+    assert letter.headers["Parley-Consumer"] == "expire"
+    assert bench.wire.connected
+
+
+async def test_when_dead_letters_takes_none_the_message_stays_where_it_is(bench: Bench, settler: Settler) -> None:
+    config = (await bench.js.stream_info(topology.DEAD_LETTERS)).config
+    await bench.js.update_stream(replace(config, max_msg_size=1_000))  # an operator's choice
+    await bench.publish(topology.REQUESTED, b"x" * 2_000)
+    (delivery,) = await bench.taken(INTAKE)
+    await settler.settle(delivery, unreadable)
+    (again,) = await bench.taken(INTAKE)
+    assert bench.notes.lines == []
+    await bench.js.update_stream(replace(config, max_msg_size=-1))
+    await settler.settle(again, unreadable)
+    await bench.settled(INTAKE)
+    assert (await letter_of(bench)).headers["Parley-Deliveries"] == "2"
+
+
+# ── giving up ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_bug_is_tried_again_then_given_up_and_the_message_kept(bench: Bench, settler: Settler) -> None:
+    reasons: list[str] = []
+
+    async def give_up(reason: str) -> None:
+        assert not delivery.msg.is_acked
+        reasons.append(reason)
+
+    await bench.publish(topology.REQUESTED, b'{"n": 1}')
+    for count in range(1, MAX_DELIVERIES + 1):
+        assert reasons == []
+        (delivery,) = await bench.taken(INTAKE)
+        assert delivery.count == count
+        await settler.settle(delivery, a_bug, give_up)
+    await bench.settled(INTAKE)
+    assert reasons == [f"ZeroDivisionError after {MAX_DELIVERIES} deliveries"]
+    letter = await letter_of(bench)
+    assert letter.data == b'{"n": 1}'
+    assert letter.headers["Parley-Reason"] == reasons[0]
+    assert letter.headers["Parley-Deliveries"] == str(MAX_DELIVERIES)
+    assert bench.notes.lines == ["failed intake"] * MAX_DELIVERIES + ["dead-lettered deliberation.requested"]
+
+
+async def test_giving_up_is_repeated_until_it_succeeds(bench: Bench, settler: Settler) -> None:
+    tries: list[int] = []
+
+    async def give_up(reason: str) -> None:
+        tries.append(delivery.count)
+        if len(tries) < 3:
+            raise RuntimeError("cannot end it yet")
+
+    await bench.publish(topology.REQUESTED, {})
+    while not tries or not await bench.nothing_left(INTAKE):
+        (delivery,) = await bench.taken(INTAKE)
+        await settler.settle(delivery, a_bug, give_up)
+        if len(tries) == 3:
+            await bench.settled(INTAKE)
+        else:
+            assert await bench.dead_letters() == []
+    assert tries == [MAX_DELIVERIES, MAX_DELIVERIES + 1, MAX_DELIVERIES + 2]
+    assert (await letter_of(bench)).headers["Parley-Deliveries"] == str(MAX_DELIVERIES + 2)
+
+
+async def test_without_anything_to_end_giving_up_is_only_a_dead_letter(
+    bench: Bench, settler: Settler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settle, "MAX_DELIVERIES", 1)
+    await bench.publish(topology.REQUESTED, {})
+    (delivery,) = await bench.taken(INTAKE)
+    await settler.settle(delivery, a_bug)
+    await bench.settled(INTAKE)
+    assert (await letter_of(bench)).headers["Parley-Reason"] == "ZeroDivisionError after 1 deliveries"
+
+
+async def test_a_bug_does_not_tell_the_dead_letter_what_the_message_said(
+    bench: Bench, settler: Settler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settle, "MAX_DELIVERIES", 1)
+    await bench.publish(topology.REQUESTED, {})
+    (delivery,) = await bench.taken(INTAKE)
+    await settler.settle(delivery, a_bug)
+    assert "sender's words" not in str((await letter_of(bench)).headers)

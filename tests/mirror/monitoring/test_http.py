@@ -1,0 +1,127 @@
+"""The operator's door by itself: what each path answers, on which address, and that it only tells."""
+
+import asyncio
+import gzip
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from monitoring import asyncapi
+from monitoring.health import Check
+from monitoring.http import application, serving
+from monitoring.metrics import Metrics
+
+SPEC = {"asyncapi": "3.0.0", "info": {"title": "A <title> & more"}}
+IPV6 = socket.has_ipv6
+
+
+async def well() -> str | None:
+    return None
+
+
+async def ill() -> str | None:
+    return "stream X is missing"
+
+
+@asynccontextmanager
+async def door(
+    checks: Mapping[str, Check] | None = None, refresh: Callable[[], Awaitable[None]] | None = None, host: str = "127.0.0.1"
+) -> AsyncIterator[tuple[str, aiohttp.ClientSession]]:
+    app = application(Metrics("llama"), checks or {}, SPEC, refresh)
+    async with serving(app, host, 0) as url, aiohttp.ClientSession() as http:
+        yield url, http
+
+
+async def test_it_is_live_whatever_the_checks_say() -> None:
+    async with door({"streams": ill}) as (url, http), http.get(f"{url}/livez") as response:
+        assert (response.status, await response.json()) == (200, {"live": True})
+
+
+async def test_it_is_ready_when_every_check_is_well() -> None:
+    async with door({"nats": well}) as (url, http), http.get(f"{url}/readyz") as response:
+        assert (response.status, await response.json()) == (200, {"ready": True, "problems": {}})
+
+
+async def test_it_is_not_ready_while_one_is_not_and_names_it() -> None:
+    async with door({"nats": well, "streams": ill}) as (url, http), http.get(f"{url}/readyz") as response:
+        assert response.status == 503
+        assert await response.json() == {"ready": False, "problems": {"streams": "stream X is missing"}}
+
+
+async def test_metrics_are_refreshed_and_told_in_prometheus_form() -> None:
+    refreshed = 0
+
+    async def refresh() -> None:
+        nonlocal refreshed
+        refreshed += 1
+
+    async with door(refresh=refresh) as (url, http):
+        for expected in (1, 2):
+            async with http.get(f"{url}/metrics") as response:
+                assert response.status == 200
+                assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+                families = {family.name for family in text_string_to_metric_families(await response.text())}
+            assert refreshed == expected
+        assert {"parley_deliberations_accepted", "parley_agent_duration_seconds"} <= families
+
+
+async def test_the_document_and_its_page_are_told() -> None:
+    async with door() as (url, http):
+        async with http.get(f"{url}/docs/asyncapi.json") as response:
+            assert await response.json() == SPEC
+        async with http.get(f"{url}/docs") as response:
+            assert response.content_type == "text/html"
+            assert await response.text() == asyncapi.page(SPEC)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("asyncapi.js", "text/javascript"), ("asyncapi.css", "text/css")])
+async def test_assets_come_from_the_package(name: str, kind: str) -> None:
+    async with door() as (url, http), http.get(f"{url}/docs/assets/{name}") as response:
+        assert (response.status, response.content_type) == (200, kind)
+        assert await response.read() == gzip.decompress((asyncapi.ASSETS / f"{name}.gz").read_bytes())
+
+
+@pytest.mark.parametrize("name", ["README.md", "asyncapi.js.gz", "..%2F..%2Fhttp.py", "%2Fetc%2Fpasswd", ""])
+async def test_nothing_but_assets_is_among_the_assets(name: str) -> None:
+    async with door() as (url, http), http.get(f"{url}/docs/assets/{name}") as response:
+        assert response.status == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["/metrics", "/livez", "/readyz", "/docs", "/docs/asyncapi.json", "/docs/assets/asyncapi.js", "/docs/try"]
+)
+async def test_nothing_takes_a_post(path: str) -> None:
+    async with door() as (url, http), http.post(f"{url}{path}", json={}) as response:
+        assert response.status in (404, 405)
+
+
+async def test_a_port_that_is_taken_is_an_error_and_leaves_nothing_open() -> None:
+    tasks = asyncio.all_tasks()
+    async with door() as (url, _):
+        port = int(url.rpartition(":")[2])
+        with pytest.raises(OSError, match=str(port)):
+            async with serving(application(Metrics("m"), {}, SPEC), "127.0.0.1", port):
+                pass
+    assert asyncio.all_tasks() == tasks
+
+
+async def test_it_listens_where_it_is_told_and_nowhere_when_the_block_ends() -> None:
+    async with door() as (url, _):
+        host, _, port = url.removeprefix("http://").partition(":")
+        assert host == "127.0.0.1"
+    with pytest.raises(OSError, match=port):
+        await asyncio.open_connection(host, int(port))
+
+
+@pytest.mark.skipif(not IPV6, reason="no IPv6 on this machine")
+async def test_an_address_of_ipv6_makes_a_url_that_can_be_used() -> None:
+    try:
+        async with door(host="::1") as (url, http), http.get(f"{url}/livez") as response:
+            assert json.loads(await response.text()) == {"live": True}
+    except OSError as error:
+        pytest.skip(f"no IPv6 loopback on this machine: {error}")

@@ -1,0 +1,237 @@
+"""What is counted at which event, and that no name a caller invents ever becomes a series."""
+
+import json
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from broker import topology
+from broker.lifecycle import ENDINGS
+from broker.messages import (
+    AgentCompleted,
+    AgentFailed,
+    DeliberationCompleted,
+    DeliberationFailed,
+    Ending,
+    ErrorType,
+    Proposal,
+    Usage,
+    decode,
+)
+from monitoring.metrics import KNOWN_ROLES, OTHER, TIMEOUTS, Metrics
+from workers.prompts import ROLES
+
+AT = "2026-01-01T00:00:00.000Z"
+# (series, labels) and its value.
+Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def series(metrics: Metrics) -> Series:
+    families = text_string_to_metric_families(metrics.text().decode())
+    return {(sample.name, frozenset(sample.labels.items())): sample.value for family in families for sample in family.samples}
+
+
+def changed(metrics: Metrics, before: Series) -> dict[tuple[str, ...], float]:
+    """What has grown since, as (name, label values in order of their names); of histograms, count and sum."""
+    return {
+        (name, *(value for _, value in sorted(labels))): value - before.get((name, labels), 0.0)
+        for (name, labels), value in series(metrics).items()
+        if value != before.get((name, labels), 0.0) and not name.endswith("_bucket")
+    }
+
+
+def completed(**fields: Any) -> AgentCompleted:
+    proposal = Proposal(content="hi", author_id="agent-dev-001", author_role="DEV", model="llama", temperature=0.7, tokens=5)
+    defaults: dict[str, Any] = {
+        "task_id": "t-1",
+        "agent_id": "agent-dev-001",
+        "role": "DEV",
+        "proposal": proposal,
+        "finish_reason": "stop",
+        "usage": Usage(prompt_tokens=100, completion_tokens=5, total_tokens=105),
+        "attempt": 1,
+        "queue_ms": 500,
+        "duration_ms": 1_500,
+        "timestamp": AT,
+        "model": "llama",
+        "diversity": False,
+        "num_agents": 3,
+    }
+    return AgentCompleted(**{**defaults, **fields})
+
+
+def failed(error_type: ErrorType, **fields: Any) -> AgentFailed:
+    defaults: dict[str, Any] = {"task_id": "t-1", "agent_id": "agent-qa-001", "role": "QA", "error": "no", "attempt": 1}
+    return AgentFailed(error_type=error_type, duration_ms=10, timestamp=AT, **{**defaults, **fields})
+
+
+def ending(status: str, *, degraded: bool = False) -> Ending:
+    counts: dict[str, Any] = {
+        "task_id": "t-1",
+        "failed_agents": (),
+        "missing_agents": (),
+        "results": (),
+        "total_agents": 3,
+        "successful_responses": 0,
+        "failed_responses": 0,
+        "duration_ms": 2_000,
+    }
+    if status == "completed":
+        return DeliberationCompleted(degraded=degraded, completed_at=AT, **counts)
+    return DeliberationFailed(status=status, error="no", timestamp=AT, **counts)  # type: ignore[arg-type]  # pydantic checks it
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics("llama")
+
+
+def test_an_accepted_deliberation_is_counted_by_its_role(metrics: Metrics) -> None:
+    before = series(metrics)
+    metrics.deliberation_accepted("QA")
+    assert changed(metrics, before) == {("parley_deliberations_accepted_total", "QA"): 1}
+
+
+@pytest.mark.parametrize("status", sorted(ENDINGS))
+def test_an_ending_is_counted_and_timed_by_how_it_ended(metrics: Metrics, status: str) -> None:
+    before = series(metrics)
+    metrics.deliberation_ended(ending(status))
+    assert changed(metrics, before) == {
+        ("parley_deliberations_ended_total", "false", status): 1,
+        ("parley_deliberation_duration_seconds_count", status): 1,
+        ("parley_deliberation_duration_seconds_sum", status): 2.0,
+    }
+
+
+def test_a_degraded_ending_is_told_from_a_whole_one(metrics: Metrics) -> None:
+    before = series(metrics)
+    metrics.deliberation_ended(ending("completed", degraded=True))
+    assert changed(metrics, before)["parley_deliberations_ended_total", "true", "completed"] == 1
+
+
+def test_an_answer_is_counted_with_its_work_its_wait_its_retries_and_its_tokens(metrics: Metrics) -> None:
+    before = series(metrics)
+    metrics.agent_reported(completed(attempt=3))
+    assert changed(metrics, before) == {
+        ("parley_agent_outcomes_total", "completed", "DEV"): 1,
+        ("parley_agent_duration_seconds_count", "llama", "DEV"): 1,
+        ("parley_agent_duration_seconds_sum", "llama", "DEV"): 1.5,
+        ("parley_agent_queue_seconds_count",): 1,
+        ("parley_agent_queue_seconds_sum",): 0.5,
+        ("parley_agent_retries_total", "DEV"): 2,
+        ("parley_agent_tokens_total", "prompt"): 100,
+        ("parley_agent_tokens_total", "completion"): 5,
+    }
+
+
+@pytest.mark.parametrize("kind", ErrorType)
+def test_a_failure_is_counted_by_its_kind_and_once_more_if_it_was_about_time(metrics: Metrics, kind: ErrorType) -> None:
+    before = series(metrics)
+    metrics.agent_reported(failed(kind))
+    grown = changed(metrics, before)
+    assert grown.pop(("parley_agent_outcomes_total", kind.value, "QA")) == 1
+    assert grown.pop(("parley_agent_queue_seconds_count",)) == 1
+    about_time = {("parley_agent_timeouts_total", kind.value, "QA"): 1.0} if kind in TIMEOUTS else {}
+    assert grown == about_time
+
+
+def test_an_agent_that_never_made_a_call_made_no_retries(metrics: Metrics) -> None:
+    before = series(metrics)
+    metrics.agent_reported(failed(ErrorType.DEADLINE_EXCEEDED, attempt=0))
+    assert ("parley_agent_retries_total", "QA") not in changed(metrics, before)
+
+
+def test_an_ignored_outcome_is_counted_apart_but_a_timeout_stays_one(metrics: Metrics) -> None:
+    before = series(metrics)
+    metrics.outcome_ignored(completed())
+    metrics.outcome_ignored(failed(ErrorType.DEADLINE_EXCEEDED))
+    assert changed(metrics, before) == {
+        ("parley_agent_outcomes_ignored_total",): 2,
+        ("parley_agent_timeouts_total", "deadline_exceeded", "QA"): 1,
+    }
+
+
+def test_dead_letters_and_failures_are_counted_by_consumer(metrics: Metrics) -> None:
+    before = series(metrics)
+    metrics.dead_lettered(topology.INTAKE.filter)
+    metrics.handler_failed(topology.AGGREGATE.name)
+    assert changed(metrics, before) == {
+        ("parley_dead_letters_total", "deliberation.requested"): 1,
+        ("parley_handler_failures_total", "aggregate"): 1,
+    }
+
+
+def test_an_outcome_that_counts_backwards_does_not_stop_the_counting(metrics: Metrics) -> None:
+    """Anybody may publish an outcome, and a counter refuses to be lowered."""
+    body = {**json.loads(completed().encode()), "usage": {"prompt_tokens": -5, "completion_tokens": -1}, "attempt": -3}
+    before = series(metrics)
+    metrics.agent_reported(decode(AgentCompleted, json.dumps(body).encode()))
+    grown = changed(metrics, before)
+    assert grown["parley_agent_outcomes_total", "completed", "DEV"] == 1
+    assert all(value > 0 for value in grown.values())
+
+
+# ── series ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_names_that_callers_invent_make_no_series(metrics: Metrics) -> None:
+    metrics.agent_reported(completed(role="INVENTED", model="invented"))  # the first of each kind of `other`
+    before = set(series(metrics))
+    for number in range(50):
+        metrics.deliberation_accepted(f"ROLE_{number}")
+        metrics.agent_reported(completed(task_id=f"t-{number}", role=f"ROLE_{number}", model=f"model-{number}"))
+        metrics.agent_reported(failed(ErrorType.TOTAL_TIMEOUT, role=f"ROLE_{number}", agent_id=f"agent-x-{number}"))
+        metrics.outcome_ignored(failed(ErrorType.TOTAL_TIMEOUT, role=f"ROLE_{number}"))
+    assert set(series(metrics)) == before
+    values = {value for _, labels in before for name, value in labels if name != "le"}
+    assert not any("INVENTED" in value or "invented" in value or "t-" in value for value in values)
+    assert series(metrics)["parley_deliberations_accepted_total", frozenset({("role", OTHER)})] == 50
+
+
+def test_a_process_that_was_not_told_its_model_takes_the_first_answers_and_no_other() -> None:
+    metrics = Metrics("")
+    for model in ("llama", "invented-1", "invented-2"):
+        metrics.agent_reported(completed(model=model))
+    assert {value for _, labels in series(metrics) for name, value in labels if name == "model"} == {"llama", OTHER}
+
+
+def test_every_series_of_a_counter_is_there_from_the_start_at_zero(metrics: Metrics) -> None:
+    found = {key: value for key, value in series(metrics).items() if key[0].endswith("_total")}
+    assert set(found.values()) == {0}
+    metrics.deliberation_accepted("DEV")
+    metrics.agent_reported(completed(attempt=2))
+    metrics.outcome_ignored(completed())
+    for status in ENDINGS:
+        metrics.deliberation_ended(ending(status))
+    for kind in ErrorType:
+        metrics.agent_reported(failed(kind))
+    for durable in topology.DURABLES:
+        metrics.dead_lettered(durable.filter)
+        metrics.handler_failed(durable.name)
+    assert {key for key in series(metrics) if key[0].endswith("_total")} == set(found)
+    assert len({name for name, _ in found}) == 9
+
+
+def test_the_roles_counted_by_name_are_those_with_prompts_of_their_own() -> None:
+    assert frozenset(ROLES) == KNOWN_ROLES
+
+
+def test_all_series_together_stay_within_what_one_scrape_should_hold(metrics: Metrics) -> None:
+    assert len(series(metrics)) < 500
+
+
+def test_the_pool_is_read_when_it_is_asked_for(metrics: Metrics) -> None:
+    busy = 0
+    metrics.watch_pool(lambda: 256, lambda: busy)
+    assert series(metrics)["parley_pool_busy", frozenset()] == 0
+    busy = 7
+    assert series(metrics)["parley_pool_busy", frozenset()] == 7
+    assert series(metrics)["parley_pool_slots", frozenset()] == 256
+
+
+def test_two_services_in_one_process_count_apart() -> None:
+    one, other = Metrics("m"), Metrics("m")
+    before = series(other)
+    one.deliberation_accepted("DEV")
+    assert changed(other, before) == {}

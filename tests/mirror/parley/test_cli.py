@@ -1,0 +1,364 @@
+"""The `parley` command as a person or a script runs it: real processes, their exit codes, and what they print."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import sysconfig
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from broker.embedded import EmbeddedNats
+from parley.here import announced
+from tests.harness import ACK_WAIT_SECONDS, PATIENCE_SECONDS, ModelServer, Running, fresh, until
+from tests.integration.test_deliberations import COMPLETED_FIELDS, FAILED_FIELDS
+
+PARLEY = str(Path(sysconfig.get_path("scripts")) / "parley")
+OK, FAILED, USAGE, NO_SERVICE = 0, 1, 2, 3
+SECRET = "hush-hush"
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What became of a command."""
+
+    code: int | None
+    out: str
+    err: str
+
+
+class Shell:
+    """Runs `parley` in a home of its own, with nothing in its environment but what is given."""
+
+    def __init__(self, home: Path, **environment: str) -> None:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("PARLEY_")}
+        # Wide enough that no line is folded.
+        self.environment = {**kept, "HOME": str(home), "XDG_STATE_HOME": str(home), "COLUMNS": "240", **environment}
+
+    @asynccontextmanager
+    async def started(self, *arguments: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+        process = await asyncio.create_subprocess_exec(
+            *(PARLEY, *arguments),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**self.environment, **environment},
+        )
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    async def __call__(self, *arguments: str, **environment: str) -> Ran:
+        async with self.started(*arguments, **environment) as process:
+            out, err = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
+            return Ran(process.returncode, out.decode(), err.decode())
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Shell:
+    """Nothing is set."""
+    return Shell(tmp_path)
+
+
+@pytest.fixture
+def sh(tmp_path: Path, local_service: Running, model: ModelServer) -> Shell:
+    """Beside a running service."""
+    return Shell(tmp_path, NATS_URL=local_service.service.nats_url)
+
+
+@pytest.fixture(scope="module", autouse=True)
+async def refused(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator["asyncio.Task[Ran]"]:
+    """Asking a NATS that is not there. Begun with the first test and looked at by the last: it is given five seconds to come."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"nats://{SECRET}@127.0.0.1:{nobody.getsockname()[1]}"
+        task = asyncio.create_task(Shell(tmp_path_factory.mktemp("refused"), NATS_URL=url)("ask", "x"))
+        yield task
+        task.cancel()
+
+
+def one_line(ran: Ran) -> str:
+    """The only line on stderr; nothing may be on stdout."""
+    assert ran.out == ""
+    (line,) = ran.err.splitlines()
+    assert line.startswith("parley: ")
+    return line
+
+
+# ── ask ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_asking_shows_the_answers_and_exits_with_0(sh: Shell) -> None:
+    ran = await sh(
+        "ask", "Write a factorial function", "--agents", "2", "--role", "qa", "--requirement", "a", "--requirement", "b"
+    )
+    assert (ran.code, ran.err) == (OK, "")
+    assert ran.out.count("[simulated answer]") == 2
+    assert "agent-qa-001" in ran.out
+    assert "completed: 2 of 2 agents answered" in ran.out
+
+
+async def test_asking_for_json_prints_the_contracts_ending_and_nothing_else(sh: Shell, local_service: Running) -> None:
+    task_id = fresh()
+    ran = await sh("ask", "x", "--json", "--task-id", task_id, "--seed", "7", "--diversity")
+    assert (ran.code, ran.err) == (OK, "")
+    ending = json.loads(ran.out)
+    assert set(ending) >= COMPLETED_FIELDS
+    assert (ending["task_id"], ending["status"], ending["degraded"], len(ending["results"])) == (task_id, "completed", False, 3)
+    assert ending == await local_service.ending_of(task_id)
+
+
+async def test_a_deliberation_that_fails_exits_with_1(sh: Shell, model: ModelServer) -> None:
+    await model.behave(faults={"400": 1.0})
+    people, scripts = await asyncio.gather(sh("ask", "x"), sh("ask", "x", "--json"))
+    assert (people.code, people.err, scripts.code) == (FAILED, "", FAILED)
+    assert "bad_request" in people.out
+    assert "failed: 0 of 3 agents answered, 1 needed" in people.out
+    assert set(json.loads(scripts.out)) >= FAILED_FIELDS
+
+
+async def test_a_request_that_cannot_be_valid_exits_with_2_and_names_the_field(sh: Shell) -> None:
+    ran = await sh("ask", "x", "--agents", "0")
+    assert ran.code == USAGE
+    assert "num_agents" in one_line(ran)
+
+
+async def test_a_command_line_that_cannot_be_read_exits_with_2(bare: Shell) -> None:
+    wrong = [("ask",), ("ask", "x", "--agents", "many")]
+    for ran in await asyncio.gather(*(bare(*arguments) for arguments in wrong)):
+        assert (ran.code, ran.out) == (USAGE, "")
+        assert "Usage: parley" in ran.err
+        assert "Traceback" not in ran.err
+
+
+async def test_without_a_service_asking_exits_with_3_and_says_what_is_missing(bare: Shell, empty_nats: EmbeddedNats) -> None:
+    unset, empty = await asyncio.gather(bare("ask", "x"), bare("ask", "x", NATS_URL=empty_nats.url))
+    assert unset.code == empty.code == NO_SERVICE
+    assert "NATS_URL" in one_line(unset)
+    assert "no Parley service" in one_line(empty)
+
+
+async def test_a_service_that_parley_up_announced_is_found_without_being_named(
+    bare: Shell, tmp_path: Path, local_service: Running, model: ModelServer
+) -> None:
+    with announced(tmp_path / "parley", local_service.service.nats_url):
+        ran = await bare("ask", "x", "--json")
+    assert ran.code == OK
+
+
+# ── result, cancel, ls ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_results_are_shown_and_their_exit_code_says_whether_it_is_completed(sh: Shell, local_service: Running) -> None:
+    ending = await local_service.client.deliberate("x", metadata={"ticket": "P-1"})
+    people, scripts, unknown = await asyncio.gather(
+        sh("result", ending.task_id), sh("result", ending.task_id, "--json"), sh("result", fresh("nobody"))
+    )
+    assert people.code == OK
+    assert f"{ending.task_id} COMPLETED: 3 answered, 0 failed, of 3" in people.out
+    assert people.out.count("[simulated answer]") == 3
+    status = json.loads(scripts.out)
+    assert (scripts.code, status["status"], status["received_count"], status["metadata"]) == (
+        OK,
+        "COMPLETED",
+        3,
+        {"ticket": "P-1"},
+    )
+    assert set(status) >= {
+        "task_id", "status", "results", "error_message", "duration_ms", "total_agents", "received_count", "failed_count",
+        "winner_id", "metadata",
+    }  # fmt: skip
+    assert unknown.code == FAILED
+    assert "UNKNOWN" in unknown.out
+
+
+async def test_cancelling_stops_what_runs_and_says_of_anything_else_why_not(
+    sh: Shell, local_service: Running, model: ModelServer
+) -> None:
+    await model.behave(faults={"hang": 1.0})
+    submitted = await local_service.client.submit("x", timeout_seconds=60)
+
+    async def known() -> bool:
+        return (await local_service.client.status(submitted.task_id)).status != "UNKNOWN"
+
+    await until(known, "it was taken in")
+    ran = await sh("cancel", submitted.task_id, "--reason", "enough")
+    assert (ran.code, ran.out) == (OK, f"asked to stop {submitted.task_id}\n")
+    ending = await local_service.ending_of(submitted.task_id)
+    assert (ending["status"], ending["error"]) == ("cancelled", "cancelled: enough")
+    ended, unknown = await asyncio.gather(sh("cancel", submitted.task_id), sh("cancel", fresh("nobody")))
+    assert (ended.code, unknown.code) == (FAILED, FAILED)
+    assert "has ended already: FAILED" in one_line(ended)
+    assert "unknown" in one_line(unknown)
+
+
+async def test_the_newest_deliberations_are_listed_first(sh: Shell, local_service: Running) -> None:
+    names = [(await local_service.client.deliberate("x", agents=1, task_id=fresh("ls"))).task_id for _ in range(3)]
+    people, scripts = await asyncio.gather(sh("ls"), sh("ls", "--json", "--limit", "2"))
+    assert people.code == OK
+    assert re.findall(r"ls-\w+", people.out)[:3] == names[::-1]
+    assert [tally["task_id"] for tally in json.loads(scripts.out)] == names[:0:-1]
+
+
+# ── settings ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_settings_are_shown_as_they_are_with_secrets_masked(bare: Shell) -> None:
+    ran = await bare(
+        "settings",
+        VLLM_API_KEY=SECRET,
+        NATS_URL=f"nats://{SECRET}@one:4222",
+        VLLM_URL=f"http://user:{SECRET}@[fe80::1]:8000",
+        PARLEY_HOME="/tmp/[/x] [bold]home",
+    )
+    assert (ran.code, ran.err) == (OK, "")
+    assert SECRET not in ran.out
+    rows = {cells[1].strip(): cells[2].strip() for cells in (line.split("│") for line in ran.out.splitlines()) if len(cells) > 3}
+    assert rows["VLLM_API_KEY"] == "***"
+    assert rows["NATS_URL"] == "nats://***@one:4222"
+    assert rows["VLLM_URL"] == "http://***@[fe80::1]:8000"
+    assert rows["PARLEY_HOME"] == "/tmp/[/x] [bold]home"
+    assert rows["PARLEY_HTTP_PORT"] == "9464"
+
+
+async def test_a_bad_setting_exits_with_2_and_one_line_before_anything_starts(bare: Shell, tmp_path: Path) -> None:
+    wrong = {"PARLEY_POOL_SLOTS": f"0{SECRET}", "PARLEY_HOME": str(tmp_path / "state")}
+    several = {"PARLEY_POOL": "dask", "PARLEY_HTTP_PORT": "x", "NATS_URL": f"http://{SECRET}@x"}
+    up, ask, serve = await asyncio.gather(bare("up", **wrong), bare("ask", "x", **wrong), bare("serve", **several))
+    assert up.code == ask.code == serve.code == USAGE
+    assert "PARLEY_POOL_SLOTS" in one_line(up)
+    assert "PARLEY_POOL_SLOTS" in one_line(ask)
+    assert not (tmp_path / "state").exists()
+    # And every bad setting has its line.
+    assert sorted(line.split(":")[1].strip() for line in serve.err.splitlines()) == [
+        "NATS_URL",
+        "PARLEY_HTTP_PORT",
+        "PARLEY_POOL",
+    ]
+    assert SECRET not in serve.err
+
+
+# ── doctor ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_the_doctor_has_a_line_for_each_thing_and_exits_with_0_when_all_is_well(sh: Shell, model: ModelServer) -> None:
+    ran = await sh("doctor", VLLM_URL=model.url, PARLEY_POOL="local", PARLEY_ACK_WAIT_SECONDS=str(ACK_WAIT_SECONDS))
+    assert (ran.code, ran.err) == (OK, "")
+    nats, streams, ray, served = ran.out.splitlines()
+    assert re.fullmatch(r"ok  NATS: version 2\.\d+\.\d+ with JetStream", nats)
+    assert streams == "ok  streams: as declared"
+    assert ray == "--  Ray: not used (PARLEY_POOL=local)"
+    assert served == f"ok  model at {model.url}: simulated-model generated a token"
+
+
+async def test_the_doctor_exits_with_3_and_says_what_to_do_when_something_is_missing(
+    bare: Shell, empty_nats: EmbeddedNats
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        wrong = f"127.0.0.1:{nobody.getsockname()[1]}"
+        broken = await bare("doctor", NATS_URL=empty_nats.url, RAY_ADDRESS=wrong, VLLM_URL=f"http://user:{SECRET}@{wrong}")
+    assert (broken.code, broken.err) == (NO_SERVICE, "")
+    nats, streams, ray, served = broken.out.splitlines()
+    assert nats.startswith("ok  NATS")
+    assert streams.startswith("no  streams: missing: stream DELIBERATIONS")
+    assert ray.startswith(f"no  Ray: nothing listens at {wrong}")
+    assert served.startswith(f"no  model at http://***@{wrong}: cannot connect")
+    assert SECRET not in broken.out
+
+
+# ── serve ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@asynccontextmanager
+async def serving(shell: Shell, *arguments: str, **environment: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """A running `parley serve` and the line that says that it serves."""
+    defaults = {"PARLEY_POOL": "local", "PARLEY_HTTP_PORT": "0"}
+    async with shell.started("serve", *arguments, **{**defaults, **environment}) as process:
+        assert process.stderr is not None
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while line := (await process.stderr.readline()).decode():
+                if "serving" in line:
+                    yield process, line
+                    return
+        raise AssertionError(f"it ended with code {await process.wait()}")
+
+
+async def left(process: asyncio.subprocess.Process) -> tuple[int | None, str]:
+    """Exit code, and what it said on its way out."""
+    _, err = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
+    return process.returncode, err.decode()
+
+
+async def test_serve_answers_and_on_sigterm_exits_with_0_at_once(
+    bare: Shell, empty_nats: EmbeddedNats, model: ModelServer
+) -> None:
+    environment = {"NATS_URL": empty_nats.url, "VLLM_URL": model.url}
+    async with serving(bare, **environment) as (process, line):
+        assert "serving aggregate,dispatch,intake,query" in line
+        assert empty_nats.url not in line  # it holds the token
+        asked = await bare("ask", "x", "--json", **environment)
+        assert asked.code == OK
+        process.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+        code, err = await left(process)
+        assert (code, "Traceback" in err) == (OK, False)
+        assert time.monotonic() - started < 5  # nothing runs: the drain of 20 s is for calls that do
+
+
+async def test_serve_lets_running_calls_finish_before_it_exits(bare: Shell, empty_nats: EmbeddedNats, model: ModelServer) -> None:
+    await model.behave(latency_ms=800)
+    environment = {"NATS_URL": empty_nats.url, "VLLM_URL": model.url}
+    before = (await model.seen())["completed"]
+    async with serving(bare, **environment) as (process, _), bare.started("ask", "x", "--json", **environment) as asking:
+
+        async def called() -> bool:
+            return bool((await model.seen())["running"] == 3)
+
+        await until(called, "three calls are at the model server")
+        process.send_signal(signal.SIGTERM)
+        assert (await left(process))[0] == OK
+        assert (await model.seen())["completed"] == before + 3
+        asking.kill()
+        await asking.communicate()
+
+
+async def test_serve_runs_the_parts_it_is_told_to(bare: Shell, empty_nats: EmbeddedNats) -> None:
+    async with serving(bare, "--parts", "query, intake", NATS_URL=empty_nats.url) as (process, line):
+        assert "serving intake,query" in line  # and asks for no model server, which only dispatch needs
+        process.send_signal(signal.SIGINT)
+        assert (await left(process))[0] == OK
+
+
+async def test_serve_refuses_what_it_cannot_run(bare: Shell, empty_nats: EmbeddedNats, model: ModelServer) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        environment = {"NATS_URL": empty_nats.url, "VLLM_URL": model.url, "PARLEY_POOL": "local", "PARLEY_HTTP_PORT": port}
+        parts, nats, door = await asyncio.gather(
+            bare("serve", "--parts", "intake,disptach"), bare("serve"), bare("serve", **environment)
+        )
+    assert parts.code == nats.code == door.code == USAGE
+    assert "disptach" in one_line(parts)
+    assert "NATS_URL" in one_line(nats)
+    # By then it had made its streams, and said so.
+    assert door.err.splitlines()[-1].startswith(f"parley: PARLEY_HTTP_PORT: cannot listen on 127.0.0.1:{port}")
+    assert "Traceback" not in door.err
+
+
+async def test_a_nats_that_is_not_there_is_named_in_one_line_without_its_secret(refused: "asyncio.Task[Ran]") -> None:
+    ran = await refused
+    assert ran.code == NO_SERVICE
+    assert "cannot reach NATS at nats://***@127.0.0.1:" in one_line(ran)
+    assert SECRET not in ran.err

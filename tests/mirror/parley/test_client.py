@@ -1,0 +1,354 @@
+"""The Python client against a whole service: ask, wait, look, cancel, and what it says when nobody is there."""
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import pytest
+
+import parley
+from broker import connection, topology
+from broker.connection import Wire, connect
+from broker.embedded import EmbeddedNats
+from broker.errors import BadMessage, BrokerUnavailable
+from broker.messages import DeliberationCompleted, DeliberationFailed, DeliberationRequested
+from broker.tally import Tally
+from parley import client as client_module
+from parley.client import Client, NoEnding, NoService, compose
+from tests.harness import ModelServer, Running, fresh
+
+# ── the request ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_request_is_what_its_words_say() -> None:
+    request = compose(
+        "Write a factorial function",
+        agents=5,
+        role="qa",
+        rubric={"tests": "must pass"},
+        requirements=["handles 0"],
+        context={"language": "Python"},
+        diversity=True,
+        min_responses=2,
+        finish_early=True,
+        timeout_seconds=30,
+        metadata={"ticket": "P-1"},
+        task_id="t-1",
+        model="m",
+        temperature=0.5,
+        max_tokens=100,
+        seed=7,
+        stop=["END"],
+    )
+    assert request == DeliberationRequested.model_validate_json(
+        json.dumps(
+            {
+                "task_description": "Write a factorial function",
+                "num_agents": 5,
+                "role": "QA",
+                "constraints": {
+                    "rubric": {"tests": "must pass"},
+                    "requirements": ["handles 0"],
+                    "metadata": {"language": "Python"},
+                },
+                "diversity": True,
+                "min_responses": 2,
+                "finish_early": True,
+                "timeout_seconds": 30,
+                "metadata": {"ticket": "P-1"},
+                "task_id": "t-1",
+                "model": "m",
+                "temperature": 0.5,
+                "max_tokens": 100,
+                "seed": 7,
+                "stop": ["END"],
+            }
+        )
+    )
+
+
+def test_what_is_not_said_is_left_to_the_contracts_defaults() -> None:
+    assert compose("x") == DeliberationRequested(task_description="x")
+    assert compose("x", rubric=None, timeout_seconds=None, seed=None, task_id=None) == compose("x")
+
+
+@pytest.mark.parametrize(
+    ("asking", "named"),
+    [
+        ({"agents": 0}, "num_agents"),
+        ({"agents": 257}, "num_agents"),
+        ({"agents": "3"}, "num_agents"),
+        ({"agents": 2, "min_responses": 3}, "min_responses"),
+        ({"role": "two words"}, "role"),
+        ({"task_id": "no spaces"}, "task_id"),
+        ({"timeout_seconds": 0.01}, "timeout_seconds"),
+        ({"timeout_seconds": float("inf")}, "timeout_seconds"),
+        ({"temperature": 2.5}, "temperature"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"stop": ["a"] * 5}, "stop"),
+        ({"requirements": [5]}, "constraints.requirements"),
+        ({"rubric": "x" * 70_000}, "constraints"),
+        ({"metadata": {"k": 5}}, "metadata"),
+        ({"metadata": {"k": "x" * 20_000}}, "metadata"),
+    ],
+)
+def test_a_bad_request_is_refused_before_it_is_sent_naming_the_field_and_quoting_nothing(
+    asking: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(BadMessage) as caught:
+        compose("my secret plan", **asking)
+    for problem in caught.value.problems:
+        assert problem.startswith((f"{named}:", f"{named}.", f"payload: Value error, {named}"))
+    assert "secret plan" not in str(caught.value)
+    assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize("description", ["", "x" * (256 * 1024 + 1)])
+def test_a_task_without_words_or_with_far_too_many_is_refused(description: str) -> None:
+    with pytest.raises(BadMessage, match="task_description"):
+        compose(description)
+
+
+# ── asking ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_asking_is_one_line(local_service: Running, model: ModelServer) -> None:
+    async with parley.connect(local_service.settings.nats_url or "") as client:
+        ending = await client.deliberate("Write a factorial function", agents=2)
+    assert isinstance(ending, parley.DeliberationCompleted)
+    assert [result.agent_id for result in ending.results] == ["agent-dev-001", "agent-dev-002"]
+
+
+async def test_submitting_returns_as_soon_as_the_request_is_stored(local_service: Running, model: ModelServer) -> None:
+    await model.behave(faults={"hang": 1.0})
+    submitted = await local_service.client.submit("x", agents=1, timeout_seconds=60)
+    assert submitted.task_id.startswith("d-")
+    assert not submitted.ending.done()
+    await local_service.client.cancel(submitted.task_id)
+    ending = await local_service.client.ending(submitted)
+    assert isinstance(ending, DeliberationFailed)
+    assert (ending.task_id, ending.status) == (submitted.task_id, "cancelled")
+
+
+async def test_two_who_ask_for_the_same_task_get_the_same_ending(local_service: Running, model: ModelServer) -> None:
+    task_id = fresh()
+    client = local_service.client
+    one, other = await asyncio.gather(client.submit("x", task_id=task_id), client.submit("x", task_id=task_id))
+    assert await client.ending(one) == await client.ending(other)
+    assert len(await local_service.endings_of(task_id)) == 1
+
+
+async def test_asking_again_for_a_task_that_has_ended_finds_its_ending(
+    local_service: Running, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "FIRST_POLL_SECONDS", 0.1)
+    first = await local_service.client.deliberate("x", task_id=fresh())
+    assert await local_service.client.deliberate("x", task_id=first.task_id) == first
+
+
+async def test_many_ask_at_once_and_each_gets_its_own(local_service: Running, model: ModelServer) -> None:
+    names = [fresh() for _ in range(30)]
+    endings = await asyncio.gather(*(local_service.client.deliberate("x", agents=1, task_id=name) for name in names))
+    assert [ending.task_id for ending in endings] == names
+
+
+async def test_a_rejected_request_ends_like_any_other(local_service: Running, model: ModelServer) -> None:
+    # What the client cannot know, the service says: here, an inbox that it does not allow.
+    seq = await local_service.publish({"task_description": "x"}, headers={"Parley-Reply-To": "somewhere.else"})
+    raw = await local_service.ending_of(f"d-{seq}")
+    assert raw["status"] == "rejected"
+    found = await local_service.client.find(f"d-{seq}")
+    assert isinstance(found, DeliberationFailed)
+    assert "Parley-Reply-To" in found.error
+
+
+async def test_large_results_are_brought_in_from_where_they_were_put_aside(local_service: Running, model: ModelServer) -> None:
+    await model.behave(tokens=40_000)
+    ending = await local_service.client.deliberate("x", agents=8)
+    assert ending.results_ref is not None
+    assert len(ending.results) == 8
+    found = await local_service.client.find(ending.task_id)
+    assert found is not None
+    assert found.results == (await local_service.client.status(ending.task_id)).results == ending.results
+
+
+# ── an ending that was not heard ──────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_an_ending_whose_message_was_lost_is_found_by_asking(
+    local_service: Running, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "FIRST_POLL_SECONDS", 0.2)
+    deaf = Client(local_service.wire)  # its inbox was never subscribed to: every ending is lost on the way
+    ending = await asyncio.wait_for(deaf.deliberate("x"), 20)
+    assert isinstance(ending, DeliberationCompleted)
+    assert not ending.degraded
+    assert len(ending.results) == 3
+
+
+async def test_what_is_not_an_ending_does_not_disturb_who_waits_for_one(local_service: Running, model: ModelServer) -> None:
+    await model.behave(latency_ms=300)
+    submitted = await local_service.client.submit("x", task_id=fresh())
+    stored = [msg for msg in await local_service.all_of(topology.REQUESTED) if submitted.task_id.encode() in msg.data]
+    inbox = (stored[0].headers or {})["Parley-Reply-To"]
+    for body in (b"", b"not JSON", b'{"task_id": "' + submitted.task_id.encode() + b'", "status": "completed"}'):
+        await local_service.nats.publish(inbox, body)
+    assert (await local_service.client.ending(submitted)).status == "completed"
+
+
+@pytest.mark.parametrize("wait_seconds", [0.0, 0.3])
+async def test_who_waits_no_longer_than_told_is_told_how_to_ask_again(
+    local_service: Running, model: ModelServer, wait_seconds: float
+) -> None:
+    await model.behave(faults={"hang": 1.0})
+    submitted = await local_service.client.submit("x", timeout_seconds=60)
+    started = time.monotonic()
+    with pytest.raises(NoEnding) as caught:
+        await local_service.client.ending(submitted, wait_seconds=wait_seconds)
+    assert wait_seconds <= time.monotonic() - started < 5
+    assert (caught.value.task_id, caught.value.seconds) == (submitted.task_id, wait_seconds)
+    assert f"parley result {submitted.task_id}" in str(caught.value)
+    await local_service.client.cancel(submitted.task_id)
+    assert (await local_service.client.ending(submitted)).status == "cancelled"  # patience may be renewed
+
+
+async def test_without_being_told_a_client_waits_until_well_past_the_deadline(
+    empty_nats: EmbeddedNats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(client_module, "FIRST_POLL_SECONDS", 0.1)
+    nc = await connect(empty_nats.url, "tests")
+    await topology.provision(nc.jetstream())  # streams, and no service behind them
+    async with parley.connect(empty_nats.url) as client:
+        started = time.monotonic()
+        with pytest.raises(NoEnding):
+            await client.deliberate("x", timeout_seconds=0.2)
+        assert 0.5 <= time.monotonic() - started < 5
+    await nc.close()
+
+
+# ── looking ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_there_is_no_ending_to_find_before_there_is_one(local_service: Running, model: ModelServer) -> None:
+    await model.behave(faults={"hang": 1.0})
+    client = local_service.client
+    submitted = await client.submit("x", timeout_seconds=60)
+    assert await client.find(submitted.task_id) is None
+    await client.cancel(submitted.task_id, "enough")
+    ending = await client.ending(submitted)
+    assert await client.find(submitted.task_id) == ending
+    assert await client.find(fresh("nobody")) is None
+
+
+async def test_a_tally_can_be_watched_from_its_first_count_to_its_end(local_service: Running, model: ModelServer) -> None:
+    await model.behave(script=["ok", "hang", "400"])
+    client = local_service.client
+    submitted = await client.submit("x", timeout_seconds=60)
+    counts = []
+    async with asyncio.timeout(20):
+        async for tally in client.watch(submitted.task_id):
+            assert tally.task_id == submitted.task_id
+            counts.append(len(tally.phase.outcomes))
+            if len(tally.phase.outcomes) == 2 and not tally.ended:
+                await client.cancel(submitted.task_id)
+    assert counts == sorted(counts)
+    assert counts[-1] == 2
+    assert tally.ended
+    assert (await client.ending(submitted)).status == "cancelled"
+
+
+async def test_watching_what_has_ended_shows_the_end_and_stops(local_service: Running, model: ModelServer) -> None:
+    ending = await local_service.client.deliberate("x")
+    async with asyncio.timeout(20):
+        seen: list[Tally] = [tally async for tally in local_service.client.watch(ending.task_id)]
+    assert [tally.ended for tally in seen] == [True]
+
+
+async def test_all_tallies_are_listed_the_newest_first(local_service: Running, model: ModelServer) -> None:
+    names = [(await local_service.client.deliberate("x", agents=1)).task_id for _ in range(3)]
+    listed = [tally.task_id for tally in await local_service.client.tallies()]
+    assert listed[:3] == names[::-1]
+
+
+async def test_no_tallies_are_an_empty_list(empty_nats: EmbeddedNats) -> None:
+    nc = await connect(empty_nats.url, "tests")
+    await topology.provision(nc.jetstream())
+    assert await Client(Wire(nc)).tallies() == []
+    await nc.close()
+
+
+# ── mistakes and absences ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_an_impossible_task_id_is_refused_by_name(local_service: Running) -> None:
+    client = local_service.client
+    for attempt in (client.status("no spaces"), client.find("a.b"), client.cancel("*"), client.cancel("t", "x" * 1_001)):
+        with pytest.raises(BadMessage, match=r"task_id|reason"):
+            await attempt
+
+
+async def test_a_nats_without_a_service_is_told_from_no_nats(empty_nats: EmbeddedNats) -> None:
+    async with parley.connect(empty_nats.url) as client:
+        for attempt in (client.status("t-1"), client.submit("x"), client.deliberate("x")):
+            with pytest.raises(NoService, match="parley serve"):
+                await attempt
+
+
+async def test_cancelling_looking_and_listing_on_an_empty_nats_say_that_there_is_no_service(empty_nats: EmbeddedNats) -> None:
+    async def watched(client: Client) -> None:
+        async for _ in client.watch("t-1"):
+            pass
+
+    async with parley.connect(empty_nats.url) as client:
+        for attempt in (client.cancel("t-1"), client.tallies(), watched(client)):
+            with pytest.raises(NoService):
+                await attempt
+
+
+async def test_a_nats_that_is_not_there_is_named_without_its_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT_SECONDS", 0.1)
+    with pytest.raises(BrokerUnavailable) as caught:
+        async with parley.connect("nats://hush-hush@127.0.0.1:1"):
+            pass
+    assert "127.0.0.1:1" in str(caught.value)
+    assert "hush-hush" not in str(caught.value)
+
+
+async def test_an_absence_of_the_service_while_waiting_does_not_end_the_wait(
+    empty_nats: EmbeddedNats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "FIRST_POLL_SECONDS", 0.1)
+    monkeypatch.setattr(client_module, "GET_TIMEOUT_SECONDS", 0.2)
+    nc = await connect(empty_nats.url, "tests")
+    await topology.provision(nc.jetstream())
+    async with parley.connect(empty_nats.url) as client:
+        submitted = await client.submit("x", task_id="t-1", timeout_seconds=60)
+        waiting = asyncio.create_task(client.ending(submitted))
+        asked = asyncio.Event()
+
+        async def tell(msg: Any) -> None:
+            asked.set()
+
+        # Nobody is there to ask; then somebody who does not answer; and then the ending comes after all.
+        subscription = await nc.subscribe(topology.GET, cb=tell)
+        await asyncio.wait_for(asked.wait(), 20)
+        await subscription.unsubscribe()
+        body = DeliberationFailed(
+            task_id="t-1",
+            status="cancelled",
+            error="cancelled",
+            failed_agents=(),
+            missing_agents=(),
+            results=(),
+            total_agents=1,
+            successful_responses=0,
+            failed_responses=0,
+            duration_ms=1,
+            timestamp="2026-01-01T00:00:00.000Z",
+        ).encode()
+        (request,) = [await nc.jetstream().get_msg(topology.DELIBERATIONS, 1)]
+        await nc.publish((request.headers or {})["Parley-Reply-To"], body)
+        assert (await asyncio.wait_for(waiting, 20)).status == "cancelled"
+    await nc.close()

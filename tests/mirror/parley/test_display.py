@@ -1,0 +1,238 @@
+"""What a person sees in a terminal: the answers, plainly, and nothing that an answer could do to the terminal."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from broker.lifecycle import State
+from broker.messages import (
+    AgentResult,
+    DeliberationCompleted,
+    DeliberationFailed,
+    DeliberationStatus,
+    ErrorType,
+    FailedAgent,
+    Proposal,
+    ResultsRef,
+)
+from broker.tally import Outcome, Phase, Tally
+from parley.display import Progress, listing, show_ending, show_status, simulation_notice, summary
+
+AT = "2026-01-01T00:00:00.000Z"
+# What would make text bold, a link, or an error, were it read as markup; and what would clear a screen, retitle a window, set the
+# clipboard or overwrite a line, were it passed on to a terminal.
+MARKUP = "[bold red]loud[/bold red] [link=http://evil]here[/link] [/nothing-to-close]"
+CONTROLS = ["\x1b[2J", "\x1b]0;title\x07", "\x1b]52;c;aGk=\x07", "\x9b2J", "\x07", "\x08", "\r", "\x7f", "\x00"]
+
+
+class Screen:
+    """A terminal of 100 columns that keeps what was written to it. `colour`: one that understands escape sequences."""
+
+    def __init__(self, *, colour: bool = False) -> None:
+        self._written = io.StringIO()
+        self.console = Console(file=self._written, width=100, force_terminal=colour, color_system="truecolor" if colour else None)
+
+    @property
+    def text(self) -> str:
+        return self._written.getvalue()
+
+
+def result(content: str = "An answer", **fields: Any) -> AgentResult:
+    proposal = Proposal(
+        content=content,
+        author_id="agent-dev-001",
+        author_role="DEV",
+        model=fields.get("model", "llama"),
+        temperature=fields.get("temperature", 0.7),
+        tokens=12,
+    )
+    return AgentResult(agent_id="agent-dev-001", role="DEV", proposal=proposal, duration_ms=1_500, timestamp=AT)
+
+
+def completed(**fields: Any) -> DeliberationCompleted:
+    defaults: dict[str, Any] = {
+        "task_id": "t-1",
+        "degraded": False,
+        "missing_agents": (),
+        "failed_agents": (),
+        "results": (result(),),
+        "total_agents": 1,
+        "successful_responses": 1,
+        "failed_responses": 0,
+        "duration_ms": 2_345,
+        "completed_at": AT,
+    }
+    return DeliberationCompleted(**{**defaults, **fields})
+
+
+def failed(error: str = "0 of 3 agents answered, 1 needed", status: Any = "failed") -> DeliberationFailed:
+    return DeliberationFailed(
+        task_id="t-1",
+        status=status,
+        error=error,
+        failed_agents=(FailedAgent(agent_id="agent-dev-002", error=error, error_type=ErrorType.BAD_REQUEST, timestamp=AT),),
+        missing_agents=("agent-dev-003",),
+        results=(),
+        total_agents=3,
+        successful_responses=0,
+        failed_responses=1,
+        duration_ms=2_345,
+        timestamp=AT,
+    )
+
+
+def tally(**fields: Any) -> Tally:
+    agents = tuple(f"agent-dev-{n:03d}" for n in range(1, 4))
+    outcomes = {agents[0]: Outcome(succeeded=True, seq=1), agents[1]: Outcome(succeeded=False, seq=2)}
+    defaults: dict[str, Any] = {
+        "task_id": "t-1",
+        "state": State.IN_PROGRESS,
+        "request_seq": 1,
+        "role": "DEV",
+        "accepted_at": 1_767_225_600.0,
+        "deadline": 1_767_225_900.0,
+        "phases": (Phase(number=1, agents=agents, outcomes=outcomes),),
+    }
+    return Tally(**{**defaults, **fields})
+
+
+def shown(ending: DeliberationCompleted | DeliberationFailed, *, colour: bool = False, simulated: bool = False) -> str:
+    screen = Screen(colour=colour)
+    show_ending(screen.console, ending, simulated=simulated)
+    return screen.text
+
+
+# ── endings ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_completed_ending_shows_each_answer_and_where_it_is_from() -> None:
+    text = shown(completed(results=(result("First"), result("Second", temperature=None))))
+    assert text.index("First") < text.index("Second")
+    assert "agent-dev-001" in text
+    assert "llama, 12 tokens, 1.5 s, temperature 0.7" in text
+    assert "t-1 completed: 1 of 1 agents answered in 2.3 s" in text
+    assert "simulated" not in text
+
+
+def test_a_degraded_ending_says_so_and_who_is_missing() -> None:
+    text = shown(completed(degraded=True, total_agents=3, missing_agents=("agent-dev-002", "agent-dev-003")))
+    assert "t-1 completed, degraded: 1 of 3 agents answered" in text
+    assert "Not heard from: agent-dev-002, agent-dev-003" in text
+
+
+@pytest.mark.parametrize("status", ["failed", "timeout", "cancelled", "rejected"])
+def test_a_failed_ending_says_how_and_why_it_failed(status: str) -> None:
+    text = shown(failed("this is why", status))
+    assert f"t-1 {status}: this is why (0 of 3 agents answered in 2.3 s)" in text
+    assert "agent-dev-002 failed (bad_request): this is why" in text
+
+
+def test_results_that_are_elsewhere_are_pointed_at() -> None:
+    ref = ResultsRef(bucket="results", name="t-1", size=5, digest="d")
+    assert "results/t-1" in shown(completed(results=(), results_ref=ref))
+
+
+def test_simulated_answers_are_said_to_be_simulated() -> None:
+    assert "no model has read your question" in shown(completed(), simulated=True)
+    screen = Screen()
+    screen.console.print(simulation_notice())
+    assert "VLLM_URL=" in screen.text
+
+
+def test_the_summary_is_one_line() -> None:
+    assert "\n" not in summary(completed()).plain
+    assert "\n" not in summary(failed()).plain
+
+
+# ── what an answer cannot do ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def status_with(words: str) -> str:
+    screen = Screen()
+    status = DeliberationStatus(task_id="t-1", status="FAILED", error_message=words, results=(result(words),), total_agents=3)
+    show_status(screen.console, status)
+    return screen.text
+
+
+def test_an_answer_is_not_read_as_our_own_markup() -> None:
+    text = shown(completed(results=(result(MARKUP),)))
+    assert MARKUP in text
+    coloured = shown(completed(results=(result(MARKUP),)), colour=True)
+    assert "http://evil" in coloured
+    assert "\x1b]8;" not in coloured  # no link was made of it
+
+
+def test_neither_are_errors_and_names_that_others_wrote() -> None:
+    assert shown(failed(MARKUP)).count("[bold red]loud[/bold red]") == 2
+    assert "[bold]m[/bold]" in shown(completed(results=(result(model="[bold]m[/bold]"),)))
+    assert "[bold red]loud[/bold red]" in status_with(MARKUP)
+
+
+@pytest.mark.parametrize("control", CONTROLS, ids=ascii)
+def test_no_control_sequence_reaches_the_terminal(control: str) -> None:
+    words = f"be{control}fore"
+    for text in (
+        shown(completed(results=(result(words, model=words),))),
+        shown(failed(words)),
+        status_with(words),
+    ):
+        assert control not in text
+        assert "be" in text
+        assert "fore" in text
+
+
+def test_line_ends_and_tabs_and_letters_of_any_script_stay() -> None:
+    text = shown(completed(results=(result("```\nif x:\n\treturn 'größe 大'\n```"),)))
+    assert "if x:" in text
+    assert "return 'größe 大'" in text
+
+
+# ── while it runs ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_progress_first_says_that_it_waits() -> None:
+    screen = Screen()
+    screen.console.print(Progress("t-1"))
+    assert "t-1: waiting to be taken in" in screen.text
+
+
+def test_progress_shows_each_agent_as_the_tally_has_it() -> None:
+    progress, screen = Progress("t-1"), Screen()
+    progress.tally = tally()
+    screen.console.print(progress)
+    assert "t-1: 2 of 3 agents have reported" in screen.text
+    lines = [line.split() for line in screen.text.splitlines()[1:]]
+    assert lines == [["agent-dev-001", "answered"], ["agent-dev-002", "failed"], ["agent-dev-003", "thinking"]]
+
+
+def test_progress_of_a_great_many_agents_stays_on_the_screen() -> None:
+    progress, screen = Progress("t-1"), Screen()
+    agents = tuple(f"agent-dev-{n:03d}" for n in range(1, 101))
+    progress.tally = tally(phases=(Phase(number=1, agents=agents),))
+    screen.console.print(progress)
+    assert len(screen.text.splitlines()) == 22
+    assert "and 80 more" in screen.text
+
+
+def test_a_listing_has_a_row_for_each_tally() -> None:
+    screen = Screen()
+    ended_before_it_began = tally(task_id="t-2", state=State.REJECTED, role="", phases=())
+    screen.console.print(listing([tally(), ended_before_it_began]))
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in screen.text.splitlines() if "t-" in line]
+    assert rows == [
+        ["t-1", "in_progress", "DEV", "1", "1", "3", "2026-01-01T00:00:00.000Z"],
+        ["t-2", "rejected", "", "0", "0", "0", "2026-01-01T00:00:00.000Z"],
+    ]
+
+
+def test_a_status_counts_who_has_been_heard() -> None:
+    screen = Screen()
+    show_status(
+        screen.console,
+        DeliberationStatus(task_id="t-1", status="IN_PROGRESS", total_agents=3, received_count=1, failed_count=1),
+    )
+    show_status(screen.console, DeliberationStatus(task_id="t-2", status="UNKNOWN", error_message="never heard of, or forgotten"))
+    assert "t-1 IN_PROGRESS: 1 answered, 1 failed, of 3" in screen.text
+    assert "t-2 UNKNOWN. never heard of, or forgotten" in screen.text

@@ -1,0 +1,159 @@
+"""`parley doctor`: one finding for each thing that is needed, and for what is missing, what to do."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker import connection, topology
+from broker.connection import connect
+from broker.embedded import EmbeddedNats, embedded_nats
+from parley import doctor
+from parley.doctor import Finding, examine
+from parley.settings import load
+from tests.harness import ModelServer, Running
+
+
+async def findings(**settings: Any) -> dict[str, Finding]:
+    found = [finding async for finding in examine(load(**settings))]
+    assert len({finding.what for finding in found}) == len(found)
+    return {finding.what: finding for finding in found}
+
+
+@asynccontextmanager
+async def listening() -> AsyncIterator[int]:
+    """A port on which somebody takes connections, and no more than that."""
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def test_beside_a_running_service_everything_is_found(local_service: Running, model: ModelServer) -> None:
+    settings = local_service.settings
+    found = await findings(nats_url=settings.nats_url, vllm_url=model.url, ack_wait_seconds=settings.ack_wait_seconds)
+    assert list(found) == ["NATS", "streams", "Ray", f"model at {model.url}"]
+    assert all(finding.ok for finding in found.values())
+    assert found["NATS"].detail.startswith("version 2.")
+    assert found["streams"].detail == "as declared"
+    assert found["Ray"].skipped
+    assert found[f"model at {model.url}"].detail == "simulated-model generated a token"
+
+
+async def test_where_nothing_is_set_it_says_what_to_set() -> None:
+    found = await findings()
+    assert not found["NATS"].ok
+    assert "NATS_URL" in found["NATS"].detail
+    assert not found["model"].ok
+    assert "VLLM_URL" in found["model"].detail
+
+
+async def test_a_nats_that_does_not_answer_is_named_without_its_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT_SECONDS", 0.1)
+    finding = (await findings(nats_url=f"nats://hush@127.0.0.1:{free_port()}"))["NATS"]
+    assert not finding.ok
+    assert "127.0.0.1" in finding.detail
+    assert "hush" not in finding.detail
+
+
+async def test_missing_streams_are_listed_and_are_not_made(empty_nats: EmbeddedNats) -> None:
+    for _ in range(2):
+        finding = (await findings(nats_url=empty_nats.url))["streams"]
+        assert not finding.ok
+        assert "stream DELIBERATIONS" in finding.detail
+        assert "consumer AGENT_REQUESTS/dispatch" in finding.detail
+
+
+async def test_a_stream_that_differs_is_told_with_its_difference(empty_nats: EmbeddedNats) -> None:
+    nc = await connect(empty_nats.url, "tests")
+    await topology.provision(nc.jetstream(), ack_wait_seconds=7)
+    await nc.close()
+    finding = (await findings(nats_url=empty_nats.url))["streams"]
+    assert not finding.ok
+    assert "ack_wait is 7" in finding.detail
+
+
+async def test_a_nats_without_jetstream_is_no_use(tmp_path: Path) -> None:
+    async with embedded_nats(tmp_path, jetstream=False) as server:
+        found = await findings(nats_url=server.url)
+    (problem,) = [finding for finding in found.values() if "JetStream" in finding.detail]
+    assert not problem.ok
+
+
+# ── Ray ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("settings", [{"pool": "local"}, {}, {"ray_address": "auto"}], ids=str)
+async def test_where_ray_cannot_be_looked_for_the_line_is_skipped(settings: dict[str, str]) -> None:
+    finding = (await findings(**settings))["Ray"]
+    assert finding.ok
+    assert finding.skipped
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
+async def test_a_ray_that_listens_is_found(form: str) -> None:
+    async with listening() as port:
+        finding = (await findings(ray_address=form.format(port)))["Ray"]
+    assert finding.ok
+    assert not finding.skipped
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "no-such-host.invalid:{}", "127.0.0.1:port", "[::1"])
+async def test_a_ray_that_does_not_listen_is_told_with_what_to_check(address: str) -> None:
+    wrong = address.format(free_port())
+    finding = (await findings(ray_address=wrong))["Ray"]
+    assert not finding.ok
+    assert wrong in finding.detail
+    assert "RAY_ADDRESS" in finding.detail
+
+
+# ── models ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_each_model_server_has_its_own_line(model: ModelServer) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    found = await findings(vllm_url=f"{model.url},{nobody}")
+    assert found[f"model at {model.url}"].ok
+    assert not found[f"model at {nobody}"].ok
+    assert "connection_failed" in found[f"model at {nobody}"].detail
+
+
+async def test_a_model_that_is_not_served_there_is_told_with_those_that_are(model: ModelServer) -> None:
+    finding = (await findings(vllm_url=model.url, vllm_model="gpt-99"))[f"model at {model.url}"]
+    assert not finding.ok
+    assert finding.detail == "gpt-99 is not served there; it serves simulated-model"
+
+
+async def test_a_server_that_lists_its_model_and_cannot_generate_is_found_out(model: ModelServer) -> None:
+    await model.behave(faults={"500": 1.0})
+    finding = (await findings(vllm_url=model.url))[f"model at {model.url}"]
+    assert not finding.ok
+    assert "server_error" in finding.detail
+
+
+async def test_a_server_that_never_answers_does_not_hold_the_doctor_up(
+    model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "ONE_TOKEN_SECONDS", 0.2)
+    await model.behave(faults={"hang": 1.0})
+    finding = (await findings(vllm_url=model.url))[f"model at {model.url}"]
+    assert not finding.ok
+    await model.idle()
+
+
+async def test_a_password_in_a_model_servers_url_is_not_shown(model: ModelServer) -> None:
+    found = await findings(vllm_url=model.url.replace("//", "//user:hush@"))
+    assert "hush" not in str(found)
+    assert found[f"model at {model.url.replace('//', '//***@')}"].ok

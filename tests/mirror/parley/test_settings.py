@@ -1,0 +1,312 @@
+"""The environment is read in one place: each setting under its name, what is wrong told by name, secrets never."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from broker.errors import SettingsError
+from parley.settings import Settings, load, shown, table, variable
+from workers.agent import Retry
+from workers.vllm import Limits
+
+# Of each field: a value as the environment holds it, and what it becomes. None is a default.
+VALUES: dict[str, tuple[str, Any]] = {
+    "nats_url": ("nats://one:4222,tls://two", "nats://one:4222,tls://two"),
+    "ray_address": ("ray://head:10001", "ray://head:10001"),
+    "vllm_url": ("http://gpu-1:8000, https://gpu-2/v1", "http://gpu-1:8000, https://gpu-2/v1"),
+    "vllm_model": ("llama", "llama"),
+    "vllm_api_key": ("sesame", SecretStr("sesame")),
+    "vllm_stream": ("true", True),
+    "vllm_connect_timeout_seconds": ("1.5", 1.5),
+    "vllm_first_byte_timeout_seconds": ("2.5", 2.5),
+    "vllm_total_timeout_seconds": ("99", 99.0),
+    "retry_attempts": ("9", 9),
+    "retry_base_seconds": ("0.125", 0.125),
+    "retry_cap_seconds": ("60", 60.0),
+    "pool": ("local", "local"),
+    "pool_actors": ("5", 5),
+    "pool_slots": ("64", 64),
+    "ray_actor_cpus": ("0.5", 0.5),
+    "max_agents": ("16", 16),
+    "timeout_seconds": ("45", 45.0),
+    "keep_seconds": ("7200", 7200.0),
+    "claim_check_bytes": ("65536", 65_536),
+    "reply_prefixes": ("_INBOX.,replies.", "_INBOX.,replies."),
+    "replicas": ("3", 3),
+    "ack_wait_seconds": ("12", 12.0),
+    "drain_seconds": ("0", 0.0),
+    "http_host": ("0.0.0.0", "0.0.0.0"),
+    "http_port": ("0", 0),
+    "home": ("/srv/parley", Path("/srv/parley")),
+    "log_level": ("DEBUG", "DEBUG"),
+}
+# Names that others share; each is read too.
+PLAIN = {
+    "nats_url": "NATS_URL",
+    "ray_address": "RAY_ADDRESS",
+    "vllm_url": "VLLM_URL",
+    "vllm_model": "VLLM_MODEL",
+    "vllm_api_key": "VLLM_API_KEY",
+}
+SECRET = "hush-hush"
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith("PARLEY_") or name.upper() in PLAIN.values():
+            monkeypatch.delenv(name)
+
+
+def problems(**overrides: Any) -> tuple[str, ...]:
+    with pytest.raises(SettingsError) as caught:
+        load(**overrides)
+    return caught.value.problems
+
+
+def test_every_field_is_tried_here() -> None:
+    assert list(VALUES) == list(Settings.model_fields)
+
+
+def test_nothing_has_to_be_set() -> None:
+    settings = load()
+    assert (settings.nats_url, settings.vllm_url, settings.ray_address, settings.vllm_api_key) == (None, None, None, None)
+    assert settings.endpoints == ()
+
+
+@pytest.mark.parametrize("field", VALUES)
+def test_each_variable_is_read_under_its_parley_name(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw, expected = VALUES[field]
+    assert getattr(load(), field) != expected
+    monkeypatch.setenv(f"PARLEY_{field.upper()}", raw)
+    assert getattr(load(), field) == expected
+
+
+@pytest.mark.parametrize("field", PLAIN)
+def test_a_plain_name_is_read_too_and_the_parley_name_wins(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw, expected = VALUES[field]
+    monkeypatch.setenv(PLAIN[field], raw)
+    assert getattr(load(), field) == expected
+    better = {"nats_url": "nats://better", "vllm_url": "http://better"}.get(field, "better")
+    monkeypatch.setenv(f"PARLEY_{field.upper()}", better)
+    assert getattr(load(), field) == (SecretStr(better) if field == "vllm_api_key" else better)
+
+
+@pytest.mark.parametrize("field", sorted(set(VALUES) - set(PLAIN)))
+def test_a_name_without_the_prefix_is_not_ours(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw, _ = VALUES[field]
+    monkeypatch.setenv("XDG_STATE_HOME", "/var/state")  # HOME has its own meaning for where that would be
+    before = load()
+    monkeypatch.setenv(field.upper(), raw)
+    assert load() == before
+
+
+@pytest.mark.parametrize("blank", ["", "   "])
+@pytest.mark.parametrize("field", [*PLAIN, "home"])
+def test_a_blank_value_is_as_good_as_none(field: str, blank: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"PARLEY_{field.upper()}", blank)
+    assert getattr(load(), field) == (Path(os.environ["HOME"]) / ".local/state/parley" if field == "home" else None)
+
+
+def test_the_state_folder_is_where_the_desktop_standard_puts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/var/state")
+    assert load().home == Path("/var/state/parley")
+
+
+def test_what_is_given_in_code_wins_over_the_environment_and_is_checked_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARLEY_HTTP_PORT", "1234")
+    assert load(http_port=0).http_port == 0
+    (problem,) = problems(http_port=-1)
+    assert problem.startswith("PARLEY_HTTP_PORT: ")
+    with pytest.raises(TypeError, match="htpp_port"):
+        load(htpp_port=0)
+
+
+# ── what is wrong ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("NATS_URL", "http://host"),
+        ("NATS_URL", "nats://"),
+        ("NATS_URL", "nats://host:99999"),
+        ("NATS_URL", "nats://host:0"),
+        ("NATS_URL", "nats://[::1"),
+        ("NATS_URL", "nats://one,,nats://two"),
+        ("PARLEY_NATS_URL", "host:4222"),
+        ("VLLM_URL", "gpu-1:8000"),
+        ("PARLEY_VLLM_URL", "http://one,ftp://two"),
+        ("VLLM_API_KEY", "two\nlines"),
+        ("VLLM_API_KEY", "schlüssel"),
+        ("PARLEY_VLLM_STREAM", "maybe"),
+        ("PARLEY_VLLM_CONNECT_TIMEOUT_SECONDS", "0"),
+        ("PARLEY_VLLM_TOTAL_TIMEOUT_SECONDS", "-1"),
+        ("PARLEY_VLLM_FIRST_BYTE_TIMEOUT_SECONDS", "soon"),
+        ("PARLEY_RETRY_ATTEMPTS", "0"),
+        ("PARLEY_RETRY_ATTEMPTS", "1.5"),
+        ("PARLEY_RETRY_ATTEMPTS", ""),
+        ("PARLEY_RETRY_CAP_SECONDS", "inf"),
+        ("PARLEY_ACK_WAIT_SECONDS", "nan"),
+        ("PARLEY_POOL", "dask"),
+        ("PARLEY_POOL_ACTORS", "0"),
+        ("PARLEY_POOL_SLOTS", "many"),
+        ("PARLEY_RAY_ACTOR_CPUS", "-1"),
+        ("PARLEY_MAX_AGENTS", "257"),
+        ("PARLEY_TIMEOUT_SECONDS", "0.05"),
+        ("PARLEY_TIMEOUT_SECONDS", "86401"),
+        ("PARLEY_KEEP_SECONDS", "0"),
+        ("PARLEY_CLAIM_CHECK_BYTES", "1000"),
+        ("PARLEY_REPLICAS", "6"),
+        ("PARLEY_DRAIN_SECONDS", "-1"),
+        ("PARLEY_HTTP_PORT", "65536"),
+        ("PARLEY_LOG_LEVEL", "loud"),
+        ("PARLEY_REPLY_PREFIXES", "_INBOX"),
+        ("PARLEY_REPLY_PREFIXES", "$JS.API."),
+        ("PARLEY_REPLY_PREFIXES", "_INBOX.,deliberation.completed."),
+    ],
+)
+def test_a_bad_value_is_one_line_that_begins_with_the_variable_it_was_set_under(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    (problem,) = problems()
+    assert problem.startswith(f"{name}: ")
+    assert "\n" not in problem
+    assert len(problem) < 250
+
+
+def test_every_bad_value_gets_its_own_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARLEY_POOL", "dask")
+    monkeypatch.setenv("PARLEY_HTTP_PORT", "x" * 10_000)
+    monkeypatch.setenv("NATS_URL", "?")
+    found = problems()
+    assert sorted(problem.partition(":")[0] for problem in found) == ["NATS_URL", "PARLEY_HTTP_PORT", "PARLEY_POOL"]
+    assert all(len(problem) < 250 for problem in found)
+
+
+def test_a_backoff_that_starts_above_its_cap_names_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARLEY_RETRY_BASE_SECONDS", "11")
+    (problem,) = problems()
+    assert "PARLEY_RETRY_BASE_SECONDS" in problem
+    assert "PARLEY_RETRY_CAP_SECONDS" in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("NATS_URL", f"http://{SECRET}@host"),
+        ("PARLEY_NATS_URL", f"nats://user:{SECRET}@host:99999"),
+        ("VLLM_URL", f"ftp://user:{SECRET}@host"),
+        ("VLLM_API_KEY", f"{SECRET}\nmore"),
+        ("PARLEY_VLLM_API_KEY", f"{SECRET}é"),
+        ("PARLEY_VLLM_APIKEY", SECRET),
+    ],
+)
+def test_no_problem_shows_a_secret(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        load()
+    assert SECRET not in f"{caught.value!s} {caught.value!r} {caught.value.__cause__!r}"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("PARLEY_NATS_ULR", "PARLEY_NATS_URL"),
+        ("PARLEY_HTTPPORT", "PARLEY_HTTP_PORT"),
+        ("PARLEY_TIMEOUT", "PARLEY_TIMEOUT_SECONDS"),
+        ("parley_pool_slot", "PARLEY_POOL_SLOTS"),
+        ("Parley_Pool", "PARLEY_POOL"),
+    ],
+)
+def test_a_misspelt_setting_is_refused_with_the_one_that_was_meant(
+    wrong: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(wrong, "1")
+    assert problems() == (f"{wrong}: no such setting; did you mean {meant}?",)
+
+
+def test_a_setting_that_is_like_no_other_is_refused_without_a_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARLEY_XYZZY_QWERTY", "1")
+    assert problems() == ("PARLEY_XYZZY_QWERTY: no such setting",)
+
+
+# ── what it comes to ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_several_model_servers_are_several_endpoints() -> None:
+    assert load(vllm_url=" http://one:8000 , https://two/v1").endpoints == ("http://one:8000", "https://two/v1")
+
+
+def test_several_reply_prefixes_are_several() -> None:
+    assert load(reply_prefixes="_INBOX., answers.").allowed_reply_prefixes == ("_INBOX.", "answers.")
+
+
+def test_a_key_from_a_file_loses_its_line_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "sesame\n")
+    assert load().vllm_api_key == SecretStr("sesame")
+
+
+def test_a_worker_gets_everything_that_is_set_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for field, (raw, _) in VALUES.items():
+        monkeypatch.setenv(f"PARLEY_{field.upper()}", raw)
+    config = load().worker_config("nats://real", "real-model")
+    assert (config.nats_url, config.model, config.api_key) == ("nats://real", "real-model", "sesame")
+    assert config.endpoints == ("http://gpu-1:8000", "https://gpu-2/v1")
+    assert config.limits == Limits(connect=1.5, first_byte=2.5, total=99.0)
+    assert config.retry == Retry(attempts=9, base=0.125, cap=60.0)
+    assert (config.stream, config.slots, config.ack_wait_seconds, config.drain_seconds) == (True, 64, 12.0, 0.0)
+
+
+def test_the_defaults_of_the_settings_are_those_of_the_code() -> None:
+    config = load().worker_config("nats://x", "m")
+    assert (config.limits, config.retry) == (Limits(), Retry())
+
+
+# ── shown ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_settings_are_shown_with_their_secrets_masked() -> None:
+    settings = load(
+        nats_url=f"nats://{SECRET}@one:4222,nats://user:{SECRET}@two:4222",
+        vllm_url=f"http://user:{SECRET}@gpu:8000",
+        vllm_api_key=SECRET,
+        http_port=1,
+    )
+    rows = {name: value for name, value, _ in shown(settings)}
+    assert rows["NATS_URL"] == "nats://***@one:4222,nats://***@two:4222"
+    assert rows["VLLM_URL"] == "http://***@gpu:8000"
+    assert rows["VLLM_API_KEY"] == "***"
+    assert (rows["PARLEY_HTTP_PORT"], rows["RAY_ADDRESS"]) == ("1", "")
+    assert SECRET not in str(rows)
+    assert SECRET not in repr(settings.vllm_api_key)
+
+
+def test_every_setting_is_shown_once_with_its_meaning() -> None:
+    rows = shown(load())
+    assert [name for name, _, _ in rows] == [variable(field) for field in Settings.model_fields]
+    assert all(len(meaning) > 10 for _, _, meaning in rows)
+
+
+def test_the_table_for_the_readme_lists_every_setting_with_its_default(tmp_path: Path) -> None:
+    # As the generator runs it, in an environment that sets something: a default is not what happens to be set here.
+    environment = {**os.environ, "PARLEY_HTTP_PORT": "1", "XDG_STATE_HOME": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, "-m", "parley.settings"], capture_output=True, text=True, env=environment, check=True, timeout=30
+    )
+    head, rule, *rows = run.stdout.strip().split("\n")
+    assert run.stdout.strip() == table()
+    assert (head, rule) == ("| variable | default | meaning |", "|---|---|---|")
+    assert len(rows) == len(Settings.model_fields)
+    for row, field in zip(rows, Settings.model_fields, strict=True):
+        assert row.startswith(f"| `{variable(field)}` | ")
+        assert row.count("|") == 4
+    assert "| `PARLEY_HTTP_PORT` | `9464` |" in run.stdout
+    assert "| `PARLEY_HOME` | `~/.local/state/parley` |" in run.stdout
+    assert "| `NATS_URL` |  |" in run.stdout

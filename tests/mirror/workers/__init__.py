@@ -1,0 +1,23 @@
+"""What the tests of the workers share: one agent's work, as the service would write it."""
+
+import time
+from typing import Any
+
+from broker.clock import rfc3339
+from broker.messages import AgentRequested, agent_id
+from tests.harness import fresh
+
+
+def work(number: int = 1, *, seconds: float = 60.0, **fields: Any) -> AgentRequested:
+    """The request for agent `number`, due in `seconds` from now unless `requested_at` and `deadline` say otherwise."""
+    now = time.time()
+    asked = {
+        "task_id": fresh("w"),
+        "role": "DEV",
+        "num_agents": 3,
+        "task_description": "Write a factorial function",
+        "requested_at": rfc3339(now),
+        "deadline": rfc3339(now + seconds),
+        **fields,
+    }
+    return AgentRequested(agent_id=agent_id(asked["role"], number), agent_number=number, **asked)

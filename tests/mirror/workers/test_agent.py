@@ -1,0 +1,281 @@
+"""One agent's attempts at an answer, over a scripted model and a clock that only sleeping and calling move."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from broker.clock import rfc3339
+from broker.messages import AgentCompleted, AgentFailed, AgentOutcome, AgentRequested, ErrorType, Usage
+from tests.mirror.workers import work
+from workers.agent import PASSING, Desk, Retry, answer, endpoints_for
+from workers.vllm import ChatRequest, Completion, Endpoint, ModelError
+
+START = 1_800_000_000.0
+DEADLINE_SECONDS = 60.0
+MISTAKES = sorted(set(ErrorType) - PASSING)
+THREE = tuple(Endpoint(f"http://gpu-{name}:8000") for name in "abc")
+DONE = Completion("an answer", "stop", "some-model", Usage(prompt_tokens=9, completion_tokens=2, total_tokens=11))
+
+
+class Clock:
+    """Time that passes only when somebody sleeps or a call takes some."""
+
+    def __init__(self) -> None:
+        self.time = START
+        self.slept: list[float] = []
+
+    def now(self) -> float:
+        return self.time
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.time += seconds
+
+
+class ScriptedModel:
+    """Answers as its script says, the last line for ever; every call takes `call_seconds`."""
+
+    def __init__(self, clock: Clock, script: Sequence[Completion | ModelError], call_seconds: float = 0.0) -> None:
+        self._clock = clock
+        self._script = list(script)
+        self._call_seconds = call_seconds
+        self.calls: list[tuple[Endpoint, float, float]] = []
+        self.requests: list[ChatRequest] = []
+
+    async def complete(self, endpoint: Endpoint, request: ChatRequest, *, seconds: float) -> Completion:
+        self.calls.append((endpoint, self._clock.now(), seconds))
+        self.requests.append(request)
+        self._clock.time += self._call_seconds
+        step = self._script.pop(0) if len(self._script) > 1 else self._script[0]
+        if isinstance(step, ModelError):
+            raise step
+        return step
+
+
+class Bench:
+    """An agent at its desk, and what came of it."""
+
+    def __init__(
+        self,
+        *script: Completion | ModelError,
+        retry: Retry | None = None,
+        jitter: float = 1.0,
+        call_seconds: float = 0.0,
+        endpoints: Sequence[Endpoint] = THREE[:1],
+    ) -> None:
+        self.clock = Clock()
+        self.model = ScriptedModel(self.clock, script, call_seconds)
+        self.desk = Desk(
+            model=self.model,
+            model_name="some-model",
+            endpoints=endpoints,
+            retry=retry or Retry(),
+            now=self.clock.now,
+            sleep=self.clock.sleep,
+            jitter=lambda: jitter,
+        )
+
+    async def ask(self, request: AgentRequested | None = None, traceparent: str | None = None) -> AgentOutcome:
+        return await answer(self.desk, request or timed(), traceparent)
+
+
+def timed(**fields: Any) -> AgentRequested:
+    """Asked two seconds before the clock starts, due a minute after."""
+    times = {"requested_at": rfc3339(START - 2), "deadline": rfc3339(START + DEADLINE_SECONDS)}
+    return work(2, **{**times, **fields})
+
+
+def trouble(kind: ErrorType = ErrorType.SERVER_ERROR, retry_after: float | None = None) -> ModelError:
+    return ModelError(kind, f"{kind.value} it is", retry_after)
+
+
+def failure(outcome: AgentOutcome) -> AgentFailed:
+    assert isinstance(outcome, AgentFailed), outcome
+    return outcome
+
+
+def success(outcome: AgentOutcome) -> AgentCompleted:
+    assert isinstance(outcome, AgentCompleted), outcome
+    return outcome
+
+
+async def test_an_answer_becomes_a_completed_outcome_with_all_that_the_contract_names() -> None:
+    bench = Bench(DONE, call_seconds=1.5)
+    request = timed(diversity=True, seed=10, metadata={"k": "v"}, num_agents=4)
+    outcome = success(await bench.ask(request))
+    assert (outcome.task_id, outcome.agent_id, outcome.role) == (request.task_id, "agent-dev-002", "DEV")
+    assert (outcome.attempt, outcome.queue_ms, outcome.duration_ms) == (1, 2_000, 1_500)
+    assert outcome.timestamp == rfc3339(START + 1.5)
+    assert (outcome.proposal.content, outcome.proposal.author_id) == ("an answer", "agent-dev-002")
+    assert (outcome.proposal.model, outcome.proposal.tokens) == ("some-model", 2)
+    assert (outcome.model, outcome.finish_reason, outcome.usage) == ("some-model", "stop", DONE.usage)
+    assert (outcome.diversity, outcome.persona, outcome.seed, outcome.num_agents) == (True, "sceptic", 11, 4)
+    assert outcome.proposal.temperature == bench.model.requests[0].temperature == 0.5
+    assert outcome.metadata == {"k": "v"}
+
+
+async def test_the_callers_sampling_and_trace_reach_the_model() -> None:
+    bench = Bench(DONE)
+    await bench.ask(timed(model="theirs", temperature=0.1, max_tokens=7, seed=3, stop=("END",)), traceparent="00-a-b-01")
+    (sent,) = bench.model.requests
+    assert (sent.model, sent.temperature, sent.max_tokens, sent.seed) == ("theirs", 0.1, 7, 4)
+    assert (sent.stop, sent.traceparent) == (("END",), "00-a-b-01")
+
+
+async def test_without_a_model_of_the_callers_the_configured_one_is_asked_and_the_server_chooses_the_rest() -> None:
+    bench = Bench(DONE)
+    await bench.ask()
+    (sent,) = bench.model.requests
+    assert (sent.model, sent.max_tokens, sent.seed, sent.stop) == ("some-model", None, None, None)
+
+
+@pytest.mark.parametrize("kind", sorted(PASSING))
+async def test_passing_trouble_is_tried_again(kind: ErrorType) -> None:
+    bench = Bench(trouble(kind), trouble(kind), DONE)
+    outcome = success(await bench.ask())
+    assert outcome.attempt == len(bench.model.calls) == 3
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+async def test_what_trying_again_cannot_mend_is_tried_once(kind: ErrorType) -> None:
+    bench = Bench(trouble(kind), DONE)
+    outcome = failure(await bench.ask())
+    assert (outcome.error_type, outcome.error, outcome.attempt) == (kind, f"{kind.value} it is", 1)
+    assert len(bench.model.calls) == 1
+    assert bench.clock.slept == []
+
+
+async def test_trouble_that_does_not_pass_ends_after_the_set_number_of_attempts_in_its_own_name() -> None:
+    bench = Bench(trouble(ErrorType.RATE_LIMITED), retry=Retry(attempts=4))
+    outcome = failure(await bench.ask())
+    assert outcome.error_type is ErrorType.RATE_LIMITED
+    assert outcome.attempt == len(bench.model.calls) == 4
+    assert len(bench.clock.slept) == 3
+    assert outcome.duration_ms == round(sum(bench.clock.slept) * 1000)
+
+
+async def test_an_error_without_words_still_says_something() -> None:
+    outcome = failure(await Bench(ModelError(ErrorType.BAD_REQUEST, "")).ask())
+    assert outcome.error == "bad_request"
+
+
+async def test_backoff_doubles_up_to_its_cap() -> None:
+    bench = Bench(trouble(), retry=Retry(attempts=7, base=0.5, cap=5.0))
+    await bench.ask()
+    assert bench.clock.slept == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+
+
+async def test_backoff_is_fully_jittered() -> None:
+    assert Bench(trouble(), jitter=0.0).desk.retry.wait(3, None, 0.0) == 0.0
+    bench = Bench(trouble(), retry=Retry(attempts=3, base=1.0), jitter=0.25)
+    await bench.ask()
+    assert bench.clock.slept == [0.25, 0.5]
+
+
+def test_no_wait_is_outside_its_bounds_whatever_the_dice_say() -> None:
+    dice, retry = random.Random(7), Retry(attempts=100, base=0.25, cap=10.0)
+    for attempt in range(1, 101):
+        wait = retry.wait(attempt, None, dice.random())
+        assert 0 <= wait <= min(10.0, 0.25 * 2 ** (attempt - 1)), f"seed 7, attempt {attempt}"
+
+
+@pytest.mark.parametrize(("asked", "waited"), [(3.0, 3.0), (0.1, 0.5), (0.0, 0.5), (None, 0.5)])
+async def test_retry_after_is_a_lower_bound(asked: float | None, waited: float) -> None:
+    bench = Bench(trouble(ErrorType.RATE_LIMITED, asked), DONE, retry=Retry(base=0.5))
+    success(await bench.ask())
+    assert bench.clock.slept == [waited]
+
+
+async def test_retry_after_is_kept_though_it_is_above_the_cap() -> None:
+    bench = Bench(trouble(ErrorType.RATE_LIMITED, 30.0), DONE, retry=Retry(cap=1.0))
+    success(await bench.ask())
+    assert bench.clock.slept == [30.0]
+
+
+async def test_nothing_starts_after_the_deadline() -> None:
+    bench = Bench(DONE)
+    outcome = failure(await bench.ask(timed(deadline=rfc3339(START))))
+    assert outcome.error_type is ErrorType.DEADLINE_EXCEEDED
+    assert outcome.attempt == 0
+    assert bench.model.calls == []
+
+
+async def test_no_wait_outlives_the_deadline() -> None:
+    bench = Bench(trouble(ErrorType.RATE_LIMITED, DEADLINE_SECONDS), DONE)
+    outcome = failure(await bench.ask())
+    assert outcome.error_type is ErrorType.RATE_LIMITED
+    assert bench.clock.slept == []
+    assert bench.clock.now() == START
+
+
+async def test_every_call_is_given_what_is_left_of_the_deadline() -> None:
+    bench = Bench(trouble(), trouble(), DONE, retry=Retry(base=2.0), call_seconds=10.0)
+    await bench.ask()
+    assert [seconds for _, _, seconds in bench.model.calls] == [60.0, 48.0, 34.0]
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_whatever_goes_wrong_no_call_and_no_wait_is_past_the_deadline(seed: int) -> None:
+    dice = random.Random(seed)
+    script = [trouble(dice.choice(sorted(PASSING)), dice.choice([None, dice.uniform(0, 30)])) for _ in range(dice.randint(1, 40))]
+    bench = Bench(*script, retry=Retry(attempts=100), jitter=dice.random(), call_seconds=dice.uniform(0, 15))
+    outcome = failure(await bench.ask())
+    deadline = START + DEADLINE_SECONDS
+    assert bench.model.calls
+    for _, at, seconds in bench.model.calls:
+        assert at < deadline
+        assert seconds == pytest.approx(deadline - at)
+    # The last call may end late; nothing that we chose to wait for does.
+    assert bench.model.calls[-1][1] <= deadline
+    assert outcome.attempt == len(bench.model.calls)
+
+
+async def test_being_cancelled_is_passed_on_and_not_made_into_an_outcome() -> None:
+    class Silent:
+        """A model that never answers."""
+
+        async def complete(self, endpoint: Endpoint, request: ChatRequest, *, seconds: float) -> Completion:
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
+
+    desk = Desk(model=Silent(), model_name="m", endpoints=THREE)
+    task = asyncio.create_task(answer(desk, work()))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+# ── which server ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_each_attempt_goes_to_the_next_endpoint_in_the_tasks_own_order() -> None:
+    bench = Bench(trouble(), endpoints=THREE, retry=Retry(attempts=5))
+    request = timed()
+    await bench.ask(request)
+    order = endpoints_for(request.task_id, THREE)
+    assert [endpoint for endpoint, _, _ in bench.model.calls] == [*order, *order[:2]]
+
+
+def test_all_agents_of_a_task_prefer_the_same_endpoint_however_the_list_is_written() -> None:
+    assert endpoints_for("task-1", THREE) == endpoints_for("task-1", THREE[::-1])
+    assert sorted(e.url for e in endpoints_for("task-1", THREE)) == [e.url for e in THREE]
+
+
+def test_tasks_spread_over_the_endpoints() -> None:
+    first = Counter(endpoints_for(f"task-{n}", THREE)[0].url for n in range(3_000))
+    assert set(first) == {endpoint.url for endpoint in THREE}
+    # A fair share is 1,000 with a standard deviation of 26.
+    assert all(850 < count < 1_150 for count in first.values()), first
+
+
+def test_losing_an_endpoint_moves_only_its_own_tasks() -> None:
+    *left, gone = THREE
+    before = {f"task-{n}": endpoints_for(f"task-{n}", THREE) for n in range(500)}
+    for task, order in before.items():
+        after = endpoints_for(task, left)
+        assert after == [endpoint for endpoint in order if endpoint != gone]

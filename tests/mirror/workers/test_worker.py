@@ -1,0 +1,407 @@
+"""Jobs carried out over a real NATS: stored before acknowledged, kept alive, cancelled, given back. Nothing lost, nothing doubled."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from nats.aio.client import Client as Nats
+from nats.aio.msg import Msg
+from nats.js.api import ConsumerInfo
+
+from broker import topology
+from broker.connection import Wire, connect
+from broker.embedded import EmbeddedNats, embedded_nats
+from broker.messages import AgentCancel, AgentFailed, AgentRequested, ErrorType
+from tests.harness import ModelServer, until
+from tests.mirror.workers import work
+from workers import worker as worker_module
+from workers.agent import Desk, Retry
+from workers.cancels import Cancels
+from workers.simulator import DEFAULT_MODEL
+from workers.vllm import ChatRequest, Completion, Endpoint, VllmClient
+from workers.worker import Job, Worker
+
+# Short, so that a redelivery would be seen at once; the worker's signals come three times within it.
+ACK_WAIT_SECONDS = 0.9
+# Long, so that a message seen again within a test was given back and did not just run out.
+LONG_ACK_WAIT_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """A NATS with its streams, and a hand that takes work from the queue as a dispatcher would."""
+
+    nc: Nats
+
+    @property
+    def wire(self) -> Wire:
+        return Wire(self.nc)
+
+    async def post(self, *requests: AgentRequested) -> None:
+        for request in requests:
+            await self.wire.publish(topology.AGENT_REQUESTED, request.encode())
+
+    async def deliveries(self, count: int = 1, seconds: float = 10.0) -> list[Msg]:
+        """What the queue hands out next: that many, or TimeoutError."""
+        queue = await self.nc.jetstream().pull_subscribe_bind(topology.DISPATCH.name, topology.DISPATCH.stream)
+        try:
+            found: list[Msg] = []
+            while len(found) < count:
+                found += await queue.fetch(count - len(found), timeout=seconds)
+            return found
+        finally:
+            await queue.unsubscribe()
+
+    async def jobs(self, *requests: AgentRequested) -> list[Job]:
+        """These requests, posted and taken from the queue."""
+        await self.post(*requests)
+        return [Job(msg.reply, msg.data, (msg.headers or {}).get("traceparent")) for msg in await self.deliveries(len(requests))]
+
+    async def queue(self) -> ConsumerInfo:
+        info: ConsumerInfo = await self.nc.jetstream().consumer_info(topology.DISPATCH.stream, topology.DISPATCH.name)
+        return info
+
+    async def unsettled(self) -> int:
+        return (await self.queue()).num_ack_pending or 0
+
+    async def all_settled(self) -> None:
+        async def nothing_is_left() -> bool:
+            info = await self.queue()
+            return not info.num_ack_pending and not info.num_pending
+
+        await until(nothing_is_left, "every job is acknowledged")
+
+    async def outcomes(self) -> list[Msg]:
+        """Every stored outcome."""
+        js = self.nc.jetstream()
+        state = (await js.stream_info(topology.AGENT_RESPONSES)).state
+        found = []
+        for seq in range(max(1, state.first_seq), state.last_seq + 1):
+            raw = await js.get_msg(topology.AGENT_RESPONSES, seq)
+            found.append(Msg(self.nc, raw.subject or "", data=raw.data or b"", headers=raw.headers))
+        return found
+
+    async def one_outcome(self) -> Msg:
+        async def stored() -> list[Msg]:
+            return await self.outcomes()
+
+        (only,) = await until(stored, "an outcome is stored")
+        return only
+
+    async def failure(self) -> AgentFailed:
+        msg = await self.one_outcome()
+        assert msg.subject == topology.AGENT_FAILED
+        return AgentFailed.model_validate_json(msg.data)
+
+
+@pytest.fixture(scope="module")
+async def own_nats(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedNats]:
+    """Not the session's: a service on it would take the work from under us."""
+    async with embedded_nats(tmp_path_factory.mktemp("nats-worker")) as server:
+        yield server
+
+
+@asynccontextmanager
+async def opened(server: EmbeddedNats, ack_wait_seconds: float) -> AsyncIterator[Shop]:
+    nc = await connect(server.url, "tests-worker")
+    try:
+        js = nc.jetstream()
+        for info in await js.streams_info():
+            await js.delete_stream(info.config.name or "")
+        await topology.provision(js, ack_wait_seconds=ack_wait_seconds)
+        yield Shop(nc)
+    finally:
+        await nc.close()
+
+
+@pytest.fixture
+async def shop(own_nats: EmbeddedNats) -> AsyncIterator[Shop]:
+    async with opened(own_nats, LONG_ACK_WAIT_SECONDS) as shop:
+        yield shop
+
+
+@pytest.fixture
+async def impatient_shop(own_nats: EmbeddedNats) -> AsyncIterator[Shop]:
+    async with opened(own_nats, ACK_WAIT_SECONDS) as shop:
+        yield shop
+
+
+@asynccontextmanager
+async def hired(
+    shop: Shop, model: ModelServer, *, ack_wait_seconds: float = LONG_ACK_WAIT_SECONDS, cancels: Cancels | None = None
+) -> AsyncIterator[Worker]:
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(VllmClient())
+        desk = Desk(client, DEFAULT_MODEL, [Endpoint(model.url)], Retry(attempts=1))
+        worker = Worker(shop.wire, desk, ack_wait_seconds, cancels or Cancels())
+        await worker.start()
+        stack.push_async_callback(worker.close)
+        yield worker
+
+
+async def at_the_model(model: ModelServer, count: int) -> None:
+    async def running() -> bool:
+        return bool((await model.seen())["running"] == count)
+
+    await until(running, f"{count} calls are at the model server")
+
+
+async def settled(worker: Worker, count: int) -> list[str]:
+    """The keys of that many finished jobs."""
+    keys: list[str] = []
+    while len(keys) < count:
+        keys += await asyncio.wait_for(worker.finished(), 20)
+    return keys
+
+
+# ── the ordinary case ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_an_answer_is_stored_under_its_own_name_and_the_work_is_gone(shop: Shop, model: ModelServer) -> None:
+    request = work(2)
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    await shop.wire.publish(topology.AGENT_REQUESTED, request.encode(), headers={"traceparent": trace})
+    (msg,) = await shop.deliveries()
+    async with hired(shop, model) as worker:
+        worker.begin([Job(msg.reply, msg.data, trace)])
+        assert await settled(worker, 1) == [msg.reply]
+        stored = await shop.one_outcome()
+        assert stored.subject == topology.AGENT_COMPLETED
+        assert (stored.headers or {})["Nats-Msg-Id"] == f"{request.task_id}:agent-dev-002:1"
+        assert (stored.headers or {})["traceparent"] == trace
+        assert json.loads(stored.data)["proposal"]["content"].startswith("[simulated answer]")
+        await shop.all_settled()
+    assert (await model.seen())["latest"][-1]["traceparent"] == trace
+
+
+async def test_many_jobs_run_at_once_and_each_is_reported_once(shop: Shop, model: ModelServer) -> None:
+    await model.behave(latency_ms=300)
+    jobs = await shop.jobs(*(work(n, num_agents=20) for n in range(1, 21)))
+    async with hired(shop, model) as worker:
+        worker.begin(jobs)
+        await at_the_model(model, 20)
+        assert sorted(await settled(worker, 20)) == sorted(job.reply for job in jobs)
+        assert len(await shop.outcomes()) == 20
+        await shop.all_settled()
+
+
+async def test_a_failure_is_an_outcome_and_the_work_is_done(shop: Shop, model: ModelServer) -> None:
+    await model.behave(faults={"400": 1.0})
+    async with hired(shop, model) as worker:
+        worker.begin(await shop.jobs(work()))
+        failure = await shop.failure()
+        assert (failure.error_type, failure.attempt) == (ErrorType.BAD_REQUEST, 1)
+        await shop.all_settled()
+
+
+# ── stored before acknowledged ────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_work_is_not_acknowledged_before_its_outcome_is_stored(
+    shop: Shop, model: ModelServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "STORE_RETRY_WAIT_SECONDS", 0.05)
+    await shop.nc.jetstream().delete_stream(topology.AGENT_RESPONSES)
+    async with hired(shop, model) as worker:
+        worker.begin(await shop.jobs(work()))
+        await until(lambda: caplog.text.count("not stored yet") >= 2, "storing was tried in vain, and tried again")
+        assert await shop.unsettled() == 1
+        await topology.provision(shop.nc.jetstream(), ack_wait_seconds=LONG_ACK_WAIT_SECONDS)
+        await shop.one_outcome()
+        await shop.all_settled()
+
+
+async def test_an_outcome_that_cannot_be_stored_for_long_goes_back_as_work(
+    shop: Shop, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "STORE_RETRY_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(worker_module, "STORE_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(worker_module, "BUG_RETRY_SECONDS", 0.1)
+    await shop.nc.jetstream().delete_stream(topology.AGENT_RESPONSES)
+    async with hired(shop, model) as worker:
+        worker.begin(await shop.jobs(work(seconds=0.5)))
+        await settled(worker, 1)
+        (again,) = await shop.deliveries()
+        assert again.metadata.num_delivered == 2
+
+
+async def test_an_outage_of_nats_while_the_answer_is_in_hand_is_survived(tmp_path: Path, model: ModelServer) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    await model.behave(latency_ms=400)
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(embedded_nats(tmp_path, port=port, with_token=False))
+        shop = await stack.enter_async_context(opened(first, LONG_ACK_WAIT_SECONDS))
+        worker = await stack.enter_async_context(hired(shop, model))
+        before = await model.seen()
+        worker.begin(await shop.jobs(work()))
+        await at_the_model(model, 1)
+        os.kill(first.pid, signal.SIGKILL)
+        await until(lambda: not shop.nc.is_connected, "NATS is gone")
+
+        async def answered() -> bool:
+            return bool((await model.seen())["completed"] == before["completed"] + 1)
+
+        await until(answered, "the model has answered meanwhile")
+        await stack.enter_async_context(embedded_nats(tmp_path, port=port, with_token=False))
+        await until(lambda: shop.nc.is_connected, "NATS is back")
+        assert (await shop.one_outcome()).subject == topology.AGENT_COMPLETED
+        await shop.all_settled()
+        assert (await model.seen())["requests"] == before["requests"] + 1  # the answer was kept, not asked for again
+
+
+async def test_an_answer_too_large_for_the_broker_becomes_a_failure_that_says_so(shop: Shop, model: ModelServer) -> None:
+    await model.behave(tokens=500_000)  # 250,000 words at least, of some five bytes each; the broker takes 1 MiB
+    async with hired(shop, model) as worker:
+        worker.begin(await shop.jobs(work()))
+        failure = await shop.failure()
+        assert failure.error_type is ErrorType.MALFORMED_ANSWER
+        assert "too large" in failure.error
+        await shop.all_settled()
+
+
+# ── keeping it alive ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_work_that_takes_longer_than_ack_wait_is_not_handed_to_somebody_else(
+    impatient_shop: Shop, model: ModelServer
+) -> None:
+    await model.behave(latency_ms=ACK_WAIT_SECONDS * 3_000)
+    (job,) = await impatient_shop.jobs(work())
+    async with hired(impatient_shop, model, ack_wait_seconds=ACK_WAIT_SECONDS) as worker:
+        worker.begin([job])
+        with pytest.raises(TimeoutError):
+            await impatient_shop.deliveries(seconds=ACK_WAIT_SECONDS * 2.5)
+        await settled(worker, 1)
+        await impatient_shop.all_settled()
+        assert (await impatient_shop.queue()).num_redelivered == 0
+
+
+async def test_work_whose_worker_is_silent_is_handed_to_somebody_else(impatient_shop: Shop) -> None:
+    await impatient_shop.jobs(work())  # taken, and never begun: what the test above would see without the signals
+    (again,) = await impatient_shop.deliveries()
+    assert again.metadata.num_delivered == 2
+
+
+# ── cancelling ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_cancel_closes_the_calls_of_its_task_and_no_others(shop: Shop, model: ModelServer) -> None:
+    await model.behave(faults={"hang": 1.0})
+    cancelled, other = work(1), work(1)
+    async with hired(shop, model) as worker:
+        worker.begin(await shop.jobs(cancelled, other))
+        await at_the_model(model, 2)
+        broadcast = AgentCancel(task_id=cancelled.task_id, reason="the user left")
+        await shop.wire.broadcast(topology.AGENT_CANCEL, broadcast.encode())
+        failure = await shop.failure()
+        assert (failure.task_id, failure.error_type, failure.error) == (cancelled.task_id, ErrorType.CANCELLED, "the user left")
+        await at_the_model(model, 1)
+        assert await shop.unsettled() == 1
+    await model.idle()
+
+
+async def test_a_cancel_that_comes_before_its_work_lets_no_call_begin(shop: Shop, model: ModelServer) -> None:
+    request, before, cancels = work(), (await model.seen())["requests"], Cancels()
+    async with hired(shop, model, cancels=cancels) as worker:
+        await shop.wire.broadcast(topology.AGENT_CANCEL, AgentCancel(task_id=request.task_id).encode())
+        await until(lambda: cancels.reason(request.task_id), "the worker has heard the broadcast")
+        worker.begin(await shop.jobs(request))
+        failure = await shop.failure()
+        assert (failure.task_id, failure.error_type) == (request.task_id, ErrorType.CANCELLED)
+        await shop.all_settled()
+    assert (await model.seen())["requests"] == before
+
+
+async def test_a_cancel_that_cannot_be_read_stops_nothing(shop: Shop, model: ModelServer) -> None:
+    await model.behave(latency_ms=200)
+    async with hired(shop, model) as worker:
+        worker.begin(await shop.jobs(work()))
+        await at_the_model(model, 1)
+        await shop.wire.broadcast(topology.AGENT_CANCEL, b"not JSON")
+        assert (await shop.one_outcome()).subject == topology.AGENT_COMPLETED
+
+
+# ── giving back ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_closing_with_grace_lets_running_jobs_finish_and_gives_the_rest_back_at_once(
+    shop: Shop, model: ModelServer
+) -> None:
+    await model.behave(latency_ms=300, script=["ok", "hang"])
+    async with hired(shop, model) as worker:
+        worker.begin(await shop.jobs(work(1), work(2)))
+        await at_the_model(model, 2)
+        started = time.monotonic()
+        await worker.close(grace_seconds=1.0)
+        assert 0.9 < time.monotonic() - started < 5
+        assert (await shop.one_outcome()).subject == topology.AGENT_COMPLETED
+        (again,) = await shop.deliveries()  # ack_wait is five minutes: this was given back
+        assert again.metadata.num_delivered == 2
+        await model.idle()
+
+
+async def test_closing_does_not_use_up_its_grace_when_everything_has_finished(shop: Shop, model: ModelServer) -> None:
+    async with hired(shop, model) as worker:
+        worker.begin(await shop.jobs(work()))
+        started = time.monotonic()
+        await worker.close(grace_seconds=60.0)
+        assert time.monotonic() - started < 10
+        await shop.all_settled()
+
+
+async def test_jobs_that_were_begun_a_moment_before_closing_are_given_back_too(shop: Shop, model: ModelServer) -> None:
+    await model.behave(faults={"hang": 1.0})
+    jobs = await shop.jobs(work(1), work(2))
+    async with hired(shop, model) as worker:
+        worker.begin(jobs)
+        await worker.close()
+        again = await shop.deliveries(2)
+        assert [msg.metadata.num_delivered for msg in again] == [2, 2]
+        assert sorted(await settled(worker, 2)) == sorted(job.reply for job in jobs)
+
+
+@pytest.mark.parametrize("body", [b"not JSON", b"{}"])
+async def test_work_that_cannot_be_read_is_given_back_after_a_while(
+    shop: Shop, model: ModelServer, body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "BUG_RETRY_SECONDS", 0.3)
+    (job,) = await shop.jobs(work())
+    async with hired(shop, model) as worker:
+        started = time.monotonic()
+        worker.begin([Job(job.reply, body)])
+        assert await settled(worker, 1) == [job.reply]
+        (again,) = await shop.deliveries()
+        assert time.monotonic() - started >= 0.3
+        assert again.metadata.num_delivered == 2
+        assert await shop.outcomes() == []
+
+
+async def test_a_bug_of_ours_gives_the_work_back_and_is_told_in_the_log(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Buggy:
+        """A model client with a bug in it."""
+
+        async def complete(self, endpoint: Endpoint, request: ChatRequest, *, seconds: float) -> Completion:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(worker_module, "BUG_RETRY_SECONDS", 0.1)
+    worker = Worker(shop.wire, Desk(Buggy(), "m", [Endpoint("http://nowhere")]))
+    await worker.start()
+    worker.begin(await shop.jobs(work()))
+    await settled(worker, 1)
+    (again,) = await shop.deliveries()
+    assert again.metadata.num_delivered == 2
+    assert [record.levelno for record in caplog.records if "bug" in record.message] == [logging.ERROR]
+    await worker.close()
