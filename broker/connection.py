@@ -35,14 +35,17 @@ OLDEST_SERVER = (2, 12)
 PUBLISH_TIMEOUT_SECONDS = 5.0
 CONNECT_TIMEOUT_SECONDS = 2
 RECONNECT_WAIT_SECONDS = 1
+# A peer that vanished without a word is noticed after about 10 s. nats-py's default took six minutes (measured: 359 s).
+PING_SECONDS = 5
+MAX_OUTSTANDING_PINGS = 2
 # Written while NATS is away, kept until it is back. nats-py's own bound is 2 MiB; one large fan-out is more.
 PENDING_BYTES = 16 * 1024 * 1024
 # Outcomes read back to compose an ending: most are still here from when they were counted.
 READ_CACHE_BYTES = 16 * 1024 * 1024
 # JetStream stores the size of a message's headers in 16 bits.
 MAX_HEADER_BYTES = 65_535
-# JetStream's error for a refused compare-and-set.
-_WRONG_LAST_SEQUENCE = 10071
+# JetStream's errors for a refused compare-and-set. A stream with replicas says 10164 while another write is being agreed on.
+_WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
 # Its codes are HTTP's: from here on it is the server's trouble and may pass.
 _SERVER_TROUBLE = 500
 
@@ -62,6 +65,8 @@ def connect_options(url: str, name: str) -> dict[str, Any]:
         "reconnect_time_wait": RECONNECT_WAIT_SECONDS,
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "pending_size": PENDING_BYTES,
+        "ping_interval": PING_SECONDS,
+        "max_outstanding_pings": MAX_OUTSTANDING_PINGS,
     }
 
 
@@ -154,6 +159,14 @@ class Stored:
     headers: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a published message is. `duplicate`: JetStream had its Msg-Id already, and kept whatever came with it then."""
+
+    seq: int
+    duplicate: bool = False
+
+
 class Wire:
     """The verbs. Made from an open connection, which stays its opener's to close."""
 
@@ -168,6 +181,11 @@ class Wire:
         return bool(self.nc.is_connected)
 
     @property
+    def closed(self) -> bool:
+        """Closed for good: nats-py does not come back from most errors that a server states (a token that is no longer right)."""
+        return bool(self.nc.is_closed)
+
+    @property
     def max_payload(self) -> int:
         """Bytes one message may have, headers included, as the server says."""
         return int(self.nc.max_payload)
@@ -180,7 +198,18 @@ class Wire:
         msg_id: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> int:
-        """Store a message; its sequence in the stream. With a `msg_id` seen before, the first one's sequence.
+        """As `store`, for who needs the sequence only."""
+        return (await self.store(subject, body, msg_id=msg_id, headers=headers)).seq
+
+    async def store(
+        self,
+        subject: str,
+        body: bytes,
+        *,
+        msg_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> "Placed":
+        """Store a message. With a `msg_id` seen before nothing is stored, and the place is the first one's.
 
         Raises Overlarge, Conflict (only with an expected sequence in `headers`), or BrokerUnavailable when no PubAck came:
         the message may or may not be stored, so whatever led to it must be safe to do again. A server that cannot store now
@@ -193,14 +222,14 @@ class Wire:
         try:
             ack = await self.js.publish(subject, body, headers=out)
         except nats.js.errors.APIError as error:
-            if error.err_code == _WRONG_LAST_SEQUENCE:
+            if error.err_code in _WRONG_LAST_SEQUENCE:
                 raise Conflict(subject) from error
             if error.code is None or error.code < _SERVER_TROUBLE:
                 raise
             raise BrokerUnavailable(self._where(), _reason(error)) from error
         except (nats.errors.Error, nats.js.errors.Error, TimeoutError) as error:
             raise BrokerUnavailable(self._where(), _reason(error)) from error
-        return int(ack.seq)
+        return Placed(int(ack.seq), duplicate=bool(ack.duplicate))
 
     async def broadcast(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Send over core NATS: to whoever listens now, at most once."""
@@ -223,12 +252,19 @@ class Wire:
         if known is not None:
             return known
         try:
-            raw = await self.js.get_msg(stream, seq=seq, direct=True)
+            raw = await self._at(stream, seq)
         except nats.js.errors.NotFoundError:
             return None
         except (nats.errors.Error, nats.js.errors.Error, TimeoutError) as error:
             raise BrokerUnavailable(self._where(), _reason(error)) from error
         return _stored(raw, seq)
+
+    async def _at(self, stream: str, seq: int) -> RawStreamMsg:
+        try:
+            return await self.js.get_msg(stream, seq=seq, direct=True)
+        except nats.js.errors.NotFoundError:
+            # Any replica answers a direct get, one that lags too (nats-server#4710). The leader knows.
+            return await self.js.get_msg(stream, seq=seq)
 
     def remember(self, stream: str, message: Stored) -> None:
         """Keep a message that was just delivered, for `stored` to find without asking. Bounded; the oldest go first."""

@@ -6,6 +6,7 @@ ended by the process id that was started here. Production runs its own NATS; thi
 
 import asyncio
 import ctypes
+import fcntl
 import json
 import secrets
 import shutil
@@ -13,8 +14,8 @@ import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,16 +69,28 @@ async def embedded_nats(
 ) -> AsyncIterator[EmbeddedNats]:
     """Run a server with its state in `folder` until the block ends. Raises BrokerUnavailable if it does not come up."""
     token = secrets.token_urlsafe(24) if with_token else None
-    process = _start(folder, config(folder, port=port, token=token, sync_always=sync_always, jetstream=jetstream))
-    try:
-        address = await _address(folder, process)
-        yield EmbeddedNats(url=f"nats://{token + '@' if token else ''}{address}", pid=process.pid)
-    finally:
-        await stop(process)
+    with _alone(folder):
+        process = _start(folder, config(folder, port=port, token=token, sync_always=sync_always, jetstream=jetstream))
+        try:
+            address = await _address(folder, process)
+            yield EmbeddedNats(url=f"nats://{token + '@' if token else ''}{address}", pid=process.pid)
+        finally:
+            await stop(process)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder. Two servers on one store would overwrite each other's streams and neither would notice."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BrokerUnavailable("127.0.0.1", f"another one of ours runs on {folder}; stop it, or set PARLEY_HOME") from None
+        yield
 
 
 def _start(folder: Path, configuration: str) -> subprocess.Popen[bytes]:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for stale in folder.glob("nats-server_*.ports"):
         stale.unlink()
     path = folder / "nats-server.conf"

@@ -7,6 +7,7 @@ Reads come from a small cache of what this process wrote last; a stale one costs
 asks the stream's leader.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -64,10 +65,16 @@ class Ledger:
         `new`: it is probably not recorded yet, so write first and read only if that is refused.
         Raises BrokerUnavailable when the bucket cannot be reached; nothing is lost, for the events are not acknowledged yet.
         """
-        entry = self._cache.get(task_id) or (_NOTHING if new else await self._fetch(task_id))
+        remembered = self._cache.get(task_id)
+        entry = remembered or (_NOTHING if new else await self._fetch(task_id))
         for _ in range(MAX_CAS_TRIES):
             reactions, tally = _fold(entry.tally, events)
             effects = _in_force(reactions)
+            if (tally is entry.tally or tally is None) and entry is remembered:
+                # Nothing would be written, so nothing would tell that what we remember is old: another replica may have
+                # ended it, and it may even be forgotten and its name free again.
+                entry = await self._fetch(task_id)
+                continue
             if tally is entry.tally or tally is None:
                 return Applied(entry.tally, tally, effects, reactions)
             try:
@@ -93,7 +100,7 @@ class Ledger:
         headers = {"Nats-Expected-Last-Subject-Sequence": str(revision)}
         if tally.ending_seq is not None:
             # Per-message TTL on an update: nats-py's KV offers it on create only, the server takes it on any message.
-            headers["Nats-TTL"] = f"{max(1, round(self._keep_seconds))}s"
+            headers["Nats-TTL"] = f"{max(1, math.ceil(self._keep_seconds))}s"
         body = tally.model_dump_json(exclude_defaults=True).encode()
         seq = await self._wire.publish(topology.tally_subject(tally.task_id), body, headers=headers)
         if tally.ending_seq is None:

@@ -8,11 +8,13 @@ The KV bucket and the object store are streams by convention (`KV_…`, `OBJ_…
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from nats.js import JetStreamContext
 from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
+    DeliverPolicy,
     DiscardPolicy,
     RetentionPolicy,
     StorageType,
@@ -67,18 +69,26 @@ MAX_WAITING = 512
 
 @dataclass(frozen=True, slots=True)
 class Durable:
-    """A durable pull consumer. `filter` is its subject; who works through it is its name."""
+    """A durable pull consumer. `filter` is its subject; who works through it is its name.
+
+    `ack_wait_seconds` None: as set for the deployment (work that may take long and is kept alive by signals).
+    """
 
     stream: str
     name: str
     filter: str
+    ack_wait_seconds: float | None = None
 
 
-INTAKE = Durable(DELIBERATIONS, "intake", REQUESTED)
-CANCELLER = Durable(DELIBERATIONS, "cancel", CANCEL)
-EXPIRY = Durable(DELIBERATIONS, "expire", f"{DEADLINE}.*")
+# These take milliseconds. A process killed with one in hand must not hold a deadline back for long.
+QUICK_ACK_WAIT_SECONDS = 5.0
+DEADLINE_ACK_WAIT_SECONDS = 2.0
+
+INTAKE = Durable(DELIBERATIONS, "intake", REQUESTED, QUICK_ACK_WAIT_SECONDS)
+CANCELLER = Durable(DELIBERATIONS, "cancel", CANCEL, QUICK_ACK_WAIT_SECONDS)
+EXPIRY = Durable(DELIBERATIONS, "expire", f"{DEADLINE}.*", DEADLINE_ACK_WAIT_SECONDS)
 DISPATCH = Durable(AGENT_REQUESTS, "dispatch", AGENT_REQUESTED)
-AGGREGATE = Durable(AGENT_RESPONSES, "aggregate", "agent.response.*")
+AGGREGATE = Durable(AGENT_RESPONSES, "aggregate", "agent.response.*", QUICK_ACK_WAIT_SECONDS)
 
 DURABLES = (INTAKE, CANCELLER, EXPIRY, DISPATCH, AGGREGATE)
 
@@ -171,7 +181,7 @@ def consumer(durable: Durable, ack_wait_seconds: float = ACK_WAIT_SECONDS) -> Co
         durable_name=durable.name,
         filter_subject=durable.filter,
         ack_policy=AckPolicy.EXPLICIT,
-        ack_wait=ack_wait_seconds,
+        ack_wait=min(ack_wait_seconds, durable.ack_wait_seconds or ack_wait_seconds),
         max_deliver=-1,
         max_ack_pending=MAX_ACK_PENDING,
         max_waiting=MAX_WAITING,
@@ -219,12 +229,21 @@ async def provision(
         except NotFoundError:
             made.append(f"consumer {durable.stream}/{durable.name}")
             if create:
-                await js.add_consumer(durable.stream, expected)
+                await js.add_consumer(durable.stream, await _resumed(js, durable, expected, keep_seconds))
             continue
         differences += _differences(f"consumer {durable.stream}/{durable.name}", expected, there)
     if differences:
         raise TopologyMismatch(differences)
     return made
+
+
+async def _resumed(js: JetStreamContext, durable: Durable, config: ConsumerConfig, keep_seconds: float) -> ConsumerConfig:
+    """A consumer lost from a stream that has a past begins where tallies are still remembered. From the beginning it would run
+    two days of requests again, each of which has had its ending."""
+    if durable.stream == AGENT_REQUESTS or not (await js.stream_info(durable.stream)).state.messages:
+        return config
+    since = datetime.now(UTC) - timedelta(seconds=keep_seconds)
+    return config.evolve(deliver_policy=DeliverPolicy.BY_START_TIME, opt_start_time=since)
 
 
 _STREAM_FIELDS = (

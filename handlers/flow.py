@@ -32,7 +32,7 @@ from handlers.delivery import Batch, Delivery
 
 log = logging.getLogger("parley.handlers")
 
-# A pull request stays at the server this long. Lost in a reconnect, it costs at most this and the next line's.
+# A pull request stays at the server this long.
 REQUEST_SECONDS = 5.0
 # The server's word that a request expired may be this late.
 LOST_SECONDS = 1.0
@@ -113,11 +113,7 @@ class FlowSubscriber(BatchPullStreamSubscriber):
     async def _consume_pull(self) -> None:
         while self._taking():
             await self._ask()
-            try:
-                async with asyncio.timeout(REQUEST_SECONDS + LOST_SECONDS if self._asked else ERROR_WAIT_SECONDS):
-                    await self._something.wait()
-            except TimeoutError:
-                # Neither a message nor word that the request expired: it was lost, with the connection it was made on.
+            if not await self._heard():
                 self._asked = 0
                 continue
             await asyncio.sleep(0)  # what was read from the socket together is handed over together
@@ -130,6 +126,22 @@ class FlowSubscriber(BatchPullStreamSubscriber):
 
     def _taking(self) -> bool:
         return self.running and not self._closing
+
+    async def _heard(self) -> bool:
+        """Wait for a message, or word that the request expired. False when neither will come: the request was lost with the
+        connection it was made on."""
+        patience = REQUEST_SECONDS + LOST_SECONDS if self._asked else ERROR_WAIT_SECONDS
+        connects = self.connection.stats["reconnects"]
+        while patience > 0:
+            try:
+                async with asyncio.timeout(ERROR_WAIT_SECONDS):
+                    await self._something.wait()
+                return True
+            except TimeoutError:
+                patience -= ERROR_WAIT_SECONDS
+            if self.connection.stats["reconnects"] != connects or not self.connection.is_connected:
+                return False
+        return False
 
     async def _ask(self) -> None:
         """Ask for as much as there is room for and not asked for yet; wait for room only if nothing is on its way."""

@@ -13,6 +13,7 @@ from broker import ending as endings
 from broker import topology
 from broker.clock import rfc3339
 from broker.connection import Wire, purge_timer_headers
+from broker.errors import BadMessage
 from broker.ledger import Applied, Ledger
 from broker.messages import (
     AgentCancel,
@@ -25,6 +26,7 @@ from broker.messages import (
     DeliberationRequested,
     Ending,
     decode,
+    decode_ending,
 )
 from broker.observer import Observer
 from broker.tally import (
@@ -37,11 +39,13 @@ from broker.tally import (
     StopAgents,
     Tally,
 )
+from handlers.weighed import Weighed
 
 log = logging.getLogger("parley.handlers")
 
-# Agent requests published at one time for one deliberation: 256 agents of 256 KiB would otherwise stand in memory at once.
-FAN_OUT_AT_ONCE = 32
+# Bytes of agent requests on their way to the server at one time, for the whole process: 64 prompts of 250 KiB for 64 agents each
+# would otherwise stand in memory at once (2.5 GiB measured).
+FAN_OUT_BYTES = 16 * 1024 * 1024
 
 
 class Performer:
@@ -50,6 +54,7 @@ class Performer:
         self._ledger = ledger
         self._observer = observer
         self._claim_check_bytes = claim_check_bytes
+        self._fan_out = Weighed(FAN_OUT_BYTES)
 
     async def happen(
         self, task_id: str, events: Sequence[tuple[Event, float]], request: DeliberationRequested | None = None
@@ -91,9 +96,13 @@ class Performer:
     async def _request_agents(self, tally: Tally, number: int, agents: Sequence[str], request: DeliberationRequested) -> None:
         order = {agent: place for place, agent in enumerate(tally.phase.agents, 1)}
         headers = _trace(tally)
-        for start in range(0, len(agents), FAN_OUT_AT_ONCE):
-            batch = agents[start : start + FAN_OUT_AT_ONCE]
-            await asyncio.gather(*(self._request(tally, number, agent, order[agent], request, headers) for agent in batch))
+        weight = len(request.encode())
+
+        async def one(agent: str) -> None:
+            async with self._fan_out.holding(weight):
+                await self._request(tally, number, agent, order[agent], request, headers)
+
+        await asyncio.gather(*map(one, agents))
 
     async def _request(
         self, tally: Tally, number: int, agent: str, place: int, request: DeliberationRequested, headers: Mapping[str, str]
@@ -128,13 +137,7 @@ class Performer:
         body = await self._fitting(ending)
         completed = isinstance(ending, DeliberationCompleted)
         subject = topology.COMPLETED if completed else topology.FAILED
-        seq = await self._wire.publish(
-            subject,
-            body,
-            msg_id=f"{tally.task_id}:ending",
-            # The ending cancels its own deadline as it is stored: an ending that was not stored leaves it armed.
-            headers={**purge_timer_headers(tally.task_id), **_trace(tally)},
-        )
+        seq = await self._store_ending(tally, subject, body)
         if tally.reply_to is not None:
             await self._wire.broadcast(tally.reply_to, body, {**_trace(tally), "Parley-Subject": subject})
         marked = await self._ledger.apply(tally.task_id, [(EndingPublished(seq), 0.0)])
@@ -143,14 +146,37 @@ class Performer:
         for outcome in tally.phase.outcomes.values():
             self._wire.forget(topology.AGENT_RESPONSES, outcome.seq)
 
+    async def _store_ending(self, tally: Tally, subject: str, body: bytes) -> int:
+        # The ending cancels its own deadline as it is stored: an ending that was not stored leaves it armed.
+        headers = {**purge_timer_headers(tally.task_id), **_trace(tally)}
+        msg_id = f"{tally.task_id}:ending"
+        placed = await self._wire.store(subject, body, msg_id=msg_id, headers=headers)
+        if placed.duplicate and not await self._is_ending(tally, placed.seq):
+            # Somebody else's message took our Msg-Id first, by accident or to silence us. The tally's own mark keeps it at one.
+            placed = await self._wire.store(subject, body, msg_id=f"{msg_id}:{tally.request_seq}", headers=headers)
+        return placed.seq
+
+    async def _is_ending(self, tally: Tally, seq: int) -> bool:
+        message = await self._wire.stored(topology.DELIBERATIONS, seq)
+        if message is None or message.subject not in (topology.COMPLETED, topology.FAILED):
+            return False
+        try:
+            return decode_ending(message.data).task_id == tally.task_id
+        except BadMessage:
+            return False
+
     async def _outcomes(self, tally: Tally) -> dict[str, AgentOutcome]:
         counted = tally.phase.outcomes
         stored = await asyncio.gather(*(self._wire.stored(topology.AGENT_RESPONSES, outcome.seq) for outcome in counted.values()))
         outcomes: dict[str, AgentOutcome] = {}
         for (agent, outcome), message in zip(counted.items(), stored, strict=True):
             if message is not None:
-                body = message.data
-                outcomes[agent] = decode(AgentCompleted, body) if outcome.succeeded else decode(AgentFailed, body)
+                try:
+                    body = message.data
+                    outcomes[agent] = decode(AgentCompleted, body) if outcome.succeeded else decode(AgentFailed, body)
+                except BadMessage as error:
+                    # Counted by an older version that read it differently: said in the ending as lost, and no reason not to end.
+                    log.error("an outcome of %s cannot be read any more: %s", tally.task_id, error)
         return outcomes
 
     async def _fitting(self, ending: Ending) -> bytes:

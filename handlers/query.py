@@ -25,6 +25,9 @@ _SHOWN = {
     State.REJECTED: "FAILED",
 }
 
+# Purged, or pushed out by the stream's limits, before the tally was forgotten.
+_GONE = "{} (its ending is no longer in the stream)"
+
 
 class Query:
     def __init__(self, wire: Wire, ledger: Ledger) -> None:
@@ -54,7 +57,10 @@ class Query:
         return DeliberationStatus(
             task_id=task_id,
             # Decided but not yet published is not over for whoever waits for the ending.
-            status="IN_PROGRESS" if tally.ended else _SHOWN[tally.state],  # type: ignore[arg-type]
+            status="IN_PROGRESS" if tally.awaits_publication else _SHOWN[tally.state],  # type: ignore[arg-type]
+            error_message=_GONE.format(tally.verdict.error or tally.state)
+            if tally.ending_seq is not None and tally.verdict
+            else "",
             total_agents=len(phase.agents),
             received_count=phase.successes,
             failed_count=len(phase.outcomes) - phase.successes,

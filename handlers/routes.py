@@ -44,7 +44,7 @@ class Part(StrEnum):
 
 
 # Messages one fetch may bring, and how many may be in hand. A request in hand holds its whole prompt (up to 1 MiB).
-REQUESTS_AT_ONCE, REQUESTS_IN_HAND = 64, 128
+REQUESTS_AT_ONCE, REQUESTS_IN_HAND = 32, 64
 OUTCOMES_AT_ONCE, OUTCOMES_IN_HAND = 256, 1_024
 DEADLINES_AT_ONCE, DEADLINES_IN_HAND = 64, 256
 CANCELS_AT_ONCE, CANCELS_IN_HAND = 64, 256

@@ -44,10 +44,13 @@ def retry_wait(count: int) -> float:
 
 
 class Settler:
-    def __init__(self, wire: Wire, durable: Durable, observer: Observer) -> None:
+    """`deliveries`: how often a message may fail before it is given up on; None never, for what nobody else would make good."""
+
+    def __init__(self, wire: Wire, durable: Durable, observer: Observer, deliveries: int | None = MAX_DELIVERIES) -> None:
         self._wire = wire
         self._durable = durable
         self._observer = observer
+        self._deliveries = deliveries
 
     async def settle(
         self,
@@ -81,7 +84,7 @@ class Settler:
             case _:
                 self._observer.handler_failed(name)
                 log.error("%s failed on delivery %d of message %d", name, delivery.count, delivery.seq, exc_info=error)
-                if delivery.count < MAX_DELIVERIES:
+                if self._deliveries is None or delivery.count < self._deliveries:
                     await self._give_back(delivery)
                 else:
                     await self._give_up(delivery, f"{type(error).__name__} after {delivery.count} deliveries", on_give_up)

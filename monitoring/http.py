@@ -19,8 +19,9 @@ def application(
     checks: Mapping[str, Check],
     spec: Mapping[str, object],
     refresh: Callable[[], Awaitable[None]] | None = None,
+    alive: Callable[[], bool] = lambda: True,
 ) -> web.Application:
-    """`refresh` is awaited before metrics are written, for what must be asked for."""
+    """`refresh` is awaited before metrics are written, for what must be asked for. `alive` False asks for a restart."""
 
     async def show_metrics(_: web.Request) -> web.Response:
         if refresh is not None:
@@ -28,7 +29,7 @@ def application(
         return web.Response(body=metrics.text(), headers={"content-type": _METRICS_TYPE})
 
     async def live(_: web.Request) -> web.Response:
-        return web.json_response({"live": True})
+        return web.json_response({"live": alive()}, status=200 if alive() else 503)
 
     async def ready(_: web.Request) -> web.Response:
         found = await problems(checks)

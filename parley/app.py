@@ -56,6 +56,7 @@ class Service:
     http_url: str
     metrics: Metrics
     pool: Pool | None
+    wire: Wire
 
 
 @asynccontextmanager
@@ -81,7 +82,7 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
             metrics.watch_pool(lambda: pool.slots, lambda: pool.busy)
         url = await stack.enter_async_context(_door(settings, wire, metrics, pool))
         await broker.start()
-        yield Service(nats_url, url, metrics, pool)
+        yield Service(nats_url, url, metrics, pool, wire)
 
 
 async def _prepare(settings: Settings, nats_url: str) -> None:
@@ -158,6 +159,9 @@ def _handlers(settings: Settings, wire: Wire, parts: Collection[Part], pool: Poo
     performer = Performer(wire, ledger, observer, claim_check_bytes=min(settings.claim_check_bytes, wire.max_payload // 2))
 
     def settler(durable: topology.Durable) -> Settler:
+        if durable is topology.EXPIRY:
+            # A deadline put aside would leave a deliberation without an end: it is tried for as long as it takes.
+            return Settler(wire, durable, observer, deliveries=None)
         return Settler(wire, durable, observer)
 
     bounds = Bounds(settings.max_agents, settings.timeout_seconds, settings.allowed_reply_prefixes)
@@ -201,7 +205,7 @@ async def _door(settings: Settings, wire: Wire, metrics: Metrics, pool: Pool | N
             await asyncio.gather(*(_backlog(wire, metrics, durable) for durable in topology.DURABLES))
 
     checks: dict[str, Check] = {"nats": connected, "streams": streams, "pool": slots}
-    app = http.application(metrics, checks, documented(), refresh)
+    app = http.application(metrics, checks, documented(), refresh, alive=lambda: not wire.closed)
     async with AsyncExitStack() as stack:
         try:  # around the opening only: an OSError or TimeoutError of the service's own has nothing to do with this port
             url = await stack.enter_async_context(http.serving(app, settings.http_host, settings.http_port))

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 import uvloop
@@ -26,7 +26,12 @@ from parley.client import ENDED, Client, NoEnding, connect
 from parley.display import Progress, listing, show_ending, show_status
 from parley.settings import Settings, load, shown
 
+if TYPE_CHECKING:
+    from parley.app import Service
+
 OK, FAILED, USAGE, NO_SERVICE = 0, 1, 2, 3
+# How often a service looks whether its connection was closed for good.
+LOOK_SECONDS = 1.0
 # The demo's simulated model takes about as long as a real one on one GPU, so that there is something to watch.
 DEMO_MANNER = ("--latency-ms", "400", "--tokens-per-second", "25")
 DEMO_QUESTION = "Write a function that computes the factorial of a non-negative integer."
@@ -72,10 +77,10 @@ def up() -> None:
     """The whole service on this machine, until Ctrl-C. Starts what the settings do not name: NATS, Ray, a simulated model."""
     settings = load()
     _log(settings)
-    _run(_up(settings))
+    raise typer.Exit(_run(_up(settings)))
 
 
-async def _up(settings: Settings) -> None:
+async def _up(settings: Settings) -> int:
     from parley.app import embedded, service
 
     simulated = settings.vllm_url is None
@@ -87,15 +92,19 @@ async def _up(settings: Settings) -> None:
         with here.announced(settings.home, running.nats_url):
             pool = running.pool
             out.print("Parley is up.", style="bold green")
-            out.print(f"  NATS     {running.nats_url}", markup=False, highlight=False, soft_wrap=True)
+            shown_url = (
+                running.nats_url if settings.nats_url is None else masked(running.nats_url)
+            )  # our own token is for the user
+            out.print(f"  NATS     {shown_url}", markup=False, highlight=False, soft_wrap=True)
             out.print(f"  metrics  {running.http_url}/metrics", highlight=False)
             out.print(f"  docs     {running.http_url}/docs", highlight=False)
             what = "SIMULATED: answers are made up; set VLLM_URL for a real one" if simulated else masked(filled.vllm_url or "")
             out.print(f"  model    {what}", markup=False, highlight=False, soft_wrap=True)
             out.print(f"  agents   {pool.slots if pool else 0} at a time ({settings.pool})", highlight=False)
             out.print('Ask with `parley ask "…"` in another terminal. Ctrl-C stops.')
-            await stop.wait()
+            code = await _until_stopped(stop, running)
             out.print("Stopping: no more work is taken, running calls may finish.")
+    return code
 
 
 @app.command()
@@ -111,10 +120,10 @@ def serve(
         raise SettingsError([f"--parts: {', '.join(unknown) or 'none'} unknown; there are {', '.join(Part)}"])
     settings = load()
     _log(settings)
-    _run(_serve(settings, frozenset(Part(name) for name in names)))
+    raise typer.Exit(_run(_serve(settings, frozenset(Part(name) for name in names))))
 
 
-async def _serve(settings: Settings, parts: Any) -> None:
+async def _serve(settings: Settings, parts: Any) -> int:
     from parley.app import service
 
     stop = _stop_signal()
@@ -123,8 +132,20 @@ async def _serve(settings: Settings, parts: Any) -> None:
         logging.getLogger("parley").info(
             "serving %s; NATS %s; metrics %s/metrics", ",".join(sorted(parts)), masked(running.nats_url), running.http_url
         )
-        await stop.wait()
+        code = await _until_stopped(stop, running)
         logging.getLogger("parley").info("stopping")
+    return code
+
+
+async def _until_stopped(stop: asyncio.Event, running: "Service") -> int:
+    """Wait for the signal to stop. A connection that was closed for good stops us too, for a supervisor to start us anew."""
+    while not stop.is_set():
+        if running.wire.closed:
+            _say("NATS closed the connection for good (were credentials changed?); stopping")
+            return NO_SERVICE
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), LOOK_SECONDS)
+    return OK
 
 
 @app.command()

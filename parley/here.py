@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from parley.settings import Settings
 
@@ -25,7 +26,16 @@ def announced(home: Path, nats_url: str) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        if _told(path).get("pid") == os.getpid():  # not somebody's who came after us
+            path.unlink(missing_ok=True)
+
+
+def _told(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def completed(settings: Settings) -> Settings:
@@ -33,8 +43,8 @@ def completed(settings: Settings) -> Settings:
     if settings.nats_url is not None:
         return settings
     try:
-        found = json.loads((settings.home / _NAME).read_text())
+        found = _told(settings.home / _NAME)
         os.kill(found["pid"], 0)  # a file whose process is gone was left by a crash
         return settings.model_copy(update={"nats_url": str(found["nats_url"])})
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+    except (OSError, KeyError, TypeError, OverflowError):
         return settings

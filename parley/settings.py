@@ -85,7 +85,7 @@ class Settings(BaseSettings):
         description="Deadline of a request that names none, queueing included.",
     )
     keep_seconds: float = Field(
-        3_600.0, ge=1, le=messages.MAX_TIMEOUT_SECONDS, allow_inf_nan=False, description="How long a tally outlives its ending."
+        3_600.0, ge=180, le=messages.MAX_TIMEOUT_SECONDS, allow_inf_nan=False, description="How long a tally outlives its ending."
     )
     claim_check_bytes: int = Field(
         512 * 1024, ge=1024, le=64 * 1024 * 1024, description="Endings above this put their results into the object store."

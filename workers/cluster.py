@@ -26,9 +26,9 @@ from ray._private import ray_constants
 from ray.exceptions import RayError
 
 from broker.connection import Wire, close, connect
-from broker.errors import ParleyError, Unavailable
+from broker.errors import Unavailable
 from workers.pool import Slots, WorkerConfig, hire
-from workers.worker import Job, Worker
+from workers.worker import Job, Worker, nak
 
 log = logging.getLogger("parley.workers")
 
@@ -40,6 +40,8 @@ COMPANY_SECONDS = 0.02
 FULL_SHARE = 8
 # To find out that nobody listens at a RAY_ADDRESS. Ray itself tries a wrong one for minutes (over 200 s, 2.60).
 REACH_SECONDS = 3.0
+# How often an actor looks whether its connection is closed for good (a wrong token after a server's reload, say).
+LIFELINE_SECONDS = 1.0
 # Between two tries to replace an actor when the cluster has no place for it.
 REPLACE_WAIT_SECONDS = 1.0
 # Local object store: jobs are small and answers never pass through it. Ray's minimum is 75 MiB.
@@ -80,8 +82,17 @@ class Crew:
         """Connect. Returns the process id."""
         nc = await connect(self._config.nats_url, self._name)
         self._stack.push_async_callback(close, nc)
+        lifeline = asyncio.create_task(self._lifeline(nc))
+        self._stack.callback(lifeline.cancel)
         self._worker = await hire(self._config, Wire(nc), self._stack)
         return os.getpid()
+
+    async def _lifeline(self, nc: Client) -> None:
+        """An actor whose connection is closed for good can neither store nor acknowledge: better none, and another instead."""
+        while not nc.is_closed:  # noqa: ASYNC110  # nats-py has no event for it, only a callback set as it connects
+            await asyncio.sleep(LIFELINE_SECONDS)
+        log.error("actor %s: NATS closed the connection for good; ending", self._name)
+        os._exit(1)
 
     async def begin(self, jobs: Sequence[Job]) -> None:
         assert self._worker is not None
@@ -241,14 +252,19 @@ class RayPool:
             try:
                 await self._fill(member)
                 self.replaced += 1
-            except (RayError, ParleyError, ValueError) as error:
+            except Exception as error:  # whatever it was, a place left empty for ever would be worse
                 log.warning("no new actor yet: %s", error)
                 await asyncio.sleep(REPLACE_WAIT_SECONDS)
 
     async def _give_back(self, jobs: Sequence[Job]) -> None:
+        """At once if another actor can take them, else after a pause: each delivery counts, and nobody could use one now."""
         assert self._nc is not None
-        for job in jobs:
-            await self._nc.publish(job.reply, b"-NAK")
+        word = nak(0.0 if self.problem is None else REPLACE_WAIT_SECONDS)
+        try:
+            for job in jobs:
+                await self._nc.publish(job.reply, word)
+        except Exception as error:  # NATS is away: it redelivers after ack_wait
+            log.warning("%d jobs not given back: %s", len(jobs), error)
 
     async def _dismiss(self) -> None:
         """Let the actors drain, then end them."""

@@ -100,13 +100,13 @@ class Worker:
         except BadMessage as error:
             # The dispatcher validates before it hands over: only a version mismatch between the two gets here.
             log.error("job cannot be read, given back: %s", error)
-            settle = _nak(BUG_RETRY_SECONDS)
+            settle = nak(BUG_RETRY_SECONDS)
         except asyncio.CancelledError:
-            settle = _nak(0)
+            settle = nak(0)
             raise
         except Exception:
             log.exception("job failed through a bug, given back")
-            settle = _nak(BUG_RETRY_SECONDS)
+            settle = nak(BUG_RETRY_SECONDS)
         finally:
             self._running.pop(job.reply, None)
             await self._settle(job, settle)
@@ -183,7 +183,8 @@ class Worker:
                 running.call.cancel()
 
 
-def _nak(delay_seconds: float) -> bytes:
+def nak(delay_seconds: float) -> bytes:
+    """The word that gives a message back, to be delivered again after a delay."""
     if not delay_seconds:
         return b"-NAK"
     return b"-NAK " + json.dumps({"delay": int(delay_seconds * 1e9)}).encode()

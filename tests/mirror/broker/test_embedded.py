@@ -166,6 +166,18 @@ async def test_what_was_stored_is_there_after_a_restart_on_the_same_folder_and_p
         await nc.close()
 
 
+async def test_two_servers_never_share_a_folder(tmp_path: Path) -> None:
+    async with embedded_nats(tmp_path) as first:
+        with pytest.raises(BrokerUnavailable, match="another one of ours runs on") as caught:
+            async with embedded_nats(tmp_path):
+                raise AssertionError("a second one came up on the same streams")
+        assert str(tmp_path) in str(caught.value)
+        assert "PARLEY_HOME" in str(caught.value)
+        assert alive(first.pid)
+    async with embedded_nats(tmp_path):  # the folder is free again
+        pass
+
+
 async def test_a_port_somebody_has_is_said_plainly(empty_nats: EmbeddedNats, tmp_path: Path) -> None:
     port = port_of(empty_nats)
     with pytest.raises(BrokerUnavailable) as caught:

@@ -197,6 +197,18 @@ async def test_a_refused_write_leads_to_another_decision(mine: Ledger, theirs: L
     assert tally.state is State.CANCELLED
 
 
+async def test_that_nothing_is_to_be_done_is_not_decided_from_memory(mine: Ledger, theirs: Ledger, wire: CountingWire) -> None:
+    await happen(mine, requested(), new=True)
+    await happen(theirs, CancelRequested())
+    await happen(theirs, EndingPublished(99))
+    # From memory it still runs, and the redelivered request would have its agents work for nobody.
+    applied = await happen(mine, requested(), new=True)
+    assert applied.effects == ()
+    assert applied.tally is not None
+    assert applied.tally.state is State.CANCELLED
+    assert wire.reads == [topology.tally_subject("t-1")]
+
+
 async def test_a_refused_write_loses_neither_event(mine: Ledger, theirs: Ledger, nc: Nats) -> None:
     await happen(mine, requested(), new=True)
     await happen(theirs, Reported(ONE, 1, 4))
@@ -287,6 +299,16 @@ async def test_an_ending_that_is_not_known_to_be_published_is_kept(nc: Nats, min
     stored = await Wire(nc).last(topology.TALLIES, topology.tally_subject("t-1"))
     assert stored is not None
     assert stored.headers["Nats-TTL"] == "60s"
+
+
+@pytest.mark.parametrize(("keep_seconds", "kept"), [(0.2, "1s"), (1.0, "1s"), (1.2, "2s"), (3_600.0, "3600s")])
+async def test_a_published_ending_is_kept_for_whole_seconds_and_no_less(nc: Nats, keep_seconds: float, kept: str) -> None:
+    where = Ledger(Wire(nc), keep_seconds=keep_seconds)
+    await happen(where, Refused("t-1", 7, NOW, "bad"), new=True)
+    await happen(where, EndingPublished(99))
+    stored = await Wire(nc).last(topology.TALLIES, topology.tally_subject("t-1"))
+    assert stored is not None
+    assert stored.headers["Nats-TTL"] == kept
 
 
 async def test_a_published_ending_is_marked_once(mine: Ledger, theirs: Ledger, nc: Nats) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from pydantic import ValidationError
 
 from broker import tally as decision
@@ -488,6 +488,13 @@ class AnySequence(RuleBasedStateMachine):
         assert not kinds & {RequestAgents, ArmDeadline} or (tally is not None and tally.state not in ENDINGS), "invariant 10"
         assert not ended_now or PublishEnding in kinds, "invariant 5"
 
+    @initialize(
+        known=st.sampled_from([True, True, False]), agents=st.integers(1, 4), quorum=st.integers(1, 4), early=st.booleans()
+    )
+    def begins(self, known: bool, agents: int, quorum: int, early: bool) -> None:
+        if known:
+            self.is_requested(7, agents, quorum, early, {})
+
     @rule(
         seq=st.integers(7, 8),
         agents=st.integers(1, 4),
@@ -496,9 +503,8 @@ class AnySequence(RuleBasedStateMachine):
         metadata=st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2),
     )
     def is_requested(self, seq: int, agents: int, quorum: int, early: bool, metadata: dict[str, str]) -> None:
-        self.happens(
-            requested(seq=seq, num_agents=agents, min_responses=min(agents, quorum), finish_early=early, metadata=metadata)
-        )
+        quorum = min(agents, quorum)
+        self.happens(requested(seq=seq, num_agents=agents, min_responses=quorum, finish_early=early, metadata=metadata))
 
     @rule(seq=st.integers(7, 8), cause=st.sampled_from([Cause.REFUSED, Cause.ABANDONED]))
     def is_refused(self, seq: int, cause: Any) -> None:

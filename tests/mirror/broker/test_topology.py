@@ -1,5 +1,6 @@
 """Streams, consumers and buckets as declared: made where they are missing, reported where they differ, overwritten never."""
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from broker.embedded import EmbeddedNats
 from broker.errors import TopologyMismatch
 from broker.messages import MAX_TIMEOUT_SECONDS
 from broker.topology import DURABLES, consumer, provision, streams
+from tests.harness import until
 
 EVERYTHING = [
     "stream DELIBERATIONS",
@@ -173,12 +175,11 @@ async def test_a_stream_of_another_retention_is_named_and_left_alone(js: JetStre
 
 async def test_a_consumer_that_differs_is_named_and_left_alone(js: JetStreamContext) -> None:
     await provision(js)
+    before = await live(js)
     with pytest.raises(TopologyMismatch) as caught:
-        await provision(js, ack_wait_seconds=5.0)
-    assert list(caught.value.differences) == [
-        f"consumer {durable.stream}/{durable.name}: ack_wait is 30.0, declared 5.0" for durable in DURABLES
-    ]
-    assert (await js.consumer_info("AGENT_REQUESTS", "dispatch")).config.ack_wait == 30
+        await provision(js, ack_wait_seconds=20.0)
+    assert list(caught.value.differences) == ["consumer AGENT_REQUESTS/dispatch: ack_wait is 30.0, declared 20.0"]
+    assert await live(js) == before
 
 
 async def test_a_consumer_of_another_filter_is_named(js: JetStreamContext) -> None:
@@ -242,9 +243,44 @@ def test_a_deadline_a_day_ahead_outlives_nothing_it_waits_in() -> None:
 
 def test_deliveries_are_ours_to_count() -> None:
     for durable in DURABLES:
-        config = consumer(durable, 7.0)
-        assert (config.max_deliver, config.ack_policy, config.ack_wait) == (-1, AckPolicy.EXPLICIT, 7.0)
+        config = consumer(durable)
+        assert (config.max_deliver, config.ack_policy) == (-1, AckPolicy.EXPLICIT)
         assert (config.durable_name, config.filter_subject) == (durable.name, durable.filter)
+
+
+@pytest.mark.parametrize(
+    ("deployment", "waits"),
+    [
+        (30.0, {"intake": 5.0, "cancel": 5.0, "expire": 2.0, "dispatch": 30.0, "aggregate": 5.0}),
+        (1.0, dict.fromkeys(["intake", "cancel", "expire", "dispatch", "aggregate"], 1.0)),
+    ],
+)
+def test_only_work_that_takes_long_is_waited_for_long(deployment: float, waits: dict[str, float]) -> None:
+    assert {durable.name: consumer(durable, deployment).ack_wait for durable in DURABLES} == waits
+
+
+async def test_a_consumer_that_was_lost_goes_on_where_tallies_are_still_remembered(
+    js: JetStreamContext, empty_nats: EmbeddedNats
+) -> None:
+    await provision(js, keep_seconds=1.0)
+    nc = await connect(empty_nats.url, "client")
+    wire = Wire(nc)
+    forgotten = await wire.publish("deliberation.requested", b"forgotten by now")
+    work = await wire.publish("agent.requested", b"work")
+    published = time.time()
+    await until(lambda: time.time() > published + 1.1, "its tally would be forgotten")
+    remembered = await wire.publish("deliberation.requested", b"still remembered")
+    for stream, name in (("DELIBERATIONS", "intake"), ("AGENT_REQUESTS", "dispatch")):
+        await js.delete_consumer(stream, name)
+    assert await provision(js, keep_seconds=1.0) == ["consumer DELIBERATIONS/intake", "consumer AGENT_REQUESTS/dispatch"]
+    assert await provision(js, keep_seconds=1.0) == []
+    assert forgotten < remembered
+    requests = await (await nc.jetstream().pull_subscribe_bind("intake", "DELIBERATIONS")).fetch(2, timeout=0.5)
+    assert [msg.metadata.sequence.stream for msg in requests] == [remembered]
+    # Work leaves its queue when it is done: whatever is there is still to do.
+    queued = await (await nc.jetstream().pull_subscribe_bind("dispatch", "AGENT_REQUESTS")).fetch(1, timeout=5)
+    assert [msg.metadata.sequence.stream for msg in queued] == [work]
+    await nc.close()
 
 
 async def test_a_message_is_delivered_again_however_often_it_was(js: JetStreamContext, empty_nats: EmbeddedNats) -> None:

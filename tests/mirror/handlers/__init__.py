@@ -14,7 +14,7 @@ from nats.js import JetStreamContext
 
 from broker import topology
 from broker.clock import rfc3339
-from broker.connection import Stored, Wire, connect
+from broker.connection import Placed, Stored, Wire, connect
 from broker.embedded import EmbeddedNats
 from broker.ledger import Ledger
 from broker.messages import (
@@ -171,18 +171,14 @@ class StumblingWire(Wire):
     def __init__(self, nc: Nats, *, at: int, after: bool) -> None:
         super().__init__(nc)
         self.sent = 0
-        self._at = at
+        self._falls_at = at
         self._after = after
 
-    @property
-    def has_stumbled(self) -> bool:
-        return self.sent >= self._at
-
-    async def publish(
+    async def store(
         self, subject: str, body: bytes, *, msg_id: str | None = None, headers: Mapping[str, str] | None = None
-    ) -> int:
+    ) -> Placed:
         with self._step():
-            return await super().publish(subject, body, msg_id=msg_id, headers=headers)
+            return await super().store(subject, body, msg_id=msg_id, headers=headers)
 
     async def broadcast(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         with self._step():
@@ -191,7 +187,7 @@ class StumblingWire(Wire):
     @contextmanager
     def _step(self) -> Iterator[None]:
         self.sent += 1
-        falls = self.sent == self._at
+        falls = self.sent == self._falls_at
         if falls and not self._after:
             raise Stumble(f"before step {self.sent}")
         yield

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 import pytest
 
 from broker import topology
-from broker.connection import Wire
+from broker.connection import Placed, Wire
 from broker.embedded import EmbeddedNats, embedded_nats
 from broker.ledger import Ledger
 from broker.lifecycle import State
@@ -117,13 +117,13 @@ class SlowBucket(Wire):
         self.writing = asyncio.Event()
         self.may_write = asyncio.Event()
 
-    async def publish(
+    async def store(
         self, subject: str, body: bytes, *, msg_id: str | None = None, headers: Mapping[str, str] | None = None
-    ) -> int:
+    ) -> Placed:
         if subject == topology.tally_subject("t-1"):
             self.writing.set()
             await self.may_write.wait()
-        return await super().publish(subject, body, msg_id=msg_id, headers=headers)
+        return await super().store(subject, body, msg_id=msg_id, headers=headers)
 
 
 async def test_outcomes_that_come_during_a_write_wait_and_are_the_next_one(bench: Bench) -> None:
@@ -267,15 +267,15 @@ async def test_outcomes_that_waited_for_a_fold_that_failed_are_folded_all_the_sa
 
         failed = False
 
-        async def publish(
+        async def store(
             self, subject: str, body: bytes, *, msg_id: str | None = None, headers: Mapping[str, str] | None = None
-        ) -> int:
+        ) -> Placed:
             if not self.failed:
                 self.failed = True
                 self.writing.set()
                 await self.may_write.wait()
                 raise RuntimeError("the write failed")
-            return await super().publish(subject, body, msg_id=msg_id, headers=headers)
+            return await super().store(subject, body, msg_id=msg_id, headers=headers)
 
     wire = FailsSlowly(bench)
     aggregate = aggregate_of(bench, wire)

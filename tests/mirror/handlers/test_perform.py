@@ -242,6 +242,36 @@ async def test_a_rejected_request_has_its_ending_though_it_never_began(bench: Be
     assert await work_of(bench, "t-1") == []
 
 
+@pytest.mark.parametrize("squatter", [b"junk", b"{}", b'{"task_id": "t-1"}'])
+@pytest.mark.parametrize("subject", [topology.REQUESTED, topology.COMPLETED, topology.CANCEL])
+async def test_a_message_that_took_the_endings_msg_id_first_does_not_silence_it(
+    bench: Bench, process: Process, subject: str, squatter: bytes
+) -> None:
+    taken = await bench.wire.publish(subject, squatter, msg_id="t-1:ending")
+    await process.requested("t-1", agents=1)
+    events = await stored(bench, answer_of("t-1", ONE))
+    await process.happen("t-1", *events)
+    await Process(bench.wire).happen("t-1", *events)
+    tally = await bench.tally_of("t-1")
+    assert tally is not None
+    assert tally.ending_seq not in (None, taken)
+    message = await bench.wire.stored(topology.DELIBERATIONS, tally.ending_seq or 0)
+    assert message is not None
+    assert decode(DeliberationCompleted, message.data).task_id == "t-1"
+    stored_after = await bench.all_of(topology.DELIBERATIONS, topology.COMPLETED)
+    assert [one.seq for one in stored_after if one.seq != taken] == [tally.ending_seq]
+    assert bench.notes.lines == ["ended completed"]
+
+
+async def test_an_outcome_that_can_no_longer_be_read_does_not_keep_it_from_ending(bench: Bench, process: Process) -> None:
+    await process.requested("t-1", agents=2)
+    seq = await bench.wire.publish(topology.AGENT_COMPLETED, b'{"written": "by another version"}')
+    await process.happen("t-1", Reported(ONE, 1, seq), *await stored(bench, answer_of("t-1", TWO)))
+    (ending,) = await bench.endings_of("t-1")
+    assert [result.agent_id for result in ending.results] == [TWO]
+    assert [(agent.agent_id, agent.error_type) for agent in ending.failed_agents] == [(ONE, ErrorType.INTERNAL_ERROR)]
+
+
 # ── falling over ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 # What a request of two agents sends: its tally, its timer, two agents' work. What its last outcome sends: its tally, the ending,

@@ -148,8 +148,18 @@ async def test_an_ending_that_left_the_stream_before_its_tally_is_told_from_the_
     await performer_of(bench).happen("t-1", [(CancelRequested("enough"), began + 1)])
     await bench.js.purge_stream(topology.DELIBERATIONS)
     answer = await ask(query)
-    assert (answer.status, answer.error_message, answer.results) == ("FAILED", "cancelled: enough", ())
+    assert (answer.status, answer.results) == ("FAILED", ())
+    assert answer.error_message == "cancelled: enough (its ending is no longer in the stream)"
     assert (answer.total_agents, answer.received_count) == (3, 0)
+
+
+async def test_a_completed_one_whose_ending_left_the_stream_says_why_it_has_no_answers(bench: Bench, query: Query) -> None:
+    await begin(bench)
+    await report(bench, *(answer_of("t-1", agent) for agent in (ONE, TWO, THREE)))
+    await bench.js.purge_stream(topology.DELIBERATIONS)
+    answer = await ask(query)
+    assert (answer.status, answer.results, answer.received_count) == ("COMPLETED", (), 3)
+    assert answer.error_message == "completed (its ending is no longer in the stream)"
 
 
 @pytest.mark.parametrize("question", [b"", b"nope", b"{}", b"[]", b'{"task_id": 5}', b'{"task_id": ">"}', b"\xff"])

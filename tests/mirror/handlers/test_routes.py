@@ -1,0 +1,240 @@
+"""Which subject leads to which handler, and whether the document that is made of it says so."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, cast
+
+import pytest
+from faststream.nats import NatsBroker
+from faststream.specification import AsyncAPI
+
+from broker import topology
+from broker.connection import connect_options
+from broker.embedded import EmbeddedNats, embedded_nats
+from broker.messages import AgentCancel, DeliberationGet, DeliberationStatus, decode
+from broker.topology import DURABLES
+from handlers.aggregate import Aggregate
+from handlers.cancel import Cancel
+from handlers.delivery import Delivery
+from handlers.dispatch import Dispatch
+from handlers.expire import Expire
+from handlers.flow import FlowSubscriber, SturdyBroker
+from handlers.intake import Intake
+from handlers.query import Query
+from handlers.routes import Handlers, Part, declare
+from tests.harness import until
+from tests.mirror.handlers import Bench, bench_at
+
+# Every subject of the contract that somebody sends or receives. `deliberation.timer.<task_id>` is between us and the scheduler,
+# `deadletter.>` is for people with the nats CLI.
+RECEIVED = {
+    "deliberation.requested",
+    "deliberation.cancel",
+    "deliberation.deadline.*",
+    "deliberation.get",
+    "agent.requested",
+    "agent.response.*",
+    "agent.cancel",
+}
+SENT = {
+    "deliberation.completed",
+    "deliberation.failed",
+    "agent.requested",
+    "agent.response.completed",
+    "agent.response.failed",
+    "agent.cancel",
+}
+
+
+@pytest.fixture(scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedNats]:
+    async with embedded_nats(tmp_path_factory.mktemp("nats")) as started:
+        yield started
+
+
+@pytest.fixture
+async def bench(server: EmbeddedNats) -> AsyncIterator[Bench]:
+    async with bench_at(server.url) as made:
+        yield made
+
+
+class Listener:
+    """Stands for every handler at once: notes what comes to it, and acknowledges."""
+
+    def __init__(self, name: str, heard: list[tuple[str, str]]) -> None:
+        self.name = name
+        self.heard = heard
+
+    async def __call__(self, given: Sequence[Delivery[Any]] | bytes) -> DeliberationStatus | None:
+        if isinstance(given, bytes):
+            self.heard.append((self.name, given.decode()))
+            return DeliberationStatus(task_id=decode(DeliberationGet, given).task_id, status="PENDING")
+        for delivery in given:
+            self.heard.append((self.name, delivery.msg.subject))
+            await delivery.ack()
+        return None
+
+    def cancel(self, body: bytes) -> None:
+        self.heard.append((self.name, body.decode()))
+
+
+def listeners(heard: list[tuple[str, str]]) -> Handlers:
+    def named(name: str) -> Any:
+        return Listener(name, heard)
+
+    return Handlers(
+        intake=cast(Intake, named("intake")),
+        dispatch=cast(Dispatch, named("dispatch")),
+        aggregate=cast(Aggregate, named("aggregate")),
+        expire=cast(Expire, named("expire")),
+        cancel=cast(Cancel, named("cancel")),
+        query=cast(Query, named("query")),
+    )
+
+
+def document_of(handlers: Handlers) -> dict[str, Any]:
+    broker = NatsBroker(apply_types=False, logger=None)
+    declare(broker, handlers)
+    specification = AsyncAPI(broker, title="t", version="1", schema_version="3.0.0").to_specification()
+    document: dict[str, Any] = json.loads(specification.to_json())
+    return document
+
+
+def addresses(document: dict[str, Any], action: str) -> set[str]:
+    """The addresses of every channel somebody receives from or sends to."""
+    channels = {
+        operation["channel"]["$ref"].removeprefix("#/channels/").replace("~1", "/")
+        for operation in document["operations"].values()
+        if operation["action"] == action
+    }
+    return {document["channels"][channel]["address"] for channel in channels}
+
+
+# ── on the wire ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_each_message_comes_to_its_handler(bench: Bench, server: EmbeddedNats) -> None:
+    heard: list[tuple[str, str]] = []
+    broker = SturdyBroker(**connect_options(server.url, "routes"), apply_types=False, logger=None, graceful_timeout=5)
+    declare(broker, listeners(heard), job_limit=4)
+    await broker.start()
+    try:
+        subjects = {
+            "intake": topology.REQUESTED,
+            "cancel": topology.CANCEL,
+            "expire": topology.deadline_subject("t-1"),
+            "dispatch": topology.AGENT_REQUESTED,
+        }
+        for subject in (*subjects.values(), topology.AGENT_COMPLETED, topology.AGENT_FAILED):
+            await bench.publish(subject, {})
+        await bench.publish(topology.COMPLETED, {})  # ours to send, not to receive
+        wanted = {*subjects.items(), ("aggregate", topology.AGENT_COMPLETED), ("aggregate", topology.AGENT_FAILED)}
+        await until(lambda: set(heard) >= wanted, "every handler has heard")
+        assert sorted(heard) == sorted(wanted)
+        await asyncio.gather(*map(bench.settled, DURABLES))
+    finally:
+        await broker.stop()
+
+
+async def test_a_question_is_answered_and_a_broadcast_is_heard(bench: Bench, server: EmbeddedNats) -> None:
+    heard: list[tuple[str, str]] = []
+    broker = SturdyBroker(**connect_options(server.url, "routes"), apply_types=False, logger=None, graceful_timeout=5)
+    declare(broker, listeners(heard))
+    await broker.start()
+    try:
+        answer = await bench.nc.request(topology.GET, DeliberationGet(task_id="t-1").encode(), timeout=5)
+        assert decode(DeliberationStatus, answer.data) == DeliberationStatus(task_id="t-1", status="PENDING")
+        assert (answer.headers or {})["content-type"] == "application/json"
+        cancel = AgentCancel(task_id="t-1", reason="x").encode()
+        await bench.nc.publish(topology.AGENT_CANCEL, cancel)
+        await until(lambda: ("dispatch", cancel.decode()) in heard, "dispatch has heard of the cancel")
+    finally:
+        await broker.stop()
+
+
+async def test_of_several_replicas_one_answers_and_all_hear_a_broadcast(bench: Bench, server: EmbeddedNats) -> None:
+    heard: list[list[tuple[str, str]]] = [[], [], []]
+    brokers = []
+    for mine in heard:
+        broker = SturdyBroker(**connect_options(server.url, "routes"), apply_types=False, logger=None, graceful_timeout=5)
+        declare(broker, listeners(mine))
+        await broker.start()
+        brokers.append(broker)
+    try:
+        for _ in range(10):
+            await bench.nc.request(topology.GET, DeliberationGet(task_id="t-1").encode(), timeout=5)
+        await bench.nc.publish(topology.AGENT_CANCEL, AgentCancel(task_id="t-1").encode())
+        await until(lambda: all(("dispatch" in dict(mine)) for mine in heard), "every replica has heard of the cancel")
+        assert sum(name == "query" for mine in heard for name, _ in mine) == 10
+    finally:
+        for broker in brokers:
+            await broker.stop()
+
+
+# ── what is declared ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def flows(handlers: Handlers, **options: Any) -> dict[str, FlowSubscriber]:
+    broker = NatsBroker(apply_types=False, logger=None)
+    declare(broker, handlers, **options)
+    return {subscriber.durable.name: subscriber for subscriber in broker.subscribers if isinstance(subscriber, FlowSubscriber)}
+
+
+def test_every_consumer_that_is_provisioned_has_a_subscriber() -> None:
+    assert set(flows(listeners([]))) == {durable.name for durable in DURABLES}
+
+
+@pytest.mark.parametrize(
+    ("part", "consumers"),
+    [
+        ("intake", {"intake"}),
+        ("dispatch", {"dispatch"}),
+        ("aggregate", {"aggregate"}),
+        ("expire", {"expire"}),
+        ("cancel", {"cancel"}),
+        ("query", set()),
+    ],
+)
+def test_a_handler_that_does_not_run_here_takes_no_messages(part: str, consumers: set[str]) -> None:
+    whole = listeners([])
+    alone = Handlers(**{part: getattr(whole, part)})
+    assert set(flows(alone)) == consumers
+    assert flows(Handlers()) == {}
+
+
+def test_no_more_work_is_in_hand_than_the_pool_has_slots() -> None:
+    assert flows(listeners([]), job_limit=12)["dispatch"].budget.limit == 12
+
+
+def test_the_parts_have_the_names_of_the_command_line() -> None:
+    assert [str(part) for part in Part] == ["intake", "dispatch", "aggregate", "query"]
+
+
+# ── the document ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_document_lists_every_subject() -> None:
+    document = document_of(listeners([]))
+    assert addresses(document, "receive") == RECEIVED
+    assert addresses(document, "send") == SENT
+
+
+def test_the_document_knows_every_payload_by_its_schema() -> None:
+    schemas = set(document_of(listeners([]))["components"]["schemas"])
+    assert schemas >= {
+        "DeliberationRequested", "DeliberationCancel", "DeliberationDeadline", "DeliberationGet", "DeliberationCompleted",
+        "DeliberationFailed", "AgentRequested", "AgentCompleted", "AgentFailed", "AgentCancel",
+    }  # fmt: skip
+
+
+def test_every_channel_says_what_it_is_for() -> None:
+    document = document_of(listeners([]))
+    # A `/` in a name breaks the references of the document (faststream#1780).
+    assert not [name for name in document["channels"] if "/" in name]
+    received = [
+        document["channels"][operation["channel"]["$ref"].removeprefix("#/channels/")]
+        for operation in document["operations"].values()
+        if operation["action"] == "receive"
+    ]
+    assert all(channel.get("description") for channel in received)
