@@ -116,6 +116,10 @@ class Running:
         """Every ending of a task in the stream. There must never be two."""
         return [msg for msg in await self.all_of("deliberation.*") if is_ending(msg, task_id)]
 
+    async def outcomes_of(self, task_id: str) -> list[Msg]:
+        """Every agent's outcome of a task. Other tests leave junk on these subjects."""
+        return [msg for msg in await self.all_of("agent.response.*", topology.AGENT_RESPONSES) if task_id.encode() in msg.data]
+
     async def all_of(self, subject: str, stream: str = topology.DELIBERATIONS) -> list[Msg]:
         """Every stored message under `subject`, oldest first."""
         js = self.nats.jetstream()

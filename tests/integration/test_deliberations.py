@@ -175,8 +175,7 @@ async def test_diverse_agents_differ_and_say_how(on: Running, model: ModelServer
     ending = completed(await on.client.ending(submitted))
     assert len({result.proposal.content for result in ending.results}) == 4
     assert len({result.proposal.temperature for result in ending.results}) == 4
-    outcomes = [json.loads(msg.data) for msg in await on.all_of("agent.response.completed", topology.AGENT_RESPONSES)]
-    mine = [outcome for outcome in outcomes if outcome["task_id"] == submitted.task_id]
+    mine = [json.loads(msg.data) for msg in await on.outcomes_of(submitted.task_id)]
     assert len({outcome["persona"] for outcome in mine}) == 4
     assert len({outcome["seed"] for outcome in mine}) == 4
     latest = (await model.seen())["latest"][-4:]
@@ -197,8 +196,7 @@ async def test_the_trace_travels_into_every_message_and_the_call_to_the_model(on
     await on.ending_of(task_id)
     (ending,) = await on.endings_of(task_id)
     assert (ending.headers or {})["traceparent"] == trace
-    outcomes = await on.all_of("agent.response.*", topology.AGENT_RESPONSES)
-    mine = [msg for msg in outcomes if json.loads(msg.data)["task_id"] == task_id]
+    mine = await on.outcomes_of(task_id)
     assert {(msg.headers or {}).get("traceparent") for msg in mine} == {trace}
     assert [call["traceparent"] for call in (await model.seen())["latest"][-3:]] == [trace] * 3
 

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from nats.aio.client import Client as Nats
 
 from broker import topology
-from broker.connection import connect
+from broker.connection import close, connect
 
 
 @asynccontextmanager
@@ -20,4 +20,4 @@ async def emptied(url: str) -> AsyncIterator[Nats]:
     try:
         yield nc
     finally:
-        await nc.close()
+        await close(nc)

@@ -14,7 +14,7 @@ from nats.js import JetStreamContext
 
 from broker import topology
 from broker.clock import rfc3339
-from broker.connection import Placed, Stored, Wire, connect
+from broker.connection import Placed, Stored, Wire, close, connect
 from broker.embedded import EmbeddedNats
 from broker.ledger import Ledger
 from broker.messages import (
@@ -130,7 +130,7 @@ async def bench_at(url: str) -> AsyncIterator[Bench]:
     try:
         yield Bench(nc, Wire(nc))
     finally:
-        await nc.close()
+        await close(nc)
 
 
 # Header blocks that nats-server stores and delivers, and that nats-py's own client dies of.

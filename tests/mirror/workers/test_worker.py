@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from nats.js.api import ConsumerInfo
 
 from broker import topology
-from broker.connection import Wire, connect
+from broker.connection import Wire, close, connect
 from broker.embedded import EmbeddedNats, embedded_nats
 from broker.messages import AgentCancel, AgentFailed, AgentRequested, ErrorType
 from tests.harness import ModelServer, until
@@ -120,7 +120,7 @@ async def opened(server: EmbeddedNats, ack_wait_seconds: float) -> AsyncIterator
         await topology.provision(js, ack_wait_seconds=ack_wait_seconds)
         yield Shop(nc)
     finally:
-        await nc.close()
+        await close(nc)
 
 
 @pytest.fixture
