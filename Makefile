@@ -18,6 +18,7 @@ help:  ## what there is
 	@sh .ci/uv
 
 $(READY): pyproject.toml uv.lock | $(filter .uv/bin/uv,$(UV))
+	@echo 'installing into .venv (about 800 MB the first time)' >&2
 	@$(UV) sync --frozen --quiet
 	@touch $@
 

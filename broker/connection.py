@@ -121,6 +121,8 @@ async def close(nc: Client) -> None:
 
 
 def _reason(error: BaseException) -> str:
+    if "authorization" in str(error).lower():
+        return "its token or password is missing from the URL, or wrong (nats://TOKEN@host:port)"
     return str(error) or type(error).__name__
 
 

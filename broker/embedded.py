@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.errors import BrokerUnavailable
+from broker.errors import BrokerUnavailable, StoreInUse
 
 START_TIMEOUT_SECONDS = 15.0
 STOP_TIMEOUT_SECONDS = 10.0
@@ -68,42 +68,56 @@ async def embedded_nats(
     folder: Path, *, port: int = -1, with_token: bool = True, sync_always: bool = False, jetstream: bool = True
 ) -> AsyncIterator[EmbeddedNats]:
     """Run a server with its state in `folder` until the block ends. Raises BrokerUnavailable if it does not come up."""
-    token = secrets.token_urlsafe(24) if with_token else None
-    with _alone(folder):
-        process = _start(folder, config(folder, port=port, token=token, sync_always=sync_always, jetstream=jetstream))
-        try:
-            address = await _address(folder, process)
-            yield EmbeddedNats(url=f"nats://{token + '@' if token else ''}{address}", pid=process.pid)
-        finally:
-            await stop(process)
+    token = _token(folder) if with_token else None
+    process = _start(folder, config(folder, port=port, token=token, sync_always=sync_always, jetstream=jetstream))
+    try:
+        address = await _address(folder, process)
+        yield EmbeddedNats(url=f"nats://{token + '@' if token else ''}{address}", pid=process.pid)
+    finally:
+        await stop(process)
+
+
+def _token(folder: Path) -> str:
+    """The folder's token, the same at every start: a URL that was printed stays good."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = folder / "token"
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_urlsafe(24))
+    return path.read_text()
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder. Two servers on one store would overwrite each other's streams and neither would notice."""
+def _alone(folder: Path) -> Iterator[int]:
+    """Lock the folder; the descriptor. Whoever inherits it holds the lock for as long as it lives: the server itself.
+
+    Two servers on one store would overwrite each other's streams, and neither would notice.
+    """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise BrokerUnavailable("127.0.0.1", f"another one of ours runs on {folder}; stop it, or set PARLEY_HOME") from None
-        yield
+            raise StoreInUse(str(folder), "locked") from None
+        yield lock.fileno()
 
 
 def _start(folder: Path, configuration: str) -> subprocess.Popen[bytes]:
-    for stale in folder.glob("nats-server_*.ports"):
-        stale.unlink()
-    path = folder / "nats-server.conf"
-    path.touch(mode=0o600)  # it holds the token
-    path.write_text(configuration, encoding="utf-8")
-    return subprocess.Popen(
-        [executable(), "-c", str(path)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is ours to handle: the service drains first, NATS goes last
-        preexec_fn=die_with_parent,  # noqa: PLW1509  # one system call, made before this process has threads of its own
-    )
+    with _alone(folder) as lock:
+        for stale in folder.glob("nats-server_*.ports"):
+            stale.unlink()
+        path = folder / "nats-server.conf"
+        path.touch(mode=0o600)  # it holds the token
+        path.write_text(configuration)
+        return subprocess.Popen(
+            [executable(), "-c", str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(lock,),
+            start_new_session=True,  # Ctrl-C is ours to handle: the service drains first, NATS goes last
+            preexec_fn=die_with_parent,  # noqa: PLW1509  # one system call, made before this process has threads of its own
+        )
 
 
 def die_with_parent() -> None:

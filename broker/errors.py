@@ -4,6 +4,7 @@
     ├── SettingsError        the operator: a setting is wrong            (exit code 2)
     ├── Unavailable          the operator: something we need is not there (exit code 3)
     │   ├── BrokerUnavailable    NATS cannot be reached, or left
+    │   │   └── StoreInUse           the embedded one's folder is held by another
     │   ├── BrokerUnsuitable     NATS is there but too old, or without JetStream
     │   └── TopologyMismatch     a live stream differs from what we declare
     ├── BadMessage           the sender: the payload cannot be used
@@ -43,6 +44,13 @@ class BrokerUnavailable(Unavailable):
 
     def __str__(self) -> str:
         return f"cannot reach NATS at {self.url}: {self.reason}. Is it running, and is NATS_URL right?"
+
+
+class StoreInUse(BrokerUnavailable):
+    """The folder of an embedded server is held by another one."""
+
+    def __str__(self) -> str:
+        return f"another one of ours runs on {self.url}; use that one, or set another PARLEY_HOME"
 
 
 class BrokerUnsuitable(Unavailable):

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
+from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -36,7 +37,7 @@ LOOK_SECONDS = 1.0
 DEMO_MANNER = ("--latency-ms", "400", "--tokens-per-second", "25")
 DEMO_QUESTION = "Write a function that computes the factorial of a non-negative integer."
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 out = Console()
 err = Console(stderr=True)
 
@@ -60,13 +61,26 @@ def main() -> None:
     except NoEnding as error:
         _say(str(error))
         sys.exit(FAILED)
-    except ParleyError as error:
+    except (ParleyError, OSError) as error:
         _say(str(error))
         sys.exit(FAILED)
 
 
 def _say(problem: str) -> None:
     err.print(f"parley: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """A task queue for questions that several agents should answer.
+
+    Exit codes: 0 it worked (a deliberation: completed), 1 it ended otherwise, 2 usage, 3 no service.
+    """
+    if version:
+        print(distribution_version("parley-queue"))
+        raise typer.Exit
 
 
 # ── running it ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -237,6 +251,12 @@ async def _ask(client: Client, question: str, *, live: bool, **asking: Any) -> E
     try:
         with Live(progress, console=out, refresh_per_second=8, transient=True):
             return await client.ending(submitted)
+    except asyncio.CancelledError:
+        name = submitted.task_id
+        err.print(
+            f"{name} goes on without you: `parley result {name}` asks for it, `parley cancel {name}` stops it", markup=False
+        )
+        raise
     finally:
         watching.cancel()
         with suppress(asyncio.CancelledError, Exception):  # the picture is a courtesy; the ending is what was asked for
@@ -300,7 +320,11 @@ def list_(
 
 @app.command()
 def settings() -> None:
-    """Every setting as it is now, secrets masked."""
+    """Every setting as a command started here sees it, secrets masked. Into a pipe: one NAME=value a line."""
+    if not out.is_terminal:
+        for name, value, _ in shown(load()):
+            print(f"{name}={value}")
+        return
     table = Table("setting", "value", "meaning")
     for row in shown(load()):
         table.add_row(*map(Text, row))  # not markup: a value may hold brackets
@@ -330,12 +354,9 @@ def doctor() -> None:
 
 def _with_client(run: Callable[[Client], Awaitable[int]]) -> int:
     """Run against the NATS that the settings name, or that a `parley up` of this user announces."""
-    url = here.completed(load()).nats_url
-    if url is None:
-        raise Unavailable("NATS_URL is not set and no `parley up` runs here: start one, or set NATS_URL")
 
     async def session() -> int:
-        async with connect(url) as client:
+        async with connect() as client:
             return await run(client)
 
     return _run(session())

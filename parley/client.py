@@ -8,6 +8,7 @@ read everyone's. In case that one message was lost, it also asks `deliberation.g
 """
 
 import asyncio
+import difflib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from broker.messages import (
     describe,
 )
 from broker.tally import Tally
+from parley import here
+from parley.settings import load
 
 # Without an ending this long after the deadline, something is wrong that waiting does not mend: the promise is one second.
 GRACE_SECONDS = 10.0
@@ -101,7 +104,10 @@ _CONSTRAINTS = {"rubric": "rubric", "requirements": "requirements", "context": "
 
 
 def compose(task_description: str, **asking: Unpack[Asking]) -> DeliberationRequested:
-    """The request these words make. Raises BadMessage naming each bad field."""
+    """The request these words make. Raises BadMessage naming each bad field, TypeError for a word that means nothing."""
+    for word in set(asking) - set(Asking.__annotations__):
+        close_to = difflib.get_close_matches(word, Asking.__annotations__, n=1, cutoff=0.5)
+        raise TypeError(f"no such argument: {word}" + (f"; did you mean {close_to[0]}?" if close_to else ""))
     given = {key: value for key, value in asking.items() if value is not None}
     fields: dict[str, Any] = {
         ("num_agents" if key == "agents" else key): value for key, value in given.items() if key not in _CONSTRAINTS
@@ -117,8 +123,14 @@ def compose(task_description: str, **asking: Unpack[Asking]) -> DeliberationRequ
 
 
 @asynccontextmanager
-async def connect(url: str) -> AsyncIterator["Client"]:
-    """A client for as long as the block lasts. Raises BrokerUnavailable when NATS cannot be reached."""
+async def connect(url: str | None = None) -> AsyncIterator["Client"]:
+    """A client for as long as the block lasts. Without a URL: NATS_URL's, or the one of a `parley up` of this user.
+
+    Raises BrokerUnavailable when NATS cannot be reached, Unavailable when no URL is to be found.
+    """
+    url = url or here.completed(load()).nats_url
+    if url is None:
+        raise Unavailable("NATS_URL is not set and no `parley up` runs here: start one, or set NATS_URL")
     nc = await open_connection(url, "parley-client")
     try:
         client = Client(Wire(nc))

@@ -240,13 +240,15 @@ async def test_an_outage_of_nats_while_the_answer_is_in_hand_is_survived(tmp_pat
         port = probe.getsockname()[1]
     await model.behave(latency_ms=400)
     async with AsyncExitStack() as stack:
-        first = await stack.enter_async_context(embedded_nats(tmp_path, port=port, with_token=False))
-        shop = await stack.enter_async_context(opened(first, LONG_ACK_WAIT_SECONDS))
+        first = await stack.enter_async_context(AsyncExitStack())
+        server = await first.enter_async_context(embedded_nats(tmp_path, port=port, with_token=False))
+        shop = await stack.enter_async_context(opened(server, LONG_ACK_WAIT_SECONDS))
         worker = await stack.enter_async_context(hired(shop, model))
         before = await model.seen()
         worker.begin(await shop.jobs(work()))
         await at_the_model(model, 1)
-        os.kill(first.pid, signal.SIGKILL)
+        os.kill(server.pid, signal.SIGKILL)
+        await first.aclose()
         await until(lambda: not shop.nc.is_connected, "NATS is gone")
 
         async def answered() -> bool:
