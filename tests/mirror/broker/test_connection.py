@@ -14,6 +14,7 @@ from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
 from broker import connection, embedded, topology
+from broker.clock import epoch
 from broker.connection import Stored, Wire, check_server, connect, connect_options, masked, purge_timer_headers
 from broker.embedded import EmbeddedNats, embedded_nats
 from broker.errors import BrokerUnavailable, BrokerUnsuitable, Conflict, Overlarge
@@ -374,6 +375,14 @@ async def test_a_timer_fires_not_before_its_time_and_not_long_after(wire: Wire, 
     assert fired.data == b'{"task_id": "t-1"}'
     assert at <= fired.metadata.timestamp.timestamp() < at + 2
     assert await wire.last(topology.DELIBERATIONS, topology.timer_subject("t-1")) is None
+
+
+async def test_a_timer_is_ordered_for_the_next_millisecond_never_for_the_one_before(wire: Wire) -> None:
+    for at in (4_000_000_000.0, 4_000_000_000.0001, 4_000_000_000.0009):
+        await wire.schedule(topology.timer_subject("t-1"), topology.deadline_subject("t-1"), at, b"x")
+        timer = await wire.last(topology.DELIBERATIONS, topology.timer_subject("t-1"))
+        assert timer is not None
+        assert at <= epoch(timer.headers["Nats-Schedule"].removeprefix("@at ")) < at + 0.001
 
 
 async def test_a_timer_for_a_time_gone_by_fires_at_once(wire: Wire, nc: Nats) -> None:

@@ -126,6 +126,21 @@ async def test_never_more_is_in_hand_than_the_limit(bench: Bench, server: Embedd
     assert await bench.nothing_left(DISPATCH)
 
 
+async def test_a_request_that_was_used_in_part_promises_no_room_twice(bench: Bench, server: EmbeddedNats) -> None:
+    workers = Workers()
+    async with flowing(server.url, workers, batch=8, limit=8):
+        await publish(bench, 1)
+        await until(lambda: workers.in_hand == 1, "one is in hand, and there is room for seven")
+        await publish(bench, 1)
+        await until(lambda: workers.in_hand == 2, "two are in hand, and there is room for six")
+        await publish(bench, 40)
+        await until(lambda: workers.in_hand == 8, "all the room is taken")
+        assert await handed_out(bench) == 8
+        workers.may_finish.set()
+        await until(lambda: len(workers.finished) == 42, "everything is done")
+    assert workers.most_in_hand <= 8
+
+
 async def test_the_rest_waits_where_another_replica_can_take_it(bench: Bench, server: EmbeddedNats) -> None:
     busy, other = Workers(), Workers()
     other.may_finish.set()

@@ -352,3 +352,10 @@ async def test_an_absence_of_the_service_while_waiting_does_not_end_the_wait(
         await nc.publish((request.headers or {})["Parley-Reply-To"], body)
         assert (await asyncio.wait_for(waiting, 20)).status == "cancelled"
     await nc.close()
+
+
+@pytest.mark.parametrize(("word", "meant"), [("agent", "agents"), ("timeout", "timeout_seconds"), ("modle", "model")])
+def test_a_misspelt_argument_is_refused_and_the_right_one_named(word: str, meant: str) -> None:
+    misspelt: dict[str, Any] = {word: 1}
+    with pytest.raises(TypeError, match=f"no such argument: {word}; did you mean {meant}"):
+        compose("x", **misspelt)
