@@ -28,6 +28,7 @@ def test_the_tree_is_the_one_drawn_in_the_docstring() -> None:
         "SettingsError": "ParleyError",
         "Unavailable": "ParleyError",
         "BrokerUnavailable": "Unavailable",
+        "StoreInUse": "BrokerUnavailable",
         "BrokerUnsuitable": "Unavailable",
         "TopologyMismatch": "Unavailable",
         "BadMessage": "ParleyError",
