@@ -111,6 +111,12 @@ def addresses(document: dict[str, Any], action: str) -> set[str]:
     return {document["channels"][channel]["address"] for channel in channels}
 
 
+async def start(broker: NatsBroker) -> None:
+    """Start it and wait until the server knows of its subscriptions."""
+    await broker.start()
+    await (await broker.connect()).flush()
+
+
 # ── on the wire ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -118,7 +124,7 @@ async def test_each_message_comes_to_its_handler(bench: Bench, server: EmbeddedN
     heard: list[tuple[str, str]] = []
     broker = SturdyBroker(**connect_options(server.url, "routes"), apply_types=False, logger=None, graceful_timeout=5)
     declare(broker, listeners(heard), job_limit=4)
-    await broker.start()
+    await start(broker)
     try:
         subjects = {
             "intake": topology.REQUESTED,
@@ -141,7 +147,7 @@ async def test_a_question_is_answered_and_a_broadcast_is_heard(bench: Bench, ser
     heard: list[tuple[str, str]] = []
     broker = SturdyBroker(**connect_options(server.url, "routes"), apply_types=False, logger=None, graceful_timeout=5)
     declare(broker, listeners(heard))
-    await broker.start()
+    await start(broker)
     try:
         answer = await bench.nc.request(topology.GET, DeliberationGet(task_id="t-1").encode(), timeout=5)
         assert decode(DeliberationStatus, answer.data) == DeliberationStatus(task_id="t-1", status="PENDING")
@@ -159,7 +165,7 @@ async def test_of_several_replicas_one_answers_and_all_hear_a_broadcast(bench: B
     for mine in heard:
         broker = SturdyBroker(**connect_options(server.url, "routes"), apply_types=False, logger=None, graceful_timeout=5)
         declare(broker, listeners(mine))
-        await broker.start()
+        await start(broker)
         brokers.append(broker)
     try:
         for _ in range(10):

@@ -31,7 +31,7 @@ from workers.vllm import ChatRequest, Completion, Endpoint, VllmClient
 from workers.worker import Job, Worker
 
 # Short, so that a redelivery would be seen at once; the worker's signals come three times within it.
-ACK_WAIT_SECONDS = 0.9
+ACK_WAIT_SECONDS = 0.75
 # Long, so that a message seen again within a test was given back and did not just run out.
 LONG_ACK_WAIT_SECONDS = 300.0
 
