@@ -47,6 +47,8 @@ ASSUMED_TIMEOUT_SECONDS = 300.0
 # Between two questions whether an ending was missed: doubled from the first to the last.
 FIRST_POLL_SECONDS, LAST_POLL_SECONDS = 2.0, 15.0
 GET_TIMEOUT_SECONDS = 5.0
+# Endings heard and not asked for yet.
+KEPT_ENDINGS = 1_000
 ENDED = frozenset({"COMPLETED", "FAILED", "TIMEOUT"})
 _RESULTS = TypeAdapter(tuple[AgentResult, ...])
 
@@ -289,6 +291,10 @@ class Client:
         future = self._future(ending.task_id)
         if not future.done():
             future.set_result(ending)
+        if len(self._waiting) > KEPT_ENDINGS:
+            # Whoever submits and never asks must not fill our memory; `find` still brings those endings.
+            heard = (task_id for task_id, waiting in self._waiting.items() if waiting.done())
+            self._waiting.pop(next(heard, ""), None)
 
     async def _whole(self, ending: Ending) -> Ending:
         """The ending with its results, wherever they are kept."""

@@ -26,7 +26,7 @@ from ray._private import ray_constants
 from ray.exceptions import RayError
 
 from broker.connection import Wire, close, connect
-from broker.errors import Unavailable
+from broker.errors import ParleyError, Unavailable
 from workers.pool import Slots, WorkerConfig, hire
 from workers.worker import Job, Worker, nak
 
@@ -148,6 +148,9 @@ class RayPool:
             self._stack.push_async_callback(close, self._nc)
             async with asyncio.timeout(START_TIMEOUT_SECONDS):
                 await asyncio.gather(*(self._fill(member) for member in self._members))
+        except ParleyError:
+            await self._stack.aclose()
+            raise
         except (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             await self._stack.aclose()
             reason = f"no actor came up within {START_TIMEOUT_SECONDS:g} s" if isinstance(error, TimeoutError) else str(error)

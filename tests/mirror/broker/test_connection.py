@@ -16,24 +16,29 @@ from nats.aio.msg import Msg
 from broker import connection, embedded, topology
 from broker.clock import epoch
 from broker.connection import Stored, Wire, check_server, connect, connect_options, masked, purge_timer_headers
-from broker.embedded import EmbeddedNats, embedded_nats
+from broker.embedded import embedded_nats
 from broker.errors import BrokerUnavailable, BrokerUnsuitable, Conflict, Overlarge
 from broker.messages import ResultsRef
 from tests.harness import until
-from tests.mirror.broker import emptied
+from tests.mirror.broker import Accounts, accounts, provisioned, send_raw
 
 NOBODY = "nats://127.0.0.1:1"
 
 
 @pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedNats]:
-    async with embedded_nats(tmp_path_factory.mktemp("nats")) as started:
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
+    async with accounts(tmp_path_factory.mktemp("nats")) as started:
         yield started
 
 
 @pytest.fixture
-async def nc(server: EmbeddedNats) -> AsyncIterator[Nats]:
-    async with emptied(server.url) as client:
+def url(server: Accounts) -> str:
+    return server.fresh_url()
+
+
+@pytest.fixture
+async def nc(url: str) -> AsyncIterator[Nats]:
+    async with provisioned(url) as client:
         yield client
 
 
@@ -105,8 +110,8 @@ async def test_a_url_that_leads_nowhere_is_said_with_why(hurried: None, url: str
     assert reason in caught.value.reason
 
 
-async def test_one_server_of_several_is_enough(hurried: None, server: EmbeddedNats) -> None:
-    nc = await connect(f"{NOBODY}, {server.url}", "test")
+async def test_one_server_of_several_is_enough(hurried: None, url: str) -> None:
+    nc = await connect(f"{NOBODY}, {url}", "test")
     assert nc.is_connected
     await nc.close()
 
@@ -140,8 +145,8 @@ def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
 # ── is it one we can work with? ───────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_suitable_server_tells_its_version(nc: Nats, server: EmbeddedNats) -> None:
-    major, minor, _ = map(int, (await check_server(nc, server.url)).split("."))
+async def test_a_suitable_server_tells_its_version(nc: Nats, url: str) -> None:
+    major, minor, _ = map(int, (await check_server(nc, url)).split("."))
     assert (major, minor) >= connection.OLDEST_SERVER
 
 
@@ -185,17 +190,10 @@ async def test_a_server_that_leaves_while_it_is_checked_is_unavailable(hurried: 
         b"PUB x.y _INBOX.\xff 2\r\n{}\r\n",
     ],
 )
-async def test_a_malformed_message_does_not_stop_a_connection(nc: Nats, server: EmbeddedNats, sent: bytes) -> None:
+async def test_a_malformed_message_does_not_stop_a_connection(nc: Nats, url: str, sent: bytes) -> None:
     heard = await nc.subscribe("x.*")
     await nc.flush()
-    url = urlsplit(server.url)
-    reader, writer = await asyncio.open_connection("127.0.0.1", url.port)
-    hello = json.dumps({"verbose": False, "headers": True, "auth_token": url.username})
-    writer.write(f"CONNECT {hello}\r\n".encode() + sent + b"PING\r\n")
-    assert (await reader.readline()).startswith(b"INFO")
-    assert await reader.readline() == b"PONG\r\n"
-    writer.close()
-    await writer.wait_closed()
+    await send_raw(url, sent)
     assert (await heard.next_msg(timeout=5)).data == b"{}"
     await nc.publish("x.z", b"after")
     assert (await heard.next_msg(timeout=5)).data == b"after"

@@ -9,7 +9,7 @@ from nats.aio.client import Client as Nats
 
 from broker import connection, ledger, topology
 from broker.connection import Stored, Wire, connect
-from broker.embedded import EmbeddedNats, embedded_nats
+from broker.embedded import embedded_nats
 from broker.errors import BrokerUnavailable, Conflict
 from broker.ledger import Applied, Ledger
 from broker.lifecycle import State
@@ -26,7 +26,7 @@ from broker.tally import (
     Tally,
 )
 from tests.harness import until
-from tests.mirror.broker import emptied
+from tests.mirror.broker import Accounts, accounts, provisioned
 
 NOW = 1_000.0
 ONE, TWO, THREE = "agent-dev-001", "agent-dev-002", "agent-dev-003"
@@ -45,14 +45,19 @@ class CountingWire(Wire):
 
 
 @pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedNats]:
-    async with embedded_nats(tmp_path_factory.mktemp("nats")) as started:
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
+    async with accounts(tmp_path_factory.mktemp("nats")) as started:
         yield started
 
 
 @pytest.fixture
-async def nc(server: EmbeddedNats) -> AsyncIterator[Nats]:
-    async with emptied(server.url) as client:
+def url(server: Accounts) -> str:
+    return server.fresh_url()
+
+
+@pytest.fixture
+async def nc(url: str) -> AsyncIterator[Nats]:
+    async with provisioned(url) as client:
         yield client
 
 

@@ -14,8 +14,7 @@ from nats.js import JetStreamContext
 
 from broker import topology
 from broker.clock import rfc3339
-from broker.connection import Placed, Stored, Wire, close, connect
-from broker.embedded import EmbeddedNats
+from broker.connection import Placed, Stored, Wire
 from broker.ledger import Ledger
 from broker.messages import (
     AgentCompleted,
@@ -34,6 +33,7 @@ from broker.tally import Tally
 from broker.topology import Durable
 from handlers.delivery import Batch, Delivery
 from tests.harness import until
+from tests.mirror.broker import provisioned, send_raw
 
 
 @dataclass
@@ -65,6 +65,7 @@ class Notes(Observer):
 class Bench:
     """A NATS with our streams in it, and nothing of ours running on it."""
 
+    url: str
     nc: Nats
     wire: Wire
     notes: Notes = field(default_factory=Notes)
@@ -95,7 +96,11 @@ class Bench:
         async def settled() -> bool:
             return await self.nothing_left(durable)
 
-        await until(settled, f"{durable.name} has nothing left")
+        try:
+            await until(settled, f"{durable.name} has nothing left", 15.0)
+        except AssertionError as error:
+            info = await self.js.consumer_info(durable.stream, durable.name)
+            raise AssertionError(f"{error}: {info}") from None
 
     async def all_of(self, stream: str, subject: str) -> list[Stored]:
         """Every stored message under `subject`, oldest first."""
@@ -121,16 +126,8 @@ class Bench:
 
 @asynccontextmanager
 async def bench_at(url: str) -> AsyncIterator[Bench]:
-    """All streams new; half the time that starting a new server takes."""
-    nc = await connect(url, "test")
-    js = nc.jetstream()
-    for info in await js.streams_info():
-        await js.delete_stream(str(info.config.name))
-    await topology.provision(js)
-    try:
-        yield Bench(nc, Wire(nc))
-    finally:
-        await close(nc)
+    async with provisioned(url) as nc:
+        yield Bench(url, nc, Wire(nc))
 
 
 # Header blocks that nats-server stores and delivers, and that nats-py's own client dies of.
@@ -147,18 +144,11 @@ MALFORMED_HEADERS = [
 ODD_TOKENS = [b"\xff\xfe", b"\x00", b"\x1f", b"\xc2\xa0", "naïve".encode(), b"x" * 4_000]
 
 
-async def publish_raw(server: EmbeddedNats, subject: str | bytes, headers: bytes = b"NATS/1.0\r\n\r\n") -> None:
-    """A message that no client library would send."""
-    url = urlsplit(server.url)
-    reader, writer = await asyncio.open_connection("127.0.0.1", url.port)
-    hello = json.dumps({"verbose": False, "headers": True, "auth_token": url.username})
+async def publish_raw(bench: Bench, subject: str | bytes, headers: bytes = b"NATS/1.0\r\n\r\n") -> None:
+    """A message that no client library would publish."""
     under = subject if isinstance(subject, bytes) else subject.encode()
-    writer.write(f"CONNECT {hello}\r\n".encode() + b"HPUB " + under + f" {len(headers)} {len(headers) + 2}\r\n".encode())
-    writer.write(headers + b"{}\r\nPING\r\n")
-    assert (await reader.readline()).startswith(b"INFO")
-    assert await reader.readline() == b"PONG\r\n"
-    writer.close()
-    await writer.wait_closed()
+    sizes = f"{len(headers)} {len(headers) + 2}".encode()
+    await send_raw(bench.url, b"HPUB " + under + b" " + sizes + b"\r\n" + headers + b"{}\r\n")
 
 
 class Stumble(RuntimeError):

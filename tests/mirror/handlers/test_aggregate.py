@@ -7,7 +7,6 @@ import pytest
 
 from broker import topology
 from broker.connection import Placed, Wire
-from broker.embedded import EmbeddedNats, embedded_nats
 from broker.ledger import Ledger
 from broker.lifecycle import State
 from broker.messages import AgentCompleted, AgentOutcome, DeliberationCompleted, ErrorType
@@ -19,6 +18,7 @@ from handlers.delivery import Batch
 from handlers.perform import Performer
 from handlers.settle import Settler
 from tests.harness import until
+from tests.mirror.broker import Accounts, accounts
 from tests.mirror.handlers import Bench, StumblingWire, answer_of, bench_at, failure_of
 
 # The server's clock stamps outcomes: a deadline in this century is not in their way.
@@ -27,14 +27,14 @@ ONE, TWO, THREE = "agent-dev-001", "agent-dev-002", "agent-dev-003"
 
 
 @pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedNats]:
-    async with embedded_nats(tmp_path_factory.mktemp("nats")) as started:
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
+    async with accounts(tmp_path_factory.mktemp("nats")) as started:
         yield started
 
 
 @pytest.fixture
-async def bench(server: EmbeddedNats) -> AsyncIterator[Bench]:
-    async with bench_at(server.url) as made:
+async def bench(server: Accounts) -> AsyncIterator[Bench]:
+    async with bench_at(server.fresh_url()) as made:
         yield made
 
 

@@ -11,10 +11,10 @@ from nats.aio.msg import Msg
 from pydantic import TypeAdapter
 
 from broker import topology
-from broker.embedded import EmbeddedNats
 from broker.errors import BadMessage
 from broker.messages import AgentOutcome, DeliberationCancel, DeliberationDeadline
 from handlers.delivery import Batch, Delivery
+from tests.mirror.broker import Accounts
 from tests.mirror.handlers import Bench, bench_at
 
 # "$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<timestamp ns>.<pending>"
@@ -26,8 +26,8 @@ NO_DOMAIN = TWELVE.replace("hub", "_")
 
 
 @pytest.fixture
-async def bench(empty_nats: EmbeddedNats) -> AsyncIterator[Bench]:
-    async with bench_at(empty_nats.url) as made:
+async def bench(server: Accounts) -> AsyncIterator[Bench]:
+    async with bench_at(server.fresh_url()) as made:
         yield made
 
 

@@ -11,7 +11,6 @@ import pytest
 from broker import topology
 from broker.clock import rfc3339
 from broker.connection import Stored, Wire
-from broker.embedded import EmbeddedNats, embedded_nats
 from broker.errors import BrokerUnavailable
 from broker.ledger import Ledger
 from broker.messages import AgentCancel, AgentFailed, AgentRequested, ErrorType, decode
@@ -23,6 +22,7 @@ from handlers.delivery import Batch
 from handlers.dispatch import MAX_JOB_DELIVERIES, Dispatch
 from handlers.settle import MAX_DELIVERIES, Settler
 from tests.harness import until
+from tests.mirror.broker import Accounts, accounts
 from tests.mirror.handlers import Bench, bench_at
 from workers.worker import Job
 
@@ -30,14 +30,14 @@ ONE, TWO = "agent-dev-001", "agent-dev-002"
 
 
 @pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedNats]:
-    async with embedded_nats(tmp_path_factory.mktemp("nats")) as started:
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
+    async with accounts(tmp_path_factory.mktemp("nats")) as started:
         yield started
 
 
 @pytest.fixture
-async def bench(server: EmbeddedNats) -> AsyncIterator[Bench]:
-    async with bench_at(server.url) as made:
+async def bench(server: Accounts) -> AsyncIterator[Bench]:
+    async with bench_at(server.fresh_url()) as made:
         yield made
 
 

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 import pytest
 
 from broker import topology
-from broker.embedded import EmbeddedNats, embedded_nats
 from broker.ledger import Ledger
 from broker.lifecycle import State
 from broker.messages import DeliberationFailed
@@ -15,20 +14,21 @@ from broker.topology import EXPIRY
 from handlers.expire import Expire
 from handlers.perform import Performer
 from handlers.settle import Settler
+from tests.mirror.broker import Accounts, accounts
 from tests.mirror.handlers import Bench, answer_of, bench_at
 
 ONE, TWO = "agent-dev-001", "agent-dev-002"
 
 
 @pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedNats]:
-    async with embedded_nats(tmp_path_factory.mktemp("nats")) as started:
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
+    async with accounts(tmp_path_factory.mktemp("nats")) as started:
         yield started
 
 
 @pytest.fixture
-async def bench(server: EmbeddedNats) -> AsyncIterator[Bench]:
-    async with bench_at(server.url) as made:
+async def bench(server: Accounts) -> AsyncIterator[Bench]:
+    async with bench_at(server.fresh_url()) as made:
         yield made
 
 

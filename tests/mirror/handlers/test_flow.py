@@ -14,12 +14,13 @@ from nats.aio.msg import Msg
 
 from broker import connection, topology
 from broker.connection import connect_options
-from broker.embedded import EmbeddedNats, embedded_nats
+from broker.embedded import embedded_nats
 from broker.topology import DISPATCH
 from handlers import flow
 from handlers.delivery import Batch, Delivery
 from handlers.flow import Budget, FlowSubscriber, Room, SturdyBroker, subscribe
 from tests.harness import until
+from tests.mirror.broker import Accounts, accounts
 from tests.mirror.handlers import MALFORMED_HEADERS, Bench, bench_at, publish_raw
 from workers.pool import Slots
 
@@ -27,14 +28,14 @@ Handler = Callable[[Batch[Any]], Awaitable[None]]
 
 
 @pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedNats]:
-    async with embedded_nats(tmp_path_factory.mktemp("nats")) as started:
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
+    async with accounts(tmp_path_factory.mktemp("nats")) as started:
         yield started
 
 
 @pytest.fixture
-async def bench(server: EmbeddedNats) -> AsyncIterator[Bench]:
-    async with bench_at(server.url) as made:
+async def bench(server: Accounts) -> AsyncIterator[Bench]:
+    async with bench_at(server.fresh_url()) as made:
         yield made
 
 
@@ -111,10 +112,10 @@ async def test_a_budget_waits_for_room() -> None:
 
 
 @pytest.mark.parametrize(("batch", "limit"), [(64, 7), (3, 7), (1, 1), (7, 64)])
-async def test_never_more_is_in_hand_than_the_limit(bench: Bench, server: EmbeddedNats, batch: int, limit: int) -> None:
+async def test_never_more_is_in_hand_than_the_limit(bench: Bench, batch: int, limit: int) -> None:
     workers = Workers()
     seqs = await publish(bench, 70)
-    async with flowing(server.url, workers, batch=batch, limit=limit):
+    async with flowing(bench.url, workers, batch=batch, limit=limit):
         await until(lambda: workers.in_hand == min(limit, 70), "all the room is taken")
         # The server's own count: nothing was taken from the queue to wait in this process.
         assert await handed_out(bench) == min(limit, 70)
@@ -126,9 +127,9 @@ async def test_never_more_is_in_hand_than_the_limit(bench: Bench, server: Embedd
     assert await bench.nothing_left(DISPATCH)
 
 
-async def test_a_request_that_was_used_in_part_promises_no_room_twice(bench: Bench, server: EmbeddedNats) -> None:
+async def test_a_request_that_was_used_in_part_promises_no_room_twice(bench: Bench) -> None:
     workers = Workers()
-    async with flowing(server.url, workers, batch=8, limit=8):
+    async with flowing(bench.url, workers, batch=8, limit=8):
         await publish(bench, 1)
         await until(lambda: workers.in_hand == 1, "one is in hand, and there is room for seven")
         await publish(bench, 1)
@@ -141,19 +142,19 @@ async def test_a_request_that_was_used_in_part_promises_no_room_twice(bench: Ben
     assert workers.most_in_hand <= 8
 
 
-async def test_the_rest_waits_where_another_replica_can_take_it(bench: Bench, server: EmbeddedNats) -> None:
+async def test_the_rest_waits_where_another_replica_can_take_it(bench: Bench) -> None:
     busy, other = Workers(), Workers()
     other.may_finish.set()
-    async with flowing(server.url, busy, limit=5):
+    async with flowing(bench.url, busy, limit=5):
         await publish(bench, 20)
         await until(lambda: busy.in_hand == 5, "the first replica is full")
-        async with flowing(server.url, other, limit=5):
+        async with flowing(bench.url, other, limit=5):
             await until(lambda: len(other.finished) == 15, "the second replica has done the rest")
         busy.may_finish.set()
     assert len(busy.finished) == 5
 
 
-async def test_the_room_outside_bounds_it_too(bench: Bench, server: EmbeddedNats) -> None:
+async def test_the_room_outside_bounds_it_too(bench: Bench) -> None:
     slots = Slots(4)
     running: list[Delivery[Any]] = []
     most = done = 0
@@ -165,7 +166,7 @@ async def test_the_room_outside_bounds_it_too(bench: Bench, server: EmbeddedNats
         most = max(most, slots.taken)
 
     await publish(bench, 31)
-    async with flowing(server.url, hand, limit=64, room=slots.room):
+    async with flowing(bench.url, hand, limit=64, room=slots.room):
         while done < 31:
             left = min(4, 31 - done)
 
@@ -181,12 +182,12 @@ async def test_the_room_outside_bounds_it_too(bench: Bench, server: EmbeddedNats
     assert most == 4
 
 
-async def test_with_no_room_outside_nothing_is_taken_until_there_is(bench: Bench, server: EmbeddedNats) -> None:
+async def test_with_no_room_outside_nothing_is_taken_until_there_is(bench: Bench) -> None:
     slots = Slots(0)
     workers = Workers()
     workers.may_finish.set()
     await publish(bench, 3)
-    async with flowing(server.url, workers, room=slots.room):
+    async with flowing(bench.url, workers, room=slots.room):
         quiet = await bench.js.consumer_info(DISPATCH.stream, DISPATCH.name)
         assert (quiet.num_waiting, quiet.num_ack_pending, quiet.num_pending) == (0, 0, 3)
         slots.resize(1)
@@ -197,10 +198,10 @@ async def test_with_no_room_outside_nothing_is_taken_until_there_is(bench: Bench
 # ── promptly ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_message_is_handled_the_moment_it_comes_not_when_a_batch_is_full(bench: Bench, server: EmbeddedNats) -> None:
+async def test_a_message_is_handled_the_moment_it_comes_not_when_a_batch_is_full(bench: Bench) -> None:
     workers = Workers()
     workers.may_finish.set()
-    async with flowing(server.url, workers, batch=64):
+    async with flowing(bench.url, workers, batch=64):
         for _ in range(5):
             started = time.monotonic()
             (seq,) = await publish(bench, 1)
@@ -210,16 +211,16 @@ async def test_a_message_is_handled_the_moment_it_comes_not_when_a_batch_is_full
     assert workers.batches == [1] * 5
 
 
-async def test_what_came_together_is_handed_over_together(bench: Bench, server: EmbeddedNats) -> None:
+async def test_what_came_together_is_handed_over_together(bench: Bench) -> None:
     workers = Workers()
     workers.may_finish.set()
     await publish(bench, 40)
-    async with flowing(server.url, workers, batch=40):
+    async with flowing(bench.url, workers, batch=40):
         await until(lambda: len(workers.finished) == 40, "everything is done")
     assert len(workers.batches) < 20
 
 
-async def test_a_slow_message_stalls_no_other(bench: Bench, server: EmbeddedNats) -> None:
+async def test_a_slow_message_stalls_no_other(bench: Bench) -> None:
     finished: list[int] = []
     let_go = asyncio.Event()
 
@@ -230,14 +231,14 @@ async def test_a_slow_message_stalls_no_other(bench: Bench, server: EmbeddedNats
             await delivery.ack()
             finished.append(delivery.seq)
 
-    async with flowing(server.url, handle, batch=1, limit=2):
+    async with flowing(bench.url, handle, batch=1, limit=2):
         await publish(bench, 10)
         await until(lambda: sorted(finished) == list(range(2, 11)), "all but the slow one are done")
         let_go.set()
         await until(lambda: finished[-1] == 1, "the slow one is done")
 
 
-async def test_a_handler_that_raises_frees_its_room_and_loses_nothing(bench: Bench, server: EmbeddedNats) -> None:
+async def test_a_handler_that_raises_frees_its_room_and_loses_nothing(bench: Bench) -> None:
     seen: list[tuple[int, int]] = []
 
     async def handle(deliveries: Batch[Any]) -> None:
@@ -249,12 +250,12 @@ async def test_a_handler_that_raises_frees_its_room_and_loses_nothing(bench: Ben
         await delivery.ack()
 
     await publish(bench, 3)
-    async with flowing(server.url, handle, batch=1, limit=1):
+    async with flowing(bench.url, handle, batch=1, limit=1):
         await bench.settled(DISPATCH)
     assert sorted(seen) == [(seq, count) for seq in (1, 2, 3) for count in (1, 2)]
 
 
-async def test_each_delivery_of_a_batch_is_read_by_itself(bench: Bench, server: EmbeddedNats) -> None:
+async def test_each_delivery_of_a_batch_is_read_by_itself(bench: Bench) -> None:
     bodies: list[bytes] = []
 
     async def handle(deliveries: Batch[Any]) -> None:
@@ -264,15 +265,15 @@ async def test_each_delivery_of_a_batch_is_read_by_itself(bench: Bench, server: 
 
     for body in (b"\xff\xfe", b"", b"{nope", b"{}"):
         await bench.publish(topology.AGENT_REQUESTED, body)
-    async with flowing(server.url, handle):
+    async with flowing(bench.url, handle):
         await until(lambda: len(bodies) == 4, "all were handed over as they came")
     assert bodies == [b"\xff\xfe", b"", b"{nope", b"{}"]
 
 
-async def test_a_message_that_poses_as_the_servers_status_is_a_message(bench: Bench, server: EmbeddedNats) -> None:
+async def test_a_message_that_poses_as_the_servers_status_is_a_message(bench: Bench) -> None:
     workers = Workers()
     workers.may_finish.set()
-    async with flowing(server.url, workers):
+    async with flowing(bench.url, workers):
         for status in ("404", "408", "409", "503"):
             await bench.publish(topology.AGENT_REQUESTED, {}, headers={"Status": status, "Description": "go away"})
         await until(lambda: len(workers.finished) == 4, "all were handed over")
@@ -280,13 +281,11 @@ async def test_a_message_that_poses_as_the_servers_status_is_a_message(bench: Be
 
 
 @pytest.mark.parametrize("headers", MALFORMED_HEADERS, ids=repr)
-async def test_a_message_with_malformed_headers_is_handled_and_stops_nobody(
-    bench: Bench, server: EmbeddedNats, headers: bytes
-) -> None:
+async def test_a_message_with_malformed_headers_is_handled_and_stops_nobody(bench: Bench, headers: bytes) -> None:
     workers = Workers()
     workers.may_finish.set()
-    async with flowing(server.url, workers):
-        await publish_raw(server, topology.AGENT_REQUESTED, headers)
+    async with flowing(bench.url, workers):
+        await publish_raw(bench, topology.AGENT_REQUESTED, headers)
         await publish(bench, 1)
         await until(lambda: sorted(workers.finished) == [1, 2], "it and the one after it are done")
 
@@ -300,7 +299,7 @@ async def test_it_fetches_again_after_a_restart_of_nats(impatient: None, tmp_pat
     async with AsyncExitStack() as up:
         server = await up.enter_async_context(embedded_nats(tmp_path, with_token=False))
         port = urlsplit(server.url).port or 0
-        async with bench_at(server.url) as bench, flowing(server.url, workers, limit=10) as subscriber:
+        async with bench_at(server.url) as bench, flowing(bench.url, workers, limit=10) as subscriber:
             await publish(bench, 2)
             await until(lambda: len(workers.finished) == 2, "the work before is done")
             await up.aclose()
@@ -314,12 +313,10 @@ async def test_it_fetches_again_after_a_restart_of_nats(impatient: None, tmp_pat
     assert workers.most_in_hand <= 10
 
 
-async def test_a_consumer_that_was_deleted_and_made_again_is_followed(
-    impatient: None, bench: Bench, server: EmbeddedNats
-) -> None:
+async def test_a_consumer_that_was_deleted_and_made_again_is_followed(impatient: None, bench: Bench) -> None:
     workers = Workers()
     workers.may_finish.set()
-    async with flowing(server.url, workers):
+    async with flowing(bench.url, workers):
         await publish(bench, 1)
         await until(lambda: workers.finished == [1], "the work before is done")
         await bench.settled(DISPATCH)
@@ -329,7 +326,7 @@ async def test_a_consumer_that_was_deleted_and_made_again_is_followed(
         await until(lambda: workers.finished == [1, 2], "the work after is done")
 
 
-async def test_waiting_for_nothing_leaves_no_requests_behind(impatient: None, bench: Bench, server: EmbeddedNats) -> None:
+async def test_waiting_for_nothing_leaves_no_requests_behind(impatient: None, bench: Bench) -> None:
     workers = Workers()
     workers.may_finish.set()
     asked: list[Msg] = []
@@ -339,7 +336,7 @@ async def test_waiting_for_nothing_leaves_no_requests_behind(impatient: None, be
 
     await bench.nc.subscribe(f"$JS.API.CONSUMER.MSG.NEXT.{DISPATCH.stream}.{DISPATCH.name}", cb=note)
     await bench.nc.flush()
-    async with flowing(server.url, workers, batch=8):
+    async with flowing(bench.url, workers, batch=8):
         await until(lambda: len(asked) >= 3, "two requests have expired and the third waits")
         info = await bench.js.consumer_info(DISPATCH.stream, DISPATCH.name)
         assert (info.num_waiting or 0) <= 1
@@ -351,10 +348,10 @@ async def test_waiting_for_nothing_leaves_no_requests_behind(impatient: None, be
 # ── stopping ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_stopping_lets_what_is_in_hand_finish_and_takes_nothing_more(bench: Bench, server: EmbeddedNats) -> None:
+async def test_stopping_lets_what_is_in_hand_finish_and_takes_nothing_more(bench: Bench) -> None:
     workers = Workers()
     await publish(bench, 3)
-    async with flowing(server.url, workers, limit=2) as subscriber:
+    async with flowing(bench.url, workers, limit=2) as subscriber:
         await until(lambda: workers.in_hand == 2, "two are in hand")
         stopping = asyncio.create_task(subscriber.stop())
         await until(lambda: subscriber.subscription is None, "it takes no more")
@@ -366,8 +363,8 @@ async def test_stopping_lets_what_is_in_hand_finish_and_takes_nothing_more(bench
     assert (info.num_ack_pending, info.num_pending) == (0, 2)
 
 
-async def test_stopping_with_nothing_to_do_is_quick(bench: Bench, server: EmbeddedNats) -> None:
-    async with flowing(server.url, Workers()) as subscriber:
+async def test_stopping_with_nothing_to_do_is_quick(bench: Bench) -> None:
+    async with flowing(bench.url, Workers()) as subscriber:
 
         async def waits() -> bool:
             return bool((await bench.js.consumer_info(DISPATCH.stream, DISPATCH.name)).num_waiting)
@@ -396,10 +393,10 @@ async def test_stopping_while_nats_is_away_is_quick_too(impatient: None, tmp_pat
             await broker.stop()
 
 
-async def test_stopping_does_not_wait_longer_than_its_grace(bench: Bench, server: EmbeddedNats) -> None:
+async def test_stopping_does_not_wait_longer_than_its_grace(bench: Bench) -> None:
     workers = Workers()
     await publish(bench, 1)
-    async with flowing(server.url, workers, grace_seconds=0.1) as subscriber:
+    async with flowing(bench.url, workers, grace_seconds=0.1) as subscriber:
         await until(lambda: workers.in_hand == 1, "it is in hand")
         started = time.monotonic()
         await subscriber.stop()
@@ -409,7 +406,7 @@ async def test_stopping_does_not_wait_longer_than_its_grace(bench: Bench, server
         await until(lambda: workers.finished == [1], "it is done after all")
 
 
-async def test_stopping_gives_back_what_was_not_begun(bench: Bench, server: EmbeddedNats) -> None:
+async def test_stopping_gives_back_what_was_not_begun(bench: Bench) -> None:
     begun: list[Delivery[Any]] = []
     may_finish = asyncio.Event()
 
@@ -422,7 +419,7 @@ async def test_stopping_gives_back_what_was_not_begun(bench: Bench, server: Embe
     async def ten(wait: bool) -> int:
         return 10
 
-    async with flowing(server.url, hand, room=ten) as subscriber:
+    async with flowing(bench.url, hand, room=ten) as subscriber:
         (first,) = await publish(bench, 1)
         await until(lambda: len(begun) == 1, "one is begun, and the subscriber waits for it")
         rest = await publish(bench, 5)
@@ -440,7 +437,7 @@ async def test_stopping_gives_back_what_was_not_begun(bench: Bench, server: Embe
     assert [delivery.seq for delivery in begun] == [first]
 
 
-async def test_stopping_in_a_burst_leaves_nothing_to_wait_for_its_ack_wait(bench: Bench, server: EmbeddedNats) -> None:
+async def test_stopping_in_a_burst_leaves_nothing_to_wait_for_its_ack_wait(bench: Bench) -> None:
     handled: list[int] = []
     total = 0
 
@@ -451,7 +448,7 @@ async def test_stopping_in_a_burst_leaves_nothing_to_wait_for_its_ack_wait(bench
 
     for delay in range(8):
         total += len(await publish(bench, 100))
-        async with flowing(server.url, handle, batch=64, limit=64) as subscriber:
+        async with flowing(bench.url, handle, batch=64, limit=64) as subscriber:
             for _ in range(delay):
                 await asyncio.sleep(0)
             await subscriber.stop()

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from broker import topology
 from broker.connection import Wire
-from broker.embedded import EmbeddedNats, embedded_nats
 from broker.ledger import Ledger
 from broker.lifecycle import State
 from broker.messages import DeliberationFailed
@@ -23,6 +22,7 @@ from handlers.intake import MAX_REPLY_CHARACTERS, REPLY_HEADER, Bounds, Intake, 
 from handlers.perform import Performer
 from handlers.settle import MAX_DELIVERIES, Settler
 from tests.harness import until
+from tests.mirror.broker import Accounts, accounts
 from tests.mirror.handlers import Bench, Stumble, bench_at
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -30,14 +30,14 @@ BOUNDS = Bounds(max_agents=16, timeout_seconds=120.0, reply_prefixes=("_INBOX.",
 
 
 @pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedNats]:
-    async with embedded_nats(tmp_path_factory.mktemp("nats")) as started:
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
+    async with accounts(tmp_path_factory.mktemp("nats")) as started:
         yield started
 
 
 @pytest.fixture
-async def bench(server: EmbeddedNats) -> AsyncIterator[Bench]:
-    async with bench_at(server.url) as made:
+async def bench(server: Accounts) -> AsyncIterator[Bench]:
+    async with bench_at(server.fresh_url()) as made:
         yield made
 
 

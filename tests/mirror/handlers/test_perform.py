@@ -10,7 +10,6 @@ import pytest
 from broker import topology
 from broker.clock import epoch
 from broker.connection import Wire
-from broker.embedded import EmbeddedNats, embedded_nats
 from broker.ledger import Applied, Ledger
 from broker.lifecycle import State
 from broker.messages import (
@@ -26,6 +25,7 @@ from broker.messages import (
 from broker.tally import CancelRequested, DeadlineReached, EndingPublished, Event, Refused, Reported, Requested
 from handlers.perform import Performer
 from tests.harness import fresh, until
+from tests.mirror.broker import Accounts, accounts
 from tests.mirror.handlers import Bench, Notes, Stumble, StumblingWire, answer_of, bench_at, failure_of, request_of
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -34,14 +34,14 @@ CLAIM_CHECK_BYTES = 16 * 1024
 
 
 @pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedNats]:
-    async with embedded_nats(tmp_path_factory.mktemp("nats")) as started:
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
+    async with accounts(tmp_path_factory.mktemp("nats")) as started:
         yield started
 
 
 @pytest.fixture
-async def bench(server: EmbeddedNats) -> AsyncIterator[Bench]:
-    async with bench_at(server.url) as made:
+async def bench(server: Accounts) -> AsyncIterator[Bench]:
+    async with bench_at(server.fresh_url()) as made:
         yield made
 
 

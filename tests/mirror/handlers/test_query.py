@@ -7,27 +7,27 @@ import pytest
 
 from broker import topology
 from broker.connection import Stored, Wire
-from broker.embedded import EmbeddedNats, embedded_nats
 from broker.errors import BrokerUnavailable
 from broker.ledger import Ledger
 from broker.messages import AgentOutcome, DeliberationGet, DeliberationStatus, decode
 from broker.tally import CancelRequested, DeadlineReached, Event, Refused, Reported, Requested
 from handlers.perform import Performer
 from handlers.query import Query
+from tests.mirror.broker import Accounts, accounts
 from tests.mirror.handlers import Bench, Stumble, StumblingWire, answer_of, bench_at, failure_of, request_of
 
 ONE, TWO, THREE = "agent-dev-001", "agent-dev-002", "agent-dev-003"
 
 
 @pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedNats]:
-    async with embedded_nats(tmp_path_factory.mktemp("nats")) as started:
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
+    async with accounts(tmp_path_factory.mktemp("nats")) as started:
         yield started
 
 
 @pytest.fixture
-async def bench(server: EmbeddedNats) -> AsyncIterator[Bench]:
-    async with bench_at(server.url) as made:
+async def bench(server: Accounts) -> AsyncIterator[Bench]:
+    async with bench_at(server.fresh_url()) as made:
         yield made
 
 

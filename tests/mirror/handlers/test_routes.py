@@ -11,7 +11,6 @@ from faststream.specification import AsyncAPI
 
 from broker import topology
 from broker.connection import connect_options
-from broker.embedded import EmbeddedNats, embedded_nats
 from broker.messages import AgentCancel, DeliberationGet, DeliberationStatus, decode
 from broker.topology import DURABLES
 from handlers.aggregate import Aggregate
@@ -24,6 +23,7 @@ from handlers.intake import Intake
 from handlers.query import Query
 from handlers.routes import Handlers, Part, declare
 from tests.harness import until
+from tests.mirror.broker import Accounts, accounts
 from tests.mirror.handlers import Bench, bench_at
 
 # Every subject of the contract that somebody sends or receives. `deliberation.timer.<task_id>` is between us and the scheduler,
@@ -48,14 +48,14 @@ SENT = {
 
 
 @pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedNats]:
-    async with embedded_nats(tmp_path_factory.mktemp("nats")) as started:
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
+    async with accounts(tmp_path_factory.mktemp("nats")) as started:
         yield started
 
 
 @pytest.fixture
-async def bench(server: EmbeddedNats) -> AsyncIterator[Bench]:
-    async with bench_at(server.url) as made:
+async def bench(server: Accounts) -> AsyncIterator[Bench]:
+    async with bench_at(server.fresh_url()) as made:
         yield made
 
 
@@ -120,9 +120,9 @@ async def start(broker: NatsBroker) -> None:
 # ── on the wire ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_each_message_comes_to_its_handler(bench: Bench, server: EmbeddedNats) -> None:
+async def test_each_message_comes_to_its_handler(bench: Bench) -> None:
     heard: list[tuple[str, str]] = []
-    broker = SturdyBroker(**connect_options(server.url, "routes"), apply_types=False, logger=None, graceful_timeout=5)
+    broker = SturdyBroker(**connect_options(bench.url, "routes"), apply_types=False, logger=None, graceful_timeout=5)
     declare(broker, listeners(heard), job_limit=4)
     await start(broker)
     try:
@@ -143,9 +143,9 @@ async def test_each_message_comes_to_its_handler(bench: Bench, server: EmbeddedN
         await broker.stop()
 
 
-async def test_a_question_is_answered_and_a_broadcast_is_heard(bench: Bench, server: EmbeddedNats) -> None:
+async def test_a_question_is_answered_and_a_broadcast_is_heard(bench: Bench) -> None:
     heard: list[tuple[str, str]] = []
-    broker = SturdyBroker(**connect_options(server.url, "routes"), apply_types=False, logger=None, graceful_timeout=5)
+    broker = SturdyBroker(**connect_options(bench.url, "routes"), apply_types=False, logger=None, graceful_timeout=5)
     declare(broker, listeners(heard))
     await start(broker)
     try:
@@ -159,11 +159,11 @@ async def test_a_question_is_answered_and_a_broadcast_is_heard(bench: Bench, ser
         await broker.stop()
 
 
-async def test_of_several_replicas_one_answers_and_all_hear_a_broadcast(bench: Bench, server: EmbeddedNats) -> None:
+async def test_of_several_replicas_one_answers_and_all_hear_a_broadcast(bench: Bench) -> None:
     heard: list[list[tuple[str, str]]] = [[], [], []]
     brokers = []
     for mine in heard:
-        broker = SturdyBroker(**connect_options(server.url, "routes"), apply_types=False, logger=None, graceful_timeout=5)
+        broker = SturdyBroker(**connect_options(bench.url, "routes"), apply_types=False, logger=None, graceful_timeout=5)
         declare(broker, listeners(mine))
         await start(broker)
         brokers.append(broker)

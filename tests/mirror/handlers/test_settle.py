@@ -10,23 +10,23 @@ from hypothesis import strategies as st
 
 from broker import topology
 from broker.connection import Stored
-from broker.embedded import EmbeddedNats, embedded_nats
 from broker.errors import BadMessage, BrokerUnavailable, Conflict
 from broker.topology import EXPIRY, INTAKE
 from handlers import settle
 from handlers.settle import MAX_DELIVERIES, Settler, bury, retry_wait
+from tests.mirror.broker import Accounts, accounts
 from tests.mirror.handlers import MALFORMED_HEADERS, ODD_TOKENS, Bench, bench_at, publish_raw
 
 
 @pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedNats]:
-    async with embedded_nats(tmp_path_factory.mktemp("nats")) as started:
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
+    async with accounts(tmp_path_factory.mktemp("nats")) as started:
         yield started
 
 
 @pytest.fixture
-async def bench(server: EmbeddedNats) -> AsyncIterator[Bench]:
-    async with bench_at(server.url) as made:
+async def bench(server: Accounts) -> AsyncIterator[Bench]:
+    async with bench_at(server.fresh_url()) as made:
         yield made
 
 
@@ -260,7 +260,7 @@ async def test_headers_too_large_to_keep_do_not_keep_a_message_from_its_dead_let
 
 
 async def test_headers_that_only_a_sender_of_its_own_making_writes_do_not_keep_a_message_from_its_dead_letter(
-    bench: Bench, settler: Settler, server: EmbeddedNats
+    bench: Bench, settler: Settler
 ) -> None:
     odd = [
         b"NATS/1.0\r\n\x00: 1\r\n\r\n",
@@ -271,7 +271,7 @@ async def test_headers_that_only_a_sender_of_its_own_making_writes_do_not_keep_a
     ]
     sent = [*odd, *MALFORMED_HEADERS]
     for headers in sent:
-        await publish_raw(server, topology.REQUESTED, headers)
+        await publish_raw(bench, topology.REQUESTED, headers)
     for delivery in await bench.taken(INTAKE, len(sent)):
         await settler.settle(delivery, unreadable)
     await bench.settled(INTAKE)
@@ -281,9 +281,9 @@ async def test_headers_that_only_a_sender_of_its_own_making_writes_do_not_keep_a
 
 @pytest.mark.parametrize("token", ODD_TOKENS, ids=lambda token: repr(token)[:20])
 async def test_a_subject_of_the_senders_invention_does_not_keep_a_message_from_its_dead_letter(
-    bench: Bench, server: EmbeddedNats, token: bytes
+    bench: Bench, token: bytes
 ) -> None:
-    await publish_raw(server, b"deliberation.deadline." + token)
+    await publish_raw(bench, b"deliberation.deadline." + token)
     (delivery,) = await bench.taken(EXPIRY)
     await Settler(bench.wire, EXPIRY, bench.notes).settle(delivery, unreadable)
     await bench.settled(EXPIRY)
