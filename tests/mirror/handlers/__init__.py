@@ -1,13 +1,11 @@
-"""One test file a source file. What they share: a real NATS that is emptied for each test, and somebody who takes notes."""
+"""One test file a source file. What they share: a real NATS account for each test, and somebody who takes notes."""
 
-import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from nats.aio.client import Client as Nats
 from nats.js import JetStreamContext

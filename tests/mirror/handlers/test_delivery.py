@@ -25,6 +25,12 @@ TWELVE = ELEVEN + ".x9"
 NO_DOMAIN = TWELVE.replace("hub", "_")
 
 
+@pytest.fixture(scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
+    async with accounts(tmp_path_factory.mktemp("nats")) as started:
+        yield started
+
+
 @pytest.fixture
 async def bench(server: Accounts) -> AsyncIterator[Bench]:
     async with bench_at(server.fresh_url()) as made:
