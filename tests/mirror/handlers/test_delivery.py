@@ -14,7 +14,7 @@ from broker import topology
 from broker.errors import BadMessage
 from broker.messages import AgentOutcome, DeliberationCancel, DeliberationDeadline
 from handlers.delivery import Batch, Delivery
-from tests.mirror.broker import Accounts
+from tests.mirror.broker import Accounts, accounts
 from tests.mirror.handlers import Bench, bench_at
 
 # "$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<timestamp ns>.<pending>"
