@@ -6,6 +6,7 @@
     │   ├── BrokerUnavailable    NATS cannot be reached, or left
     │   │   └── StoreInUse           the embedded one's folder is held by another
     │   ├── BrokerUnsuitable     NATS is there but too old, or without JetStream
+    │   ├── NoStream             NATS is there, and no service has ever made its streams on it
     │   └── TopologyMismatch     a live stream differs from what we declare
     ├── BadMessage           the sender: the payload cannot be used
     ├── Conflict             nobody: somebody else wrote first; read again and decide again
@@ -61,6 +62,15 @@ class BrokerUnsuitable(Unavailable):
 
     def __str__(self) -> str:
         return f"NATS at {self.url} {self.reason}"
+
+
+class NoStream(Unavailable):
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.stream = stream
+
+    def __str__(self) -> str:
+        return f"this NATS has no stream {self.stream}: no Parley service has run on it; start one with `parley serve`, or set NATS_URL"
 
 
 class TopologyMismatch(Unavailable):

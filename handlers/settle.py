@@ -5,16 +5,16 @@ each time; after `MAX_DELIVERIES` it is dead-lettered too, and `on_give_up` has 
 """
 
 import logging
-import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-from broker.clock import rfc3339
+from broker import deadletters
 from broker.connection import Wire
-from broker.errors import BadMessage, BrokerUnavailable, Overlarge
+from broker.deadletters import Delivered
+from broker.errors import BadMessage, BrokerUnavailable
 from broker.observer import Observer
-from broker.topology import RESULTS_BUCKET, Durable, dead_letter_subject
+from broker.topology import Durable
 from handlers.delivery import Delivery
 
 log = logging.getLogger("parley.handlers")
@@ -26,13 +26,6 @@ FIRST_RETRY_SECONDS = 0.5
 LAST_RETRY_SECONDS = 30.0
 # A handler that asks for its message again gets it no sooner: a clock a little off must not make a tight loop.
 SHORTEST_RETRY_SECONDS = 0.01
-# A dead letter's headers say why, up to this length.
-MAX_REASON_CHARACTERS = 500
-
-# What nats-py will write (RFC 9110's tokens). It reads more than that; a header of any other name is left out.
-_HEADER_KEY = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-# Subjects we take for what they are. Under a wildcard a sender may invent others, and longer ones than we could publish to.
-_SUBJECT = re.compile(r"[A-Za-z0-9_$.-]{1,256}")
 
 AnyDelivery = Delivery[Any]
 
@@ -115,30 +108,6 @@ class Settler:
 
 
 async def bury(wire: Wire, durable: Durable, delivery: AnyDelivery, reason: str) -> None:
-    """Put a message into DEAD_LETTERS. Once, however often it is tried: its origin is its Msg-Id."""
-    ours = {
-        "Parley-Reason": _header_safe(reason),
-        "Parley-Stream": durable.stream,
-        "Parley-Consumer": durable.name,
-        "Parley-Sequence": str(delivery.seq),
-        "Parley-Deliveries": str(delivery.count),
-        "Parley-Stored-At": rfc3339(delivery.at),
-    }
-    given = {key: value for key, value in delivery.headers.items() if _HEADER_KEY.fullmatch(key)}
-    theirs = {key: value for key, value in given.items() if not key.startswith(("Nats-", "Parley-"))}
-    kept = {f"Parley-Original-{key}": value for key, value in given.items() if key.startswith("Nats-")}
-    msg_id = f"dead:{durable.stream}:{delivery.seq}:{durable.name}"
-    subject = dead_letter_subject(
-        delivery.msg.subject if _SUBJECT.fullmatch(delivery.msg.subject) else durable.filter.rstrip(".*")
-    )
-    try:
-        await wire.publish(subject, delivery.data, msg_id=msg_id, headers={**theirs, **kept, **ours})
-    except Overlarge:
-        # The payload fits, since it came; with our headers it does not. It is put aside whole, and the dead letter says where.
-        ref = await wire.put_aside(RESULTS_BUCKET, f"dead-letter-{durable.stream}-{delivery.seq}", delivery.data)
-        aside = {"Parley-Payload-Bucket": ref.bucket, "Parley-Payload-Name": ref.name}
-        await wire.publish(subject, b"", msg_id=msg_id, headers={**ours, **aside})
-
-
-def _header_safe(text: str) -> str:
-    return " ".join(text.split()).encode("ascii", "replace").decode()[:MAX_REASON_CHARACTERS]
+    """Put a delivery into DEAD_LETTERS, once however often it is tried."""
+    message = Delivered(delivery.msg.subject, delivery.data, delivery.headers, delivery.seq, delivery.at, delivery.count)
+    await deadletters.bury(wire, durable, message, reason)

@@ -6,6 +6,7 @@ async with parley.connect("nats://127.0.0.1:4222") as client:
     ending = await client.deliberate("Write a factorial function", agents=3)
 """
 
+from broker.deadletters import CannotReplay, DeadLetter
 from broker.errors import BadMessage, BrokerUnavailable, ParleyError, Unavailable
 from broker.messages import DeliberationCompleted, DeliberationFailed, DeliberationStatus, Ending
 from parley.client import Client, NoEnding, NoService, Submitted, connect
@@ -13,7 +14,9 @@ from parley.client import Client, NoEnding, NoService, Submitted, connect
 __all__ = [
     "BadMessage",
     "BrokerUnavailable",
+    "CannotReplay",
     "Client",
+    "DeadLetter",
     "DeliberationCompleted",
     "DeliberationFailed",
     "DeliberationStatus",

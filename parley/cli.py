@@ -3,18 +3,15 @@
 import asyncio
 import json
 import logging
-import signal
+import os
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from importlib.metadata import version as distribution_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
-import uvloop
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -22,26 +19,19 @@ from rich.text import Text
 from broker.connection import masked
 from broker.errors import BadMessage, ParleyError, SettingsError, Unavailable
 from broker.messages import DeliberationCompleted, Ending
-from parley import here
+from parley import deadletters, here
 from parley.client import ENDED, Client, NoEnding, connect
 from parley.display import Progress, listing, show_ending, show_status
 from parley.settings import Settings, load, shown
+from parley.stop import Interrupted, Stop
+from parley.terminal import FAILED, NO_SERVICE, OK, USAGE, err, out, say, to_its_end, with_client
 
-if TYPE_CHECKING:
-    from parley.app import Service
-
-OK, FAILED, USAGE, NO_SERVICE = 0, 1, 2, 3
-# How often a service looks whether its connection was closed for good.
-LOOK_SECONDS = 1.0
 # The demo's simulated model takes about as long as a real one on one GPU, so that there is something to watch.
 DEMO_MANNER = ("--latency-ms", "400", "--tokens-per-second", "25")
 DEMO_QUESTION = "Write a function that computes the factorial of a non-negative integer."
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-out = Console()
-err = Console(stderr=True)
-
-T = TypeVar("T")
+app.add_typer(deadletters.app, name="deadletters")
 
 
 def main() -> None:
@@ -50,24 +40,20 @@ def main() -> None:
         app()
     except SettingsError as error:
         for problem in error.problems:
-            _say(problem)
+            say(problem)
         sys.exit(USAGE)
     except BadMessage as error:
-        _say(str(error))
+        say(str(error))
         sys.exit(USAGE)
     except Unavailable as error:
-        _say(str(error))
+        say(str(error))
         sys.exit(NO_SERVICE)
     except NoEnding as error:
-        _say(str(error))
+        say(str(error))
         sys.exit(FAILED)
     except (ParleyError, OSError) as error:
-        _say(str(error))
+        say(str(error))
         sys.exit(FAILED)
-
-
-def _say(problem: str) -> None:
-    err.print(f"parley: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.callback(invoke_without_command=True)
@@ -91,7 +77,7 @@ def up() -> None:
     """The whole service on this machine, until Ctrl-C. Starts what the settings do not name: NATS, Ray, a simulated model."""
     settings = load()
     _log(settings)
-    raise typer.Exit(_run(_up(settings)))
+    raise typer.Exit(to_its_end(_up(settings)))
 
 
 async def _up(settings: Settings) -> int:
@@ -99,10 +85,14 @@ async def _up(settings: Settings) -> int:
 
     simulated = settings.vllm_url is None
     # The signal must be ours before the first process is started, so that whatever was started is also stopped.
-    stop = _stop_signal()
-    folder = settings.home / "nats"
-    async with embedded(settings, folder) as filled, service(filled) as running:
-        _hear_signals(stop)
+    stop = Stop()
+    async with AsyncExitStack() as stack:
+        try:
+            filled = await stop.during(stack.enter_async_context(embedded(settings, settings.home / "nats")))
+            running = await stop.during(stack.enter_async_context(service(filled)))
+        except Interrupted:
+            return OK
+        stop.listen()
         with here.announced(settings.home, running.nats_url):
             pool = running.pool
             out.print("Parley is up.", style="bold green")
@@ -116,9 +106,9 @@ async def _up(settings: Settings) -> int:
             out.print(f"  model    {what}", markup=False, highlight=False, soft_wrap=True)
             out.print(f"  agents   {pool.slots if pool else 0} at a time ({settings.pool})", highlight=False)
             out.print('Ask with `parley ask "…"` in another terminal. Ctrl-C stops.')
-            code = await _until_stopped(stop, running)
+            disabled = await stop.until(running)
             out.print("Stopping: no more work is taken, running calls may finish.")
-    return code
+    return _stopped(disabled)
 
 
 @app.command()
@@ -134,32 +124,33 @@ def serve(
         raise SettingsError([f"--parts: {', '.join(unknown) or 'none'} unknown; there are {', '.join(Part)}"])
     settings = load()
     _log(settings)
-    raise typer.Exit(_run(_serve(settings, frozenset(Part(name) for name in names))))
+    raise typer.Exit(to_its_end(_serve(settings, frozenset(Part(name) for name in names))))
 
 
 async def _serve(settings: Settings, parts: Any) -> int:
     from parley.app import service
 
-    stop = _stop_signal()
-    async with service(settings, parts) as running:
-        _hear_signals(stop)
+    stop = Stop()
+    async with AsyncExitStack() as stack:
+        try:
+            running = await stop.during(stack.enter_async_context(service(settings, parts)))
+        except Interrupted:
+            return OK
+        stop.listen()
         logging.getLogger("parley").info(
             "serving %s; NATS %s; metrics %s/metrics", ",".join(sorted(parts)), masked(running.nats_url), running.http_url
         )
-        code = await _until_stopped(stop, running)
+        disabled = await stop.until(running)
         logging.getLogger("parley").info("stopping")
-    return code
+    return _stopped(disabled)
 
 
-async def _until_stopped(stop: asyncio.Event, running: "Service") -> int:
-    """Wait for the signal to stop. A connection that was closed for good stops us too, for a supervisor to start us anew."""
-    while not stop.is_set():
-        if running.wire.closed:
-            _say("NATS closed the connection for good (were credentials changed?); stopping")
-            return NO_SERVICE
-        with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), LOOK_SECONDS)
-    return OK
+def _stopped(disabled: str | None) -> int:
+    if disabled is None:
+        return OK
+    say(f"{disabled}; stopped, to be started again")
+    sys.stdout.flush()
+    os._exit(NO_SERVICE)  # everything of ours is closed; Ray's own exit handler would wait for a head that is gone
 
 
 @app.command()
@@ -167,7 +158,7 @@ def demo(question: Annotated[str, typer.Argument()] = DEMO_QUESTION) -> None:
     """Start everything, ask one question of three agents, show the answers, stop."""
     settings = load(http_port=0)
     _log(settings.model_copy(update={"log_level": "WARNING"}))
-    raise typer.Exit(_run(_demo(settings, question)))
+    raise typer.Exit(to_its_end(_demo(settings, question)))
 
 
 async def _demo(settings: Settings, question: str) -> int:
@@ -233,7 +224,7 @@ def ask(
             show_ending(out, ending)
         return OK if isinstance(ending, DeliberationCompleted) else FAILED
 
-    raise typer.Exit(_with_client(run))
+    raise typer.Exit(with_client(run))
 
 
 async def _ask(client: Client, question: str, *, live: bool, **asking: Any) -> Ending:
@@ -275,7 +266,7 @@ def result(task_id: str, as_json: Annotated[bool, typer.Option("--json")] = Fals
             show_status(out, status)
         return OK if status.status == "COMPLETED" else FAILED
 
-    raise typer.Exit(_with_client(run))
+    raise typer.Exit(with_client(run))
 
 
 @app.command()
@@ -285,16 +276,16 @@ def cancel(task_id: str, reason: Annotated[str | None, typer.Option(help="Record
     async def run(client: Client) -> int:
         status = await client.status(task_id)
         if status.status == "UNKNOWN":
-            _say(f"{task_id} is unknown: never heard of, or forgotten")
+            say(f"{task_id} is unknown: never heard of, or forgotten")
             return FAILED
         if status.status in ENDED:
-            _say(f"{task_id} has ended already: {status.status}")
+            say(f"{task_id} has ended already: {status.status}")
             return FAILED
         await client.cancel(task_id, reason)
         out.print(f"asked to stop {task_id}", markup=False)
         return OK
 
-    raise typer.Exit(_with_client(run))
+    raise typer.Exit(with_client(run))
 
 
 @app.command("ls")
@@ -312,7 +303,7 @@ def list_(
             out.print(listing(tallies))
         return OK
 
-    raise typer.Exit(_with_client(run))
+    raise typer.Exit(with_client(run))
 
 
 # ── looking after it ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -346,42 +337,10 @@ def doctor() -> None:
             out.print(err_or_out, style=None if finding.skipped else style, markup=False, highlight=False, soft_wrap=True)
         return OK if good else NO_SERVICE
 
-    raise typer.Exit(_run(run()))
+    raise typer.Exit(to_its_end(run()))
 
 
 # ── plumbing ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _with_client(run: Callable[[Client], Awaitable[int]]) -> int:
-    """Run against the NATS that the settings name, or that a `parley up` of this user announces."""
-
-    async def session() -> int:
-        async with connect() as client:
-            return await run(client)
-
-    return _run(session())
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    # nats-py logs every lost connection with a traceback; what matters of it is in our own lines and in readiness.
-    logging.getLogger("nats").setLevel(logging.CRITICAL)
-    try:
-        return uvloop.run(work)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-
-
-def _stop_signal() -> asyncio.Event:
-    stop = asyncio.Event()
-    _hear_signals(stop)
-    return stop
-
-
-def _hear_signals(stop: asyncio.Event) -> None:
-    """Once before anything is started, and once after: Ray puts a handler of its own over SIGTERM that prints a stack."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().remove_signal_handler(number)
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
 
 def _log(settings: Settings) -> None:

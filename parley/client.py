@@ -10,7 +10,7 @@ read everyone's. In case that one message was lost, it also asks `deliberation.g
 import asyncio
 import difflib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
 
@@ -24,7 +24,8 @@ from pydantic_core import to_json
 from broker import topology
 from broker.connection import Wire, close
 from broker.connection import connect as open_connection
-from broker.errors import BadMessage, BrokerUnavailable, ParleyError, Unavailable
+from broker.deadletters import DeadLetters
+from broker.errors import BadMessage, BrokerUnavailable, NoStream, ParleyError, Unavailable
 from broker.messages import (
     AgentResult,
     DeliberationCancel,
@@ -36,6 +37,7 @@ from broker.messages import (
     decode_ending,
     describe,
 )
+from broker.reading import walk
 from broker.tally import Tally
 from parley import here
 from parley.settings import load
@@ -246,18 +248,22 @@ class Client:
 
     async def tallies(self) -> list[Tally]:
         """Every deliberation the service remembers, the newest first. Raises BrokerUnavailable, NoService."""
-        bucket = await self._tallies()
-        watcher = await bucket.watchall(ignore_deletes=True)
-        found = []
+        found: dict[str, Tally] = {}
         try:
-            async for entry in watcher:
-                if entry is None:
-                    break  # all that was there is told
-                if entry.value:
-                    found.append(Tally.model_validate_json(entry.value))
-        finally:
-            await watcher.stop()  # type: ignore[no-untyped-call]  # nats-py's own
-        return sorted(found, key=lambda tally: tally.accepted_at, reverse=True)
+            async with aclosing(walk(self._wire, topology.TALLIES, topology.tally_subject(">"))) as messages:
+                async for message in messages:
+                    if message.data:
+                        found[message.subject] = Tally.model_validate_json(message.data)
+                    else:
+                        found.pop(message.subject, None)  # forgotten while we read
+        except NoStream as error:
+            raise NoService from error
+        return sorted(found.values(), key=lambda tally: tally.accepted_at, reverse=True)
+
+    @property
+    def deadletters(self) -> DeadLetters:
+        """The messages nobody could use: to look at, put back or remove."""
+        return DeadLetters(self._wire)
 
     async def _store(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> int:
         try:

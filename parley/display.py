@@ -1,6 +1,7 @@
 """What a person sees of a deliberation in a terminal: live while it runs, and its ending."""
 
 import time
+import unicodedata
 from collections.abc import Sequence
 
 from rich.console import Console, Group, RenderableType
@@ -106,6 +107,20 @@ def _answer(result: AgentResult) -> Panel:
 
 def _harmless(text: str) -> str:
     return text.translate(_CONTROLS)
+
+
+def visible(text: str | bytes) -> str:
+    """As `_harmless`, for what must be seen as it is: each control, and each byte that is no UTF-8, as an escape."""
+    if isinstance(text, bytes):
+        text = text.decode(errors="backslashreplace")
+    return "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    # Cf reverses and hides what is around it, line separators break the line; half a surrogate pair cannot be printed at all.
+    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in "\n\t":
+        return character.encode("unicode_escape").decode()
+    return character
 
 
 def show_status(console: Console, status: DeliberationStatus) -> None:

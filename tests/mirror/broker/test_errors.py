@@ -11,6 +11,7 @@ from broker.errors import (
     BrokerUnavailable,
     BrokerUnsuitable,
     Conflict,
+    NoStream,
     Overlarge,
     ParleyError,
     SettingsError,
@@ -30,6 +31,7 @@ def test_the_tree_is_the_one_drawn_in_the_docstring() -> None:
         "BrokerUnavailable": "Unavailable",
         "StoreInUse": "BrokerUnavailable",
         "BrokerUnsuitable": "Unavailable",
+        "NoStream": "Unavailable",
         "TopologyMismatch": "Unavailable",
         "BadMessage": "ParleyError",
         "Conflict": "ParleyError",
@@ -55,6 +57,11 @@ def test_an_unreachable_broker_is_named_with_why_and_what_to_look_at() -> None:
 def test_an_unsuitable_broker_is_named_with_what_is_wrong_about_it() -> None:
     error = BrokerUnsuitable("nats://nats.example:4222", "is version 2.10.0; Parley needs 2.12 or newer")
     assert str(error) == "NATS at nats://nats.example:4222 is version 2.10.0; Parley needs 2.12 or newer"
+
+
+def test_a_nats_without_our_streams_is_told_from_one_that_is_not_there() -> None:
+    assert "no stream DEAD_LETTERS" in str(NoStream("DEAD_LETTERS"))
+    assert "parley serve" in str(NoStream("DEAD_LETTERS"))
 
 
 def test_a_mismatch_lists_every_difference_and_says_nothing_was_changed() -> None:
@@ -85,6 +92,7 @@ def test_the_plain_kinds_say_what_they_were_given(error: ParleyError) -> None:
         SettingsError(["a", "b"]),
         BrokerUnavailable("u", "r"),
         BrokerUnsuitable("u", "r"),
+        NoStream("S"),
         TopologyMismatch(["a"]),
         BadMessage(["a"]),
         Overlarge("s", 2, 1),

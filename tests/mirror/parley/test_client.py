@@ -3,20 +3,24 @@
 import asyncio
 import json
 import time
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+from nats.js import JetStreamContext
+from nats.js.api import ConsumerInfo
 
 import parley
 from broker import connection, topology
-from broker.connection import Wire, connect
+from broker.connection import SturdyClient, Wire, connect
 from broker.embedded import EmbeddedNats
 from broker.errors import BadMessage, BrokerUnavailable
+from broker.lifecycle import State
 from broker.messages import DeliberationCompleted, DeliberationFailed, DeliberationRequested
-from broker.tally import Tally
+from broker.tally import Phase, Tally
 from parley import client as client_module
 from parley.client import Client, NoEnding, NoService, compose
-from tests.harness import ModelServer, Running, fresh
+from tests.harness import ModelServer, Running, fresh, until
 
 # ── the request ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -272,11 +276,79 @@ async def test_all_tallies_are_listed_the_newest_first(local_service: Running, m
     assert listed[:3] == names[::-1]
 
 
+class Sluggish(SturdyClient):
+    """Answers to our requests overtake what is delivered to our subscriptions: NATS keeps the order of each by itself only."""
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        if not bytes(subject).startswith(bytes(self._resp_sub_prefix or b"-")):
+            await self._lagging(super()._process_msg(sid, subject, reply, data, headers))
+        else:
+            await super()._process_msg(sid, subject, reply, data, headers)
+
+    async def _lagging(self, processing: Coroutine[Any, Any, None]) -> None:
+        if not hasattr(self, "_lag"):
+            self._lag: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
+            self._laggard = asyncio.create_task(self._process_late())
+        self._lag.put_nowait(processing)
+
+    async def _process_late(self) -> None:
+        while True:
+            processing = await self._lag.get()
+            await asyncio.sleep(0.05)
+            await processing
+
+    async def close(self) -> None:
+        if hasattr(self, "_laggard"):
+            self._laggard.cancel()
+        await super().close()
+
+
+async def test_all_tallies_are_listed_however_late_they_come(empty_nats: EmbeddedNats, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = JetStreamContext.PushSubscription.consumer_info
+
+    async def asked_when_all_is_on_its_way(subscription: JetStreamContext.PushSubscription) -> ConsumerInfo:
+        async def nothing_pending() -> ConsumerInfo | None:
+            info = await ask(subscription)
+            return None if info.num_pending else info
+
+        info = await until(nothing_pending, "the server has sent everything")
+        assert info is not None
+        return info
+
+    monkeypatch.setattr(JetStreamContext.PushSubscription, "consumer_info", asked_when_all_is_on_its_way)
+    monkeypatch.setattr(connection, "SturdyClient", Sluggish)
+    nc = await connect(empty_nats.url, "tests")
+    await topology.provision(nc.jetstream())
+    wire = Wire(nc)
+    names = ["t-1", "t-2", "t-3"]
+    for seq, name in enumerate(names, 1):
+        phases = (Phase(number=1, agents=("agent-dev-001",)),)
+        tally = Tally(
+            task_id=name, state=State.PENDING, request_seq=seq, role="DEV", accepted_at=seq, deadline=1e10, phases=phases
+        )
+        await wire.publish(topology.tally_subject(name), tally.model_dump_json().encode())
+    assert [tally.task_id for tally in await Client(wire).tallies()] == names[::-1]
+    await nc.close()
+
+
 async def test_no_tallies_are_an_empty_list(empty_nats: EmbeddedNats) -> None:
     nc = await connect(empty_nats.url, "tests")
     await topology.provision(nc.jetstream())
     assert await Client(Wire(nc)).tallies() == []
     await nc.close()
+
+
+async def test_what_nobody_could_use_is_found_by_the_client_too(local_service: Running) -> None:
+    seq = await local_service.publish(b"not JSON")
+    await local_service.ending_of(f"d-{seq}")
+
+    async def buried() -> parley.DeadLetter | None:
+        letters = await local_service.client.deadletters.newest(20, subject=topology.REQUESTED)
+        return next((letter for letter in letters if letter.sequence == seq), None)
+
+    letter = await until(buried, "the request is in DEAD_LETTERS")
+    assert letter is not None
+    assert await local_service.client.deadletters.payload(letter) == b"not JSON"
 
 
 # ── mistakes and absences ─────────────────────────────────────────────────────────────────────────────────────────

@@ -18,7 +18,7 @@ from broker.messages import (
     ResultsRef,
 )
 from broker.tally import Outcome, Phase, Tally
-from parley.display import Progress, listing, show_ending, show_status, simulation_notice, summary
+from parley.display import Progress, listing, show_ending, show_status, simulation_notice, summary, visible
 
 AT = "2026-01-01T00:00:00.000Z"
 # What would make text bold, a link, or an error, were it read as markup; and what would clear a screen, retitle a window, set the
@@ -187,6 +187,21 @@ def test_line_ends_and_tabs_and_letters_of_any_script_stay() -> None:
     text = shown(completed(results=(result("```\nif x:\n\treturn 'größe 大'\n```"),)))
     assert "if x:" in text
     assert "return 'größe 大'" in text
+
+
+@pytest.mark.parametrize("control", CONTROLS, ids=ascii)
+def test_where_it_matters_a_control_is_seen_as_an_escape(control: str) -> None:
+    text = visible(f"be{control}fore")
+    assert control not in text
+    assert text.startswith("be\\")
+    assert text.endswith("fore")
+    assert visible(text) == text
+
+
+def test_so_are_bytes_that_are_no_text_and_letters_that_hide_or_reverse_others() -> None:
+    assert visible(b"\xff a \x00") == "\\xff a \\x00"
+    assert visible("a\u202eb\u2028c\u200b\ud800") == "a\\u202eb\\u2028c\\u200b\\ud800"
+    assert visible("größe 大\n\t✓".encode()) == "größe 大\n\t✓"
 
 
 # ── while it runs ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from broker.errors import SettingsError
 from parley.settings import Settings, load, shown, table, variable
 from workers.agent import Retry
+from workers.breaker import Tolerance
 from workers.vllm import Limits
 
 # Of each field: a value as the environment holds it, and what it becomes. None is a default.
@@ -28,6 +29,8 @@ VALUES: dict[str, tuple[str, Any]] = {
     "retry_attempts": ("9", 9),
     "retry_base_seconds": ("0.125", 0.125),
     "retry_cap_seconds": ("60", 60.0),
+    "breaker_failures": ("3", 3),
+    "breaker_cooldown_seconds": ("0.5", 0.5),
     "pool": ("local", "local"),
     "pool_actors": ("5", 5),
     "pool_slots": ("64", 64),
@@ -152,6 +155,9 @@ def test_what_is_given_in_code_wins_over_the_environment_and_is_checked_as_well(
         ("PARLEY_RETRY_ATTEMPTS", "1.5"),
         ("PARLEY_RETRY_ATTEMPTS", ""),
         ("PARLEY_RETRY_CAP_SECONDS", "inf"),
+        ("PARLEY_BREAKER_FAILURES", "0"),
+        ("PARLEY_BREAKER_COOLDOWN_SECONDS", "0"),
+        ("PARLEY_BREAKER_COOLDOWN_SECONDS", "nan"),
         ("PARLEY_ACK_WAIT_SECONDS", "nan"),
         ("PARLEY_POOL", "dask"),
         ("PARLEY_POOL_ACTORS", "0"),
@@ -261,12 +267,13 @@ def test_a_worker_gets_everything_that_is_set_for_it(monkeypatch: pytest.MonkeyP
     assert config.endpoints == ("http://gpu-1:8000", "https://gpu-2/v1")
     assert config.limits == Limits(connect=1.5, first_byte=2.5, total=99.0)
     assert config.retry == Retry(attempts=9, base=0.125, cap=60.0)
+    assert config.tolerance == Tolerance(failures=3, cooldown=0.5)
     assert (config.stream, config.slots, config.ack_wait_seconds, config.drain_seconds) == (True, 64, 12.0, 0.0)
 
 
 def test_the_defaults_of_the_settings_are_those_of_the_code() -> None:
     config = load().worker_config("nats://x", "m")
-    assert (config.limits, config.retry) == (Limits(), Retry())
+    assert (config.limits, config.retry, config.tolerance) == (Limits(), Retry(), Tolerance())
 
 
 # ── shown ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,275 @@
+"""`parley deadletters`: look at the messages nobody could use, put them back, or remove them.
+
+Payloads hold prompts: they are fetched and shown only by `show --payload`. Whatever a sender wrote is shown with its control
+characters escaped.
+"""
+
+import base64
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from broker.clock import rfc3339
+from broker.deadletters import REPLAYABLE, CannotReplay, DeadLetter
+from broker.errors import SettingsError
+from broker.topology import DEAD_LETTERS, RESULTS_BUCKET
+from parley.client import Client
+from parley.display import visible
+from parley.terminal import FAILED, OK, out, say, with_client
+
+# JetStream counts in 64 bits; this side of its sign there is room enough.
+MAX_SEQUENCE = 2**63 - 1
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+app = typer.Typer(no_args_is_help=True, help="The messages nobody could use: list, show, replay, purge.")
+
+Sequences = Annotated[
+    list[int] | None, typer.Argument(metavar="SEQ", min=1, max=MAX_SEQUENCE, help="Which, as `list` numbers them.")
+]
+Everything = Annotated[bool, typer.Option("--all", help="All of them, or all that --subject leaves.")]
+Subject = Annotated[
+    str | None, typer.Option(metavar="FILTER", help="Only of this original subject: deliberation.requested, agent.>, …")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
+
+
+@app.command("list")
+def list_(
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    subject: Subject = None,
+    as_json: Json = False,
+) -> None:
+    """The newest first: number, when it was put aside, original subject, size of the payload; and why, below."""
+
+    async def run(client: Client) -> int:
+        found = await client.deadletters.newest(limit + 1, subject=subject)
+        letters, more = found[:limit], len(found) > limit
+        if as_json:
+            print(json.dumps([_facts(letter) for letter in letters], indent=2))
+            return OK
+        for letter in letters:
+            size = "size unknown" if letter.size is None else f"{letter.size:,} bytes"
+            line = f"{letter.seq:>6}  {_second(letter.buried_at)}  {visible(letter.subject)}  {size}"
+            out.print(Text(line, "bold"), no_wrap=True, overflow="ellipsis")
+            out.print(Text(f"        {_one_line(letter.reason) or '(no reason given)'}"), no_wrap=True, overflow="ellipsis")
+        if not letters:
+            out.print("no dead letters" if subject is None else "no dead letters of this subject")
+        if more:
+            out.print(f"There are older ones: --limit shows more than {limit}.")
+        return OK
+
+    raise typer.Exit(with_client(run))
+
+
+@app.command()
+def show(
+    seq: Annotated[int, typer.Argument(min=1, max=MAX_SEQUENCE)],
+    payload: Annotated[bool, typer.Option("--payload", help="Its payload too. That may be somebody's prompt.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Everything about one. Not its payload, unless asked for."""
+
+    async def run(client: Client) -> int:
+        letter = await client.deadletters.find(seq)
+        if letter is None:
+            say(_missing(seq))
+            return FAILED
+        body = await client.deadletters.payload(letter) if payload else None
+        if as_json:
+            print(json.dumps({**_facts(letter), **(_encoded(body) if payload else {})}, indent=2))
+        else:
+            for name, value in _lines(letter):
+                out.print(Text.assemble((f"{name:<12} ", "bold"), visible(value)), soft_wrap=True)
+        if payload and body is None:
+            say(f"{seq}: its payload is no longer kept")
+            return FAILED
+        if body is not None and not as_json:
+            print(f"\n{readable(body)}")
+        return OK
+
+    raise typer.Exit(with_client(run))
+
+
+@app.command()
+def replay(
+    seqs: Sequences = None,
+    everything: Everything = False,
+    subject: Subject = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the dead letter where it is.")] = False,
+) -> None:
+    """Put messages back on the subjects they came from; then remove them here.
+
+    The service takes a replayed message for a new one. Nothing is mended: what
+    could not be used comes back here, unless the service was changed.
+
+    A request without a task_id gets a new name, d-N by its new place N. One
+    whose task_id has had its ending gets no second one while that is remembered.
+    An agent's work or outcome for a deliberation that has ended is dropped.
+    The client that asked is not told any more: see `parley result`.
+
+    Doing it again within the hour (agents' messages: two minutes) stores
+    nothing, and says so.
+    """
+    _which(seqs, everything, {"--subject": subject})
+
+    async def run(client: Client) -> int:
+        letters = client.deadletters
+        # All that there are now: what is dead-lettered again meanwhile is not replayed again.
+        wanted = seqs or await letters.sequences(subject=subject)
+        good = True
+        for seq in wanted:
+            letter = await letters.find(seq)
+            if letter is None:
+                say(_missing(seq))
+                good = False
+                continue
+            try:
+                placed = await letters.replay(letter, keep=keep)
+            except CannotReplay as error:
+                say(visible(str(error)))
+                good = False
+                continue
+            where = f"message {placed.seq} of {REPLAYABLE[letter.subject]}"
+            if placed.duplicate:
+                out.print(f"{seq}: had been replayed before, as {where}; nothing was stored", highlight=False, soft_wrap=True)
+            else:
+                out.print(f"{seq}: back on {letter.subject}, as {where}", highlight=False, soft_wrap=True)
+        if not wanted:
+            out.print("no dead letters to replay")
+        return OK if good else FAILED
+
+    raise typer.Exit(with_client(run))
+
+
+@app.command()
+def purge(
+    seqs: Sequences = None,
+    everything: Everything = False,
+    subject: Subject = None,
+    older_than: Annotated[str | None, typer.Option(metavar="AGE", help="Only those put aside longer ago: 7d, 12h, 30m.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove dead letters for good, payloads too. Asks first."""
+    _which(seqs, everything, {"--subject": subject, "--older-than": older_than})
+    before = time.time() - _seconds(older_than) if older_than is not None else None
+    if not yes and not sys.stdin.isatty():
+        raise SettingsError(
+            ["purge asks before it deletes, and there is no terminal to ask on; say --yes to delete without asking"]
+        )
+
+    # The question is asked while no connection is open: an answer may take its time.
+    async def selected(client: Client) -> Sequence[int]:
+        return seqs or await client.deadletters.sequences(subject=subject, before=before)
+
+    wanted = with_client(selected)
+    if not wanted:
+        out.print("no dead letters to purge")
+        return
+    many = f"{len(wanted)} dead letters" if len(wanted) > 1 else f"dead letter {wanted[0]}"
+    if not yes and not typer.confirm(f"Delete {many} for good?"):
+        say("nothing was deleted")
+        raise typer.Exit(FAILED)
+
+    async def run(client: Client) -> int:
+        letters = client.deadletters
+        if not seqs:
+            await letters.purge(wanted[-1], subject=subject)
+            out.print(f"deleted {many}")
+            return OK
+        good = True
+        for seq in wanted:
+            letter = await letters.find(seq)
+            if letter is not None and await letters.erase(letter):
+                out.print(f"deleted dead letter {seq}")
+            else:
+                say(_missing(seq))
+                good = False
+        return OK if good else FAILED
+
+    raise typer.Exit(with_client(run))
+
+
+# ── the command line ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _which(seqs: Sequence[int] | None, everything: bool, filters: dict[str, str | None]) -> None:
+    """Refuse a command line that does not say plainly which ones are meant."""
+    if bool(seqs) == everything:
+        raise SettingsError(["say which: one or more SEQ, or --all; `parley deadletters list` shows them"])
+    given = [name for name, value in filters.items() if value is not None]
+    if given and not everything:
+        raise SettingsError([f"{given[0]} goes with --all, not with SEQ"])
+
+
+def _seconds(age: str) -> float:
+    read = re.fullmatch(r"([0-9]{1,9})([smhd])", age)
+    if read is None:
+        raise SettingsError([f"--older-than: {age!a} is no age; one is 45s, 30m, 12h or 7d"])
+    return float(read[1]) * _UNITS[read[2]]
+
+
+# ── what is shown ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _missing(seq: int) -> str:
+    return f"{seq}: not in {DEAD_LETTERS} (any more); `parley deadletters list` shows what is"
+
+
+def _facts(letter: DeadLetter) -> dict[str, Any]:
+    return {**asdict(letter), "buried_at": rfc3339(letter.buried_at)}
+
+
+def _encoded(body: bytes | None) -> dict[str, str | None]:
+    if body is None:
+        return {"payload": None}
+    try:
+        return {"payload": body.decode()}
+    except UnicodeDecodeError:
+        return {"payload": None, "payload_base64": base64.b64encode(body).decode()}
+
+
+def _lines(letter: DeadLetter) -> list[tuple[str, str]]:
+    came = f"message {letter.sequence or '?'} of {letter.stream or '?'}, stored {letter.stored_at or '?'}"
+    gave_up = f"{letter.consumer or '?'}, after {letter.deliveries or '?'} deliver{'y' if letter.deliveries == 1 else 'ies'}"
+    size = "of unknown size" if letter.size is None else f"{letter.size:,} bytes"
+    where = f", in the object store {RESULTS_BUCKET}/{letter.put_aside}" if letter.put_aside else ""
+    return [
+        ("dead letter", f"{letter.seq} of {DEAD_LETTERS}, since {rfc3339(letter.buried_at)}"),
+        ("subject", letter.subject),
+        ("reason", _one_line(letter.reason) or "(none given)"),
+        ("came from", came),
+        ("given up by", gave_up),
+        *(("header", f"{key}: {_one_line(value)}") for key, value in letter.headers.items()),
+        *(("not replayed", f"{key}: {_one_line(value)}") for key, value in letter.control_headers.items()),
+        ("payload", f"{size}{where}"),
+    ]
+
+
+def readable(body: bytes) -> str:
+    """A payload for a terminal: JSON indented, anything else as it is; what is no text or a control character as an escape."""
+    try:
+        parsed = json.loads(body, object_pairs_hook=_plain)
+        return visible(json.dumps(parsed, indent=2, ensure_ascii=False))
+    except (ValueError, RecursionError):  # no JSON, or none that would be shown as it is
+        return visible(body)
+
+
+def _plain(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a name occurs twice: indented, one of them would not be seen")
+    return found
+
+
+def _one_line(text: str) -> str:
+    return visible(" ".join(text.split()))
+
+
+def _second(instant: float) -> str:
+    return f"{rfc3339(instant)[:19]}Z"

@@ -1,0 +1,451 @@
+"""Dead letters: written, read back, put back on their subjects, removed; and nothing that a forged one could make of that."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+
+import nats.js.errors
+import pytest
+from nats.aio.client import Client as Nats
+
+from broker import topology
+from broker.clock import epoch, rfc3339
+from broker.connection import Stored, Wire
+from broker.deadletters import REPLAYABLE, CannotReplay, DeadLetter, DeadLetters, Delivered, bury
+from broker.errors import BadMessage, NoStream
+from broker.topology import AGGREGATE, DEAD_LETTERS, DISPATCH, INTAKE, RESULTS_BUCKET, Durable
+from tests.mirror.broker import Accounts, accounts, provisioned, send_raw
+
+HOSTILE = b'\xff\xfe\x00\x1b[2J {"task_description": "\r\n' + "naïve ✓".encode()
+AT = 1_767_225_600.5
+
+
+@pytest.fixture(scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
+    async with accounts(tmp_path_factory.mktemp("nats")) as started:
+        yield started
+
+
+@pytest.fixture
+def url(server: Accounts) -> str:
+    return server.fresh_url()
+
+
+@pytest.fixture
+async def nc(url: str) -> AsyncIterator[Nats]:
+    async with provisioned(url) as client:
+        yield client
+
+
+@pytest.fixture
+async def wire(nc: Nats) -> Wire:
+    return Wire(nc)
+
+
+@pytest.fixture
+async def letters(wire: Wire) -> DeadLetters:
+    return DeadLetters(wire)
+
+
+async def buried(
+    wire: Wire,
+    data: bytes = b"{}",
+    *,
+    seq: int = 1,
+    subject: str = topology.REQUESTED,
+    durable: Durable = INTAKE,
+    headers: Mapping[str, str] | None = None,
+) -> DeadLetter:
+    """One more dead letter, read back."""
+    await bury(wire, durable, Delivered(subject, data, headers or {}, seq, AT, 5), "nobody can read it")
+    return await newest_of(DeadLetters(wire))
+
+
+async def newest_of(letters: DeadLetters) -> DeadLetter:
+    (letter,) = await letters.newest(1)
+    return letter
+
+
+async def all_of(letters: DeadLetters) -> list[int]:
+    return await letters.sequences()
+
+
+async def stored_last(wire: Wire, subject: str) -> Stored:
+    found = await wire.last(REPLAYABLE[subject], subject)
+    assert found is not None
+    return found
+
+
+# ── read back ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_it_is_read_back_as_it_was_buried(wire: Wire) -> None:
+    before = time.time()
+    sent = {"traceparent": "00-aa", "content-type": "text/plain", "Nats-Msg-Id": "m-1", "Parley-Reason": "forged"}
+    letter = await buried(wire, b"12345", seq=42, headers=sent)
+    assert abs(letter.buried_at - before) < 60
+    assert letter == DeadLetter(
+        seq=1,
+        subject="deliberation.requested",
+        reason="nobody can read it",
+        stream="DELIBERATIONS",
+        sequence=42,
+        consumer="intake",
+        deliveries=5,
+        stored_at=rfc3339(AT),
+        buried_at=letter.buried_at,
+        size=5,
+        put_aside=None,
+        headers={"traceparent": "00-aa", "content-type": "text/plain"},
+        control_headers={"Nats-Msg-Id": "m-1"},
+    )
+    assert epoch(letter.stored_at) == AT
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00", HOSTILE, b"x" * 300_000], ids=["empty", "nul", "hostile", "large"])
+async def test_a_payload_is_fetched_only_when_asked_for_and_comes_as_it_was(
+    wire: Wire, letters: DeadLetters, data: bytes
+) -> None:
+    await buried(wire, data)
+    before = wire.nc.stats["in_bytes"]
+    letter = await letters.find(1)
+    assert letter is not None
+    assert letter.size == len(data)
+    assert wire.nc.stats["in_bytes"] - before < 5_000
+    assert await letters.payload(letter) == data
+
+
+async def test_a_payload_that_was_put_aside_is_found_there_and_its_size_is_known(wire: Wire, letters: DeadLetters) -> None:
+    data = b"x" * wire.max_payload
+    letter = await buried(wire, data, seq=7)
+    assert (letter.put_aside, letter.size) == ("dead-letter-DELIBERATIONS-7", len(data))
+    assert await letters.payload(letter) == data
+
+
+async def test_a_payload_that_is_kept_no_longer_is_none(wire: Wire, letters: DeadLetters) -> None:
+    letter = await buried(wire, b"x" * wire.max_payload)
+    await wire.drop_aside(RESULTS_BUCKET, letter.put_aside or "")
+    assert await letters.payload(letter) is None
+    with pytest.raises(CannotReplay, match="no longer kept"):
+        await letters.replay(letter)
+    assert await all_of(letters) == [letter.seq]
+    await wire.js.delete_msg(DEAD_LETTERS, letter.seq)
+    assert await letters.payload(replace(letter, put_aside=None)) is None
+
+
+async def test_a_sequence_that_is_gone_or_never_was_is_none(wire: Wire, letters: DeadLetters) -> None:
+    for seq in (1, 2, 3):
+        await buried(wire, seq=seq)
+    await wire.js.delete_msg(DEAD_LETTERS, 2)
+    assert [await letters.find(seq) is not None for seq in (1, 2, 3, 4, 2**62)] == [True, False, True, False, False]
+
+
+async def test_one_that_says_nothing_of_itself_is_read_all_the_same(wire: Wire, letters: DeadLetters, url: str) -> None:
+    await wire.js.publish("deadletter.x", b"123")
+    bare = await newest_of(letters)
+    assert (bare.subject, bare.reason, bare.stream, bare.sequence, bare.deliveries, bare.size) == ("x", "", "", None, None, 3)
+    assert bare.headers == {}
+    odd = {"Parley-Sequence": "9" * 5_000, "Parley-Deliveries": "-1", "Parley-Payload-Size": "many", "Parley-Stored-At": "never"}
+    await wire.js.publish("deadletter.x", b"123", headers=odd)
+    forged = await newest_of(letters)
+    assert (forged.sequence, forged.deliveries, forged.size, forged.stored_at) == (None, None, 3, "never")
+    for headers in (b"junk\r\n\r\n", b"NATS/1.0\r\nk\xff: \xff\xfe\r\n\r\n"):
+        await send_raw(url, b"HPUB deadletter.x %d %d\r\n" % (len(headers), len(headers) + 2) + headers + b"{}\r\n")
+        malformed = await newest_of(letters)
+        assert malformed.reason == ""
+        assert await letters.payload(malformed) == b"{}"
+    assert len(await all_of(letters)) == 4
+
+
+# ── listed ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def many(wire: Wire, count: int, subject: str = topology.REQUESTED) -> None:
+    publishing = (wire.js.publish(f"deadletter.{subject}", b"x" * 1_000, headers={"Parley-Reason": "why"}) for _ in range(count))
+    await asyncio.gather(*publishing)
+
+
+async def test_of_a_thousand_the_newest_are_listed_first_and_the_others_not_read(wire: Wire, letters: DeadLetters) -> None:
+    await many(wire, 1_000)
+    before = wire.nc.stats["in_msgs"]
+    assert [letter.seq for letter in await letters.newest(3)] == [1_000, 999, 998]
+    assert wire.nc.stats["in_msgs"] - before < 500
+    assert [letter.seq for letter in await letters.newest(5_000)] == list(range(1_000, 0, -1))
+
+
+async def test_the_newest_of_a_subject_are_found_however_far_back(wire: Wire, letters: DeadLetters) -> None:
+    await many(wire, 3, "agent.requested")
+    await many(wire, 700)
+    await many(wire, 2, "agent.response.failed")
+    for subject in ("agent.requested", "agent.*"):
+        assert [letter.seq for letter in await letters.newest(2, subject=subject)] == [3, 2]
+    assert [letter.seq for letter in await letters.newest(9, subject="agent.>")] == [705, 704, 3, 2, 1]
+    assert await letters.newest(5, subject="deliberation.cancel") == []
+
+
+async def test_gaps_are_no_end(wire: Wire, letters: DeadLetters) -> None:
+    await many(wire, 600)
+    await wire.js.purge_stream(DEAD_LETTERS, seq=3)
+    await many(wire, 1, "agent.requested")
+    await wire.js.purge_stream(DEAD_LETTERS, subject="deadletter.deliberation.requested", keep=2)
+    assert [letter.seq for letter in await letters.newest(9)] == [601, 600, 599]
+    await wire.js.purge_stream(DEAD_LETTERS)
+    assert await letters.newest(9) == []
+    assert await letters.sequences() == []
+
+
+async def test_sequences_can_be_had_by_age_and_subject(wire: Wire, letters: DeadLetters) -> None:
+    await buried(wire, seq=1)
+    await buried(wire, seq=2, subject=topology.CANCEL)
+    third = await buried(wire, seq=3)
+    assert await letters.sequences() == [1, 2, 3]
+    assert await letters.sequences(before=third.buried_at) == [1, 2]
+    assert await letters.sequences(before=third.buried_at, subject="deliberation.requested") == [1]
+    assert await letters.sequences(before=0.0) == []
+
+
+@pytest.mark.parametrize("subject", ["", " ", "a b", "a..b", ".a", "a.", ">.a", "a.>.b", "a>", "a*", "a\x00", "ä", "a\n"])
+async def test_what_is_no_subject_is_refused(letters: DeadLetters, subject: str) -> None:
+    with pytest.raises(BadMessage, match="subject"):
+        await letters.newest(1, subject=subject)
+    with pytest.raises(BadMessage, match="subject"):
+        await letters.sequences(subject=subject)
+    with pytest.raises(BadMessage, match="subject"):
+        await letters.purge(1, subject=subject)
+
+
+# ── put back ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("durable", "subject"),
+    [
+        (INTAKE, topology.REQUESTED),
+        (topology.CANCELLER, topology.CANCEL),
+        (DISPATCH, topology.AGENT_REQUESTED),
+        (AGGREGATE, topology.AGENT_COMPLETED),
+        (AGGREGATE, topology.AGENT_FAILED),
+    ],
+)
+async def test_a_message_goes_back_where_it_came_from_as_it_was(
+    wire: Wire, letters: DeadLetters, durable: Durable, subject: str
+) -> None:
+    sent = {
+        "traceparent": "00-aa",
+        "content-type": "text/plain",
+        "X-Mine": "yes",
+        "Nats-TTL": "60s",
+        "Parley-Reply-To": "_INBOX.x",
+    }
+    letter = await buried(wire, HOSTILE, durable=durable, subject=subject, headers=sent)
+    placed = await letters.replay(letter)
+    again = await stored_last(wire, subject)
+    assert (again.seq, again.data, placed.duplicate) == (placed.seq, HOSTILE, False)
+    senders = {"traceparent": "00-aa", "content-type": "text/plain", "X-Mine": "yes"}
+    assert {key: value for key, value in again.headers.items() if key != "Nats-Msg-Id"} == senders
+    assert await all_of(letters) == []
+
+
+async def test_jetstreams_memory_of_the_original_does_not_swallow_it(wire: Wire, letters: DeadLetters) -> None:
+    first = await wire.store(topology.REQUESTED, b"{}", msg_id="m-1")
+    letter = await buried(wire, b"{}", seq=first.seq, headers={"Nats-Msg-Id": "m-1"})
+    placed = await letters.replay(letter)
+    assert placed.seq > first.seq
+    assert not placed.duplicate
+
+
+async def test_replaying_twice_stores_it_once_and_says_so(wire: Wire, letters: DeadLetters) -> None:
+    letter = await buried(wire)
+    first = await letters.replay(letter, keep=True)
+    assert await all_of(letters) == [letter.seq]
+    second = await letters.replay(letter)
+    assert (second.seq, second.duplicate) == (first.seq, True)
+    assert (await wire.js.stream_info(topology.DELIBERATIONS)).state.messages == 1
+    assert await all_of(letters) == []  # it is where it should be
+
+
+async def test_two_who_replay_the_same_at_once_store_it_once(wire: Wire, letters: DeadLetters) -> None:
+    letter = await buried(wire)
+    placed = await asyncio.gather(letters.replay(letter), letters.replay(letter), return_exceptions=True)
+    done = [one for one in placed if not isinstance(one, BaseException)]
+    assert done
+    assert {one.seq for one in done} == {1}
+    # Who came too late may have found it gone.
+    assert all(isinstance(one, CannotReplay) for one in placed if isinstance(one, BaseException))
+    assert (await wire.js.stream_info(topology.DELIBERATIONS)).state.messages == 1
+
+
+async def test_the_numbers_of_a_stream_made_anew_are_not_taken_for_replays(wire: Wire, letters: DeadLetters) -> None:
+    await letters.replay(await buried(wire, b"1"))
+    config = (await wire.js.stream_info(DEAD_LETTERS)).config
+    await wire.js.delete_stream(DEAD_LETTERS)
+    await wire.js.add_stream(config)
+    letter = await buried(wire, b"2", seq=2)
+    assert letter.seq == 1
+    assert not (await letters.replay(letter)).duplicate
+
+
+async def test_an_empty_payload_goes_back_empty(wire: Wire, letters: DeadLetters) -> None:
+    await letters.replay(await buried(wire, b""))
+    assert (await stored_last(wire, topology.REQUESTED)).data == b""
+
+
+async def test_what_was_put_aside_goes_back_and_is_kept_nowhere_else(wire: Wire, letters: DeadLetters) -> None:
+    # Headers that leave no room for ours: the payload is what was put aside, and they are lost.
+    letter = await buried(wire, b"x" * 40_000, headers={f"X-{n}": "y" * 1_000 for n in range(10, 75)})
+    assert letter.put_aside is not None
+    await letters.replay(letter)
+    assert (await stored_last(wire, topology.REQUESTED)).data == b"x" * 40_000
+    with pytest.raises(nats.js.errors.NotFoundError):
+        await (await wire.js.object_store(RESULTS_BUCKET)).get(letter.put_aside)
+
+
+async def test_what_does_not_fit_through_nats_again_stays_here(wire: Wire, letters: DeadLetters) -> None:
+    letter = await buried(wire, b"x" * wire.max_payload)
+    with pytest.raises(CannotReplay, match="max_payload"):
+        await letters.replay(letter)
+    assert await letters.payload(letter) is not None
+
+
+async def test_what_its_stream_does_not_take_stays_here(wire: Wire, letters: DeadLetters) -> None:
+    config = (await wire.js.stream_info(topology.DELIBERATIONS)).config
+    await wire.js.update_stream(replace(config, max_msg_size=1_000))  # an operator's choice
+    letter = await buried(wire, b"x" * 2_000)
+    with pytest.raises(CannotReplay, match="refused"):
+        await letters.replay(letter)
+    await wire.js.delete_stream(topology.DELIBERATIONS)
+    with pytest.raises(NoStream, match="DELIBERATIONS"):
+        await letters.replay(letter)
+    assert await all_of(letters) == [letter.seq]
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "deliberation.completed",
+        "deliberation.failed",
+        "deliberation.timer.t-1",
+        "deliberation.deadline.t-1",
+        "deliberation.deadline",
+        "deliberation.requested.x",
+        "Deliberation.Requested",
+        "agent.response.other",
+        "agent.cancel",
+        "deadletter.deliberation.requested",
+        "$KV.deliberations.t-1",
+        "$JS.API.STREAM.DELETE.DELIBERATIONS",
+        "orders.new",
+    ],
+)
+async def test_a_forged_one_goes_nowhere_but_to_subjects_of_ours(wire: Wire, letters: DeadLetters, subject: str) -> None:
+    heard = await wire.nc.subscribe(subject)
+    forged = {"Nats-Schedule": "@every 1s", "Nats-Schedule-Target": topology.REQUESTED, "Parley-Stream": "DELIBERATIONS"}
+    await wire.js.publish(
+        f"deadletter.{subject}", b"{}", headers={f"Parley-Original-{key}": value for key, value in forged.items()}
+    )
+    letter = await newest_of(letters)
+    with pytest.raises(CannotReplay, match="takes no replays") as caught:
+        await letters.replay(letter)
+    assert "\n" not in str(caught.value)
+    await wire.nc.flush()
+    assert heard.pending_msgs == 0
+    assert await all_of(letters) == [letter.seq]
+
+
+async def test_a_forged_one_gives_the_server_no_orders(wire: Wire, letters: DeadLetters) -> None:
+    orders = {"Nats-Rollup": "all", "nats-ttl": "1s", "Nats-Expected-Last-Sequence": "99", "Nats-Msg-Id": "x"}
+    told = {f"Parley-Original-{key}": value for key, value in orders.items()}
+    await wire.publish(topology.REQUESTED, b"{}")
+    # DEAD_LETTERS itself would act on some of them: they are told of, or spelt as no server reads them.
+    await wire.js.publish(
+        "deadletter.deliberation.requested", b"{}", headers={**told, "nats-rollup": "all", "parley-reason": "x"}
+    )
+    await letters.replay(await newest_of(letters))
+    again = await stored_last(wire, topology.REQUESTED)
+    assert set(again.headers) == {"content-type", "Nats-Msg-Id"}
+    assert (await wire.js.stream_info(topology.DELIBERATIONS)).state.messages == 2
+
+
+@pytest.mark.parametrize(
+    ("bucket", "name"),
+    [
+        (RESULTS_BUCKET, "t-1"),
+        (RESULTS_BUCKET, "dead-letter-DELIBERATIONS-8"),
+        ("other", "dead-letter-DELIBERATIONS-7"),
+    ],
+)
+async def test_a_forged_one_neither_reads_nor_removes_what_is_anothers(
+    wire: Wire, letters: DeadLetters, bucket: str, name: str
+) -> None:
+    await wire.put_aside(RESULTS_BUCKET, name, b"somebody's results")
+    headers = {
+        "Parley-Stream": "DELIBERATIONS",
+        "Parley-Sequence": "7",
+        "Parley-Payload-Bucket": bucket,
+        "Parley-Payload-Name": name,
+        "Parley-Payload-Size": "99",
+    }
+    await wire.js.publish("deadletter.deliberation.requested", b"mine", headers=headers)
+    letter = await newest_of(letters)
+    assert (letter.put_aside, letter.size) == (None, 4)
+    assert await letters.payload(letter) == b"mine"
+    await letters.erase(letter)
+    assert (await (await wire.js.object_store(RESULTS_BUCKET)).get(name)).data == b"somebody's results"
+
+
+# ── removed ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def kept_aside(wire: Wire) -> set[str]:
+    try:
+        return {info.name for info in await (await wire.js.object_store(RESULTS_BUCKET)).list(ignore_deletes=True)}
+    except nats.js.errors.NotFoundError:
+        return set()
+
+
+async def test_one_is_removed_with_what_was_put_aside_for_it(wire: Wire, letters: DeadLetters) -> None:
+    small = await buried(wire, seq=1)
+    large = await buried(wire, b"x" * wire.max_payload, seq=2)
+    assert await letters.erase(large)
+    assert not await letters.erase(large)
+    assert await all_of(letters) == [small.seq]
+    assert await kept_aside(wire) == set()
+
+
+async def test_all_up_to_one_are_removed_and_what_came_after_stays(wire: Wire, letters: DeadLetters) -> None:
+    for seq, subject in enumerate([topology.REQUESTED, topology.CANCEL, topology.REQUESTED, topology.REQUESTED], 1):
+        await buried(wire, b"x" * wire.max_payload, seq=seq, subject=subject)
+    await letters.purge(3, subject="*.requested")
+    assert await all_of(letters) == [2, 4]
+    assert await kept_aside(wire) == {"dead-letter-DELIBERATIONS-2", "dead-letter-DELIBERATIONS-4"}
+    await letters.purge(4)
+    assert await all_of(letters) == []
+    assert await kept_aside(wire) == set()
+
+
+async def test_a_refusal_to_delete_is_not_taken_for_a_letter_that_is_gone(wire: Wire, letters: DeadLetters) -> None:
+    letter = await buried(wire)
+    config = (await wire.js.stream_info(DEAD_LETTERS)).config
+    await wire.js.update_stream(replace(config, sealed=True))  # an operator's choice
+    with pytest.raises(Exception, match=r"sealed|denied|not permitted"):
+        await letters.erase(letter)
+
+
+# ── absences ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_nats_without_our_streams_is_said_by_every_verb(wire: Wire, letters: DeadLetters) -> None:
+    letter = await buried(wire)
+    await wire.js.delete_stream(DEAD_LETTERS)
+    attempts = (
+        letters.newest(1),
+        letters.sequences(),
+        letters.find(1),
+        letters.payload(letter),
+        letters.purge(1),
+        letters.replay(letter),
+    )
+    for attempt in attempts:
+        with pytest.raises(NoStream, match=DEAD_LETTERS):
+            await attempt

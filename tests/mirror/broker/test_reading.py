@@ -1,0 +1,133 @@
+"""Reading what a stream holds now: all of it, once, in order, and then it ends."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from nats.aio.client import Client as Nats
+
+from broker import connection, topology
+from broker.connection import Wire, close, connect
+from broker.errors import BrokerUnavailable, NoStream
+from broker.reading import SIZE_HEADER, walk
+from tests.mirror.broker import Accounts, accounts, provisioned
+
+STREAM = topology.DEAD_LETTERS
+ALL = "deadletter.>"
+
+
+@pytest.fixture(scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
+    async with accounts(tmp_path_factory.mktemp("nats")) as started:
+        yield started
+
+
+@pytest.fixture
+def url(server: Accounts) -> str:
+    return server.fresh_url()
+
+
+@pytest.fixture
+async def nc(url: str) -> AsyncIterator[Nats]:
+    async with provisioned(url) as client:
+        yield client
+
+
+@pytest.fixture
+async def wire(nc: Nats) -> Wire:
+    return Wire(nc)
+
+
+async def fill(wire: Wire, count: int, subject: str = "deadletter.a") -> None:
+    await asyncio.gather(*(wire.publish(subject, b"x" * 10) for _ in range(count)))
+
+
+async def read(wire: Wire, subject: str = ALL, **more: Any) -> list[int]:
+    return [message.metadata.sequence.stream async for message in walk(wire, STREAM, subject, **more)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 9])
+async def test_everything_is_read_once_in_order_whatever_the_batches(wire: Wire, count: int) -> None:
+    await fill(wire, count)
+    assert await read(wire, batch=4) == list(range(1, count + 1))
+
+
+async def test_it_is_read_from_a_sequence_on_and_by_subject(wire: Wire) -> None:
+    await fill(wire, 3)
+    await fill(wire, 3, "deadletter.b")
+    assert await read(wire, first=3) == [3, 4, 5, 6]
+    assert await read(wire, "deadletter.b") == [4, 5, 6]
+    assert await read(wire, "deadletter.b", first=6) == [6]
+    assert await read(wire, "deadletter.c") == []
+    assert await read(wire, first=7) == await read(wire, first=2**62) == []
+    await wire.js.delete_msg(STREAM, 2)
+    assert await read(wire, first=0) == [1, 3, 4, 5, 6]
+
+
+async def test_payloads_come_whole_or_stay_where_they_are(wire: Wire) -> None:
+    await wire.publish("deadletter.a", b"x" * 100_000, headers={SIZE_HEADER: "7", "X-Mine": "yes"})
+    (whole,) = [message async for message in walk(wire, STREAM, ALL)]
+    assert whole.data == b"x" * 100_000
+    before = wire.nc.stats["in_bytes"]
+    (bare,) = [message async for message in walk(wire, STREAM, ALL, headers_only=True)]
+    assert wire.nc.stats["in_bytes"] - before < 5_000
+    assert bare.data == b""
+    assert ((bare.headers or {})[SIZE_HEADER], (bare.headers or {})["X-Mine"]) == ("100000", "yes")
+
+
+@pytest.mark.parametrize(("kept_from", "seen"), [(6, [1, 6]), (7, [1])])
+async def test_what_others_remove_ahead_of_the_reader_is_not_waited_for(wire: Wire, kept_from: int, seen: list[int]) -> None:
+    await fill(wire, 6)
+    found = []
+    async with asyncio.timeout(connection.PUBLISH_TIMEOUT_SECONDS / 2):
+        async for message in walk(wire, STREAM, ALL, batch=1):
+            found.append(message.metadata.sequence.stream)
+            await wire.js.purge_stream(STREAM, seq=kept_from)
+    assert found == seen
+
+
+async def test_what_others_add_meanwhile_is_read_too(wire: Wire) -> None:
+    await fill(wire, 2)
+    seen = []
+    async for message in walk(wire, STREAM, ALL, batch=1):
+        seen.append(message.metadata.sequence.stream)
+        if seen == [1]:
+            await fill(wire, 1)
+    assert seen == [1, 2, 3]
+
+
+async def test_nothing_is_left_at_the_server_whether_it_is_read_to_the_end_or_not(wire: Wire) -> None:
+    await fill(wire, 10)
+    await read(wire)
+    async with aclosing(walk(wire, STREAM, ALL, batch=3)) as messages:
+        async for _ in messages:
+            break
+    assert await wire.js.consumers_info(STREAM) == []
+
+
+async def test_a_stream_that_does_not_exist_is_named(wire: Wire) -> None:
+    await wire.js.delete_stream(STREAM)
+    with pytest.raises(NoStream, match=STREAM):
+        await read(wire)
+
+
+async def test_a_stream_that_goes_away_while_it_is_read_is_no_end(wire: Wire) -> None:
+    await fill(wire, 3)
+    messages = walk(wire, STREAM, ALL, batch=1)
+    await anext(messages)
+    await wire.js.delete_stream(STREAM)
+    with pytest.raises(BrokerUnavailable):
+        await anext(messages)
+
+
+async def test_a_connection_that_is_gone_is_said(url: str, nc: Nats) -> None:
+    reader = await connect(url, "reader")
+    wire = Wire(reader)
+    await fill(wire, 3)
+    messages = walk(wire, STREAM, ALL, batch=1)
+    await anext(messages)
+    await close(reader)
+    with pytest.raises(BrokerUnavailable):
+        await anext(messages)

@@ -1,0 +1,448 @@
+"""`parley deadletters` as a person or a script runs it: what it shows, what it puts back, what it deletes, and what it refuses."""
+
+import asyncio
+import base64
+import json
+import os
+import pty
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from broker import topology
+from broker.connection import Wire
+from broker.deadletters import DeadLetters, Delivered, bury
+from broker.embedded import EmbeddedNats
+from broker.errors import SettingsError
+from broker.topology import AGGREGATE, CANCELLER, DEAD_LETTERS, INTAKE, Durable
+from parley.deadletters import app, readable
+from tests.harness import PATIENCE_SECONDS, ModelServer, Running, fresh, until
+from tests.mirror.broker import Accounts, accounts, provisioned
+from tests.mirror.parley.test_cli import FAILED, NO_SERVICE, OK, PARLEY, USAGE, Ran, Shell, one_line
+
+PROMPT = b'{"task_description": "my secret plan"}'
+# What would clear a screen, retitle a window, set the clipboard, overwrite or reverse a line.
+CONTROLS = ["\x1b", "\x07", "\x08", "\r", "\x7f", "\x9b", "\x00", "\u202e", "\u2028"]
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A NATS account with our streams, some dead letters, and a shell beside it."""
+
+    sh: Shell
+    wire: Wire
+
+    async def __call__(self, *arguments: str, **environment: str) -> Ran:
+        return await self.sh("deadletters", *arguments, **environment)
+
+    async def bury(
+        self,
+        data: bytes = PROMPT,
+        *,
+        seq: int = 1,
+        subject: str = topology.REQUESTED,
+        durable: Durable = INTAKE,
+        reason: str = "num_agents: must be more",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        await bury(self.wire, durable, Delivered(subject, data, headers or {}, seq, 1_767_225_600.5, 5), reason)
+
+    async def left(self) -> list[int]:
+        return await DeadLetters(self.wire).sequences()
+
+    async def replayed(self, stream: str = topology.DELIBERATIONS) -> int:
+        return int((await self.wire.js.stream_info(stream)).state.messages)
+
+
+@pytest.fixture(scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
+    async with accounts(tmp_path_factory.mktemp("nats")) as started:
+        yield started
+
+
+@pytest.fixture
+async def desk(server: Accounts, tmp_path: Path) -> AsyncIterator[Desk]:
+    url = server.fresh_url()
+    async with provisioned(url) as nc:
+        yield Desk(Shell(tmp_path, NATS_URL=url), Wire(nc))
+
+
+def harmless(text: str) -> bool:
+    return not any(control in text for control in CONTROLS)
+
+
+# ── list ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_they_are_listed_newest_first_with_why_and_without_their_payload(desk: Desk) -> None:
+    await desk.bury(seq=1)
+    await desk.bury(b"", seq=2, subject=topology.AGENT_FAILED, durable=AGGREGATE, reason="payload: not JSON")
+    people, scripts = await asyncio.gather(desk("list"), desk("list", "--json"))
+    assert (people.code, people.err, scripts.code) == (OK, "", OK)
+    first, why, second, other = people.out.splitlines()
+    assert first.split()[0] == "2"
+    assert "agent.response.failed  0 bytes" in first
+    assert why.strip() == "payload: not JSON"
+    assert "deliberation.requested  38 bytes" in second
+    assert other.strip() == "num_agents: must be more"
+    assert "secret" not in people.out + scripts.out
+    new, old = json.loads(scripts.out)
+    assert (new["seq"], new["subject"], new["consumer"], new["size"]) == (2, "agent.response.failed", "aggregate", 0)
+    assert (old["stream"], old["sequence"], old["deliveries"], old["stored_at"]) == (
+        "DELIBERATIONS",
+        1,
+        5,
+        "2026-01-01T00:00:00.500Z",
+    )
+    assert old["buried_at"].endswith("Z")
+
+
+async def test_the_list_of_a_thousand_can_be_cut_and_says_so(desk: Desk) -> None:
+    publishing = (
+        desk.wire.js.publish(f"deadletter.{subject}", PROMPT)
+        for subject in ["agent.requested", *["deliberation.requested"] * 999]
+    )
+    await asyncio.gather(*publishing)
+    some, usual, one, scripts = await asyncio.gather(
+        desk("list", "--limit", "3"),
+        desk("list"),
+        desk("list", "--subject", "agent.>"),
+        desk("list", "--json", "--limit", "1000"),
+    )
+    assert [line.split()[0] for line in some.out.splitlines()[:6:2]] == ["1000", "999", "998"]
+    assert "There are older ones" in some.out
+    assert usual.out.count("deliberation.requested") == 50
+    assert (one.out.count("agent.requested"), "older" in one.out) == (1, False)
+    assert [letter["seq"] for letter in json.loads(scripts.out)] == list(range(1_000, 0, -1))
+
+
+async def test_eighty_columns_are_enough(desk: Desk) -> None:
+    long = "x: " + "very much is wrong with this; " * 15
+    await desk.bury(b"x" * 1_000_000, seq=123_456, subject=topology.AGENT_COMPLETED, durable=AGGREGATE, reason=long)
+    ran = await desk("list", COLUMNS="80")
+    head, why = ran.out.splitlines()
+    assert len(head) <= 80
+    assert len(why) <= 80
+    assert "agent.response.completed" in head
+    assert head.endswith("1,000,000 bytes")
+    assert why.endswith("…")
+
+
+async def test_an_empty_list_says_that_it_is(desk: Desk) -> None:
+    empty, scripts, wrong = await asyncio.gather(desk("list"), desk("list", "--json"), desk("list", "--subject", "a b"))
+    assert (empty.code, empty.out) == (OK, "no dead letters\n")
+    assert (scripts.code, json.loads(scripts.out)) == (OK, [])
+    assert wrong.code == USAGE
+    assert "subject" in one_line(wrong)
+
+
+async def test_nothing_that_others_wrote_reaches_the_terminal_as_a_control(desk: Desk) -> None:
+    words = "be\x1b[2J\x07\x08\x7ffore"
+    await desk.wire.js.publish("deadletter.x", words.encode(), headers={"Parley-Reason": words, "X-Mine": words})
+    for ran in await asyncio.gather(desk("list"), desk("show", "1", "--payload"), desk("show", "1", "--payload", "--json")):
+        assert ran.code == OK
+        assert "be\\" in ran.out
+        assert harmless(ran.out)
+
+
+# ── show ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_one_is_shown_with_everything_but_its_payload_unless_asked_for(desk: Desk) -> None:
+    await desk.bury(seq=42, headers={"traceparent": "00-aa", "Nats-Msg-Id": "m-1"})
+    bare, whole, scripts, all_of_it = await asyncio.gather(
+        desk("show", "1"), desk("show", "1", "--payload"), desk("show", "1", "--json"), desk("show", "1", "--json", "--payload")
+    )
+    assert bare.code == whole.code == scripts.code == all_of_it.code == OK
+    for said in (
+        "1 of DEAD_LETTERS, since 20",
+        "deliberation.requested",
+        "num_agents: must be more",
+        "message 42 of DELIBERATIONS, stored 2026-01-01T00:00:00.500Z",
+        "intake, after 5 deliveries",
+        "traceparent: 00-aa",
+        "Nats-Msg-Id: m-1",
+        "38 bytes",
+    ):
+        assert said in bare.out
+    assert "secret" not in bare.out + scripts.out
+    assert whole.out == bare.out + '\n{\n  "task_description": "my secret plan"\n}\n'
+    assert json.loads(all_of_it.out) == {**json.loads(scripts.out), "payload": PROMPT.decode()}
+    assert json.loads(scripts.out)["headers"]["traceparent"] == "00-aa"
+
+
+async def test_a_payload_of_any_bytes_is_shown_safely_and_whole_in_json(desk: Desk) -> None:
+    hostile = b'\xff\x00\x1b]52;c;aGk=\x07 "' + "größe\n".encode()
+    await desk.bury(hostile, seq=1)
+    await desk.bury(b"", seq=2)
+    shown, scripts, empty, nothing = await asyncio.gather(
+        desk("show", "1", "--payload"),
+        desk("show", "1", "--payload", "--json"),
+        desk("show", "2", "--payload"),
+        desk("show", "2", "--payload", "--json"),
+    )
+    assert shown.out.endswith('\n\\xff\\x00\\x1b]52;c;aGk=\\x07 "größe\n\n')
+    told = json.loads(scripts.out)
+    assert (told["payload"], base64.b64decode(told["payload_base64"])) == (None, hostile)
+    assert (empty.code, empty.out.endswith("0 bytes\n\n\n")) == (OK, True)
+    assert json.loads(nothing.out)["payload"] == ""
+
+
+async def test_a_payload_that_was_put_aside_is_shown_like_any_other(desk: Desk) -> None:
+    await desk.bury(b"y" * desk.wire.max_payload)
+    bare, whole = await asyncio.gather(desk("show", "1"), desk("show", "1", "--payload"))
+    assert "1,048,576 bytes, in the object store results/dead-letter-DELIBERATIONS-1" in bare.out
+    assert whole.out.count("y") > desk.wire.max_payload
+    await (await desk.wire.js.object_store("results")).delete("dead-letter-DELIBERATIONS-1")
+    gone = await desk("show", "1", "--payload")
+    assert gone.code == FAILED
+    assert gone.out == bare.out
+    assert gone.err == "parley: 1: its payload is no longer kept\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        (b'{"a":[1,2]}', '{\n  "a": [\n    1,\n    2\n  ]\n}'),
+        (b'{"a":1,"a":2}', '{"a":1,"a":2}'),  # indented, one would be missing
+        ('{"a": "größe"}'.encode(), '{\n  "a": "größe"\n}'),
+        (rb'{"a": "\u001b[2J \ud800"}', '{\n  "a": "\\u001b[2J \\ud800"\n}'),
+        (b"[" * 100_000, "[" * 100_000),
+        (b"1" * 10_000, "1" * 10_000),
+        ("a\u202eb\u2028c".encode(), "a\\u202eb\\u2028c"),
+        (b"one\r\n\ttwo", "one\\r\n\ttwo"),
+        (b"", ""),
+    ],
+    ids=range(9),
+)
+def test_a_payload_is_readable(body: bytes, shown: str) -> None:
+    assert readable(body) == shown
+    assert harmless(readable(body))
+
+
+# ── replay ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_replayed_request_is_deliberated_on(tmp_path: Path, local_service: Running, model: ModelServer) -> None:
+    """Two that were dead-lettered by some mistake of the service's, one of them without a name of its own."""
+    desk = Desk(Shell(tmp_path, NATS_URL=local_service.service.nats_url), local_service.wire)
+    task_id = fresh("replayed")
+    before = (await desk.wire.js.stream_info(DEAD_LETTERS)).state.last_seq
+    trace = {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01", "Nats-Msg-Id": task_id}
+    named = json.dumps({"task_description": "x", "task_id": task_id, "num_agents": 2}).encode()
+    # Numbers that the stream will not reach here: a dead letter's own Msg-Id is made of them.
+    await desk.bury(named, seq=10**9 + 1, headers=trace)
+    await desk.bury(b'{"task_description": "x", "num_agents": 1}', seq=10**9 + 2)
+    ran = await desk("replay", str(before + 1), str(before + 2))
+    assert (ran.code, ran.err) == (OK, "")
+    first, second = ran.out.splitlines()
+    assert first.startswith(f"{before + 1}: back on deliberation.requested, as message ")
+    ending = await local_service.ending_of(task_id)
+    assert (ending["status"], ending["degraded"], len(ending["results"])) == ("completed", False, 2)
+    (msg,) = await local_service.endings_of(task_id)
+    assert (msg.headers or {})["traceparent"].startswith(f"00-{'1' * 32}-")
+    new_name = f"d-{second.split()[-3]}"
+    assert (await local_service.ending_of(new_name))["status"] == "completed"
+    assert not {before + 1, before + 2} & set(await desk.left())
+    # One that has had its ending gets no second one.
+    await desk.bury(named, seq=10**9 + 3)
+    again = await desk("replay", str(before + 3))
+    assert again.code == OK
+
+    async def handled() -> bool:
+        info = await desk.wire.js.consumer_info(INTAKE.stream, INTAKE.name)
+        return not info.num_pending and not info.num_ack_pending
+
+    await until(handled, "the repeated request was handled")
+    assert len(await local_service.endings_of(task_id)) == 1
+
+
+async def test_replaying_twice_stores_it_once_and_says_so(desk: Desk) -> None:
+    await desk.bury()
+    first = await desk("replay", "1", "--keep")
+    assert first.out == "1: back on deliberation.requested, as message 1 of DELIBERATIONS\n"
+    assert await desk.left() == [1]
+    second = await desk("replay", "1")
+    assert second.code == OK
+    assert second.out == "1: had been replayed before, as message 1 of DELIBERATIONS; nothing was stored\n"
+    third = await desk("replay", "1")
+    assert third.code == FAILED
+    assert "1: not in DEAD_LETTERS (any more)" in one_line(third)
+    assert await desk.replayed() == 1
+
+
+async def test_what_cannot_be_replayed_is_named_and_the_others_are(desk: Desk) -> None:
+    await desk.bury(seq=1)
+    await desk.wire.js.publish("deadletter.deliberation.timer.t-1", PROMPT)
+    await desk.wire.js.publish("deadletter.$KV.deliberations.t-1", PROMPT)
+    await desk.bury(seq=4)
+    ran = await desk("replay", "9", "2", "3", "1", "4")
+    assert ran.code == FAILED
+    assert len(ran.out.splitlines()) == 2
+    missing, timer, bucket = ran.err.splitlines()
+    assert missing.startswith("parley: 9: not in DEAD_LETTERS")
+    assert timer.startswith("parley: 2: deliberation.timer.t-1 takes no replays")
+    assert bucket.startswith("parley: 3: $KV.deliberations.t-1 takes no replays")
+    assert await desk.left() == [2, 3]
+    assert await desk.replayed() == 2
+
+
+async def test_all_or_those_of_a_subject_are_replayed_the_oldest_first(desk: Desk) -> None:
+    for seq, body in enumerate([b"1", b"2", b"3"], 1):
+        await desk.bury(body, seq=seq)
+    await desk.bury(b"4", seq=4, subject=topology.CANCEL, durable=CANCELLER)
+    some = await desk("replay", "--all", "--subject", "*.requested")
+    assert some.code == OK
+    assert [line.split(":")[0] for line in some.out.splitlines()] == ["1", "2", "3"]
+    stored = [await desk.wire.stored(topology.DELIBERATIONS, seq) for seq in (1, 2, 3)]
+    assert [message.data for message in stored if message is not None] == [b"1", b"2", b"3"]
+    assert await desk.left() == [4]
+    rest, none = await desk("replay", "--all"), await desk("replay", "--all")
+    assert (rest.code, await desk.left()) == (OK, [])
+    assert (none.code, none.out) == (OK, "no dead letters to replay\n")
+
+
+async def test_what_comes_back_while_all_are_replayed_is_not_replayed_again(
+    tmp_path: Path, server: Accounts, model: ModelServer
+) -> None:
+    """A request that cannot be used is dead-lettered again, by the service that runs."""
+    from parley.app import service
+    from parley.settings import load
+
+    url = server.fresh_url()
+    async with provisioned(url) as nc:
+        desk = Desk(Shell(tmp_path, NATS_URL=url), Wire(nc))
+        for seq in (1, 2, 3):
+            await desk.bury(b"not JSON", seq=10**9 + seq)
+        async with service(load(nats_url=url, vllm_url=model.url, http_port=0, home=tmp_path, pool="local")):
+            ran = await desk("replay", "--all")
+            assert (ran.code, len(ran.out.splitlines())) == (OK, 3)
+
+            async def back() -> bool:
+                return await desk.left() == [4, 5, 6]
+
+            await until(back, "each came back as a new dead letter")
+
+
+# ── purge ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_one_or_several_are_purged_and_those_that_are_not_there_named(desk: Desk) -> None:
+    for seq in (1, 2, 3):
+        await desk.bury(seq=seq)
+    ran = await desk("purge", "1", "9", "3", "--yes")
+    assert (ran.code, ran.out) == (FAILED, "deleted dead letter 1\ndeleted dead letter 3\n")
+    assert ran.err.startswith("parley: 9: not in DEAD_LETTERS")
+    assert await desk.left() == [2]
+
+
+async def test_purging_takes_what_its_filters_leave(desk: Desk) -> None:
+    for seq, subject in enumerate([topology.REQUESTED, topology.CANCEL, topology.REQUESTED], 1):
+        await desk.bury(b"x" * desk.wire.max_payload, seq=seq, subject=subject)
+    young = await desk("purge", "--all", "--older-than", "7d", "--yes")
+    assert (young.code, young.out) == (OK, "no dead letters to purge\n")
+    some = await desk("purge", "--all", "--subject", "deliberation.cancel", "--yes")
+    assert (some.code, some.out) == (OK, "deleted dead letter 2\n")
+    assert await desk.left() == [1, 3]
+    rest = await desk("purge", "--all", "--older-than", "0s", "--yes")
+    assert rest.out == "deleted 2 dead letters\n"
+    assert await desk.left() == []
+    assert (await desk.wire.js.stream_info(topology.RESULTS)).state.messages == 3  # the marks of what was deleted
+
+
+async def test_without_a_terminal_or_a_yes_nothing_is_purged(desk: Desk) -> None:
+    await desk.bury()
+    for ran in await asyncio.gather(desk("purge", "1"), desk("purge", "--all")):
+        assert ran.code == USAGE
+        assert "--yes" in one_line(ran)
+    assert await desk.left() == [1]
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [("y", OK, []), ("", FAILED, [1, 2])])
+async def test_on_a_terminal_it_asks_first(desk: Desk, answer: str, code: int, left: list[int]) -> None:
+    for seq in (1, 2):
+        await desk.bury(seq=seq)
+    keyboard, terminal = pty.openpty()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *(PARLEY, "deadletters", "purge", "--all"),
+            stdin=terminal,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=desk.sh.environment,
+        )
+        os.write(keyboard, f"{answer}\n".encode())
+        out, _ = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
+    finally:
+        os.close(keyboard)
+        os.close(terminal)
+    assert "Delete 2 dead letters for good?" in out.decode()
+    assert process.returncode == code
+    assert await desk.left() == left
+
+
+# ── usage and absences ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["replay"], "--all"),
+        (["replay", "1", "--all"], "--all"),
+        (["replay", "1", "--subject", "agent.>"], "--subject"),
+        (["purge", "--yes"], "--all"),
+        (["purge", "1", "--all", "--yes"], "--all"),
+        (["purge", "1", "--subject", "agent.>", "--yes"], "--subject"),
+        (["purge", "1", "--older-than", "7d", "--yes"], "--older-than"),
+        (["purge", "--all", "--older-than", "a week", "--yes"], "7d"),
+        (["purge", "--all", "--older-than", "-1d", "--yes"], "7d"),
+        (["purge", "--all", "--older-than", f"{'9' * 5_000}d", "--yes"], "7d"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else value,
+)
+def test_a_command_line_that_could_mean_the_wrong_ones_is_refused_before_anything_is_done(
+    arguments: list[str], named: str
+) -> None:
+    ran = CliRunner().invoke(app, arguments)
+    assert isinstance(ran.exception, SettingsError)  # exit code 2, as below
+    assert named in str(ran.exception)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["show", "0"], ["show", "x"], ["replay", str(2**64)], ["purge", "0"], ["list", "--limit", "0"]]
+)
+def test_a_number_that_cannot_be_one_is_refused(arguments: list[str]) -> None:
+    assert CliRunner().invoke(app, arguments).exit_code == USAGE
+
+
+async def test_a_bad_filter_exits_with_2_and_one_line(desk: Desk) -> None:
+    await desk.bury()
+    for command in (("replay", "--all"), ("purge", "--all", "--yes")):
+        ran = await desk(*command, "--subject", ">.a")
+        assert ran.code == USAGE
+        assert "subject" in one_line(ran)
+    assert await desk.left() == [1]
+
+
+async def test_showing_one_that_is_gone_exits_with_1(desk: Desk) -> None:
+    ran = await desk("show", "7")
+    assert ran.code == FAILED
+    assert "parley deadletters list" in one_line(ran)
+
+
+async def test_without_a_service_each_exits_with_3(tmp_path: Path, empty_nats: EmbeddedNats) -> None:
+    sh = Shell(tmp_path, NATS_URL=empty_nats.url)
+    commands = [
+        ("list",),
+        ("show", "1"),
+        ("replay", "--all"),
+        ("replay", "1"),
+        ("purge", "--all", "--yes"),
+        ("purge", "1", "--yes"),
+    ]
+    for ran in await asyncio.gather(*(sh("deadletters", *command) for command in commands)):
+        assert ran.code == NO_SERVICE
+        assert "DEAD_LETTERS" in one_line(ran)
