@@ -18,6 +18,7 @@ from broker.connection import masked
 from broker.errors import SettingsError
 from broker.topology import ACK_WAIT_SECONDS
 from workers.agent import Retry
+from workers.breaker import Tolerance
 from workers.pool import WorkerConfig
 from workers.vllm import Limits
 
@@ -68,6 +69,16 @@ class Settings(BaseSettings):
     )
     retry_base_seconds: Seconds = Field(0.25, description="First backoff, doubled each time, with full jitter.")
     retry_cap_seconds: Seconds = Field(10.0, description="Longest backoff.")
+    breaker_failures: int = Field(
+        5, ge=1, le=1000, description="Failures in a row, of any agents of a worker, after which it leaves a server alone."
+    )
+    breaker_cooldown_seconds: float = Field(
+        1.0,
+        gt=0,
+        le=60,
+        allow_inf_nan=False,
+        description="Until it probes that server, doubled up to 5 times this, half of it jitter.",
+    )
 
     pool: Literal["ray", "local"] = Field("ray", description="Where agents run: Ray actors, or this process (`local`).")
     pool_actors: int = Field(2, ge=1, le=1024, description="Ray actors of one dispatcher.")
@@ -170,6 +181,7 @@ class Settings(BaseSettings):
             slots=self.pool_slots,
             ack_wait_seconds=self.ack_wait_seconds,
             drain_seconds=self.drain_seconds,
+            tolerance=Tolerance(self.breaker_failures, self.breaker_cooldown_seconds),
         )
 
 

@@ -1,7 +1,8 @@
 """One agent of one deliberation: compose its prompt, ask the model until it answers or time is up, say how it went.
 
 A plain async function over a `Model`. It knows nothing of NATS or Ray. Passing trouble is retried with jittered backoff, the
-caller's mistakes are not, and no wait outlives the deadline that travels with the work.
+caller's mistakes are not, and no wait outlives the deadline that travels with the work. An endpoint whose breaker is open is passed
+over; where all are, an agent waits for one as long as its backoffs would have taken together, and then fails by the cause.
 """
 
 import asyncio
@@ -9,12 +10,13 @@ import hashlib
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from broker.clock import epoch, rfc3339
 from broker.messages import AgentCompleted, AgentFailed, AgentOutcome, AgentRequested, ErrorType, Proposal
 from workers import prompts
+from workers.switchboard import Line, Switchboard
 from workers.vllm import ChatRequest, Completion, Endpoint, ModelError
 
 # Rule: passing trouble is retried; a mistake, an empty answer or a spent deadline is not.
@@ -29,6 +31,11 @@ PASSING = frozenset(
         ErrorType.MALFORMED_ANSWER,
     }
 )
+# What a probe asks, for one token. Not a whole prompt: that may take a minute, and everybody would wait for it.
+PROBE_MESSAGES = ({"role": "user", "content": "ping"},)
+# What one token may take once a connection is there. A server that is loaded to the brim takes longer, and is not dead.
+PROBE_SECONDS = 2.0
+TOO_LATE = "the deadline passed before an answer came"
 
 
 class Model(Protocol):
@@ -57,6 +64,8 @@ class Desk:
     model_name: str
     endpoints: Sequence[Endpoint]
     retry: Retry = Retry()
+    switchboard: Switchboard = field(default_factory=Switchboard)
+    probe_seconds: float = 5.0 + PROBE_SECONDS
     now: Callable[[], float] = time.time
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     jitter: Callable[[], float] = random.random
@@ -89,23 +98,93 @@ async def answer(desk: Desk, request: AgentRequested, traceparent: str | None = 
     )
     order = endpoints_for(request.task_id, desk.endpoints)
     deadline = epoch(request.deadline)
-    attempt = 0
+    turn = attempt = 0
     while True:
-        left = deadline - desk.now()
-        if left <= 0:
-            return failed(
-                request, desk, started, attempt, ErrorType.DEADLINE_EXCEEDED, "the deadline passed before an answer came"
-            )
+        turn += 1
+        now = desk.now()
+        if now >= deadline:
+            return failed(request, desk, started, attempt, ErrorType.DEADLINE_EXCEEDED, TOO_LATE)
+        first = (turn - 1) % len(order)
+        # A turn without a call takes as long as its backoff may, for waiting disturbs nobody.
+        pause = desk.retry.wait(turn, None, 1.0) if turn < desk.retry.attempts else 0.0
+        line = await _line(desk, (*order[first:], *order[:first]), chat, min(now + pause, deadline), deadline)
+        if line is None:
+            if turn >= desk.retry.attempts or desk.now() >= deadline:
+                error_type, error = _nobody(desk, order)
+                return failed(request, desk, started, attempt, error_type, error)
+            continue
         attempt += 1
         try:
-            completion = await desk.model.complete(order[(attempt - 1) % len(order)], chat, seconds=left)
+            completion = await _call(desk, line, chat, deadline - desk.now(), request.task_id)
         except ModelError as error:
-            wait = desk.retry.wait(attempt, error.retry_after, desk.jitter())
-            if error.error_type not in PASSING or attempt >= desk.retry.attempts or desk.now() + wait >= deadline:
+            wait = desk.retry.wait(turn, error.retry_after, desk.jitter())
+            if error.error_type not in PASSING or turn >= desk.retry.attempts or desk.now() + wait >= deadline:
                 return failed(request, desk, started, attempt, error.error_type, str(error))
             await desk.sleep(wait)
             continue
         return _completed(request, desk, started, attempt, prompt, completion)
+
+
+async def _line(desk: Desk, order: Sequence[Endpoint], chat: ChatRequest, until: float, deadline: float) -> Line | None:
+    """Leave to call the first of these that may be called; None when there is none `until` then.
+
+    Who comes upon a breaker that is due probes for all who wait. That is no attempt: whatever it finds, the turn goes on.
+    """
+    board = desk.switchboard
+    while (now := desk.now()) < deadline:
+        line = board.admit(order, now)
+        if line is None:
+            if now >= until:
+                return None
+            await board.news(min(until, board.probe_at(order)) - now, desk.sleep)
+        elif line.leave.probe:
+            await _probe(desk, line, chat, deadline - now)
+        else:
+            return line
+    return None
+
+
+async def _call(desk: Desk, line: Line, chat: ChatRequest, seconds: float, task_id: str) -> Completion:
+    board = desk.switchboard
+    try:
+        completion = await desk.model.complete(line.endpoint, chat, seconds=seconds)
+    except ModelError as error:
+        board.end(line, error, desk.now(), task_id=task_id, jitter=desk.jitter())
+        raise
+    except BaseException:
+        board.call_off(line, desk.now())
+        raise
+    board.end(line, None, desk.now())
+    return completion
+
+
+async def _probe(desk: Desk, line: Line, chat: ChatRequest, left: float) -> None:
+    """Ask for one token, and tell the breaker what came of it. `left`: seconds to the agent's own deadline."""
+    board = desk.switchboard
+    question = ChatRequest(model=chat.model, messages=PROBE_MESSAGES, max_tokens=1, traceparent=chat.traceparent)
+    limit = min(left, desk.probe_seconds)
+    try:
+        await desk.model.complete(line.endpoint, question, seconds=limit)
+    except ModelError as error:
+        if error.error_type is ErrorType.DEADLINE_EXCEEDED and limit < left:
+            board.end_slow(line, desk.now(), jitter=desk.jitter())
+        else:
+            board.end(line, error, desk.now(), jitter=desk.jitter())
+    except BaseException:
+        board.call_off(line, desk.now())
+        raise
+    else:
+        board.end(line, None, desk.now())
+
+
+def _nobody(desk: Desk, order: Sequence[Endpoint]) -> tuple[ErrorType, str]:
+    """Why no endpoint could be called: what opened the breaker of the one this task would call first."""
+    breaker = desk.switchboard.breaker(order[0])
+    if breaker.cause is None:
+        return ErrorType.DEADLINE_EXCEEDED, TOO_LATE
+    others = f" (and {len(order) - 1} more)" if len(order) > 1 else ""
+    opened = f"the breaker of {order[0]}{others} is open since {rfc3339(breaker.opened_at)}"
+    return breaker.cause.error_type, f"{opened}: {breaker.cause.words}"
 
 
 def _completed(

@@ -5,13 +5,16 @@ whatever waits, waits in the stream, where another replica can take it. The Ray 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 from broker.connection import Wire, close, connect
-from workers.agent import Desk, Retry
+from workers.agent import PROBE_SECONDS, Desk, Retry
+from workers.breaker import Tolerance
+from workers.lookout import Lookout, Standing
+from workers.switchboard import Switchboard
 from workers.vllm import Endpoint, Limits, VllmClient
 from workers.worker import Job, Worker
 
@@ -30,6 +33,7 @@ class WorkerConfig:
     slots: int
     ack_wait_seconds: float
     drain_seconds: float
+    tolerance: Tolerance = field(default_factory=Tolerance)
 
 
 class Pool(Protocol):
@@ -46,6 +50,16 @@ class Pool(Protocol):
     @property
     def problem(self) -> str | None:
         """Why the pool cannot work at the moment, for readiness; None when it can."""
+        ...
+
+    @property
+    def breakers(self) -> Mapping[str, Standing]:
+        """How the workers see each endpoint, by `host:port`."""
+        ...
+
+    @property
+    def lost(self) -> str | None:
+        """Why the pool will not work again in this process, for its supervisor; None while it may."""
         ...
 
     async def room(self, wait: bool = True) -> int:
@@ -93,6 +107,8 @@ async def hire(config: WorkerConfig, wire: Wire, stack: AsyncExitStack) -> Worke
         model_name=config.model,
         endpoints=tuple(Endpoint(url) for url in config.endpoints),
         retry=config.retry,
+        switchboard=Switchboard(config.tolerance),
+        probe_seconds=config.limits.connect + PROBE_SECONDS,
     )
     worker = Worker(wire=wire, desk=desk, ack_wait_seconds=config.ack_wait_seconds)
     await worker.start()
@@ -106,6 +122,7 @@ class LocalPool:
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
         self._slots = Slots(config.slots)
+        self._lookout = Lookout(Endpoint(url).label for url in config.endpoints)
         self._stack = AsyncExitStack()
         self._worker: Worker | None = None
 
@@ -113,6 +130,7 @@ class LocalPool:
         nc = await connect(self._config.nats_url, "parley-worker-local")
         self._stack.push_async_callback(close, nc)
         self._worker = await hire(self._config, Wire(nc), self._stack)
+        self._lookout.join(0)
         watch = asyncio.create_task(self._watch(self._worker), name="pool-watch")
         self._stack.callback(watch.cancel)
         return self
@@ -132,6 +150,14 @@ class LocalPool:
     def problem(self) -> str | None:
         return None if self._worker is not None else "the pool has not started"
 
+    @property
+    def lost(self) -> str | None:
+        return None
+
+    @property
+    def breakers(self) -> Mapping[str, Standing]:
+        return self._lookout.standings
+
     async def room(self, wait: bool = True) -> int:
         return await self._slots.room(wait)
 
@@ -142,4 +168,6 @@ class LocalPool:
 
     async def _watch(self, worker: Worker) -> None:
         while True:
-            self._slots.free(len(await worker.finished()))
+            settled = await worker.finished()
+            self._lookout.hear(0, worker.sights)
+            self._slots.free(len(settled))

@@ -46,6 +46,13 @@ class Endpoint:
             return None
         return httpx.BasicAuth(unquote(parts.username), unquote(parts.password or ""))
 
+    @property
+    def label(self) -> str:
+        """`host:port`, for a metric: without user, password or path."""
+        parts = urlsplit(self.url)
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+        return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
     def __str__(self) -> str:
         """For messages: an outcome's `error` is read by others."""
         return masked(self.url)
@@ -92,13 +99,21 @@ class Completion:
 
 
 class ModelError(Exception):
-    """A call that gave no answer. `retry_after` is what the server asked for, in seconds."""
+    """A call that gave no answer. `retry_after` is what the server asked for, in seconds; `status` is of HTTP, if it got so far."""
 
-    def __init__(self, error_type: ErrorType, message: str, retry_after: float | None = None) -> None:
+    def __init__(self, error_type: ErrorType, message: str, retry_after: float | None = None, status: int | None = None) -> None:
         super().__init__(error_type, message)
         self.error_type = error_type
         self.message = message
         self.retry_after = retry_after
+        self.status = status
+
+    @property
+    def gist(self) -> str:
+        """The message without the server's own words, which may quote the prompt: for others than who made the call."""
+        if self.error_type is ErrorType.SERVER_ERROR:
+            return "the model server broke off" if self.status is None else f"HTTP {self.status} from the model server"
+        return self.message
 
     def __str__(self) -> str:
         return self.message
@@ -304,7 +319,7 @@ def _refusal(response: httpx.Response, body: bytes) -> ModelError:
     status = response.status_code
     words = _words_of(body)
     message = f"HTTP {status} from the model server: {words}"
-    return ModelError(_kind(status, words), message, _retry_after(response))
+    return ModelError(_kind(status, words), message, _retry_after(response), status)
 
 
 def _kind(status: int, words: str) -> ErrorType:

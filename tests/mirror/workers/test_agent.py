@@ -1,7 +1,9 @@
 """One agent's attempts at an answer, over a scripted model and a clock that only sleeping and calling move."""
 
 import asyncio
+import dataclasses
 import random
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -10,8 +12,11 @@ import pytest
 
 from broker.clock import rfc3339
 from broker.messages import AgentCompleted, AgentFailed, AgentOutcome, AgentRequested, ErrorType, Usage
+from tests.harness import until
 from tests.mirror.workers import work
-from workers.agent import PASSING, Desk, Retry, answer, endpoints_for
+from workers.agent import PASSING, PROBE_MESSAGES, Desk, Retry, answer, endpoints_for
+from workers.breaker import State, Tolerance
+from workers.switchboard import Switchboard
 from workers.vllm import ChatRequest, Completion, Endpoint, ModelError
 
 START = 1_800_000_000.0
@@ -37,17 +42,19 @@ class Clock:
 
 
 class ScriptedModel:
-    """Answers as its script says, the last line for ever; every call takes `call_seconds`."""
+    """Answers as its script says, the last line for ever; every call takes `call_seconds`. Probes are answered so too, but apart."""
 
     def __init__(self, clock: Clock, script: Sequence[Completion | ModelError], call_seconds: float = 0.0) -> None:
         self._clock = clock
         self._script = list(script)
         self._call_seconds = call_seconds
         self.calls: list[tuple[Endpoint, float, float]] = []
+        self.probes: list[tuple[Endpoint, float, float]] = []
         self.requests: list[ChatRequest] = []
 
     async def complete(self, endpoint: Endpoint, request: ChatRequest, *, seconds: float) -> Completion:
-        self.calls.append((endpoint, self._clock.now(), seconds))
+        kept = self.probes if request.messages == PROBE_MESSAGES else self.calls
+        kept.append((endpoint, self._clock.now(), seconds))
         self.requests.append(request)
         self._clock.time += self._call_seconds
         step = self._script.pop(0) if len(self._script) > 1 else self._script[0]
@@ -66,18 +73,24 @@ class Bench:
         jitter: float = 1.0,
         call_seconds: float = 0.0,
         endpoints: Sequence[Endpoint] = THREE[:1],
+        tolerance: Tolerance | None = None,
     ) -> None:
         self.clock = Clock()
+        self.board = Switchboard(tolerance)
         self.model = ScriptedModel(self.clock, script, call_seconds)
         self.desk = Desk(
             model=self.model,
             model_name="some-model",
             endpoints=endpoints,
             retry=retry or Retry(),
+            switchboard=self.board,
             now=self.clock.now,
             sleep=self.clock.sleep,
             jitter=lambda: jitter,
         )
+
+    def retry(self, retry: Retry) -> None:
+        self.desk = dataclasses.replace(self.desk, retry=retry)
 
     async def ask(self, request: AgentRequested | None = None, traceparent: str | None = None) -> AgentOutcome:
         return await answer(self.desk, request or timed(), traceparent)
@@ -229,6 +242,8 @@ async def test_whatever_goes_wrong_no_call_and_no_wait_is_past_the_deadline(seed
     for _, at, seconds in bench.model.calls:
         assert at < deadline
         assert seconds == pytest.approx(deadline - at)
+    for _, at, seconds in bench.model.probes:
+        assert 0 < seconds <= deadline - at
     # The last call may end late; nothing that we chose to wait for does.
     assert bench.model.calls[-1][1] <= deadline
     assert outcome.attempt == len(bench.model.calls)
@@ -279,3 +294,195 @@ def test_losing_an_endpoint_moves_only_its_own_tasks() -> None:
     for task, order in before.items():
         after = endpoints_for(task, left)
         assert after == [endpoint for endpoint in order if endpoint != gone]
+
+
+# ── behind breakers ───────────────────────────────────────────────────────────────────────────────────────────────
+
+REFUSED = ModelError(ErrorType.CONNECTION_FAILED, "cannot connect: refused")
+QUICK_TEMPERED = Tolerance(failures=1, cooldown=1.0)
+
+
+class Town:
+    """Several endpoints with a manner each, one worker's desk, and time that is real but short."""
+
+    def __init__(self, *, tolerance: Tolerance, retry: Retry, endpoints: Sequence[Endpoint] = THREE[:1]) -> None:
+        self.down: dict[Endpoint, ModelError] = {}
+        self.asked: list[Endpoint] = []
+        self.probed: list[Endpoint] = []
+        self.held: asyncio.Event | None = None
+        self.board = Switchboard(tolerance)
+        self.desk = Desk(model=self, model_name="m", endpoints=endpoints, retry=retry, switchboard=self.board)
+
+    async def complete(self, endpoint: Endpoint, request: ChatRequest, *, seconds: float) -> Completion:
+        (self.probed if request.messages == PROBE_MESSAGES else self.asked).append(endpoint)
+        await asyncio.sleep(0)
+        if self.held is not None:
+            await self.held.wait()
+        if endpoint in self.down:
+            raise self.down[endpoint]
+        return DONE
+
+    def state(self, endpoint: Endpoint) -> State:
+        return self.board.breaker(endpoint).state
+
+
+def task_that_prefers(endpoint: Endpoint, endpoints: Sequence[Endpoint] = THREE) -> str:
+    return next(f"task-{n}" for n in range(1_000) if endpoints_for(f"task-{n}", endpoints)[0] == endpoint)
+
+
+async def test_a_closed_endpoint_later_in_the_order_is_called_while_the_first_is_open_and_that_is_one_attempt() -> None:
+    bench = Bench(REFUSED, DONE, endpoints=THREE, tolerance=QUICK_TEMPERED, retry=Retry(base=0.1))
+    first, second, _ = endpoints_for("task-1", THREE)
+    await bench.ask(timed(task_id="task-1"))
+    outcome = success(await bench.ask(timed(task_id="task-1")))
+    assert outcome.attempt == 1
+    assert [endpoint for endpoint, _, _ in bench.model.calls] == [first, second, second]
+    assert bench.model.probes == []
+
+
+async def test_a_dead_endpoint_opens_after_its_failures_and_one_attempt_of_each_agent_after_that_goes_elsewhere() -> None:
+    town = Town(tolerance=Tolerance(failures=3, cooldown=60.0), retry=Retry(base=0.001), endpoints=THREE)
+    town.down[THREE[0]] = REFUSED
+    outcomes = [success(await answer(town.desk, work(task_id=f"task-{n}"))) for n in range(100)]
+    assert town.asked.count(THREE[0]) == 3
+    assert sum(outcome.attempt - 1 for outcome in outcomes) == 3
+    assert town.probed == []
+
+
+async def test_a_dead_endpoint_costs_a_probe_a_cooldown_and_not_every_agents_attempts() -> None:
+    bench = Bench(REFUSED, tolerance=Tolerance(failures=5, cooldown=1.0))
+    outcomes = [failure(await bench.ask()) for _ in range(6)]  # one after the other, up to 7.75 s each
+    assert {outcome.error_type for outcome in outcomes} == {ErrorType.CONNECTION_FAILED}
+    assert len(bench.model.calls) == 5
+    # 1 s, 2 s, 4 s, then every 5 s.
+    elapsed = bench.clock.now() - START
+    assert 3 <= len(bench.model.probes) <= 3 + elapsed / 5.0
+
+
+async def test_an_agent_that_finds_every_endpoint_open_fails_when_its_backoffs_would_be_over_and_names_the_cause() -> None:
+    retry = Retry(attempts=4, base=0.5, cap=10.0)
+    bench = Bench(REFUSED, endpoints=THREE[:2], tolerance=Tolerance(failures=1, cooldown=60.0), retry=retry)
+    opened = failure(await bench.ask(timed(task_id="task-1")))
+    assert opened.attempt == 2
+    opened_at = bench.board.breaker(endpoints_for("task-1", THREE[:2])[0]).opened_at
+    before = bench.clock.now()
+    outcome = failure(await bench.ask(timed(task_id="task-1")))
+    assert bench.clock.now() - before == 0.5 + 1.0 + 2.0
+    assert (outcome.error_type, outcome.attempt) == (ErrorType.CONNECTION_FAILED, 0)
+    for word in (str(endpoints_for("task-1", THREE[:2])[0]), "and 1 more", rfc3339(opened_at), "cannot connect: refused"):
+        assert word in outcome.error
+
+
+async def test_an_agent_that_may_not_retry_fails_at_once() -> None:
+    bench = Bench(REFUSED, tolerance=Tolerance(failures=1, cooldown=60.0), retry=Retry(attempts=1))
+    await bench.ask()
+    before = bench.clock.now()
+    assert failure(await bench.ask()).attempt == 0
+    assert bench.clock.now() == before
+
+
+async def test_at_its_deadline_a_waiting_agent_names_the_cause_and_not_the_time() -> None:
+    bench = Bench(REFUSED, tolerance=Tolerance(failures=1, cooldown=60.0), retry=Retry(attempts=1))
+    await bench.ask()
+    bench.retry(Retry(attempts=50))
+    outcome = failure(await bench.ask())
+    assert bench.clock.now() == START + DEADLINE_SECONDS
+    assert outcome.error_type is ErrorType.CONNECTION_FAILED
+    assert "refused" in outcome.error
+
+
+@pytest.mark.parametrize("tolerance", [Tolerance(), Tolerance(failures=1)])
+async def test_an_agent_waits_for_a_server_that_restarts_within_its_backoffs(tolerance: Tolerance) -> None:
+    """Down for five seconds, with the defaults of a worker: whoever meets it in that time sees it come back."""
+    bench = Bench(DONE, tolerance=tolerance)
+
+    class Restarting:
+        async def complete(self, endpoint: Endpoint, request: ChatRequest, *, seconds: float) -> Completion:
+            if bench.clock.now() < START + 5.0:
+                raise REFUSED
+            return DONE
+
+    bench.desk = dataclasses.replace(bench.desk, model=Restarting())
+    success(await bench.ask())
+    assert bench.clock.now() - START < 7.75 + 0.01
+
+
+async def test_a_probe_asks_for_one_token_in_little_time_and_is_no_attempt() -> None:
+    bench = Bench(REFUSED, DONE, tolerance=QUICK_TEMPERED, retry=Retry(attempts=2, base=4.0))
+    outcome = success(await bench.ask(timed(model="theirs"), traceparent="00-a-b-01"))
+    assert outcome.attempt == len(bench.model.calls) == 2
+    ((_, _, seconds),) = bench.model.probes
+    assert seconds == bench.desk.probe_seconds
+    _, probe, real = bench.model.requests
+    assert (probe.model, probe.max_tokens, probe.traceparent) == ("theirs", 1, "00-a-b-01")
+    assert real.messages != probe.messages
+
+
+@pytest.mark.parametrize("kind", [ErrorType.RATE_LIMITED, ErrorType.MODEL_NOT_FOUND, ErrorType.EMPTY_ANSWER])
+async def test_a_probe_that_is_refused_has_found_somebody(kind: ErrorType) -> None:
+    bench = Bench(REFUSED, trouble(kind), DONE, tolerance=QUICK_TEMPERED, retry=Retry(attempts=2, base=4.0))
+    success(await bench.ask())
+    assert (len(bench.model.calls), len(bench.model.probes)) == (2, 1)
+
+
+async def test_a_probe_that_had_its_time_finds_a_busy_server_unless_silence_was_the_matter() -> None:
+    late = ModelError(ErrorType.DEADLINE_EXCEEDED, "no whole answer")
+    bench = Bench(REFUSED, late, DONE, tolerance=QUICK_TEMPERED, retry=Retry(attempts=2, base=4.0))
+    success(await bench.ask())
+    silence = trouble(ErrorType.FIRST_BYTE_TIMEOUT)
+    bench = Bench(silence, late, DONE, tolerance=QUICK_TEMPERED, retry=Retry(attempts=2, base=1.0))
+    assert failure(await bench.ask()).error_type is ErrorType.FIRST_BYTE_TIMEOUT
+
+
+async def test_a_probe_cut_by_its_agents_own_deadline_says_nothing() -> None:
+    late = ModelError(ErrorType.DEADLINE_EXCEEDED, "no whole answer")
+    bench = Bench(REFUSED, late, tolerance=QUICK_TEMPERED, retry=Retry(attempts=2, base=2.0), call_seconds=1.0)
+    outcome = failure(await bench.ask(timed(deadline=rfc3339(START + 3.5))))
+    assert (outcome.error_type, len(bench.model.calls)) == (ErrorType.CONNECTION_FAILED, 1)
+    assert bench.board.breaker(THREE[0]).state is State.OPEN
+
+
+async def test_a_probe_that_is_cancelled_leaves_its_place_to_the_next() -> None:
+    town = Town(tolerance=Tolerance(failures=1, cooldown=0.001), retry=Retry(attempts=1))
+    town.down[THREE[0]] = REFUSED
+    await answer(town.desk, work())
+    town.held = asyncio.Event()
+    await until(lambda: time.time() >= town.board.probe_at(THREE), "the cool-down is over")
+    first = asyncio.create_task(answer(town.desk, work()))
+    await until(lambda: town.state(THREE[0]) is State.HALF_OPEN, "the probe is out")
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert town.state(THREE[0]) is State.OPEN
+    town.held, town.down = None, {}
+    success(await answer(town.desk, work()))
+    assert town.state(THREE[0]) is State.CLOSED
+
+
+async def test_of_many_who_wait_one_probes_and_all_go_on_when_it_found_somebody() -> None:
+    town = Town(tolerance=Tolerance(failures=1, cooldown=0.2), retry=Retry(attempts=1))
+    town.down[THREE[0]] = REFUSED
+    await answer(town.desk, work())
+    town.desk = dataclasses.replace(town.desk, retry=Retry(attempts=20, base=1.0))
+    agents = [asyncio.create_task(answer(town.desk, work(n))) for n in range(1, 101)]
+    town.down = {}
+    for outcome in await asyncio.gather(*agents):
+        assert success(outcome).attempt == 1
+    assert (len(town.probed), len(town.asked)) == (1, 101)
+
+
+async def test_one_poisonous_deliberation_does_not_close_the_door_to_the_others() -> None:
+    bench = Bench(ModelError(ErrorType.SERVER_ERROR, "HTTP 500", status=500), retry=Retry(attempts=100), jitter=0.0)
+    failure(await bench.ask(timed(task_id="poisonous")))
+    assert bench.board.breaker(THREE[0]).state is State.CLOSED
+    assert len(bench.model.calls) == 100
+
+
+async def test_what_a_server_quoted_of_one_prompt_is_not_told_to_another_agent() -> None:
+    said = ModelError(ErrorType.SERVER_ERROR, "HTTP 502 from the model server: bad prompt 'my secret'", status=502)
+    bench = Bench(said, tolerance=Tolerance(failures=1, cooldown=60.0), retry=Retry(attempts=1))
+    assert "my secret" in failure(await bench.ask()).error
+    outcome = failure(await bench.ask())
+    assert outcome.error_type is ErrorType.SERVER_ERROR
+    assert "HTTP 502" in outcome.error
+    assert "my secret" not in outcome.error

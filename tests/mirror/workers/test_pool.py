@@ -1,6 +1,7 @@
 """Slots are counted and waited for; the pool in this process takes jobs, says how busy it is, and is free again after."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,9 +13,10 @@ from broker.embedded import EmbeddedNats
 from tests.harness import ModelServer, until
 from tests.mirror.workers import work
 from workers.agent import Retry
+from workers.breaker import Tolerance
 from workers.pool import LocalPool, Slots, WorkerConfig
 from workers.simulator import DEFAULT_MODEL
-from workers.vllm import Limits
+from workers.vllm import Endpoint, Limits
 from workers.worker import Job
 
 
@@ -141,6 +143,30 @@ async def test_a_local_pool_is_busy_with_what_it_was_handed_and_free_when_that_i
         assert await asyncio.wait_for(pool.room(), 20) >= 1  # not before there is a free slot
         await until(lambda: pool.busy == 0, "all jobs are done")
         await until(lambda: replies.settled(b"+ACK") == ["1", "2", "3"], "all jobs are acknowledged")
+
+
+async def test_a_local_pool_tells_how_its_worker_sees_the_endpoints(
+    nats_server: EmbeddedNats, model: ModelServer, replies: Replies
+) -> None:
+    await model.behave(faults={"reset": 1.0})
+    endpoint = Endpoint(model.url).label
+    quick = dataclasses.replace(
+        config(nats_server.url, model, slots=3),
+        retry=Retry(attempts=2, base=30.0, cap=30.0),
+        drain_seconds=0.0,
+        tolerance=Tolerance(failures=3, cooldown=0.05),
+    )
+
+    def seen(pool: LocalPool) -> tuple[int, ...]:
+        standing = pool.breakers[endpoint]
+        return (*standing.workers.values(), standing.openings)
+
+    async with LocalPool(quick) as pool:
+        assert seen(pool) == (1, 0, 0, 0)
+        await pool.hand([replies.job(1), replies.job(2), replies.job(3)])
+        # No job is settled yet: all three wait out their backoff. The breaker's change alone is news.
+        await until(lambda: seen(pool) == (0, 0, 1, 1), "the breaker is open")
+        assert pool.busy == 3
 
 
 async def test_a_local_pool_that_is_closed_lets_its_jobs_finish(

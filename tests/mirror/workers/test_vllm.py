@@ -535,3 +535,30 @@ async def test_asking_for_models_has_a_time_limit() -> None:
         with pytest.raises(ModelError) as caught:
             await client.models(Endpoint(url), seconds=0.2)
         assert caught.value.error_type is ErrorType.FIRST_BYTE_TIMEOUT
+
+
+# ── what a breaker and its metric are told ────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("url", "label"),
+    [
+        ("http://gpu-1:8000", "gpu-1:8000"),
+        ("https://user:hush@gpu-2/v1", "gpu-2:443"),
+        ("http://gpu-3/some/path?key=hush", "gpu-3:80"),
+        ("http://[::1]:8000", "[::1]:8000"),
+    ],
+)
+def test_an_endpoints_label_is_its_host_and_port_and_nothing_else(url: str, label: str) -> None:
+    assert Endpoint(url).label == label
+
+
+async def test_a_refusal_carries_its_status_and_a_gist_without_the_servers_words() -> None:
+    async with canned(refusal(503, b'{"error": {"message": "no room for my secret prompt"}}')) as server, VllmClient() as client:
+        with pytest.raises(ModelError) as caught:
+            await client.complete(Endpoint(server.url), ASK, seconds=5)
+    assert caught.value.status == 503
+    assert "my secret prompt" in str(caught.value)
+    assert caught.value.gist == "HTTP 503 from the model server"
+    assert ModelError(ErrorType.SERVER_ERROR, "the server broke off: my secret prompt").gist == "the model server broke off"
+    assert ModelError(ErrorType.CONNECTION_FAILED, "cannot connect to http://x").gist == "cannot connect to http://x"

@@ -1,0 +1,109 @@
+"""Which endpoint may be called, who is told of a change, and what others see of the breakers."""
+
+import asyncio
+import math
+
+from broker.messages import ErrorType
+from tests.harness import until
+from workers.breaker import State, Tolerance
+from workers.switchboard import Line, Sight, Switchboard
+from workers.vllm import Endpoint, ModelError
+
+START = 1_800_000_000.0
+ONE, TWO = Endpoint("http://user:secret@gpu-1:8000"), Endpoint("https://gpu-2/v1")
+REFUSED = ModelError(ErrorType.CONNECTION_FAILED, "refused")
+
+
+def board(**tolerance: float) -> Switchboard:
+    return Switchboard(Tolerance(failures=1, **tolerance))
+
+
+def line(switchboard: Switchboard, *order: Endpoint, now: float = START) -> Line:
+    found = switchboard.admit(order, now)
+    assert found is not None
+    return found
+
+
+def opened(switchboard: Switchboard, *endpoints: Endpoint, now: float = START) -> None:
+    for endpoint in endpoints:
+        switchboard.end(line(switchboard, endpoint, now=now), REFUSED, now)
+
+
+def test_the_first_that_is_closed_is_called_in_the_order_that_was_asked_for() -> None:
+    switchboard = board()
+    assert line(switchboard, ONE, TWO).endpoint == ONE
+    assert line(switchboard, TWO, ONE).endpoint == TWO
+    opened(switchboard, ONE)
+    assert line(switchboard, ONE, TWO).endpoint == TWO
+
+
+def test_one_that_is_due_is_probed_before_a_closed_one_later_in_the_order_and_by_one_only() -> None:
+    switchboard = board()
+    opened(switchboard, ONE)
+    due = switchboard.probe_at((ONE, TWO))
+    probe = line(switchboard, ONE, TWO, now=due)
+    assert (probe.endpoint, probe.leave.probe) == (ONE, True)
+    assert line(switchboard, ONE, TWO, now=due).endpoint == TWO
+
+
+def test_there_is_nobody_to_call_while_all_are_open_until_the_first_is_due() -> None:
+    switchboard = board()
+    opened(switchboard, ONE)
+    opened(switchboard, TWO, now=START + 0.5)
+    assert switchboard.admit((ONE, TWO), START + 0.6) is None
+    assert switchboard.probe_at((ONE, TWO)) == START + 1.0
+    line(switchboard, ONE, TWO, now=START + 1.0)
+    assert switchboard.probe_at((ONE, TWO)) == START + 1.5
+    line(switchboard, ONE, TWO, now=START + 1.5)
+    assert switchboard.probe_at((ONE, TWO)) == math.inf
+
+
+def test_every_call_is_told_of_by_its_kind() -> None:
+    switchboard = Switchboard(Tolerance(failures=2))
+    for _ in range(10):
+        switchboard.end(line(switchboard, ONE), ModelError(ErrorType.RATE_LIMITED, "later"), START)
+        switchboard.call_off(line(switchboard, ONE), START)
+        switchboard.end(line(switchboard, ONE), ModelError(ErrorType.SERVER_ERROR, "500", status=500), START, task_id="one")
+        switchboard.end(line(switchboard, ONE), None, START)
+    assert switchboard.breaker(ONE).state is State.CLOSED
+    for _ in range(2):
+        switchboard.end(line(switchboard, ONE), ModelError(ErrorType.SERVER_ERROR, "502", status=502), START, task_id="one")
+    assert switchboard.breaker(ONE).state is State.OPEN
+
+
+async def test_who_waits_hears_of_a_change_and_else_of_the_time() -> None:
+    switchboard = board()
+    await asyncio.wait_for(switchboard.news(0.001, asyncio.sleep), 5)
+    waiting = [asyncio.create_task(switchboard.news(3_600, asyncio.sleep)) for _ in range(10)]
+    await asyncio.sleep(0)
+    opened(switchboard, ONE)
+    await asyncio.wait_for(asyncio.gather(*waiting), 5)
+
+
+async def test_who_stops_waiting_leaves_nothing_behind() -> None:
+    switchboard, before = board(), asyncio.all_tasks()
+    waiting = asyncio.create_task(switchboard.news(3_600, asyncio.sleep))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await until(lambda: asyncio.all_tasks() == before, "the timer is gone too")
+    opened(switchboard, ONE)
+
+
+def test_a_watcher_is_told_of_every_change_and_of_nothing_else() -> None:
+    switchboard, seen = board(), list[State]()
+    switchboard.watch(lambda: seen.append(switchboard.breaker(ONE).state))
+    for _ in range(100):
+        switchboard.end(line(switchboard, ONE), None, START)
+    assert seen == []
+    opened(switchboard, ONE)
+    probe = line(switchboard, ONE, now=START + 1)
+    switchboard.call_off(probe, START + 1)
+    switchboard.end(line(switchboard, ONE, now=START + 1), None, START + 1)
+    assert seen == [State.OPEN, State.HALF_OPEN, State.OPEN, State.HALF_OPEN, State.CLOSED]
+
+
+def test_what_is_seen_from_outside_names_host_and_port_and_no_secret() -> None:
+    switchboard = board()
+    assert switchboard.sights((ONE, TWO)) == (Sight("gpu-1:8000", State.CLOSED, 0), Sight("gpu-2:443", State.CLOSED, 0))
+    opened(switchboard, TWO)
+    assert switchboard.sights((ONE, TWO))[1] == Sight("gpu-2:443", State.OPEN, 1)

@@ -1,0 +1,123 @@
+"""A worker's endpoints, each behind its breaker: which of them may be called now, and who waits for one to come back.
+
+All agents of a worker share one. It keeps the time of whoever asks it, and calls nobody: an agent that is told to probe does that.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from workers.breaker import Breaker, Cause, Leave, State, Tolerance, Verdict, verdict
+from workers.vllm import Endpoint, ModelError
+
+log = logging.getLogger("parley.workers")
+
+
+class Sight(NamedTuple):
+    """An endpoint (`host:port`) as one worker sees it. `openings`: since the worker began. Plain values: it crosses from Ray."""
+
+    endpoint: str
+    state: State
+    openings: int
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """An endpoint, and the leave to call it once."""
+
+    endpoint: Endpoint
+    breaker: Breaker
+    leave: Leave
+
+
+class Switchboard:
+    def __init__(self, tolerance: Tolerance | None = None) -> None:
+        self._tolerance = tolerance or Tolerance()
+        self._breakers: dict[Endpoint, Breaker] = {}
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._watchers: list[Callable[[], object]] = []
+
+    def breaker(self, endpoint: Endpoint) -> Breaker:
+        found = self._breakers.get(endpoint)
+        if found is None:
+            found = self._breakers[endpoint] = Breaker(self._tolerance)
+        return found
+
+    def admit(self, order: Iterable[Endpoint], now: float) -> Line | None:
+        """The first that may be called, closed or due for a probe. Its `end` has to be told."""
+        for endpoint in order:
+            breaker = self.breaker(endpoint)
+            leave = breaker.admit(now)
+            if leave is not None:
+                if leave.probe:
+                    self._changed()
+                return Line(endpoint, breaker, leave)
+        return None
+
+    def end(self, line: Line, error: ModelError | None, now: float, *, task_id: str = "", jitter: float = 1.0) -> None:
+        """A call came to its end, with an answer or without."""
+        if error is None:
+            self._tell(line, Verdict.ALIVE, now)
+            return
+        cause = Cause(error.error_type, error.gist)
+        self._tell(line, verdict(error.error_type, error.status, error.retry_after), now, cause, task_id, jitter)
+
+    def end_slow(self, line: Line, now: float, *, jitter: float) -> None:
+        """A probe had its time and still waits."""
+        self._tell(line, Verdict.SLOW, now, jitter=jitter)
+
+    def call_off(self, line: Line, now: float) -> None:
+        """A call was cancelled, or its own time was up. A probe's place is free again."""
+        self._tell(line, Verdict.NOTHING, now)
+
+    def _tell(
+        self, line: Line, verdict: Verdict, now: float, cause: Cause | None = None, task_id: str = "", jitter: float = 1.0
+    ) -> None:
+        breaker = line.breaker
+        before, due = breaker.state, breaker.probe_at
+        breaker.end(line.leave, verdict, now, cause=cause, task_id=task_id, jitter=jitter)
+        if breaker.state is before and breaker.probe_at == due:
+            return
+        self._changed()
+        if before is State.CLOSED:
+            log.warning("%s is not called for now: %s", line.endpoint, breaker.cause.words if breaker.cause else "")
+        elif breaker.state is State.CLOSED:
+            log.info("%s is called again", line.endpoint)
+
+    # ── waiting ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def probe_at(self, order: Iterable[Endpoint]) -> float:
+        """When the first of these may be probed; infinity while each has its probe out."""
+        breakers = (self.breaker(endpoint) for endpoint in order)
+        return min((breaker.probe_at for breaker in breakers if breaker.state is State.OPEN), default=math.inf)
+
+    async def news(self, seconds: float, sleep: Callable[[float], Awaitable[None]]) -> None:
+        """Wait for any breaker to change, for at most that long."""
+        change = asyncio.get_running_loop().create_future()
+        timer = asyncio.ensure_future(sleep(seconds))
+        self._waiting.add(change)
+        try:
+            await asyncio.wait((change, timer), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._waiting.discard(change)
+            timer.cancel()
+
+    def _changed(self) -> None:
+        for change in self._waiting:
+            if not change.done():
+                change.set_result(None)
+        for watcher in self._watchers:
+            watcher()
+
+    # ── telling ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def watch(self, watcher: Callable[[], object]) -> None:
+        """Have `watcher` called whenever a breaker changes."""
+        self._watchers.append(watcher)
+
+    def sights(self, endpoints: Sequence[Endpoint]) -> tuple[Sight, ...]:
+        breakers = ((endpoint, self.breaker(endpoint)) for endpoint in endpoints)
+        return tuple(Sight(endpoint.label, breaker.state, breaker.openings) for endpoint, breaker in breakers)
