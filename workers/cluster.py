@@ -1,20 +1,18 @@
 """The pool on Ray: a few long-lived async actors, each a `Worker`. The only importer of ray.
 
 Two calls an actor keep it going: `begin` hands a batch of jobs over, `finished` waits and brings back the keys of all that were
-settled since. Ray does about a thousand calls a second from one driver whatever their size, so both carry batches
-whenever jobs queue. An actor that dies is replaced, and its jobs go back to the queue at once; nothing is retried by Ray, for
+settled since, and how the actor sees the endpoints. Ray does about a thousand calls a second from one driver whatever their size,
+so both carry batches whenever jobs queue. An actor that dies is replaced, and its jobs go back to the queue at once; nothing is retried by Ray, for
 JetStream redelivers (`max_restarts` without `max_task_retries` would not, and `ray.util.ActorPool` wedges, ray#50313).
 """
 
 import asyncio
 import logging
 import os
-import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 # A driver started by `uv run` makes Ray start every worker through `uv run` too, which took minutes. Before ray is imported.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -27,7 +25,12 @@ from ray.exceptions import RayError
 
 from broker.connection import Wire, close, connect
 from broker.errors import ParleyError, Unavailable
+from workers import head
+from workers.aside import Aside
+from workers.lookout import Lookout, Standing
 from workers.pool import Slots, WorkerConfig, hire
+from workers.switchboard import Sight
+from workers.vllm import Endpoint
 from workers.worker import Job, Worker, nak
 
 log = logging.getLogger("parley.workers")
@@ -38,10 +41,15 @@ START_TIMEOUT_SECONDS = 60.0
 # is known at most this late, and at once when a share of this size of an actor's slots has been freed.
 COMPANY_SECONDS = 0.02
 FULL_SHARE = 8
-# To find out that nobody listens at a RAY_ADDRESS. Ray itself tries a wrong one for minutes (over 200 s, 2.60).
-REACH_SECONDS = 3.0
 # How often an actor looks whether its connection is closed for good (a wrong token after a server's reload, say).
 LIFELINE_SECONDS = 1.0
+# How often the pool looks whether Ray's head can be reached.
+HEAD_LOOK_SECONDS = 2.0
+# A pool without a single actor, or without its head, for this long does not come back by itself. A driver that lost its head is
+# ended by Ray after 60 s, without a word to anybody (measured, 2.60); before that we leave in good order, to be started again.
+LOST_SECONDS = 15.0
+# What Ray may take to be left. With its head gone it would take minutes.
+LEAVE_SECONDS = 10.0
 # Between two tries to replace an actor when the cluster has no place for it.
 REPLACE_WAIT_SECONDS = 1.0
 # Local object store: jobs are small and answers never pass through it. Ray's minimum is 75 MiB.
@@ -98,11 +106,12 @@ class Crew:
         assert self._worker is not None
         self._worker.begin(jobs)
 
-    async def finished(self) -> list[str]:
-        """Keys of the jobs settled since the last call. Waits for company: nobody is in a hurry while slots are free."""
+    async def finished(self) -> tuple[list[str], tuple[Sight, ...]]:
+        """Keys of the jobs settled since the last call, and how the endpoints look from here. Waits for company: nobody is in a
+        hurry while slots are free."""
         assert self._worker is not None
         enough = max(1, self._config.slots // FULL_SHARE)
-        return await self._worker.finished(enough, COMPANY_SECONDS)
+        return await self._worker.finished(enough, COMPANY_SECONDS), self._worker.sights
 
     async def close(self) -> None:
         await self._stack.aclose()
@@ -136,14 +145,20 @@ class RayPool:
         self._address = address
         self._members = [_Member(number) for number in range(1, actors + 1)]
         self._slots = Slots(0)
+        self._lookout = Lookout(Endpoint(url).label for url in config.endpoints)
         self._stack = AsyncExitStack()
         self._nc: Client | None = None
+        self._aside = Aside("ray")
+        self._head: head.Place | None = None
+        self._head_problem: str | None = None
+        self._lost: str | None = None
         self.replaced = 0
 
     async def __aenter__(self) -> Self:
         try:
-            await asyncio.to_thread(self._join)
-            self._stack.push_async_callback(asyncio.to_thread, ray.shutdown)
+            async with asyncio.timeout(START_TIMEOUT_SECONDS):
+                await self._aside.do(self._join)
+            self._stack.push_async_callback(self._leave)
             self._nc = await connect(self._config.nats_url, f"parley-pool-{self._name}")
             self._stack.push_async_callback(close, self._nc)
             async with asyncio.timeout(START_TIMEOUT_SECONDS):
@@ -153,12 +168,16 @@ class RayPool:
             raise
         except (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             await self._stack.aclose()
-            reason = f"no actor came up within {START_TIMEOUT_SECONDS:g} s" if isinstance(error, TimeoutError) else str(error)
-            raise RayUnavailable(self._address or "this machine", reason.splitlines()[0] if reason else repr(error)) from error
+            raise RayUnavailable(self._address or "this machine", _reason(error)) from error
+        except BaseException:
+            await self._stack.aclose()
+            raise
         self._stack.push_async_callback(self._dismiss)
         for member in self._members:
             watch = asyncio.create_task(self._watch(member), name=f"crew-{member.number}")
             self._stack.callback(watch.cancel)
+        minder = asyncio.create_task(self._mind_head(), name="ray-head")
+        self._stack.callback(minder.cancel)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -179,9 +198,19 @@ class RayPool:
 
     @property
     def problem(self) -> str | None:
+        if self._head_problem is not None:
+            return self._head_problem
         if any(member.actor is not None for member in self._members):
             return None
         return "no Ray actor is up"
+
+    @property
+    def breakers(self) -> Mapping[str, Standing]:
+        return self._lookout.standings
+
+    @property
+    def lost(self) -> str | None:
+        return self._lost
 
     async def room(self, wait: bool = True) -> int:
         return await self._slots.room(wait)
@@ -208,8 +237,9 @@ class RayPool:
     def _join(self) -> None:
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "parley"}
         if self._address is not None:
-            _knock(self._address)
+            head.knock(self._address)
             ray.init(address=self._address, **common)
+            self._head = head.place_of(self._address if self._address.startswith("ray://") else _gcs_address())
             return
         _stay_on_loopback()
         cpus = max(os.cpu_count() or 1, round(len(self._members) * self._actor_cpus + 0.5))
@@ -219,16 +249,31 @@ class RayPool:
             object_store_memory=LOCAL_OBJECT_STORE_BYTES,
             **common,
         )
+        self._head = head.place_of(_gcs_address())
+
+    async def _mind_head(self) -> None:
+        """Know when Ray's head is gone, and when to stop waiting for it."""
+        assert self._head is not None
+        amiss_since: float | None = None
+        while True:
+            await asyncio.sleep(HEAD_LOOK_SECONDS)
+            self._head_problem = await head.unreachable(self._head)
+            now = asyncio.get_running_loop().time()
+            amiss_since = None if self.problem is None else amiss_since or now
+            if amiss_since is not None and now - amiss_since >= LOST_SECONDS:
+                self._lost = f"{self.problem} for {now - amiss_since:.0f} s"
 
     async def _fill(self, member: _Member) -> None:
         member.generation += 1
         name = member.name(self._name)
         options: dict[str, Any] = {"num_cpus": self._actor_cpus, "name": name, "max_restarts": 0}
-        # ray types its decorator, not what a plain class becomes through it.
-        crew: Any = ray.remote(Crew)
-        actor = crew.options(**options).remote(self._config, name)
+        made: list[Any] = []  # a handle of Ray's, which types its decorator and not what a plain class becomes through it
+        # Making an actor asks the head and waits for its word: with the head gone for a minute, and the event loop with it.
+        await self._aside.do(lambda: made.append(ray.remote(Crew).options(**options).remote(self._config, name)))
+        (actor,) = made
         member.pid = await actor.start.remote()
         member.actor = actor
+        self._lookout.join(member.number)
         self._slots.resize(self._slots.total + self._config.slots)
 
     async def _watch(self, member: _Member) -> None:
@@ -236,7 +281,9 @@ class RayPool:
         while True:
             try:
                 assert member.actor is not None
-                for reply in await member.actor.finished.remote():
+                settled, sights = await member.actor.finished.remote()
+                self._lookout.hear(member.number, sights)
+                for reply in settled:
                     if member.jobs.pop(reply, None) is not None:
                         self._slots.free(1)
             except RayError as error:
@@ -247,6 +294,7 @@ class RayPool:
 
     async def _replace(self, member: _Member) -> None:
         member.actor, member.pid = None, 0
+        self._lookout.lose(member.number)
         self._slots.resize(self._slots.total - self._config.slots)
         lost, member.jobs = list(member.jobs.values()), {}
         self._slots.free(len(lost))
@@ -256,7 +304,10 @@ class RayPool:
                 await self._fill(member)
                 self.replaced += 1
             except Exception as error:  # whatever it was, a place left empty for ever would be worse
-                log.warning("no new actor yet: %s", error)
+                log.warning("no new actor yet: %s", _first_line(error))
+                if "WrongClusterID" in str(error):
+                    # A head that was started anew knows nothing of us, and a driver cannot join a second cluster.
+                    self._lost = "Ray's head was started anew"
                 await asyncio.sleep(REPLACE_WAIT_SECONDS)
 
     async def _give_back(self, jobs: Sequence[Job]) -> None:
@@ -269,6 +320,16 @@ class RayPool:
         except Exception as error:  # NATS is away: it redelivers after ack_wait
             log.warning("%d jobs not given back: %s", len(jobs), error)
 
+    async def _leave(self) -> None:
+        """Leave Ray, or stop waiting for it to let go. A cluster that is lost is not left: that would wait for its head."""
+        if self._lost is not None:
+            return
+        try:
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self._aside.do(ray.shutdown)
+        except TimeoutError:
+            log.warning("Ray did not let go within %g s", LEAVE_SECONDS)
+
     async def _dismiss(self) -> None:
         """Let the actors drain, then end them."""
         closing = [member.actor.close.remote() for member in self._members if member.actor is not None]
@@ -277,16 +338,27 @@ class RayPool:
                 await asyncio.wait_for(
                     asyncio.gather(*closing, return_exceptions=True), timeout=self._config.drain_seconds + REPLACE_WAIT_SECONDS
                 )
-        for member in self._members:
-            if member.actor is not None:
-                ray.kill(member.actor)
+        actors = [member.actor for member in self._members if member.actor is not None]
+        with suppress(RayError, TimeoutError):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self._aside.do(lambda: [ray.kill(actor) for actor in actors])
 
 
-def _knock(address: str) -> None:
-    """Raises ConnectionError when nobody listens at `host:port` or `ray://host:port`. Other forms (`auto`) are Ray's to resolve."""
-    parts = urlsplit(address if "://" in address else f"//{address}")
-    try:
-        if parts.hostname is not None and parts.port is not None:
-            socket.create_connection((parts.hostname, parts.port), timeout=REACH_SECONDS).close()
-    except (OSError, ValueError) as error:
-        raise ConnectionError(f"nobody listens there ({error})") from error
+def _gcs_address() -> str:
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def _reason(error: BaseException) -> str:
+    """One line for who started us. Ray tells the cause in what it raised first."""
+    if isinstance(error, TimeoutError):
+        return f"not up within {START_TIMEOUT_SECONDS:g} s"
+    told: BaseException | None = error
+    while told is not None:
+        if "InvalidAuthToken" in str(told):
+            return "it asks for a token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or ~/.ray/auth_token)"
+        told = told.__cause__
+    return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [repr(error)])[0]
