@@ -215,7 +215,7 @@ def react(tally: Tally | None, event: Event, now: float) -> Reaction:
             if tally is None:
                 return Reaction(None, note="no such deliberation")
             if tally.ended:
-                return _already_ended(tally)
+                return _already_ended(tally, event)
             match event:
                 case Reported():
                     return _reported(tally, event, now)
@@ -232,7 +232,7 @@ def react(tally: Tally | None, event: Event, now: float) -> Reaction:
 
 def _requested(tally: Tally | None, event: Requested, now: float) -> Reaction:
     if tally is not None:
-        return _seen_before(tally, event.seq)
+        return _seen_before(tally, event)
     new = Tally(
         task_id=event.task_id,
         state=State.PENDING,
@@ -251,7 +251,8 @@ def _requested(tally: Tally | None, event: Requested, now: float) -> Reaction:
     if now >= event.deadline:
         state = move(None, Cause.REQUESTED, State.TIMEOUT)
         verdict = Verdict(error=_too_late(new, "before any agent could start"), decided_at=now)
-        return Reaction(new.model_copy(update={"state": state, "verdict": verdict}), (PublishEnding(),))
+        ended = new.model_copy(update={"state": state, "verdict": verdict})
+        return Reaction(ended, _after(ended))
     move(None, Cause.REQUESTED, State.PENDING)
     return Reaction(new, _start(new))
 
@@ -265,18 +266,18 @@ def _start(tally: Tally) -> tuple[Effect, ...]:
     return ArmDeadline(tally.deadline), RequestAgents(tally.phase.number, tally.phase.missing)
 
 
-def _seen_before(tally: Tally, seq: int) -> Reaction:
+def _seen_before(tally: Tally, event: Requested) -> Reaction:
     """The same message again finishes what its first delivery began; another message of that name does nothing."""
     if tally.ended:
-        return _already_ended(tally)
-    if tally.request_seq == seq:
+        return _already_ended(tally, event)
+    if tally.request_seq == event.seq:
         return Reaction(tally, _start(tally), note="redelivered request: carried on")
     return Reaction(tally, note="a deliberation of this task_id exists")
 
 
 def _refused(tally: Tally | None, event: Refused, now: float) -> Reaction:
     if tally is not None and tally.ended:
-        return _already_ended(tally)
+        return _already_ended(tally, event)
     if tally is not None and tally.request_seq != event.seq:
         return Reaction(tally, note="a deliberation of this task_id exists")
     if tally is not None:
@@ -335,14 +336,37 @@ def _deadline(tally: Tally, now: float) -> Reaction:
 
 def _end(tally: Tally, cause: Cause, to: State, now: float, error: str = "") -> Reaction:
     ended = tally.model_copy(update={"state": move(tally.state, cause, to), "verdict": Verdict(error=error, decided_at=now)})
-    stop: tuple[Effect, ...] = (StopAgents(error or "finished early"),) if ended.phase.missing else ()
-    return Reaction(ended, (PublishEnding(), *stop))
+    return Reaction(ended, _after(ended))
 
 
-def _already_ended(tally: Tally) -> Reaction:
-    if tally.awaits_publication:
-        return Reaction(tally, (PublishEnding(),), note="ended, but not known to be published: published again")
-    return Reaction(tally, note="already ended")
+def _after(ended: Tally) -> tuple[Effect, ...]:
+    """What follows an ending, and follows again where it may not have been done to its end."""
+    if not ended.phase.missing or ended.verdict is None:
+        return (PublishEnding(),)
+    return PublishEnding(), StopAgents(ended.verdict.error or "finished early")
+
+
+def _already_ended(tally: Tally, event: Event) -> Reaction:
+    """What may have decided the ending publishes it, should it come again. What comes by leaves that to it: the ending is most likely
+    on its way just now, and core NATS would carry a second copy to everybody."""
+    if not tally.awaits_publication:
+        return Reaction(tally, note="already ended")
+    if not _may_have_ended(tally, event):
+        return Reaction(tally, note="already ended: who decided it publishes it")
+    return Reaction(tally, _after(tally), note="ended, but not known to be published: published again")
+
+
+def _may_have_ended(tally: Tally, event: Event) -> bool:
+    """Whether the tally's ending can be this very message's doing. The deadline, which comes last, answers for all."""
+    match event:
+        case Requested() | Refused():
+            return event.seq == tally.request_seq
+        case Reported():
+            return any(outcome.seq == event.seq for outcome in tally.phase.outcomes.values())
+        case CancelRequested():
+            return tally.state is State.CANCELLED
+        case _:
+            return True
 
 
 def _published(tally: Tally | None, event: EndingPublished) -> Reaction:

@@ -75,8 +75,9 @@ class Aggregate:
             error_type = outcome.error_type if isinstance(outcome, AgentFailed) else None
             events.append((Reported(outcome.agent_id, outcome.round, delivery.seq, error_type), delivery.at))
         applied = await self._performer.happen(task_id, events)
-        for (_, outcome, _), reaction in zip(group, applied.reactions, strict=True):
+        for (delivery, outcome, _), reaction in zip(group, applied.reactions, strict=True):
             if reaction.note:
+                self._wire.forget(topology.AGENT_RESPONSES, delivery.seq)  # no ending will need it: it came late, or for nobody
                 self._observer.outcome_ignored(outcome)
             else:
                 self._observer.agent_reported(outcome)

@@ -32,13 +32,18 @@ class Cancel:
 
     async def _cancel(self, delivery: Delivery[DeliberationCancel]) -> float | None:
         cancel = delivery.payload(DeliberationCancel)
-        applied = await self._performer.happen(cancel.task_id, [(CancelRequested(cancel.reason), time.time())])
-        if applied.tally is None and await self._may_come_yet(delivery.seq):
+        event = CancelRequested(cancel.reason)
+        if (await self._performer.happen(cancel.task_id, [(event, time.time())])).tally is not None:
+            return None
+        if await self._may_come_yet(delivery.seq):
             return OVERTAKEN_WAIT_SECONDS
+        # Intake may have recorded it between the two looks; by now it has, or never will.
+        await self._performer.happen(cancel.task_id, [(event, time.time())])
         return None
 
     async def _may_come_yet(self, seq: int) -> bool:
         """Whether intake has still to settle a request that was stored before this cancel."""
-        intake = await self._wire.js.consumer_info(topology.INTAKE.stream, topology.INTAKE.name)
+        with self._wire.translated():
+            intake = await self._wire.js.consumer_info(topology.INTAKE.stream, topology.INTAKE.name)
         settled = intake.ack_floor.stream_seq if intake.ack_floor is not None else 0
         return bool(intake.num_pending or intake.num_ack_pending) and settled < seq

@@ -71,13 +71,17 @@ class Performer:
     async def _perform(self, applied: Applied, tally: Tally, request: DeliberationRequested | None) -> None:
         if not applied.effects:
             return
-        # Effects of one decision do not depend on each other: none waits for another's PubAck.
-        await asyncio.gather(*(self._one(effect, tally, request) for effect in applied.effects))
+        # Effects of one decision do not depend on each other: none waits for another's PubAck. But those who are stopped report
+        # at once, and had better meet an ending that is marked.
+        first = [effect for effect in applied.effects if not isinstance(effect, StopAgents)]
+        await asyncio.gather(*(self._one(effect, tally, request) for effect in first))
+        for effect in applied.effects[len(first) :]:
+            await self._one(effect, tally, request)
 
     async def _one(self, effect: Effect, tally: Tally, request: DeliberationRequested | None) -> None:
         match effect:
             case ArmDeadline(at):
-                await self._arm(tally, at)
+                await self.arm(tally, at)
             case RequestAgents(round=number, agents=agents):
                 assert request is not None, "agents are requested where the request is at hand"
                 await self._request_agents(tally, number, agents, request)
@@ -89,7 +93,8 @@ class Performer:
             case _:
                 assert_never(effect)
 
-    async def _arm(self, tally: Tally, at: float) -> None:
+    async def arm(self, tally: Tally, at: float) -> None:
+        """Have the deadline come at `at`, or at once if that has passed. One that was armed before is replaced."""
         body = DeliberationDeadline(task_id=tally.task_id).encode()
         await self._wire.schedule(topology.timer_subject(tally.task_id), topology.deadline_subject(tally.task_id), at, body)
 
@@ -126,7 +131,8 @@ class Performer:
             seed=request.seed,
             stop=request.stop,
         )
-        msg_id = f"{tally.task_id}:{agent}:{number}:request"
+        # The request's place tells a namesake's work apart, should this come very late.
+        msg_id = f"{tally.task_id}:{agent}:{number}:request:{tally.request_seq}"
         await self._wire.publish(topology.AGENT_REQUESTED, work.encode(), msg_id=msg_id, headers=headers)
 
     # ── the ending ────────────────────────────────────────────────────────────────────────────────────────────────

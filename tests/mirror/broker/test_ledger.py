@@ -143,8 +143,8 @@ async def test_events_that_come_together_are_one_write(mine: Ledger, nc: Nats) -
 
 async def test_each_effect_of_events_that_come_together_is_asked_for_once(mine: Ledger) -> None:
     await happen(mine, requested(agents=1), new=True)
-    applied = await happen(mine, Reported(ONE, 1, 4), CancelRequested(), Reported(ONE, 1, 5))
-    assert [reaction.effects for reaction in applied.reactions] == [(PublishEnding(),)] * 3
+    applied = await happen(mine, Reported(ONE, 1, 4), Reported(ONE, 1, 4), CancelRequested(), Reported(ONE, 1, 5))
+    assert [reaction.effects for reaction in applied.reactions] == [(PublishEnding(),), (PublishEnding(),), (), ()]
     assert applied.effects == (PublishEnding(),)
 
 
@@ -195,7 +195,7 @@ async def test_a_refused_write_leads_to_another_decision(mine: Ledger, theirs: L
     # `mine` still believes that it runs, and decides that this answer completes it.
     applied = await happen(mine, Reported(ONE, 1, 4))
     assert applied.before == applied.tally == cancelled.tally
-    assert applied.effects == (PublishEnding(),)  # decided by them, not known to be published
+    assert applied.effects == ()  # decided by them, and theirs to publish
     assert applied.reactions[0].note
     tally = await bucket_of(nc)
     assert tally is not None

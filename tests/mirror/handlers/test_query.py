@@ -139,7 +139,7 @@ async def test_one_that_is_decided_and_not_published_is_not_over(bench: Bench, q
         await report(bench, *outcomes, performer=falling)
     answer = await ask(query)
     assert (answer.status, answer.received_count, answer.ending_seq) == ("IN_PROGRESS", 3, None)
-    await report(bench, *outcomes)
+    await performer_of(bench).happen("t-1", [(DeadlineReached(), time.time() + 3_600)])
     assert (await ask(query)).status == "COMPLETED"
 
 

@@ -1,0 +1,32 @@
+"""The virtual clock where the handlers read `time`, with each process's own error."""
+
+import asyncio
+import contextvars
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+# Seconds this process's clock is ahead of the server's.
+SKEW: contextvars.ContextVar[float] = contextvars.ContextVar("skew", default=0.0)
+
+
+class VirtualTime:
+    """Stands in for the module `time`."""
+
+    @staticmethod
+    def time() -> float:
+        return asyncio.get_running_loop().time() + SKEW.get()
+
+    monotonic = time
+
+
+@contextmanager
+def virtual_time() -> Iterator[None]:
+    """While the block lasts, the handlers tell the time by the running loop."""
+    with (
+        patch("handlers.intake.time", VirtualTime),
+        patch("handlers.cancel.time", VirtualTime),
+        patch("handlers.dispatch.time", VirtualTime),
+        patch("handlers.recover.time", VirtualTime),
+    ):
+        yield

@@ -1,0 +1,138 @@
+"""A durable pull consumer: what it has handed out, to be acknowledged, given back, or handed out again after `ack_wait`."""
+
+import asyncio
+import json
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from broker import topology
+from broker.topology import Durable
+from tests.simulation.stream import Kept, Stream
+
+
+class Puller(Protocol):
+    """Who works through a consumer: one handler of one process."""
+
+    @property
+    def room(self) -> int: ...
+
+    def promise(self) -> None: ...
+
+
+class Handed:
+    """A message on its way or in hand. `count`: which delivery this is."""
+
+    __slots__ = ("count", "timer")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Consumer:
+    """`send` carries a delivery to a puller; what becomes of it on the way is not the consumer's to know."""
+
+    def __init__(
+        self,
+        durable: Durable,
+        stream: Stream,
+        rng: random.Random,
+        send: Callable[["Consumer", Puller, Kept, int], None],
+    ) -> None:
+        self.durable = durable
+        self.stream = stream
+        self.ack_wait = float(topology.consumer(durable).ack_wait or topology.ACK_WAIT_SECONDS)
+        self.pullers: list[Puller] = []
+        self.handed: dict[int, Handed] = {}
+        self.redelivered = 0
+        self._waiting: deque[int] = deque()
+        self._again: deque[int] = deque()
+        self._delivered_to = 0
+        self._rng = rng
+        self._send = send
+
+    def wants(self, subject: str) -> bool:
+        wanted = self.durable.filter
+        return subject.startswith(wanted[:-1]) if wanted.endswith("*") else subject == wanted
+
+    @property
+    def pending(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting and not self.handed
+
+    @property
+    def ack_floor(self) -> int:
+        return min(self.handed) - 1 if self.handed else self._delivered_to
+
+    def comes(self, after: Kept) -> bool:
+        """Whether another message of this subject, stored later, is still to be settled."""
+        unsettled = (self.stream.messages[seq] for seq in (*self.handed, *self._waiting) if seq > after.seq)
+        return any(kept.subject == after.subject for kept in unsettled)
+
+    def stored(self, seq: int) -> None:
+        self._waiting.append(seq)
+        self.pump()
+
+    def pump(self) -> None:
+        """Hand out whatever somebody has room for."""
+        while self._again or self._waiting:
+            free = [puller for puller in self.pullers if puller.room > 0]
+            if not free:
+                return
+            puller = free[0] if len(free) == 1 else self._rng.choice(free)
+            if self._again:
+                seq = self._again.popleft()
+            else:
+                seq = self._waiting.popleft()
+                self._delivered_to = seq
+                self.handed[seq] = Handed()
+            self._hand(seq, puller)
+
+    def _hand(self, seq: int, puller: Puller) -> None:
+        handed = self.handed.get(seq)
+        kept = self.stream.messages.get(seq)
+        if handed is None or kept is None:
+            self.handed.pop(seq, None)
+            return
+        handed.count += 1
+        self.redelivered += handed.count > 1
+        self._due(seq, handed, self.ack_wait)
+        puller.promise()
+        self._send(self, puller, kept, handed.count)
+
+    def _due(self, seq: int, handed: Handed, seconds: float) -> None:
+        if handed.timer is not None:
+            handed.timer.cancel()
+        handed.timer = asyncio.get_running_loop().call_later(seconds, self._redeliver, seq)
+
+    def _redeliver(self, seq: int) -> None:
+        if seq in self.handed and seq not in self._again:
+            self._again.append(seq)
+            self.pump()
+
+    def settle(self, seq: int, word: bytes) -> bool:
+        """What the holder of a delivery says of it; whether that acknowledged it. Word about one settled already is void."""
+        handed = self.handed.get(seq)
+        if handed is None:
+            return False
+        if word.startswith(b"-NAK"):
+            delay = json.loads(word[5:])["delay"] / 1e9 if len(word) > 4 else 0.0
+            self._due(seq, handed, delay)
+            return False
+        if word == b"+WPI":
+            if seq not in self._again:
+                self._due(seq, handed, self.ack_wait)
+            return False
+        if handed.timer is not None:
+            handed.timer.cancel()
+        del self.handed[seq]
+        if seq in self._again:
+            self._again.remove(seq)
+        if self.stream.work_queue:
+            self.stream.remove(seq)
+        return True

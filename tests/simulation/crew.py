@@ -1,0 +1,149 @@
+"""A pool of two workers that die apart from their dispatcher, as Ray actors do. The workers are the real ones; the model is not."""
+
+import asyncio
+import contextvars
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from broker.connection import Wire
+from broker.messages import ErrorType, Usage
+from tests.simulation.clock import VirtualTime
+from tests.simulation.link import Link, as_client
+from tests.simulation.loop import in_context
+from tests.simulation.server import Server
+from workers.agent import Desk
+from workers.cancels import Cancels
+from workers.pool import Slots
+from workers.vllm import ChatRequest, Completion, Endpoint, ModelError
+from workers.worker import Job, Worker, nak
+
+# A dead actor is noticed by the call that waits on it.
+_NOTICED_SECONDS = 0.02
+_ERRORS = (ErrorType.SERVER_ERROR, ErrorType.BAD_REQUEST, ErrorType.EMPTY_ANSWER, ErrorType.RATE_LIMITED)
+
+
+@dataclass(frozen=True, slots=True)
+class Moods:
+    """How the model fares in a history: how often it fails or keeps silent, and how long it thinks at most."""
+
+    failing: float
+    silent: float
+    thinking_seconds: float
+
+
+class Oracle:
+    """A model that answers, fails or keeps silent by lot."""
+
+    def __init__(self, rng: random.Random, moods: Moods) -> None:
+        self._rng = rng
+        self._moods = moods
+
+    async def complete(self, endpoint: Endpoint, request: ChatRequest, *, seconds: float) -> Completion:
+        lot, thinks = self._rng.random(), self._moods.thinking_seconds * self._rng.random()
+        if lot < self._moods.silent or thinks >= seconds:
+            await asyncio.sleep(seconds)
+            raise ModelError(ErrorType.DEADLINE_EXCEEDED, "no answer in time")
+        await asyncio.sleep(thinks)
+        if lot < self._moods.silent + self._moods.failing:
+            raise ModelError(self._rng.choice(_ERRORS), "the model is not well")
+        return Completion("an answer", "stop", "oracle", Usage())
+
+
+class Actor:
+    """One worker with a connection of its own."""
+
+    def __init__(self, crew: "Crew", server: Server, name: str, moods: Moods) -> None:
+        self.name = name
+        self.jobs: list[str] = []
+        self._crew = crew
+        self.link = Link(server, self, name)
+        desk = Desk(
+            model=Oracle(server.rng, moods),
+            model_name="oracle",
+            endpoints=(Endpoint("http://oracle"),),
+            now=VirtualTime.time,
+            jitter=server.rng.random,
+        )
+        self.worker = Worker(Wire(as_client(self.link)), desk, _cancels=Cancels(VirtualTime.monotonic))
+
+    def kill(self) -> None:
+        if not self.link.dead:
+            self.link.die()
+            self._crew.mourn(self)
+
+    def pause(self, seconds: float) -> None:
+        self.link.stop(seconds)
+
+
+class Crew:
+    """`mine` is the dispatcher's connection: it gives a dead worker's jobs back."""
+
+    def __init__(self, server: Server, mine: Link, context: contextvars.Context, *, slots: int, moods: Moods) -> None:
+        self._server = server
+        self._mine = mine
+        self._context = context
+        self._moods = moods
+        self._slots = Slots(slots)
+        self._hired = 0
+        self._actors: list[Actor] = []
+        self.problem: str | None = None
+
+    @property
+    def slots(self) -> int:
+        return self._slots.total
+
+    @property
+    def busy(self) -> int:
+        return self._slots.taken
+
+    async def room(self, wait: bool = True) -> int:
+        return await self._slots.room(wait)
+
+    async def hire(self) -> None:
+        self._hired += 1
+        actor = Actor(self, self._server, f"{self._mine.name}.w{self._hired}", self._moods)
+        await actor.worker.start()
+        self._actors.append(actor)
+        in_context(self._context, self._watch(actor))
+
+    async def hand(self, jobs: Sequence[Job]) -> None:
+        self._slots.take(len(jobs))
+        for job in jobs:
+            actor = self._server.rng.choice(self._actors)
+            actor.jobs.append(job.reply)
+            actor.worker.begin([job])
+
+    async def _watch(self, actor: Actor) -> None:
+        while True:
+            for reply in await actor.worker.finished():
+                if reply in actor.jobs:
+                    actor.jobs.remove(reply)
+                    self._freed(1)
+
+    def _freed(self, count: int) -> None:
+        self._slots.free(count)
+        self._server.consumers["dispatch"].pump()
+
+    def mourn(self, actor: Actor) -> None:
+        self._server.loop.call_later(_NOTICED_SECONDS, self._mine.when_awake, lambda: self._replace(actor))
+
+    def _replace(self, actor: Actor) -> None:
+        self._actors.remove(actor)
+        in_context(self._context, self._give_back(actor))
+
+    async def _give_back(self, actor: Actor) -> None:
+        await self.hire()
+        jobs, actor.jobs = actor.jobs, []
+        for reply in jobs:
+            await self._mine.publish(reply, nak(0.0))
+        self._freed(len(jobs))
+
+    def kill(self) -> None:
+        """Its process is killed, and they with it."""
+        for actor in self._actors:
+            actor.link.die()
+
+    def close(self) -> None:
+        for actor in self._actors:
+            actor.link.close()

@@ -1,0 +1,240 @@
+"""One history: everything a seed stands for, run to its end, with every invariant checked on the way."""
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from unittest.mock import patch
+
+from broker.messages import DeliberationGet
+from broker.observer import Observer
+from tests.simulation import asking, faults
+from tests.simulation.clock import virtual_time
+from tests.simulation.crew import Moods
+from tests.simulation.invariants import Invariant, Violation
+from tests.simulation.lateness import RESTART_SECONDS
+from tests.simulation.loop import BEGINNING, VirtualLoop, in_context
+from tests.simulation.process import Making, Process
+from tests.simulation.reading import walk
+from tests.simulation.server import Server
+from tests.simulation.trace import Trace
+from tests.simulation.watch import Eyes
+
+# Steps of a history that a failure tells.
+TOLD_STEPS = 60
+# After the last deadline: what is unsettled by then never will be. Above a worker's patience with a broker that is away.
+_PATIENCE_SECONDS = 700.0
+
+
+@dataclass(slots=True)
+class Told:
+    """What became of a history. `seen`: the situations it went through."""
+
+    seed: int
+    violation: Violation | None
+    trace: Trace
+    seen: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        replay = f"python -m tests.simulation --seed {self.seed} --trace"
+        return f"seed {self.seed}: {self.violation}\n{self.trace.told(TOLD_STEPS)}\n      again: {replay}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a seed stands for."""
+
+    keep_seconds: float
+    latency: float
+    processes: int
+    making: Making
+    asked: tuple[asking.Asked, ...]
+    faults: tuple[faults.Fault, ...]
+    last_deadline: float
+
+    @classmethod
+    def of(cls, rng: random.Random) -> "Plan":
+        keep_seconds = rng.choice((180.0, 180.0, 3_600.0))
+        count = rng.choice((1, 1, 1, 2, 2, 3))
+        strangers_return = keep_seconds < 1_000 and rng.random() < 0.2
+        late = 60.0 + rng.choice((keep_seconds - 20.0, keep_seconds + 1.0, keep_seconds + 60.0)) if strangers_return else None
+        asked = tuple(asking.planned(rng, place, late) for place in range(count))
+        moods = Moods(
+            failing=rng.choice((0.0, 0.1, 0.5)),
+            silent=rng.choice((0.0, 0.1, 0.6)),
+            thinking_seconds=rng.choice((0.01, 0.5, 5.0, 30.0)),
+        )
+        making = Making(
+            keep_seconds=keep_seconds,
+            in_hand=rng.choice((1, 3, 64)),
+            slots=rng.choice((1, 3, 16)),
+            skew_seconds=rng.choice((0.0, 0.0, 0.3)),
+            moods=moods,
+        )
+        return cls(
+            keep_seconds=keep_seconds,
+            latency=rng.choice((0.000_5, 0.002, 0.008)),
+            processes=rng.choice((1, 2, 2, 2, 3)),
+            making=making,
+            asked=asked,
+            faults=tuple(faults.planned(rng, count)),
+            last_deadline=max(act.at + act.body.get("timeout_seconds", 30.0) for one in asked for act in one.acts),
+        )
+
+
+class Notes(Observer):
+    """The handlers' observer: outcomes that changed nothing are worth a count."""
+
+    def __init__(self, seen: Counter[str]) -> None:
+        self._seen = seen
+
+    def outcome_ignored(self, outcome: object) -> None:
+        self._seen["outcome ignored"] += 1
+
+
+class Bugs(logging.Handler):
+    """What the code under test logs with a traceback: a failure that nothing around it explains."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info is not None and record.exc_info[1] is not None:
+            self.found.append(f"{record.getMessage()}: {record.exc_info[1]!r}")
+
+
+BUGS = Bugs()
+
+
+@contextmanager
+def simulated() -> Iterator[None]:
+    """Virtual time where the handlers read it, and their log kept from the screen. Around any number of histories."""
+    log = logging.getLogger("parley")
+    before = log.level, log.propagate
+    log.setLevel(logging.ERROR)
+    log.propagate = False
+    log.addHandler(BUGS)
+    try:
+        with virtual_time(), patch("handlers.recover.walk", walk):
+            yield
+    finally:
+        log.removeHandler(BUGS)
+        log.level, log.propagate = before
+
+
+class History:
+    def __init__(self, seed: int, blind: frozenset[Invariant] = frozenset()) -> None:
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.plan = Plan.of(self.rng)
+        self.trace = Trace()
+        self.eyes = Eyes(blind)
+        self.faults = faults.Faults(list(self.plan.faults))
+        self.processes: list[Process] = []
+        self._made = 0
+        self._starting = 0
+
+    def run(self) -> Told:
+        """Run inside `simulated()`."""
+        loop = VirtualLoop()
+        BUGS.found.clear()
+        violation = None
+        try:
+            loop.run(self._run())
+        except Violation as found:
+            violation = found
+        return Told(self.seed, violation, self.trace, self._seen())
+
+    async def _run(self) -> None:
+        plan = self.plan
+        self.server = Server(self.rng, self.faults, self.eyes, self.trace, keep_seconds=plan.keep_seconds, latency=plan.latency)
+        self.eyes.server = self.server
+        for _ in range(plan.processes):
+            self._start_one()
+        doing = [self._do(asked, place) for asked in plan.asked for place in range(len(asked.acts))]
+        looking = [self._look(asked.task_id, at) for asked in plan.asked for at in asked.looks]
+        tasks = [asyncio.create_task(work) for work in (*doing, *looking)]
+        try:
+            await self._to_its_end(tasks)
+        finally:
+            for process in self.processes:
+                process.close()
+
+    async def _do(self, asked: asking.Asked, place: int) -> None:
+        await asking.publish(self.server, asked, asked.acts[place], f"client {asked.task_id}")
+
+    async def _look(self, task_id: str, at: float) -> None:
+        await asyncio.sleep(at)
+        alive = [process for process in self.processes if not process.dead]
+        if alive:
+            in_context(alive[0].context, self._ask(alive[0], task_id))
+
+    async def _ask(self, process: Process, task_id: str) -> None:
+        self.eyes.answered(await process.query(DeliberationGet(task_id=task_id).encode()))
+
+    async def _to_its_end(self, tasks: "list[asyncio.Task[None]]") -> None:
+        end = BEGINNING + self.plan.last_deadline + _PATIENCE_SECONDS
+        while self.server.now < end:
+            await asyncio.sleep(1.0 if self.server.now < BEGINNING + 10 else 10.0)
+            self._look_for_bugs()
+            if all(task.done() for task in tasks) and self.server.at_rest and not self._starting:
+                break
+        else:
+            self.eyes.restless()
+        for task in tasks:
+            task.result()
+        self.eyes.rested()
+
+    def _look_for_bugs(self) -> None:
+        for context in self._loop.errors:
+            if isinstance(context.get("exception"), Violation):
+                raise context["exception"]
+        found = BUGS.found + [repr(context.get("exception")) for context in self._loop.errors]
+        if found:
+            raise Violation(Invariant.NO_BUG, found[0])
+
+    @property
+    def _loop(self) -> VirtualLoop:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        return loop
+
+    # ── processes ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _start_one(self) -> None:
+        self._made += 1
+        process = Process(self.server, f"p{self._made}", self.plan.making, Notes(self.eyes.seen), self._killed)
+        self.processes.append(process)
+        process.start()
+
+    def _killed(self, process: Process) -> None:
+        self.eyes.killed()
+        self._starting += 1
+        wait = self.rng.choice((0.0, 0.1, 1.0)) * RESTART_SECONDS
+        self.trace.add(self.server.now, process.name, "is dead", f"another starts in {wait:g} s")
+        self.server.loop.call_later(wait, self._restart)
+
+    def _restart(self) -> None:
+        self._starting -= 1
+        self._start_one()
+
+    def _seen(self) -> Counter[str]:
+        seen = self.eyes.seen
+        for struck in self.faults.struck:
+            seen[f"fault: {struck.fault.kind}"] += 1
+        seen["deliberations"] += len(self.eyes.records)
+        seen["steps"] += len(self.trace)
+        seen["compare-and-set refused"] += self.server.conflicts
+        seen["dropped by Msg-Id"] += self.server.duplicates
+        seen["redelivered"] += sum(consumer.redelivered for consumer in self.server.consumers.values())
+        seen["histories with a fault"] += bool(self.faults.struck)
+        return seen
+
+
+def run(seed: int, blind: frozenset[Invariant] = frozenset()) -> Told:
+    """`blind`: invariants not to be looked at, so that what follows from breaking them is seen. Run inside `simulated()`."""
+    return History(seed, blind).run()

@@ -1,0 +1,44 @@
+"""How late an ending may be: a second past its deadline, and what the faults that struck it cost."""
+
+from collections.abc import Iterable
+
+from broker import topology
+from broker.connection import PUBLISH_TIMEOUT_SECONDS
+from tests.simulation.faults import Kind, Struck
+
+PROMISED_SECONDS = 1.0
+# A process killed is replaced after at most this long.
+RESTART_SECONDS = 3.0
+# After a step that failed the message is delivered again after 0.5 s, 1 s, 2 s, 4 s.
+_RETRY_SECONDS = 4.0
+_REDELIVERY_SECONDS = topology.QUICK_ACK_WAIT_SECONDS + 1.0
+_UNANSWERED_SECONDS = PUBLISH_TIMEOUT_SECONDS + _RETRY_SECONDS + 1.0
+
+
+def allowed(struck: Iterable[Struck], deadline: float) -> float:
+    """Seconds after the deadline. A fault whose cost was over before the deadline adds nothing."""
+    return PROMISED_SECONDS + sum(max(0.0, _cost(one) - _spare(one, deadline)) for one in struck)
+
+
+def _spare(struck: Struck, deadline: float) -> float:
+    # A timer is made late when it is armed, and is late at the deadline.
+    return 0.0 if struck.fault.kind is Kind.LATE_TIMER else max(0.0, deadline - struck.at)
+
+
+def _cost(struck: Struck) -> float:
+    seconds = struck.fault.seconds
+    match struck.fault.kind:
+        case Kind.KILL_BEFORE | Kind.KILL_AFTER:
+            return _REDELIVERY_SECONDS + RESTART_SECONDS
+        case Kind.PAUSE_BEFORE | Kind.PAUSE_AFTER:
+            return seconds + _REDELIVERY_SECONDS
+        case Kind.LOSE_REQUEST | Kind.LOSE_ANSWER | Kind.DELAY:
+            return _UNANSWERED_SECONDS
+        case Kind.OUTAGE:
+            return seconds + _UNANSWERED_SECONDS
+        case Kind.LATE_TIMER:
+            return seconds
+        case Kind.LOSE_DELIVERY | Kind.LATE_DELIVERY:
+            return _REDELIVERY_SECONDS
+        case _:
+            return 0.5

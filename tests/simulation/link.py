@@ -1,0 +1,305 @@
+"""One connection to the modelled broker, with the few methods of nats-py's client that Parley calls. The real `Wire` sits on it.
+
+Each call is a step: on its way, applied, answered; and between any two of these its owner may be killed, stopped or cut off.
+Requests of one connection arrive in the order they were made, unless a fault holds one up. A killed owner's calls never return.
+"""
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable, Mapping
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.api import PubAck, RawStreamMsg
+
+from broker import topology
+from broker.connection import PUBLISH_TIMEOUT_SECONDS
+from tests.simulation.faults import Fault, Kind
+from tests.simulation.server import Server
+from tests.simulation.stream import Kept, WrongLastSequence
+
+_MAX_PAYLOAD = 1024 * 1024
+# Two requests of one connection never arrive at one instant, whose order a timer heap would not keep.
+_APART = 1e-7
+_ENDINGS = (topology.COMPLETED, topology.FAILED)
+
+
+class Mortal(Protocol):
+    """Who holds a connection, and can be killed or stopped."""
+
+    name: str
+
+    def kill(self) -> None: ...
+
+    def pause(self, seconds: float) -> None: ...
+
+
+def label(subject: str, headers: Mapping[str, str], data: bytes) -> str:
+    """The kind of a step, by what it publishes."""
+    if subject.startswith("$KV."):
+        return "mark" if "Nats-TTL" in headers else "tally"
+    if subject.startswith("$JS.ACK"):
+        return "progress" if data == b"+WPI" else "nak" if data.startswith(b"-NAK") else "ack"
+    if subject.startswith(topology.TIMER):
+        return "timer"
+    if subject.startswith("agent.response"):
+        return "outcome"
+    if subject.startswith(topology.DEAD_LETTER):
+        return "dead letter"
+    known = {topology.AGENT_REQUESTED: "work", topology.AGENT_CANCEL: "stop", **dict.fromkeys(_ENDINGS, "ending")}
+    return known.get(subject, "inbox" if subject.startswith("_INBOX") else "client")
+
+
+class Link:
+    is_connected = True
+    is_closed = False
+    connected_url = None
+    max_payload = _MAX_PAYLOAD
+
+    def __init__(self, server: Server, owner: Mortal | None, name: str) -> None:
+        self.name = name
+        self._server = server
+        self._owner = owner
+        self._dead = False
+        self._closed = False
+        self._cut = float("inf")
+        self._resumes = 0.0
+        self._sent = 0.0
+        self._held: list[asyncio.Future[Any]] = []
+
+    # ── its owner's fate ──────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def dead(self) -> bool:
+        return self._dead
+
+    @property
+    def stopped(self) -> bool:
+        return self._server.now < self._resumes
+
+    def die(self) -> None:
+        """Nothing of its owner runs any more; what it wrote last may still arrive."""
+        self._dead = True
+        self._cut = self._server.arrival()
+
+    def stop(self, seconds: float) -> None:
+        self._resumes = max(self._resumes, self._server.now + seconds)
+
+    def close(self) -> None:
+        """The history is over: calls return at once and do nothing, so that what is left of tasks can end."""
+        self._closed = True
+
+    def when_awake(self, act: Callable[[], None]) -> None:
+        """Now, or once it is resumed; never if it is dead by then."""
+        if self._dead:
+            return
+        if self.stopped:
+            self._server.loop.call_at(self._resumes, self.when_awake, act)
+        else:
+            act()
+
+    async def _never(self) -> None:
+        # Held on to: a task that nobody holds is collected, and Python would then run its `finally` blocks.
+        self._held.append(self._server.loop.create_future())
+        await self._held[-1]
+
+    # ── steps ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def step(self, what: str, about: str, apply: Callable[[], Any], *, answered: bool = True) -> Any:
+        """Carry `apply` to the server and its answer back. Raises nats-py's TimeoutError when none came."""
+        if self._closed:
+            raise nats.errors.ConnectionClosedError
+        server = self._server
+        if self._dead or self.stopped:
+            await self._ready()
+        fault = server.faults.meets(what, self.name, server.now) if self._owner is not None else None
+        if fault is not None:
+            self._before(fault, what, about)
+            if self._dead or self.stopped:
+                await self._ready()
+        done: asyncio.Future[Any] = server.loop.create_future()
+        if not answered:
+            done.set_result(None)
+        self._held.append(done)
+        gives_up = server.now + PUBLISH_TIMEOUT_SECONDS
+        self._sent = arrives = max(self._sent + _APART, server.arrival())
+        if fault is not None and fault.kind is Kind.DELAY:
+            arrives += fault.seconds
+        lost = fault is not None and fault.kind is Kind.LOSE_REQUEST
+        if lost or arrives >= gives_up:
+            server.loop.call_at(gives_up, self._answer, done, nats.errors.TimeoutError())
+        if not lost:
+            server.loop.call_at(arrives, self._arrive, done, gives_up, what, about, apply, fault)
+        try:
+            return await done
+        finally:
+            self._held.remove(done)
+
+    async def _ready(self) -> None:
+        if self._dead:
+            await self._never()
+        while self.stopped:
+            await asyncio.sleep(self._resumes - self._server.now)
+            if self._dead:
+                await self._never()
+
+    def _before(self, fault: Fault, what: str, about: str) -> None:
+        self._server.trace.add(self._server.now, self.name, f"! {fault.kind}", f"({what} {about}, {fault.seconds:g} s)")
+        assert self._owner is not None
+        match fault.kind:
+            case Kind.KILL_BEFORE:
+                self._owner.kill()
+            case Kind.PAUSE_BEFORE:
+                self._owner.pause(fault.seconds)
+            case Kind.OUTAGE:
+                self._server.leave(fault.seconds)
+            case _:
+                pass
+
+    def _arrive(
+        self,
+        done: "asyncio.Future[Any]",
+        gives_up: float,
+        what: str,
+        about: str,
+        apply: Callable[[], Any],
+        fault: Fault | None,
+    ) -> None:
+        server = self._server
+        if server.now > self._cut:
+            return
+        answer: Any
+        try:
+            answer = apply()
+            server.trace.add(server.now, self.name, what, about)
+        except nats.errors.Error as error:
+            answer = error
+            server.trace.add(server.now, self.name, f"{what} refused", about)
+        if fault is not None and self._owner is not None and not self._dead:
+            if fault.kind is Kind.KILL_AFTER:
+                self._owner.kill()
+            elif fault.kind is Kind.PAUSE_AFTER:
+                self._owner.pause(fault.seconds)
+        if done.done() or server.now >= gives_up:
+            return
+        back = server.arrival()
+        if (fault is not None and fault.kind is Kind.LOSE_ANSWER) or back >= gives_up:
+            back, answer = gives_up, nats.errors.TimeoutError()
+        server.loop.call_at(back, self._answer, done, answer)
+
+    def _answer(self, done: "asyncio.Future[Any]", answer: Any) -> None:
+        def tell() -> None:
+            if done.done():
+                return
+            if isinstance(answer, Exception):
+                done.set_exception(answer)
+            else:
+                done.set_result(answer)
+
+        self.when_awake(tell)
+
+    # ── nats-py's methods ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def jetstream(self, timeout: float = PUBLISH_TIMEOUT_SECONDS) -> "Jet":
+        return Jet(self, self._server)
+
+    async def publish(
+        self, subject: str, payload: bytes = b"", reply: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
+        if subject.startswith("$JS.ACK"):
+            about = ".".join(subject.split(".")[3:6])
+            await self._tell(label(subject, {}, payload), about, lambda: self._server.acknowledge(subject, payload))
+        else:
+            await self._tell(label(subject, {}, payload), subject, lambda: self._server.broadcast(subject, payload))
+
+    async def _tell(self, what: str, about: str, apply: Callable[[], None]) -> None:
+        """Core NATS: written and forgotten, without an answer."""
+        await self.step(what, about, apply, answered=False)
+
+    async def subscribe(self, subject: str, cb: Callable[[Msg], Awaitable[None]]) -> None:
+        context = contextvars.copy_context()
+
+        def listener(subject: str, data: bytes) -> None:
+            message = Msg(_client=as_client(self), subject=subject, data=data)
+
+            def hear() -> None:
+                self._server.loop.create_task(_call(cb, message), context=context)
+
+            self._server.loop.call_at(self._server.arrival(), self.when_awake, hear)
+
+        self._server.listen(subject, listener)
+
+    def delivered(self, kept: Kept, reply: str) -> Msg:
+        return Msg(_client=as_client(self), subject=kept.subject, reply=reply, data=kept.data, headers=dict(kept.headers))
+
+
+async def _call(cb: Callable[[Msg], Awaitable[None]], message: Msg) -> None:
+    await cb(message)
+
+
+class Jet:
+    """The JetStream side of a connection."""
+
+    def __init__(self, link: Link, server: Server) -> None:
+        self._link = link
+        self._server = server
+
+    async def publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> PubAck:
+        def apply() -> PubAck:
+            try:
+                stream, seq, duplicate = self._server.store(subject, payload, headers, self._link.name)
+            except WrongLastSequence:
+                self._server.conflicts += 1
+                raise nats.js.errors.BadRequestError(code=400, err_code=10071, description="wrong last sequence") from None
+            return PubAck(stream=stream, seq=seq, duplicate=duplicate)
+
+        about = headers.get("Nats-Msg-Id") or subject
+        ack: PubAck = await self._link.step(label(subject, headers, payload), about, apply)
+        return ack
+
+    async def get_msg(
+        self, stream: str, seq: int | None = None, subject: str | None = None, direct: bool = False
+    ) -> RawStreamMsg:
+        def apply() -> RawStreamMsg:
+            held, now = self._server.streams[stream], self._server.now
+            kept = held.newest(subject, now) if subject is not None else held.at(seq or 0, now)
+            if kept is None:
+                raise nats.js.errors.NotFoundError
+            return RawStreamMsg(subject=kept.subject, seq=kept.seq, data=kept.data, headers=dict(kept.headers))
+
+        found: RawStreamMsg = await self._link.step("read", subject or f"{stream} {seq}", apply)
+        return found
+
+    async def everything(self, stream: str) -> list[Msg]:
+        """All that a stream holds: what `broker.reading.walk` asks for bit by bit."""
+
+        def apply() -> list[Msg]:
+            held, now = self._server.streams[stream], self._server.now
+            kept = [held.at(seq, now) for seq in list(held.messages)]
+            return [self._link.delivered(message, "") for message in kept if message is not None]
+
+        found: list[Msg] = await self._link.step("read", f"all of {stream}", apply)
+        return found
+
+    async def consumer_info(self, stream: str, name: str) -> SimpleNamespace:
+        def apply() -> SimpleNamespace:
+            consumer = self._server.consumers[name]
+            return SimpleNamespace(
+                ack_floor=SimpleNamespace(stream_seq=consumer.ack_floor),
+                num_pending=consumer.pending,
+                num_ack_pending=len(consumer.handed),
+            )
+
+        info: SimpleNamespace = await self._link.step("info", name, apply)
+        return info
+
+
+def as_client(link: Link) -> Client:
+    """Passed for nats-py's client, of which it has what is called."""
+    stand_in: Any = link
+    client: Client = stand_in
+    return client

@@ -1,0 +1,180 @@
+"""What the watch knows of one accepted deliberation, and how a tally may follow another."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from broker import topology
+from broker.lifecycle import MOVES, State
+from broker.messages import ErrorType
+from broker.tally import Tally
+from tests.simulation.invariants import Invariant, Violation
+from tests.simulation.process import MAX_AGENTS
+from tests.simulation.stream import Kept
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An outcome as AGENT_RESPONSES holds it."""
+
+    task_id: str
+    agent_id: str
+    round: int
+    succeeded: bool
+    error_type: str | None
+    at: float
+
+
+@dataclass(slots=True)
+class Record:
+    """`deciders`: the outcomes whose counting ended it. `carried`: how often core NATS carried its ending.
+    `met`: another message about it was in somebody's hands between verdict and mark. `squatted`: a stranger had its Msg-Id."""
+
+    tally: Tally
+    created_at: float
+    decided_at: float = 0.0
+    forgotten_at: float = float("inf")
+    endings: list[Kept] = field(default_factory=list)
+    carried: int = 0
+    sent: int = 0
+    met: bool = False
+    squatted: bool = False
+    armed: bool = False
+    asked: set[str] = field(default_factory=set)
+    deciders: set[int] = field(default_factory=set)
+
+    @property
+    def marked(self) -> bool:
+        return self.tally.ending_seq is not None
+
+    @property
+    def begun(self) -> bool:
+        """Its deadline was armed and every agent asked, or heard without."""
+        return self.armed and self.asked | set(self.tally.phase.outcomes) >= set(self.tally.phase.agents)
+
+
+def payload(data: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def told(kept: Kept) -> Told:
+    body = payload(kept.data)
+    return Told(
+        str(body.get("task_id")),
+        str(body.get("agent_id")),
+        int(body.get("round", 1)),
+        kept.subject == topology.AGENT_COMPLETED,
+        body.get("error_type"),
+        kept.at,
+    )
+
+
+def readable(kept: Kept) -> bool:
+    """Whether a message of ours or a stranger's is one that a handler can use."""
+    body = payload(kept.data)
+    if kept.subject != topology.REQUESTED:
+        return "task_id" in body
+    agents = int(body.get("num_agents", 3))
+    return "task_description" in body and int(body.get("min_responses", 1)) <= agents <= MAX_AGENTS
+
+
+def follows(old: Tally, new: Tally) -> None:
+    """Whether `new` may stand where `old` stood."""
+    if new.request_seq != old.request_seq:
+        raise Violation(Invariant.ABSORBS, f"{old.task_id} of request {old.request_seq} was overwritten by {new.request_seq}'s")
+    if old.ending_seq is not None:
+        raise Violation(Invariant.MARK_KEPT, f"{old.task_id}, marked {old.ending_seq}, was written again: {new.ending_seq}")
+    if old.ended and (new.state, new.verdict, new.phases) != (old.state, old.verdict, old.phases):
+        raise Violation(Invariant.ABSORBS, f"{old.task_id} was {old.state} and became {new.state} ({new.verdict})")
+    if new.state is not old.state and not any(new.state in leads for (state, _), leads in MOVES.items() if state is old.state):
+        raise Violation(Invariant.ABSORBS, f"{old.task_id} moved from {old.state} to {new.state}")
+    for phase, before in zip(new.phases, old.phases, strict=True):
+        if phase.agents != before.agents:
+            raise Violation(Invariant.COUNTED_ONCE, f"the agents of {old.task_id} changed")
+        for agent, outcome in before.outcomes.items():
+            if phase.outcomes.get(agent) != outcome:
+                raise Violation(
+                    Invariant.COUNTED_ONCE,
+                    f"{old.task_id} had counted {agent} ({outcome}), and then {phase.outcomes.get(agent)}",
+                )
+
+
+def counts(tally: Tally, outcomes: dict[int, Told]) -> None:
+    """Whether what the tally counts is what the stream holds."""
+    phase = tally.phase
+    for agent, outcome in phase.outcomes.items():
+        source = outcomes.get(outcome.seq)
+        fits = (
+            source is not None
+            and agent in phase.agents
+            and (source.task_id, source.agent_id, source.round) == (tally.task_id, agent, phase.number)
+            and source.succeeded == outcome.succeeded
+            and source.at < tally.deadline
+        )
+        if not fits:
+            raise Violation(Invariant.COUNTED_ONCE, f"{tally.task_id} counts {agent} as {outcome}, the stream holds {source}")
+
+
+def countable(tally: Tally, outcome: Told) -> bool:
+    """Whether a tally that has not ended must count this outcome."""
+    phase = tally.phase
+    return (
+        outcome.agent_id in phase.agents
+        and outcome.agent_id not in phase.outcomes
+        and outcome.round == phase.number
+        and outcome.error_type != ErrorType.DEADLINE_EXCEEDED
+        and outcome.at < tally.deadline
+    )
+
+
+def may_have_decided(kept: Kept, tally: Tally) -> bool:
+    """Whether the tally's ending can be this message's doing, or its deadline's, which answers for all."""
+    if kept.stream == topology.AGENT_RESPONSES:
+        return kept.seq in {outcome.seq for outcome in tally.phase.outcomes.values()}
+    if kept.subject == topology.CANCEL:
+        return tally.state is State.CANCELLED
+    return kept.subject != topology.REQUESTED or kept.seq == tally.request_seq
+
+
+def decided_rightly(tally: Tally, request: Kept, cancelled: bool) -> None:
+    """'Which ending', as the contract has it."""
+    assert tally.verdict is not None
+    phase, at = tally.phase, tally.verdict.decided_at
+    enough = phase.successes >= tally.min_responses
+    right = {
+        State.COMPLETED: enough and (not phase.missing or tally.finish_early or at >= tally.deadline),
+        State.FAILED: not enough and not phase.missing,
+        State.TIMEOUT: not enough and at >= tally.deadline,
+        State.CANCELLED: cancelled,
+        State.REJECTED: not readable(request),
+    }
+    if not right[tally.state] or bool(tally.verdict.error) != (tally.state is not State.COMPLETED):
+        raise Violation(
+            Invariant.AGREES,
+            f"{tally.task_id} was decided {tally.state} ({tally.verdict.error!r}) with {phase.successes} of "
+            f"{len(phase.outcomes)} outcomes for {len(phase.agents)} agents, {tally.min_responses} needed",
+        )
+
+
+def says_the_same(tally: Tally, kept: Kept) -> None:
+    """Whether an ending tells what its tally holds."""
+    body = payload(kept.data)
+    phase = tally.phase
+    completed = tally.state is State.COMPLETED
+    succeeded = [agent for agent in phase.agents if agent in phase.outcomes and phase.outcomes[agent].succeeded]
+    failed = [agent for agent in phase.agents if agent in phase.outcomes and not phase.outcomes[agent].succeeded]
+    agrees = (
+        kept.subject == (topology.COMPLETED if completed else topology.FAILED)
+        and body["status"] == tally.state.value
+        and body["missing_agents"] == list(phase.missing)
+        and [result["agent_id"] for result in body["results"]] == succeeded
+        and [failure["agent_id"] for failure in body["failed_agents"]] == failed
+        and (not completed or body["degraded"] == (len(succeeded) < len(phase.agents)))
+        and body["error" if not completed else "status"]
+    )
+    if not agrees:
+        raise Violation(Invariant.AGREES, f"{tally.task_id} is {tally.state}, its ending says {body}")

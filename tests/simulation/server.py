@@ -1,0 +1,178 @@
+"""The modelled broker: streams and consumers from `broker.topology`, the scheduler, core NATS. It redelivers, and never lies.
+
+Every change is told to `watch` at the moment it happens; that is where invariants are checked.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from broker import topology
+from broker.clock import epoch
+from tests.simulation.consumer import Consumer, Puller
+from tests.simulation.faults import Faults, Kind
+from tests.simulation.stream import Kept, Stream
+from tests.simulation.trace import Trace
+
+
+class Watch(Protocol):
+    """Who looks at every step."""
+
+    def stored(self, kept: Kept, before: Kept | None, by: str) -> None: ...
+
+    def repeated(self, kept_seq: int, subject: str, data: bytes) -> None: ...
+
+    def settled(self, consumer: Consumer, kept: Kept) -> None: ...
+
+    def heard(self, subject: str, data: bytes) -> None: ...
+
+
+class Inbound(Puller, Protocol):
+    name: str
+
+    def arrive(self, kept: Kept, reply: str, *, awaited: bool = True) -> None: ...
+
+    def missed(self) -> None: ...
+
+
+Listener = Callable[[str, bytes], None]
+
+
+class Server:
+    def __init__(
+        self, rng: random.Random, faults: Faults, watch: Watch, trace: Trace, *, keep_seconds: float, latency: float
+    ) -> None:
+        self.rng = rng
+        self.faults = faults
+        self.watch = watch
+        self.trace = trace
+        self.loop = asyncio.get_running_loop()
+        self.away_until = 0.0
+        self.reconnected: list[Callable[[], None]] = []
+        self.conflicts = 0
+        self.duplicates = 0
+        self.streams = {stream.name: stream for stream in map(Stream, topology.streams(keep_seconds=keep_seconds))}
+        self.consumers = {
+            durable.name: Consumer(durable, self.streams[durable.stream], rng, self._send) for durable in topology.DURABLES
+        }
+        self.timers: dict[str, asyncio.TimerHandle] = {}
+        self._latency = latency
+        self._listeners: dict[str, list[Listener]] = {}
+
+    @property
+    def now(self) -> float:
+        return self.loop.time()
+
+    def delay(self) -> float:
+        """Seconds on the way: mostly little, now and then ten times that."""
+        lot = self.rng.random()
+        return self._latency * (lot if lot < 0.95 else 10 * lot)
+
+    def arrival(self) -> float:
+        return max(self.now, self.away_until) + self.delay()
+
+    def leave(self, seconds: float) -> None:
+        self.trace.add(self.now, "broker", "away for", f"{seconds:g} s")
+        self.away_until = max(self.away_until, self.now + seconds)
+        for reconnected in self.reconnected:
+            self.loop.call_at(self.away_until, reconnected)
+
+    @property
+    def at_rest(self) -> bool:
+        return not self.timers and all(consumer.idle for consumer in self.consumers.values())
+
+    # ── streams ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def stream_of(self, subject: str) -> Stream:
+        for stream in self.streams.values():
+            for wanted in stream.subjects:
+                if subject == wanted or (wanted[-1] in "*>" and subject.startswith(wanted[:-1])):
+                    return stream
+        raise AssertionError(f"no stream takes {subject}")
+
+    def store(self, subject: str, data: bytes, headers: dict[str, str], by: str) -> tuple[str, int, bool]:
+        """Raises WrongLastSequence."""
+        stream = self.stream_of(subject)
+        before = stream.newest(subject, self.now) if stream.one_a_subject else None
+        seq, duplicate = stream.store(subject, data, headers, self.now)
+        if duplicate:
+            self.duplicates += 1
+            self.watch.repeated(seq, subject, data)
+            return stream.name, seq, True
+        if headers.get("Nats-Schedule-Next") == "purge":
+            self._purge(stream, headers["Nats-Scheduler"])
+        kept = stream.messages[seq]
+        if "Nats-Schedule" in headers:
+            self._arm(kept)
+        self.watch.stored(kept, before, by)
+        for consumer in self.consumers.values():
+            if consumer.stream is stream and consumer.wants(subject):
+                consumer.stored(seq)
+        return stream.name, seq, False
+
+    # ── the scheduler ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _arm(self, kept: Kept) -> None:
+        at = max(self.now, epoch(kept.headers["Nats-Schedule"].removeprefix("@at "))) + self.delay()
+        fault = self.faults.meets("schedule", "broker", self.now)
+        if fault is not None:
+            at = max(self.now, at - fault.seconds) if fault.kind is Kind.EARLY_TIMER else at + fault.seconds
+            self.trace.add(self.now, "broker", str(fault.kind), kept.subject)
+        earlier = self.timers.pop(kept.subject, None)
+        if earlier is not None:
+            earlier.cancel()
+        self.timers[kept.subject] = self.loop.call_at(at, self._fire, kept)
+
+    def _fire(self, kept: Kept) -> None:
+        if self.now < self.away_until:
+            self.timers[kept.subject] = self.loop.call_at(self.away_until, self._fire, kept)
+            return
+        self.trace.add(self.now, "broker", "fires", kept.subject)
+        headers = {"Nats-Scheduler": kept.subject, "Nats-Schedule-Next": "purge"}
+        self.store(kept.headers["Nats-Schedule-Target"], kept.data, headers, "broker")
+
+    def _purge(self, stream: Stream, timer: str) -> None:
+        armed = self.timers.pop(timer, None)
+        if armed is not None:
+            armed.cancel()
+        scheduled = stream.newest(timer, self.now)
+        if scheduled is not None:
+            stream.remove(scheduled.seq)
+
+    # ── deliveries ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _send(self, consumer: Consumer, puller: Any, kept: Kept, count: int) -> None:
+        to: Inbound = puller
+        reply = f"$JS.ACK.{kept.stream}.{consumer.durable.name}.{count}.{kept.seq}.{count}.{round(kept.at * 1e9)}.0"
+        fault = self.faults.meets("delivery", to.name, self.now)
+        at = self.arrival()
+        if fault is not None:
+            self.trace.add(self.now, "broker", str(fault.kind), f"{kept.subject} {kept.seq} to {to.name}")
+            if fault.kind is not Kind.DOUBLE_DELIVERY:
+                to.missed()
+                if fault.kind is Kind.LATE_DELIVERY:
+                    self.loop.call_at(at + fault.seconds, lambda: to.arrive(kept, reply, awaited=False))
+                return
+            others = [other for other in consumer.pullers if other.room > 0] or [puller]
+            other: Any = self.rng.choice(others)
+            other.promise()
+            self.loop.call_at(self.arrival(), other.arrive, kept, reply)
+        self.loop.call_at(at, to.arrive, kept, reply)
+
+    def acknowledge(self, reply: str, word: bytes) -> None:
+        _, _, _, name, _, seq, *_ = reply.split(".")
+        consumer = self.consumers[name]
+        kept = consumer.stream.messages.get(int(seq))
+        if consumer.settle(int(seq), word) and kept is not None:
+            self.watch.settled(consumer, kept)
+
+    # ── core NATS ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def listen(self, subject: str, listener: Listener) -> None:
+        self._listeners.setdefault(subject, []).append(listener)
+
+    def broadcast(self, subject: str, data: bytes) -> None:
+        self.watch.heard(subject, data)
+        for listener in self._listeners.get(subject, ()):
+            listener(subject, data)

@@ -1,0 +1,28 @@
+"""Tests of the tests: each rule broken on purpose is noticed, by the invariant that is there for it, within a few seeds."""
+
+import pytest
+
+from tests.simulation.history import run, simulated
+from tests.simulation.invariants import Invariant
+from tests.simulation.mutations import MUTATIONS, Mutation
+
+# The most patient mutation needs about ninety.
+SEEDS = 300
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_a_broken_rule_is_noticed(mutation: Mutation) -> None:
+    with simulated(), mutation.breaking():
+        for seed in range(SEEDS):
+            violation = run(seed, mutation.blind).violation
+            if violation is not None and violation.invariant is mutation.trips:
+                return
+    pytest.fail(f"{SEEDS} seeds, and none shows that the service {mutation.broken}")
+
+
+def test_every_invariant_is_tripped_by_some_mutation() -> None:
+    assert {mutation.trips for mutation in MUTATIONS} == set(Invariant)
+
+
+def test_invariants_are_numbered_in_order() -> None:
+    assert [invariant.number for invariant in Invariant] == list(range(1, len(Invariant) + 1))

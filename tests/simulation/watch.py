@@ -1,0 +1,318 @@
+"""Looks at every step of a history, and knows at each what must be so."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from broker import topology
+from broker.lifecycle import MOVES, State
+from broker.messages import DeliberationStatus
+from broker.tally import Tally
+from tests.simulation.consumer import Consumer
+from tests.simulation.invariants import Invariant, Violation
+from tests.simulation.lateness import allowed
+from tests.simulation.record import (
+    Record,
+    Told,
+    countable,
+    counts,
+    decided_rightly,
+    follows,
+    may_have_decided,
+    payload,
+    readable,
+    says_the_same,
+    told,
+)
+from tests.simulation.stream import Kept
+
+if TYPE_CHECKING:
+    from tests.simulation.server import Server
+
+_ENDINGS = (topology.COMPLETED, topology.FAILED)
+
+
+class Eyes:
+    """The watch itself. `server` is set once there is one."""
+
+    server: "Server"
+
+    def __init__(self, blind: frozenset[Invariant] = frozenset()) -> None:
+        self.blind = blind
+        self.records: dict[tuple[str, int], Record] = {}
+        self.seen: Counter[str] = Counter()
+        self._live: dict[str, Record] = {}
+        self._requests: dict[int, Kept] = {}
+        self._cancels: dict[int, str] = {}
+        self._outcomes: dict[int, Told] = {}
+        self._reported: set[tuple[str, str, int]] = set()
+        self._buried: set[tuple[str, int, str]] = set()
+        self._settle: dict[str, Callable[[Kept], None]] = {
+            "intake": self._request_settled,
+            "cancel": self._cancel_settled,
+            "expire": self._deadline_settled,
+            "dispatch": self._work_settled,
+            "aggregate": self._outcome_settled,
+        }
+
+    def live(self, task_id: str) -> Record | None:
+        record = self._live.get(task_id)
+        return record if record is not None and record.forgotten_at > self.server.now else None
+
+    # ── what is stored ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def stored(self, kept: Kept, before: Kept | None, by: str) -> None:
+        match kept.stream:
+            case topology.TALLIES:
+                self._tally(kept, before)
+            case topology.AGENT_REQUESTS:
+                self._asked(payload(kept.data))
+            case topology.AGENT_RESPONSES:
+                outcome = told(kept)
+                self._outcomes[kept.seq] = outcome
+                self.seen["outcome of an agent stored again"] += (
+                    outcome.task_id,
+                    outcome.agent_id,
+                    outcome.round,
+                ) in self._reported
+                self._reported.add((outcome.task_id, outcome.agent_id, outcome.round))
+            case topology.DEAD_LETTERS:
+                origin = kept.headers
+                self._buried.add((origin["Parley-Stream"], int(origin["Parley-Sequence"]), origin["Parley-Consumer"]))
+            case _ if kept.subject in _ENDINGS:
+                self._ending(kept)
+            case _ if kept.subject.startswith(topology.TIMER):
+                self._armed(str(payload(kept.data)["task_id"]))
+            case _ if kept.subject == topology.REQUESTED:
+                self._requests[kept.seq] = kept
+            case _ if kept.subject == topology.CANCEL:
+                self._cancels[kept.seq] = str(payload(kept.data).get("task_id"))
+
+    def _tally(self, kept: Kept, before: Kept | None) -> None:
+        tally = Tally.model_validate_json(kept.data)
+        now = self.server.now
+        key = (tally.task_id, tally.request_seq)
+        if before is None:
+            if key in self.records:
+                raise Violation(Invariant.ONE_ENDING, f"request {tally.request_seq} of {tally.task_id} was recorded twice")
+            if not any(tally.state in leads for (state, _), leads in MOVES.items() if state is None):
+                raise Violation(Invariant.ABSORBS, f"{tally.task_id} began as {tally.state}")
+            record = self.records[key] = self._live[tally.task_id] = Record(tally, now)
+            counted: set[int] = set()
+        else:
+            record = self._live[tally.task_id]
+            follows(record.tally, tally)
+            counted = {outcome.seq for outcome in record.tally.phase.outcomes.values()}
+        newly_ended = tally.ended and (before is None or not record.tally.ended)
+        record.tally = tally
+        record.forgotten_at = kept.expires if kept.expires is not None else float("inf")
+        if len(tally.phase.outcomes) > len(counted):
+            counts(tally, self._outcomes)
+        if newly_ended:
+            record.decided_at = now
+            record.deciders = {outcome.seq for outcome in tally.phase.outcomes.values()} - counted
+            decided_rightly(tally, self._requests[tally.request_seq], tally.task_id in self._cancels.values())
+            self.seen[f"ended {tally.state}"] += 1
+        if tally.ending_seq is not None:
+            self._marked(record, tally)
+
+    def _marked(self, record: Record, tally: Tally) -> None:
+        if tally.ending_seq not in [ending.seq for ending in record.endings]:
+            raise Violation(Invariant.MARK_KEPT, f"{tally.task_id} is marked {tally.ending_seq}, where its ending is not")
+        self._met(record)
+        if tally.reply_to is not None and not record.sent and not self._struck("inbox"):
+            raise Violation(Invariant.HEARD, f"{tally.task_id} is marked, and {tally.reply_to} was sent nothing")
+
+    def _met(self, record: Record) -> None:
+        """Note whether two hold a message that may have decided it, between its verdict and its mark."""
+        if not self.server.faults.struck and not record.met:
+            record.met = sum(may_have_decided(kept, record.tally) for kept in self._in_hand(record.tally.task_id)) > 1
+
+    def _struck(self, label: str) -> bool:
+        return any(struck.label == label for struck in self.server.faults.struck)
+
+    def _asked(self, work: dict[str, object]) -> None:
+        record = self.live(str(work["task_id"]))
+        if record is None or work["agent_id"] not in record.tally.phase.agents:
+            raise Violation(Invariant.RECORD_FIRST, f"{work['agent_id']} of {work['task_id']} was asked with nothing recorded")
+        self.seen["agent asked again"] += work["agent_id"] in record.asked
+        record.asked.add(str(work["agent_id"]))
+
+    def _armed(self, task_id: str) -> None:
+        record = self.live(task_id)
+        if record is None:
+            raise Violation(Invariant.RECORD_FIRST, f"the deadline of {task_id} was armed with nothing recorded")
+        record.armed = True
+
+    # ── endings ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _ending(self, kept: Kept) -> None:
+        task_id = str(payload(kept.data)["task_id"])
+        record = self._live.get(task_id)
+        if record is None or not record.tally.ended:
+            raise Violation(Invariant.AGREES, f"an ending of {task_id} is stored that no tally decided")
+        record.endings.append(kept)
+        if len(record.endings) > 1:
+            places = [ending.seq for ending in record.endings]
+            how = ", for a stranger's hold on its Msg-Id ran out" if record.squatted else ""
+            raise Violation(Invariant.ONE_ENDING, f"{task_id} has endings at {places}, marked {record.tally.ending_seq}{how}")
+        says_the_same(record.tally, kept)
+        self._met(record)
+        self._carried(record)
+        late = kept.at - record.tally.deadline
+        faults = self.server.faults.struck
+        if record.tally.phases and late > 1 and late > allowed(faults, record.tally.deadline):
+            raise Violation(Invariant.IN_TIME, f"the ending of {task_id} came {late:.3f} s after its deadline")
+
+    def repeated(self, kept_seq: int, subject: str, data: bytes) -> None:
+        """A message was dropped by its Msg-Id; the one at `kept_seq` stands for it."""
+        if subject == topology.AGENT_REQUESTED:
+            work = payload(data)
+            record = self.live(work["task_id"])
+            if record is not None and not record.tally.ended and work["agent_id"] not in record.asked:
+                raise Violation(
+                    Invariant.EFFECTS_FIRST, f"a namesake's work stands for that of {work['agent_id']}, dropped by its Msg-Id"
+                )
+        if subject in _ENDINGS:
+            record = self._live[str(payload(data)["task_id"])]
+            if kept_seq in [ending.seq for ending in record.endings]:
+                self._carried(record)
+            else:
+                self.seen["ending's Msg-Id taken by a stranger"] += 1
+                record.squatted = True
+
+    def _carried(self, record: Record) -> None:
+        record.carried += 1
+        if record.carried < 2:
+            return
+        self.seen["ending carried twice by core NATS"] += 1
+        if not self.server.faults.struck:
+            self.seen["ending carried twice by core NATS, no fault"] += 1
+            self._met(record)
+            if not record.met:
+                raise Violation(Invariant.HEARD_ONCE, f"{record.tally.task_id} was carried {record.carried} times")
+
+    def _in_hand(self, task_id: str) -> list[Kept]:
+        """Messages about a deliberation that are handed out and not settled: whoever holds one may meet its tally."""
+        held = [
+            consumer.stream.messages[seq]
+            for consumer in self.server.consumers.values()
+            for seq in consumer.handed
+            if consumer.durable.name != "dispatch"
+        ]
+        return [kept for kept in held if payload(kept.data).get("task_id") == task_id]
+
+    def heard(self, subject: str, data: bytes) -> None:
+        if subject.startswith("_INBOX"):
+            record = self._live[str(payload(data)["task_id"])]
+            record.sent += 1
+
+    # ── what is acknowledged ──────────────────────────────────────────────────────────────────────────────────────
+
+    def settled(self, consumer: Consumer, kept: Kept) -> None:
+        name = consumer.durable.name
+        if (kept.stream, kept.seq, name) in self._buried:
+            self.seen["dead letter"] += 1
+            if name != "intake":
+                return
+        elif not readable(kept):
+            raise Violation(Invariant.NOT_LOST, f"{name} acknowledged {kept.seq}, which nobody can read, and did not bury it")
+        if Invariant.EFFECTS_FIRST not in self.blind:
+            self._settle[name](kept)
+
+    def _request_settled(self, kept: Kept) -> None:
+        task_id = str(payload(kept.data).get("task_id") or f"d-{kept.seq}")
+        record = self.records.get((task_id, kept.seq))
+        if record is not None:
+            if not record.marked and not record.begun:
+                raise Violation(Invariant.EFFECTS_FIRST, f"request {kept.seq} was acknowledged with its effects not stored")
+            return
+        namesakes = (other for (name, _), other in self.records.items() if name == task_id)
+        if not any(other.forgotten_at > kept.at for other in namesakes):
+            raise Violation(Invariant.NOT_LOST, f"request {kept.seq} of {task_id} was acknowledged, recorded nowhere")
+
+    def _cancel_settled(self, kept: Kept) -> None:
+        task_id = str(payload(kept.data)["task_id"])
+        record = self.live(task_id)
+        if record is not None and record.tally.request_seq < kept.seq and not record.tally.ended:
+            raise Violation(Invariant.EFFECTS_FIRST, f"the cancel {kept.seq} of {task_id} was acknowledged; it goes on")
+        others = (self._cancels.get(seq) for seq in self.server.consumers["cancel"].handed if seq != kept.seq)
+        if record is not None and record.tally.state is State.CANCELLED and not record.marked and task_id not in others:
+            # One of the cancels decided it, and that one has to stay until it is done.
+            raise Violation(Invariant.EFFECTS_FIRST, f"the cancel {kept.seq} decided {task_id} and was acknowledged first")
+        if record is None:
+            self.seen["cancel for nobody"] += 1
+            for seq in self.server.consumers["intake"].handed:
+                if seq < kept.seq and payload(self._requests[seq].data).get("task_id") == task_id:
+                    raise Violation(Invariant.EFFECTS_FIRST, f"the cancel {kept.seq} did not wait for request {seq}")
+
+    def _deadline_settled(self, kept: Kept) -> None:
+        record = self.live(str(payload(kept.data)["task_id"]))
+        if record is None or record.created_at > kept.at or record.marked:
+            return
+        deadline = record.tally.deadline
+        if kept.at >= deadline:
+            raise Violation(Invariant.EFFECTS_FIRST, f"the deadline {kept.seq} was acknowledged, its ending not marked")
+        again = topology.timer_subject(record.tally.task_id) in self.server.timers or self.server.consumers["expire"].comes(kept)
+        if not record.tally.ended and not again and self.server.now < deadline - 0.001:
+            raise Violation(Invariant.EFFECTS_FIRST, f"the early deadline {kept.seq} was acknowledged, and nothing is armed")
+
+    def _work_settled(self, kept: Kept) -> None:
+        work = payload(kept.data)
+        record = self.live(str(work["task_id"]))
+        if record is None or record.tally.ended or work["agent_id"] in record.tally.phase.outcomes:
+            return
+        if (work["task_id"], work["agent_id"], work["round"]) not in self._reported:
+            raise Violation(Invariant.EFFECTS_FIRST, f"the work of {work['agent_id']} was acknowledged, its outcome not stored")
+
+    def _outcome_settled(self, kept: Kept) -> None:
+        outcome = self._outcomes[kept.seq]
+        record = self.live(outcome.task_id)
+        if record is None or record.marked or record.created_at > kept.at:
+            return
+        tally = record.tally
+        if kept.seq in record.deciders:
+            raise Violation(Invariant.EFFECTS_FIRST, f"outcome {kept.seq} decided {tally.task_id} and was acknowledged first")
+        if not tally.ended and countable(tally, outcome):
+            raise Violation(Invariant.EFFECTS_FIRST, f"outcome {kept.seq} was acknowledged and is not counted")
+
+    # ── at rest, and when asked ───────────────────────────────────────────────────────────────────────────────────
+
+    def rested(self) -> None:
+        """Nothing is left to do: what must be so by now."""
+        for (task_id, seq), record in self.records.items():
+            if len(record.endings) != 1 or not record.marked:
+                raise Violation(
+                    Invariant.AN_ENDING,
+                    f"{task_id} of request {seq} is {record.tally.state} with {len(record.endings)} endings stored, "
+                    f"marked {record.tally.ending_seq}",
+                )
+
+    def restless(self) -> None:
+        """It should have come to rest by now and has not."""
+        left = [f"{name} {sorted(consumer.handed)}" for name, consumer in self.server.consumers.items() if not consumer.idle]
+        armed = ", ".join(self.server.timers)
+        raise Violation(Invariant.COMES_TO_REST, f"still unsettled: {'; '.join(left)}; timers: {armed or 'none'}")
+
+    def answered(self, status: DeliberationStatus) -> None:
+        if status.ending_seq is None:
+            return
+        self.seen["question answered with an ending"] += 1
+        endings = [ending for (name, _), record in self.records.items() if name == status.task_id for ending in record.endings]
+        known = {ending.seq: payload(ending.data)["status"].upper() for ending in endings}
+        shown = {"CANCELLED": "FAILED", "REJECTED": "FAILED"}
+        told_status = known.get(status.ending_seq, "")
+        if shown.get(told_status, told_status) != status.status:
+            raise Violation(Invariant.STATUS_TRUE, f"{status.task_id} is told to be {status.status}, the stream holds {known}")
+
+    def killed(self) -> None:
+        """A process dies: between which steps?"""
+        for record in self.records.values():
+            if record.endings and not record.marked:
+                self.seen["killed between ending and mark"] += 1
+            elif record.tally.ended and not record.endings:
+                self.seen["killed between verdict and ending"] += 1
+            elif not record.tally.ended and not record.begun:
+                self.seen["killed between record and fan-out"] += 1
+            elif not record.tally.ended and self._in_hand(record.tally.task_id):
+                self.seen["killed with a message in hand"] += 1
