@@ -102,6 +102,10 @@ class FlowSubscriber(BatchPullStreamSubscriber):
         self._inbox = ""
         self._closing = False
 
+    def held(self) -> int:
+        """Messages in hand: being handled, or here and not begun."""
+        return self.budget.held + len(self._arrived)
+
     async def _create_subscription(self) -> None:
         if self.subscription:
             return
@@ -274,3 +278,8 @@ def subscribe(
     Registrator.subscriber(broker, subscriber, persistent=True)
     subscriber.add_call(parser_=None, decoder_=deliveries, dependencies_=())
     return subscriber
+
+
+def flows(broker: NatsBroker) -> list[FlowSubscriber]:
+    """The subscribers of ours that `broker` has."""
+    return [subscriber for subscriber in broker.subscribers if isinstance(subscriber, FlowSubscriber)]

@@ -25,6 +25,7 @@ CHOSEN = 'job=~"$job",instance=~"$instance"'
 # Cancelled and rejected are the caller's doing: no answer was owed, and their short durations would flatter the rest.
 OWED = 'ending!~"cancelled|rejected"'
 WINDOW = "$__rate_interval"
+NOT_CLOSED = 'state!="closed"'
 
 # Grafana's own notation for "a number with a K or an M, and then this".
 PER_SECOND = "count:/s"
@@ -181,6 +182,25 @@ AGENTS = (
     ),
 )
 
+SERVERS = (
+    Panel(
+        "Model servers left alone, by workers",
+        "short",
+        "How many workers have the breaker of a server open or half-open. On all of them: the server is down, or cannot be "
+        "reached. On some: look at their network. An idle worker probes nothing: its open breaker tells of its last try.",
+        (Query(f"sum by (endpoint, state) ({_series('parley_endpoint_breakers', NOT_CLOSED)})", "{{endpoint}} {{state}}"),),
+        stacked=True,
+    ),
+    Panel(
+        "Breakers opened",
+        "short",
+        "A worker's calls to a server failed several times in a row (PARLEY_BREAKER_FAILURES): refused, cut, silent, or 5xx. Once: a "
+        "restart. Again and again: the server answers probes and breaks under work, see its log.",
+        (Query(_increase("parley_endpoint_breaker_openings_total", "endpoint"), "{{endpoint}}"),),
+        bars=True,
+    ),
+)
+
 POOL = (
     Panel(
         "Pool: busy and slots",
@@ -204,6 +224,13 @@ POOL = (
         "short",
         "Fewer than you run: Prometheus cannot reach some of them, or they are down.",
         (Query(f"sum by (job) ({_series('up')})", "{{job}}"),),
+    ),
+    Panel(
+        "In hand, of what a process takes",
+        "percentunit",
+        "At 1 a process takes no more of this consumer's messages before it has settled some; the rest waits in the stream, where "
+        "another replica can take it.",
+        (Query(f"max by (consumer) ({_series('parley_consumer_held')} / {_series('parley_consumer_limit')})", "{{consumer}}"),),
     ),
 )
 
@@ -240,9 +267,9 @@ TROUBLE = (
     ),
 )
 
-ROWS = (("The promise", PROMISE), ("Agents", AGENTS), ("Pool", POOL), ("Trouble", TROUBLE))
+ROWS = (("The promise", PROMISE), ("Agents", AGENTS), ("Model servers", SERVERS), ("Pool", POOL), ("Trouble", TROUBLE))
 # Panels beside each other, by row; each divides the grid.
-ABREAST = {"The promise": 4, "Agents": 3, "Pool": 3, "Trouble": 4}
+ABREAST = {"The promise": 4, "Agents": 3, "Model servers": 2, "Pool": 4, "Trouble": 4}
 
 
 def build() -> model.Dashboard:

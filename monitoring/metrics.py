@@ -2,15 +2,19 @@
 become series.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
 
 from broker import topology
 from broker.lifecycle import ENDINGS, State
 from broker.messages import AgentCompleted, AgentFailed, AgentOutcome, DeliberationCompleted, Ending, ErrorType
 from broker.observer import Observer
+from workers.lookout import Standing
 
 # Roles with prompts of their own; a caller may invent any other name, and all of those are counted together.
 KNOWN_ROLES = frozenset({"DEV", "QA", "ARCHITECT", "DEVOPS", "DATA"})
@@ -75,6 +79,11 @@ class Metrics(Observer):
             "parley_consumer_ack_pending", "Messages handed out and not settled.", ["consumer"], registry=registry
         )
 
+        self.held = Gauge(
+            "parley_consumer_held", "Messages this process has in hand. Jobs are the pool's.", ["consumer"], registry=registry
+        )
+        self.limit = Gauge("parley_consumer_limit", "The most it takes in hand.", ["consumer"], registry=registry)
+
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
@@ -102,6 +111,15 @@ class Metrics(Observer):
         """Read the pool's numbers whenever they are asked for."""
         Gauge("parley_pool_slots", "Calls the pool can run at once.", registry=self.registry).set_function(slots)
         Gauge("parley_pool_busy", "Calls it is running.", registry=self.registry).set_function(busy)
+
+    def watch_consumer(self, name: str, held: Callable[[], int], limit: int) -> None:
+        """Read what this process has in hand of a consumer whenever it is asked for; `limit`: the most it takes."""
+        self.held.labels(name).set_function(held)
+        self.limit.labels(name).set(limit)
+
+    def watch_breakers(self, standings: Callable[[], Mapping[str, Standing]]) -> None:
+        """Read how the workers see the endpoints whenever it is asked for."""
+        self.registry.register(_Breakers(standings))
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
@@ -147,6 +165,22 @@ class Metrics(Observer):
 
     def handler_failed(self, consumer: str) -> None:
         self.failures.labels(consumer).inc()
+
+
+@dataclass(frozen=True, slots=True)
+class _Breakers(Collector):
+    standings: Callable[[], Mapping[str, Standing]]
+
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        labels = ["endpoint", "state"]
+        states = GaugeMetricFamily("parley_endpoint_breakers", "Workers that have the endpoint's breaker so.", labels=labels)
+        openings = CounterMetricFamily("parley_endpoint_breaker_openings", "Breakers opened.", labels=["endpoint"])
+        for endpoint, standing in self.standings().items():
+            for state, workers in standing.workers.items():
+                states.add_metric([endpoint, state.value], workers)
+            openings.add_metric([endpoint], standing.openings)
+        yield states
+        yield openings
 
 
 def _role(role: str) -> str:

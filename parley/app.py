@@ -28,10 +28,11 @@ from handlers.aggregate import Aggregate
 from handlers.cancel import Cancel
 from handlers.dispatch import Dispatch
 from handlers.expire import Expire
-from handlers.flow import SturdyBroker
+from handlers.flow import SturdyBroker, flows
 from handlers.intake import Bounds, Intake
 from handlers.perform import Performer
 from handlers.query import Query
+from handlers.recover import Recover
 from handlers.routes import Handlers, Part, declare
 from handlers.settle import Settler
 from monitoring import asyncapi, http
@@ -58,6 +59,13 @@ class Service:
     pool: Pool | None
     wire: Wire
 
+    @property
+    def disabled(self) -> str | None:
+        """Why it cannot work any more in this process; None while it can. A supervisor starts another."""
+        if self.wire.closed:
+            return "NATS closed the connection for good (were credentials changed?)"
+        return self.pool.lost if self.pool is not None else None
+
 
 @asynccontextmanager
 async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> AsyncIterator[Service]:
@@ -75,13 +83,18 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
         wire = Wire(await broker.connect())
         stack.push_async_callback(_leave, broker, wire)
         metrics = Metrics(model)
-        handlers = _handlers(settings, wire, parts, pool, metrics)
+        handlers, recover = _handlers(settings, wire, parts, pool, metrics)
         room, slots = (pool.room, pool.slots) if pool is not None else (None, 1)
         declare(broker, handlers, room=room, job_limit=max(1, slots))
+        for subscriber in flows(broker):
+            metrics.watch_consumer(subscriber.durable.name, subscriber.held, subscriber.budget.limit)
         if pool is not None:
             metrics.watch_pool(lambda: pool.slots, lambda: pool.busy)
+            metrics.watch_breakers(lambda: pool.breakers)
         url = await stack.enter_async_context(_door(settings, wire, metrics, pool))
         await broker.start()
+        if Part.AGGREGATE in parts:
+            stack.callback(asyncio.create_task(recover.run(), name="recovery").cancel)
         yield Service(nats_url, url, metrics, pool, wire)
 
 
@@ -154,7 +167,9 @@ async def _leave(broker: NatsBroker, wire: Wire) -> None:
         await close(wire.nc)
 
 
-def _handlers(settings: Settings, wire: Wire, parts: Collection[Part], pool: Pool | None, observer: Observer) -> Handlers:
+def _handlers(
+    settings: Settings, wire: Wire, parts: Collection[Part], pool: Pool | None, observer: Observer
+) -> tuple[Handlers, Recover]:
     ledger = Ledger(wire, keep_seconds=settings.keep_seconds)
     performer = Performer(wire, ledger, observer, claim_check_bytes=min(settings.claim_check_bytes, wire.max_payload // 2))
 
@@ -166,7 +181,7 @@ def _handlers(settings: Settings, wire: Wire, parts: Collection[Part], pool: Poo
 
     bounds = Bounds(settings.max_agents, settings.timeout_seconds, settings.allowed_reply_prefixes)
     ends = Part.AGGREGATE in parts
-    return Handlers(
+    handlers = Handlers(
         intake=Intake(performer, settler(topology.INTAKE), observer, bounds) if Part.INTAKE in parts else None,
         dispatch=Dispatch(wire, ledger, pool, settler(topology.DISPATCH)) if pool is not None else None,
         aggregate=Aggregate(wire, performer, settler(topology.AGGREGATE), observer) if ends else None,
@@ -174,6 +189,7 @@ def _handlers(settings: Settings, wire: Wire, parts: Collection[Part], pool: Poo
         cancel=Cancel(wire, performer, settler(topology.CANCELLER)) if ends else None,
         query=Query(wire, ledger) if Part.QUERY in parts else None,
     )
+    return handlers, Recover(wire, ledger, performer)
 
 
 @asynccontextmanager
@@ -193,6 +209,9 @@ async def _door(settings: Settings, wire: Wire, metrics: Metrics, pool: Pool | N
         )
         return f"missing: {', '.join(missing)}" if missing else None
 
+    def alive() -> bool:
+        return not wire.closed and (pool is None or pool.lost is None)
+
     async def slots() -> str | None:
         return pool.problem if pool is not None else None
 
@@ -205,7 +224,7 @@ async def _door(settings: Settings, wire: Wire, metrics: Metrics, pool: Pool | N
             await asyncio.gather(*(_backlog(wire, metrics, durable) for durable in topology.DURABLES))
 
     checks: dict[str, Check] = {"nats": connected, "streams": streams, "pool": slots}
-    app = http.application(metrics, checks, documented(), refresh, alive=lambda: not wire.closed)
+    app = http.application(metrics, checks, documented(), refresh, alive)
     async with AsyncExitStack() as stack:
         try:  # around the opening only: an OSError or TimeoutError of the service's own has nothing to do with this port
             url = await stack.enter_async_context(http.serving(app, settings.http_host, settings.http_port))

@@ -27,6 +27,7 @@ from monitoring.metrics import KNOWN_ROLES, OTHER, TIMEOUTS
 from tests.harness import Running, fresh, model_server, running, until
 from tests.integration import prometheus
 from tests.integration.prometheus import Prometheus, Tools
+from workers.breaker import State
 
 ALERTS = Path(dashboards.__file__).parent / "alerts.yaml"
 JOB = "parley"
@@ -43,6 +44,7 @@ class Scene:
     server: Prometheus
     page: str = ""
     instance: str = ""
+    endpoint: str = ""
     endings: list[Ending] = field(default_factory=list)
     rejected: list[str] = field(default_factory=list)
 
@@ -77,7 +79,7 @@ async def scene(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Async
             async with running(nats_server.url, model, folder / "home", nats, pool="local") as on:
                 instance = urlsplit(on.service.http_url).netloc
                 async with prometheus.running(tools, folder, JOB, instance, ALERTS) as server:
-                    played = Scene(server, instance=instance)
+                    played = Scene(server, instance=instance, endpoint=urlsplit(model.url).netloc)
                     await until(lambda: _scraped(server), "a first scrape, before anything has happened")
                     await play(on, played)
                     await until(lambda: _has_seen(played), "Prometheus has seen every ending")
@@ -274,6 +276,8 @@ async def test_nothing_is_left_in_hand(scene: Scene) -> None:
     assert await scene.server.values("parley_consumer_ack_pending", "consumer") == consumers
     assert await scene.server.value("parley_pool_busy") == 0
     assert await scene.server.value("parley_pool_slots") == 256
+    assert await scene.server.values("parley_endpoint_breakers", "state") == {"closed": 1, "half_open": 0, "open": 0}
+    assert await scene.server.values("parley_endpoint_breaker_openings_total", "endpoint") == {scene.endpoint: 0}
     assert await scene.server.value("sum(parley_handler_failures_total)") == 0
 
 
@@ -291,6 +295,8 @@ def test_no_label_has_a_value_that_a_caller_chose(scene: Scene) -> None:
         "kind": {"prompt", "completion", *map(str, TIMEOUTS)},
         "subject": {durable.filter for durable in topology.DURABLES},
         "consumer": {durable.name for durable in topology.DURABLES},
+        "endpoint": {scene.endpoint},
+        "state": set(map(str, State)),
     }
     for family in text_string_to_metric_families(scene.page):
         for sample in family.samples:
@@ -338,9 +344,16 @@ def pending(consumer: str) -> str:
     return f'parley_consumer_pending{{consumer="{consumer}"}}'
 
 
+def breakers(endpoint: str, state: State) -> str:
+    return f'parley_endpoint_breakers{{endpoint="{endpoint}",state="{state}"}}'
+
+
 DEAD = 'parley_dead_letters_total{subject="deliberation.requested"}'
 RAISED = 'parley_handler_failures_total{consumer="intake"}'
 BUSY, SLOTS = "parley_pool_busy", "parley_pool_slots"
+REPORTED = 'parley_agent_outcomes_total{role="DEV",outcome="completed"}'
+# Two model servers, as four workers see them.
+CALLED, PROBED, LEFT = (breakers("gpu-1:8000", state) for state in State)
 
 # What a service at work looks like to Prometheus, a step a minute, in promtool's notation: start, change, times. Each trouble
 # changes something of it; None takes the series away.
@@ -352,6 +365,11 @@ CALM = {
     RAISED: "0x90",
     BUSY: "100x90",
     SLOTS: "256x90",
+    REPORTED: "0+180x90",
+    **{breakers("gpu-2:8000", state): "4x90" if state is State.CLOSED else "0x90" for state in State},
+    CALLED: "4x90",
+    PROBED: "0x90",
+    LEFT: "0x90",
 }
 # The alert that must fire an hour later, or None, and what is different.
 TROUBLES: Mapping[str, tuple[str | None, Mapping[str, str | None]]] = {
@@ -370,6 +388,12 @@ TROUBLES: Mapping[str, tuple[str | None, Mapping[str, str | None]]] = {
     "work waits, a quarter is busy": ("ParleyBacklogWhilePoolIdle", {pending("dispatch"): "0+10x90", BUSY: "64x90"}),
     "work waits, nobody has a pool": ("ParleyBacklogWhilePoolIdle", {pending("dispatch"): "7x90", BUSY: None, SLOTS: None}),
     "the pool is full for long": ("ParleyPoolFull", {pending("dispatch"): "500x90", BUSY: "250x90"}),
+    "a server restarts": (None, {CALLED: "4x59 0 4x30", LEFT: "0x59 4 0x30"}),
+    "one worker of four cannot reach a server": (None, {CALLED: "3x90", LEFT: "1x90"}),
+    "a server is down and nobody asks": (None, {CALLED: "0x90", LEFT: "4x90", REPORTED: "0x90"}),
+    "no worker is up": (None, {CALLED: "0x90", breakers("gpu-2:8000", State.CLOSED): "0x90"}),
+    "a server is down": ("ParleyModelServerDown", {CALLED: "0x90", LEFT: "4x90"}),
+    "a server is down and being probed": ("ParleyModelServerDown", {CALLED: "0x90", PROBED: "1x90", LEFT: "3x90"}),
     "every actor has died": ("ParleyPoolFull", {pending("dispatch"): "500x90", BUSY: "0x90", SLOTS: "0x90"}),
     "nobody takes requests in": ("ParleyConsumerStuck", {pending("intake"): "0+5x90"}),
     "no process is scraped": ("ParleyNotScraped", dict.fromkeys(CALM)),

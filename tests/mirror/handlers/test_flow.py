@@ -115,8 +115,9 @@ async def test_a_budget_waits_for_room() -> None:
 async def test_never_more_is_in_hand_than_the_limit(bench: Bench, batch: int, limit: int) -> None:
     workers = Workers()
     seqs = await publish(bench, 70)
-    async with flowing(bench.url, workers, batch=batch, limit=limit):
+    async with flowing(bench.url, workers, batch=batch, limit=limit) as subscriber:
         await until(lambda: workers.in_hand == min(limit, 70), "all the room is taken")
+        assert subscriber.held() == min(limit, 70)
         # The server's own count: nothing was taken from the queue to wait in this process.
         assert await handed_out(bench) == min(limit, 70)
         workers.may_finish.set()

@@ -20,6 +20,8 @@ from broker.messages import (
     decode,
 )
 from monitoring.metrics import KNOWN_ROLES, OTHER, TIMEOUTS, Metrics
+from workers.breaker import State
+from workers.lookout import Standing
 from workers.prompts import ROLES
 
 AT = "2026-01-01T00:00:00.000Z"
@@ -228,6 +230,30 @@ def test_the_pool_is_read_when_it_is_asked_for(metrics: Metrics) -> None:
     busy = 7
     assert series(metrics)["parley_pool_busy", frozenset()] == 7
     assert series(metrics)["parley_pool_slots", frozenset()] == 256
+
+
+def test_what_a_consumer_has_in_hand_is_read_when_it_is_asked_for(metrics: Metrics) -> None:
+    in_hand = 0
+    metrics.watch_consumer("intake", lambda: in_hand, 64)
+    assert series(metrics)["parley_consumer_held", frozenset({("consumer", "intake")})] == 0
+    in_hand = 3
+    assert series(metrics)["parley_consumer_held", frozenset({("consumer", "intake")})] == 3
+    assert series(metrics)["parley_consumer_limit", frozenset({("consumer", "intake")})] == 64
+
+
+def test_breakers_are_read_when_they_are_asked_for_and_every_state_is_there(metrics: Metrics) -> None:
+    seen = {"gpu-1:8000": Standing({State.CLOSED: 2, State.HALF_OPEN: 0, State.OPEN: 0}, 0)}
+    metrics.watch_breakers(lambda: seen)
+
+    def breakers() -> dict[str, float]:
+        name = "parley_endpoint_breakers"
+        states = {dict(labels)["state"]: value for (found, labels), value in series(metrics).items() if found == name}
+        opened = series(metrics)["parley_endpoint_breaker_openings_total", frozenset({("endpoint", "gpu-1:8000")})]
+        return {**states, "openings": opened}
+
+    assert breakers() == {"closed": 2, "half_open": 0, "open": 0, "openings": 0}
+    seen["gpu-1:8000"] = Standing({State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 1}, 3)
+    assert breakers() == {"closed": 0, "half_open": 1, "open": 1, "openings": 3}
 
 
 def test_two_services_in_one_process_count_apart() -> None:

@@ -1,0 +1,89 @@
+"""Deadlines armed anew, for what may have been lost with a server's power or by an operator's hand.
+
+An open deliberation ends by its deadline at the latest, and the deadline is a message that waits in the stream. Should the stream
+have lost it (a purge, a write that was never synced), or should an ending have been decided and never marked as published, nothing
+would come to remind anybody. So at the start, and whenever NATS came back, every tally that is not finished has its deadline armed
+again. That deadline then does what it always does: ends what is open, publishes what was decided, and nothing else.
+"""
+
+import asyncio
+import logging
+import time
+from contextlib import aclosing
+
+from broker import topology
+from broker.connection import Wire
+from broker.errors import ParleyError
+from broker.ledger import Ledger
+from broker.reading import walk
+from broker.tally import Tally
+from handlers.perform import Performer
+
+log = logging.getLogger("parley.handlers")
+
+# How often to look whether NATS went and came back.
+LOOK_SECONDS = 1.0
+# Tallies asked for at a time, about 1 KiB each. Whole: asked for headers only, nats-server 2.15.1 falls over a malformed one.
+BATCH = 500
+# Deadlines armed at a time.
+AT_ONCE = 32
+# What was decided and not marked may just be on its way. Longer than any handler's `ack_wait`, so that whoever has it comes first
+# and no listener hears an ending twice for our haste.
+MARKING_SECONDS = 10.0
+
+
+class Recover:
+    def __init__(self, wire: Wire, ledger: Ledger, performer: Performer) -> None:
+        self._wire = wire
+        self._ledger = ledger
+        self._performer = performer
+
+    async def run(self) -> None:
+        """Sweep now and after every reconnect, until cancelled."""
+        swept = -1
+        while True:
+            connects = self._wire.nc.stats["reconnects"]
+            if connects != swept and self._wire.connected:
+                try:
+                    await self.sweep()
+                    swept = connects
+                except ParleyError as error:
+                    log.warning("recovery is tried again: %s", error)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def sweep(self) -> int:
+        """Arm the deadline of every tally that is not finished; how many. Raises BrokerUnavailable."""
+        began, armed, seen = time.monotonic(), 0, 0
+        group: list[str] = []
+        prefix = topology.tally_subject("")
+        async with aclosing(walk(self._wire, topology.TALLIES, topology.tally_subject(">"), batch=BATCH)) as tallies:
+            async for message in tallies:
+                seen += 1
+                if not _unfinished(message.headers or {}):
+                    continue
+                group.append(message.subject.removeprefix(prefix))
+                if len(group) == AT_ONCE:
+                    armed += await self._arm_all(group)
+                    group = []
+        armed += await self._arm_all(group)
+        log.info("recovery: %d of %d tallies unfinished, %.1f s", armed, seen, time.monotonic() - began)
+        return armed
+
+    async def _arm_all(self, task_ids: list[str]) -> int:
+        return sum(await asyncio.gather(*map(self._arm, task_ids)))
+
+    async def _arm(self, task_id: str) -> bool:
+        tally = await self._ledger.read(task_id)
+        if tally is None or not (tally.awaits_publication or not tally.ended):
+            return False
+        await self._performer.arm(tally, _due(tally, time.time()))
+        return True
+
+
+def _unfinished(headers: dict[str, str]) -> bool:
+    """The last write of a tally has its time to live; markers of what was deleted say so."""
+    return not ({"Nats-TTL", "KV-Operation", "Nats-Marker-Reason"} & headers.keys())
+
+
+def _due(tally: Tally, now: float) -> float:
+    return now + MARKING_SECONDS if tally.ended else tally.deadline

@@ -1,0 +1,66 @@
+"""With the pool full, work waits in the stream, where other replicas can take it, and nothing grows here."""
+
+from pathlib import Path
+
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
+
+from broker import topology
+from broker.connection import close, connect
+from broker.embedded import EmbeddedNats
+from tests.harness import ModelServer, Running, fresh, running, until
+
+SLOTS, DELIBERATIONS, AGENTS = 4, 100, 3
+
+
+async def figures(on: Running) -> dict[str, float]:
+    """What /metrics says, by name and consumer."""
+    async with aiohttp.ClientSession() as http, http.get(f"{on.service.http_url}/metrics") as response:
+        families = text_string_to_metric_families(await response.text())
+        return {
+            sample.name + (f" {sample.labels['consumer']}" if "consumer" in sample.labels else ""): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+
+async def test_what_there_is_no_slot_for_waits_in_the_stream(
+    empty_nats: EmbeddedNats, model: ModelServer, tmp_path: Path
+) -> None:
+    await model.behave(faults={"hang": 1.0})
+    nc = await connect(empty_nats.url, "test")
+    async with running(empty_nats.url, model, tmp_path / "home", nc, pool="local", pool_slots=SLOTS) as on:
+        names = [fresh() for _ in range(DELIBERATIONS)]
+        for name in names:
+            body = {"task_id": name, "task_description": "x", "num_agents": AGENTS, "timeout_seconds": 300}
+            await on.publish(body)
+
+        async def taken_in() -> bool:
+            requests = await nc.jetstream().stream_info(topology.AGENT_REQUESTS)
+            return requests.state.messages == DELIBERATIONS * AGENTS
+
+        await until(taken_in, "every agent's work is in the queue")
+
+        async def full() -> bool:
+            return bool((await model.seen())["running"] == SLOTS)
+
+        await until(full, "every slot has a call")
+        found = await figures(on)
+        assert (found["parley_pool_busy"], found["parley_pool_slots"]) == (SLOTS, SLOTS)
+        # Handed out is what the slots hold, not one message more; the rest waits at the server.
+        assert found["parley_consumer_ack_pending dispatch"] == SLOTS
+        assert found["parley_consumer_pending dispatch"] == DELIBERATIONS * AGENTS - SLOTS
+        for durable in topology.DURABLES:
+            assert 0 <= found[f"parley_consumer_held {durable.name}"] <= found[f"parley_consumer_limit {durable.name}"]
+        await model.behave()
+        for name in names:
+            assert (await on.client.status(name)).status in {"PENDING", "IN_PROGRESS", "COMPLETED"}
+
+        async def drained() -> bool:
+            return bool((await nc.jetstream().stream_info(topology.AGENT_REQUESTS)).state.messages <= SLOTS)
+
+        # The calls that hang hold their slots until somebody stops them.
+        for name in names[: SLOTS * 2]:
+            await on.client.cancel(name)
+        await until(drained, "the queue is worked off")
+    await close(nc)

@@ -1,0 +1,115 @@
+"""What nothing would remind of any more has its deadline armed again, and ends by it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import pytest
+
+from broker import topology
+from broker.clock import epoch
+from broker.ledger import Ledger
+from broker.messages import DeliberationFailed
+from broker.tally import CancelRequested, EndingPublished, Event, Requested
+from broker.topology import EXPIRY
+from handlers.expire import Expire
+from handlers.perform import Performer
+from handlers.recover import MARKING_SECONDS, Recover
+from handlers.settle import Settler
+from tests.harness import until
+from tests.mirror.broker import Accounts, accounts
+from tests.mirror.handlers import Bench, bench_at
+
+
+@pytest.fixture(scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
+    async with accounts(tmp_path_factory.mktemp("nats")) as started:
+        yield started
+
+
+@pytest.fixture
+async def bench(server: Accounts) -> AsyncIterator[Bench]:
+    async with bench_at(server.fresh_url()) as made:
+        yield made
+
+
+@pytest.fixture
+def performer(bench: Bench) -> Performer:
+    return Performer(bench.wire, Ledger(bench.wire, keep_seconds=60), bench.notes, claim_check_bytes=512 * 1024)
+
+
+@pytest.fixture
+def recover(bench: Bench, performer: Performer) -> Recover:
+    return Recover(bench.wire, Ledger(bench.wire, keep_seconds=60), performer)
+
+
+async def record(bench: Bench, task_id: str, seconds: float, *events: Event) -> float:
+    """A tally alone, with nothing that would come to end it; its deadline lies `seconds` ahead."""
+    now = time.time()
+    request = Requested(task_id, seq=1, at=now - 60, deadline=now + seconds, role="DEV", num_agents=2)
+    await Ledger(bench.wire, keep_seconds=60).apply(task_id, [(event, now - 60) for event in (request, *events)])
+    return request.deadline
+
+
+async def armed_at(bench: Bench, task_id: str) -> float | None:
+    timer = await bench.wire.last(topology.DELIBERATIONS, topology.timer_subject(task_id))
+    return epoch(timer.headers["Nats-Schedule"].removeprefix("@at ")) if timer is not None else None
+
+
+async def test_an_open_deliberation_whose_deadline_was_lost_gets_it_back(bench: Bench, recover: Recover) -> None:
+    deadline = await record(bench, "open", 3_600)
+    assert await armed_at(bench, "open") is None
+    assert await recover.sweep() == 1
+    assert await armed_at(bench, "open") == pytest.approx(deadline, abs=0.01)
+
+
+async def test_one_whose_time_was_up_meanwhile_ends_at_once(bench: Bench, recover: Recover, performer: Performer) -> None:
+    await record(bench, "overdue", -1)
+    assert await recover.sweep() == 1
+    await Expire(performer, Settler(bench.wire, EXPIRY, bench.notes))(await bench.taken(EXPIRY))
+    (ending,) = await bench.endings_of("overdue")
+    assert isinstance(ending, DeliberationFailed)
+    assert ending.status == "timeout"
+
+
+async def test_what_was_decided_and_not_marked_gets_time_to_be_marked_first(bench: Bench, recover: Recover) -> None:
+    await record(bench, "decided", 3_600, CancelRequested("enough"))
+    before = time.time()
+    assert await recover.sweep() == 1
+    at = await armed_at(bench, "decided")
+    assert at is not None
+    assert MARKING_SECONDS <= at - before < MARKING_SECONDS + 5
+
+
+async def test_what_is_finished_or_forgotten_is_left_alone(bench: Bench, recover: Recover) -> None:
+    await record(bench, "finished", 3_600, CancelRequested(), EndingPublished(7))
+    await record(bench, "purged", 3_600)
+    await (await bench.wire.js.key_value(topology.TALLIES_BUCKET)).purge("purged")
+    assert await recover.sweep() == 0
+    assert await armed_at(bench, "finished") is None
+    assert await armed_at(bench, "purged") is None
+
+
+async def test_more_than_one_batch_is_swept(bench: Bench, recover: Recover) -> None:
+    names = [f"many-{number}" for number in range(70)]
+    await asyncio.gather(*(record(bench, name, 3_600) for name in names))
+    assert await recover.sweep() == len(names)
+
+
+async def test_it_sweeps_at_the_start_and_after_a_reconnect(bench: Bench, recover: Recover) -> None:
+    await record(bench, "first", 3_600)
+    running = asyncio.create_task(recover.run())
+    try:
+
+        async def swept(task_id: str) -> bool:
+            return await armed_at(bench, task_id) is not None
+
+        await until(lambda: swept("first"), "swept at the start")
+        await record(bench, "second", 3_600)
+        bench.wire.nc.stats["reconnects"] += 1
+        await until(lambda: swept("second"), "swept after the reconnect")
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
