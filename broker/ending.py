@@ -17,6 +17,9 @@ from broker.messages import (
 )
 from broker.tally import Tally
 
+# An ending of 256 failed agents fits into one message, whatever letters JSON has to escape. A worker's own errors are no longer.
+MAX_ERROR_CHARACTERS = 500
+
 
 def compose(tally: Tally, outcomes: Mapping[str, AgentOutcome]) -> Ending:
     """The ending of `tally`. `outcomes` maps agent_id to what that agent reported, for every agent the tally counts.
@@ -80,7 +83,7 @@ def _result(done: AgentCompleted) -> AgentResult:
 def _failure(failure: AgentFailed) -> FailedAgent:
     return FailedAgent(
         agent_id=failure.agent_id,
-        error=failure.error,
+        error=failure.error[:MAX_ERROR_CHARACTERS],
         error_type=failure.error_type,
         timestamp=failure.timestamp,
     )

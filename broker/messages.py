@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -23,6 +24,7 @@ from pydantic import (
 )
 from pydantic_core import to_json
 
+from broker.clock import epoch
 from broker.errors import BadMessage
 
 KIB = 1024
@@ -42,6 +44,8 @@ MAX_MAX_TOKENS = 10_000_000
 # One line of these is enough to act on; a hostile payload could otherwise make us write a book about it.
 MAX_REPORTED_PROBLEMS = 8
 MAX_REASON_CHARACTERS = 1_000
+# What a JSON number holds exactly in every language. A larger one does not fit a metric's float and spoils what counts it.
+MAX_FIGURE = 2**53
 
 TASK_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 
@@ -53,7 +57,22 @@ Role = Annotated[
 ]
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 TimeoutSeconds = Annotated[float, Field(ge=MIN_TIMEOUT_SECONDS, le=MAX_TIMEOUT_SECONDS, allow_inf_nan=False)]
+Figure = Annotated[int, Field(ge=-MAX_FIGURE, le=MAX_FIGURE)]
+# As `agent_id` makes them: 6 letters, a role's 32, a number's few. It becomes part of a header.
+AgentId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 StopSequence = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+def _readable(timestamp: str) -> str:
+    try:
+        epoch(timestamp)
+    except (ValueError, OverflowError):
+        raise ValueError("is no instant as RFC 3339 writes it") from None
+    return timestamp
+
+
+# With nanoseconds and an offset RFC 3339 needs 35.
+Instant = Annotated[str, StringConstraints(max_length=40), AfterValidator(_readable)]
 
 
 class Message(BaseModel):
@@ -108,6 +127,14 @@ def _within(value: Any, limit: int, name: str) -> None:
         raise ValueError(f"{name} is {size} bytes as JSON, more than {limit}")
 
 
+def _metadata_fits(metadata: dict[str, str]) -> dict[str, str]:
+    _within(metadata, MAX_METADATA_BYTES, "metadata")
+    return metadata
+
+
+Metadata = Annotated[dict[str, str], AfterValidator(_metadata_fits)]
+
+
 # ── what a client asks ────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -150,7 +177,7 @@ class DeliberationRequested(Sampling):
     min_responses: Annotated[int, Field(ge=1)] = 1
     finish_early: bool = False
     timeout_seconds: TimeoutSeconds | None = None
-    metadata: dict[str, str] = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict)
 
     @field_validator("task_description")
     @classmethod
@@ -166,12 +193,6 @@ class DeliberationRequested(Sampling):
         if rounds > 1:
             raise ValueError("rounds above 1 are not supported by this version; send 1")
         return rounds
-
-    @field_validator("metadata")
-    @classmethod
-    def _metadata_fits(cls, metadata: dict[str, str]) -> dict[str, str]:
-        _within(metadata, MAX_METADATA_BYTES, "metadata")
-        return metadata
 
     @model_validator(mode="after")
     def _quorum_is_reachable(self) -> Self:
@@ -216,17 +237,17 @@ class AgentRequested(Sampling):
     """`agent.requested`: one agent's work. `deadline` is an absolute instant that travels with the work."""
 
     task_id: TaskId
-    agent_id: str
-    agent_number: Annotated[int, Field(ge=1)]
-    round: Annotated[int, Field(ge=1)] = 1
+    agent_id: AgentId
+    agent_number: Annotated[int, Field(ge=1, le=MAX_AGENTS)]
+    round: Annotated[int, Field(ge=1, le=MAX_ROUNDS)] = 1
     role: Role
-    num_agents: Annotated[int, Field(ge=1)]
+    num_agents: Annotated[int, Field(ge=1, le=MAX_AGENTS)]
     task_description: str
     constraints: Constraints = Constraints()
     diversity: bool = False
-    requested_at: str
-    deadline: str
-    metadata: dict[str, str] = Field(default_factory=dict)
+    requested_at: Instant
+    deadline: Instant
+    metadata: Metadata = Field(default_factory=dict)
 
 
 class AgentCancel(Message):
@@ -244,13 +265,13 @@ class Proposal(Message):
     author_role: str
     model: str
     temperature: float | None
-    tokens: int
+    tokens: Figure
 
 
 class Usage(Message):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    total_tokens: int = 0
+    prompt_tokens: Figure = 0
+    completion_tokens: Figure = 0
+    total_tokens: Figure = 0
 
 
 class ErrorType(StrEnum):
@@ -277,17 +298,17 @@ class AgentCompleted(Message):
     """`agent.response.completed`. `attempt` counts the model calls this outcome took, from 1."""
 
     task_id: TaskId
-    agent_id: str
+    agent_id: AgentId
     round: int = 1
     role: str
     status: Literal["completed"] = "completed"
     proposal: Proposal
     finish_reason: str
     usage: Usage
-    attempt: int
-    queue_ms: int
-    duration_ms: int
-    timestamp: str
+    attempt: Figure
+    queue_ms: Figure
+    duration_ms: Figure
+    timestamp: Instant
     model: str
     diversity: bool
     persona: str | None = None
@@ -300,16 +321,16 @@ class AgentFailed(Message):
     """`agent.response.failed`. `error` is never empty."""
 
     task_id: TaskId
-    agent_id: str
+    agent_id: AgentId
     round: int = 1
     role: str
     status: Literal["failed"] = "failed"
     error: Annotated[str, StringConstraints(min_length=1)]
     error_type: ErrorType
-    attempt: int
-    queue_ms: int = 0
-    duration_ms: int
-    timestamp: str
+    attempt: Figure
+    queue_ms: Figure = 0
+    duration_ms: Figure
+    timestamp: Instant
     num_agents: int = 0
     metadata: dict[str, str] = Field(default_factory=dict)
 

@@ -22,10 +22,10 @@ from handlers.settle import Settler
 REPLY_HEADER = "Parley-Reply-To"
 # NATS subjects may be longer; an inbox never is.
 MAX_REPLY_CHARACTERS = 256
-# W3C trace context: version ff and ids of zeros are invalid.
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _SUBJECT_TOKENS = re.compile(r"[A-Za-z0-9_$=-]+(\.[A-Za-z0-9_$=-]+)*")
 _TASK_ID = re.compile(TASK_ID_PATTERN)
+# What the service calls a request without a name. Nobody else may: one name would be two deliberations', and one not get its ending.
+_OWN_NAME = re.compile(r"d-[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,8 @@ class Intake:
         """The request as an event. Raises BadMessage for what only this deployment forbids."""
         if request.num_agents > self._bounds.max_agents:
             raise BadMessage([f"num_agents: {request.num_agents} is more than this service allows, {self._bounds.max_agents}"])
+        if _OWN_NAME.fullmatch(request.task_id or "") and request.task_id != own_name(delivery.seq):
+            raise BadMessage([f"task_id: {request.task_id} is a name the service gives; choose another, or none"])
         timeout = request.asked_timeout_seconds or self._bounds.timeout_seconds
         return Requested(
             task_id=request.task_id or own_name(delivery.seq),
@@ -84,7 +86,7 @@ class Intake:
             rounds=request.rounds,
             metadata=request.metadata,
             reply_to=self._reply_to(delivery),
-            traceparent=_traceparent(delivery),
+            traceparent=delivery.traceparent,
         )
 
     async def _refuse(self, delivery: Delivery[DeliberationRequested], error: str, cause: "Cause") -> None:
@@ -100,7 +102,7 @@ class Intake:
             error=error,
             cause=Cause.REFUSED if cause is Cause.REFUSED else Cause.ABANDONED,
             reply_to=reply_to,
-            traceparent=_traceparent(delivery),
+            traceparent=delivery.traceparent,
         )
         await self._performer.happen(task_id, [(event, time.time())])
 
@@ -121,16 +123,11 @@ def own_name(seq: int) -> str:
 
 
 def readable_task_id(body: bytes) -> str | None:
-    """The `task_id` of a request that is otherwise wrong, if it is a usable one."""
+    """The `task_id` of a request that is otherwise wrong, if it is a usable one: names of ours are not."""
     try:
         payload = json.loads(body)
     except (ValueError, RecursionError):
         return None
     task_id = payload.get("task_id") if isinstance(payload, dict) else None
-    return task_id if isinstance(task_id, str) and _TASK_ID.fullmatch(task_id) else None
-
-
-def _traceparent(delivery: Delivery[DeliberationRequested]) -> str | None:
-    """W3C trace context, if it is one; a malformed one is ignored, as the W3C asks."""
-    value = delivery.traceparent
-    return value if value is not None and _TRACEPARENT.fullmatch(value) else None
+    usable = isinstance(task_id, str) and _TASK_ID.fullmatch(task_id) and not _OWN_NAME.fullmatch(task_id)
+    return task_id if usable else None

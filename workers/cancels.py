@@ -10,12 +10,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from broker.errors import BadMessage
-from broker.messages import AgentCancel, decode
+from broker.messages import MAX_REASON_CHARACTERS, AgentCancel, decode
 
 log = logging.getLogger("parley.workers")
 
-# Task ids remembered, about 200 bytes each.
+# Task ids remembered, about 200 bytes each and the reason: 40 MiB at the very most.
 REMEMBERED = 10_000
+# A cancel's own reason and the words before it. Anybody may broadcast a longer one.
+REASON_CHARACTERS = MAX_REASON_CHARACTERS + 24
 # Far longer than a broadcast can be ahead of its work (work that waited over a second is looked up in its tally instead), and
 # far shorter than a tally is kept: a task_id used again after it was forgotten must not meet its namesake's cancel.
 REMEMBERED_SECONDS = 60.0
@@ -33,7 +35,10 @@ class Cancels:
         except BadMessage as error:
             log.warning("agent.cancel ignored: %s", error)
             return None
-        self._heard[cancel.task_id] = (cancel.reason or "cancelled", self._now())
+        return self.note(cancel)
+
+    def note(self, cancel: AgentCancel) -> AgentCancel:
+        self._heard[cancel.task_id] = ((cancel.reason or "cancelled")[:REASON_CHARACTERS], self._now())
         self._heard.move_to_end(cancel.task_id)
         if len(self._heard) > REMEMBERED:
             self._heard.popitem(last=False)

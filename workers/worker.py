@@ -17,9 +17,11 @@ from broker import topology
 from broker.clock import epoch
 from broker.connection import Wire
 from broker.errors import BadMessage, BrokerUnavailable, Overlarge
-from broker.messages import AgentCompleted, AgentOutcome, AgentRequested, ErrorType, decode
+from broker.ledger import Ledger
+from broker.messages import AgentCancel, AgentCompleted, AgentFailed, AgentOutcome, AgentRequested, ErrorType, decode
 from workers import agent
 from workers.cancels import Cancels
+from workers.switchboard import Sight
 
 log = logging.getLogger("parley.workers")
 
@@ -56,11 +58,12 @@ class Worker:
     _running: dict[str, _Running] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _finished: list[str] = field(default_factory=list)
-    _some_finished: asyncio.Event = field(default_factory=asyncio.Event)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
     _heart: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         await self.wire.nc.subscribe(topology.AGENT_CANCEL, cb=self._cancel)
+        self.desk.switchboard.watch(self._news.set)
         self._heart = asyncio.create_task(self._keep_alive(), name="keep-alive")
 
     def begin(self, jobs: Iterable[Job]) -> None:
@@ -72,13 +75,21 @@ class Worker:
             task.add_done_callback(self._tasks.discard)
 
     async def finished(self, enough: int = 1, patience_seconds: float = 0.0) -> list[str]:
-        """Wait until at least one job is settled, and then up to `patience_seconds` for `enough`; the keys of all that are."""
-        await self._some_finished.wait()
+        """Wait until at least one job is settled, and then up to `patience_seconds` for `enough`; the keys of all that are.
+
+        None at all when a breaker changed meanwhile: whoever waits here passes `sights` on too.
+        """
+        await self._news.wait()
         if len(self._finished) < enough and patience_seconds:
             await asyncio.sleep(patience_seconds)
-        self._some_finished.clear()
+        self._news.clear()
         done, self._finished = self._finished, []
         return done
+
+    @property
+    def sights(self) -> tuple[Sight, ...]:
+        """How this worker sees each endpoint."""
+        return self.desk.switchboard.sights(self.desk.endpoints)
 
     async def close(self, grace_seconds: float = 0.0) -> None:
         """Let running jobs finish for up to `grace_seconds`, then give the rest back to the queue."""
@@ -101,6 +112,9 @@ class Worker:
             # The dispatcher validates before it hands over: only a version mismatch between the two gets here.
             log.error("job cannot be read, given back: %s", error)
             settle = nak(BUG_RETRY_SECONDS)
+        except BrokerUnavailable as error:
+            log.error("outcome of a job could not be stored, given back: %s", error)
+            settle = nak(0)
         except asyncio.CancelledError:
             settle = nak(0)
             raise
@@ -111,7 +125,7 @@ class Worker:
             self._running.pop(job.reply, None)
             await self._settle(job, settle)
             self._finished.append(job.reply)
-            self._some_finished.set()
+            self._news.set()
 
     async def _outcome_of(self, job: Job) -> None:
         request = decode(AgentRequested, job.body)
@@ -143,6 +157,8 @@ class Worker:
                 await self.wire.publish(subject, outcome.encode(), msg_id=msg_id, headers=headers)
                 return
             except Overlarge as error:
+                if isinstance(outcome, AgentFailed):
+                    raise  # nothing smaller can be said: without this the same failure was made again for ever
                 outcome = agent.failed(
                     request,
                     self.desk,
@@ -167,8 +183,12 @@ class Worker:
 
     async def _keep_alive(self) -> None:
         """Tell the server that the jobs are being worked on, three times within `ack_wait`."""
+        connects = self.wire.nc.stats["reconnects"]
         while True:
             await asyncio.sleep(self.ack_wait_seconds / 3)
+            if self.wire.nc.stats["reconnects"] != connects and self.wire.connected:
+                connects = self.wire.nc.stats["reconnects"]
+                await self._stop_what_has_ended()
             for reply in list(self._running):
                 try:
                     await self.wire.nc.publish(reply, b"+WPI")
@@ -177,10 +197,24 @@ class Worker:
                     break
 
     async def _cancel(self, message: Msg) -> None:
-        cancel = self._cancels.hear(message.data)
+        self._stop(self._cancels.hear(message.data))
+
+    def _stop(self, cancel: AgentCancel | None) -> None:
         for running in list(self._running.values()):
             if cancel is not None and running.task_id == cancel.task_id and running.call is not None:
                 running.call.cancel()
+
+    async def _stop_what_has_ended(self) -> None:
+        """A broadcast that went out while we were away was not heard: ask the tallies."""
+        ledger = Ledger(self.wire, keep_seconds=0)
+        for task_id in {running.task_id for running in self._running.values() if running.call is not None}:
+            try:
+                tally = await ledger.read(task_id)
+            except BrokerUnavailable as error:
+                log.warning("not known whether %s is still wanted: %s", task_id, error)
+                return
+            if tally is not None and tally.ended:
+                self._stop(self._cancels.note(AgentCancel(task_id=task_id, reason="ended while NATS was away")))
 
 
 def nak(delay_seconds: float) -> bytes:

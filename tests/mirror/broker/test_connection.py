@@ -199,6 +199,29 @@ async def test_a_malformed_message_does_not_stop_a_connection(nc: Nats, url: str
     assert (await heard.next_msg(timeout=5)).data == b"after"
 
 
+async def test_a_flush_tells_that_what_was_written_before_has_arrived(nc: Nats, url: str) -> None:
+    other = await connect(url, "other")
+    for round_ in range(50):
+        heard = await nc.subscribe(f"fence.{round_}")
+        await nc.flush()
+        await other.publish(f"fence.{round_}", b"x")
+        assert (await heard.next_msg(timeout=5)).data == b"x"
+        await heard.unsubscribe()
+    await other.close()
+
+
+@pytest.mark.parametrize("letter", [b"\x0b", b"\x0c", b"\x00", b"\x1c", b"\x85"])
+async def test_a_letter_that_python_takes_for_a_blank_is_one_of_the_subject(url: str, nc: Nats, letter: bytes) -> None:
+    heard = await nc.subscribe("x.*")
+    await nc.flush()
+    subject = b"x.a%sb" % letter
+    await send_raw(url, b"PUB %s 2\r\n{}\r\nHPUB %s 12 14\r\nNATS/1.0\r\n\r\n{}\r\n" % (subject, subject))
+    for _ in range(2):
+        msg = await heard.next_msg(timeout=5)
+        assert (msg.subject, msg.data) == (subject.decode(errors="replace"), b"{}")
+    assert nc.stats["reconnects"] == 0
+
+
 # ── publish ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -320,10 +343,46 @@ async def test_every_verb_says_that_the_broker_is_away(hurried: None, tmp_path: 
             wire.last(topology.TALLIES, topology.tally_subject("t-1")),
             wire.put_aside("results", "t-1", b"x"),
             wire.fetch_aside(ref),
+            wire.drop_aside("results", "t-1"),
         )
         raised = await asyncio.gather(*verbs, return_exceptions=True)
         assert [type(error) for error in raised] == [BrokerUnavailable] * len(verbs)
         assert all("***@" in str(error) or "(disconnected)" in str(error) for error in raised)
+
+
+async def test_what_was_refused_while_nats_was_away_is_not_sent_when_it_is_back(hurried: None, tmp_path: Path) -> None:
+    """nats-py would keep it, and a core listener would hear it beside its repetition."""
+    async with AsyncExitStack() as up:
+        server = await up.enter_async_context(embedded_nats(tmp_path))
+        nc = await connect(server.url, "test")
+        await topology.provision(nc.jetstream())
+        wire = Wire(nc)
+        await up.aclose()
+        await until(lambda: not wire.connected, "the connection is known to be lost")
+        for word in (b"one", b"two"):
+            with pytest.raises(BrokerUnavailable):
+                await wire.publish(topology.COMPLETED, word)
+            with pytest.raises(BrokerUnavailable):
+                await wire.broadcast(topology.AGENT_CANCEL, word)
+        await up.enter_async_context(embedded_nats(tmp_path, port=urlsplit(server.url).port or 0))
+        await until(lambda: wire.connected, "NATS is back")
+        await nc.flush()
+        assert await wire.publish(topology.COMPLETED, b"three") == 1
+        await nc.close()
+
+
+async def test_what_is_published_in_a_short_absence_waits_for_its_end(tmp_path: Path) -> None:
+    async with AsyncExitStack() as up:
+        server = await up.enter_async_context(embedded_nats(tmp_path))
+        nc = await connect(server.url, "test")
+        await topology.provision(nc.jetstream())
+        wire = Wire(nc)
+        await up.aclose()
+        await until(lambda: not wire.connected, "the connection is known to be lost")
+        publishing = asyncio.create_task(wire.publish(topology.COMPLETED, b"patient"))
+        await up.enter_async_context(embedded_nats(tmp_path, port=urlsplit(server.url).port or 0))
+        assert await publishing == 1
+        await nc.close()
 
 
 async def test_a_server_with_a_full_disk_is_unavailable_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -443,8 +502,27 @@ async def test_a_message_that_was_just_delivered_is_read_without_asking(wire: Wi
     wire.forget(topology.AGENT_RESPONSES, 5)  # and once more harms nobody
 
 
+@pytest.mark.parametrize("block", [b"Status: 503", b"Status: 404", b"broken", b"Nats-Sequence: x", b"\xff: \xff"])
+@pytest.mark.parametrize("body", [b"", b"{}"])
+async def test_a_message_is_read_back_whatever_its_headers_are(url: str, wire: Wire, block: bytes, body: bytes) -> None:
+    head = b"NATS/1.0\r\n%s\r\n\r\n" % block
+    await send_raw(url, b"HPUB agent.response.x %d %d\r\n%s%s\r\n" % (len(head), len(head) + len(body), head, body))
+    stored = await until(lambda: wire.stored(topology.AGENT_RESPONSES, 1), "it is stored")
+    assert stored is not None
+    assert (stored.seq, stored.subject, stored.data) == (1, "agent.response.x", body)
+
+
+async def test_what_is_remembered_is_weighed_with_its_headers(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "READ_CACHE_BYTES", 2 * connection.STORED_BYTES + 5_000)
+    for seq, size in ((1, 3_000), (2, 3_000)):
+        wire.remember(topology.AGENT_RESPONSES, Stored(seq, topology.AGENT_COMPLETED, b"", {"x": "y" * size}))
+    assert await wire.stored(topology.AGENT_RESPONSES, 1) is None
+    assert await wire.stored(topology.AGENT_RESPONSES, 2) is not None
+
+
 async def test_what_is_remembered_is_bounded_and_the_oldest_go_first(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "READ_CACHE_BYTES", 1_000)
+    monkeypatch.setattr(connection, "STORED_BYTES", 0)
 
     async def remembered() -> list[int]:
         return [seq for seq in range(1, 20) if await wire.stored(topology.AGENT_RESPONSES, seq) is not None]
@@ -488,3 +566,13 @@ async def test_the_same_name_again_replaces_what_was_put_aside(wire: Wire) -> No
 async def test_what_is_no_longer_kept_is_said_to_be_out_of_reach(wire: Wire, bucket: str, name: str) -> None:
     with pytest.raises(BrokerUnavailable):
         await wire.fetch_aside(ResultsRef(bucket=bucket, name=name, size=1, digest="SHA-256=x"))
+
+
+async def test_what_was_put_aside_can_be_dropped_and_dropping_nothing_is_no_mistake(wire: Wire) -> None:
+    await wire.put_aside(topology.RESULTS_BUCKET, "t-1", b"first")
+    ref = await wire.put_aside(topology.RESULTS_BUCKET, "t-2", b"second")
+    for bucket, name in (("results", "t-1"), ("results", "t-1"), ("results", "nobody"), ("no-such-bucket", "t-1")):
+        await wire.drop_aside(bucket, name)
+    objects = await (await wire.js.object_store(topology.RESULTS_BUCKET)).list(ignore_deletes=True)
+    assert [info.name for info in objects] == ["t-2"]
+    assert await wire.fetch_aside(ref) == b"second"

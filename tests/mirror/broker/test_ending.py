@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.ending import compose
+from broker.ending import MAX_ERROR_CHARACTERS, compose
 from broker.lifecycle import Cause, State
 from broker.messages import (
     AgentCompleted,
@@ -194,3 +194,11 @@ def test_the_ending_of_what_react_decided_is_the_one_react_decided() -> None:
     assert (timeout.status, timeout.missing_agents) == ("timeout", (ONE,))
     assert isinstance(failed := compose(abandoned, {}), DeliberationFailed)
     assert (failed.status, failed.error) == ("failed", "gave up")
+
+
+def test_an_ending_of_failures_only_fits_into_one_message_whatever_they_say() -> None:
+    agents = tuple(f"agent-{'x' * 32}-{number:03d}" for number in range(1, 257))
+    longest = {agent: failure(agent).model_copy(update={"error": "\x00" * 100_000}) for agent in agents}
+    ending = compose(decided(State.FAILED, dict(longest), "none answered", agents), longest)
+    assert {len(each.error) for each in ending.failed_agents} == {MAX_ERROR_CHARACTERS}
+    assert len(ending.encode()) < 1024 * 1024  # the server's usual limit

@@ -497,3 +497,43 @@ def test_the_error_types_are_a_closed_set() -> None:
     }  # fmt: skip
     with pytest.raises(BadMessage, match=r"^error_type: "):
         decode(AgentFailed, EVERY_MESSAGE[8].encode().replace(b"rate_limited", b"bored"))
+
+
+WORK: dict[str, Any] = {
+    "task_id": "t-1", "agent_id": "agent-dev-001", "agent_number": 1, "role": "DEV", "num_agents": 3, "task_description": "x",
+    "requested_at": "2026-01-01T00:00:00Z", "deadline": "2026-01-01T00:05:00.123456789+01:00",
+}  # fmt: skip
+REPORTED: dict[str, Any] = {
+    "task_id": "t-1", "agent_id": "agent-dev-001", "role": "DEV", "error": "x", "error_type": "server_error", "attempt": 1,
+    "duration_ms": 1, "timestamp": "2026-01-01T00:00:00Z",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("agent_id", "x" * 65),
+        ("agent_id", "a\r\nNats-Rollup: all"),
+        ("agent_id", ""),
+        ("agent_number", 257),
+        ("num_agents", 257),
+        ("round", 6),
+        ("requested_at", "soon"),
+        ("deadline", "2026-01-01T00:00:00"),  # of which time zone?
+        ("deadline", "2026-02-30T00:00:00Z"),
+        ("deadline", "2026-01-01T00:00:00Z" + " " * 40),
+        ("metadata", {"k": "v" * (16 * KIB)}),
+    ],
+)
+def test_work_that_no_worker_could_do_is_refused_before_one_has_it(field: str, value: Any) -> None:
+    assert decode(AgentRequested, json.dumps(WORK).encode()).task_id == "t-1"
+    with pytest.raises(BadMessage, match=field):
+        decode(AgentRequested, json.dumps({**WORK, field: value}).encode())
+
+
+@pytest.mark.parametrize("field", ["attempt", "queue_ms", "duration_ms"])
+def test_a_figure_that_no_metric_can_count_is_refused(field: str) -> None:
+    assert getattr(decode(AgentFailed, json.dumps({**REPORTED, field: 2**53}).encode()), field) == 2**53
+    for value in (2**53 + 1, 10**400, -(10**400)):
+        with pytest.raises(BadMessage, match=field):
+            decode(AgentFailed, json.dumps({**REPORTED, field: value}).encode())

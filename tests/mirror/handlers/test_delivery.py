@@ -17,6 +17,7 @@ from handlers.delivery import Batch, Delivery
 from tests.mirror.broker import Accounts, accounts
 from tests.mirror.handlers import Bench, bench_at
 
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 # "$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<timestamp ns>.<pending>"
 NINE = "$JS.ACK.DELIBERATIONS.intake.3.41.7.1763800000123456789.5"
 # The same with a domain and an account hash, and a random token at the end: a hub with leaf nodes sends this.
@@ -95,11 +96,19 @@ async def test_a_message_given_back_with_a_delay_comes_not_before_it(bench: Benc
 
 
 def test_a_payload_is_read_as_what_is_expected_or_refused() -> None:
-    delivery = received(NINE, b'{"task_id": "t-1", "reason": "x"}', {"traceparent": "00-aa"})
+    delivery = received(NINE, b'{"task_id": "t-1", "reason": "x"}', {"traceparent": TRACE})
     assert delivery.payload(DeliberationCancel) == DeliberationCancel(task_id="t-1", reason="x")
-    assert delivery.traceparent == "00-aa"
+    assert delivery.traceparent == TRACE
     with pytest.raises(BadMessage):
         received(NINE, b"nope").payload(DeliberationDeadline)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "00-aa", TRACE + "\x00", TRACE.upper(), TRACE.replace("00-", "ff-", 1), "0" * 30_000, f"00-{'0' * 32}-{'0' * 16}-01"],
+)
+def test_a_trace_context_that_is_none_goes_nowhere(value: str) -> None:
+    assert received(NINE, b"", {"traceparent": value}).traceparent is None
 
 
 def test_a_message_without_headers_has_none() -> None:

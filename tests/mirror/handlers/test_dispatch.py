@@ -3,7 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -24,9 +25,12 @@ from handlers.settle import MAX_DELIVERIES, Settler
 from tests.harness import until
 from tests.mirror.broker import Accounts, accounts
 from tests.mirror.handlers import Bench, bench_at
+from workers.lookout import Standing
 from workers.worker import Job
 
 ONE, TWO = "agent-dev-001", "agent-dev-002"
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,8 @@ async def bench(server: Accounts) -> AsyncIterator[Bench]:
 class Hands:
     """A pool that takes jobs and does nothing with them: settling is the worker's business, not dispatch's."""
 
-    slots, busy, problem = 8, 0, None
+    slots, busy, problem, lost = 8, 0, None, None
+    breakers: Mapping[str, Standing] = MappingProxyType({})
 
     def __init__(self) -> None:
         self.handed: list[list[Job]] = []
@@ -99,10 +104,10 @@ async def again(bench: Bench, count: int = 1) -> Batch[Any]:
 async def test_work_is_handed_over_as_it_came_and_left_to_the_worker_to_settle(
     bench: Bench, dispatch: Dispatch, pool: Hands
 ) -> None:
-    await bench.publish(topology.AGENT_REQUESTED, work(), {"traceparent": "00-aa"})
+    await bench.publish(topology.AGENT_REQUESTED, work(), {"traceparent": TRACE})
     (delivery,) = await bench.taken(DISPATCH)
     await dispatch(Batch([delivery]))
-    assert pool.handed == [[Job(reply=delivery.msg.reply, body=delivery.data, traceparent="00-aa")]]
+    assert pool.handed == [[Job(reply=delivery.msg.reply, body=delivery.data, traceparent=TRACE)]]
     assert not delivery.msg.is_acked
     info = await bench.js.consumer_info(DISPATCH.stream, DISPATCH.name)
     assert info.num_ack_pending == 1

@@ -203,6 +203,19 @@ async def test_a_name_nobody_may_have_is_answered_under_the_messages_own(bench: 
     assert "task_id: " in await rejection_of(bench, own_name(seq))
 
 
+async def test_a_name_the_service_gives_is_nobody_elses_to_choose(bench: Bench, intake: Intake) -> None:
+    """Chosen ahead, `d-3` would be a stranger's when the third message comes, and that one would get no ending of its own."""
+    first = await take_in(bench, intake, {"task_id": "d-3", "task_description": "x"})
+    assert "choose another" in await rejection_of(bench, own_name(first))
+    assert await bench.tally_of("d-3") is None
+    # Under the very name it will have, it is only said twice.
+    seq = (await bench.js.stream_info(topology.DELIBERATIONS)).state.last_seq + 1
+    await take_in(bench, intake, {"task_id": own_name(seq), "task_description": "x"})
+    tally = await bench.tally_of(own_name(seq))
+    assert tally is not None
+    assert tally.state is State.PENDING
+
+
 async def test_a_rejection_stays_small_whatever_was_sent(bench: Bench, intake: Intake) -> None:
     seq = await take_in(bench, intake, {"task_description": "x", "metadata": {"k" * 900_000: 1}})
     error = await rejection_of(bench, own_name(seq))
@@ -359,6 +372,7 @@ async def test_a_request_that_cannot_be_taken_in_fails_in_the_end_and_its_sender
         (b'{"task_id": "t-1\\n"}', None),
         (b'{"task_id": "t.1"}', None),
         (b'{"task_id": ""}', None),
+        (b'{"task_id": "d-7"}', None),  # a name the service gives
         (b'{"task_id": 7}', None),
         (b'{"task_id": null}', None),
         (b'{"task_id": ["t-1"]}', None),

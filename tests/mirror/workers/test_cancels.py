@@ -4,7 +4,7 @@ import pytest
 
 from broker.messages import AgentCancel
 from workers import cancels
-from workers.cancels import REMEMBERED_SECONDS, Cancels
+from workers.cancels import REASON_CHARACTERS, REMEMBERED_SECONDS, Cancels
 
 
 class Clock:
@@ -74,3 +74,9 @@ def test_a_cancel_heard_again_is_not_among_the_oldest(monkeypatch: pytest.Monkey
     for name in ("t-1", "t-2", "t-3", "t-1", "t-4"):
         heard(memory, name)
     assert [number for number in range(1, 5) if memory.reason(f"t-{number}")] == [1, 3, 4]
+
+
+def test_a_reason_is_remembered_only_so_far() -> None:
+    memory = Cancels()
+    heard(memory, "t-1", "x" * 1_000_000)
+    assert memory.reason("t-1") == "x" * REASON_CHARACTERS

@@ -20,7 +20,9 @@ from nats.js.api import ConsumerInfo
 from broker import topology
 from broker.connection import Wire, close, connect
 from broker.embedded import EmbeddedNats, embedded_nats
+from broker.ledger import Ledger
 from broker.messages import AgentCancel, AgentFailed, AgentRequested, ErrorType
+from broker.tally import CancelRequested, Requested
 from tests.harness import ModelServer, until
 from tests.mirror.workers import work
 from workers import worker as worker_module
@@ -272,6 +274,22 @@ async def test_an_answer_too_large_for_the_broker_becomes_a_failure_that_says_so
         await shop.all_settled()
 
 
+async def test_work_whose_very_failure_is_too_large_goes_back_and_holds_up_nobody(
+    shop: Shop, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "BUG_RETRY_SECONDS", 0.1)
+    async with hired(shop, model) as worker:
+        (job, other) = await shop.jobs(work(metadata={"k": "v" * 1_000}), work())
+        monkeypatch.setattr(Wire, "max_payload", 1_000)
+        worker.begin([job])
+        await settled(worker, 1)
+        (again,) = await shop.deliveries()
+        assert (again.data, again.metadata.num_delivered) == (job.body, 2)
+        monkeypatch.undo()
+        worker.begin([other])
+        assert (await shop.one_outcome()).subject == topology.AGENT_COMPLETED
+
+
 # ── keeping it alive ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -332,6 +350,24 @@ async def test_a_cancel_that_cannot_be_read_stops_nothing(shop: Shop, model: Mod
         await at_the_model(model, 1)
         await shop.wire.broadcast(topology.AGENT_CANCEL, b"not JSON")
         assert (await shop.one_outcome()).subject == topology.AGENT_COMPLETED
+
+
+async def test_a_cancel_that_went_out_while_nats_was_away_is_learnt_from_the_tally(shop: Shop, model: ModelServer) -> None:
+    await model.behave(faults={"hang": 1.0})
+    ended, open_ = work(1), work(1)
+    ledger, now = Ledger(shop.wire, keep_seconds=60), time.time()
+    for request in (ended, open_):
+        requested = Requested(request.task_id, seq=1, at=now, deadline=now + 60, role="DEV", num_agents=3)
+        await ledger.apply(request.task_id, [(requested, now)])
+    async with hired(shop, model, ack_wait_seconds=0.3) as worker:
+        worker.begin(await shop.jobs(ended, open_))
+        await at_the_model(model, 2)
+        await ledger.apply(ended.task_id, [(CancelRequested("the user left"), now)])
+        shop.nc.stats["reconnects"] += 1
+        failure = await shop.failure()
+        assert (failure.task_id, failure.error_type) == (ended.task_id, ErrorType.CANCELLED)
+        await at_the_model(model, 1)
+    await model.idle()
 
 
 # ── giving back ───────────────────────────────────────────────────────────────────────────────────────────────────
