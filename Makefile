@@ -2,12 +2,13 @@
 
 UV ?= $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN = $(UV) run --frozen --no-sync
+MINUTES ?= 60
 READY = .venv/.ready
 
 # Ray workers started through `uv run` would each start through it again; this makes them plain Python processes.
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV = 0
 
-.PHONY: all demo test lint types imports check bench clean docs stale help
+.PHONY: all demo test simulate lint types imports check bench soak clean docs stale help
 
 all: $(READY)  ## install everything into .venv
 
@@ -28,6 +29,12 @@ demo: $(READY)  ## start everything here, ask three agents one question, stop
 test: $(READY)  ## every test, with a real nats-server, real Ray and real HTTP
 	@$(RUN) pytest
 
+simulate: $(READY)  ## 100,000 histories of the handlers on a virtual clock, whatever dies: about 10 minutes on two cores
+	@$(RUN) python -m tests.simulation --histories 100000
+
+faults: $(READY)  ## everything killed and frozen while deliberations run; hostile input: about 11 minutes
+	@HOSTILE_PAYLOADS=10000 $(RUN) pytest tests/faults --faults full
+
 lint: $(READY)  ## ruff: style and format
 	@$(RUN) ruff check . && $(RUN) ruff format --check .
 
@@ -44,6 +51,9 @@ check: lint types imports stale test  ## all of the above
 
 bench: $(READY)  ## throughput and latency, next to a plain asyncio loop
 	@$(RUN) python -m benchmarks
+
+soak: $(READY)  ## constant load for MINUTES (60): what must not grow, as a table
+	@$(RUN) python -m benchmarks.soak --minutes $(MINUTES)
 
 docs: $(READY)  ## write what is generated: parts of README and docs/, the dashboard
 	@$(RUN) python -m docs.generate

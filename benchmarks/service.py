@@ -22,15 +22,24 @@ STOP_SECONDS = 40.0
 
 @dataclass(frozen=True, slots=True)
 class Serving:
+    """`log`: what the service has said on its outputs, warnings and up."""
+
     nats_url: str
     model_url: str
     http_url: str
     pid: int
+    nats_pid: int
+    log: Path
 
     def resident_mib(self) -> float:
         """Memory of the service's own process now (RSS), without Ray's and the others'."""
-        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+        return resident_mib(self.pid)
+
+
+def resident_mib(pid: int) -> float:
+    """Memory of one process now (RSS)."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 @asynccontextmanager
@@ -60,7 +69,7 @@ async def serving(*, pool: str, latency_ms: float, tokens: int = 48, **environme
         stack.push_async_callback(_stop, process)
         url = f"http://127.0.0.1:{port}"
         await _ready(url, process, folder / "service.log")
-        yield Serving(nats.url, model_url, url, process.pid)
+        yield Serving(nats.url, model_url, url, process.pid, nats.pid, folder / "service.log")
 
 
 async def _ready(url: str, process: asyncio.subprocess.Process, log: Path) -> None:

@@ -18,6 +18,11 @@ from broker.embedded import EmbeddedNats, embedded_nats
 from tests.harness import ModelServer, Running, model_server, running
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults", choices=("short", "full"), default="short", help="full: every fault, 300 deliberations each")
+    parser.addoption("--faults-table", default=None, metavar="FILE", help="put what was shown between the markers in FILE")
+
+
 @pytest.fixture(scope="session")
 async def nats_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedNats]:
     async with embedded_nats(tmp_path_factory.mktemp("nats")) as server:

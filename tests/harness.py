@@ -151,6 +151,8 @@ async def running(nats_url: str, model: ModelServer, home: Path, nats: Nats, **o
         drain_seconds=5.0,
         retry_base_seconds=0.02,
         retry_cap_seconds=0.2,
+        # Shorter than all backoffs together, as the defaults are: one test's dead server is not to fail the next one's agents.
+        breaker_cooldown_seconds=0.05,
         **overrides,
     )
     async with service(settings) as started, connect_client(nats_url) as client:

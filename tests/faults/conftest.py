@@ -1,0 +1,49 @@
+"""`--faults full` runs every case with 300 deliberations each; without it, a few with a few."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from nats.aio.client import Client as Nats
+
+from broker.connection import close, connect
+from tests.faults.cases import CASES
+from tests.faults.fleet import Fleet, fleet
+from tests.faults.report import Row, table, write
+
+ROWS: list[Row] = []
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    return str(request.config.getoption("--faults")) == "full"
+
+
+@pytest.fixture(scope="session")
+async def ships(tmp_path_factory: pytest.TempPathFactory, full: bool) -> AsyncIterator[Fleet]:
+    # In the short form a frozen or killed dispatcher is made good sooner: what is shown is that it is.
+    async with fleet(tmp_path_factory.mktemp("fleet"), ack_wait_seconds=30.0 if full else 5.0) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+async def spyglass(ships: Fleet) -> AsyncIterator[Nats]:
+    nc = await connect(ships.nats_url, "faults")
+    yield nc
+    await close(nc)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "case" in metafunc.fixturenames:
+        chosen = [case for case in CASES if case.short or metafunc.config.getoption("--faults") == "full"]
+        metafunc.parametrize("case", chosen, ids=lambda case: case.name)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if not ROWS:
+        return
+    terminalreporter.section("what was done, and what became of it")
+    terminalreporter.write_line(table(ROWS))
+    path = config.getoption("--faults-table")
+    if path:
+        write(Path(str(path)), ROWS)

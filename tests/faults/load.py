@@ -1,0 +1,194 @@
+"""Deliberations asked for at a steady pace while parts die, and what became of every one of them, read back from the streams."""
+
+import asyncio
+import json
+import statistics
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from nats.aio.client import Client as Nats
+from nats.aio.msg import Msg
+
+from broker import topology
+from broker.connection import Wire
+from broker.errors import BrokerUnavailable
+from tests.faults.processes import clock
+from tests.harness import fresh, until
+
+AGENTS = 3
+# Asked for a second. Two cores hold every process of the fleet; a recovery needs room to catch up in.
+PACE = 20.0
+TIMEOUT_SECONDS = 60.0
+# The promise: an ending at the latest this long after the deadline.
+PROMISED_SECONDS = 1.0
+# Until the queue behind the last ending is empty as well.
+SETTLE_SECONDS = 60.0
+# Slower than this many times a calm deliberation, plus half a second: the fault was felt.
+SLOW_FACTOR, SLOW_SECONDS = 2.0, 0.5
+
+
+@dataclass(slots=True)
+class Asked:
+    """One deliberation. Instants on the clock of the nats-server that stored them."""
+
+    task_id: str
+    at: float = 0.0
+    endings: list[dict[str, object]] = field(default_factory=list)
+    ended: float = 0.0
+    sightings: int = 0
+
+    @property
+    def took(self) -> float:
+        return self.ended - self.at
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run showed. `recovery`: seconds from the fault until the last deliberation that felt it had ended."""
+
+    asked: list[Asked]
+    struck: float
+    lost: list[str]
+    doubled: list[str]
+    seen_twice: list[str]
+    late: list[str]
+    unnamed: list[str]
+    statuses: Counter[str]
+    calm: float
+    recovery: float
+    dead_letters: int
+    unmarked: list[str]
+
+
+async def run(
+    nats: Nats,
+    count: int,
+    fault: Callable[[], Awaitable[None]],
+    *,
+    timeout: float = TIMEOUT_SECONDS,
+    after: float = 1 / 3,
+) -> Outcome:
+    """Ask `count` times at `PACE`; after a share of them let the fault happen; wait for every ending; read everything back."""
+    wire = Wire(nats)
+    dead_before = await _dead_letters(wire)
+    seen: Counter[str] = Counter()
+
+    async def hear(message: Msg) -> None:
+        seen[str(json.loads(message.data)["task_id"])] += 1
+
+    ears = [await nats.subscribe(subject, cb=hear) for subject in (topology.COMPLETED, topology.FAILED)]
+    names = [fresh("fault") for _ in range(count)]
+    asking = [asyncio.create_task(_ask(wire, name, number / PACE, timeout)) for number, name in enumerate(names)]
+    await asyncio.sleep(count * after / PACE)
+    struck = clock()
+    await fault()
+    asked = dict(zip(names, [Asked(name) for name in names], strict=True))
+    await asyncio.gather(*asking)
+    # Heard is not stored, and a listener may miss one: the stream is what counts.
+    with suppress(AssertionError):
+        await until(lambda: all(name in seen for name in names), "an ending of each", timeout + SETTLE_SECONDS)
+    await _settled(wire)
+    for ear in ears:
+        await ear.unsubscribe()
+    await _read_back(nats, asked)
+    for name, times in seen.items():
+        if name in asked:
+            asked[name].sightings = times
+    return await _judge(wire, list(asked.values()), struck, timeout, dead_before)
+
+
+async def _ask(wire: Wire, name: str, wait: float, timeout: float) -> None:
+    """As a careful client does: publish until NATS says that it is stored. A doubled request is one deliberation."""
+    await asyncio.sleep(wait)
+    body = {"task_id": name, "task_description": "Why is the sky blue?", "num_agents": AGENTS, "timeout_seconds": timeout}
+    while True:
+        try:
+            await wire.publish(topology.REQUESTED, json.dumps(body).encode())
+            return
+        except BrokerUnavailable:
+            await asyncio.sleep(0.2)
+
+
+async def _settled(wire: Wire) -> None:
+    """Until no consumer has a message waiting or in hand."""
+
+    async def idle() -> bool:
+        for durable in topology.DURABLES:
+            info = await wire.js.consumer_info(durable.stream, durable.name)
+            if info.num_pending or info.num_ack_pending:
+                return False
+        return True
+
+    await until(idle, "every consumer has nothing left to do", SETTLE_SECONDS)
+
+
+async def _read_back(nats: Nats, asked: dict[str, Asked]) -> None:
+    for subject in (topology.REQUESTED, topology.COMPLETED, topology.FAILED):
+        for message in await stored(nats, topology.DELIBERATIONS, subject):
+            body = json.loads(message.data)
+            one = asked.get(str(body.get("task_id")))
+            if one is None:
+                continue
+            at = message.metadata.timestamp.timestamp()
+            if subject == topology.REQUESTED:
+                one.at = one.at or at
+            else:
+                one.endings.append(body)
+                one.ended = at
+
+
+async def stored(nats: Nats, stream: str, subject: str) -> list[Msg]:
+    """Every message stored under `subject`, oldest first."""
+    subscription = await nats.jetstream().subscribe(subject, stream=stream, ordered_consumer=True)
+    try:
+        info = await subscription.consumer_info()
+        if not info.num_pending and not (info.delivered and info.delivered.consumer_seq):
+            return []
+        found: list[Msg] = []
+        while not found or found[-1].metadata.num_pending:
+            found.append(await subscription.next_msg(timeout=10))
+        return found
+    finally:
+        await subscription.unsubscribe()
+
+
+async def _judge(wire: Wire, asked: list[Asked], struck: float, timeout: float, dead_before: int) -> Outcome:
+    ended = [one for one in asked if one.endings]
+    before = [one.took for one in ended if one.ended < struck]
+    calm = statistics.median(before) if before else 0.0
+    slow = [one for one in ended if one.ended > struck and one.took > SLOW_FACTOR * calm + SLOW_SECONDS]
+    recovery = max((one.ended for one in slow), default=struck) - struck
+    unmarked = []
+    for one in ended:
+        tally = await wire.last(topology.TALLIES, topology.tally_subject(one.task_id))
+        if tally is None or json.loads(tally.data).get("ending_seq") is None:
+            unmarked.append(one.task_id)
+    return Outcome(
+        asked=asked,
+        struck=struck,
+        lost=[one.task_id for one in asked if not one.endings],
+        doubled=[one.task_id for one in asked if len(one.endings) > 1],
+        seen_twice=[one.task_id for one in asked if one.sightings > 1],
+        late=[one.task_id for one in ended if one.took > timeout + PROMISED_SECONDS],
+        unnamed=[one.task_id for one in ended for ending in one.endings if _unnamed(ending)],
+        statuses=Counter(str(ending["status"]) for one in ended for ending in one.endings),
+        calm=calm,
+        recovery=recovery,
+        dead_letters=await _dead_letters(wire) - dead_before,
+        unmarked=unmarked,
+    )
+
+
+def _unnamed(ending: dict[str, object]) -> bool:
+    """Whether a failure does not say why, for the whole or for an agent."""
+    if ending["status"] != "completed" and not ending.get("error"):
+        return True
+    failures = ending.get("failed_agents") or []
+    assert isinstance(failures, list)
+    return not all(failure["error"] and failure["error_type"] for failure in failures)
+
+
+async def _dead_letters(wire: Wire) -> int:
+    return int((await wire.js.stream_info(topology.DEAD_LETTERS)).state.messages)
