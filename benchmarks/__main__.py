@@ -65,7 +65,8 @@ async def bare(model_url: str, *, concurrency: int, count: int, agents: int) -> 
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
-    async with serving(pool=options.pool, latency_ms=options.latency_ms) as service, connect(service.nats_url) as client:
+    serve = serving(pool=options.pool, latency_ms=options.latency_ms, sync_always=options.sync_always)
+    async with serve as service, connect(service.nats_url) as client:
         idle = service.resident_mib()
         rows = [await _pair(service, client, options) for _ in range(options.runs)]
     return {
@@ -135,6 +136,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1500, help="deliberations counted at saturation")
     parser.add_argument("--concurrency", type=int, default=128, help="deliberations at a time at saturation")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--sync-always", action="store_true", help="have NATS sync each write to the disk before it answers")
     parser.add_argument("--json", action="store_true", help="every figure of every run")
     options = parser.parse_args()
     found = uvloop.run(run(options))

@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,11 +43,14 @@ def resident_mib(pid: int) -> float:
 
 
 @asynccontextmanager
-async def serving(*, pool: str, latency_ms: float, tokens: int = 48, **environment: str) -> AsyncIterator[Serving]:
-    """Everything up and ready until the block ends. `environment`: more settings, by their variables' names."""
+async def serving(
+    *, pool: str, latency_ms: float, tokens: int = 48, sync_always: bool = False, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Serving]:
+    """Everything up and ready until the block ends. `sync_always`: NATS syncs before it acknowledges. `environment`: more settings,
+    by their variables' names."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parley-bench-")))
-        nats = await stack.enter_async_context(embedded_nats(folder))
+        nats = await stack.enter_async_context(embedded_nats(folder, sync_always=sync_always))
         model_url = await stack.enter_async_context(simulator("--latency-ms", str(latency_ms), "--tokens", str(tokens)))
         log = stack.enter_context((folder / "service.log").open("wb"))
         port = _free_port()
@@ -57,7 +60,7 @@ async def serving(*, pool: str, latency_ms: float, tokens: int = 48, **environme
             "PARLEY_POOL": pool,
             "PARLEY_HTTP_PORT": str(port),
             "PARLEY_LOG_LEVEL": "WARNING",
-            **environment,
+            **(environment or {}),
         }
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "parley", "serve"),

@@ -216,7 +216,9 @@ async def run(options: argparse.Namespace) -> bool:
     seconds = 60.0 * options.minutes
     pause = min(LONGEST_PAUSE_SECONDS, seconds / SAMPLES)
     samples: list[Sample] = []
-    async with serving(pool=options.pool, latency_ms=MODEL_MS, PARLEY_KEEP_SECONDS=f"{KEEP_SECONDS:g}") as service:
+    async with serving(
+        pool=options.pool, latency_ms=MODEL_MS, environment={"PARLEY_KEEP_SECONDS": f"{KEEP_SECONDS:g}"}
+    ) as service:
         async with (
             aiohttp.ClientSession() as http,
             http.post(f"{service.model_url}/simulator", json={"faults": FAULTS}) as answer,

@@ -19,14 +19,14 @@ def full(request: pytest.FixtureRequest) -> bool:
     return str(request.config.getoption("--faults")) == "full"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def ships(tmp_path_factory: pytest.TempPathFactory, full: bool) -> AsyncIterator[Fleet]:
     # In the short form a frozen or killed dispatcher is made good sooner: what is shown is that it is.
     async with fleet(tmp_path_factory.mktemp("fleet"), ack_wait_seconds=30.0 if full else 5.0) as started:
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def spyglass(ships: Fleet) -> AsyncIterator[Nats]:
     nc = await connect(ships.nats_url, "faults")
     yield nc

@@ -60,13 +60,14 @@ async def failures(service: Serving) -> dict[str, float]:
     return {name: count for name, count in counted.items() if count}
 
 
+ENVIRONMENT = {"PARLEY_POOL_SLOTS": "4096", "PARLEY_TIMEOUT_SECONDS": f"{PATIENCE_SECONDS}"}
+
+
 @pytest.mark.timeout(60 + COUNT // 50)
 async def test_no_payload_stops_the_service_or_is_forgotten_or_stays_in_its_memory() -> None:
     hostile = messages(COUNT)
     async with (
-        serving(
-            pool="local", latency_ms=MODEL_MS, PARLEY_POOL_SLOTS="4096", PARLEY_TIMEOUT_SECONDS=f"{PATIENCE_SECONDS}"
-        ) as service,
+        serving(pool="local", latency_ms=MODEL_MS, environment=ENVIRONMENT) as service,
         connect_client(service.nats_url) as client,
         raw_connection(service.nats_url) as raw,
     ):

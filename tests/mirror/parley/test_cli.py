@@ -40,7 +40,8 @@ class Shell:
 
     def __init__(self, home: Path, command: tuple[str, ...] = (PARLEY,), **environment: str) -> None:
         self._command = command
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("PARLEY_")}
+        # A local Ray in this process has left its own settings in the environment.
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("PARLEY_", "RAY_"))}
         # Wide enough that no line is folded.
         self.environment = {**kept, "HOME": str(home), "XDG_STATE_HOME": str(home), "COLUMNS": "240", **environment}
 

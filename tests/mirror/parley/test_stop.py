@@ -12,7 +12,7 @@ import pytest
 
 from broker.embedded import EmbeddedNats
 from parley.stop import SIGNALS, Interrupted, Stop
-from tests.harness import ModelServer, until
+from tests.harness import PATIENCE_SECONDS, ModelServer, until
 from tests.mirror.parley.test_cli import OK, Shell, left, serving
 
 # Far below what Ray takes to give up on an address (over 200 s).
@@ -91,7 +91,8 @@ async def test_serve_is_stopped_while_it_waits_for_a_ray_that_does_not_answer(
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else Ray takes the machine's outside address for 127.0.0.1
         }
         async with Shell(tmp_path).started("serve", **environment) as process:
-            knocks = [await asyncio.get_running_loop().sock_accept(mute) for _ in ("ours", "Ray's")]
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                knocks = [await asyncio.get_running_loop().sock_accept(mute) for _ in ("ours", "Ray's")]
             process.send_signal(number)
             told = time.monotonic()
             code, _ = await left(process)

@@ -19,11 +19,12 @@ from nats.js.api import ConsumerInfo
 
 from broker import topology
 from broker.connection import Wire, close, connect
-from broker.embedded import EmbeddedNats, embedded_nats
+from broker.embedded import embedded_nats
 from broker.ledger import Ledger
 from broker.messages import AgentCancel, AgentFailed, AgentRequested, ErrorType
 from broker.tally import CancelRequested, Requested
 from tests.harness import ModelServer, until
+from tests.mirror.broker import Accounts, accounts
 from tests.mirror.workers import work
 from workers import worker as worker_module
 from workers.agent import Desk, Retry
@@ -106,34 +107,31 @@ class Shop:
 
 
 @pytest.fixture(scope="module")
-async def own_nats(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedNats]:
+async def own_nats(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
     """Not the session's: a service on it would take the work from under us."""
-    async with embedded_nats(tmp_path_factory.mktemp("nats-worker")) as server:
+    async with accounts(tmp_path_factory.mktemp("nats-worker")) as server:
         yield server
 
 
 @asynccontextmanager
-async def opened(server: EmbeddedNats, ack_wait_seconds: float) -> AsyncIterator[Shop]:
-    nc = await connect(server.url, "tests-worker")
+async def opened(url: str, ack_wait_seconds: float) -> AsyncIterator[Shop]:
+    nc = await connect(url, "tests-worker")
     try:
-        js = nc.jetstream()
-        for info in await js.streams_info():
-            await js.delete_stream(info.config.name or "")
-        await topology.provision(js, ack_wait_seconds=ack_wait_seconds)
+        await topology.provision(nc.jetstream(), ack_wait_seconds=ack_wait_seconds)
         yield Shop(nc)
     finally:
         await close(nc)
 
 
 @pytest.fixture
-async def shop(own_nats: EmbeddedNats) -> AsyncIterator[Shop]:
-    async with opened(own_nats, LONG_ACK_WAIT_SECONDS) as shop:
+async def shop(own_nats: Accounts) -> AsyncIterator[Shop]:
+    async with opened(own_nats.fresh_url(), LONG_ACK_WAIT_SECONDS) as shop:
         yield shop
 
 
 @pytest.fixture
-async def impatient_shop(own_nats: EmbeddedNats) -> AsyncIterator[Shop]:
-    async with opened(own_nats, ACK_WAIT_SECONDS) as shop:
+async def impatient_shop(own_nats: Accounts) -> AsyncIterator[Shop]:
+    async with opened(own_nats.fresh_url(), ACK_WAIT_SECONDS) as shop:
         yield shop
 
 
@@ -244,7 +242,7 @@ async def test_an_outage_of_nats_while_the_answer_is_in_hand_is_survived(tmp_pat
     async with AsyncExitStack() as stack:
         first = await stack.enter_async_context(AsyncExitStack())
         server = await first.enter_async_context(embedded_nats(tmp_path, port=port, with_token=False))
-        shop = await stack.enter_async_context(opened(server, LONG_ACK_WAIT_SECONDS))
+        shop = await stack.enter_async_context(opened(server.url, LONG_ACK_WAIT_SECONDS))
         worker = await stack.enter_async_context(hired(shop, model))
         before = await model.seen()
         worker.begin(await shop.jobs(work()))
