@@ -19,7 +19,7 @@ from broker.clock import rfc3339
 from broker.connection import Placed, Wire
 from broker.errors import BadMessage, BrokerUnavailable, NoStream, Overlarge, ParleyError
 from broker.messages import ResultsRef
-from broker.reading import SIZE_HEADER, walk
+from broker.reading import walk
 from broker.topology import DEAD_LETTERS, RESULTS_BUCKET, Durable, dead_letter_subject
 
 REASON = "Parley-Reason"
@@ -37,7 +37,10 @@ ORIGINAL = "Parley-Original-"
 # A dead letter's headers say why, up to this length.
 MAX_REASON_CHARACTERS = 500
 # `newest` first looks at so many sequences from the end; where others were removed or another subject's, at ever more.
-FIRST_WINDOW = 256
+FIRST_WINDOW = 64
+# Letters come whole, for the server cannot be asked for less (`broker.reading`): so many at a time, or so many bytes of them.
+BATCH = 16
+BATCH_BYTES = 16 * 1024 * 1024
 
 # What a dead letter may be put back on, and the stream that takes it: what our consumers give up on, and nothing by wildcard.
 # Not the endings, of which each deliberation has one; nor timers and deadlines, which the service keeps by itself.
@@ -93,24 +96,24 @@ class DeadLetter:
 
     @classmethod
     def of(cls, message: Msg) -> "DeadLetter":
-        """A message of DEAD_LETTERS, delivered with its payload or without."""
+        """A message of DEAD_LETTERS. Its payload is not kept, only how long it is."""
         headers = message.headers or {}
-        stream, sequence = headers.get(STREAM, ""), _number(headers.get(SEQUENCE))
+        stream, sequence, consumer = headers.get(STREAM, ""), _number(headers.get(SEQUENCE)), headers.get(CONSUMER, "")
         name = headers.get(PAYLOAD_NAME)
-        # A forged one may name anybody's object: only its own is believed.
-        aside = headers.get(PAYLOAD_BUCKET) == RESULTS_BUCKET and sequence is not None and name == _aside_name(stream, sequence)
-        size = _number(headers.get(PAYLOAD_SIZE if aside else SIZE_HEADER))
+        # A forged one may name any object. Only a dead letter's is believed, of the origin it claims; never somebody's results.
+        own = _aside_name(stream, sequence, consumer) if sequence is not None else None
+        aside = headers.get(PAYLOAD_BUCKET) == RESULTS_BUCKET and name is not None and name == own
         return cls(
             seq=message.metadata.sequence.stream,
             subject=message.subject.removeprefix(dead_letter_subject("")),
             reason=headers.get(REASON, ""),
             stream=stream,
             sequence=sequence,
-            consumer=headers.get(CONSUMER, ""),
+            consumer=consumer,
             deliveries=_number(headers.get(DELIVERIES)),
             stored_at=headers.get(STORED_AT, ""),
             buried_at=message.metadata.timestamp.timestamp(),
-            size=size,
+            size=_number(headers.get(PAYLOAD_SIZE)) if aside else len(message.data),
             put_aside=name if aside else None,
             headers=_senders(headers),
             control_headers={key.removeprefix(ORIGINAL): value for key, value in headers.items() if key.startswith(ORIGINAL)},
@@ -150,13 +153,14 @@ async def bury(wire: Wire, durable: Durable, message: Delivered, reason: str) ->
         await wire.publish(subject, message.data, msg_id=msg_id, headers={**_senders(message.headers), **kept, **ours})
     except Overlarge:
         # The payload fits, since it came; with our headers it does not. It is put aside whole, and the dead letter says where.
-        ref = await wire.put_aside(RESULTS_BUCKET, _aside_name(durable.stream, message.seq), message.data)
+        ref = await wire.put_aside(RESULTS_BUCKET, _aside_name(durable.stream, message.seq, durable.name), message.data)
         aside = {PAYLOAD_BUCKET: ref.bucket, PAYLOAD_NAME: ref.name, PAYLOAD_SIZE: str(ref.size)}
         await wire.publish(subject, b"", msg_id=msg_id, headers={**ours, **aside})
 
 
-def _aside_name(stream: str, seq: int) -> str:
-    return f"dead-letter-{stream}-{seq}"
+def _aside_name(stream: str, seq: int, consumer: str) -> str:
+    # Results are kept in the same bucket under their task_id, which has no dots.
+    return f"dead.letter.{stream}.{seq}.{consumer}"
 
 
 def _header_safe(text: str) -> str:
@@ -194,7 +198,7 @@ class DeadLetters:
         self._wire = wire
 
     async def newest(self, limit: int, *, subject: str | None = None) -> list[DeadLetter]:
-        """At most `limit`, the newest first. No payload is fetched, and no more than `limit` are held, however many there are."""
+        """At most `limit`, the newest first. No more than `limit` are held, and no payloads, however many there are."""
         _filter(subject)
         with self._wire.translated():
             try:
@@ -225,13 +229,13 @@ class DeadLetters:
 
     async def find(self, seq: int) -> DeadLetter | None:
         """The one at `seq`, or None if there is none (any more)."""
-        message = await self._at(seq, headers_only=True)
+        message = await self._at(seq)
         return DeadLetter.of(message) if message is not None else None
 
     async def payload(self, letter: DeadLetter) -> bytes | None:
         """The original's payload, or None if it is no longer kept."""
         if letter.put_aside is None:
-            message = await self._at(letter.seq, headers_only=False)
+            message = await self._at(letter.seq)
             return message.data if message is not None else None
         try:
             # The digest is nats-py's to know and to check.
@@ -271,7 +275,7 @@ class DeadLetters:
         return placed
 
     async def erase(self, letter: DeadLetter) -> bool:
-        """Remove one, and what was put aside for it. Whether it was still there."""
+        """Remove one, and what was put aside for it unless another names that too. Whether it was still there."""
         with self._wire.translated():
             try:
                 await self._wire.js.delete_msg(DEAD_LETTERS, letter.seq)
@@ -282,31 +286,43 @@ class DeadLetters:
                     raise
                 there = False
         if letter.put_aside is not None:
-            await self._wire.drop_aside(RESULTS_BUCKET, letter.put_aside)
+            await self._drop({letter.put_aside})
         return there
 
     async def purge(self, last: int, *, subject: str | None = None) -> None:
-        """Remove all up to the sequence `last`, and what was put aside for them."""
+        """Remove all up to the sequence `last`, and what was put aside for them unless one that stays names that too."""
         async with aclosing(self._walk(subject, last=last)) as letters:
-            asides = [letter.put_aside async for letter in letters if letter.put_aside is not None]
+            asides = {letter.put_aside async for letter in letters if letter.put_aside is not None}
         with self._wire.translated():
             await self._wire.js.purge_stream(DEAD_LETTERS, seq=last + 1, subject=_filter(subject))
-        for name in asides:
+        await self._drop(asides)
+
+    async def _drop(self, asides: set[str]) -> None:
+        """What was put aside for letters that are gone. One of them may have been forged, to take another's with it."""
+        if not asides:
+            return
+        async with aclosing(self._walk(None)) as letters:
+            kept = {letter.put_aside async for letter in letters if letter.put_aside in asides}
+        for name in asides - kept:
             await self._wire.drop_aside(RESULTS_BUCKET, name)
 
     async def _walk(self, subject: str | None, *, first: int = 1, last: int | None = None) -> AsyncGenerator[DeadLetter, None]:
-        async with aclosing(walk(self._wire, DEAD_LETTERS, _filter(subject), first=first, headers_only=True)) as messages:
+        batch = _batch(self._wire.max_payload)
+        async with aclosing(walk(self._wire, DEAD_LETTERS, _filter(subject), first=first, batch=batch)) as messages:
             async for message in messages:
                 if last is not None and message.metadata.sequence.stream > last:
                     return
                 yield DeadLetter.of(message)
 
-    async def _at(self, seq: int, *, headers_only: bool) -> Msg | None:
-        reading = walk(self._wire, DEAD_LETTERS, _filter(None), first=seq, headers_only=headers_only, batch=1)
-        async with aclosing(reading) as messages:
+    async def _at(self, seq: int) -> Msg | None:
+        async with aclosing(walk(self._wire, DEAD_LETTERS, _filter(None), first=seq, batch=1)) as messages:
             async for message in messages:
                 return message if message.metadata.sequence.stream == seq else None
         return None
+
+
+def _batch(max_payload: int) -> int:
+    return max(1, min(BATCH, BATCH_BYTES // max_payload))
 
 
 def _filter(subject: str | None) -> str:

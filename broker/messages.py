@@ -5,6 +5,7 @@ strictly (a string is not a number), unknown fields are ignored, and what is wro
 that names each field and quotes none of them: prompts do not belong in logs.
 """
 
+import re
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -48,6 +49,8 @@ MAX_REASON_CHARACTERS = 1_000
 MAX_FIGURE = 2**53
 
 TASK_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+# What the service calls a request without a name. Nobody else may: one name would be two deliberations', and one not get its ending.
+OWN_NAME = re.compile(r"d-[0-9]+")
 
 TaskId = Annotated[str, StringConstraints(pattern=TASK_ID_PATTERN)]
 Role = Annotated[

@@ -51,10 +51,14 @@ class Phase(Stored):
 
 
 class Verdict(Stored):
-    """How it ended and when that was decided. `error` is empty only for a completed deliberation."""
+    """How it ended and when that was decided. `error` is empty only for a completed deliberation.
+
+    `by`: the place in its stream of the outcome or the cancel that decided it; None for a deadline and what tallies of older versions say.
+    """
 
     error: str = ""
     decided_at: float
+    by: int | None = None
 
 
 class Tally(Stored):
@@ -146,7 +150,10 @@ class DeadlineReached:
 
 @dataclass(frozen=True, slots=True)
 class CancelRequested:
+    """`seq`: its place in DELIBERATIONS."""
+
     reason: str | None = None
+    seq: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +230,7 @@ def react(tally: Tally | None, event: Event, now: float) -> Reaction:
                     return _deadline(tally, now)
                 case CancelRequested():
                     error = f"cancelled: {event.reason}" if event.reason else "cancelled by request"
-                    return _end(tally, Cause.CANCEL, State.CANCELLED, now, error)
+                    return _end(tally, Cause.CANCEL, State.CANCELLED, now, error, by=event.seq)
                 case _:
                     assert_never(event)
         case _:
@@ -316,9 +323,9 @@ def _reported(tally: Tally, event: Reported, now: float) -> Reaction:
     enough = phase.successes >= tally.min_responses
     if not phase.missing:
         error = "" if enough else _too_few(counted)
-        return _end(counted, Cause.REPORTED, State.COMPLETED if enough else State.FAILED, now, error)
+        return _end(counted, Cause.REPORTED, State.COMPLETED if enough else State.FAILED, now, error, by=event.seq)
     if tally.finish_early and enough:
-        return _end(counted, Cause.REPORTED, State.COMPLETED, now)
+        return _end(counted, Cause.REPORTED, State.COMPLETED, now, by=event.seq)
     state = move(tally.state, Cause.REPORTED, State.IN_PROGRESS)
     return Reaction(counted.model_copy(update={"state": state}))
 
@@ -334,8 +341,9 @@ def _deadline(tally: Tally, now: float) -> Reaction:
     return _end(tally, Cause.DEADLINE, State.TIMEOUT, now, error)
 
 
-def _end(tally: Tally, cause: Cause, to: State, now: float, error: str = "") -> Reaction:
-    ended = tally.model_copy(update={"state": move(tally.state, cause, to), "verdict": Verdict(error=error, decided_at=now)})
+def _end(tally: Tally, cause: Cause, to: State, now: float, error: str = "", by: int | None = None) -> Reaction:
+    verdict = Verdict(error=error, decided_at=now, by=by)
+    ended = tally.model_copy(update={"state": move(tally.state, cause, to), "verdict": verdict})
     return Reaction(ended, _after(ended))
 
 
@@ -362,11 +370,15 @@ def _may_have_ended(tally: Tally, event: Event) -> bool:
         case Requested() | Refused():
             return event.seq == tally.request_seq
         case Reported():
-            return any(outcome.seq == event.seq for outcome in tally.phase.outcomes.values())
+            return tally.state is not State.CANCELLED and _decided_by(tally, event.seq)
         case CancelRequested():
-            return tally.state is State.CANCELLED
+            return tally.state is State.CANCELLED and _decided_by(tally, event.seq)
         case _:
             return True
+
+
+def _decided_by(tally: Tally, seq: int | None) -> bool:
+    return tally.verdict is not None and tally.verdict.by == seq
 
 
 def _published(tally: Tally | None, event: EndingPublished) -> Reaction:

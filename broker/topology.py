@@ -80,9 +80,10 @@ class Durable:
     ack_wait_seconds: float | None = None
 
 
-# These take milliseconds. A process killed with one in hand must not hold a deadline back for long.
-QUICK_ACK_WAIT_SECONDS = 5.0
-DEADLINE_ACK_WAIT_SECONDS = 2.0
+# These take milliseconds, and handlers give signs of life where they take longer (`handlers.pulse`). An ending is promised a second
+# after its deadline, also where the process that has the deadline, or the request, in hand dies with it.
+QUICK_ACK_WAIT_SECONDS = 1.0
+DEADLINE_ACK_WAIT_SECONDS = 0.5
 
 INTAKE = Durable(DELIBERATIONS, "intake", REQUESTED, QUICK_ACK_WAIT_SECONDS)
 CANCELLER = Durable(DELIBERATIONS, "cancel", CANCEL, QUICK_ACK_WAIT_SECONDS)

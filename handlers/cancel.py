@@ -32,7 +32,7 @@ class Cancel:
 
     async def _cancel(self, delivery: Delivery[DeliberationCancel]) -> float | None:
         cancel = delivery.payload(DeliberationCancel)
-        event = CancelRequested(cancel.reason)
+        event = CancelRequested(cancel.reason, delivery.seq)
         if (await self._performer.happen(cancel.task_id, [(event, time.time())])).tally is not None:
             return None
         if await self._may_come_yet(delivery.seq):

@@ -32,8 +32,8 @@ from handlers.delivery import Batch, Delivery
 
 log = logging.getLogger("parley.handlers")
 
-# A pull request stays at the server this long.
-REQUEST_SECONDS = 5.0
+# A pull request stays at the server this long. A process that stands still is sent messages for as long.
+REQUEST_SECONDS = 1.0
 # The server's word that a request expired may be this late.
 LOST_SECONDS = 1.0
 # After an error (NATS away, a consumer deleted, JetStream restarting) before asking again.

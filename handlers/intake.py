@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from broker.errors import BadMessage, Overlarge
 from broker.lifecycle import Cause
-from broker.messages import TASK_ID_PATTERN, DeliberationRequested
+from broker.messages import OWN_NAME, TASK_ID_PATTERN, DeliberationRequested
 from broker.observer import Observer
 from broker.tally import Refused, Requested
 from handlers.delivery import Batch, Delivery
@@ -24,8 +24,6 @@ REPLY_HEADER = "Parley-Reply-To"
 MAX_REPLY_CHARACTERS = 256
 _SUBJECT_TOKENS = re.compile(r"[A-Za-z0-9_$=-]+(\.[A-Za-z0-9_$=-]+)*")
 _TASK_ID = re.compile(TASK_ID_PATTERN)
-# What the service calls a request without a name. Nobody else may: one name would be two deliberations', and one not get its ending.
-_OWN_NAME = re.compile(r"d-[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +57,7 @@ class Intake:
     async def _take_in(self, delivery: Delivery[DeliberationRequested]) -> None:
         try:
             request = delivery.payload(DeliberationRequested)
+            await self._check_name(request.task_id, delivery.seq)
             event = self._event(delivery, request)
             applied = await self._performer.happen(event.task_id, [(event, time.time())], request)
         except (BadMessage, Overlarge) as error:
@@ -67,12 +66,17 @@ class Intake:
         if applied.before is None:
             self._observer.deliberation_accepted(event.role)
 
+    async def _check_name(self, task_id: str | None, seq: int) -> None:
+        """Raises BadMessage for a name of the service's own that names nothing yet. One that does is that deliberation, asked for again."""
+        if task_id is None or not OWN_NAME.fullmatch(task_id) or task_id == own_name(seq):
+            return
+        if not await self._performer.recorded(task_id):
+            raise BadMessage([f"task_id: {task_id} is a name the service gives; choose another, or none"])
+
     def _event(self, delivery: Delivery[DeliberationRequested], request: DeliberationRequested) -> Requested:
         """The request as an event. Raises BadMessage for what only this deployment forbids."""
         if request.num_agents > self._bounds.max_agents:
             raise BadMessage([f"num_agents: {request.num_agents} is more than this service allows, {self._bounds.max_agents}"])
-        if _OWN_NAME.fullmatch(request.task_id or "") and request.task_id != own_name(delivery.seq):
-            raise BadMessage([f"task_id: {request.task_id} is a name the service gives; choose another, or none"])
         timeout = request.asked_timeout_seconds or self._bounds.timeout_seconds
         return Requested(
             task_id=request.task_id or own_name(delivery.seq),
@@ -129,5 +133,5 @@ def readable_task_id(body: bytes) -> str | None:
     except (ValueError, RecursionError):
         return None
     task_id = payload.get("task_id") if isinstance(payload, dict) else None
-    usable = isinstance(task_id, str) and _TASK_ID.fullmatch(task_id) and not _OWN_NAME.fullmatch(task_id)
+    usable = isinstance(task_id, str) and _TASK_ID.fullmatch(task_id) and not OWN_NAME.fullmatch(task_id)
     return task_id if usable else None

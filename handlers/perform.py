@@ -6,7 +6,9 @@ requests and endings carry a Msg-Id, a broadcast that comes twice cancels nothin
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from typing import assert_never
 
 from broker import ending as endings
@@ -29,6 +31,7 @@ from broker.messages import (
     decode_ending,
 )
 from broker.observer import Observer
+from broker.reading import walk
 from broker.tally import (
     ArmDeadline,
     Effect,
@@ -46,6 +49,9 @@ log = logging.getLogger("parley.handlers")
 # Bytes of agent requests on their way to the server at one time, for the whole process: 64 prompts of 250 KiB for 64 agents each
 # would otherwise stand in memory at once (2.5 GiB measured).
 FAN_OUT_BYTES = 16 * 1024 * 1024
+# From then on an ending's Msg-Id may be forgotten (the shortest duplicate window is 180 s, `PARLEY_KEEP_SECONDS` at its least): who
+# publishes one that was decided longer ago looks for it in the stream first.
+MSG_ID_SECONDS = 120.0
 
 
 class Performer:
@@ -55,6 +61,10 @@ class Performer:
         self._observer = observer
         self._claim_check_bytes = claim_check_bytes
         self._fan_out = Weighed(FAN_OUT_BYTES)
+
+    async def recorded(self, task_id: str) -> bool:
+        """Whether there is, or was lately, a deliberation of this name."""
+        return await self._ledger.read(task_id) is not None
 
     async def happen(
         self, task_id: str, events: Sequence[tuple[Event, float]], request: DeliberationRequested | None = None
@@ -156,20 +166,32 @@ class Performer:
         # The ending cancels its own deadline as it is stored: an ending that was not stored leaves it armed.
         headers = {**purge_timer_headers(tally.task_id), **_trace(tally)}
         msg_id = f"{tally.task_id}:ending"
+        before = await self._published_before(tally)
+        if before is not None:
+            return before
         placed = await self._wire.store(subject, body, msg_id=msg_id, headers=headers)
         if placed.duplicate and not await self._is_ending(tally, placed.seq):
             # Somebody else's message took our Msg-Id first, by accident or to silence us. The tally's own mark keeps it at one.
             placed = await self._wire.store(subject, body, msg_id=f"{msg_id}:{tally.request_seq}", headers=headers)
         return placed.seq
 
+    async def _published_before(self, tally: Tally) -> int | None:
+        """The place of its ending, if that was stored so long ago that its Msg-Id may be forgotten, and never marked: nobody ran."""
+        assert tally.verdict is not None
+        if time.time() - tally.verdict.decided_at < MSG_ID_SECONDS:
+            return None
+        for subject in (topology.COMPLETED, topology.FAILED):
+            async with aclosing(walk(self._wire, topology.DELIBERATIONS, subject, first=tally.request_seq)) as endings_:
+                async for message in endings_:
+                    if _names(message.data, tally.task_id):
+                        return int(message.metadata.sequence.stream)
+        return None
+
     async def _is_ending(self, tally: Tally, seq: int) -> bool:
         message = await self._wire.stored(topology.DELIBERATIONS, seq)
         if message is None or message.subject not in (topology.COMPLETED, topology.FAILED):
             return False
-        try:
-            return decode_ending(message.data).task_id == tally.task_id
-        except BadMessage:
-            return False
+        return _names(message.data, tally.task_id)
 
     async def _outcomes(self, tally: Tally) -> dict[str, AgentOutcome]:
         counted = tally.phase.outcomes
@@ -193,6 +215,14 @@ class Performer:
         results = b"[" + b",".join(result.encode() for result in ending.results) + b"]"
         ref = await self._wire.put_aside(topology.RESULTS_BUCKET, ending.task_id, results)
         return ending.model_copy(update={"results": (), "results_ref": ref}).encode()
+
+
+def _names(body: bytes, task_id: str) -> bool:
+    """Whether this is an ending of that name."""
+    try:
+        return decode_ending(body).task_id == task_id
+    except BadMessage:
+        return False
 
 
 def _trace(tally: Tally) -> dict[str, str]:

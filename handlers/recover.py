@@ -8,13 +8,17 @@ again. That deadline then does what it always does: ends what is open, publishes
 
 import asyncio
 import logging
+import re
 import time
 from contextlib import aclosing
+
+from pydantic import ValidationError
 
 from broker import topology
 from broker.connection import Wire
 from broker.errors import ParleyError
 from broker.ledger import Ledger
+from broker.messages import TASK_ID_PATTERN, describe
 from broker.reading import walk
 from broker.tally import Tally
 from handlers.perform import Performer
@@ -30,6 +34,8 @@ AT_ONCE = 32
 # What was decided and not marked may just be on its way. Longer than any handler's `ack_wait`, so that whoever has it comes first
 # and no listener hears an ending twice for our haste.
 MARKING_SECONDS = 10.0
+# Others may write what they like under the bucket's subjects.
+_TASK_ID = re.compile(TASK_ID_PATTERN)
 
 
 class Recover:
@@ -49,6 +55,8 @@ class Recover:
                     swept = connects
                 except ParleyError as error:
                     log.warning("recovery is tried again: %s", error)
+                except Exception:  # whatever it was, to recover nothing from now on would be worse
+                    log.exception("recovery failed through a bug, and is tried again")
             await asyncio.sleep(LOOK_SECONDS)
 
     async def sweep(self) -> int:
@@ -59,9 +67,10 @@ class Recover:
         async with aclosing(walk(self._wire, topology.TALLIES, topology.tally_subject(">"), batch=BATCH)) as tallies:
             async for message in tallies:
                 seen += 1
-                if not _unfinished(message.headers or {}):
+                task_id = message.subject.removeprefix(prefix)
+                if not _unfinished(message.headers or {}) or not _TASK_ID.fullmatch(task_id):
                     continue
-                group.append(message.subject.removeprefix(prefix))
+                group.append(task_id)
                 if len(group) == AT_ONCE:
                     armed += await self._arm_all(group)
                     group = []
@@ -73,7 +82,11 @@ class Recover:
         return sum(await asyncio.gather(*map(self._arm, task_ids)))
 
     async def _arm(self, task_id: str) -> bool:
-        tally = await self._ledger.read(task_id)
+        try:
+            tally = await self._ledger.read(task_id)
+        except ValidationError as error:  # another version's, or nobody's of ours: no reason to leave the others alone
+            log.error("the tally of %s cannot be read: %s", task_id, describe(error))
+            return False
         if tally is None or not (tally.awaits_publication or not tally.ended):
             return False
         await self._performer.arm(tally, _due(tally, time.time()))
@@ -86,4 +99,8 @@ def _unfinished(headers: dict[str, str]) -> bool:
 
 
 def _due(tally: Tally, now: float) -> float:
-    return now + MARKING_SECONDS if tally.ended else tally.deadline
+    """When its deadline is to come. The same at every sweep, and never later than it was."""
+    if tally.verdict is None:
+        return tally.deadline
+    due = max(now, tally.verdict.decided_at + MARKING_SECONDS)
+    return min(due, tally.deadline) if tally.deadline > now else due

@@ -14,8 +14,9 @@ from broker.connection import Wire
 from broker.deadletters import Delivered
 from broker.errors import BadMessage, BrokerUnavailable
 from broker.observer import Observer
-from broker.topology import Durable
+from broker.topology import ACK_WAIT_SECONDS, Durable
 from handlers.delivery import Delivery
+from handlers.pulse import Pulse
 
 log = logging.getLogger("parley.handlers")
 
@@ -24,6 +25,8 @@ MAX_DELIVERIES = 5
 # Seconds before a failed message is delivered again: doubled each time from the first to the last.
 FIRST_RETRY_SECONDS = 0.5
 LAST_RETRY_SECONDS = 30.0
+# When NATS could not do its part: soon, and no later the longer it lasts, for a deadline may be among them.
+AWAY_RETRY_SECONDS = 0.5
 # A handler that asks for its message again gets it no sooner: a clock a little off must not make a tight loop.
 SHORTEST_RETRY_SECONDS = 0.01
 
@@ -53,6 +56,7 @@ class Settler:
     ) -> None:
         """Run `handle` and settle by what it does. Returning None acknowledges, returning seconds asks for the message again
         after them. Raises nothing but CancelledError."""
+        pulse = Pulse(delivery.msg, self._durable.ack_wait_seconds or ACK_WAIT_SECONDS)
         try:
             again = await handle()
             if again is None:
@@ -61,6 +65,8 @@ class Settler:
                 await delivery.nak(max(again, SHORTEST_RETRY_SECONDS))
         except Exception as error:
             await self.failed(delivery, error, on_give_up)
+        finally:
+            pulse.stop()
 
     async def failed(
         self, delivery: AnyDelivery, error: Exception, on_give_up: Callable[[str], Awaitable[None]] | None = None
@@ -73,7 +79,7 @@ class Settler:
             case BrokerUnavailable():
                 # Not the message's fault; if NATS cannot take it back either, it redelivers after ack_wait.
                 log.warning("%s: %s", name, error)
-                await self._give_back(delivery)
+                await self._give_back(delivery, AWAY_RETRY_SECONDS)
             case _:
                 self._observer.handler_failed(name)
                 log.error("%s failed on delivery %d of message %d", name, delivery.count, delivery.seq, exc_info=error)
@@ -92,9 +98,9 @@ class Settler:
             return
         await self._bury(delivery, reason)
 
-    async def _give_back(self, delivery: AnyDelivery) -> None:
+    async def _give_back(self, delivery: AnyDelivery, seconds: float | None = None) -> None:
         with suppress(Exception):  # if even this fails, the server redelivers after ack_wait
-            await delivery.nak(retry_wait(delivery.count))
+            await delivery.nak(seconds or retry_wait(delivery.count))
 
     async def _bury(self, delivery: AnyDelivery, reason: str) -> None:
         """Store the message whole, with why and where from in its headers, then let it go."""

@@ -27,6 +27,7 @@ from broker.connection import connect as open_connection
 from broker.deadletters import DeadLetters
 from broker.errors import BadMessage, BrokerUnavailable, NoStream, ParleyError, Unavailable
 from broker.messages import (
+    OWN_NAME,
     AgentResult,
     DeliberationCancel,
     DeliberationGet,
@@ -113,6 +114,8 @@ def compose(task_description: str, **asking: Unpack[Asking]) -> DeliberationRequ
         close_to = difflib.get_close_matches(word, Asking.__annotations__, n=1, cutoff=0.5)
         raise TypeError(f"no such argument: {word}" + (f"; did you mean {close_to[0]}?" if close_to else ""))
     given = {key: value for key, value in asking.items() if value is not None}
+    if OWN_NAME.fullmatch(str(given.get("task_id"))):
+        raise BadMessage([f"task_id: {given['task_id']} is a name the service gives; choose another, or none"])
     fields: dict[str, Any] = {
         ("num_agents" if key == "agents" else key): value for key, value in given.items() if key not in _CONSTRAINTS
     }

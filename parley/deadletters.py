@@ -1,6 +1,6 @@
 """`parley deadletters`: look at the messages nobody could use, put them back, or remove them.
 
-Payloads hold prompts: they are fetched and shown only by `show --payload`. Whatever a sender wrote is shown with its control
+Payloads hold prompts: they are shown only by `show --payload`. Whatever a sender wrote is shown with its control
 characters escaped.
 """
 

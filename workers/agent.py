@@ -2,11 +2,13 @@
 
 A plain async function over a `Model`. It knows nothing of NATS or Ray. Passing trouble is retried with jittered backoff, the
 caller's mistakes are not, and no wait outlives the deadline that travels with the work. An endpoint whose breaker is open is passed
-over; where all are, an agent waits for one as long as its backoffs would have taken together, and then fails by the cause.
+over; where all are, an agent waits for one as long as its backoffs would have taken together, and then fails by the cause. It calls
+for probes, but never is one: they are the switchboard's tasks.
 """
 
 import asyncio
 import hashlib
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,8 +18,11 @@ from typing import Protocol
 from broker.clock import epoch, rfc3339
 from broker.messages import AgentCompleted, AgentFailed, AgentOutcome, AgentRequested, ErrorType, Proposal
 from workers import prompts
+from workers.breaker import State
 from workers.switchboard import Line, Switchboard
 from workers.vllm import ChatRequest, Completion, Endpoint, ModelError
+
+log = logging.getLogger("parley.workers")
 
 # Rule: passing trouble is retried; a mistake, an empty answer or a spent deadline is not.
 PASSING = frozenset(
@@ -103,15 +108,14 @@ async def answer(desk: Desk, request: AgentRequested, traceparent: str | None = 
         turn += 1
         now = desk.now()
         if now >= deadline:
-            return failed(request, desk, started, attempt, ErrorType.DEADLINE_EXCEEDED, TOO_LATE)
-        first = (turn - 1) % len(order)
-        # A turn without a call takes as long as its backoff may, for waiting disturbs nobody.
-        pause = desk.retry.wait(turn, None, 1.0) if turn < desk.retry.attempts else 0.0
-        line = await _line(desk, (*order[first:], *order[:first]), chat, min(now + pause, deadline), deadline)
+            return failed(request, desk, started, attempt, ErrorType.DEADLINE_EXCEEDED, _too_late(desk, order))
+        first, last = (turn - 1) % len(order), turn >= desk.retry.attempts
+        # A turn without a call takes as long as its backoff may, for waiting disturbs nobody. The last has none.
+        pause, patience = (0.0, desk.probe_seconds) if last else (desk.retry.wait(turn, None, 1.0), 0.0)
+        line = await _line(desk, (*order[first:], *order[:first]), chat.model, now + pause, patience, deadline)
         if line is None:
-            if turn >= desk.retry.attempts or desk.now() >= deadline:
-                error_type, error = _nobody(desk, order)
-                return failed(request, desk, started, attempt, error_type, error)
+            if last and desk.now() < deadline:
+                return failed(request, desk, started, attempt, *_nobody(desk, order))
             continue
         attempt += 1
         try:
@@ -125,22 +129,22 @@ async def answer(desk: Desk, request: AgentRequested, traceparent: str | None = 
         return _completed(request, desk, started, attempt, prompt, completion)
 
 
-async def _line(desk: Desk, order: Sequence[Endpoint], chat: ChatRequest, until: float, deadline: float) -> Line | None:
-    """Leave to call the first of these that may be called; None when there is none `until` then.
+async def _line(desk: Desk, order: Sequence[Endpoint], model: str, until: float, patience: float, deadline: float) -> Line | None:
+    """Leave to call the first of these that is closed; None when none is `until` then, nor within `patience` while a probe is out.
 
-    Who comes upon a breaker that is due probes for all who wait. That is no attempt: whatever it finds, the turn goes on.
+    Who comes upon a breaker that is due has it probed, and waits for that only where no other endpoint is closed. A probe is no attempt.
     """
     board = desk.switchboard
     while (now := desk.now()) < deadline:
+        for due in board.due(order, now):
+            board.send_out(_probe(desk, due, model))
         line = board.admit(order, now)
-        if line is None:
-            if now >= until:
-                return None
-            await board.news(min(until, board.probe_at(order)) - now, desk.sleep)
-        elif line.leave.probe:
-            await _probe(desk, line, chat, deadline - now)
-        else:
+        if line is not None:
             return line
+        end = min(until + patience if board.probing(order) else until, deadline)
+        if now >= end:
+            return None
+        await board.news(min(end, board.probe_at(order)) - now, desk.sleep)
     return None
 
 
@@ -158,21 +162,23 @@ async def _call(desk: Desk, line: Line, chat: ChatRequest, seconds: float, task_
     return completion
 
 
-async def _probe(desk: Desk, line: Line, chat: ChatRequest, left: float) -> None:
-    """Ask for one token, and tell the breaker what came of it. `left`: seconds to the agent's own deadline."""
+async def _probe(desk: Desk, line: Line, model: str) -> None:
+    """Ask for one token, and tell the breaker what came of it. Runs by itself: no agent's deadline cuts it short."""
     board = desk.switchboard
-    question = ChatRequest(model=chat.model, messages=PROBE_MESSAGES, max_tokens=1, traceparent=chat.traceparent)
-    limit = min(left, desk.probe_seconds)
+    question = ChatRequest(model=model, messages=PROBE_MESSAGES, max_tokens=1)
     try:
-        await desk.model.complete(line.endpoint, question, seconds=limit)
+        await desk.model.complete(line.endpoint, question, seconds=desk.probe_seconds)
     except ModelError as error:
-        if error.error_type is ErrorType.DEADLINE_EXCEEDED and limit < left:
+        if error.error_type is ErrorType.DEADLINE_EXCEEDED:
             board.end_slow(line, desk.now(), jitter=desk.jitter())
         else:
             board.end(line, error, desk.now(), jitter=desk.jitter())
-    except BaseException:
+    except asyncio.CancelledError:
         board.call_off(line, desk.now())
         raise
+    except Exception:
+        board.call_off(line, desk.now())
+        log.exception("probe of %s failed through a bug", line.endpoint)
     else:
         board.end(line, None, desk.now())
 
@@ -180,11 +186,17 @@ async def _probe(desk: Desk, line: Line, chat: ChatRequest, left: float) -> None
 def _nobody(desk: Desk, order: Sequence[Endpoint]) -> tuple[ErrorType, str]:
     """Why no endpoint could be called: what opened the breaker of the one this task would call first."""
     breaker = desk.switchboard.breaker(order[0])
-    if breaker.cause is None:
-        return ErrorType.DEADLINE_EXCEEDED, TOO_LATE
+    assert breaker.cause is not None, "none was closed just now"
     others = f" (and {len(order) - 1} more)" if len(order) > 1 else ""
     opened = f"the breaker of {order[0]}{others} is open since {rfc3339(breaker.opened_at)}"
     return breaker.cause.error_type, f"{opened}: {breaker.cause.words}"
+
+
+def _too_late(desk: Desk, order: Sequence[Endpoint]) -> str:
+    """That the time is up, and what the breaker says where no endpoint can be called."""
+    if any(desk.switchboard.breaker(endpoint).state is State.CLOSED for endpoint in order):
+        return TOO_LATE
+    return f"{TOO_LATE}; {_nobody(desk, order)[1]}"
 
 
 def _completed(

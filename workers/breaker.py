@@ -33,7 +33,7 @@ class Verdict(StrEnum):
     DEAD = auto()  # nobody did
     DOUBTFUL = auto()  # the request itself may be the cause
     SLOW = auto()  # a probe still waited when its time was up
-    NOTHING = auto()  # the call was called off
+    NOTHING = auto()  # the call was called off, or cut short
 
 
 VERDICTS: Mapping[ErrorType, Verdict] = {
@@ -104,7 +104,7 @@ FIRST = Leave(0, probe=False)
 
 @dataclass(slots=True)
 class Breaker:
-    """One endpoint as one worker knows it. `cause`: the latest failure that counted; `opened_at`: when it was last closed."""
+    """One endpoint as one worker knows it. `cause`: the latest failure that counted, None while closed; `opened_at`: when it was last closed."""
 
     tolerance: Tolerance = Tolerance()
     state: State = State.CLOSED
@@ -143,8 +143,8 @@ class Breaker:
                 self.probe_at = now
         elif self.state is State.CLOSED and leave.era == self._leave.era and self._counts(verdict, task_id):
             self._streak += 1
-            self.cause = cause
             if self._streak >= self.tolerance.failures:
+                self.cause = cause
                 self.openings += 1
                 self.opened_at = now
                 self._doublings = 0
@@ -165,9 +165,10 @@ class Breaker:
         match verdict:
             case Verdict.ALIVE:
                 self.state = State.CLOSED
+                self.cause = None
                 self._leave = Leave(self._leave.era + 1, probe=False)
             case Verdict.NOTHING:
-                self.state = State.OPEN  # the place is free again, for whoever asks next
+                self._open(now, jitter)  # as before, or it would be cut short again and again
             case _:
                 self.cause = cause or self.cause
                 self._doublings += 1

@@ -98,16 +98,18 @@ class Slots:
 
 
 async def hire(config: WorkerConfig, wire: Wire, stack: AsyncExitStack) -> Worker:
-    """A started worker with a model client of its own; `stack` closes both."""
+    """A started worker with a model client and a switchboard of its own; `stack` closes them."""
     model = await stack.enter_async_context(
         VllmClient(api_key=config.api_key, limits=config.limits, stream=config.stream, connections=config.slots)
     )
+    switchboard = Switchboard(config.tolerance)
+    stack.push_async_callback(switchboard.close)
     desk = Desk(
         model=model,
         model_name=config.model,
         endpoints=tuple(Endpoint(url) for url in config.endpoints),
         retry=config.retry,
-        switchboard=Switchboard(config.tolerance),
+        switchboard=switchboard,
         probe_seconds=config.limits.connect + PROBE_SECONDS,
     )
     worker = Worker(wire=wire, desk=desk, ack_wait_seconds=config.ack_wait_seconds)

@@ -1,14 +1,15 @@
 """A worker's endpoints, each behind its breaker: which of them may be called now, and who waits for one to come back.
 
-All agents of a worker share one. It keeps the time of whoever asks it, and calls nobody: an agent that is told to probe does that.
+All agents of a worker share one. It keeps the time of whoever asks it. Probes are tasks of its own, so that no agent spends its time
+on one, nor takes it along when it ends; what a probe does is theirs who send it out.
 """
 
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from workers.breaker import Breaker, Cause, Leave, State, Tolerance, Verdict, verdict
 from workers.vllm import Endpoint, ModelError
@@ -39,6 +40,7 @@ class Switchboard:
         self._breakers: dict[Endpoint, Breaker] = {}
         self._waiting: set[asyncio.Future[None]] = set()
         self._watchers: list[Callable[[], object]] = []
+        self._probes: set[asyncio.Task[None]] = set()
 
     def breaker(self, endpoint: Endpoint) -> Breaker:
         found = self._breakers.get(endpoint)
@@ -47,15 +49,23 @@ class Switchboard:
         return found
 
     def admit(self, order: Iterable[Endpoint], now: float) -> Line | None:
-        """The first that may be called, closed or due for a probe. Its `end` has to be told."""
+        """The first that is closed. Its `end` has to be told."""
         for endpoint in order:
             breaker = self.breaker(endpoint)
-            leave = breaker.admit(now)
-            if leave is not None:
-                if leave.probe:
-                    self._changed()
+            if breaker.state is State.CLOSED and (leave := breaker.admit(now)) is not None:
                 return Line(endpoint, breaker, leave)
         return None
+
+    def due(self, order: Iterable[Endpoint], now: float) -> list[Line]:
+        """All whose cool-down is over, each to be probed. They are nobody else's until their `end` is told."""
+        lines = []
+        for endpoint in order:
+            breaker = self.breaker(endpoint)
+            if breaker.state is State.OPEN and (leave := breaker.admit(now)) is not None:
+                lines.append(Line(endpoint, breaker, leave))
+        if lines:
+            self._changed()
+        return lines
 
     def end(self, line: Line, error: ModelError | None, now: float, *, task_id: str = "", jitter: float = 1.0) -> None:
         """A call came to its end, with an answer or without."""
@@ -70,7 +80,7 @@ class Switchboard:
         self._tell(line, Verdict.SLOW, now, jitter=jitter)
 
     def call_off(self, line: Line, now: float) -> None:
-        """A call was cancelled, or its own time was up. A probe's place is free again."""
+        """A call was cancelled. After a probe, the cool-down begins again."""
         self._tell(line, Verdict.NOTHING, now)
 
     def _tell(
@@ -86,6 +96,24 @@ class Switchboard:
             log.warning("%s is not called for now: %s", line.endpoint, breaker.cause.words if breaker.cause else "")
         elif breaker.state is State.CLOSED:
             log.info("%s is called again", line.endpoint)
+
+    # ── probing ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def send_out(self, probe: Coroutine[Any, Any, None]) -> None:
+        """Let a probe run by itself, until it ends or the switchboard is closed."""
+        task = asyncio.create_task(probe, name="probe")
+        self._probes.add(task)
+        task.add_done_callback(self._probes.discard)
+
+    def probing(self, order: Iterable[Endpoint]) -> bool:
+        return any(self.breaker(endpoint).state is State.HALF_OPEN for endpoint in order)
+
+    async def close(self) -> None:
+        """Call off the probes that are out. After it nobody asks any more."""
+        probes = list(self._probes)
+        for probe in probes:
+            probe.cancel()
+        await asyncio.gather(*probes, return_exceptions=True)
 
     # ── waiting ───────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -28,6 +28,8 @@ log = logging.getLogger("parley.workers")
 # NATS may be away while the answer is in hand; the work is not thrown away for that. After this the job goes back.
 STORE_RETRY_SECONDS = 60.0
 STORE_RETRY_WAIT_SECONDS = 0.5
+# How often a worker looks whether NATS went and came back.
+CATCH_UP_SECONDS = 1.0
 # A job that failed through a bug of ours is not to spin.
 BUG_RETRY_SECONDS = 2.0
 
@@ -60,11 +62,13 @@ class Worker:
     _finished: list[str] = field(default_factory=list)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _heart: asyncio.Task[None] | None = None
+    _ear: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         await self.wire.nc.subscribe(topology.AGENT_CANCEL, cb=self._cancel)
         self.desk.switchboard.watch(self._news.set)
         self._heart = asyncio.create_task(self._keep_alive(), name="keep-alive")
+        self._ear = asyncio.create_task(self._catch_up(), name="catch-up")
 
     def begin(self, jobs: Iterable[Job]) -> None:
         """Start these jobs and return at once."""
@@ -99,8 +103,9 @@ class Worker:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._heart is not None:
-            self._heart.cancel()
+        for watch in (self._heart, self._ear):
+            if watch is not None:
+                watch.cancel()
 
     # ── one job ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -183,12 +188,8 @@ class Worker:
 
     async def _keep_alive(self) -> None:
         """Tell the server that the jobs are being worked on, three times within `ack_wait`."""
-        connects = self.wire.nc.stats["reconnects"]
         while True:
             await asyncio.sleep(self.ack_wait_seconds / 3)
-            if self.wire.nc.stats["reconnects"] != connects and self.wire.connected:
-                connects = self.wire.nc.stats["reconnects"]
-                await self._stop_what_has_ended()
             for reply in list(self._running):
                 try:
                     await self.wire.nc.publish(reply, b"+WPI")
@@ -204,15 +205,27 @@ class Worker:
             if cancel is not None and running.task_id == cancel.task_id and running.call is not None:
                 running.call.cancel()
 
+    async def _catch_up(self) -> None:
+        """A broadcast that went out while we were away was not heard: after each reconnect the tallies are asked what is still wanted."""
+        connects = self.wire.nc.stats["reconnects"]
+        while True:
+            await asyncio.sleep(CATCH_UP_SECONDS)
+            now = self.wire.nc.stats["reconnects"]
+            if now == connects or not self.wire.connected:
+                continue
+            try:
+                await self._stop_what_has_ended()
+                connects = now
+            except BrokerUnavailable as error:  # back, but not ready: asked again
+                log.warning("not known yet which calls are still wanted: %s", error)
+            except Exception:  # whatever it was, it must not end the watch
+                log.exception("which calls are still wanted is not known through a bug")
+                connects = now
+
     async def _stop_what_has_ended(self) -> None:
-        """A broadcast that went out while we were away was not heard: ask the tallies."""
         ledger = Ledger(self.wire, keep_seconds=0)
         for task_id in {running.task_id for running in self._running.values() if running.call is not None}:
-            try:
-                tally = await ledger.read(task_id)
-            except BrokerUnavailable as error:
-                log.warning("not known whether %s is still wanted: %s", task_id, error)
-                return
+            tally = await ledger.read(task_id)
             if tally is not None and tally.ended:
                 self._stop(self._cancels.note(AgentCancel(task_id=task_id, reason="ended while NATS was away")))
 

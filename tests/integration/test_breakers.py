@@ -48,6 +48,21 @@ async def grave() -> AsyncIterator[Grave]:
 
 
 @asynccontextmanager
+async def black_hole() -> AsyncIterator[str]:
+    """The URL of a listener that takes nobody any more: its backlog is full, and the kernel drops whatever else knocks."""
+    async with AsyncExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(8):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        await asyncio.sleep(0.1)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@asynccontextmanager
 async def service(pool: str, vllm_url: str, **environment: str) -> AsyncIterator[tuple[Serving, Client]]:
     environment |= {"VLLM_URL": vllm_url, "VLLM_MODEL": DEFAULT_MODEL}
     environment |= {"PARLEY_BREAKER_COOLDOWN_SECONDS": str(COOLDOWN_SECONDS), "PARLEY_POOL_ACTORS": "2"}
@@ -97,6 +112,30 @@ async def test_a_dead_server_beside_a_live_one_costs_a_probe_now_and_then(pool: 
         probes = workers * (1 + (time.monotonic() - began) / (COOLDOWN_SECONDS / 2))
         assert dead.tries - before <= probes
         assert await breakers(on, live) == {"closed": workers, "half_open": 0, "open": 0, "openings": 0}
+
+
+async def test_a_server_that_drops_packets_beside_a_live_one_costs_no_agent_its_time() -> None:
+    connect_seconds = 1.5
+    limits = {"PARLEY_VLLM_CONNECT_TIMEOUT_SECONDS": str(connect_seconds)}
+    async with (
+        black_hole() as hole,
+        simulator("--latency-ms", "20") as live,
+        service("local", f"{hole},{live}", **limits) as (on, client),
+    ):
+
+        async def nobody_calls_it() -> bool:
+            assert whole(await client.deliberate("Is anybody there?", agents=4))
+            return (await breakers(on, hole))["closed"] == 0
+
+        await until(nobody_calls_it, "the breaker is open")
+        seen, end = set[str](), time.monotonic() + 6
+        while time.monotonic() < end:  # some probes long
+            ending = await client.deliberate("x", agents=4)
+            assert whole(ending)
+            assert all(result.duration_ms < connect_seconds * 1000 for result in ending.results)
+            seen |= {state for state, count in (await breakers(on, hole)).items() if count}
+        assert {"half_open", "open"} <= seen
+        assert "closed" not in seen
 
 
 @pytest.mark.parametrize(("pool", "workers"), POOLS)

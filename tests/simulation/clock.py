@@ -27,6 +27,7 @@ def virtual_time() -> Iterator[None]:
         patch("handlers.intake.time", VirtualTime),
         patch("handlers.cancel.time", VirtualTime),
         patch("handlers.dispatch.time", VirtualTime),
+        patch("handlers.perform.time", VirtualTime),
         patch("handlers.recover.time", VirtualTime),
     ):
         yield

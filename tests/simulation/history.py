@@ -119,7 +119,7 @@ def simulated() -> Iterator[None]:
     log.propagate = False
     log.addHandler(BUGS)
     try:
-        with virtual_time(), patch("handlers.recover.walk", walk):
+        with virtual_time(), patch("handlers.recover.walk", walk), patch("handlers.perform.walk", walk):
             yield
     finally:
         log.removeHandler(BUGS)

@@ -280,7 +280,8 @@ class Jet:
         def apply() -> list[Msg]:
             held, now = self._server.streams[stream], self._server.now
             kept = [held.at(seq, now) for seq in list(held.messages)]
-            return [self._link.delivered(message, "") for message in kept if message is not None]
+            reply = "$JS.ACK.{0}.walk.1.{1}.1.{2}.0"
+            return [self._link.delivered(m, reply.format(stream, m.seq, int(m.at * 1e9))) for m in kept if m is not None]
 
         found: list[Msg] = await self._link.step("read", f"all of {stream}", apply)
         return found

@@ -1,8 +1,8 @@
 """Rules broken on purpose, each with the invariants that must notice. A simulation that finds none of these would prove nothing."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
@@ -205,6 +205,10 @@ async def _buries_nothing(self: Settler, delivery: AnyDelivery, error: Exception
         await _failed(self, delivery, error, on_give_up)
 
 
+async def _looks_for_nothing(self: Performer, tally: Tally) -> None:
+    return None
+
+
 async def _trips_over_itself(self: Wire, subject: str, body: bytes, headers: Any = None) -> None:
     raise KeyError(subject)
 
@@ -213,11 +217,27 @@ def _method(owner: type, name: str, broken: Callable[..., Any]) -> Callable[[], 
     return lambda: patch.object(owner, name, broken)
 
 
+def _both(
+    one: Callable[[], AbstractContextManager[Any]], other: Callable[[], AbstractContextManager[Any]]
+) -> Callable[[], AbstractContextManager[Any]]:
+    @contextmanager
+    def broken() -> Iterator[None]:
+        with one(), other():
+            yield
+
+    return broken
+
+
 _UNSEEN = frozenset({Invariant.EFFECTS_FIRST, Invariant.NOT_LOST})
 
 MUTATIONS = (
     Mutation("never marks an ending published", Invariant.EFFECTS_FIRST, _reacting(_never_marks)),
-    Mutation("never marks, and Msg-Ids are forgotten", Invariant.ONE_ENDING, _reacting(_never_marks), _UNSEEN),
+    Mutation(
+        "never marks, and looks for nothing when Msg-Ids are forgotten",
+        Invariant.ONE_ENDING,
+        _both(_reacting(_never_marks), _method(Performer, "_published_before", _looks_for_nothing)),
+        _UNSEEN,
+    ),
     Mutation("never marks, and comes to rest so", Invariant.AN_ENDING, _reacting(_never_marks), _UNSEEN),
     Mutation("the ending has no Msg-Id", Invariant.ONE_ENDING, _method(Performer, "_store_ending", _stores_without_msg_id)),
     Mutation("the deadline is armed half a minute late", Invariant.IN_TIME, _method(Performer, "arm", _arms_late)),

@@ -9,10 +9,12 @@ from broker.connection import Wire
 from tests.simulation.link import Link
 
 
-async def walk(wire: Wire, stream: str, subject: str, **how: Any) -> AsyncGenerator[Msg, None]:
+async def walk(wire: Wire, stream: str, subject: str, *, first: int = 1, **how: Any) -> AsyncGenerator[Msg, None]:
     link: Any = wire.nc
     assert isinstance(link, Link)
     with wire.translated():
         messages = await link.jetstream().everything(stream)
     for message in messages:
-        yield message
+        wanted = message.subject.startswith(subject[:-1]) if subject.endswith(">") else message.subject == subject
+        if wanted and message.metadata.sequence.stream >= first:
+            yield message

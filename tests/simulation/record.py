@@ -133,10 +133,11 @@ def countable(tally: Tally, outcome: Told) -> bool:
 
 def may_have_decided(kept: Kept, tally: Tally) -> bool:
     """Whether the tally's ending can be this message's doing, or its deadline's, which answers for all."""
+    by = tally.verdict.by if tally.verdict is not None else None
     if kept.stream == topology.AGENT_RESPONSES:
-        return kept.seq in {outcome.seq for outcome in tally.phase.outcomes.values()}
+        return tally.state is not State.CANCELLED and kept.seq == by
     if kept.subject == topology.CANCEL:
-        return tally.state is State.CANCELLED
+        return tally.state is State.CANCELLED and kept.seq == by
     return kept.subject != topology.REQUESTED or kept.seq == tally.request_seq
 
 

@@ -64,6 +64,10 @@ async def provisioned(url: str) -> AsyncIterator[Nats]:
     """A connection to an account with our streams in it, all new."""
     nc = await connect(url, "test")
     await topology.provision(nc.jetstream())
+    for durable in topology.DURABLES:
+        # A test that holds a delivery on a busy machine must not meet its redelivery, unless that is what it is about.
+        patient = topology.consumer(durable).evolve(ack_wait=topology.ACK_WAIT_SECONDS)
+        await nc.jetstream().add_consumer(durable.stream, patient)
     try:
         yield nc
     finally:

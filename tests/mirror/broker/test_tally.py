@@ -271,7 +271,7 @@ def test_when_all_agents_have_reported_the_quorum_decides(successes: int, needed
     reaction = react(running, outcomes[2], DURING)
     tally = changed(reaction)
     assert tally.state is state
-    assert tally.verdict == Verdict(error=error, decided_at=DURING)
+    assert tally.verdict == Verdict(error=error, decided_at=DURING, by=1)
     assert reaction.effects == (PublishEnding(),)
 
 
@@ -530,9 +530,9 @@ class AnySequence(RuleBasedStateMachine):
     def the_deadline_is_reached(self) -> None:
         self.happens(DeadlineReached())
 
-    @rule(reason=st.sampled_from([None, "x"]))
-    def is_cancelled(self, reason: str | None) -> None:
-        self.cancelled = not self.happens(CancelRequested(reason)).note or self.cancelled
+    @rule(reason=st.sampled_from([None, "x"]), seq=st.integers(1, 9))
+    def is_cancelled(self, reason: str | None, seq: int) -> None:
+        self.cancelled = not self.happens(CancelRequested(reason, seq)).note or self.cancelled
 
     @rule(seq=st.integers(1, 99))
     def the_ending_is_published(self, seq: int) -> None:
@@ -585,9 +585,9 @@ def responsible(tally: Tally, event: Event) -> bool:
         case Requested() | Refused():
             return event.seq == tally.request_seq
         case Reported():
-            return event.seq in {outcome.seq for outcome in tally.phase.outcomes.values()}
+            return tally.state is not State.CANCELLED and tally.verdict is not None and tally.verdict.by == event.seq
         case CancelRequested():
-            return tally.state is State.CANCELLED
+            return tally.state is State.CANCELLED and tally.verdict is not None and tally.verdict.by == event.seq
         case _:
             return isinstance(event, DeadlineReached)
 

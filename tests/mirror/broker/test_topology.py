@@ -251,8 +251,8 @@ def test_deliveries_are_ours_to_count() -> None:
 @pytest.mark.parametrize(
     ("deployment", "waits"),
     [
-        (30.0, {"intake": 5.0, "cancel": 5.0, "expire": 2.0, "dispatch": 30.0, "aggregate": 5.0}),
-        (1.0, dict.fromkeys(["intake", "cancel", "expire", "dispatch", "aggregate"], 1.0)),
+        (30.0, {"intake": 1.0, "cancel": 1.0, "expire": 0.5, "dispatch": 30.0, "aggregate": 1.0}),
+        (0.4, dict.fromkeys(["intake", "cancel", "expire", "dispatch", "aggregate"], 0.4)),
     ],
 )
 def test_only_work_that_takes_long_is_waited_for_long(deployment: float, waits: dict[str, float]) -> None:

@@ -323,7 +323,7 @@ async def test_a_consumer_that_was_deleted_and_made_again_is_followed(impatient:
         await bench.settled(DISPATCH)
         await bench.js.delete_consumer(DISPATCH.stream, DISPATCH.name)
         await publish(bench, 1)
-        await topology.provision(bench.js)
+        await bench.js.add_consumer(DISPATCH.stream, topology.consumer(DISPATCH))
         await until(lambda: workers.finished == [1, 2], "the work after is done")
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Sequence
 
@@ -23,6 +24,7 @@ from broker.messages import (
     decode,
 )
 from broker.tally import CancelRequested, DeadlineReached, EndingPublished, Event, Refused, Reported, Requested
+from handlers import perform
 from handlers.perform import Performer
 from tests.harness import fresh, until
 from tests.mirror.broker import Accounts, accounts
@@ -352,6 +354,45 @@ async def test_two_processes_that_publish_the_same_ending_store_it_once(bench: B
     await asyncio.gather(*(Process(bench.wire, bench.notes).happen("t-1", *events) for _ in range(5)))
     assert len(await bench.endings_of("t-1")) == 1
     assert bench.notes.lines == ["ended completed"]
+
+
+async def test_an_ending_stored_before_everybody_was_away_for_long_is_found_and_not_stored_again(
+    bench: Bench, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its Msg-Id is forgotten by then, and its mark was never set."""
+    monkeypatch.setattr(perform, "MSG_ID_SECONDS", -math.inf)
+    await bench.wire.publish(topology.COMPLETED, b"junk")
+    await process.requested("t-1", agents=1)
+    events = await stored(bench, answer_of("t-1", ONE))
+    with pytest.raises(Stumble):
+        # Its tally, its ending, and then its mark: that never comes.
+        await Process(StumblingWire(bench.nc, at=3, after=False)).happen("t-1", *events)
+    _, ending = await bench.all_of(topology.DELIBERATIONS, topology.COMPLETED)
+    shorter = (await bench.js.stream_info(topology.DELIBERATIONS)).config.evolve(duplicate_window=0.1)
+    await bench.js.update_stream(shorter)
+
+    async def forgotten() -> bool:
+        return not (await bench.wire.store(topology.CANCEL, b"{}", msg_id="probe")).duplicate
+
+    await forgotten()
+    await until(forgotten, "a Msg-Id of that time is forgotten")
+    await process.happen("t-1", DeadlineReached(), now=Process.began + 60)
+    tally = await bench.tally_of("t-1")
+    assert tally is not None
+    assert tally.ending_seq == ending.seq
+    assert len(await bench.all_of(topology.DELIBERATIONS, topology.COMPLETED)) == 2  # with the junk
+
+
+async def test_two_cancels_are_heard_of_once(bench: Bench, process: Process) -> None:
+    inbox = bench.nc.new_inbox()
+    heard = await bench.nc.subscribe(inbox)
+    await bench.nc.flush()
+    await process.requested("t-1", reply_to=inbox)
+    another = Process(bench.wire)
+    await asyncio.gather(process.happen("t-1", CancelRequested(None, 2)), another.happen("t-1", CancelRequested(None, 3)))
+    await bench.nc.publish(inbox, b"and nothing else")
+    first, second = await heard.next_msg(timeout=5), await heard.next_msg(timeout=5)
+    assert (json.loads(first.data)["status"], second.data) == ("cancelled", b"and nothing else")
 
 
 async def test_whoever_listens_hears_an_ending_once_however_much_comes_meanwhile(bench: Bench, process: Process) -> None:

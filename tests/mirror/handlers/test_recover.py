@@ -44,11 +44,12 @@ def recover(bench: Bench, performer: Performer) -> Recover:
     return Recover(bench.wire, Ledger(bench.wire, keep_seconds=60), performer)
 
 
-async def record(bench: Bench, task_id: str, seconds: float, *events: Event) -> float:
-    """A tally alone, with nothing that would come to end it; its deadline lies `seconds` ahead."""
+async def record(bench: Bench, task_id: str, seconds: float, *events: Event, ago: float = 60.0) -> float:
+    """A tally alone, with nothing that would come to end it; its deadline lies `seconds` ahead, the events happened `ago`."""
     now = time.time()
     request = Requested(task_id, seq=1, at=now - 60, deadline=now + seconds, role="DEV", num_agents=2)
-    await Ledger(bench.wire, keep_seconds=60).apply(task_id, [(event, now - 60) for event in (request, *events)])
+    seen = [(request, now - 60), *((event, now - ago) for event in events)]
+    await Ledger(bench.wire, keep_seconds=60).apply(task_id, seen)
     return request.deadline
 
 
@@ -74,12 +75,37 @@ async def test_one_whose_time_was_up_meanwhile_ends_at_once(bench: Bench, recove
 
 
 async def test_what_was_decided_and_not_marked_gets_time_to_be_marked_first(bench: Bench, recover: Recover) -> None:
-    await record(bench, "decided", 3_600, CancelRequested("enough"))
     before = time.time()
+    await record(bench, "decided", 3_600, CancelRequested("enough"), ago=0)
     assert await recover.sweep() == 1
     at = await armed_at(bench, "decided")
     assert at is not None
     assert MARKING_SECONDS <= at - before < MARKING_SECONDS + 5
+    # However often it is swept: a process that starts again and again must not put it off.
+    assert await recover.sweep() == 1
+    assert await armed_at(bench, "decided") == at
+
+
+async def test_the_deadline_of_what_was_decided_is_never_put_off(bench: Bench, recover: Recover) -> None:
+    deadline = await record(bench, "near", MARKING_SECONDS / 2, CancelRequested("enough"), ago=0)
+    assert await recover.sweep() == 1
+    assert await armed_at(bench, "near") == pytest.approx(deadline, abs=0.01)
+
+
+async def test_what_was_decided_long_ago_is_published_at_once(bench: Bench, recover: Recover) -> None:
+    await record(bench, "old", 3_600, CancelRequested("enough"), ago=MARKING_SECONDS + 1)
+    assert await recover.sweep() == 1
+    (delivery,) = await bench.taken(EXPIRY)
+    assert delivery.msg.subject == topology.deadline_subject("old")
+
+
+async def test_a_tally_that_cannot_be_read_keeps_no_other_from_being_armed(bench: Bench, recover: Recover) -> None:
+    await record(bench, "a-first", 3_600)
+    await bench.wire.publish(topology.tally_subject("b-strange"), b'{"state": "of another version"}')
+    await bench.wire.publish(topology.tally_subject("c.d"), b"{}")
+    await record(bench, "e-last", 3_600)
+    assert await recover.sweep() == 2
+    assert await armed_at(bench, "e-last") is not None
 
 
 async def test_what_is_finished_or_forgotten_is_left_alone(bench: Bench, recover: Recover) -> None:

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from broker import topology
-from broker.connection import Wire
+from broker.connection import Wire, close, connect
 from broker.deadletters import DeadLetters, Delivered, bury
 from broker.embedded import EmbeddedNats
 from broker.errors import SettingsError
@@ -194,9 +194,9 @@ async def test_a_payload_of_any_bytes_is_shown_safely_and_whole_in_json(desk: De
 async def test_a_payload_that_was_put_aside_is_shown_like_any_other(desk: Desk) -> None:
     await desk.bury(b"y" * desk.wire.max_payload)
     bare, whole = await asyncio.gather(desk("show", "1"), desk("show", "1", "--payload"))
-    assert "1,048,576 bytes, in the object store results/dead-letter-DELIBERATIONS-1" in bare.out
+    assert "1,048,576 bytes, in the object store results/dead.letter.DELIBERATIONS.1.intake" in bare.out
     assert whole.out.count("y") > desk.wire.max_payload
-    await (await desk.wire.js.object_store("results")).delete("dead-letter-DELIBERATIONS-1")
+    await (await desk.wire.js.object_store("results")).delete("dead.letter.DELIBERATIONS.1.intake")
     gone = await desk("show", "1", "--payload")
     assert gone.code == FAILED
     assert gone.out == bare.out
@@ -313,7 +313,9 @@ async def test_what_comes_back_while_all_are_replayed_is_not_replayed_again(
     from parley.settings import load
 
     url = server.fresh_url()
-    async with provisioned(url) as nc:
+    nc = await connect(url, "test")
+    try:
+        await topology.provision(nc.jetstream())  # as it is declared: a service runs on nothing else
         desk = Desk(Shell(tmp_path, NATS_URL=url), Wire(nc))
         for seq in (1, 2, 3):
             await desk.bury(b"not JSON", seq=10**9 + seq)
@@ -325,6 +327,8 @@ async def test_what_comes_back_while_all_are_replayed_is_not_replayed_again(
                 return await desk.left() == [4, 5, 6]
 
             await until(back, "each came back as a new dead letter")
+    finally:
+        await close(nc)
 
 
 # ── purge ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,7 +14,7 @@ from broker.clock import rfc3339
 from broker.messages import AgentCompleted, AgentFailed, AgentOutcome, AgentRequested, ErrorType, Usage
 from tests.harness import until
 from tests.mirror.workers import work
-from workers.agent import PASSING, PROBE_MESSAGES, Desk, Retry, answer, endpoints_for
+from workers.agent import PASSING, PROBE_MESSAGES, TOO_LATE, Desk, Retry, answer, endpoints_for
 from workers.breaker import State, Tolerance
 from workers.switchboard import Switchboard
 from workers.vllm import ChatRequest, Completion, Endpoint, ModelError
@@ -37,6 +37,8 @@ class Clock:
         return self.time
 
     async def sleep(self, seconds: float) -> None:
+        for _ in range(10):  # whatever can go on without time passing goes on first, and may end this sleep
+            await asyncio.sleep(0)
         self.slept.append(seconds)
         self.time += seconds
 
@@ -88,6 +90,9 @@ class Bench:
             sleep=self.clock.sleep,
             jitter=lambda: jitter,
         )
+
+    def state(self, endpoint: Endpoint) -> State:
+        return self.board.breaker(endpoint).state
 
     def retry(self, retry: Retry) -> None:
         self.desk = dataclasses.replace(self.desk, retry=retry)
@@ -310,20 +315,34 @@ class Town:
         self.asked: list[Endpoint] = []
         self.probed: list[Endpoint] = []
         self.held: asyncio.Event | None = None
+        self.holes: set[Endpoint] = set()
+        self.bug = False
         self.board = Switchboard(tolerance)
         self.desk = Desk(model=self, model_name="m", endpoints=endpoints, retry=retry, switchboard=self.board)
 
     async def complete(self, endpoint: Endpoint, request: ChatRequest, *, seconds: float) -> Completion:
         (self.probed if request.messages == PROBE_MESSAGES else self.asked).append(endpoint)
         await asyncio.sleep(0)
+        if self.bug:
+            raise RuntimeError("a bug")
         if self.held is not None:
             await self.held.wait()
+        if endpoint in self.holes:
+            await asyncio.sleep(seconds)
+            raise ModelError(ErrorType.CONNECTION_FAILED, "cannot connect: nobody answers")
         if endpoint in self.down:
             raise self.down[endpoint]
         return DONE
 
     def state(self, endpoint: Endpoint) -> State:
         return self.board.breaker(endpoint).state
+
+    async def lose(self, endpoint: Endpoint, **fields: Any) -> None:
+        """It refuses, the first agent to meet it opens its breaker, and the cool-down passes."""
+        self.down[endpoint] = REFUSED
+        await answer(self.desk, work(**fields))
+        assert self.state(endpoint) is State.OPEN
+        await until(lambda: time.time() >= self.board.breaker(endpoint).probe_at, "the cool-down is over")
 
 
 def task_that_prefers(endpoint: Endpoint, endpoints: Sequence[Endpoint] = THREE) -> str:
@@ -381,14 +400,25 @@ async def test_an_agent_that_may_not_retry_fails_at_once() -> None:
     assert bench.clock.now() == before
 
 
-async def test_at_its_deadline_a_waiting_agent_names_the_cause_and_not_the_time() -> None:
+async def test_at_its_deadline_a_waiting_agent_ends_by_the_deadline_and_says_what_the_breaker_says() -> None:
     bench = Bench(REFUSED, tolerance=Tolerance(failures=1, cooldown=60.0), retry=Retry(attempts=1))
     await bench.ask()
     bench.retry(Retry(attempts=50))
     outcome = failure(await bench.ask())
     assert bench.clock.now() == START + DEADLINE_SECONDS
-    assert outcome.error_type is ErrorType.CONNECTION_FAILED
-    assert "refused" in outcome.error
+    assert (outcome.error_type, outcome.attempt) == (ErrorType.DEADLINE_EXCEEDED, 0)
+    for word in ("deadline", f"the breaker of {THREE[0]} is open since {rfc3339(START)}", "refused"):
+        assert word in outcome.error
+
+
+async def test_who_is_too_late_does_not_blame_a_breaker_while_another_server_is_there_nor_a_single_failure() -> None:
+    bench = Bench(REFUSED, DONE, endpoints=THREE[:2], tolerance=QUICK_TEMPERED)
+    await bench.ask(timed(task_id="task-1"))
+    assert bench.state(endpoints_for("task-1", THREE[:2])[0]) is State.OPEN
+    assert failure(await bench.ask(timed(task_id="task-1", deadline=rfc3339(START)))).error == TOO_LATE
+    bench = Bench(REFUSED, retry=Retry(attempts=1))
+    await bench.ask()
+    assert failure(await bench.ask(timed(deadline=rfc3339(START)))).error == TOO_LATE
 
 
 @pytest.mark.parametrize("tolerance", [Tolerance(), Tolerance(failures=1)])
@@ -414,7 +444,7 @@ async def test_a_probe_asks_for_one_token_in_little_time_and_is_no_attempt() -> 
     ((_, _, seconds),) = bench.model.probes
     assert seconds == bench.desk.probe_seconds
     _, probe, real = bench.model.requests
-    assert (probe.model, probe.max_tokens, probe.traceparent) == ("theirs", 1, "00-a-b-01")
+    assert (probe.model, probe.max_tokens, probe.traceparent) == ("theirs", 1, None)
     assert real.messages != probe.messages
 
 
@@ -434,29 +464,73 @@ async def test_a_probe_that_had_its_time_finds_a_busy_server_unless_silence_was_
     assert failure(await bench.ask()).error_type is ErrorType.FIRST_BYTE_TIMEOUT
 
 
-async def test_a_probe_cut_by_its_agents_own_deadline_says_nothing() -> None:
-    late = ModelError(ErrorType.DEADLINE_EXCEEDED, "no whole answer")
-    bench = Bench(REFUSED, late, tolerance=QUICK_TEMPERED, retry=Retry(attempts=2, base=2.0), call_seconds=1.0)
-    outcome = failure(await bench.ask(timed(deadline=rfc3339(START + 3.5))))
-    assert (outcome.error_type, len(bench.model.calls)) == (ErrorType.CONNECTION_FAILED, 1)
-    assert bench.board.breaker(THREE[0]).state is State.OPEN
-
-
-async def test_a_probe_that_is_cancelled_leaves_its_place_to_the_next() -> None:
+async def test_a_probe_outlives_the_deadline_of_the_agent_that_called_for_it() -> None:
     town = Town(tolerance=Tolerance(failures=1, cooldown=0.001), retry=Retry(attempts=1))
-    town.down[THREE[0]] = REFUSED
-    await answer(town.desk, work())
+    await town.lose(THREE[0])
     town.held = asyncio.Event()
-    await until(lambda: time.time() >= town.board.probe_at(THREE), "the cool-down is over")
-    first = asyncio.create_task(answer(town.desk, work()))
-    await until(lambda: town.state(THREE[0]) is State.HALF_OPEN, "the probe is out")
+    outcome = failure(await answer(town.desk, work(seconds=0.05)))
+    assert (outcome.error_type, outcome.attempt) == (ErrorType.DEADLINE_EXCEEDED, 0)
+    assert "refused" in outcome.error
+    assert town.state(THREE[0]) is State.HALF_OPEN
+    town.held.set()
+    town.down = {}
+    await until(lambda: town.state(THREE[0]) is State.CLOSED, "the probe has found somebody")
+    assert town.probed == [THREE[0]]
+
+
+async def test_a_probe_goes_on_for_the_others_when_the_agent_that_called_for_it_is_cancelled() -> None:
+    town = Town(tolerance=Tolerance(failures=1, cooldown=0.001), retry=Retry(attempts=1))
+    await town.lose(THREE[0])
+    town.held = asyncio.Event()
+    first, second = (asyncio.create_task(answer(town.desk, work(n))) for n in (1, 2))
+    await until(lambda: town.probed == [THREE[0]], "the probe is out")
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
+    town.held.set()
+    town.down = {}
+    assert success(await second).attempt == 1
+    assert town.probed == [THREE[0]]
+
+
+async def test_a_probe_is_called_off_when_the_switchboard_closes_and_one_that_fails_by_a_bug_is_over() -> None:
+    town = Town(tolerance=Tolerance(failures=1, cooldown=0.001), retry=Retry(attempts=1))
+    await town.lose(THREE[0])
+    town.held, before = asyncio.Event(), asyncio.all_tasks()
+    failure(await answer(town.desk, work(seconds=0.05)))
+    assert asyncio.all_tasks() > before
+    await asyncio.wait_for(town.board.close(), 5)
+    assert asyncio.all_tasks() == before
     assert town.state(THREE[0]) is State.OPEN
-    town.held, town.down = None, {}
-    success(await answer(town.desk, work()))
-    assert town.state(THREE[0]) is State.CLOSED
+    town.held, town.bug = None, True
+    await until(lambda: time.time() >= town.board.probe_at(THREE), "the cool-down is over")
+    assert failure(await answer(town.desk, work())).error_type is ErrorType.CONNECTION_FAILED
+    assert town.state(THREE[0]) is State.OPEN
+
+
+async def test_no_agent_is_sacrificed_to_a_black_hole_while_another_server_is_there() -> None:
+    """The first of two drops packets: each agent has the time of the other, whatever becomes of the probes."""
+    two = THREE[:2]
+    hole, task_id = two[0], task_that_prefers(two[0], two)
+    town = Town(tolerance=Tolerance(failures=1, cooldown=0.01), retry=Retry(base=0.001), endpoints=two)
+    await town.lose(hole, task_id=task_id)
+    town.holes = {hole}
+    town.desk = dataclasses.replace(town.desk, probe_seconds=0.1)
+    for _ in range(50):
+        began = time.monotonic()
+        assert success(await answer(town.desk, work(seconds=1.0, task_id=task_id))).attempt == 1
+        assert time.monotonic() - began < 0.5
+        await asyncio.sleep(0.01)
+    assert 2 <= len(town.probed) <= 10
+    assert set(town.probed) == {hole}
+    # It comes back, and is found though the other never went.
+    town.holes, town.down = set(), {}
+
+    async def found() -> bool:
+        success(await answer(town.desk, work(task_id=task_id)))
+        return town.asked[-1] == hole
+
+    await until(found, "the first server is called again")
 
 
 async def test_of_many_who_wait_one_probes_and_all_go_on_when_it_found_somebody() -> None:

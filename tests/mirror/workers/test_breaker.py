@@ -171,12 +171,23 @@ def test_a_probe_that_fails_opens_it_again_and_is_no_new_opening(end: Verdict) -
     assert breaker.admit(START + 10) is None
 
 
-def test_a_probe_that_is_called_off_frees_its_place_for_the_next() -> None:
-    breaker = opened()
-    due = breaker.probe_at
-    breaker.end(probe(breaker), Verdict.NOTHING, due)
-    assert breaker.state is State.OPEN
-    assert leave(breaker, due).probe
+def test_a_probe_that_is_called_off_frees_its_place_for_the_next_after_the_same_cooldown_again() -> None:
+    breaker = opened(cooldown=2.0)
+    for _ in range(3):
+        due = breaker.probe_at
+        breaker.end(probe(breaker), Verdict.NOTHING, due)
+        assert (breaker.state, breaker.probe_at, breaker.cause) == (State.OPEN, due + 2.0, REFUSED)
+
+
+def test_only_what_is_not_closed_has_a_cause() -> None:
+    breaker = Breaker(Tolerance(failures=3))
+    causes = []
+    for _ in range(3):
+        fail(breaker, 1)
+        causes.append(breaker.cause)
+    breaker.end(probe(breaker), Verdict.ALIVE, START + 10)
+    causes.append(breaker.cause)
+    assert causes == [None, None, REFUSED, None]
 
 
 def test_a_slow_probe_closes_what_was_refused_but_not_what_was_silent() -> None:
@@ -236,7 +247,8 @@ class AnyOrder(RuleBasedStateMachine):
     2. While it is open or half-open nobody but a probe gets leave.
     3. It opens only by as many failures, since the last answer, as it bears; refusals and doubts of one task never open it.
     4. Open, with no probe out, whoever asks now or after the longest cool-down is the probe, wherever the clock was set meanwhile.
-    5. A probe that found somebody leaves it closed, one that failed leaves it open.
+    5. A probe that found somebody leaves it closed, one that failed or was called off leaves it open, and cooling.
+    6. It has a cause just while it is not closed.
     """
 
     def __init__(self) -> None:
@@ -282,8 +294,9 @@ class AnyOrder(RuleBasedStateMachine):
             assert self.bad >= 3, "invariant 3"
         if call.probe and end is Verdict.ALIVE:
             assert after is State.CLOSED, "invariant 5"
-        if call.probe and end in (Verdict.DEAD, Verdict.DOUBTFUL):
+        if call.probe and end in (Verdict.DEAD, Verdict.DOUBTFUL, Verdict.NOTHING):
             assert after is State.OPEN, "invariant 5"
+            assert self.breaker.probe_at > self.now, "invariant 5"
         if before is not after:
             self.bad, self.doubted = 0, set()
 
@@ -299,6 +312,10 @@ class AnyOrder(RuleBasedStateMachine):
     def one_probe_at_most(self) -> None:
         probes = sum(call.probe for call in self.calls)
         assert probes == (self.breaker.state is State.HALF_OPEN), "invariant 1"
+
+    @invariant()
+    def it_has_a_cause_just_while_it_is_not_closed(self) -> None:
+        assert (self.breaker.cause is None) is (self.breaker.state is State.CLOSED), "invariant 6"
 
     @invariant()
     def it_will_be_probed(self) -> None:

@@ -24,6 +24,13 @@ def line(switchboard: Switchboard, *order: Endpoint, now: float = START) -> Line
     return found
 
 
+def probe(switchboard: Switchboard, *order: Endpoint, now: float) -> Line:
+    """The only one that is due."""
+    (found,) = switchboard.due(order, now)
+    assert found.leave.probe
+    return found
+
+
 def opened(switchboard: Switchboard, *endpoints: Endpoint, now: float = START) -> None:
     for endpoint in endpoints:
         switchboard.end(line(switchboard, endpoint, now=now), REFUSED, now)
@@ -37,12 +44,16 @@ def test_the_first_that_is_closed_is_called_in_the_order_that_was_asked_for() ->
     assert line(switchboard, ONE, TWO).endpoint == TWO
 
 
-def test_one_that_is_due_is_probed_before_a_closed_one_later_in_the_order_and_by_one_only() -> None:
+def test_one_that_is_due_is_probed_by_one_only_and_whoever_asks_calls_a_closed_one() -> None:
     switchboard = board()
     opened(switchboard, ONE)
     due = switchboard.probe_at((ONE, TWO))
-    probe = line(switchboard, ONE, TWO, now=due)
-    assert (probe.endpoint, probe.leave.probe) == (ONE, True)
+    assert switchboard.due((ONE, TWO), due - 0.1) == []
+    assert line(switchboard, ONE, TWO, now=due).endpoint == TWO
+    assert not switchboard.probing((ONE, TWO))
+    assert probe(switchboard, ONE, TWO, now=due).endpoint == ONE
+    assert switchboard.probing((ONE, TWO))
+    assert switchboard.due((ONE, TWO), due) == []
     assert line(switchboard, ONE, TWO, now=due).endpoint == TWO
 
 
@@ -52,9 +63,9 @@ def test_there_is_nobody_to_call_while_all_are_open_until_the_first_is_due() -> 
     opened(switchboard, TWO, now=START + 0.5)
     assert switchboard.admit((ONE, TWO), START + 0.6) is None
     assert switchboard.probe_at((ONE, TWO)) == START + 1.0
-    line(switchboard, ONE, TWO, now=START + 1.0)
+    probe(switchboard, ONE, TWO, now=START + 1.0)
     assert switchboard.probe_at((ONE, TWO)) == START + 1.5
-    line(switchboard, ONE, TWO, now=START + 1.5)
+    probe(switchboard, ONE, TWO, now=START + 1.5)
     assert switchboard.probe_at((ONE, TWO)) == math.inf
 
 
@@ -89,6 +100,28 @@ async def test_who_stops_waiting_leaves_nothing_behind() -> None:
     opened(switchboard, ONE)
 
 
+async def test_a_probe_that_is_out_runs_by_itself_and_is_called_off_when_the_switchboard_closes() -> None:
+    switchboard, before, ends = board(), asyncio.all_tasks(), list[str]()
+
+    async def quick() -> None:
+        ends.append("quick")
+
+    async def endless() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ends.append("endless")
+
+    switchboard.send_out(quick())
+    switchboard.send_out(endless())
+    await until(lambda: ends == ["quick"], "the first probe is over")
+    await asyncio.wait_for(switchboard.close(), 5)
+    assert ends == ["quick", "endless"]
+    assert asyncio.all_tasks() == before
+    await switchboard.close()
+
+
 def test_a_watcher_is_told_of_every_change_and_of_nothing_else() -> None:
     switchboard, seen = board(), list[State]()
     switchboard.watch(lambda: seen.append(switchboard.breaker(ONE).state))
@@ -96,9 +129,8 @@ def test_a_watcher_is_told_of_every_change_and_of_nothing_else() -> None:
         switchboard.end(line(switchboard, ONE), None, START)
     assert seen == []
     opened(switchboard, ONE)
-    probe = line(switchboard, ONE, now=START + 1)
-    switchboard.call_off(probe, START + 1)
-    switchboard.end(line(switchboard, ONE, now=START + 1), None, START + 1)
+    switchboard.call_off(probe(switchboard, ONE, now=START + 1), START + 1)
+    switchboard.end(probe(switchboard, ONE, now=START + 2), None, START + 2)
     assert seen == [State.OPEN, State.HALF_OPEN, State.OPEN, State.HALF_OPEN, State.CLOSED]
 
 
