@@ -15,6 +15,7 @@ FREEZE_SECONDS = 5.0
 AWAY_SECONDS = 60.0
 # Some calls never end here: only the deadline does.
 SHORT_DEADLINE_SECONDS = 10.0
+HANGING_DEADLINE_SECONDS = 1.5
 
 Strike = Callable[[Fleet], Awaitable[None]]
 
@@ -23,7 +24,8 @@ Strike = Callable[[Fleet], Awaitable[None]]
 class Case:
     """`timeout`: the deliberations' own, in seconds. `lasting`: the model server misbehaves from the start to the end.
 
-    `all_complete`: nothing but time is lost, so every deliberation is answered whole.
+    `all_complete`: nothing but time is lost, so every deliberation is answered whole. `heard_once`: nothing stands between an ending's
+    publishing and its mark, so that a listener of core NATS hears it once as well.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Case:
     timeout: float = TIMEOUT_SECONDS
     lasting: bool = False
     all_complete: bool = True
+    heard_once: bool = False
 
 
 def killed(part: str) -> Strike:
@@ -93,6 +96,17 @@ async def power_cut(fleet: Fleet) -> None:
         process.kill()
 
 
+def hanging(strike: Strike) -> Strike:
+    """No call ever ends, so every deliberation ends by its deadline, also those whose deadline somebody dead has in hand."""
+
+    async def both(fleet: Fleet) -> None:
+        await fleet.steer.behave(faults={"hang": 1.0})
+        await asyncio.sleep(HANGING_DEADLINE_SECONDS)  # the first deadlines are due
+        await strike(fleet)
+
+    return both
+
+
 def misbehaving(**faults: float) -> Strike:
     async def strike(fleet: Fleet) -> None:
         await fleet.steer.behave(latency_ms=300, faults=faults)
@@ -103,20 +117,27 @@ def misbehaving(**faults: float) -> Strike:
 CASES = (
     Case("intake killed", killed("intake"), short=True),
     Case("intake frozen for 5 s", frozen("intake")),
-    Case("dispatch killed", killed("dispatch"), short=True),
+    Case("dispatch killed", killed("dispatch"), short=True, heard_once=True),
     Case("dispatch frozen for 5 s", frozen("dispatch")),
     Case("aggregate killed", killed("aggregate"), short=True),
     Case("aggregate frozen for 5 s", frozen("aggregate")),
-    Case("Ray actor killed", actor_killed, short=True),
+    Case("Ray actor killed", actor_killed, short=True, heard_once=True),
     Case("Ray actor frozen for 5 s", actor_frozen),
     Case("Ray head killed", killed("head"), short=True),
     Case("nats-server killed", killed("nats"), short=True),
     Case("nats-server frozen for 5 s", frozen("nats")),
     Case("nats-server away for a minute", nats_away, timeout=2 * TIMEOUT_SECONDS),
-    Case("model server killed", killed("model"), short=True),
+    Case("model server killed", killed("model"), short=True, heard_once=True),
     Case("model server away for 5 s", model_away, all_complete=False),
     Case("model server frozen for 5 s", frozen("model")),
-    Case("model server: 20 % errors (500)", misbehaving(**{"500": 0.2}), lasting=True, all_complete=False, short=True),
+    Case(
+        "model server: 20 % errors (500)",
+        misbehaving(**{"500": 0.2}),
+        lasting=True,
+        all_complete=False,
+        short=True,
+        heard_once=True,
+    ),
     Case(
         "model server: 20 % of calls hang",
         misbehaving(hang=0.2),
@@ -131,6 +152,21 @@ CASES = (
         timeout=SHORT_DEADLINE_SECONDS,
         all_complete=False,
     ),
-    Case("every part restarted in turn", rolled),
+    Case("every part restarted in turn", rolled, heard_once=True),
+    Case(
+        "aggregate killed, no call ends",
+        hanging(killed("aggregate")),
+        short=True,
+        lasting=True,
+        timeout=HANGING_DEADLINE_SECONDS,
+        all_complete=False,
+    ),
+    Case(
+        "intake killed, no call ends",
+        hanging(killed("intake")),
+        lasting=True,
+        timeout=HANGING_DEADLINE_SECONDS,
+        all_complete=False,
+    ),
     Case("everything killed at once", power_cut),
 )

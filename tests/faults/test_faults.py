@@ -36,5 +36,7 @@ async def test_every_deliberation_ends_once_whatever_dies(case: Case, full: bool
     assert outcome.unnamed == [], shown
     assert outcome.unmarked == [], shown
     assert outcome.dead_letters == 0, shown
+    if case.heard_once:
+        assert outcome.seen_twice == [], shown
     if case.all_complete:
         assert set(outcome.statuses) == {"completed"}, shown
