@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
@@ -23,6 +24,8 @@ PACE = 20.0
 TIMEOUT_SECONDS = 60.0
 # The promise: an ending at the latest this long after the deadline.
 PROMISED_SECONDS = 1.0
+# While somebody asks every 50 ms, a server that stores nothing for so long stands still itself (its disk, the machine).
+STILL_SECONDS = 0.3
 # Until the queue behind the last ending is empty as well.
 SETTLE_SECONDS = 60.0
 # Slower than this many times a calm deliberation, plus half a second: the fault was felt.
@@ -46,7 +49,8 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run showed. `recovery`: seconds from the fault until the last deliberation that felt it had ended."""
+    """What a run showed. `recovery`: seconds from the fault until the last deliberation that felt it had ended. `still`: the longest time
+    for which nats-server stored nothing while it was asked to."""
 
     asked: list[Asked]
     struck: float
@@ -58,6 +62,7 @@ class Outcome:
     statuses: Counter[str]
     calm: float
     recovery: float
+    still: float
     dead_letters: int
     unmarked: list[str]
 
@@ -160,6 +165,7 @@ async def _judge(wire: Wire, asked: list[Asked], struck: float, timeout: float, 
     calm = statistics.median(before) if before else 0.0
     slow = [one for one in ended if one.ended > struck and one.took > SLOW_FACTOR * calm + SLOW_SECONDS]
     recovery = max((one.ended for one in slow), default=struck) - struck
+    pauses = still([one.at for one in asked])
     unmarked = []
     for one in ended:
         tally = await wire.last(topology.TALLIES, topology.tally_subject(one.task_id))
@@ -171,14 +177,28 @@ async def _judge(wire: Wire, asked: list[Asked], struck: float, timeout: float, 
         lost=[one.task_id for one in asked if not one.endings],
         doubled=[one.task_id for one in asked if len(one.endings) > 1],
         seen_twice=[one.task_id for one in asked if one.sightings > 1],
-        late=[one.task_id for one in ended if one.took > timeout + PROMISED_SECONDS],
+        late=[one.task_id for one in ended if lateness(one, timeout, pauses) > PROMISED_SECONDS],
         unnamed=[one.task_id for one in ended for ending in one.endings if _unnamed(ending)],
         statuses=Counter(str(ending["status"]) for one in ended for ending in one.endings),
         calm=calm,
         recovery=recovery,
+        still=max((end - begin for begin, end in pauses), default=0.0),
         dead_letters=await _dead_letters(wire) - dead_before,
         unmarked=unmarked,
     )
+
+
+def still(instants: list[float]) -> list[tuple[float, float]]:
+    """From when to when nothing was stored, though somebody asked all the time."""
+    ordered = sorted(instants)
+    return [(begin, end) for begin, end in pairwise(ordered) if end - begin > STILL_SECONDS]
+
+
+def lateness(one: Asked, timeout: float, pauses: list[tuple[float, float]]) -> float:
+    """Seconds from the deadline to the ending, without those in which the server stored nothing for anybody."""
+    deadline = one.at + timeout
+    held_up = sum(max(0.0, min(end, one.ended) - max(begin, deadline)) for begin, end in pauses)
+    return one.ended - deadline - held_up
 
 
 def _unnamed(ending: dict[str, object]) -> bool:

@@ -12,8 +12,8 @@ from tests.faults.load import AGENTS, PACE, Outcome
 COMMAND = "make faults"
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 HEAD = (
-    "| what | deliberations | lost | doubled | heard twice | late | ended as | calm, s | recovery, s |",
-    "|---|--:|--:|--:|--:|--:|---|--:|--:|",
+    "| what | deliberations | lost | doubled | heard twice | late | ended as | calm, s | recovery, s | NATS still, s |",
+    "|---|--:|--:|--:|--:|--:|---|--:|--:|--:|",
 )
 
 Row = tuple[Case, Outcome]
@@ -37,6 +37,7 @@ def _row(case: Case, outcome: Outcome) -> str:
         ", ".join(f"{count} {status}" for status, count in sorted(outcome.statuses.items())),
         "" if case.lasting else f"{outcome.calm:.2f}",
         "" if case.lasting else f"{outcome.recovery:.1f}",
+        f"{outcome.still:.1f}" if outcome.still else "",
     )
     return f"| {' | '.join(map(str, cells))} |"
 
