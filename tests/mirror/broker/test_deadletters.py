@@ -17,6 +17,7 @@ from broker.deadletters import BATCH_BYTES, REPLAYABLE, CannotReplay, DeadLetter
 from broker.errors import BadMessage, NoStream
 from broker.messages import TASK_ID_PATTERN
 from broker.topology import AGGREGATE, DEAD_LETTERS, DISPATCH, INTAKE, RESULTS_BUCKET, Durable
+from tests.harness import until
 from tests.mirror.broker import Accounts, accounts, provisioned, send_raw
 
 HOSTILE = b'\xff\xfe\x00\x1b[2J {"task_description": "\r\n' + "naïve ✓".encode()
@@ -157,6 +158,15 @@ async def test_a_sequence_that_is_gone_or_never_was_is_none(wire: Wire, letters:
     assert [await letters.find(seq) is not None for seq in (1, 2, 3, 4, 2**62)] == [True, False, True, False, False]
 
 
+async def there_are(wire: Wire, count: int) -> None:
+    """Wait until the stream holds so many: a plain publish is answered before it is stored."""
+
+    async def stored() -> bool:
+        return bool((await wire.js.stream_info(DEAD_LETTERS)).state.messages == count)
+
+    await until(stored, f"{count} letters are stored")
+
+
 async def test_one_that_says_nothing_of_itself_is_read_all_the_same(wire: Wire, letters: DeadLetters, url: str) -> None:
     await wire.js.publish("deadletter.x", b"123")
     bare = await newest_of(letters)
@@ -166,8 +176,9 @@ async def test_one_that_says_nothing_of_itself_is_read_all_the_same(wire: Wire, 
     await wire.js.publish("deadletter.x", b"123", headers=odd)
     forged = await newest_of(letters)
     assert (forged.sequence, forged.deliveries, forged.size, forged.stored_at) == (None, None, 3, "never")
-    for headers in (b"junk\r\n\r\n", b"NATS/1.0\r\nk\xff: \xff\xfe\r\n\r\n"):
+    for count, headers in enumerate((b"junk\r\n\r\n", b"NATS/1.0\r\nk\xff: \xff\xfe\r\n\r\n"), 3):
         await send_raw(url, b"HPUB deadletter.x %d %d\r\n" % (len(headers), len(headers) + 2) + headers + b"{}\r\n")
+        await there_are(wire, count)
         malformed = await newest_of(letters)
         assert malformed.reason == ""
         assert await letters.payload(malformed) == b"{}"
@@ -180,6 +191,7 @@ async def test_headers_of_a_single_byte_do_not_kill_the_server(wire: Wire, lette
     forged = b"HPUB deadletter.deliberation.requested %d %d\r\n%bbody\r\n" % (len(block), len(block) + 4, block)
     await buried(wire)
     await send_raw(url, forged)
+    await there_are(wire, 2)
     assert [(letter.seq, letter.reason, letter.size) for letter in await letters.newest(9)] == [
         (2, "", 4),
         (1, "nobody can read it", 2),
@@ -191,6 +203,7 @@ async def test_headers_of_a_single_byte_do_not_kill_the_server(wire: Wire, lette
     await letters.replay(letter, keep=True)
     await letters.purge(2)
     await send_raw(url, forged)  # another connection: it is alive
+    await there_are(wire, 1)
     assert await all_of(letters) == [3]
 
 
