@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import aiohttp
 
+from benchmarks.machine import free_port
 from broker.embedded import embedded_nats
 from parley.app import simulator
 
@@ -53,7 +53,7 @@ async def serving(
         nats = await stack.enter_async_context(embedded_nats(folder, sync_always=sync_always))
         model_url = await stack.enter_async_context(simulator("--latency-ms", str(latency_ms), "--tokens", str(tokens)))
         log = stack.enter_context((folder / "service.log").open("wb"))
-        port = _free_port()
+        port = free_port()
         settings = {
             "NATS_URL": nats.url,
             "VLLM_URL": model_url,
@@ -101,9 +101,3 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
         except TimeoutError:
             process.kill()
             await process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -11,7 +11,6 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ import aiohttp
 import uvloop
 from nats.aio.msg import Msg
 
+from benchmarks.machine import descendants
 from benchmarks.service import Serving, resident_mib, serving
 from benchmarks.steady import Figure, Sample, header, judge, row
 from broker import topology
@@ -154,20 +154,6 @@ class Load:
 
 
 # ── sampling ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def descendants(pid: int) -> Iterator[int]:
-    """Process ids of everything that was started below `pid`."""
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError):  # it ended meanwhile
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                parents.setdefault(int(fields[1]), []).append(int(entry.name))
-    found = [pid]
-    for each in found:
-        found += parents.get(each, [])
-    yield from found[1:]
 
 
 def actors(pid: int) -> list[int]:

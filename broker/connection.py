@@ -294,12 +294,11 @@ class Wire:
         known = self._read.get((stream, seq))
         if known is not None:
             return known
-        try:
-            raw = await self._at(stream, seq)
-        except nats.js.errors.NotFoundError:
-            return None
-        except (nats.errors.Error, nats.js.errors.Error, TimeoutError) as error:
-            raise BrokerUnavailable(self._where(), _reason(error)) from error
+        with self.translated():
+            try:
+                raw = await self._at(stream, seq)
+            except nats.js.errors.NotFoundError:
+                return None
         return _stored(raw, seq)
 
     async def _at(self, stream: str, seq: int) -> RawStreamMsg:
@@ -328,31 +327,26 @@ class Wire:
     async def last(self, stream: str, subject: str) -> Stored | None:
         """The newest message under `subject` as the stream's leader has it, or None. A direct get would be served by any
         replica, a stale one too (nats-server#4710)."""
-        try:
-            raw = await self.js.get_msg(stream, subject=subject)
-        except nats.js.errors.NotFoundError:
-            return None
-        except (nats.errors.Error, nats.js.errors.Error, TimeoutError) as error:
-            raise BrokerUnavailable(self._where(), _reason(error)) from error
+        with self.translated():
+            try:
+                raw = await self.js.get_msg(stream, subject=subject)
+            except nats.js.errors.NotFoundError:
+                return None
         return _stored(raw, int(raw.seq or 0))
 
     async def put_aside(self, bucket: str, name: str, data: bytes) -> ResultsRef:
         """Claim-check: keep `data` in an object store and say where. The same name again replaces it. Raises BrokerUnavailable."""
-        try:
+        with self.translated():
             store = await self.js.object_store(bucket)
             info = await store.put(name, data)
-        except (nats.errors.Error, TimeoutError) as error:
-            raise BrokerUnavailable(self._where(), _reason(error)) from error
         digest = info.digest or f"SHA-256={hashlib.sha256(data).hexdigest()}"
         return ResultsRef(bucket=bucket, name=name, size=len(data), digest=digest)
 
     async def fetch_aside(self, ref: ResultsRef) -> bytes:
         """What `put_aside` kept. nats-py checks the digest. Raises BrokerUnavailable, also for what is no longer kept."""
-        try:
+        with self.translated():
             store = await self.js.object_store(ref.bucket)
             return (await store.get(ref.name)).data or b""
-        except (nats.errors.Error, TimeoutError) as error:
-            raise BrokerUnavailable(self._where(), _reason(error)) from error
 
     async def drop_aside(self, bucket: str, name: str) -> None:
         """Forget what `put_aside` kept; nothing, if it is not kept. Raises BrokerUnavailable."""
@@ -362,7 +356,7 @@ class Wire:
 
     @contextmanager
     def translated(self) -> Iterator[None]:
-        """For who uses `js` or `nc` beside these verbs: nats-py's errors in the block are raised as BrokerUnavailable."""
+        """nats-py's errors in the block are raised as BrokerUnavailable; also for who uses `js` or `nc` beside these verbs."""
         try:
             yield
         except (nats.errors.Error, TimeoutError) as error:

@@ -16,6 +16,7 @@ from nats.aio.msg import Msg
 
 from broker import topology
 from broker.connection import Wire
+from broker.reading import walk
 from parley.app import Service, service, simulator
 from parley.client import Client
 from parley.client import connect as connect_client
@@ -122,18 +123,7 @@ class Running:
 
     async def all_of(self, subject: str, stream: str = topology.DELIBERATIONS) -> list[Msg]:
         """Every stored message under `subject`, oldest first."""
-        js = self.nats.jetstream()
-        subscription = await js.subscribe(subject, stream=stream, ordered_consumer=True)
-        try:
-            info = await subscription.consumer_info()
-            if not info.num_pending and not (info.delivered and info.delivered.consumer_seq):
-                return []
-            found: list[Msg] = []
-            while not found or found[-1].metadata.num_pending:
-                found.append(await subscription.next_msg(timeout=5))
-            return found
-        finally:
-            await subscription.unsubscribe()
+        return [message async for message in walk(self.wire, stream, subject)]
 
 
 def is_ending(msg: Msg, task_id: str) -> bool:

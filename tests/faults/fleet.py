@@ -3,7 +3,6 @@ its own, a model server. Each under a supervisor, each to be killed."""
 
 import asyncio
 import os
-import socket
 import sys
 import sysconfig
 from collections.abc import AsyncIterator, Sequence
@@ -13,8 +12,9 @@ from pathlib import Path
 
 import aiohttp
 
+from benchmarks.machine import descendants, free_port
 from broker.embedded import config, executable
-from tests.faults.processes import Process, descendants, named
+from tests.faults.processes import Process, named
 from tests.harness import ModelServer
 
 HEAD_CPUS = 4
@@ -159,9 +159,3 @@ async def _listens(port: int) -> bool:
         return False
     writer.close()
     return True
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

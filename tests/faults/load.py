@@ -15,6 +15,7 @@ from nats.aio.msg import Msg
 from broker import topology
 from broker.connection import Wire
 from broker.errors import BrokerUnavailable
+from broker.reading import walk
 from tests.faults.processes import clock
 from tests.harness import fresh, until
 
@@ -146,17 +147,7 @@ async def _read_back(nats: Nats, asked: dict[str, Asked]) -> None:
 
 async def stored(nats: Nats, stream: str, subject: str) -> list[Msg]:
     """Every message stored under `subject`, oldest first."""
-    subscription = await nats.jetstream().subscribe(subject, stream=stream, ordered_consumer=True)
-    try:
-        info = await subscription.consumer_info()
-        if not info.num_pending and not (info.delivered and info.delivered.consumer_seq):
-            return []
-        found: list[Msg] = []
-        while not found or found[-1].metadata.num_pending:
-            found.append(await subscription.next_msg(timeout=10))
-        return found
-    finally:
-        await subscription.unsubscribe()
+    return [message async for message in walk(Wire(nats), stream, subject)]
 
 
 async def _judge(wire: Wire, asked: list[Asked], struck: float, timeout: float, dead_before: int) -> Outcome:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from benchmarks.machine import descendants
 from broker.embedded import die_with_parent
 from tests.harness import until
 
@@ -122,23 +123,6 @@ class Process:
         except TimeoutError:
             self.kill()
             await self._child.wait()
-
-
-def descendants(pid: int) -> list[int]:
-    """Process ids of everything `pid` started, and what that started. From /proc."""
-    children: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            # "pid (name) state ppid …"; a name may hold brackets and spaces.
-            fields = path.read_text().rpartition(")")[2].split()
-            children.setdefault(int(fields[1]), []).append(int(path.parent.name))
-    found: list[int] = []
-    look = [pid]
-    while look:
-        for child in children.get(look.pop(), ()):
-            found.append(child)
-            look.append(child)
-    return found
 
 
 def named(pids: Sequence[int], part: str) -> list[int]:

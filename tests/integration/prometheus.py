@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 import aiohttp
 import yarl
 
+from benchmarks.machine import free_port
 from tests.harness import until
 
 # For about 30 MB in all: it takes three seconds here. Behind a slow mirror it ends well before pytest's own timeout.
@@ -179,7 +179,7 @@ async def _started(
 ) -> tuple[asyncio.subprocess.Process, str]:
     log = folder / "prometheus.log"
     for _ in range(START_TRIES):
-        address = f"127.0.0.1:{_free_port()}"
+        address = f"127.0.0.1:{free_port()}"
         with log.open("wb") as words:
             process = await asyncio.create_subprocess_exec(
                 str(installed.prometheus),
@@ -216,10 +216,3 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
     except TimeoutError:
         process.kill()
         await process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.machine import descendants
 from tests.harness import PATIENCE_SECONDS, until
 
 PARLEY = str(Path(sysconfig.get_path("scripts")) / "parley")
@@ -22,21 +23,6 @@ LOOPBACK = re.compile(r"^(127\.|\[::1\]|\[::ffff:127\.)")
 def environment(home: Path) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PARLEY_", "RAY_"))}
     return {**kept, "HOME": str(home), "PARLEY_HTTP_PORT": "0", "XDG_STATE_HOME": str(home / "state")}
-
-
-def descendants(pid: int) -> set[int]:
-    """Every process that `pid` started, and what those started, as /proc tells."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended while we looked
-        parents[int(stat.parent.name)] = int(fields[1])
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found - {pid}
 
 
 def command_line(pid: int) -> str:
@@ -125,13 +111,13 @@ def test_the_demo_shows_three_simulated_answers_and_says_so(tmp_path: Path) -> N
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 async def test_parley_up_listens_on_loopback_only_answers_and_leaves_nothing_behind(tmp_path: Path, end: signal.Signals) -> None:
     with up(tmp_path) as process:
-        started = descendants(process.pid)
+        started = set(descendants(process.pid))
         assert started
         outside = {address for address in listening(started | {process.pid}) if not LOOPBACK.match(address)}
         assert outside == set()
         asked = ask(tmp_path)
         assert asked.returncode == 0, asked.stderr
-        started |= descendants(process.pid)
+        started |= set(descendants(process.pid))
         if end is signal.SIGKILL:
             # Ray's own two agents notice after a minute (61 s measured); what we started ourselves goes at once.
             started = {pid for pid in started if not RAY_AGENTS.search(command_line(pid))}

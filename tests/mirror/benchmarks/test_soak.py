@@ -12,7 +12,8 @@ from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
 from benchmarks import soak
-from benchmarks.soak import FIGURES, LATE_SECONDS, SHOWN, STREAMS, Load, actors, descendants, open_files
+from benchmarks.machine import descendants
+from benchmarks.soak import FIGURES, LATE_SECONDS, SHOWN, STREAMS, Load, actors, open_files
 from broker import topology
 from broker.connection import Wire
 

@@ -20,31 +20,9 @@ from broker.embedded import embedded_nats
 from broker.errors import BrokerUnavailable, BrokerUnsuitable, Conflict, Overlarge
 from broker.messages import ResultsRef
 from tests.harness import until
-from tests.mirror.broker import Accounts, accounts, provisioned, send_raw
+from tests.mirror.broker import send_raw
 
 NOBODY = "nats://127.0.0.1:1"
-
-
-@pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
-    async with accounts(tmp_path_factory.mktemp("nats")) as started:
-        yield started
-
-
-@pytest.fixture
-def url(server: Accounts) -> str:
-    return server.fresh_url()
-
-
-@pytest.fixture
-async def nc(url: str) -> AsyncIterator[Nats]:
-    async with provisioned(url) as client:
-        yield client
-
-
-@pytest.fixture
-async def wire(nc: Nats) -> Wire:
-    return Wire(nc)
 
 
 @pytest.fixture

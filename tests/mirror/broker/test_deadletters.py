@@ -3,12 +3,11 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import nats.js.errors
 import pytest
-from nats.aio.client import Client as Nats
 
 from broker import topology
 from broker.clock import epoch, rfc3339
@@ -18,32 +17,10 @@ from broker.errors import BadMessage, NoStream
 from broker.messages import TASK_ID_PATTERN
 from broker.topology import AGGREGATE, DEAD_LETTERS, DISPATCH, INTAKE, RESULTS_BUCKET, Durable
 from tests.harness import until
-from tests.mirror.broker import Accounts, accounts, provisioned, send_raw
+from tests.mirror.broker import send_raw
 
 HOSTILE = b'\xff\xfe\x00\x1b[2J {"task_description": "\r\n' + "naïve ✓".encode()
 AT = 1_767_225_600.5
-
-
-@pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
-    async with accounts(tmp_path_factory.mktemp("nats")) as started:
-        yield started
-
-
-@pytest.fixture
-def url(server: Accounts) -> str:
-    return server.fresh_url()
-
-
-@pytest.fixture
-async def nc(url: str) -> AsyncIterator[Nats]:
-    async with provisioned(url) as client:
-        yield client
-
-
-@pytest.fixture
-async def wire(nc: Nats) -> Wire:
-    return Wire(nc)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 from nats.aio.client import Client as Nats
@@ -26,7 +26,6 @@ from broker.tally import (
     Tally,
 )
 from tests.harness import until
-from tests.mirror.broker import Accounts, accounts, provisioned
 
 NOW = 1_000.0
 ONE, TWO, THREE = "agent-dev-001", "agent-dev-002", "agent-dev-003"
@@ -42,23 +41,6 @@ class CountingWire(Wire):
     async def last(self, stream: str, subject: str) -> Stored | None:
         self.reads.append(subject)
         return await super().last(stream, subject)
-
-
-@pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
-    async with accounts(tmp_path_factory.mktemp("nats")) as started:
-        yield started
-
-
-@pytest.fixture
-def url(server: Accounts) -> str:
-    return server.fresh_url()
-
-
-@pytest.fixture
-async def nc(url: str) -> AsyncIterator[Nats]:
-    async with provisioned(url) as client:
-        yield client
 
 
 @pytest.fixture

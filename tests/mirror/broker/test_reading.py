@@ -1,7 +1,6 @@
 """Reading what a stream holds now: all of it, once, in order, and then it ends."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -12,32 +11,9 @@ from broker import connection, topology
 from broker.connection import Wire, close, connect
 from broker.errors import BrokerUnavailable, NoStream
 from broker.reading import walk
-from tests.mirror.broker import Accounts, accounts, provisioned
 
 STREAM = topology.DEAD_LETTERS
 ALL = "deadletter.>"
-
-
-@pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
-    async with accounts(tmp_path_factory.mktemp("nats")) as started:
-        yield started
-
-
-@pytest.fixture
-def url(server: Accounts) -> str:
-    return server.fresh_url()
-
-
-@pytest.fixture
-async def nc(url: str) -> AsyncIterator[Nats]:
-    async with provisioned(url) as client:
-        yield client
-
-
-@pytest.fixture
-async def wire(nc: Nats) -> Wire:
-    return Wire(nc)
 
 
 async def fill(wire: Wire, count: int, subject: str = "deadletter.a") -> None:

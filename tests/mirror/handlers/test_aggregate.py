@@ -1,7 +1,7 @@
 """Outcomes folded into tallies: together when they come together, never lost when a fold fails."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 
 import pytest
 
@@ -18,24 +18,11 @@ from handlers.delivery import Batch
 from handlers.perform import Performer
 from handlers.settle import Settler
 from tests.harness import until
-from tests.mirror.broker import Accounts, accounts
-from tests.mirror.handlers import Bench, StumblingWire, answer_of, bench_at, failure_of
+from tests.mirror.handlers import Bench, StumblingWire, answer_of, failure_of
 
 # The server's clock stamps outcomes: a deadline in this century is not in their way.
 FAR_AWAY = 4_000_000_000.0
 ONE, TWO, THREE = "agent-dev-001", "agent-dev-002", "agent-dev-003"
-
-
-@pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
-    async with accounts(tmp_path_factory.mktemp("nats")) as started:
-        yield started
-
-
-@pytest.fixture
-async def bench(server: Accounts) -> AsyncIterator[Bench]:
-    async with bench_at(server.fresh_url()) as made:
-        yield made
 
 
 def aggregate_of(bench: Bench, wire: Wire | None = None) -> Aggregate:

@@ -1,7 +1,5 @@
 """A cancel ends what runs, and waits for a request that may still be on its way."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from broker import topology
@@ -15,20 +13,7 @@ from handlers.cancel import Cancel
 from handlers.intake import Bounds, Intake
 from handlers.perform import Performer
 from handlers.settle import Settler
-from tests.mirror.broker import Accounts, accounts
-from tests.mirror.handlers import Bench, bench_at
-
-
-@pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
-    async with accounts(tmp_path_factory.mktemp("nats")) as started:
-        yield started
-
-
-@pytest.fixture
-async def bench(server: Accounts) -> AsyncIterator[Bench]:
-    async with bench_at(server.fresh_url()) as made:
-        yield made
+from tests.mirror.handlers import Bench
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What a delivered message says about itself."""
 
 import time
-from collections.abc import AsyncIterator
 from typing import cast
 
 import nats.errors
@@ -14,8 +13,7 @@ from broker import topology
 from broker.errors import BadMessage
 from broker.messages import AgentOutcome, DeliberationCancel, DeliberationDeadline
 from handlers.delivery import Batch, Delivery
-from tests.mirror.broker import Accounts, accounts
-from tests.mirror.handlers import Bench, bench_at
+from tests.mirror.handlers import Bench
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 # "$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<timestamp ns>.<pending>"
@@ -24,18 +22,6 @@ NINE = "$JS.ACK.DELIBERATIONS.intake.3.41.7.1763800000123456789.5"
 ELEVEN = "$JS.ACK.hub.AbCdEf.DELIBERATIONS.intake.3.41.7.1763800000123456789.5"
 TWELVE = ELEVEN + ".x9"
 NO_DOMAIN = TWELVE.replace("hub", "_")
-
-
-@pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
-    async with accounts(tmp_path_factory.mktemp("nats")) as started:
-        yield started
-
-
-@pytest.fixture
-async def bench(server: Accounts) -> AsyncIterator[Bench]:
-    async with bench_at(server.fresh_url()) as made:
-        yield made
 
 
 def received(reply: str, data: bytes = b"", headers: dict[str, str] | None = None) -> Delivery[object]:

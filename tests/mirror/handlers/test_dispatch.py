@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -23,26 +23,13 @@ from handlers.delivery import Batch
 from handlers.dispatch import MAX_JOB_DELIVERIES, Dispatch
 from handlers.settle import MAX_DELIVERIES, Settler
 from tests.harness import until
-from tests.mirror.broker import Accounts, accounts
-from tests.mirror.handlers import Bench, bench_at
+from tests.mirror.handlers import Bench
 from workers.lookout import Standing
 from workers.worker import Job
 
 ONE, TWO = "agent-dev-001", "agent-dev-002"
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-
-
-@pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
-    async with accounts(tmp_path_factory.mktemp("nats")) as started:
-        yield started
-
-
-@pytest.fixture
-async def bench(server: Accounts) -> AsyncIterator[Bench]:
-    async with bench_at(server.fresh_url()) as made:
-        yield made
 
 
 class Hands:

@@ -1,7 +1,6 @@
 """What the NATS scheduler says is judged by the server's clock, and by the tally."""
 
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -14,22 +13,9 @@ from broker.topology import EXPIRY
 from handlers.expire import Expire
 from handlers.perform import Performer
 from handlers.settle import Settler
-from tests.mirror.broker import Accounts, accounts
-from tests.mirror.handlers import Bench, answer_of, bench_at
+from tests.mirror.handlers import Bench, answer_of
 
 ONE, TWO = "agent-dev-001", "agent-dev-002"
-
-
-@pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
-    async with accounts(tmp_path_factory.mktemp("nats")) as started:
-        yield started
-
-
-@pytest.fixture
-async def bench(server: Accounts) -> AsyncIterator[Bench]:
-    async with bench_at(server.fresh_url()) as made:
-        yield made
 
 
 @pytest.fixture

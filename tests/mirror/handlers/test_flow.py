@@ -20,23 +20,10 @@ from handlers import flow
 from handlers.delivery import Batch, Delivery
 from handlers.flow import Budget, FlowSubscriber, Room, SturdyBroker, subscribe
 from tests.harness import until
-from tests.mirror.broker import Accounts, accounts
 from tests.mirror.handlers import MALFORMED_HEADERS, Bench, bench_at, publish_raw
 from workers.pool import Slots
 
 Handler = Callable[[Batch[Any]], Awaitable[None]]
-
-
-@pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
-    async with accounts(tmp_path_factory.mktemp("nats")) as started:
-        yield started
-
-
-@pytest.fixture
-async def bench(server: Accounts) -> AsyncIterator[Bench]:
-    async with bench_at(server.fresh_url()) as made:
-        yield made
 
 
 @pytest.fixture

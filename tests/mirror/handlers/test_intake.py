@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -22,23 +22,10 @@ from handlers.intake import MAX_REPLY_CHARACTERS, REPLY_HEADER, Bounds, Intake, 
 from handlers.perform import Performer
 from handlers.settle import MAX_DELIVERIES, Settler
 from tests.harness import until
-from tests.mirror.broker import Accounts, accounts
-from tests.mirror.handlers import Bench, Stumble, bench_at
+from tests.mirror.handlers import Bench, Stumble
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 BOUNDS = Bounds(max_agents=16, timeout_seconds=120.0, reply_prefixes=("_INBOX.", "replies.ours."))
-
-
-@pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
-    async with accounts(tmp_path_factory.mktemp("nats")) as started:
-        yield started
-
-
-@pytest.fixture
-async def bench(server: Accounts) -> AsyncIterator[Bench]:
-    async with bench_at(server.fresh_url()) as made:
-        yield made
 
 
 def intake_of(bench: Bench, wire: Wire | None = None) -> Intake:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -27,24 +27,11 @@ from broker.tally import CancelRequested, DeadlineReached, EndingPublished, Even
 from handlers import perform
 from handlers.perform import Performer
 from tests.harness import fresh, until
-from tests.mirror.broker import Accounts, accounts
-from tests.mirror.handlers import Bench, Notes, Stumble, StumblingWire, answer_of, bench_at, failure_of, request_of
+from tests.mirror.handlers import Bench, Notes, Stumble, StumblingWire, answer_of, failure_of, request_of
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 ONE, TWO, THREE = "agent-dev-001", "agent-dev-002", "agent-dev-003"
 CLAIM_CHECK_BYTES = 16 * 1024
-
-
-@pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
-    async with accounts(tmp_path_factory.mktemp("nats")) as started:
-        yield started
-
-
-@pytest.fixture
-async def bench(server: Accounts) -> AsyncIterator[Bench]:
-    async with bench_at(server.fresh_url()) as made:
-        yield made
 
 
 class Process:

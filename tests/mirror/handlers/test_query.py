@@ -1,7 +1,6 @@
 """`deliberation.get`: an answer to every question, and never the wrong one."""
 
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -13,22 +12,9 @@ from broker.messages import AgentOutcome, DeliberationGet, DeliberationStatus, d
 from broker.tally import CancelRequested, DeadlineReached, Event, Refused, Reported, Requested
 from handlers.perform import Performer
 from handlers.query import Query
-from tests.mirror.broker import Accounts, accounts
-from tests.mirror.handlers import Bench, Stumble, StumblingWire, answer_of, bench_at, failure_of, request_of
+from tests.mirror.handlers import Bench, Stumble, StumblingWire, answer_of, failure_of, request_of
 
 ONE, TWO, THREE = "agent-dev-001", "agent-dev-002", "agent-dev-003"
-
-
-@pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
-    async with accounts(tmp_path_factory.mktemp("nats")) as started:
-        yield started
-
-
-@pytest.fixture
-async def bench(server: Accounts) -> AsyncIterator[Bench]:
-    async with bench_at(server.fresh_url()) as made:
-        yield made
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import pytest
@@ -18,20 +17,7 @@ from handlers.perform import Performer
 from handlers.recover import MARKING_SECONDS, Recover
 from handlers.settle import Settler
 from tests.harness import until
-from tests.mirror.broker import Accounts, accounts
-from tests.mirror.handlers import Bench, bench_at
-
-
-@pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
-    async with accounts(tmp_path_factory.mktemp("nats")) as started:
-        yield started
-
-
-@pytest.fixture
-async def bench(server: Accounts) -> AsyncIterator[Bench]:
-    async with bench_at(server.fresh_url()) as made:
-        yield made
+from tests.mirror.handlers import Bench
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
@@ -23,8 +23,7 @@ from handlers.intake import Intake
 from handlers.query import Query
 from handlers.routes import Handlers, Part, declare
 from tests.harness import until
-from tests.mirror.broker import Accounts, accounts
-from tests.mirror.handlers import Bench, bench_at
+from tests.mirror.handlers import Bench
 
 # Every subject of the contract that somebody sends or receives. `deliberation.timer.<task_id>` is between us and the scheduler,
 # `deadletter.>` is for people with the nats CLI.
@@ -45,18 +44,6 @@ SENT = {
     "agent.response.failed",
     "agent.cancel",
 }
-
-
-@pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
-    async with accounts(tmp_path_factory.mktemp("nats")) as started:
-        yield started
-
-
-@pytest.fixture
-async def bench(server: Accounts) -> AsyncIterator[Bench]:
-    async with bench_at(server.fresh_url()) as made:
-        yield made
 
 
 class Listener:

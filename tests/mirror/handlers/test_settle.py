@@ -1,7 +1,6 @@
 """How a message ends: acknowledged, given back, or whole in DEAD_LETTERS. Never lost, never stuck."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -14,20 +13,7 @@ from broker.errors import BadMessage, BrokerUnavailable, Conflict
 from broker.topology import EXPIRY, INTAKE
 from handlers import settle
 from handlers.settle import MAX_DELIVERIES, Settler, bury, retry_wait
-from tests.mirror.broker import Accounts, accounts
-from tests.mirror.handlers import MALFORMED_HEADERS, ODD_TOKENS, Bench, bench_at, publish_raw
-
-
-@pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
-    async with accounts(tmp_path_factory.mktemp("nats")) as started:
-        yield started
-
-
-@pytest.fixture
-async def bench(server: Accounts) -> AsyncIterator[Bench]:
-    async with bench_at(server.fresh_url()) as made:
-        yield made
+from tests.mirror.handlers import MALFORMED_HEADERS, ODD_TOKENS, Bench, publish_raw
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 from nats.aio.client import Client as Nats
 
+from benchmarks.machine import free_port
 from broker import topology
 from broker.connection import connect
 from broker.embedded import EmbeddedNats, embedded_nats
@@ -27,12 +28,6 @@ from parley.settings import Settings, load
 from tests.harness import ModelServer, Running, until
 
 PATHS = ["/metrics", "/livez", "/readyz", "/docs", "/docs/asyncapi.json", "/docs/assets/asyncapi.js", "/docs/assets/asyncapi.css"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def local(nats: EmbeddedNats | None, model: ModelServer | None, **overrides: Any) -> Settings:

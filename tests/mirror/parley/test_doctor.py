@@ -1,7 +1,6 @@
 """`parley doctor`: one finding for each thing that is needed, and for what is missing, what to do."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.machine import free_port
 from broker import connection, topology
 from broker.connection import connect
 from broker.embedded import EmbeddedNats, embedded_nats
@@ -33,12 +33,6 @@ async def listening() -> AsyncIterator[int]:
 
     async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
         yield server.sockets[0].getsockname()[1]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def test_beside_a_running_service_everything_is_found(local_service: Running, model: ModelServer) -> None:

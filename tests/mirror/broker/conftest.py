@@ -1,0 +1,25 @@
+"""An account with our streams in it, all new, for each test that asks."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from nats.aio.client import Client as Nats
+
+from broker.connection import Wire
+from tests.mirror.broker import Accounts, provisioned
+
+
+@pytest.fixture
+def url(server: Accounts) -> str:
+    return server.fresh_url()
+
+
+@pytest.fixture
+async def nc(url: str) -> AsyncIterator[Nats]:
+    async with provisioned(url) as client:
+        yield client
+
+
+@pytest.fixture
+async def wire(nc: Nats) -> Wire:
+    return Wire(nc)
