@@ -2,8 +2,9 @@
 
 An open deliberation ends by its deadline at the latest, and the deadline is a message that waits in the stream. Should the stream
 have lost it (a purge, a write that was never synced), or should an ending have been decided and never marked as published, nothing
-would come to remind anybody. So at the start, and whenever NATS came back, every tally that is not finished has its deadline armed
-again. That deadline then does what it always does: ends what is open, publishes what was decided, and nothing else.
+would come to remind anybody. The same where a message was in two hands at once: one acknowledged what the other then failed to carry
+out. So at the start, whenever NATS came back, and now and then, every tally that is not finished has its deadline armed again. That
+deadline then does what it always does: ends what is open, publishes what was decided, and nothing else.
 """
 
 import asyncio
@@ -12,12 +13,12 @@ import re
 import time
 from contextlib import aclosing
 
+from nats.aio.msg import Msg
 from pydantic import ValidationError
 
 from broker import topology
 from broker.connection import Wire
 from broker.errors import ParleyError
-from broker.ledger import Ledger
 from broker.messages import TASK_ID_PATTERN, describe
 from broker.reading import walk
 from broker.tally import Tally
@@ -27,6 +28,9 @@ log = logging.getLogger("parley.handlers")
 
 # How often to look whether NATS went and came back.
 LOOK_SECONDS = 1.0
+# How often to sweep although nothing is known to have happened: the longest that a deliberation nobody is reminded of waits beyond
+# its deadline. A sweep reads 20,000 tallies a second (docs/performance.md), so an hour's worth of a busy service costs seconds.
+SWEEP_SECONDS = 600.0
 # Tallies asked for at a time, about 1 KiB each. Whole: asked for headers only, nats-server 2.15.1 falls over a malformed one.
 BATCH = 500
 # Deadlines armed at a time.
@@ -39,20 +43,19 @@ _TASK_ID = re.compile(TASK_ID_PATTERN)
 
 
 class Recover:
-    def __init__(self, wire: Wire, ledger: Ledger, performer: Performer) -> None:
+    def __init__(self, wire: Wire, performer: Performer) -> None:
         self._wire = wire
-        self._ledger = ledger
         self._performer = performer
 
     async def run(self) -> None:
-        """Sweep now and after every reconnect, until cancelled."""
-        swept = -1
+        """Sweep now, after every reconnect and every `SWEEP_SECONDS`, until cancelled."""
+        swept, due = -1, 0.0
         while True:
             connects = self._wire.nc.stats["reconnects"]
-            if connects != swept and self._wire.connected:
+            if self._wire.connected and (connects != swept or time.monotonic() >= due):
                 try:
                     await self.sweep()
-                    swept = connects
+                    swept, due = connects, time.monotonic() + SWEEP_SECONDS
                 except ParleyError as error:
                     log.warning("recovery is tried again: %s", error)
                 except Exception:  # whatever it was, to recover nothing from now on would be worse
@@ -62,15 +65,14 @@ class Recover:
     async def sweep(self) -> int:
         """Arm the deadline of every tally that is not finished; how many. Raises BrokerUnavailable."""
         began, armed, seen = time.monotonic(), 0, 0
-        group: list[str] = []
-        prefix = topology.tally_subject("")
+        group: list[Tally] = []
         async with aclosing(walk(self._wire, topology.TALLIES, topology.tally_subject(">"), batch=BATCH)) as tallies:
             async for message in tallies:
                 seen += 1
-                task_id = message.subject.removeprefix(prefix)
-                if not _unfinished(message.headers or {}) or not _TASK_ID.fullmatch(task_id):
+                tally = _unfinished(message)
+                if tally is None:
                     continue
-                group.append(task_id)
+                group.append(tally)
                 if len(group) == AT_ONCE:
                     armed += await self._arm_all(group)
                     group = []
@@ -78,24 +80,26 @@ class Recover:
         log.info("recovery: %d of %d tallies unfinished, %.1f s", armed, seen, time.monotonic() - began)
         return armed
 
-    async def _arm_all(self, task_ids: list[str]) -> int:
-        return sum(await asyncio.gather(*map(self._arm, task_ids)))
-
-    async def _arm(self, task_id: str) -> bool:
-        try:
-            tally = await self._ledger.read(task_id)
-        except ValidationError as error:  # another version's, or nobody's of ours: no reason to leave the others alone
-            log.error("the tally of %s cannot be read: %s", task_id, describe(error))
-            return False
-        if tally is None or not (tally.awaits_publication or not tally.ended):
-            return False
-        await self._performer.arm(tally, _due(tally, time.time()))
-        return True
+    async def _arm_all(self, tallies: list[Tally]) -> int:
+        now = time.time()
+        await asyncio.gather(*(self._performer.arm(tally, _due(tally, now)) for tally in tallies))
+        return len(tallies)
 
 
-def _unfinished(headers: dict[str, str]) -> bool:
-    """The last write of a tally has its time to live; markers of what was deleted say so."""
-    return not ({"Nats-TTL", "KV-Operation", "Nats-Marker-Reason"} & headers.keys())
+def _unfinished(message: Msg) -> Tally | None:
+    """The tally this message holds, if it is one and something is still to come of it."""
+    # The last write of a tally has its time to live; markers of what was deleted say so. Neither costs a look inside.
+    if {"Nats-TTL", "KV-Operation", "Nats-Marker-Reason"} & (message.headers or {}).keys():
+        return None
+    task_id = message.subject.removeprefix(topology.tally_subject(""))
+    if not _TASK_ID.fullmatch(task_id):
+        return None
+    try:
+        tally = Tally.model_validate_json(message.data)
+    except ValidationError as error:  # another version's, or nobody's of ours: no reason to leave the others alone
+        log.error("the tally of %s cannot be read: %s", task_id, describe(error))
+        return None
+    return tally if tally.awaits_publication or not tally.ended else None
 
 
 def _due(tally: Tally, now: float) -> float:

@@ -189,7 +189,7 @@ def _handlers(
         cancel=Cancel(wire, performer, settler(topology.CANCELLER)) if ends else None,
         query=Query(wire, ledger) if Part.QUERY in parts else None,
     )
-    return handlers, Recover(wire, ledger, performer)
+    return handlers, Recover(wire, performer)
 
 
 @asynccontextmanager

@@ -32,6 +32,8 @@ _AT_STEPS = (
 )  # fmt: skip
 _AT_DELIVERIES = (Kind.LOSE_DELIVERY, Kind.LATE_DELIVERY, Kind.DOUBLE_DELIVERY)
 _AT_TIMERS = (Kind.EARLY_TIMER, Kind.LATE_TIMER)
+# By which a message can be in two hands at once, or a step be done after its message was settled by another.
+TWO_HANDS = frozenset({Kind.LATE_DELIVERY, Kind.DOUBLE_DELIVERY, Kind.DELAY})
 # Seconds that a stop, a delay or an absence may last: below and above each `ack_wait`, a PubAck's timeout, and the time for which a
 # fan-out's Msg-Ids are remembered. Below `keep_seconds`: a process stopped for longer than tallies are kept may run a request again.
 _DURATIONS = (0.05, 0.7, 1.5, 3.0, 6.0, 12.0, 40.0, 150.0)

@@ -124,7 +124,7 @@ class Process:
         ledger = Ledger(wire, keep_seconds=making.keep_seconds)
         performer = Performer(wire, ledger, observer, claim_check_bytes=_CLAIM_CHECK_BYTES)
         self.query = Query(wire, ledger)
-        self._recover = Recover(wire, ledger, performer)
+        self._recover = Recover(wire, performer)
         self._wire, self._observer, self._performer, self._ledger = wire, observer, performer, ledger
 
     @property
@@ -154,17 +154,17 @@ class Process:
         self._take(topology.DISPATCH, dispatch, self.crew)
 
         self.server.reconnected.append(self.reconnected)
-        await self._sweep()
+        await self.sweep()
 
     def reconnected(self) -> None:
         """The broker was away and is back."""
 
         def sweep() -> None:
-            in_context(self.context, self._sweep())
+            in_context(self.context, self.sweep())
 
         self.link.when_awake(sweep)
 
-    async def _sweep(self) -> None:
+    async def sweep(self) -> None:
         # As `Recover.run` does, which would look once a second whether anything is to be done.
         while True:
             try:

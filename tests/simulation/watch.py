@@ -41,6 +41,8 @@ class Eyes:
         self.blind = blind
         self.records: dict[tuple[str, int], Record] = {}
         self.seen: Counter[str] = Counter()
+        # The sweep that comes now and then has been: what it mended was late, and is not held against the rest.
+        self.swept = False
         self._live: dict[str, Record] = {}
         self._requests: dict[int, Kept] = {}
         self._cancels: dict[int, str] = {}
@@ -110,7 +112,8 @@ class Eyes:
             counts(tally, self._outcomes)
         if newly_ended:
             record.decided_at = now
-            record.deciders = {outcome.seq for outcome in tally.phase.outcomes.values()} - counted
+            assert tally.verdict is not None
+            record.decider = tally.verdict.by
             decided_rightly(tally, self._requests[tally.request_seq], tally.task_id in self._cancels.values())
             self.seen[f"ended {tally.state}"] += 1
         if tally.ending_seq is not None:
@@ -160,6 +163,8 @@ class Eyes:
         self._met(record)
         self._carried(record)
         late = kept.at - record.tally.deadline
+        if self.swept:
+            return
         faults = self.server.faults.struck
         if record.tally.phases and late > 1 and late > allowed(faults, record.tally.deadline):
             raise Violation(Invariant.IN_TIME, f"the ending of {task_id} came {late:.3f} s after its deadline")
@@ -271,12 +276,16 @@ class Eyes:
         if record is None or record.marked or record.created_at > kept.at:
             return
         tally = record.tally
-        if kept.seq in record.deciders:
+        if kept.seq == record.decider and tally.state is not State.CANCELLED:
             raise Violation(Invariant.EFFECTS_FIRST, f"outcome {kept.seq} decided {tally.task_id} and was acknowledged first")
         if not tally.ended and countable(tally, outcome):
             raise Violation(Invariant.EFFECTS_FIRST, f"outcome {kept.seq} was acknowledged and is not counted")
 
     # ── at rest, and when asked ───────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def unfinished(self) -> bool:
+        return any(not record.marked for record in self.records.values())
 
     def rested(self) -> None:
         """Nothing is left to do: what must be so by now."""

@@ -27,7 +27,7 @@ def performer(bench: Bench) -> Performer:
 
 @pytest.fixture
 def recover(bench: Bench, performer: Performer) -> Recover:
-    return Recover(bench.wire, Ledger(bench.wire, keep_seconds=60), performer)
+    return Recover(bench.wire, performer)
 
 
 async def record(bench: Bench, task_id: str, seconds: float, *events: Event, ago: float = 60.0) -> float:
@@ -121,6 +121,26 @@ async def test_it_sweeps_at_the_start_and_after_a_reconnect(bench: Bench, recove
         await record(bench, "second", 3_600)
         bench.wire.nc.stats["reconnects"] += 1
         await until(lambda: swept("second"), "swept after the reconnect")
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
+
+async def test_it_sweeps_now_and_then_though_nothing_is_known_to_have_happened(
+    bench: Bench, recover: Recover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlers.recover.SWEEP_SECONDS", 1.0)
+    monkeypatch.setattr("handlers.recover.LOOK_SECONDS", 0.05)
+    running = asyncio.create_task(recover.run())
+    try:
+        for name in ("one", "two", "three"):
+            await record(bench, name, 3_600)
+
+            async def swept(name: str = name) -> bool:
+                return await armed_at(bench, name) is not None
+
+            await until(swept, f"{name} swept")
     finally:
         running.cancel()
         with suppress(asyncio.CancelledError):
