@@ -131,7 +131,8 @@ def _within(value: Any, limit: int, name: str) -> None:
 
 
 def _metadata_fits(metadata: dict[str, str]) -> dict[str, str]:
-    _within(metadata, MAX_METADATA_BYTES, "metadata")
+    if metadata:
+        _within(metadata, MAX_METADATA_BYTES, "metadata")
     return metadata
 
 
@@ -152,8 +153,9 @@ class Constraints(Message):
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
-        # As it was sent: defaults that were not in it are not the sender's bytes.
-        _within(self.model_dump(exclude_unset=True), MAX_CONSTRAINTS_BYTES, "constraints")
+        if self.rubric or self.requirements or self.metadata:  # nothing else in it can be long
+            # As it was sent: defaults that were not in it are not the sender's bytes.
+            _within(self.model_dump(exclude_unset=True), MAX_CONSTRAINTS_BYTES, "constraints")
         return self
 
 

@@ -15,6 +15,7 @@ from broker.tally import Event, Reported
 from handlers.delivery import Batch, Delivery
 from handlers.perform import Performer
 from handlers.settle import Settler
+from handlers.together import together
 
 Arrival = tuple[Delivery[AgentOutcome], AgentOutcome, "asyncio.Future[None]"]
 
@@ -28,7 +29,7 @@ class Aggregate:
         self._waiting: dict[str, list[Arrival]] = {}
 
     async def __call__(self, deliveries: Batch[AgentOutcome]) -> None:
-        await asyncio.gather(*map(self._settle, deliveries))
+        await together(map(self._settle, deliveries))
 
     async def _settle(self, delivery: Delivery[AgentOutcome]) -> None:
         async def handle() -> None:

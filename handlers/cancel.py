@@ -1,6 +1,5 @@
 """`deliberation.cancel`: stop this one. A cancel may overtake its request; it waits until the request must have been seen."""
 
-import asyncio
 import time
 
 from broker import topology
@@ -10,6 +9,7 @@ from broker.tally import CancelRequested
 from handlers.delivery import Batch, Delivery
 from handlers.perform import Performer
 from handlers.settle import Settler
+from handlers.together import together
 
 # Before looking again whether the request of a cancel that came first has been taken in.
 OVERTAKEN_WAIT_SECONDS = 0.5
@@ -22,7 +22,7 @@ class Cancel:
         self._settler = settler
 
     async def __call__(self, deliveries: Batch[DeliberationCancel]) -> None:
-        await asyncio.gather(*(self._settle(delivery) for delivery in deliveries))
+        await together(map(self._settle, deliveries))
 
     async def _settle(self, delivery: Delivery[DeliberationCancel]) -> None:
         async def handle() -> float | None:

@@ -3,7 +3,6 @@
 The worker acknowledges the work once its outcome is stored. Here a message is settled only if no worker gets it.
 """
 
-import asyncio
 import time
 
 from broker import topology
@@ -15,6 +14,7 @@ from broker.messages import AgentFailed, AgentRequested, ErrorType
 from broker.tally import Tally
 from handlers.delivery import Batch, Delivery
 from handlers.settle import Settler
+from handlers.together import together
 from workers.cancels import Cancels
 from workers.pool import Pool
 from workers.worker import Job
@@ -35,7 +35,7 @@ class Dispatch:
         self._cancels = Cancels()
 
     async def __call__(self, deliveries: Batch[AgentRequested]) -> None:
-        jobs = [job for job in await asyncio.gather(*map(self._job, deliveries)) if job is not None]
+        jobs = [job for job in await together(map(self._job, deliveries)) if job is not None]
         if jobs:
             await self._pool.hand(jobs)
 

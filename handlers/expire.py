@@ -1,12 +1,11 @@
 """`deliberation.deadline.<task_id>`: the NATS scheduler says that a deliberation's time is up."""
 
-import asyncio
-
 from broker.messages import DeliberationDeadline
 from broker.tally import DeadlineReached
 from handlers.delivery import Batch, Delivery
 from handlers.perform import Performer
 from handlers.settle import Settler
+from handlers.together import together
 
 
 class Expire:
@@ -15,7 +14,7 @@ class Expire:
         self._settler = settler
 
     async def __call__(self, deliveries: Batch[DeliberationDeadline]) -> None:
-        await asyncio.gather(*(self._settle(delivery) for delivery in deliveries))
+        await together(map(self._settle, deliveries))
 
     async def _settle(self, delivery: Delivery[DeliberationDeadline]) -> None:
         async def handle() -> None:

@@ -4,7 +4,6 @@ The record comes first: from then on the deliberation will end, if only by its d
 `rejected`, naming what is wrong, and goes whole to DEAD_LETTERS.
 """
 
-import asyncio
 import json
 import re
 import time
@@ -18,6 +17,7 @@ from broker.tally import Refused, Requested
 from handlers.delivery import Batch, Delivery
 from handlers.perform import Performer
 from handlers.settle import Settler
+from handlers.together import together
 
 REPLY_HEADER = "Parley-Reply-To"
 # NATS subjects may be longer; an inbox never is.
@@ -43,7 +43,7 @@ class Intake:
         self._bounds = bounds
 
     async def __call__(self, deliveries: Batch[DeliberationRequested]) -> None:
-        await asyncio.gather(*(self._settle(delivery) for delivery in deliveries))
+        await together(map(self._settle, deliveries))
 
     async def _settle(self, delivery: Delivery[DeliberationRequested]) -> None:
         async def handle() -> None:

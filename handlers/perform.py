@@ -7,7 +7,7 @@ requests and endings carry a Msg-Id, a broadcast that comes twice cancels nothin
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import assert_never
 
@@ -42,6 +42,7 @@ from broker.tally import (
     StopAgents,
     Tally,
 )
+from handlers.together import together
 from handlers.weighed import Weighed
 
 log = logging.getLogger("parley.handlers")
@@ -84,7 +85,7 @@ class Performer:
         # Effects of one decision do not depend on each other: none waits for another's PubAck. But those who are stopped report
         # at once, and had better meet an ending that is marked.
         first = [effect for effect in applied.effects if not isinstance(effect, StopAgents)]
-        await asyncio.gather(*(self._one(effect, tally, request) for effect in first))
+        await together(self._one(effect, tally, request) for effect in first)
         for effect in applied.effects[len(first) :]:
             await self._one(effect, tally, request)
 
@@ -112,38 +113,16 @@ class Performer:
         order = {agent: place for place, agent in enumerate(tally.phase.agents, 1)}
         headers = _trace(tally)
         weight = len(request.encode())
+        work = _work(tally, number, agents[0], order[agents[0]], request)
 
         async def one(agent: str) -> None:
             async with self._fan_out.holding(weight):
-                await self._request(tally, number, agent, order[agent], request, headers)
+                body = work.model_copy(update={"agent_id": agent, "agent_number": order[agent]}).encode()
+                # The request's place tells a namesake's work apart, should this come very late.
+                msg_id = f"{tally.task_id}:{agent}:{number}:request:{tally.request_seq}"
+                await self._wire.publish(topology.AGENT_REQUESTED, body, msg_id=msg_id, headers=headers)
 
-        await asyncio.gather(*map(one, agents))
-
-    async def _request(
-        self, tally: Tally, number: int, agent: str, place: int, request: DeliberationRequested, headers: Mapping[str, str]
-    ) -> None:
-        work = AgentRequested(
-            task_id=tally.task_id,
-            agent_id=agent,
-            agent_number=place,
-            round=number,
-            role=tally.role,
-            num_agents=len(tally.phase.agents),
-            task_description=request.task_description,
-            constraints=request.constraints,
-            diversity=request.diversity,
-            requested_at=rfc3339(tally.accepted_at),
-            deadline=rfc3339(tally.deadline),
-            metadata=tally.metadata,
-            model=request.model,
-            temperature=request.temperature,
-            max_tokens=request.max_tokens,
-            seed=request.seed,
-            stop=request.stop,
-        )
-        # The request's place tells a namesake's work apart, should this come very late.
-        msg_id = f"{tally.task_id}:{agent}:{number}:request:{tally.request_seq}"
-        await self._wire.publish(topology.AGENT_REQUESTED, work.encode(), msg_id=msg_id, headers=headers)
+        await together(map(one, agents))
 
     # ── the ending ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -215,6 +194,28 @@ class Performer:
         results = b"[" + b",".join(result.encode() for result in ending.results) + b"]"
         ref = await self._wire.put_aside(topology.RESULTS_BUCKET, ending.task_id, results)
         return ending.model_copy(update={"results": (), "results_ref": ref}).encode()
+
+
+def _work(tally: Tally, number: int, agent: str, place: int, request: DeliberationRequested) -> AgentRequested:
+    return AgentRequested(
+        task_id=tally.task_id,
+        agent_id=agent,
+        agent_number=place,
+        round=number,
+        role=tally.role,
+        num_agents=len(tally.phase.agents),
+        task_description=request.task_description,
+        constraints=request.constraints,
+        diversity=request.diversity,
+        requested_at=rfc3339(tally.accepted_at),
+        deadline=rfc3339(tally.deadline),
+        metadata=tally.metadata,
+        model=request.model,
+        temperature=request.temperature,
+        max_tokens=request.max_tokens,
+        seed=request.seed,
+        stop=request.stop,
+    )
 
 
 def _names(body: bytes, task_id: str) -> bool:

@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from broker import garbage
 from broker.connection import masked
 from broker.errors import BadMessage, ParleyError, SettingsError, Unavailable
 from broker.messages import DeliberationCompleted, Ending
@@ -93,6 +94,7 @@ async def _up(settings: Settings) -> int:
         except Interrupted:
             return OK
         stop.listen()
+        garbage.look_rarely()
         with here.announced(settings.home, running.nats_url):
             pool = running.pool
             out.print("Parley is up.", style="bold green")
@@ -137,6 +139,7 @@ async def _serve(settings: Settings, parts: Any) -> int:
         except Interrupted:
             return OK
         stop.listen()
+        garbage.look_rarely()
         logging.getLogger("parley").info(
             "serving %s; NATS %s; metrics %s/metrics", ",".join(sorted(parts)), masked(running.nats_url), running.http_url
         )

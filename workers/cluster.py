@@ -23,6 +23,7 @@ from nats.aio.client import Client
 from ray._private import ray_constants
 from ray.exceptions import RayError
 
+from broker import garbage
 from broker.connection import Wire, close, connect
 from broker.errors import ParleyError, Unavailable
 from workers import head
@@ -93,6 +94,7 @@ class Crew:
         lifeline = asyncio.create_task(self._lifeline(nc))
         self._stack.callback(lifeline.cancel)
         self._worker = await hire(self._config, Wire(nc), self._stack)
+        garbage.look_rarely()
         return os.getpid()
 
     async def _lifeline(self, nc: Client) -> None:

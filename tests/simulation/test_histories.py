@@ -7,8 +7,7 @@ import sys
 import pytest
 
 from tests.simulation.__main__ import Sum, of
-from tests.simulation.history import History, run, simulated
-from tests.simulation.invariants import Invariant
+from tests.simulation.history import run, simulated
 
 HISTORIES = 2_000
 # What a simulation has to have been through to prove anything; each at least this often in `HISTORIES`.
@@ -61,32 +60,13 @@ def test_the_histories_go_where_it_is_dangerous(thousands: Sum, situation: str) 
     assert thousands.seen[situation] >= SITUATIONS[situation]
 
 
-@pytest.mark.parametrize("seed", [46_384, 54_852])
-def test_what_two_hands_leave_undone_is_mended_by_the_sweep_that_comes_now_and_then(
-    seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A copy acknowledged what the other then failed to carry out: found among a hundred thousand histories."""
-    with simulated():
-        told = run(seed)
-        assert told.violation is None, told
-        assert told.seen["swept now and then"] == 1
-        monkeypatch.setattr(History, "_swept", _no_sweep)
-        violation = run(seed).violation
-    assert violation is not None
-    assert violation.invariant is Invariant.AN_ENDING
-
-
-async def _no_sweep(_: History) -> bool:
-    return False
-
-
 def test_a_history_is_the_same_each_time_and_in_each_process() -> None:
     seeds = range(40)
     with simulated():
         here = [run(seed).trace.digest for seed in seeds]
         again = [run(seed).trace.digest for seed in seeds]
     script = (
-        "from tests.simulation.history import History, run, simulated\n"
+        "from tests.simulation.history import run, simulated\n"
         "with simulated():\n"
         f"    print(*[run(seed).trace.digest for seed in {list(seeds)}])\n"
     )

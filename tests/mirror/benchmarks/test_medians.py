@@ -1,0 +1,62 @@
+"""Medians over runs, and the figures made of them."""
+
+from typing import Any
+
+import pytest
+
+from benchmarks.medians import added_p99_ms, agent_costs, medians
+
+
+def row(system: str, concurrency: int, agents: int, calls: float, cpu: float = 1.0) -> dict[str, Any]:
+    return {
+        "system": system,
+        "concurrency": concurrency,
+        "agents": agents,
+        "calls_per_second": calls,
+        "deliberations_per_second": calls / agents,
+        "p50_ms": 1000 / calls,
+        "p99_ms": 2000 / calls,
+        "cpu_ms_per_call": cpu,
+    }
+
+
+def run(*rows: dict[str, Any], **opened: tuple[float, float]) -> dict[str, Any]:
+    return {
+        "points": list(rows),
+        "open": {name: {"rate": rate, "p99_ms": p99_ms} for name, (rate, p99_ms) in opened.items()},
+    }
+
+
+def test_each_system_and_point_has_its_median() -> None:
+    found = medians([run(row("parley", 1, 3, calls), row("bare", 1, 3, 2 * calls)) for calls in (10, 90, 20)])
+    assert [(each["system"], each["calls_per_second"], each["p50_ms"]) for each in found] == [("parley", 20, 50), ("bare", 40, 25)]
+
+
+def test_a_point_that_a_run_left_out_has_the_median_of_the_others() -> None:
+    (found,) = medians([run(row("actor", 4, 3, 1.0)), run(), run(row("actor", 4, 3, 2.0))])
+    assert (found["calls_per_second"], found["runs"]) == (1.5, 2)
+
+
+def test_what_parley_adds_is_the_median_of_the_differences_within_a_run() -> None:
+    found = added_p99_ms(
+        [
+            run(parley=(100, 90), bare=(100, 60)),  # +30
+            run(parley=(110, 200), bare=(110, 180)),  # +20: both slow
+            run(parley=(120, 100), bare=(120, 60)),  # +40
+        ]
+    )
+    assert found == {"rate": 110, "parley_p99_ms": 100, "bare_p99_ms": 60, "added_p99_ms": 30}
+
+
+def test_what_has_nothing_to_be_compared_with_adds_nothing() -> None:
+    assert added_p99_ms([run(parley=(100, 90)), run()]) is None
+
+
+def test_the_cost_of_an_agent_is_a_ratio_within_a_run() -> None:
+    runs = [
+        run(row("parley", 64, 3, 600, cpu=3.0), row("parley", 3, 64, 1200, cpu=1.5), row("actor", 1, 3, 1.6)),
+        run(row("parley", 64, 3, 300, cpu=4.0), row("parley", 3, 64, 500, cpu=2.4)),
+    ]
+    costs = agent_costs(runs)
+    assert list(costs) == ["parley"]
+    assert costs["parley"] == {"time": pytest.approx(0.55), "cpu": pytest.approx(0.55)}
