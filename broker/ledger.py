@@ -59,6 +59,11 @@ class Ledger:
         entry = self._cache.get(task_id)
         return entry.tally if entry is not None else await self.read(task_id)
 
+    def remembered(self, task_id: str) -> Tally | None:
+        """The tally as this process wrote or read it last, if it still knows. Asks nobody."""
+        entry = self._cache.get(task_id)
+        return entry.tally if entry is not None else None
+
     async def apply(self, task_id: str, events: Sequence[tuple[Event, float]], *, new: bool = False) -> Applied:
         """Let `events`, each with the instant it was seen, happen to a deliberation, in one write.
 

@@ -98,6 +98,15 @@ class Tally(Stored):
         """Decided, but not known to be published: whoever meets it publishes it (again)."""
         return self.ended and self.ending_seq is None
 
+    @property
+    def fewest_to_end(self) -> int:
+        """How many more outcomes it takes at the least to end it. At least 1."""
+        phase = self.phase
+        fewest = len(phase.agents) - len(phase.outcomes)
+        if self.finish_early:
+            fewest = min(fewest, self.min_responses - phase.successes)
+        return max(1, fewest)
+
 
 # ── what can happen ───────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,11 +1,14 @@
 """`agent.response.*` into the tallies.
 
 Each deliberation has one fold at a time in this process. Outcomes that arrive meanwhile wait and are folded together next, with
-one write for all: agents of one deliberation finish at about the same moment, and would otherwise refuse each other's writes.
+one write for all: agents of one deliberation finish at about the same moment, and would otherwise refuse each other's writes. For
+the same reason an outcome that can end nothing waits a moment for one that can.
 """
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 from broker import topology
 from broker.connection import Stored, Wire
@@ -17,7 +20,37 @@ from handlers.perform import Performer
 from handlers.settle import Settler
 from handlers.together import together
 
+# How long an outcome that ends nothing waits for others. Agents that begin together finish within milliseconds of each other.
+COMPANY_SECONDS = 0.01
+
 Arrival = tuple[Delivery[AgentOutcome], AgentOutcome, "asyncio.Future[None]"]
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What waits for one deliberation's next fold. `full`: set once as many wait as somebody waits for."""
+
+    waiting: list[Arrival]
+    wanted: int = 0
+    full: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def join(self, arrival: Arrival) -> None:
+        self.waiting.append(arrival)
+        if len(self.waiting) >= self.wanted:
+            self.full.set()
+
+    def take(self) -> list[Arrival]:
+        group, self.waiting = self.waiting, []
+        return group
+
+    async def company(self, wanted: int) -> None:
+        """Wait for `wanted` to be there, but not for long."""
+        self.wanted = wanted
+        self.full.clear()
+        if len(self.waiting) < wanted:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(COMPANY_SECONDS):
+                    await self.full.wait()
 
 
 class Aggregate:
@@ -26,7 +59,7 @@ class Aggregate:
         self._performer = performer
         self._settler = settler
         self._observer = observer
-        self._waiting: dict[str, list[Arrival]] = {}
+        self._lanes: dict[str, _Lane] = {}
 
     async def __call__(self, deliveries: Batch[AgentOutcome]) -> None:
         await together(map(self._settle, deliveries))
@@ -41,32 +74,35 @@ class Aggregate:
     async def _counted(self, delivery: Delivery[AgentOutcome], outcome: AgentOutcome) -> None:
         """Wait until a fold has counted this outcome. Raises what the fold raised."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.get(outcome.task_id)
-        if waiting is not None:
-            waiting.append((delivery, outcome, done))
+        arrival = (delivery, outcome, done)
+        lane = self._lanes.get(outcome.task_id)
+        if lane is not None:
+            lane.join(arrival)
         else:
-            self._waiting[outcome.task_id] = [(delivery, outcome, done)]
+            lane = self._lanes[outcome.task_id] = _Lane([arrival])
             await asyncio.sleep(0)  # the rest of this batch lines up before the first fold
-            await self._fold_all(outcome.task_id)
+            await self._fold_all(outcome.task_id, lane)
         await done
 
-    async def _fold_all(self, task_id: str) -> None:
+    async def _fold_all(self, task_id: str, lane: _Lane) -> None:
         """Fold whatever waits, until nothing does."""
-        while group := self._waiting[task_id]:
-            self._waiting[task_id] = []
+        while lane.waiting:
             error: BaseException | None = None
+            group: list[Arrival] = []
             try:
+                await lane.company(self._performer.decisive(task_id))
+                group = lane.take()
                 await self._fold(task_id, group)
             except BaseException as raised:
                 error = raised
-            for _, _, done in group:
+            for _, _, done in group or lane.take():
                 if done.done():
                     continue
                 if error is None:
                     done.set_result(None)
                 else:
                     done.set_exception(error)
-        del self._waiting[task_id]
+        del self._lanes[task_id]
 
     async def _fold(self, task_id: str, group: Sequence[Arrival]) -> None:
         events: list[tuple[Event, float]] = []

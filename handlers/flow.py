@@ -8,14 +8,13 @@ messages as there is room for, starts the handler on whatever came, and asks for
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any, cast
 
 import nats.errors
 from faststream._internal.broker.registrator import Registrator
 from faststream._internal.endpoint.subscriber.call_item import CallsCollection
-from faststream.message import StreamMessage
 from faststream.middlewares import AckPolicy
 from faststream.nats import JStream, NatsBroker, PullSub
 from faststream.nats.subscriber.config import NatsSubscriberConfig, NatsSubscriberSpecificationConfig
@@ -198,8 +197,12 @@ class FlowSubscriber(BatchPullStreamSubscriber):
             await task
 
     async def _handle(self, messages: list[Msg]) -> None:
+        # The handler itself: FastStream's `consume` would parse, scope and inject around it, for handlers that take deliveries and
+        # settle each. That is a tenth of the service's time, and half a millisecond for a message that comes alone (measured).
         try:
-            await self.consume(messages)
+            await self.calls[0].handler(_deliveries(messages))
+        except Exception:
+            log.exception("the handler of %s raised; its messages come again", self.durable.name)
         finally:
             self.budget.give(len(messages))
 
@@ -234,9 +237,9 @@ class FlowSubscriber(BatchPullStreamSubscriber):
         await super().stop()
 
 
-async def deliveries(message: StreamMessage[list[Msg]]) -> Batch[Any]:
-    """The decoder: a handler gets deliveries and decodes each by itself, so that one bad payload spoils no other."""
-    return Batch(Delivery.of(msg) for msg in message.raw_message)
+def _deliveries(messages: Iterable[Msg]) -> Batch[Any]:
+    """What a handler gets: it decodes each by itself, so that one bad payload spoils no other."""
+    return Batch(map(Delivery.of, messages))
 
 
 def subscribe(
@@ -276,7 +279,7 @@ def subscribe(
         room=room,
     )
     Registrator.subscriber(broker, subscriber, persistent=True)
-    subscriber.add_call(parser_=None, decoder_=deliveries, dependencies_=())
+    subscriber.add_call(parser_=None, decoder_=None, dependencies_=())
     return subscriber
 
 

@@ -55,6 +55,10 @@ FAN_OUT_BYTES = 16 * 1024 * 1024
 MSG_ID_SECONDS = 120.0
 
 
+# With the deadline so near nothing waits for company.
+NEAR_SECONDS = 1.0
+
+
 class Performer:
     def __init__(self, wire: Wire, ledger: Ledger, observer: Observer, *, claim_check_bytes: int) -> None:
         self._wire = wire
@@ -66,6 +70,14 @@ class Performer:
     async def recorded(self, task_id: str) -> bool:
         """Whether there is, or was lately, a deliberation of this name."""
         return await self._ledger.read(task_id) is not None
+
+    def decisive(self, task_id: str) -> int:
+        """How many outcomes together may end a deliberation, as far as this process knows. Fewer only count; 1 if it does not know, or
+        if the deadline is too near for anything to wait."""
+        tally = self._ledger.remembered(task_id)
+        if tally is None or tally.deadline - time.time() < NEAR_SECONDS:
+            return 1
+        return tally.fewest_to_end
 
     async def happen(
         self, task_id: str, events: Sequence[tuple[Event, float]], request: DeliberationRequested | None = None

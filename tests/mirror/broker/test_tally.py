@@ -197,6 +197,22 @@ def test_the_first_outcome_puts_it_in_progress_and_remembers_where_the_words_are
     assert reaction.effects == ()
 
 
+@pytest.mark.parametrize(
+    ("events", "request_", "fewest"),
+    [
+        ((), {}, 3),
+        ((answered(ONE),), {}, 2),
+        ((answered(ONE), failed(TWO)), {}, 1),
+        ((), {"finish_early": True, "min_responses": 2}, 2),
+        ((failed(ONE),), {"finish_early": True, "min_responses": 2}, 2),
+        ((answered(ONE),), {"finish_early": True, "min_responses": 2}, 1),
+        ((answered(ONE), answered(TWO), answered(THREE)), {}, 1),
+    ],
+)
+def test_how_many_outcomes_it_takes_to_end_it(events: tuple[Event, ...], request_: dict[str, Any], fewest: int) -> None:
+    assert after(*events, **request_).fewest_to_end == fewest
+
+
 @pytest.mark.parametrize("again", [answered(ONE, seq=2), failed(ONE, seq=2)])
 def test_an_agent_that_reported_is_not_counted_again(again: Reported) -> None:
     tally = after(answered(ONE, seq=1))

@@ -96,6 +96,51 @@ async def test_outcomes_that_come_together_are_one_write(bench: Bench, aggregate
     assert tally.phase.successes == 20
 
 
+async def known(bench: Bench, aggregate: Aggregate, task_id: str = "t-1", agents: int = 3, **request: float) -> None:
+    """Recorded by the process that folds: it knows what it takes to end it."""
+    event = Requested(task_id, seq=1, at=0.0, deadline=request.get("deadline", FAR_AWAY), role="DEV", num_agents=agents)
+    await aggregate._performer._ledger.apply(task_id, [(event, 0.0)], new=True)
+
+
+async def test_an_outcome_that_ends_nothing_waits_for_one_that_does(
+    bench: Bench, aggregate: Aggregate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlers.aggregate.COMPANY_SECONDS", 60.0)
+    await known(bench, aggregate)
+    before = await revisions(bench)
+    folding = []
+    for agent in (ONE, TWO, THREE):
+        await report(bench, answer_of("t-1", agent))
+        folding.append(asyncio.create_task(aggregate(await bench.taken(AGGREGATE))))
+    await asyncio.gather(*folding)
+    assert len(await bench.endings_of("t-1")) == 1
+    assert await revisions(bench) == before + 2, "one write for all three, one for the mark"
+
+
+async def test_it_does_not_wait_for_long(bench: Bench, aggregate: Aggregate) -> None:
+    await known(bench, aggregate)
+    await report(bench, answer_of("t-1", ONE))
+    await aggregate(await bench.taken(AGGREGATE))
+    tally = await bench.tally_of("t-1")
+    assert tally is not None
+    assert tally.phase.successes == 1
+
+
+@pytest.mark.parametrize("nearly_over", [True, False])
+async def test_with_the_deadline_near_or_the_tally_unknown_nothing_waits(
+    bench: Bench, aggregate: Aggregate, monkeypatch: pytest.MonkeyPatch, nearly_over: bool
+) -> None:
+    monkeypatch.setattr("handlers.aggregate.COMPANY_SECONDS", 60.0)
+    if nearly_over:
+        monkeypatch.setattr("handlers.perform.NEAR_SECONDS", FAR_AWAY)
+        await known(bench, aggregate)
+    else:
+        await record(bench)
+    await report(bench, answer_of("t-1", ONE))
+    async with asyncio.timeout(10):
+        await aggregate(await bench.taken(AGGREGATE))
+
+
 class SlowBucket(Wire):
     """The real wire, on which a write of the tally of `t-1` takes as long as the test likes."""
 
