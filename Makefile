@@ -3,12 +3,13 @@
 UV ?= $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN = $(UV) run --frozen --no-sync
 MINUTES ?= 60
+RUNS ?= 5
 READY = .venv/.ready
 
 # Ray workers started through `uv run` would each start through it again; this makes them plain Python processes.
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV = 0
 
-.PHONY: all demo test simulate lint types imports check bench soak clean docs stale help
+.PHONY: all demo test simulate lint types imports check bench curves soak clean docs stale help
 
 all: $(READY)  ## install everything into .venv
 
@@ -51,6 +52,11 @@ check: lint types imports stale test  ## all of the above
 
 bench: $(READY)  ## throughput and latency, next to a plain asyncio loop
 	@$(RUN) python -m benchmarks
+
+curves: $(READY)  ## the same beside Celery, Taskiq and Dramatiq, as JSON and plots in benchmarks/results: about 30 minutes
+	@$(UV) sync --frozen --quiet --group bench
+	@$(RUN) python -m benchmarks.curves --runs $(RUNS) --out benchmarks/results/curves.json
+	@$(RUN) python -m benchmarks.plots benchmarks/results/curves.json benchmarks/results
 
 soak: $(READY)  ## constant load for MINUTES (60): what must not grow, as a table
 	@$(RUN) python -m benchmarks.soak --minutes $(MINUTES)

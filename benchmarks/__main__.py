@@ -6,62 +6,30 @@ simulated model and load share the machine.
 """
 
 import argparse
-import asyncio
 import json
 import os
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import uvloop
 
+from benchmarks import systems
 from benchmarks.load import Measured, measure
 from benchmarks.service import Serving, serving
-from broker.messages import AgentRequested, DeliberationCompleted
+from benchmarks.systems import Parley
 from parley.client import Client, connect
-from workers import prompts
-from workers.vllm import ChatRequest, Endpoint, VllmClient
-
-QUESTION = "Write a function that computes the factorial of a non-negative integer."
-MODEL = "simulated-model"
-
-
-def prompt() -> Sequence[Any]:
-    """What an agent really sends, so that both sides send the same."""
-    request = AgentRequested(
-        task_id="bench",
-        agent_id="agent-dev-001",
-        agent_number=1,
-        role="DEV",
-        num_agents=3,
-        task_description=QUESTION,
-        requested_at="2026-01-01T00:00:00Z",
-        deadline="2026-01-01T00:05:00Z",
-    )
-    return prompts.compose(request).messages
 
 
 async def parley(client: Client, *, concurrency: int, count: int, agents: int) -> Measured:
-    async def one() -> None:
-        ending = await client.deliberate(QUESTION, agents=agents)
-        assert isinstance(ending, DeliberationCompleted), ending
-        assert not ending.degraded, ending
-
-    return await measure(one, concurrency=concurrency, count=count, agents=agents)
+    system = Parley(client)
+    return await measure(lambda: system.deliberate(agents), concurrency=concurrency, count=count, agents=agents)
 
 
 async def bare(model_url: str, *, concurrency: int, count: int, agents: int) -> Measured:
-    messages, endpoint = prompt(), Endpoint(model_url)
-    async with VllmClient(connections=concurrency * agents) as client:
-
-        async def call() -> None:
-            await client.complete(endpoint, ChatRequest(MODEL, messages, temperature=0.7), seconds=30)
-
-        async def one() -> None:
-            await asyncio.gather(*(call() for _ in range(agents)))
-
-        return await measure(one, concurrency=concurrency, count=count, agents=agents)
+    async with systems.bare(model_url, connections=concurrency * agents) as system:
+        return await measure(lambda: system.deliberate(agents), concurrency=concurrency, count=count, agents=agents)
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:

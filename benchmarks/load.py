@@ -3,7 +3,7 @@
 import asyncio
 import statistics
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 
 
@@ -33,22 +33,22 @@ class Measured:
 
 async def measure(one: Callable[[], Awaitable[None]], *, concurrency: int, count: int, agents: int) -> Measured:
     """Do `one` `count` times, `concurrency` at a time. A tenth as many go before and are not counted."""
-    await _drive(one, concurrency, max(concurrency, count // 10))
+    await drive(one, concurrency=concurrency, count=max(concurrency, count // 10))
     started = time.perf_counter()
-    latencies = await _drive(one, concurrency, count)
+    latencies = await drive(one, concurrency=concurrency, count=count)
     seconds = time.perf_counter() - started
+    p50_ms, p99_ms = percentiles_ms(latencies)
+    return Measured(concurrency, agents, count, seconds, p50_ms, p99_ms)
+
+
+def percentiles_ms(latencies: Sequence[float]) -> tuple[float, float]:
+    """p50 and p99 in milliseconds, of latencies in seconds."""
     ranked = sorted(latencies)
-    return Measured(
-        concurrency=concurrency,
-        agents=agents,
-        deliberations=count,
-        seconds=seconds,
-        p50_ms=1000 * statistics.median(ranked),
-        p99_ms=1000 * ranked[min(len(ranked) - 1, int(0.99 * len(ranked)))],
-    )
+    return 1000 * statistics.median(ranked), 1000 * ranked[min(len(ranked) - 1, int(0.99 * len(ranked)))]
 
 
-async def _drive(one: Callable[[], Awaitable[None]], concurrency: int, count: int) -> list[float]:
+async def drive(one: Callable[[], Awaitable[None]], *, concurrency: int, count: int) -> list[float]:
+    """How long each took, in seconds."""
     left = count
     latencies: list[float] = []
 

@@ -19,7 +19,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import uvloop
 from aiohttp import web
+
+from broker import garbage
 
 # As vLLM's own default for a model whose name nobody cares about here.
 DEFAULT_MODEL = "simulated-model"
@@ -328,16 +331,18 @@ def _error(status: int, message: str, headers: Mapping[str, str] | None = None) 
     return web.json_response({"error": {"message": message, "code": status}}, status=status, headers=headers)
 
 
+_ANY = random.Random()
+
+
 def _text(body: Mapping[str, Any], manner: Manner) -> list[str]:
     """Words from the request and the seed. Temperature 0 means the seed does not matter, as with a real model."""
     temperature = body.get("temperature", 1.0)
-    key = json.dumps([body["messages"], temperature, body.get("seed") if temperature else None, manner.seed])
-    dice = random.Random(key)
-    if temperature and body.get("seed") is None:
-        dice = random.Random()
+    seed = body.get("seed") if temperature else None
+    free = temperature and seed is None
+    dice = _ANY if free else random.Random(json.dumps([body["messages"], temperature, seed, manner.seed]))
     # Answers differ in length, as a model's do.
     count = min(dice.randint(manner.tokens // 2, manner.tokens), body.get("max_tokens") or manner.tokens)
-    return ["[simulated", "answer]", *(dice.choice(_WORDS) for _ in range(count))][: max(1, count)]
+    return ["[simulated", "answer]", *dice.choices(_WORDS, k=count)][: max(1, count)]
 
 
 def _usage(messages: Sequence[Mapping[str, str]], words: Sequence[str]) -> dict[str, int]:
@@ -388,7 +393,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         faults=faults,
         seed=options.seed,
     )
-    asyncio.run(serve(manner, options.host, options.port))
+    garbage.look_rarely()
+    uvloop.run(serve(manner, options.host, options.port))
     return 0
 
 

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.medians import added_p99_ms, agent_costs, medians
 
 
-def row(system: str, concurrency: int, agents: int, calls: float, cpu: float = 1.0) -> dict[str, Any]:
+def row(system: str, concurrency: int, agents: int, calls: float, cpu: float | None = 1.0) -> dict[str, Any]:
     return {
         "system": system,
         "concurrency": concurrency,
@@ -29,12 +29,20 @@ def run(*rows: dict[str, Any], **opened: tuple[float, float]) -> dict[str, Any]:
 
 def test_each_system_and_point_has_its_median() -> None:
     found = medians([run(row("parley", 1, 3, calls), row("bare", 1, 3, 2 * calls)) for calls in (10, 90, 20)])
-    assert [(each["system"], each["calls_per_second"], each["p50_ms"]) for each in found] == [("parley", 20, 50), ("bare", 40, 25)]
+    assert [(each["system"], each["calls_per_second"], each["p50_ms"]) for each in found] == [
+        ("parley", 20, 50),
+        ("bare", 40, 25),
+    ]
 
 
 def test_a_point_that_a_run_left_out_has_the_median_of_the_others() -> None:
     (found,) = medians([run(row("actor", 4, 3, 1.0)), run(), run(row("actor", 4, 3, 2.0))])
     assert (found["calls_per_second"], found["runs"]) == (1.5, 2)
+
+
+def test_a_figure_that_is_not_known_has_no_median() -> None:
+    (found,) = medians([run(row("actor", 1, 3, 1.6, cpu=None))])
+    assert (found["calls_per_second"], found["cpu_ms_per_call"]) == (1.6, None)
 
 
 def test_what_parley_adds_is_the_median_of_the_differences_within_a_run() -> None:

