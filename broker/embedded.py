@@ -5,14 +5,12 @@ ended by the process id that was started here. Production runs its own NATS; thi
 """
 
 import asyncio
-import ctypes
 import fcntl
 import json
 import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import sysconfig
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -20,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.errors import BrokerUnavailable, StoreInUse
+from broker.process import as_child
 
 START_TIMEOUT_SECONDS = 15.0
 STOP_TIMEOUT_SECONDS = 10.0
 # From <linux/prctl.h>.
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +114,8 @@ def _start(folder: Path, configuration: str) -> subprocess.Popen[bytes]:
             stderr=subprocess.DEVNULL,
             pass_fds=(lock,),
             start_new_session=True,  # Ctrl-C is ours to handle: the service drains first, NATS goes last
-            preexec_fn=die_with_parent,  # noqa: PLW1509  # one system call, made before this process has threads of its own
+            preexec_fn=as_child,  # noqa: PLW1509  # one system call, made before this process has threads of its own
         )
-
-
-def die_with_parent() -> None:
-    """Called in a child between fork and exec: whatever kills us, even SIGKILL, ends the child as well. Linux only."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def _address(folder: Path, process: subprocess.Popen[bytes]) -> str:

@@ -20,10 +20,11 @@ from faststream.nats import NatsBroker
 
 from broker import topology
 from broker.connection import Wire, check_server, close, connect, connect_options
-from broker.embedded import die_with_parent, embedded_nats
+from broker.embedded import embedded_nats
 from broker.errors import SettingsError, Unavailable
 from broker.ledger import Ledger
 from broker.observer import Observer
+from broker.process import as_child
 from handlers.aggregate import Aggregate
 from handlers.cancel import Cancel
 from handlers.dispatch import Dispatch
@@ -280,7 +281,7 @@ async def simulator(*arguments: str) -> AsyncIterator[str]:
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=die_with_parent,
+        preexec_fn=as_child,
     )
     try:
         assert process.stdout is not None

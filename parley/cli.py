@@ -16,10 +16,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from broker import garbage
 from broker.connection import masked
 from broker.errors import BadMessage, ParleyError, SettingsError, Unavailable
 from broker.messages import DeliberationCompleted, Ending
+from broker.process import give_way, look_rarely
 from parley import deadletters, here
 from parley.client import ENDED, Client, NoEnding, connect
 from parley.display import Progress, listing, show_ending, show_status
@@ -78,6 +78,7 @@ def up() -> None:
     """The whole service on this machine, until Ctrl-C. Starts what the settings do not name: NATS, Ray, a simulated model."""
     settings = load()
     _log(settings)
+    give_way()
     raise typer.Exit(to_its_end(_up(settings)))
 
 
@@ -94,7 +95,7 @@ async def _up(settings: Settings) -> int:
         except Interrupted:
             return OK
         stop.listen()
-        garbage.look_rarely()
+        look_rarely()
         with here.announced(settings.home, running.nats_url):
             pool = running.pool
             out.print("Parley is up.", style="bold green")
@@ -126,6 +127,7 @@ def serve(
         raise SettingsError([f"--parts: {', '.join(unknown) or 'none'} unknown; there are {', '.join(Part)}"])
     settings = load()
     _log(settings)
+    give_way()
     raise typer.Exit(to_its_end(_serve(settings, frozenset(Part(name) for name in names))))
 
 
@@ -139,7 +141,7 @@ async def _serve(settings: Settings, parts: Any) -> int:
         except Interrupted:
             return OK
         stop.listen()
-        garbage.look_rarely()
+        look_rarely()
         logging.getLogger("parley").info(
             "serving %s; NATS %s; metrics %s/metrics", ",".join(sorted(parts)), masked(running.nats_url), running.http_url
         )

@@ -46,7 +46,7 @@ class Stop:
 
     def _hear(self, number: int) -> None:
         if self._wished.is_set():
-            # Everything we started ends with us (`die_with_parent`; Ray does the same for its own).
+            # Everything we started ends with us (`as_child`; Ray does the same for its own).
             print("parley: stopped at once; what was in hand is done later", file=sys.stderr, flush=True)
             os._exit(128 + number)
         self._wished.set()

@@ -23,9 +23,9 @@ from nats.aio.client import Client
 from ray._private import ray_constants
 from ray.exceptions import RayError
 
-from broker import garbage
 from broker.connection import Wire, close, connect
 from broker.errors import ParleyError, Unavailable
+from broker.process import give_way, look_rarely
 from workers import head
 from workers.aside import Aside
 from workers.lookout import Lookout, Standing
@@ -94,7 +94,8 @@ class Crew:
         lifeline = asyncio.create_task(self._lifeline(nc))
         self._stack.callback(lifeline.cancel)
         self._worker = await hire(self._config, Wire(nc), self._stack)
-        garbage.look_rarely()
+        look_rarely()
+        give_way()
         return os.getpid()
 
     async def _lifeline(self, nc: Client) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import uvloop
 from aiohttp import web
 
-from broker import garbage
+from broker.process import look_rarely
 
 # As vLLM's own default for a model whose name nobody cares about here.
 DEFAULT_MODEL = "simulated-model"
@@ -393,7 +393,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         faults=faults,
         seed=options.seed,
     )
-    garbage.look_rarely()
+    look_rarely()
     uvloop.run(serve(manner, options.host, options.port))
     return 0
 

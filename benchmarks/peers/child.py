@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.machine import descendants
 from benchmarks.systems import System
-from broker.embedded import die_with_parent
+from broker.process import as_child
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
@@ -39,7 +39,7 @@ async def child(command: Sequence[str], *, log: Path, environment: Mapping[str, 
             stdout=out,
             stderr=out,
             start_new_session=True,  # Ctrl-C is ours to handle: workers go first, what they talk to goes last
-            preexec_fn=die_with_parent,
+            preexec_fn=as_child,
         )
     try:
         yield Child(process, log)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.machine import descendants
-from broker.embedded import die_with_parent
+from broker.process import as_child
 from tests.harness import until
 
 # Between a death and the next start, as a supervisor has it.
@@ -56,7 +56,7 @@ class Process:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=as_child,
             )
 
     async def _supervise(self) -> None:
