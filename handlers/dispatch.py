@@ -11,7 +11,6 @@ from broker.connection import Wire
 from broker.errors import BadMessage
 from broker.ledger import Ledger
 from broker.messages import AgentFailed, AgentRequested, ErrorType
-from broker.tally import Tally
 from handlers.delivery import Batch, Delivery
 from handlers.settle import Settler
 from handlers.together import together
@@ -22,7 +21,7 @@ from workers.worker import Job
 # Work handed out this often and never finished takes its worker down each time: it is put aside, and its agent has failed.
 # Above settle's MAX_DELIVERIES, for a drain or a killed actor costs a delivery too and is no fault of the work.
 MAX_JOB_DELIVERIES = 20
-# Work that waited longer than this is worth a look at its tally before it starts: one read against a model call for nobody.
+# Work that waited longer than this is worth a look at its tally before it starts: a read at most, against a model call for nobody.
 STALE_SECONDS = 1.0
 
 
@@ -61,11 +60,23 @@ class Dispatch:
         if self._cancels.reason(request.task_id) is not None:
             await delivery.ack()
             return False
-        waited = time.time() - delivery.at
-        if (waited > STALE_SECONDS or delivery.count > 1) and not _awaited(await self._ledger.read(request.task_id), request):
+        if not await self._awaited(delivery, request):
             await delivery.ack()
             return False
         return True
+
+    async def _awaited(self, delivery: Delivery[AgentRequested], request: AgentRequested) -> bool:
+        """Whether the deliberation still wants this agent's answer, as far as it is worth asking."""
+        if delivery.count > 1:
+            tally = await self._ledger.read(request.task_id)
+        elif time.time() - delivery.at > STALE_SECONDS:
+            # What this process remembers will do: were it old, the call would be for nobody, as it is for those already running.
+            tally = await self._ledger.known(request.task_id)
+        else:
+            return True
+        if tally is None or tally.ended or tally.phase.number != request.round:
+            return False
+        return request.agent_id in tally.phase.missing
 
     async def _give_up(self, request: AgentRequested, deliveries: int) -> None:
         outcome = AgentFailed(
@@ -83,10 +94,3 @@ class Dispatch:
         )
         msg_id = f"{request.task_id}:{request.agent_id}:{request.round}"
         await self._wire.publish(topology.AGENT_FAILED, outcome.encode(), msg_id=msg_id)
-
-
-def _awaited(tally: Tally | None, request: AgentRequested) -> bool:
-    """Whether the deliberation still wants this agent's answer."""
-    if tally is None or tally.ended or tally.phase.number != request.round:
-        return False
-    return request.agent_id in tally.phase.missing
