@@ -9,7 +9,7 @@ READY = .venv/.ready
 # Ray workers started through `uv run` would each start through it again; this makes them plain Python processes.
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV = 0
 
-.PHONY: all demo test simulate lint types imports check bench curves soak clean docs stale help
+.PHONY: all demo test simulate lint types imports check bench smoke curves scale soak clean docs stale help
 
 all: $(READY)  ## install everything into .venv
 
@@ -57,6 +57,12 @@ curves: $(READY)  ## the same beside Celery, Taskiq and Dramatiq, as JSON and pl
 	@$(UV) sync --frozen --quiet --group bench
 	@$(RUN) python -m benchmarks.curves --runs $(RUNS) --out benchmarks/results/curves.json
 	@$(RUN) python -m benchmarks.plots benchmarks/results/curves.json benchmarks/results
+
+scale: $(READY)  ## many in flight, a long queue, a start, a full model server: each with its target; about 15 minutes
+	@$(RUN) python -m benchmarks.scale
+
+smoke: $(READY)  ## does a deliberation cost more CPU than it did: a ratio, in half a minute
+	@$(RUN) python -m benchmarks.smoke
 
 soak: $(READY)  ## constant load for MINUTES (60): what must not grow, as a table
 	@$(RUN) python -m benchmarks.soak --minutes $(MINUTES)
