@@ -6,7 +6,6 @@ alone: a message published to JetStream with nats-py, a question to the same mod
 """
 
 import argparse
-import asyncio
 import statistics
 import sys
 import tempfile

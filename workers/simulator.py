@@ -15,7 +15,9 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -102,13 +104,15 @@ _WORDS = [
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How it behaves. `latency_ms` before the first token, then `tokens_per_second` (0: all at once)."""
+    """How it behaves. `latency_ms` before the first token, then `tokens_per_second` (0: all at once). At most `slots` answers are
+    made at a time (0: any number), the rest wait their turn: vLLM's `max_num_seqs`."""
 
     model: str = DEFAULT_MODEL
     api_key: str | None = None
     latency_ms: float = 300.0
     tokens_per_second: float = 0.0
     tokens: int = 48
+    slots: int = 0
     faults: Mapping[str, float] = field(default_factory=dict)
     script: Sequence[str] = ()
     seed: int = 0
@@ -116,6 +120,8 @@ class Manner:
 
 @dataclass(slots=True)
 class Seen:
+    """`running`: here and not answered, those that wait for a slot among them."""
+
     requests: int = 0
     running: int = 0
     most_running: int = 0
@@ -127,10 +133,53 @@ class Seen:
     latest: list[dict[str, Any]] = field(default_factory=list)
 
 
+class Turns:
+    """Who may generate: at most `slots` at a time (0: any number), in the order in which they came."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._taken = 0
+        self._queue: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    @asynccontextmanager
+    async def mine(self) -> AsyncIterator[None]:
+        """Wait for a slot, and have it for the block. Who is cancelled while waiting leaves the queue."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        self._admit()
+        try:
+            await turn
+            yield
+        finally:
+            if turn.cancelled():
+                with suppress(ValueError):  # passed over meanwhile
+                    self._queue.remove(turn)
+            else:
+                self._taken -= 1
+                self._admit()
+
+    def resize(self, slots: int) -> None:
+        """Who has a slot keeps it."""
+        self._slots = slots
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._queue and (not self._slots or self._taken < self._slots):
+            turn = self._queue.popleft()
+            if not turn.cancelled():
+                turn.set_result(None)
+                self._taken += 1
+
+
 class Simulator:
     def __init__(self, manner: Manner) -> None:
         self.manner = manner
         self.seen = Seen()
+        self._turns = Turns(manner.slots)
         self._dice = random.Random(manner.seed)
         self._script = list(manner.script)
 
@@ -182,6 +231,17 @@ class Simulator:
         refused = await self._refuse(request, fault)
         if refused is not None:
             return refused
+        async with self._turns.mine():
+            return await self._answer(request, body, messages, stream, fault)
+
+    async def _answer(
+        self,
+        request: web.Request,
+        body: Mapping[str, Any],
+        messages: Sequence[Mapping[str, str]],
+        stream: bool,
+        fault: str | None,
+    ) -> web.StreamResponse:
         await asyncio.sleep(self.manner.latency_ms / 1000)
         words, finish_reason = _text(body, self.manner), "length" if fault == "length" else "stop"
         usage = _usage(messages, words)
@@ -295,10 +355,12 @@ class Simulator:
         return web.Response()
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        seen, label = self.seen, f'{{model_name="{self.manner.model}"}}'
+        seen, label, waiting = self.seen, f'{{model_name="{self.manner.model}"}}', self._turns.waiting
         lines = [
             "# TYPE vllm:num_requests_running gauge",
-            f"vllm:num_requests_running{label} {seen.running}",
+            f"vllm:num_requests_running{label} {seen.running - waiting}",
+            "# TYPE vllm:num_requests_waiting gauge",
+            f"vllm:num_requests_waiting{label} {waiting}",
             "# TYPE vllm:prompt_tokens_total counter",
             f"vllm:prompt_tokens_total{label} {seen.prompt_tokens}",
             "# TYPE vllm:generation_tokens_total counter",
@@ -307,7 +369,7 @@ class Simulator:
         return web.Response(text="\n".join(lines) + "\n")
 
     async def _tell(self, _: web.Request) -> web.Response:
-        return web.json_response(asdict(self.seen))
+        return web.json_response({**asdict(self.seen), "waiting": self._turns.waiting})
 
     async def _change(self, request: web.Request) -> web.Response:
         change = await request.json()
@@ -316,6 +378,7 @@ class Simulator:
         if unknown or not set(change) <= set(Manner.__dataclass_fields__):
             return _error(400, f"unknown: {sorted(unknown) or sorted(set(change) - set(Manner.__dataclass_fields__))}")
         self.manner = replace(self.manner, **change)
+        self._turns.resize(self.manner.slots)
         if "script" in change:
             self._script = list(change["script"])
         return web.json_response({})
@@ -375,6 +438,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--latency-ms", type=float, default=Manner().latency_ms)
     parser.add_argument("--tokens-per-second", type=float, default=0.0, help="0: all at once")
     parser.add_argument("--tokens", type=int, default=Manner().tokens)
+    parser.add_argument("--slots", type=int, default=0, help="answers made at a time, the rest wait; 0: any number")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fault", action="append", default=[], metavar="NAME=SHARE", help=f"one of {', '.join(FAULTS)}")
     options = parser.parse_args(argv)
@@ -390,6 +454,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         latency_ms=options.latency_ms,
         tokens_per_second=options.tokens_per_second,
         tokens=options.tokens,
+        slots=options.slots,
         faults=faults,
         seed=options.seed,
     )

@@ -13,8 +13,8 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.harness import model_server
-from workers.simulator import DEFAULT_MODEL, FAULTS, LATEST, MAX_REQUEST_BYTES, Manner, Simulator, main
+from tests.harness import ModelServer, model_server, until
+from workers.simulator import DEFAULT_MODEL, FAULTS, LATEST, MAX_REQUEST_BYTES, Manner, Simulator, Turns, main
 
 PATH = "/v1/chat/completions"
 
@@ -104,6 +104,157 @@ async def test_it_takes_as_long_as_it_is_told() -> None:
         assert clock() - started >= 0.15
         await response.read()
         assert clock() - started >= 0.15 + 10 / 100
+
+
+# ── slots ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def waits(talk: Talk, count: int) -> None:
+    """Until so many requests wait for a slot."""
+
+    async def told() -> bool:
+        return bool((await (await talk.http.get("/simulator")).json())["waiting"] == count)
+
+    await until(told, f"{count} wait for a slot")
+
+
+async def test_more_requests_than_slots_wait_their_turn() -> None:
+    async with Talk(latency_ms=300, slots=2) as talk:
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        asked = [asyncio.create_task(talk.text()) for _ in range(5)]
+        await waits(talk, 3)
+        text = await (await talk.http.get("/metrics")).text()
+        told = {sample.name: sample.value for family in text_string_to_metric_families(text) for sample in family.samples}
+        assert (told["vllm:num_requests_running"], told["vllm:num_requests_waiting"]) == (2, 3)
+        await asyncio.gather(*asked)
+        assert clock() - started >= 0.9
+
+
+async def test_a_stream_has_its_slot_until_its_last_word() -> None:
+    async with Talk(slots=1, tokens_per_second=100, tokens=20) as talk:
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        await asyncio.gather(*(_read(talk) for _ in range(3)))
+        assert clock() - started >= 3 * 10 / 100
+
+
+async def _read(talk: Talk) -> None:
+    await (await talk.ask(stream=True)).read()
+
+
+async def test_without_a_bound_nobody_waits() -> None:
+    async with Talk(latency_ms=200) as talk:
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        await asyncio.gather(*(talk.text() for _ in range(20)))
+        assert clock() - started < 2
+
+
+async def test_the_number_of_slots_can_be_changed_while_requests_wait() -> None:
+    async with Talk(latency_ms=10_000, slots=1) as talk:
+        asked = [asyncio.create_task(talk.ask()) for _ in range(3)]
+        await waits(talk, 2)
+        assert (await talk.http.post("/simulator", json={"slots": 0, "latency_ms": 0})).status == 200
+        await waits(talk, 0)
+        done, _ = await asyncio.wait(asked, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+        assert done
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+
+
+class Guests:
+    """Tasks that want a slot, by number. `inside`: who has had one, in order."""
+
+    def __init__(self, turns: Turns, count: int) -> None:
+        self._turns = turns
+        self._stay = asyncio.Event()
+        self.inside: list[int] = []
+        self.tasks = [asyncio.create_task(self._one(number)) for number in range(count)]
+
+    async def _one(self, number: int) -> None:
+        async with self._turns.mine():
+            self.inside.append(number)
+            await self._stay.wait()
+
+    async def cancelled(self, *numbers: int) -> None:
+        for number in numbers:
+            self.tasks[number].cancel()
+        await asyncio.gather(*(self.tasks[number] for number in numbers), return_exceptions=True)
+        await asyncio.sleep(0)
+
+    async def leave(self) -> None:
+        self._stay.set()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+async def test_first_come_first_served() -> None:
+    turns = Turns(2)
+    guests = Guests(turns, 6)
+    await asyncio.sleep(0)
+    assert (turns.waiting, guests.inside) == (4, [0, 1])
+    await guests.cancelled(1)
+    await guests.cancelled(0)
+    assert (turns.waiting, guests.inside) == (2, [0, 1, 2, 3])
+    turns.resize(0)
+    await asyncio.sleep(0)
+    assert (turns.waiting, guests.inside) == (0, [0, 1, 2, 3, 4, 5])
+    await guests.leave()
+
+
+async def test_who_is_cancelled_while_waiting_leaves_the_queue() -> None:
+    turns = Turns(1)
+    guests = Guests(turns, 3)
+    await asyncio.sleep(0)
+    assert turns.waiting == 2
+    await guests.cancelled(1)
+    assert (turns.waiting, guests.inside) == (1, [0])
+    await guests.cancelled(0)
+    assert (turns.waiting, guests.inside) == (0, [0, 2])
+    await guests.leave()
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+async def test_who_is_cancelled_as_its_turn_comes_keeps_nobody_waiting(order: tuple[int, int]) -> None:
+    turns = Turns(1)
+    guests = Guests(turns, 3)
+    await asyncio.sleep(0)
+    await guests.cancelled(*order)
+    assert (turns.waiting, guests.inside) == (0, [0, 2])
+    await guests.leave()
+
+
+async def test_who_is_cancelled_between_its_turn_and_knowing_of_it_gives_the_slot_on() -> None:
+    turns = Turns(1)
+    guests = Guests(turns, 3)
+    await asyncio.sleep(0)
+    turns.resize(2)
+    await guests.cancelled(1)
+    assert (turns.waiting, guests.inside) == (0, [0, 2])
+    await guests.leave()
+
+
+async def test_a_client_that_leaves_while_it_waits_leaves_the_queue() -> None:
+    async with model_server("--latency-ms", "500", "--slots", "1") as model, aiohttp.ClientSession() as http:
+        body = {"model": DEFAULT_MODEL, "messages": []}
+        first = asyncio.create_task(_post(http, f"{model.url}{PATH}", body))
+        await until(lambda: _running(model, 1), "the first has the slot")
+        second = asyncio.create_task(_post(http, f"{model.url}{PATH}", body))
+        await until(lambda: _running(model, 2), "the second waits")
+        second.cancel()
+        await until(lambda: _running(model, 1), "the second has left")
+        assert (await model.seen())["waiting"] == 0
+        assert await first == 200
+
+
+async def _running(model: ModelServer, count: int) -> bool:
+    return bool((await model.seen())["running"] == count)
+
+
+async def _post(http: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> int:
+    async with http.post(url, json=body) as response:
+        return response.status
 
 
 # ── what else a server has ────────────────────────────────────────────────────────────────────────────────────────
