@@ -54,11 +54,6 @@ class Ledger:
         """The tally as the bucket has it now."""
         return (await self._fetch(task_id)).tally
 
-    async def known(self, task_id: str) -> Tally | None:
-        """The tally as far as this process knows it; the bucket is asked only if it knows nothing."""
-        entry = self._cache.get(task_id)
-        return entry.tally if entry is not None else await self.read(task_id)
-
     def remembered(self, task_id: str) -> Tally | None:
         """The tally as this process wrote or read it last, if it still knows. Asks nobody."""
         entry = self._cache.get(task_id)

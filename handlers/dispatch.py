@@ -11,6 +11,7 @@ from broker.connection import Wire
 from broker.errors import BadMessage
 from broker.ledger import Ledger
 from broker.messages import AgentFailed, AgentRequested, ErrorType
+from broker.tally import Tally
 from handlers.delivery import Batch, Delivery
 from handlers.settle import Settler
 from handlers.together import together
@@ -67,16 +68,16 @@ class Dispatch:
 
     async def _awaited(self, delivery: Delivery[AgentRequested], request: AgentRequested) -> bool:
         """Whether the deliberation still wants this agent's answer, as far as it is worth asking."""
-        if delivery.count > 1:
-            tally = await self._ledger.read(request.task_id)
-        elif time.time() - delivery.at > STALE_SECONDS:
-            # What this process remembers will do: were it old, the call would be for nobody, as it is for those already running.
-            tally = await self._ledger.known(request.task_id)
-        else:
-            return True
-        if tally is None or tally.ended or tally.phase.number != request.round:
-            return False
-        return request.agent_id in tally.phase.missing
+        if delivery.count == 1:
+            if time.time() - delivery.at <= STALE_SECONDS:
+                return True
+            # What this process remembers will do for a yes: were it old, the call would be for nobody, as it is for those already
+            # running. It will not do for a no: it may be of a namesake that is long forgotten.
+            remembered = self._ledger.remembered(request.task_id)
+            if remembered is not None and _wants(remembered, request):
+                return True
+        tally = await self._ledger.read(request.task_id)
+        return tally is not None and _wants(tally, request)
 
     async def _give_up(self, request: AgentRequested, deliveries: int) -> None:
         outcome = AgentFailed(
@@ -94,3 +95,7 @@ class Dispatch:
         )
         msg_id = f"{request.task_id}:{request.agent_id}:{request.round}"
         await self._wire.publish(topology.AGENT_FAILED, outcome.encode(), msg_id=msg_id)
+
+
+def _wants(tally: Tally, request: AgentRequested) -> bool:
+    return not tally.ended and tally.phase.number == request.round and request.agent_id in tally.phase.missing

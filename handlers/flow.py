@@ -99,6 +99,7 @@ class FlowSubscriber(BatchPullStreamSubscriber):
         # Messages asked for and not yet come: promised room.
         self._asked = 0
         self._inbox = ""
+        self._refused = False
         self._closing = False
 
     def held(self) -> int:
@@ -109,8 +110,9 @@ class FlowSubscriber(BatchPullStreamSubscriber):
         if self.subscription:
             return
         self._inbox = self.connection.new_inbox()
+        assert isinstance(self.connection, SturdyClient), "on a SturdyBroker"
         # A plain subscription on our inbox: FastStream only asks whether there is one.
-        self.subscription = cast(Any, await self.connection.subscribe(self._inbox, cb=self._arrive))
+        self.subscription = cast(Any, await self.connection.hear(self._inbox, self._arrive))
         self.add_task(self._consume_pull)
 
     async def _consume_pull(self) -> None:
@@ -119,13 +121,15 @@ class FlowSubscriber(BatchPullStreamSubscriber):
             if not await self._heard():
                 self._asked = 0
                 continue
-            await asyncio.sleep(0)  # what was read from the socket together is handed over together
             self._something.clear()
             if not self._taking():
                 return  # what has arrived is `stop`'s to give back
             messages, self._arrived = self._arrived, []
             if messages:
                 await self._start(messages)
+            if self._refused:
+                self._refused = False
+                await asyncio.sleep(ERROR_WAIT_SECONDS)
 
     def _taking(self) -> bool:
         return self.running and not self._closing
@@ -172,7 +176,7 @@ class FlowSubscriber(BatchPullStreamSubscriber):
     def _next_subject(self) -> str:
         return f"$JS.API.CONSUMER.MSG.NEXT.{self.durable.stream}.{self.durable.name}"
 
-    async def _arrive(self, msg: Msg) -> None:
+    def _arrive(self, msg: Msg) -> None:
         status = (msg.headers or {}).get("Status")
         if status is None or msg.reply:
             self._asked = max(0, self._asked - 1)
@@ -184,7 +188,7 @@ class FlowSubscriber(BatchPullStreamSubscriber):
                 log.warning(
                     "%s: the server answered %s %s", self.durable.name, status, (msg.headers or {}).get("Description", "")
                 )
-                await asyncio.sleep(ERROR_WAIT_SECONDS)
+                self._refused = True
         self._something.set()
 
     async def _start(self, messages: list[Msg]) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -190,6 +191,22 @@ async def test_work_that_waited_long_is_looked_up_too(
     await dispatch(Batch([delivery]))
     assert (delivery.count, pool.handed) == (1, [])
     await bench.settled(DISPATCH)
+
+
+async def test_what_is_remembered_of_a_namesake_long_forgotten_drops_no_work(
+    bench: Bench, dispatch: Dispatch, pool: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatching, "STALE_SECONDS", 0.05)
+    former = Requested("t-1", seq=1, at=0.0, deadline=time.time() + 60, role="DEV", num_agents=3)
+    await dispatch._ledger.apply("t-1", [(former, 0.0), (Reported(ONE, 1, 5), 1.0)], new=True)
+    bucket = await bench.js.key_value(topology.TALLIES_BUCKET)
+    await bucket.purge("t-1")
+    await Ledger(bench.wire, keep_seconds=60).apply("t-1", [(replace(former, seq=9), 2.0)])
+    await bench.publish(topology.AGENT_REQUESTED, work())
+    (delivery,) = await bench.taken(DISPATCH)
+    await until(lambda: time.time() > delivery.at + 0.06, "it is stale")
+    await dispatch(Batch([delivery]))
+    assert [len(jobs) for jobs in pool.handed] == [1]
 
 
 # ── set aside ─────────────────────────────────────────────────────────────────────────────────────────────────────
