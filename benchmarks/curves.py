@@ -18,7 +18,7 @@ from typing import Any
 import uvloop
 
 from benchmarks.machine import cpu_model
-from benchmarks.medians import added_p99_ms, agent_costs, medians
+from benchmarks.medians import agent_costs, arrivals, medians
 from benchmarks.peers.roster import PEERS
 from benchmarks.points import points
 from benchmarks.sweep import Sweep, report
@@ -55,13 +55,13 @@ def summed(found: dict[str, Any], sweep: Sweep) -> dict[str, Any]:
         "skipped": sweep.skipped,
         "failures": sweep.failures,
         "medians": medians(runs),
-        "half_of_saturation": added_p99_ms(runs),
+        "arrivals": arrivals(runs),
         "cost_of_an_agent": agent_costs(runs),
     }
 
 
 async def run(options: argparse.Namespace) -> None:
-    seconds, open_seconds = (0.5, 3.0) if options.quick else (4.0, 10.0)
+    seconds, open_seconds = (0.5, 2.0) if options.quick else (2.5, 6.0)
     names = [PARLEY, BARE, *options.peers]
     sweep = Sweep(names, points(quick=options.quick), seconds, open_seconds, lambda text: print(text, flush=True))
     found: dict[str, Any] = {

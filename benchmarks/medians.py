@@ -35,18 +35,26 @@ def _median(values: Sequence[float | None]) -> float | None:
     return median(known) if known else None
 
 
-def added_p99_ms(runs: Sequence[Row]) -> dict[str, float] | None:
-    """Open-loop load at half of Parley's saturation: p99 through Parley, on the bare loop, and the median of their differences, in
-    milliseconds. None if no run has both."""
-    both = [run["open"] for run in runs if {"parley", "bare"} <= set(run["open"])]
-    if not both:
-        return None
-    return {
-        "rate": median(run["parley"]["rate"] for run in both),
-        "parley_p99_ms": median(run["parley"]["p99_ms"] for run in both),
-        "bare_p99_ms": median(run["bare"]["p99_ms"] for run in both),
-        "added_p99_ms": median(run["parley"]["p99_ms"] - run["bare"]["p99_ms"] for run in both),
-    }
+def arrivals(runs: Sequence[Row]) -> list[dict[str, float]]:
+    """Open-loop load, one row for each share of Parley's saturation: how many arrived each second, p50 and p99 through Parley and of the
+    bare loop, the median of their p99s' differences (milliseconds), and CPU time of a call through Parley (milliseconds)."""
+    shares: dict[float, list[Row]] = {}
+    for run in runs:
+        for row in run["open"]:
+            shares.setdefault(row["share"], []).append(row)
+    return [
+        {
+            "share": share,
+            "rate": median(row["parley"]["rate"] for row in rows),
+            "parley_p50_ms": median(row["parley"]["p50_ms"] for row in rows),
+            "parley_p99_ms": median(row["parley"]["p99_ms"] for row in rows),
+            "bare_p50_ms": median(row["bare"]["p50_ms"] for row in rows),
+            "bare_p99_ms": median(row["bare"]["p99_ms"] for row in rows),
+            "added_p99_ms": median(row["parley"]["p99_ms"] - row["bare"]["p99_ms"] for row in rows),
+            "cpu_ms_per_call": median(row["parley"]["cpu_ms_per_call"] for row in rows),
+        }
+        for share, rows in sorted(shares.items())
+    ]
 
 
 def agent_costs(runs: Sequence[Row]) -> dict[str, dict[str, float]]:

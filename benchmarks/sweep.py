@@ -18,6 +18,8 @@ from benchmarks.turn import BARE, PARLEY, Turn, turn
 
 # No point takes that long; a system that does has stopped answering, and its turn is over.
 STUCK_SECONDS = 90.0
+# Of Parley's own saturation: how much arrives, whether or not what came before has ended.
+SHARES = (0.125, 0.25, 0.375, 0.5)
 # Its processes end within a point, and Ray's raylet does not wait for its children: what they have used is not known to anybody.
 UNCOUNTED = "actor"
 
@@ -38,7 +40,7 @@ class Sweep:
 
     async def run(self, number: int) -> dict[str, Any]:
         """The figures of one run: `points`, one each system and point, and `open`, of open-loop load."""
-        found: dict[str, Any] = {"load_average": os.getloadavg()[0], "points": [], "open": {}}
+        found: dict[str, Any] = {"load_average": os.getloadavg()[0], "points": [], "open": []}
         for name in rotated(self.names, number):
             async with AsyncExitStack() as stack:
                 try:
@@ -61,7 +63,7 @@ class Sweep:
             if row is not None:
                 found["points"].append(row)
         if name == PARLEY:
-            await self._half(its, number, found)
+            await self._arriving(its, number, found)
 
     async def _point(self, name: str, system: System, point: Point) -> dict[str, Any] | None:
         """None if the point would take too long."""
@@ -84,21 +86,24 @@ class Sweep:
         self.say(f"{name:<9}{point!s:<26}{measured.calls_per_second:9.1f} calls/s, p50 {measured.p50_ms:.1f} ms")
         return {"system": name, **measured.as_dict(), "cpu_ms_per_call": cpu}
 
-    async def _half(self, its: Turn, number: int, found: dict[str, Any]) -> None:
-        """Parley at half of what it did at most in this run, and the bare loop under the very same load."""
+    async def _arriving(self, its: Turn, number: int, found: dict[str, Any]) -> None:
+        """Parley at shares of what it did at most in this run, and the bare loop under the very same load."""
         rates = [
             row["deliberations_per_second"] for row in found["points"] if row["system"] == PARLEY and row["agents"] == AGENTS
         ]
-        rate = max(rates) / 2
-        due = schedule(rate, self.open_seconds, seed=number)
-        for name, system in ((PARLEY, its.system), (BARE, its.bare)):
-            before = cpu_seconds(os.getpid())
-            async with asyncio.timeout(STUCK_SECONDS):
-                answered = await answer(_asking(system, AGENTS), due, rate=rate, agents=AGENTS)
-            spent = cpu_seconds(os.getpid()) - before
-            found["open"][name] = {**answered.as_dict(), "cpu_ms_per_call": 1000 * spent / (len(due) * AGENTS)}
-            what = f"{rate:.0f} arrive each second"
-            self.say(f"{name:<9}{what:<26}{'':>9} p50 {answered.p50_ms:.1f} ms, p99 {answered.p99_ms:.1f} ms")
+        for share in SHARES:
+            rate = share * max(rates)
+            due = schedule(rate, self.open_seconds, seed=number)
+            row: dict[str, Any] = {"share": share}
+            for name, system in ((PARLEY, its.system), (BARE, its.bare)):
+                before = cpu_seconds(os.getpid())
+                async with asyncio.timeout(STUCK_SECONDS):
+                    answered = await answer(_asking(system, AGENTS), due, rate=rate, agents=AGENTS)
+                spent = cpu_seconds(os.getpid()) - before
+                row[name] = {**answered.as_dict(), "cpu_ms_per_call": 1000 * spent / (len(due) * AGENTS)}
+                what = f"{rate:.0f} arrive each second"
+                self.say(f"{name:<9}{what:<26}{'':>9} p50 {answered.p50_ms:.1f} ms, p99 {answered.p99_ms:.1f} ms")
+            found["open"].append(row)
 
 
 def _asking(system: System, agents: int) -> Callable[[], Awaitable[None]]:
@@ -113,11 +118,11 @@ def report(found: Mapping[str, Any]) -> str:
         f"{row['p50_ms']:>10.1f}{row['p99_ms']:>10.1f}{_hundredths(row['cpu_ms_per_call']):>13}"
         for row in found["medians"]
     ]
-    half = found["half_of_saturation"]
-    if half is not None:
-        lines.append(
-            f"at half of saturation ({half['rate']:.0f} deliberations/s) Parley adds {half['added_p99_ms']:.1f} ms to the p99"
-        )
+    lines += [
+        f"{row['rate']:.0f} arriving each second ({row['share']:.0%} of saturation): p50 {row['parley_p50_ms']:.1f} ms, p99 "
+        f"{row['parley_p99_ms']:.1f} ms, {row['added_p99_ms']:.1f} ms more than the bare loop; {row['cpu_ms_per_call']:.2f} ms CPU a call"
+        for row in found["arrivals"]
+    ]
     for system, cost in found["cost_of_an_agent"].items():
         lines.append(f"{system}: an agent of 64 costs {cost['time']:.2f} of what one of 3 costs (CPU: {cost['cpu']:.2f})")
     return "\n".join(lines)

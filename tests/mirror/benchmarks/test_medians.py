@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.medians import added_p99_ms, agent_costs, medians
+from benchmarks.medians import agent_costs, arrivals, medians
 
 
 def row(system: str, concurrency: int, agents: int, calls: float, cpu: float | None = 1.0) -> dict[str, Any]:
@@ -23,8 +23,12 @@ def row(system: str, concurrency: int, agents: int, calls: float, cpu: float | N
 def run(*rows: dict[str, Any], **opened: tuple[float, float]) -> dict[str, Any]:
     return {
         "points": list(rows),
-        "open": {name: {"rate": rate, "p99_ms": p99_ms} for name, (rate, p99_ms) in opened.items()},
+        "open": [{"share": 0.5, **{name: _open(*figures) for name, figures in opened.items()}}] if opened else [],
     }
+
+
+def _open(rate: float, p99_ms: float) -> dict[str, float]:
+    return {"rate": rate, "p50_ms": p99_ms / 2, "p99_ms": p99_ms, "cpu_ms_per_call": 2.0}
 
 
 def test_each_system_and_point_has_its_median() -> None:
@@ -46,18 +50,20 @@ def test_a_figure_that_is_not_known_has_no_median() -> None:
 
 
 def test_what_parley_adds_is_the_median_of_the_differences_within_a_run() -> None:
-    found = added_p99_ms(
+    (found,) = arrivals(
         [
             run(parley=(100, 90), bare=(100, 60)),  # +30
             run(parley=(110, 200), bare=(110, 180)),  # +20: both slow
             run(parley=(120, 100), bare=(120, 60)),  # +40
+            run(),
         ]
     )
-    assert found == {"rate": 110, "parley_p99_ms": 100, "bare_p99_ms": 60, "added_p99_ms": 30}
+    wanted = {"share": 0.5, "rate": 110, "parley_p99_ms": 100, "bare_p99_ms": 60, "added_p99_ms": 30, "cpu_ms_per_call": 2.0}
+    assert {name: found[name] for name in wanted} == wanted
 
 
-def test_what_has_nothing_to_be_compared_with_adds_nothing() -> None:
-    assert added_p99_ms([run(parley=(100, 90)), run()]) is None
+def test_without_open_load_there_is_nothing_to_tell() -> None:
+    assert arrivals([run()]) == []
 
 
 def test_the_cost_of_an_agent_is_a_ratio_within_a_run() -> None:

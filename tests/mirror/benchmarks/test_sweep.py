@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import sweep
-from benchmarks.medians import added_p99_ms, agent_costs, medians
+from benchmarks.medians import agent_costs, arrivals, medians
 from benchmarks.points import Point
 from benchmarks.sweep import Sweep, report
 from benchmarks.turn import Turn
@@ -48,7 +48,7 @@ async def test_every_system_is_measured_at_every_point(said: list[str]) -> None:
     assert [(row["system"], row["concurrency"]) for row in found["points"]] == [
         (name, concurrency) for name in ("bare", "quick") for concurrency in (1, 24, 64, 3)
     ]
-    assert found["open"] == {}
+    assert found["open"] == []
 
 
 async def test_one_that_cannot_be_started_is_skipped_once_and_for_all(said: list[str]) -> None:
@@ -72,17 +72,17 @@ async def test_parley_and_the_bare_loop_meet_the_same_arrivals(said: list[str], 
     monkeypatch.setattr(sweep, "schedule", lambda *_, **__: [0.0, 1.0, 1.005])
     found = await swept(["parley"], said).run(0)
     best = max(row["deliberations_per_second"] for row in found["points"] if row["agents"] == 3)
-    assert {name: (row["rate"], row["deliberations"]) for name, row in found["open"].items()} == {
-        "parley": (best / 2, 2),
-        "bare": (best / 2, 2),
-    }
+    assert [row["share"] for row in found["open"]] == list(sweep.SHARES)
+    for row in found["open"]:
+        for name in ("parley", "bare"):
+            assert (row[name]["rate"], row[name]["deliberations"]) == (row["share"] * best, 2)
 
 
 async def test_a_report_has_a_line_for_every_median(said: list[str]) -> None:
     runs: list[dict[str, Any]] = [await swept(["bare"], said).run(0)]
     found = {
         "medians": medians(runs),
-        "half_of_saturation": added_p99_ms(runs),
+        "arrivals": arrivals(runs),
         "cost_of_an_agent": agent_costs(runs),
     }
     lines = report(found).splitlines()
