@@ -44,7 +44,7 @@ def test_all_is_well() -> None:
         (flown("second", completed=2), 100.0, "completed, fewest of both"),
         (flown("second", most=2), 100.0, "in flight at once"),
         (flown("second", mib=MOST_MIB + 1), 100.0, "peak memory"),
-        (flown("second"), 106.0, "memory after the second over after the first"),
+        (flown("second"), 111.0, "memory after the second over after the first"),
     ],
 )
 def test_what_is_missed_is_named(second: Round, after: float, missed: str) -> None:
