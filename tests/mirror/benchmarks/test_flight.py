@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 
 import pytest
 from nats.aio.client import Client
@@ -14,9 +15,18 @@ def ending(name: str, status: str = "completed", *, degraded: bool = False) -> M
     return Msg(_client=Client(), data=json.dumps({"task_id": name, "status": status, "degraded": degraded}).encode())
 
 
+async def test_why_agents_failed_is_counted_by_cause_whatever_the_address() -> None:
+    found = Round("first", 3)
+    for port in (8001, 8002):
+        agent = {"agent_id": "a", "error_type": "connection_failed", "error": f"cannot connect to http://127.0.0.1:{port}/v1: no"}
+        body = {"task_id": f"first-{port}", "status": "completed", "degraded": True, "failed_agents": [agent]}
+        await found.hear(Msg(_client=Client(), data=json.dumps(body).encode()))
+    assert found.errors == {"connection_failed: cannot connect to …/v1: no": 2}
+
+
 def flown(name: str, *, completed: int = 3, most: int = 3, mib: float = 500.0) -> Round:
     samples = [Sample(1.0, most, 9, {"service": mib}, {"load": 60.0}), Sample(2.0, 0, 0, {"service": 100.0}, {"load": 60.0})]
-    return Round(name, 3, statuses={"completed": completed}, samples=samples)
+    return Round(name, 3, statuses=Counter(completed=completed), samples=samples)
 
 
 async def test_a_round_hears_its_own_endings_and_each_once() -> None:

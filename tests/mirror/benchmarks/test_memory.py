@@ -2,7 +2,7 @@
 
 import os
 
-from benchmarks.memory import OURS, ours_mib, proportional_mib
+from benchmarks.memory import OURS, ours_mib, overflows, proportional_mib
 from benchmarks.service import resident_mib
 
 
@@ -19,3 +19,8 @@ def test_ours_is_told_by_kind() -> None:
     assert tuple(found) == OURS
     assert found["service"] > 1.0
     assert found["Ray actors"] == 0.0
+
+
+def test_refused_connections_only_ever_add_up() -> None:
+    before = overflows()
+    assert 0 <= before <= overflows()
