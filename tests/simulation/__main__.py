@@ -91,7 +91,10 @@ def _many(seeds: range, processes: int) -> int:
             if time.monotonic() - said > REPORT_SECONDS:
                 said = time.monotonic()
                 rate = all_.histories / (said - began)
-                print(f"{all_.histories:>8} of {len(seeds)} histories, {rate:.0f}/s, broken: {sorted(all_.broken)[:20] or 'none'}", flush=True)
+                print(
+                    f"{all_.histories:>8} of {len(seeds)} histories, {rate:.0f}/s, broken: {sorted(all_.broken)[:20] or 'none'}",
+                    flush=True,
+                )
     _report(all_, seeds, time.monotonic() - began)
     return 1 if all_.broken else 0
 
