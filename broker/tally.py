@@ -237,9 +237,6 @@ def react(tally: Tally | None, event: Event, now: float) -> Reaction:
                     return _reported(tally, event, now)
                 case DeadlineReached():
                     return _deadline(tally, now)
-                case CancelRequested() if event.seq is not None and event.seq < tally.request_seq:
-                    # Of a namesake before this one. Whether it came across the new one was chance, and nobody kept it till that had ended.
-                    return Reaction(tally, note="cancelled before it was asked for")
                 case CancelRequested():
                     error = f"cancelled: {event.reason}" if event.reason else "cancelled by request"
                     return _end(tally, Cause.CANCEL, State.CANCELLED, now, error, by=event.seq)

@@ -242,8 +242,10 @@ class Eyes:
         if record is not None and record.tally.request_seq < kept.seq and not record.tally.ended:
             raise Violation(Invariant.EFFECTS_FIRST, f"the cancel {kept.seq} of {task_id} was acknowledged; it goes on")
         others = (self._cancels.get(seq) for seq in self.server.consumers["cancel"].handed if seq != kept.seq)
-        if record is not None and record.tally.state is State.CANCELLED and not record.marked and task_id not in others:
-            # One of the cancels decided it, and that one has to stay until it is done.
+        meant = record is not None and record.tally.request_seq < kept.seq
+        if meant and record is not None and record.tally.state is State.CANCELLED and not record.marked and task_id not in others:
+            # One of the cancels decided it, and that one has to stay until it is done. One that was stored before its request may have
+            # been let go by another hand, as for nobody: then the deadline publishes what it decided.
             raise Violation(Invariant.EFFECTS_FIRST, f"the cancel {kept.seq} decided {task_id} and was acknowledged first")
         if record is None:
             self.seen["cancel for nobody"] += 1

@@ -171,12 +171,6 @@ def test_a_request_that_cannot_be_run_ends_at_once_with_its_error(cause: Any, st
     assert reaction.effects == (PublishEnding(),)
 
 
-def test_a_cancel_stored_before_the_request_is_of_a_namesake() -> None:
-    tally = after(seq=7)
-    unchanged(react(tally, CancelRequested("enough", 6), DURING), tally, "before it was asked for")
-    assert changed(react(tally, CancelRequested("enough", 8), DURING)).state is State.CANCELLED
-
-
 @pytest.mark.parametrize("cause", [Cause.REFUSED, Cause.ABANDONED])
 def test_a_recorded_request_found_impossible_to_carry_out_fails_and_stops_its_agents(cause: Any) -> None:
     reaction = react(after(answered(ONE)), refused(cause=cause), DURING)

@@ -21,7 +21,7 @@ from broker import topology
 from broker.connection import Wire, close, connect
 from broker.embedded import embedded_nats
 from broker.ledger import Ledger
-from broker.messages import AgentCancel, AgentFailed, AgentRequested, ErrorType
+from broker.messages import AgentCancel, AgentFailed, AgentOutcome, AgentRequested, ErrorType
 from broker.tally import CancelRequested, Requested
 from tests.harness import ModelServer, until
 from tests.mirror.broker import Accounts, accounts
@@ -31,7 +31,7 @@ from workers.agent import Desk, Retry
 from workers.cancels import Cancels
 from workers.simulator import DEFAULT_MODEL
 from workers.vllm import ChatRequest, Completion, Endpoint, VllmClient
-from workers.worker import Job, Worker
+from workers.worker import STARTS_A_ROUND, Job, Worker
 
 # Short, so that a redelivery would be seen at once; the worker's signals come three times within it.
 ACK_WAIT_SECONDS = 0.75
@@ -405,6 +405,32 @@ async def test_jobs_that_were_begun_a_moment_before_closing_are_given_back_too(s
         again = await shop.deliveries(2)
         assert [msg.metadata.num_delivered for msg in again] == [2, 2]
         assert sorted(await settled(worker, 2)) == sorted(job.reply for job in jobs)
+
+
+async def test_a_flood_of_jobs_begins_bit_by_bit_and_those_still_waiting_are_given_back_too(
+    shop: Shop, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands begun at once would hold the event loop up until connections that are open count as not made in time."""
+    begun = 0
+
+    async def answer(*_: object) -> AgentOutcome:
+        nonlocal begun
+        begun += 1
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr("workers.agent.answer", answer)
+    jobs = [Job(f"jobs.{number}", work(1 + number % 200).encode()) for number in range(10 * STARTS_A_ROUND)]
+    async with hired(shop, model) as worker:
+        worker.begin(jobs)
+        rounds = []
+        while begun < 5 * STARTS_A_ROUND:
+            before = begun
+            await asyncio.sleep(0)
+            rounds.append(begun - before)
+        assert max(rounds) <= STARTS_A_ROUND
+        await worker.close()
+        assert sorted(await settled(worker, len(jobs))) == sorted(job.reply for job in jobs)
 
 
 @pytest.mark.parametrize("body", [b"not JSON", b"{}"])
