@@ -53,10 +53,10 @@ check: lint types imports stale test  ## all of the above
 bench: $(READY)  ## throughput and latency, next to a plain asyncio loop
 	@$(RUN) python -m benchmarks
 
-curves: $(READY)  ## the same beside Celery, Taskiq and Dramatiq, as JSON and plots in benchmarks/results: about 30 minutes
+curves: $(READY)  ## the same beside Celery, Taskiq and Dramatiq, as benchmarks/results/curves.json and the plots of docs/performance: about 30 minutes
 	@$(UV) sync --frozen --quiet --group bench
 	@$(RUN) python -m benchmarks.curves --runs $(RUNS) --out benchmarks/results/curves.json
-	@$(RUN) python -m benchmarks.plots benchmarks/results/curves.json benchmarks/results
+	@$(RUN) python -m benchmarks.plots benchmarks/results/curves.json docs/performance
 
 scale: $(READY)  ## many in flight, a long queue, a start, a full model server: each with its target; about 15 minutes
 	@$(RUN) python -m benchmarks.scale

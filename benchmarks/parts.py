@@ -1,9 +1,7 @@
 """The parts of a measurement that has to say when each of them starts: nats-server, simulated models, the service."""
 
-import asyncio
 import os
 import resource
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,8 +11,7 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.machine import free_port
-from benchmarks.service import Serving, _ready, _stop
+from benchmarks.service import Serving, served
 from broker.embedded import EmbeddedNats, embedded_nats
 from parley.app import simulator
 
@@ -44,28 +41,10 @@ class Parts:
 
     async def serve(self, environment: Mapping[str, str] | None = None) -> Serving:
         """Start `parley serve` on real Ray; it is ready. `environment`: more settings, by their variables' names."""
-        port = free_port()
-        path = self.folder / "service.log"
-        log = self._stack.enter_context(path.open("wb"))
-        settings = {
-            "NATS_URL": self.nats.url,
-            "VLLM_URL": ",".join(self.model_urls),
-            "PARLEY_POOL": "ray",
-            "PARLEY_HTTP_PORT": str(port),
-            "PARLEY_LOG_LEVEL": "WARNING",
-            **(environment or {}),
-        }
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "parley", "serve"),
-            env=plain_environment(**settings),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+        service = served(
+            self.nats, self.model_urls, self.folder, pool="ray", inherited=plain_environment(), environment=environment
         )
-        self._stack.push_async_callback(_stop, process)
-        url = f"http://127.0.0.1:{port}"
-        await _ready(url, process, path)
-        return Serving(self.nats.url, self.model_urls[0], url, process.pid, self.nats.pid, path)
+        return await self._stack.enter_async_context(service)
 
 
 @asynccontextmanager

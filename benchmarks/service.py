@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 
 from benchmarks.machine import free_port
-from broker.embedded import embedded_nats
+from broker.embedded import EmbeddedNats, embedded_nats
 from parley.app import simulator
 
 READY_SECONDS = 90.0
@@ -52,30 +52,48 @@ async def serving(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parley-bench-")))
         nats = await stack.enter_async_context(embedded_nats(folder, sync_always=sync_always))
         model_url = await stack.enter_async_context(simulator("--latency-ms", str(latency_ms), "--tokens", str(tokens)))
-        log = stack.enter_context((folder / "service.log").open("wb"))
-        port = free_port()
-        settings = {
-            "NATS_URL": nats.url,
-            "VLLM_URL": model_url,
-            "PARLEY_POOL": pool,
-            "PARLEY_HTTP_PORT": str(port),
-            "PARLEY_LOG_LEVEL": "WARNING",
-            **(environment or {}),
-        }
+        yield await stack.enter_async_context(served(nats, [model_url], folder, pool=pool, environment=environment))
+
+
+@asynccontextmanager
+async def served(
+    nats: EmbeddedNats,
+    model_urls: Sequence[str],
+    folder: Path,
+    *,
+    pool: str,
+    inherited: Mapping[str, str] = os.environ,
+    environment: Mapping[str, str] | None = None,
+) -> AsyncIterator[Serving]:
+    """`parley serve` beside what runs already, ready until the block ends. `environment`: settings besides those that `inherited` has."""
+    path = folder / "service.log"
+    port = free_port()
+    settings = {
+        "NATS_URL": nats.url,
+        "VLLM_URL": ",".join(model_urls),
+        "PARLEY_POOL": pool,
+        "PARLEY_HTTP_PORT": str(port),
+        "PARLEY_LOG_LEVEL": "WARNING",
+        **(environment or {}),
+    }
+    with path.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "parley", "serve"),
-            env={**os.environ, **settings},
+            env={**inherited, **settings},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
         )
-        stack.push_async_callback(_stop, process)
+    try:
         url = f"http://127.0.0.1:{port}"
-        await _ready(url, process, folder / "service.log")
-        yield Serving(nats.url, model_url, url, process.pid, nats.pid, folder / "service.log")
+        await ready(url, process, path)
+        yield Serving(nats.url, model_urls[0], url, process.pid, nats.pid, path)
+    finally:
+        await _stop(process)
 
 
-async def _ready(url: str, process: asyncio.subprocess.Process, log: Path) -> None:
+async def ready(url: str, process: asyncio.subprocess.Process, log: Path) -> None:
+    """Wait for /readyz. Raises RuntimeError, with the end of `log`, if the process ends before, TimeoutError if it takes too long."""
     async with aiohttp.ClientSession() as http, asyncio.timeout(READY_SECONDS):
         while True:
             if process.returncode is not None:

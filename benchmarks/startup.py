@@ -7,20 +7,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-
-import aiohttp
 
 from benchmarks.machine import free_port
 from benchmarks.parts import plain_environment
+from benchmarks.service import ready
 from benchmarks.targets import Found, Target
 
 RUNS = 3
 # What a person waits without wondering.
 MOST_SECONDS = 15.0
 PATIENCE_SECONDS = 120.0
-LOOK_SECONDS = 0.05
 WORDS = b"Parley is up."
 
 
@@ -41,8 +38,8 @@ async def once() -> tuple[float, float]:
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 said = asyncio.create_task(_said(process))
-                ready = await _ready(port, process)
-                return ready - started, await said - started
+                await ready(f"http://127.0.0.1:{port}", process, log)
+                return time.perf_counter() - started, await said - started
         except (TimeoutError, RuntimeError) as error:
             raise RuntimeError(f"not up: {log.read_text(errors='replace')[-1_000:]}") from error
         finally:
@@ -55,17 +52,6 @@ async def _said(process: asyncio.subprocess.Process) -> float:
         if WORDS in line:
             return time.perf_counter()
     raise RuntimeError("it ended before it was up")
-
-
-async def _ready(port: int, process: asyncio.subprocess.Process) -> float:
-    async with aiohttp.ClientSession() as http:
-        while process.returncode is None:
-            with suppress(aiohttp.ClientError):
-                async with http.get(f"http://127.0.0.1:{port}/readyz") as response:
-                    if response.status == 200:
-                        return time.perf_counter()
-            await asyncio.sleep(LOOK_SECONDS)
-    raise RuntimeError("it ended before it was ready")
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

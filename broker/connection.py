@@ -95,7 +95,6 @@ class SturdyClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self._tokens = itertools.count()
-        self._answers = ""
         self._direct: dict[int, Callable[[Msg], None]] = {}
 
     async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
@@ -125,7 +124,6 @@ class SturdyClient(Client):
 
     async def _init_request_sub(self) -> None:
         await super()._init_request_sub()
-        self._answers = (self._resp_sub_prefix or b"").decode()
         self._direct[self._sid] = self._answered
 
     async def _request_new_style(
@@ -136,10 +134,11 @@ class SturdyClient(Client):
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Msg] = loop.create_future()
         token = str(next(self._tokens))
+        inbox = bytes(self._resp_sub_prefix or b"").decode()
         self._resp_map[token] = answer
         timer = loop.call_later(timeout, _unanswered, answer)
         try:
-            await self.publish(subject, payload, reply=self._answers + token, headers=headers)
+            await self.publish(subject, payload, reply=inbox + token, headers=headers)
             return await answer
         finally:
             timer.cancel()
@@ -153,7 +152,7 @@ class SturdyClient(Client):
             await super()._process_msg(sid, subject, reply, data, headers)
 
     def _answered(self, message: Msg) -> None:
-        answer = self._resp_map.get(message.subject[len(self._answers) :])
+        answer = self._resp_map.get(message.subject.rpartition(".")[2])
         if answer is not None and not answer.done():
             answer.set_result(message)
 

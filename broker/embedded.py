@@ -114,7 +114,7 @@ def _start(folder: Path, configuration: str) -> subprocess.Popen[bytes]:
             stderr=subprocess.DEVNULL,
             pass_fds=(lock,),
             start_new_session=True,  # Ctrl-C is ours to handle: the service drains first, NATS goes last
-            preexec_fn=as_child,  # noqa: PLW1509  # one system call, made before this process has threads of its own
+            preexec_fn=as_child,  # noqa: PLW1509  # two system calls, made before this process has threads of its own
         )
 
 

@@ -32,12 +32,16 @@ def give_way() -> None:
     if sys.platform != "linux":
         return
     for thread in Path("/proc/self/task").iterdir():
-        with suppress(OSError):  # it has just ended, or a sandbox does not let us
-            os.sched_setscheduler(int(thread.name), os.SCHED_BATCH, os.sched_param(0))
+        _batch(int(thread.name))
+
+
+def _batch(thread: int) -> None:
+    with suppress(OSError):  # it has just ended, or a sandbox does not let us
+        os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
 
 
 def as_child() -> None:
     """Called in a child between fork and exec: it gives way, and whatever kills us, even SIGKILL, ends the child as well. Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        give_way()
+        _batch(0)  # the one thread that a fork leaves

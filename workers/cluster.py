@@ -67,7 +67,7 @@ class RayUnavailable(Unavailable):
         return f"cannot use Ray at {self.address}: {self.reason}. Is RAY_ADDRESS right? PARLEY_POOL=local runs without Ray."
 
 
-def _stay_on_loopback() -> None:
+def stay_on_loopback() -> None:
     """Have a local Ray listen on 127.0.0.1 only.
 
     Asked for 127.0.0.1 by name, Ray takes the machine's outside address instead and listens on every interface. What it
@@ -244,7 +244,7 @@ class RayPool:
             ray.init(address=self._address, **common)
             self._head = head.place_of(self._address if self._address.startswith("ray://") else _gcs_address())
             return
-        _stay_on_loopback()
+        stay_on_loopback()
         cpus = max(os.cpu_count() or 1, round(len(self._members) * self._actor_cpus + 0.5))
         ray.init(
             num_cpus=cpus,

@@ -5,7 +5,6 @@ An actor is a process, which starts and imports before its call. It takes no CPU
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,8 +12,6 @@ from typing import Any
 from benchmarks.question import MODEL, TEMPERATURE, prompt
 from benchmarks.systems import System
 from workers.vllm import ChatRequest, Endpoint, VllmClient
-
-OBJECT_STORE_BYTES = 80 * 1024 * 1024
 
 
 class Agent:
@@ -43,21 +40,18 @@ class ActorEach:
 
 @asynccontextmanager
 async def running(model_url: str) -> AsyncIterator[System]:
-    # As workers/cluster.py: workers are plain processes, and nothing listens outside loopback.
-    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    import ray
-    from ray._private import ray_constants
+    from workers.cluster import LOCAL_OBJECT_STORE_BYTES, stay_on_loopback  # first: it sets Ray's switches
 
-    ray_constants.ENABLE_RAY_CLUSTER = False
+    stay_on_loopback()
+    import ray
+
     await asyncio.to_thread(
         ray.init,
         address="local",
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        object_store_memory=OBJECT_STORE_BYTES,
+        object_store_memory=LOCAL_OBJECT_STORE_BYTES,
     )
     try:
         system = ActorEach(ray.remote(num_cpus=0)(Agent), model_url)

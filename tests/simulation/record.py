@@ -27,8 +27,7 @@ class Told:
 
 @dataclass(slots=True)
 class Record:
-    """`decider`: the outcome or the cancel that ended it, the one message that has to stay until the ending is marked.
-    `carried`: how often core NATS carried its ending. `met`: another message about it was in somebody's hands between verdict and mark.
+    """`carried`: how often core NATS carried its ending. `met`: another message about it was in somebody's hands between verdict and mark.
     `squatted`: a stranger had its Msg-Id."""
 
     tally: Tally
@@ -42,7 +41,6 @@ class Record:
     squatted: bool = False
     armed: bool = False
     asked: set[str] = field(default_factory=set)
-    decider: int | None = None
 
     @property
     def marked(self) -> bool:

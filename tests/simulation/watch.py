@@ -112,8 +112,6 @@ class Eyes:
             counts(tally, self._outcomes)
         if newly_ended:
             record.decided_at = now
-            assert tally.verdict is not None
-            record.decider = tally.verdict.by
             decided_rightly(tally, self._requests[tally.request_seq], tally.task_id in self._cancels.values())
             self.seen[f"ended {tally.state}"] += 1
         if tally.ending_seq is not None:
@@ -162,9 +160,9 @@ class Eyes:
         says_the_same(record.tally, kept)
         self._met(record)
         self._carried(record)
-        late = kept.at - record.tally.deadline
         if self.swept:
             return
+        late = kept.at - record.tally.deadline
         faults = self.server.faults.struck
         if record.tally.phases and late > 1 and late > allowed(faults, record.tally.deadline):
             raise Violation(Invariant.IN_TIME, f"the ending of {task_id} came {late:.3f} s after its deadline")
@@ -239,14 +237,14 @@ class Eyes:
     def _cancel_settled(self, kept: Kept) -> None:
         task_id = str(payload(kept.data)["task_id"])
         record = self.live(task_id)
-        if record is not None and record.tally.request_seq < kept.seq and not record.tally.ended:
-            raise Violation(Invariant.EFFECTS_FIRST, f"the cancel {kept.seq} of {task_id} was acknowledged; it goes on")
-        others = (self._cancels.get(seq) for seq in self.server.consumers["cancel"].handed if seq != kept.seq)
-        meant = record is not None and record.tally.request_seq < kept.seq
-        if meant and record is not None and record.tally.state is State.CANCELLED and not record.marked and task_id not in others:
-            # One of the cancels decided it, and that one has to stay until it is done. One that was stored before its request may have
-            # been let go by another hand, as for nobody: then the deadline publishes what it decided.
-            raise Violation(Invariant.EFFECTS_FIRST, f"the cancel {kept.seq} decided {task_id} and was acknowledged first")
+        if record is not None and record.tally.request_seq < kept.seq:
+            # One that was stored before its request may have been let go by another hand, as for nobody: then the deadline publishes
+            # what it decided. Of the others the one that decided it has to stay until it is done.
+            if not record.tally.ended:
+                raise Violation(Invariant.EFFECTS_FIRST, f"the cancel {kept.seq} of {task_id} was acknowledged; it goes on")
+            others = (self._cancels.get(seq) for seq in self.server.consumers["cancel"].handed if seq != kept.seq)
+            if record.tally.state is State.CANCELLED and not record.marked and task_id not in others:
+                raise Violation(Invariant.EFFECTS_FIRST, f"the cancel {kept.seq} decided {task_id} and was acknowledged first")
         if record is None:
             self.seen["cancel for nobody"] += 1
             for seq in self.server.consumers["intake"].handed:
@@ -278,7 +276,7 @@ class Eyes:
         if record is None or record.marked or record.created_at > kept.at:
             return
         tally = record.tally
-        if kept.seq == record.decider and tally.state is not State.CANCELLED:
+        if tally.ended and may_have_decided(kept, tally):
             raise Violation(Invariant.EFFECTS_FIRST, f"outcome {kept.seq} decided {tally.task_id} and was acknowledged first")
         if not tally.ended and countable(tally, outcome):
             raise Violation(Invariant.EFFECTS_FIRST, f"outcome {kept.seq} was acknowledged and is not counted")
