@@ -9,7 +9,7 @@ READY = .venv/.ready
 # Ray workers started through `uv run` would each start through it again; this makes them plain Python processes.
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV = 0
 
-.PHONY: all demo test simulate lint types imports check bench smoke curves scale soak clean docs stale help
+.PHONY: all demo test simulate faults live lint types imports check bench smoke curves scale soak clean docs stale help
 
 all: $(READY)  ## install everything into .venv
 
@@ -35,6 +35,9 @@ simulate: $(READY)  ## 100,000 histories of the handlers on a virtual clock, wha
 
 faults: $(READY)  ## everything killed and frozen while deliberations run; hostile input: about 11 minutes
 	@HOSTILE_PAYLOADS=10000 $(RUN) pytest tests/faults --faults full
+
+live: $(READY)  ## against a real vLLM, its CPU build (2.3 GB into .vllm the first time): the long form
+	@$(RUN) pytest tests/live --live full
 
 lint: $(READY)  ## ruff: style and format
 	@$(RUN) ruff check . && $(RUN) ruff format --check .
@@ -72,4 +75,4 @@ docs: $(READY)  ## write what is generated: parts of README and docs/, the dashb
 	@$(RUN) python -m monitoring.dashboards
 
 clean:  ## remove what was installed here
-	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .uv .vllm .mypy_cache .ruff_cache .pytest_cache

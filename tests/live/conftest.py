@@ -1,0 +1,73 @@
+"""A real vLLM under the whole service: real NATS, real Ray. Skipped, with the reason, only where vLLM cannot be installed."""
+
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.live.environment import CHECKOUT, Unavailable, installed
+from tests.live.server import Install, Vllm, vllm
+from tests.live.service import Front, front
+
+HERE = Path(__file__).parent
+# What the tokenizer learns from: any English and some code.
+TEXTS = ("README.md", "docs/*.md", "workers/prompts.py", "LICENSE")
+# The first test pays for the installation and a start.
+FIRST_SECONDS = 1_200
+SECONDS = 240
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ours = [item for item in items if item.path.is_relative_to(HERE)]
+    for place, item in enumerate(ours):
+        item.add_marker(pytest.mark.live)
+        item.add_marker(pytest.mark.timeout(SECONDS if place else FIRST_SECONDS))
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    return str(request.config.getoption("--live")) == "full"
+
+
+@pytest.fixture(scope="session")
+def install(tmp_path_factory: pytest.TempPathFactory, full: bool) -> Install:
+    try:
+        python = installed()
+    except Unavailable as reason:
+        if full:
+            raise  # it was asked for by name
+        pytest.skip(str(reason))
+    folder = tmp_path_factory.mktemp("model")
+    texts = [str(path) for pattern in TEXTS for path in sorted(CHECKOUT.glob(pattern))]
+    subprocess.run([python, HERE / "make_model.py", folder, *texts], check=True, timeout=60)
+    return Install(python, folder)
+
+
+@pytest.fixture(scope="session")
+async def shared(install: Install, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Vllm]:
+    """The server that nobody harms. It logs how each request is sampled."""
+    folder = tmp_path_factory.mktemp("vllm")
+    async with vllm(install, folder, "--enable-prefix-caching", "--enable-log-requests") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def plain(shared: Vllm, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Front]:
+    """The whole service in front of it, which reads whole answers."""
+    async with front(tmp_path_factory.mktemp("plain"), [shared.url]) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+async def streamed(shared: Vllm, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Front]:
+    """Another, which reads answers as streams."""
+    async with front(tmp_path_factory.mktemp("streamed"), [shared.url], PARLEY_VLLM_STREAM="true") as started:
+        yield started
+
+
+@pytest.fixture(params=["plain", "streamed"])
+def on(request: pytest.FixtureRequest) -> Front:
+    """The whole service: once with plain calls, once with streams."""
+    started: Front = request.getfixturevalue(request.param)
+    return started

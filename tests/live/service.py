@@ -1,0 +1,76 @@
+"""`parley serve` in a process of its own, on real NATS and real Ray, in front of vLLM; with a client, and a look behind it."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from nats.aio.client import Client as Nats
+
+from benchmarks.parts import plain_environment
+from benchmarks.service import Serving, served
+from broker import topology
+from broker.connection import Wire, close, connect
+from broker.embedded import embedded_nats
+from broker.messages import AgentCompleted, AgentFailed, AgentOutcome, Ending, decode
+from broker.reading import walk
+from parley.client import Client
+from parley.client import connect as connect_client
+from tests.live.server import MODEL
+
+# Short waits: what is shown is what happens, not how long it takes. No setting is off its usual course otherwise.
+SETTINGS = {
+    "VLLM_MODEL": MODEL,
+    "PARLEY_POOL_ACTORS": "1",
+    "PARLEY_RETRY_BASE_SECONDS": "0.1",
+    "PARLEY_RETRY_CAP_SECONDS": "1",
+    "PARLEY_ACK_WAIT_SECONDS": "5",
+    "PARLEY_DRAIN_SECONDS": "2",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """The service in front of vLLM."""
+
+    serving: Serving
+    client: Client
+    nats: Nats
+
+    async def outcomes(self, task_id: str) -> list[AgentOutcome]:
+        """What every agent of a task has published, by agent."""
+        found: list[AgentOutcome] = []
+        async for message in walk(Wire(self.nats), topology.AGENT_RESPONSES, "agent.response.*"):
+            done = message.subject == topology.AGENT_COMPLETED
+            found.append(decode(AgentCompleted, message.data) if done else decode(AgentFailed, message.data))
+        return sorted((each for each in found if each.task_id == task_id), key=lambda each: each.agent_id)
+
+    async def completed(self, ending: Ending) -> list[AgentCompleted]:
+        """Every agent's outcome of a deliberation in which all answered."""
+        outcomes = await self.outcomes(ending.task_id)
+        assert len(outcomes) == ending.total_agents
+        answered = [outcome for outcome in outcomes if isinstance(outcome, AgentCompleted)]
+        assert answered == outcomes, ending
+        return answered
+
+    async def failed(self, ending: Ending) -> list[AgentFailed]:
+        """Every agent's outcome of a deliberation in which nobody answered."""
+        outcomes = await self.outcomes(ending.task_id)
+        assert len(outcomes) == ending.total_agents
+        failed = [outcome for outcome in outcomes if isinstance(outcome, AgentFailed)]
+        assert failed == outcomes, ending
+        return failed
+
+
+@asynccontextmanager
+async def front(folder: Path, urls: Sequence[str], **settings: str) -> AsyncIterator[Front]:
+    """Everything up until the block ends. `urls`: of the model servers; `settings`: more of them, by their variables' names."""
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(embedded_nats(folder / "nats"))
+        environment = {**SETTINGS, **settings}
+        service = served(server, urls, folder, pool="ray", inherited=plain_environment(), environment=environment)
+        serving = await stack.enter_async_context(service)
+        nats = await connect(server.url, "live")
+        stack.push_async_callback(close, nats)
+        client = await stack.enter_async_context(connect_client(server.url))
+        yield Front(serving, client, nats)

@@ -1,0 +1,74 @@
+"""What comes back from a real vLLM: the text, how long it was, how it was made, why it ended."""
+
+import re
+
+from broker.messages import AgentCompleted, DeliberationCompleted
+from tests.harness import fresh
+from tests.live.server import MODEL, Vllm
+from tests.live.service import Front
+
+
+async def test_three_agents_answer_and_the_tokens_are_those_that_vllm_counts(on: Front, shared: Vllm) -> None:
+    before = await shared.figures()
+    ending = await on.client.deliberate("Write a factorial function", agents=3, max_tokens=24)
+    after = await shared.figures()
+    assert isinstance(ending, DeliberationCompleted), ending
+    assert not ending.degraded
+    outcomes = await on.completed(ending)
+    assert all(outcome.proposal.content.strip() and outcome.model == MODEL for outcome in outcomes)
+    made = sum(outcome.usage.completion_tokens for outcome in outcomes)
+    read = sum(outcome.usage.prompt_tokens for outcome in outcomes)
+    assert made == 3 * 24
+    assert read > 3 * 100
+    assert after["vllm:generation_tokens_total"] - before["vllm:generation_tokens_total"] == made
+    assert after["vllm:prompt_tokens_total"] - before["vllm:prompt_tokens_total"] == read
+    assert [result.proposal.tokens for result in ending.results] == [outcome.usage.completion_tokens for outcome in outcomes]
+    assert all(
+        outcome.usage.total_tokens == outcome.usage.prompt_tokens + outcome.usage.completion_tokens for outcome in outcomes
+    )
+
+
+async def test_an_answer_says_whether_it_was_cut(on: Front) -> None:
+    cut = await on.completed(await on.client.deliberate("Go on and on", agents=2, max_tokens=9))
+    assert {outcome.finish_reason for outcome in cut} == {"length"}
+    assert {outcome.usage.completion_tokens for outcome in cut} == {9}
+    # Noise comes by a `z` sooner or later; an agent that begins with one has no answer, and that is another's test.
+    await on.client.deliberate("Go on and on", agents=6, max_tokens=2_000, stop=["z"], task_id=(name := fresh()))
+    whole = [outcome for outcome in await on.outcomes(name) if isinstance(outcome, AgentCompleted)]
+    assert len(whole) >= 3
+    assert {outcome.finish_reason for outcome in whole} == {"stop"}
+    assert not any("z" in outcome.proposal.content for outcome in whole)
+
+
+async def test_what_is_asked_of_sampling_reaches_the_engine(on: Front, shared: Vllm) -> None:
+    def asked() -> list[dict[str, str]]:
+        return [
+            dict(re.findall(r"(temperature|seed|max_tokens|stop)=(\[.*?\]|[^,]+)", line))
+            for line in shared.said("Received request")
+        ]
+
+    before = len(asked())
+    await on.client.deliberate("Name it", agents=3, max_tokens=11, temperature=0.35, seed=70, stop=["zq"])
+    same = {"temperature": "0.35", "max_tokens": "11", "stop": "['zq']"}
+    assert sorted(asked()[before:], key=lambda one: one["seed"]) == [{**same, "seed": str(seed)} for seed in (70, 71, 72)]
+
+
+async def test_the_same_seed_gives_the_same_answers_and_another_gives_others(on: Front) -> None:
+    async def answers(**asking: float) -> list[str]:
+        ending = await on.client.deliberate("Name it", agents=3, max_tokens=16, **asking)  # type: ignore[arg-type]
+        return [result.proposal.content for result in ending.results]
+
+    first = await answers(seed=7)
+    assert len(set(first)) == 3
+    assert await answers(seed=7) == first
+    assert not set(await answers(seed=7_000)) & set(first)
+    # Without chance, all agents of one prompt say the same, whatever their seed.
+    assert len(set(await answers(seed=7, temperature=0))) == 1
+
+
+async def test_diverse_agents_sample_differently_and_answer_differently(on: Front) -> None:
+    outcomes = await on.completed(await on.client.deliberate("Name it", agents=4, max_tokens=16, diversity=True))
+    assert len({outcome.proposal.content for outcome in outcomes}) == 4
+    assert len({outcome.persona for outcome in outcomes}) == 4
+    assert len({outcome.seed for outcome in outcomes}) == 4
+    assert len({outcome.proposal.temperature for outcome in outcomes}) == 4

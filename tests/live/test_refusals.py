@@ -1,0 +1,37 @@
+"""What a real vLLM will not do: said in its own words, and not asked again."""
+
+from broker.messages import DeliberationFailed, ErrorType
+from tests.live.server import MAX_TOKENS, Vllm
+from tests.live.service import Front
+
+
+async def test_a_prompt_that_is_too_long_fails_at_once_in_the_servers_words(on: Front, shared: Vllm) -> None:
+    asked = len(shared.said("POST /v1/chat/completions"))
+    ending = await on.client.deliberate("word " * 2 * MAX_TOKENS, agents=2, timeout_seconds=60)
+    assert isinstance(ending, DeliberationFailed)
+    assert ending.status == "failed"
+    failed = await on.failed(ending)
+    assert {outcome.error_type for outcome in failed} == {ErrorType.CONTEXT_TOO_LONG}
+    assert all(outcome.error.startswith("HTTP 400") and str(MAX_TOKENS) in outcome.error for outcome in failed)
+    assert {outcome.attempt for outcome in failed} == {1}
+    assert len(shared.said("POST /v1/chat/completions")) - asked == 2
+    assert ending.duration_ms < 5_000
+
+
+async def test_more_tokens_than_fit_are_refused_the_same_way(on: Front) -> None:
+    failed = await on.failed(await on.client.deliberate("x", agents=1, max_tokens=MAX_TOKENS + 1))
+    assert [(outcome.error_type, outcome.attempt) for outcome in failed] == [(ErrorType.CONTEXT_TOO_LONG, 1)]
+
+
+async def test_an_unknown_model_fails_at_once_in_the_servers_words(on: Front, shared: Vllm) -> None:
+    asked = len(shared.said("POST /v1/chat/completions"))
+    failed = await on.failed(await on.client.deliberate("x", agents=2, model="nobody"))
+    assert {outcome.error_type for outcome in failed} == {ErrorType.MODEL_NOT_FOUND}
+    assert all(outcome.error.startswith("HTTP 404") and "`nobody`" in outcome.error for outcome in failed)
+    assert {outcome.attempt for outcome in failed} == {1}
+    assert len(shared.said("POST /v1/chat/completions")) - asked == 2
+
+
+async def test_a_parameter_out_of_bounds_fails_at_once_in_the_servers_words(on: Front) -> None:
+    failed = await on.failed(await on.client.deliberate("x", agents=1, seed=2**63 - 1, stop=["x" * 64]))
+    assert failed
