@@ -32,6 +32,9 @@ CONFIG = {
     "rms_norm_eps": 1e-5,
     "hidden_act": "silu",
     "tie_word_embeddings": False,
+    # Llama's own defaults name tokens that stand for something else here.
+    "bos_token_id": 0,
+    "eos_token_id": None,
     "torch_dtype": "bfloat16",
 }
 TEMPLATE = (
