@@ -25,6 +25,9 @@ from broker.messages import ErrorType, Usage
 
 # More than any answer we could pass on: an outcome has to fit into one NATS message (1 MiB).
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
+# What vLLM calls the end of an answer that it gave up, with HTTP 200 and the words there were: a stop (`--shutdown-timeout 0`, its default)
+# ends so whatever is under way.
+ABORTED = "abort"
 # What a server says about its error is passed on up to this length; some quote the whole prompt.
 MAX_ERROR_CHARACTERS = 500
 
@@ -312,6 +315,8 @@ def _completion(body: bytes, model: str) -> Completion:
 
 
 def _checked(content: Any, finish_reason: Any, model: Any, usage: Usage) -> Completion:
+    if finish_reason == ABORTED:
+        raise ModelError(ErrorType.SERVER_ERROR, f"the server broke off: finish_reason {ABORTED}")
     if not isinstance(content, str) or not content.strip():
         raise ModelError(ErrorType.EMPTY_ANSWER, f"the model answered nothing (finish_reason {_encodable(finish_reason)})")
     return Completion(_encodable(content), _encodable(finish_reason), _encodable(model), usage)

@@ -343,6 +343,18 @@ async def test_a_stream_that_ends_before_its_answer_does_was_lost(end: bytes) ->
         assert (await refused(server.url, stream=True)).error_type is ErrorType.CONNECTION_LOST
 
 
+@pytest.mark.parametrize("content", ["half an ans", "", None])
+async def test_an_answer_that_the_server_gave_up_is_none(content: str | None) -> None:
+    """vLLM 0.32 at SIGTERM: HTTP 200, the words so far, `finish_reason: abort`."""
+    body = json.dumps({"choices": [{"message": {"content": content}, "finish_reason": "abort"}]}).encode()
+    lines = event(choices=[{"delta": {"content": content}, "finish_reason": None}])
+    lines += event(choices=[{"delta": {"content": ""}, "finish_reason": "abort"}]) + b"data: [DONE]\n\n"
+    for answer, stream in ((body, False), (lines, True)):
+        async with canned(ok(answer)) as server:
+            error = await refused(server.url, stream=stream)
+            assert (error.error_type, str(error)) == (ErrorType.SERVER_ERROR, "the server broke off: finish_reason abort")
+
+
 async def test_an_answer_over_the_bound_is_refused() -> None:
     body = json.dumps({"choices": [{"message": {"content": "x" * MAX_ANSWER_BYTES}}]}).encode()
     async with canned(ok(body)) as server:
