@@ -9,6 +9,7 @@ import pytest
 from tests.live.environment import CHECKOUT, Unavailable, installed
 from tests.live.server import Install, Vllm, vllm
 from tests.live.service import Front, front
+from tests.live.stage import Stage, stage
 
 HERE = Path(__file__).parent
 # What the tokenizer learns from: any English and some code.
@@ -50,6 +51,13 @@ async def shared(install: Install, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("vllm")
     async with vllm(install, folder, "--enable-prefix-caching", "--enable-log-requests") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+async def behind(install: Install, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    """A server that is treated badly, and started again whenever it is wanted."""
+    async with stage(install, tmp_path_factory.mktemp("stage")) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -27,8 +27,6 @@ STOP_SECONDS = 20.0
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
-    # The engine in the server's own process: one process to start, and to kill.
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": "1",
 }
@@ -90,9 +88,10 @@ class Vllm:
         """The lines of its log that have these words."""
         return [line for line in self.log.read_text(errors="replace").splitlines() if words in line]
 
-    def engines(self) -> list[int]:
-        """Process ids of what it started itself."""
-        return descendants(self.process.pid)
+    def engine(self) -> int:
+        """Process id of its engine, which is a process of its own."""
+        (found,) = [pid for pid in descendants(self.process.pid) if b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return found
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
