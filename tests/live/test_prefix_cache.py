@@ -7,7 +7,8 @@ from pathlib import Path
 from broker.messages import AgentRequested
 from tests.harness import fresh
 from tests.live.server import MODEL, Vllm
-from tests.live.service import Front
+from tests.live.service import Front, front
+from tests.live.stage import AT_WORK, KEY, Stage
 from workers import prompts
 from workers.vllm import ChatRequest, Endpoint, VllmClient
 
