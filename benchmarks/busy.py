@@ -29,6 +29,7 @@ WARM_UP_SECONDS = 3.0
 WINDOW_SECONDS = 15.0
 
 One = Callable[[], Awaitable[None]]
+Count = Callable[[], Awaitable[float]]
 
 
 @asynccontextmanager
@@ -49,46 +50,52 @@ async def offered(one: One, lanes: int) -> AsyncIterator[None]:
             stopping = True
 
 
-async def tokens_per_second(one: One, lanes: int, model_url: str, window_seconds: float) -> float:
-    """As the model server counts them."""
+async def tokens_per_second(one: One, lanes: int, made: Count, window_seconds: float) -> float:
+    """`made`: how many the model server has counted so far."""
     async with offered(one, lanes):
         await asyncio.sleep(WARM_UP_SECONDS)
-        before, started = await seen([model_url]), time.perf_counter()
+        before, started = await made(), time.perf_counter()
         await asyncio.sleep(window_seconds)
-        after, ended = await seen([model_url]), time.perf_counter()
-    return (after["generation_tokens"] - before["generation_tokens"]) / (ended - started)
+        after, ended = await made(), time.perf_counter()
+    return (after - before) / (ended - started)
+
+
+async def in_turn(through: Count, beside: Count, pairs: int) -> list[tuple[float, float]]:
+    """Tokens/s of both, so many times, each first in every other pair."""
+    found: list[tuple[float, float]] = []
+    for number in range(pairs):
+        if number % 2:
+            plain = await beside()
+            found.append((await through(), plain))
+        else:
+            found.append((await through(), await beside()))
+        print(f"  {number + 1} of {pairs}: {found[-1][0]:.0f} tokens/s through Parley, {found[-1][1]:.0f} beside it", flush=True)
+    return found
 
 
 async def run(pairs: int = PAIRS, window_seconds: float = WINDOW_SECONDS) -> Found:
     manner = ("--slots", SLOTS, "--tokens", TOKENS, "--latency-ms", FIRST_TOKEN_MS, "--tokens-per-second", TOKENS_PER_SECOND)
-    found: list[tuple[float, float]] = []
     async with parts(*map(str, manner)) as its:
         service = await its.serve()
         async with connect(service.nats_url) as client, systems.bare(service.model_url, connections=CALLS) as bare:
             through = Parley(client)
 
+            async def made() -> float:
+                return (await seen([service.model_url]))["generation_tokens"]
+
             async def parley() -> float:
-                return await tokens_per_second(
-                    lambda: through.deliberate(AGENTS), CALLS // AGENTS, service.model_url, window_seconds
-                )
+                return await tokens_per_second(lambda: through.deliberate(AGENTS), CALLS // AGENTS, made, window_seconds)
 
             async def direct() -> float:
-                return await tokens_per_second(lambda: bare.deliberate(1), CALLS, service.model_url, window_seconds)
+                return await tokens_per_second(lambda: bare.deliberate(1), CALLS, made, window_seconds)
 
-            for number in range(pairs):
-                if number % 2:
-                    beside = await direct()
-                    found.append((await parley(), beside))
-                else:
-                    found.append((await parley(), await direct()))
-                print(
-                    f"  {number + 1} of {pairs}: {found[-1][0]:.0f} tokens/s through Parley, {found[-1][1]:.0f} beside it",
-                    flush=True,
-                )
-    return judge(found)
+            return judge(await in_turn(parley, direct, pairs))
 
 
-def judge(found: Sequence[tuple[float, float]]) -> Found:
+HOW = f"{CALLS} calls at a model server with {SLOTS} slots; through Parley {CALLS // AGENTS} deliberations of {AGENTS} agents"
+
+
+def judge(found: Sequence[tuple[float, float]], *, scenario: str = "busy", how: str = HOW) -> Found:
     """Each pair: tokens/s through Parley, and of the plain client."""
     ratios = [through / beside for through, beside in found]
     targets = [Target(f"tokens/s over a plain client's, median of {len(found)}", statistics.median(ratios), LEAST, at_least=True)]
@@ -98,5 +105,4 @@ def judge(found: Sequence[tuple[float, float]]) -> Found:
         "lowest ratio": min(ratios),
         "highest ratio": max(ratios),
     }
-    how = f"{CALLS} calls at a model server with {SLOTS} slots; through Parley {CALLS // AGENTS} deliberations of {AGENTS} agents"
-    return Found("busy", how, targets, figures)
+    return Found(scenario, how, targets, figures)

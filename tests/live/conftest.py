@@ -1,19 +1,17 @@
 """A real vLLM under the whole service: real NATS, real Ray. Skipped, with the reason, only where vLLM cannot be installed."""
 
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.live.environment import CHECKOUT, Unavailable, installed
+from tests.live.environment import Unavailable, installed
+from tests.live.model import written
 from tests.live.server import Install, Vllm, vllm
 from tests.live.service import Front, front
 from tests.live.stage import Stage, stage
 
 HERE = Path(__file__).parent
-# What the tokenizer learns from: any English and some code.
-TEXTS = ("README.md", "docs/*.md", "workers/prompts.py", "LICENSE")
 # The first test pays for the installation and a start.
 FIRST_SECONDS = 1_200
 SECONDS = 240
@@ -39,10 +37,7 @@ def install(tmp_path_factory: pytest.TempPathFactory, full: bool) -> Install:
         if full:
             raise  # it was asked for by name
         pytest.skip(str(reason))
-    folder = tmp_path_factory.mktemp("model")
-    texts = [str(path) for pattern in TEXTS for path in sorted(CHECKOUT.glob(pattern))]
-    subprocess.run([python, HERE / "make_model.py", folder, *texts], check=True, timeout=60)
-    return Install(python, folder)
+    return written(python, tmp_path_factory.mktemp("install"))
 
 
 @pytest.fixture(scope="session")
