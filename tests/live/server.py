@@ -73,6 +73,17 @@ class Vllm:
                 found[sample.name] = found.get(sample.name, 0.0) + sample.value
         return found
 
+    async def grew(self, before: Mapping[str, float], **by: int) -> None:
+        """Wait until counters have grown by so many since `before`, and none by more. vLLM counts a moment after it has answered."""
+
+        async def now() -> bool:
+            figures = await self.figures()
+            grown = {name: figures[f"vllm:{name}"] - before[f"vllm:{name}"] for name in by}
+            assert all(grown[name] <= by[name] for name in by), f"{grown}, wanted {by}"
+            return grown == by
+
+        await until(now, f"vLLM counts {by} more")
+
     async def figure(self, name: str) -> float:
         return (await self.figures())[f"vllm:{name}"]
 

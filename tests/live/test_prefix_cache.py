@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from broker.messages import AgentRequested
-from tests.harness import fresh
+from tests.harness import fresh, until
 from tests.live.server import MODEL, Vllm
 from tests.live.service import Front, front
 from tests.live.stage import AT_WORK, KEY, Stage
@@ -87,13 +88,20 @@ async def test_all_agents_of_a_task_go_to_one_server_of_two_and_the_tasks_to_bot
     shared: Vllm, behind: Stage, tmp_path: Path
 ) -> None:
     servers = [shared, await behind.up()]
-    went = []
+    went: list[list[float]] = []
+
+    async def counted() -> list[float]:
+        return [await server.figure("request_success_total") for server in servers]
+
+    async def more(before: list[float]) -> list[float]:
+        grown = [now - then for now, then in zip(await counted(), before, strict=True)]
+        return grown if sum(grown) == TOGETHER else []
+
     async with front(tmp_path, [server.url for server in servers], VLLM_API_KEY=KEY) as on:
         for _ in range(TASKS):
-            before = [await server.figure("request_success_total") for server in servers]
+            before = await counted()
             await on.completed(await on.client.deliberate("x", agents=TOGETHER, max_tokens=ANSWER_TOKENS, task_id=fresh()))
-            after = [await server.figure("request_success_total") for server in servers]
-            went.append([int(now - then) for now, then in zip(after, before, strict=True)])
+            went.append(await until(partial(more, before), f"vLLM counts {TOGETHER} answers"))
     assert all(sorted(each) == [0, TOGETHER] for each in went), went
     # All on one side by chance: two times in 2^16.
     assert all(any(each[number] for each in went) for number in (0, 1)), went
