@@ -19,6 +19,7 @@ import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.busy import PAIRS, in_turn, judge, tokens_per_second
+from benchmarks.load import drive
 from benchmarks.parts import plain_environment
 from benchmarks.question import QUESTION, TEMPERATURE, prompt
 from benchmarks.service import served
@@ -71,6 +72,9 @@ async def run(url: str, *, pairs: int = PAIRS, window_seconds: float = WINDOW_SE
         async def beside() -> float:
             return await tokens_per_second(call, calls, made, window_seconds)
 
+        # The first calls of each pay for what is made once: connections, compiled kernels, the cached prefix.
+        for one, lanes in ((deliberate, calls // AGENTS), (call, calls)):
+            await drive(one, concurrency=lanes, count=2 * lanes)
         found = await in_turn(through, beside, pairs)
     how = f"{calls} calls at {model}, up to {ANSWER_TOKENS} tokens each; through Parley {calls // AGENTS} deliberations of {AGENTS} agents"
     return judge(found, scenario="live", how=how)
