@@ -40,6 +40,7 @@ from monitoring import asyncapi, http
 from monitoring.health import Check
 from monitoring.metrics import Metrics
 from parley.settings import Settings
+from workers.discovery import Discovery, find
 from workers.pool import LocalPool, Pool
 from workers.vllm import Endpoint, ModelError, VllmClient
 
@@ -92,7 +93,8 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
         if pool is not None:
             metrics.watch_pool(lambda: pool.slots, lambda: pool.busy)
             metrics.watch_breakers(lambda: pool.breakers)
-        url = await stack.enter_async_context(_door(settings, wire, metrics, pool))
+        discovery = await stack.enter_async_context(_discovery(settings, model, pool)) if pool is not None else None
+        url = await stack.enter_async_context(_door(settings, wire, metrics, pool, discovery))
         await broker.start()
         if Part.AGGREGATE in parts:
             stack.callback(asyncio.create_task(recover.run(), name="recovery").cancel)
@@ -124,12 +126,21 @@ async def _model(settings: Settings) -> str:
     first = Endpoint(settings.endpoints[0])
     async with VllmClient(api_key=key) as client:
         try:
-            names = await client.models(first)
+            return (await find(client, first, None)).name
         except ModelError as error:
             raise Unavailable(f"cannot ask {first} for its models: {error}. Set VLLM_MODEL to start without it.") from error
-    if not names:
-        raise Unavailable(f"{first} serves no model; set VLLM_MODEL")
-    return names[0]
+
+
+@asynccontextmanager
+async def _discovery(settings: Settings, model: str, pool: Pool) -> AsyncIterator[Discovery]:
+    """Asks as the workers do: with their key and limits, and streamed where they stream."""
+    config = settings.worker_config("", model)
+    endpoints = [Endpoint(url) for url in config.endpoints]
+    async with (
+        VllmClient(api_key=config.api_key, limits=config.limits, stream=config.stream, connections=2 * len(endpoints)) as client,
+        Discovery(client, endpoints, model, lambda: pool.breakers) as discovery,
+    ):
+        yield discovery
 
 
 @asynccontextmanager
@@ -194,7 +205,9 @@ def _handlers(
 
 
 @asynccontextmanager
-async def _door(settings: Settings, wire: Wire, metrics: Metrics, pool: Pool | None) -> AsyncIterator[str]:
+async def _door(
+    settings: Settings, wire: Wire, metrics: Metrics, pool: Pool | None, discovery: Discovery | None
+) -> AsyncIterator[str]:
     async def connected() -> str | None:
         return None if wire.connected else "not connected"
 
@@ -225,6 +238,8 @@ async def _door(settings: Settings, wire: Wire, metrics: Metrics, pool: Pool | N
             await asyncio.gather(*(_backlog(wire, metrics, durable) for durable in topology.DURABLES))
 
     checks: dict[str, Check] = {"nats": connected, "streams": streams, "pool": slots}
+    if discovery is not None:
+        checks["models"] = discovery.problem
     app = http.application(metrics, checks, documented(), refresh, alive)
     async with AsyncExitStack() as stack:
         try:  # around the opening only: an OSError or TimeoutError of the service's own has nothing to do with this port

@@ -1,18 +1,21 @@
 """`parley doctor`: is everything there? Each line is ok, or what to do."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from broker import topology
+from broker.clock import rfc3339
 from broker.connection import check_server, close, connect
 from broker.errors import Unavailable
+from broker.messages import AgentRequested, ErrorType
 from parley.settings import Settings
-from workers.vllm import ChatRequest, Endpoint, ModelError, VllmClient
+from workers import prompts
+from workers.discovery import ONE_TOKEN_SECONDS, advice, find, generate
+from workers.vllm import Endpoint, ModelError, ServedModel, VllmClient
 
-# A model that needs longer than this for one token is not answering.
-ONE_TOKEN_SECONDS = 30.0
 REACH_SECONDS = 3.0
 
 
@@ -91,15 +94,40 @@ async def _models(settings: Settings) -> AsyncIterator[Finding]:
 
 
 async def _model(client: VllmClient, endpoint: Endpoint, wanted: str | None) -> Finding:
-    """By name in /v1/models, and one token really generated: `/health` can be 200 while workers are dead (vllm#16259)."""
-    what = f"model at {endpoint}"
+    """By name in /v1/models, and one token really generated, after instructions as long as agents get them."""
+    what, model = f"model at {endpoint}", None
     try:
-        names = await client.models(endpoint)
-        name = wanted or (names[0] if names else None)
-        if name is None or name not in names:
-            return Finding(what, False, f"{wanted or 'no model'} is not served there; it serves {', '.join(names) or 'nothing'}")
-        probe = ChatRequest(model=name, messages=[{"role": "user", "content": "ok"}], max_tokens=1)
-        await client.complete(endpoint, probe, seconds=ONE_TOKEN_SECONDS)
+        model = await find(client, endpoint, wanted)
+        await generate(client, endpoint, model.name, _instructions(), seconds=ONE_TOKEN_SECONDS)
     except ModelError as error:
-        return Finding(what, False, f"{error} ({error.error_type.value})")
-    return Finding(what, True, f"{name} generated a token")
+        if model is not None and error.error_type is ErrorType.CONTEXT_TOO_LONG:
+            return Finding(what, False, _too_short(model))
+        return Finding(what, False, f"{advice(error)} ({error.error_type.value})")
+    room = "" if model.max_model_len is None else f", takes prompts and answers of up to {_tokens(model)} together"
+    return Finding(what, True, f"{model.name} generated a token{room}")
+
+
+def _instructions() -> Sequence[Mapping[str, str]]:
+    """The longest that Parley itself says to an agent, around next to no task."""
+    role, now = max(prompts.ROLES, key=lambda name: len(prompts.ROLES[name])), rfc3339(time.time())
+    request = AgentRequested(
+        task_id="doctor",
+        agent_id="agent-doctor-001",
+        agent_number=1,
+        role=role,
+        num_agents=2,
+        task_description="ping",
+        diversity=True,
+        requested_at=now,
+        deadline=now,
+    )
+    return prompts.compose(request).messages
+
+
+def _too_short(model: ServedModel) -> str:
+    room = "its context" if model.max_model_len is None else f"the {_tokens(model)} it takes for prompt and answer together"
+    return f"{model.name}: Parley's own instructions do not fit into {room}; serve it with more (vLLM: --max-model-len)"
+
+
+def _tokens(model: ServedModel) -> str:
+    return f"{model.max_model_len:,} tokens"

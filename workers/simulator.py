@@ -105,7 +105,8 @@ _WORDS = [
 @dataclass(frozen=True, slots=True)
 class Manner:
     """How it behaves. `latency_ms` before the first token, then `tokens_per_second` (0: all at once). At most `slots` answers are
-    made at a time (0: any number), the rest wait their turn: vLLM's `max_num_seqs`."""
+    made at a time (0: any number), the rest wait their turn: vLLM's `max_num_seqs`. `max_model_len`: tokens, prompt and answer together;
+    a token is a word here."""
 
     model: str = DEFAULT_MODEL
     api_key: str | None = None
@@ -113,6 +114,7 @@ class Manner:
     tokens_per_second: float = 0.0
     tokens: int = 48
     slots: int = 0
+    max_model_len: int = 32_768
     faults: Mapping[str, float] = field(default_factory=dict)
     script: Sequence[str] = ()
     seed: int = 0
@@ -215,8 +217,8 @@ class Simulator:
             seen.running -= 1
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
-        if self.manner.api_key and request.headers.get("authorization") != f"Bearer {self.manner.api_key}":
-            return web.json_response({"error": "Unauthorized"}, status=401)
+        if self._locked(request):
+            return _unauthorized()
         try:
             body = await request.json()
             messages, stream = body["messages"], bool(body.get("stream"))
@@ -227,6 +229,9 @@ class Simulator:
         if body.get("model") != self.manner.model:
             return _error(404, f"The model `{body.get('model')}` does not exist.")
         self._note(request, body)
+        longest, prompt = self.manner.max_model_len, _prompt_tokens(messages)
+        if prompt + (body.get("max_tokens") or 1) > longest:
+            return _too_long(longest, prompt)
         fault = self._fault()
         refused = await self._refuse(request, fault)
         if refused is not None:
@@ -252,6 +257,9 @@ class Simulator:
         if self.manner.tokens_per_second:
             await asyncio.sleep(len(words) / self.manner.tokens_per_second)
         return await self._plain(request, words, finish_reason, usage, fault)
+
+    def _locked(self, request: web.Request) -> bool:
+        return bool(self.manner.api_key) and request.headers.get("authorization") != f"Bearer {self.manner.api_key}"
 
     def _note(self, request: web.Request, body: Mapping[str, Any]) -> None:
         known = ("model", "temperature", "max_tokens", "seed", "stop", "stream")
@@ -279,11 +287,9 @@ class Simulator:
             case "500" | "503" | "400" | "404":
                 return _error(int(fault), "simulated fault")
             case "401":
-                return web.json_response({"error": "Unauthorized"}, status=401)
+                return _unauthorized()
             case "context":
-                return _error(
-                    400, "This model's maximum context length is 2048 tokens. However, your request has 9000 input tokens."
-                )
+                return _too_long(2048, 9000)
             case "hang":
                 await asyncio.Event().wait()
             case "reset":
@@ -347,8 +353,15 @@ class Simulator:
 
     # ── everything else ───────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _models(self, _: web.Request) -> web.Response:
-        entry = {"id": self.manner.model, "object": "model", "owned_by": "parley-simulator", "max_model_len": 32_768}
+    async def _models(self, request: web.Request) -> web.Response:
+        if self._locked(request):
+            return _unauthorized()
+        entry = {
+            "id": self.manner.model,
+            "object": "model",
+            "owned_by": "parley-simulator",
+            "max_model_len": self.manner.max_model_len,
+        }
         return web.json_response({"object": "list", "data": [entry]})
 
     async def _health(self, _: web.Request) -> web.Response:
@@ -390,8 +403,18 @@ def _cut(request: web.Request) -> None:
     raise ConnectionResetError("cut on purpose")
 
 
+def _unauthorized() -> web.Response:
+    return web.json_response({"error": "Unauthorized"}, status=401)
+
+
 def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
     return web.json_response({"error": {"message": message, "code": status}}, status=status, headers=headers)
+
+
+def _too_long(longest: int, prompt: int) -> web.Response:
+    return _error(
+        400, f"This model's maximum context length is {longest} tokens. However, your request has {prompt} input tokens."
+    )
 
 
 _ANY = random.Random()
@@ -408,8 +431,12 @@ def _text(body: Mapping[str, Any], manner: Manner) -> list[str]:
     return ["[simulated", "answer]", *dice.choices(_WORDS, k=count)][: max(1, count)]
 
 
+def _prompt_tokens(messages: Sequence[Mapping[str, str]]) -> int:
+    return sum(len(str(message.get("content", "")).split()) for message in messages)
+
+
 def _usage(messages: Sequence[Mapping[str, str]], words: Sequence[str]) -> dict[str, int]:
-    prompt = sum(len(str(message.get("content", "")).split()) for message in messages)
+    prompt = _prompt_tokens(messages)
     return {"prompt_tokens": prompt, "completion_tokens": len(words), "total_tokens": prompt + len(words)}
 
 
@@ -439,6 +466,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokens-per-second", type=float, default=0.0, help="0: all at once")
     parser.add_argument("--tokens", type=int, default=Manner().tokens)
     parser.add_argument("--slots", type=int, default=0, help="answers made at a time, the rest wait; 0: any number")
+    parser.add_argument("--max-model-len", type=int, default=Manner().max_model_len, help="words, prompt and answer together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fault", action="append", default=[], metavar="NAME=SHARE", help=f"one of {', '.join(FAULTS)}")
     options = parser.parse_args(argv)
@@ -455,6 +483,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         tokens_per_second=options.tokens_per_second,
         tokens=options.tokens,
         slots=options.slots,
+        max_model_len=options.max_model_len,
         faults=faults,
         seed=options.seed,
     )

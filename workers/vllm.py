@@ -98,6 +98,14 @@ class ChatRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class ServedModel:
+    """An entry of `/v1/models`. `max_model_len`: tokens, prompt and answer together; None where the server does not say (vLLM does)."""
+
+    name: str
+    max_model_len: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     content: str
     finish_reason: str
@@ -199,8 +207,8 @@ class VllmClient:
         out = {**self._headers, **_authorization(endpoint), **(headers or {})}
         return httpx.Request(method, _url(endpoint, path), headers=out, content=content, extensions=self._extensions)
 
-    async def models(self, endpoint: Endpoint, *, seconds: float = 5.0) -> list[str]:
-        """Names in `/v1/models`. Raises ModelError."""
+    async def models(self, endpoint: Endpoint, *, seconds: float = 5.0) -> list[ServedModel]:
+        """What `/v1/models` lists. Raises ModelError."""
         try:
             async with asyncio.timeout(seconds):
                 response = await self._transport.handle_async_request(self._request("GET", endpoint, "/models"))
@@ -212,8 +220,8 @@ class VllmClient:
         if response.status_code != httpx.codes.OK:
             raise _refusal(response, body)
         try:
-            return [str(entry["id"]) for entry in _json(body)["data"]]
-        except (KeyError, TypeError) as error:
+            return [ServedModel(_encodable(entry["id"]), _length(entry)) for entry in _json(body)["data"]]
+        except (AttributeError, KeyError, TypeError) as error:
             raise ModelError(ErrorType.MALFORMED_ANSWER, f"{endpoint} lists no models") from error
 
 
@@ -325,6 +333,11 @@ def _checked(content: Any, finish_reason: Any, model: Any, usage: Usage) -> Comp
 def _encodable(text: Any) -> str:
     """JSON may hold half a surrogate pair (`\\ud83d`, an emoji cut by max_tokens); UTF-8 may not."""
     return str(text).encode(errors="replace").decode()
+
+
+def _length(entry: Mapping[str, Any]) -> int | None:
+    found = entry.get("max_model_len")
+    return found if type(found) is int and found > 0 else None
 
 
 def _json(body: bytes) -> dict[str, Any]:

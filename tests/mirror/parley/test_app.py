@@ -25,9 +25,15 @@ from monitoring import health
 from parley.app import Service, documented, embedded, service, simulator
 from parley.client import connect as connect_client
 from parley.settings import Settings, load
-from tests.harness import ModelServer, Running, until
+from tests.harness import ModelServer, Running, model_server, until
+from workers import discovery
 
 PATHS = ["/metrics", "/livez", "/readyz", "/docs", "/docs/asyncapi.json", "/docs/assets/asyncapi.js", "/docs/assets/asyncapi.css"]
+
+
+@pytest.fixture(autouse=True)
+def a_look_at_the_model_may_take_as_long_as_any_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "PATIENCE_SECONDS", health.CHECK_SECONDS)
 
 
 def local(nats: EmbeddedNats | None, model: ModelServer | None, **overrides: Any) -> Settings:
@@ -129,6 +135,20 @@ async def test_a_model_server_that_cannot_be_asked_is_named_with_the_way_around_
     assert "hush" not in str(error)
     async with service(local(empty_nats, None, vllm_url=url, vllm_model="m")):
         pass  # it may come up later
+
+
+async def test_it_is_not_ready_before_its_model_server_is_and_says_why(empty_nats: EmbeddedNats) -> None:
+    port = free_port()
+    settings = local(empty_nats, None, vllm_url=f"http://user:hush@127.0.0.1:{port}", vllm_model="m-9")
+    async with service(settings) as running:
+        status, body = await get(f"{running.http_url}/readyz")
+        assert status == 503
+        assert f'"models": "http://***@127.0.0.1:{port}: cannot connect' in body
+        assert "hush" not in body
+        async with model_server("--port", str(port), "--model", "m-8"):
+            assert "m-9 is not served there; it serves m-8" in (await get(f"{running.http_url}/readyz"))[1]
+        async with model_server("--port", str(port), "--model", "m-9"):
+            assert (await get(f"{running.http_url}/readyz"))[0] == 200
 
 
 async def test_a_port_that_is_taken_is_named_with_its_setting(empty_nats: EmbeddedNats, model: ModelServer) -> None:

@@ -15,7 +15,7 @@ from broker.embedded import EmbeddedNats, embedded_nats
 from parley import doctor
 from parley.doctor import Finding, examine
 from parley.settings import load
-from tests.harness import ModelServer, Running
+from tests.harness import ModelServer, Running, model_server
 
 
 async def findings(**settings: Any) -> dict[str, Finding]:
@@ -43,7 +43,9 @@ async def test_beside_a_running_service_everything_is_found(local_service: Runni
     assert found["NATS"].detail.startswith("version 2.")
     assert found["streams"].detail == "as declared"
     assert found["Ray"].skipped
-    assert found[f"model at {model.url}"].detail == "simulated-model generated a token"
+    assert found[f"model at {model.url}"].detail == (
+        "simulated-model generated a token, takes prompts and answers of up to 32,768 tokens together"
+    )
 
 
 async def test_where_nothing_is_set_it_says_what_to_set() -> None:
@@ -127,7 +129,42 @@ async def test_each_model_server_has_its_own_line(model: ModelServer) -> None:
 async def test_a_model_that_is_not_served_there_is_told_with_those_that_are(model: ModelServer) -> None:
     finding = (await findings(vllm_url=model.url, vllm_model="gpt-99"))[f"model at {model.url}"]
     assert not finding.ok
-    assert finding.detail == "gpt-99 is not served there; it serves simulated-model"
+    assert finding.detail == "gpt-99 is not served there; it serves simulated-model (model_not_found)"
+
+
+async def test_a_context_too_short_for_parleys_own_instructions_is_told_with_what_to_do() -> None:
+    async with model_server("--max-model-len", "64") as short:
+        finding = (await findings(vllm_url=short.url))[f"model at {short.url}"]
+    assert not finding.ok
+    assert "64 tokens" in finding.detail
+    assert "--max-model-len" in finding.detail
+
+
+async def test_a_server_that_does_not_say_how_long_its_context_is_passes_without() -> None:
+    body = b'{"data": [{"id": "m"}], "choices": [{"message": {"content": "x"}, "finish_reason": "length"}]}'
+
+    async def same(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body)
+        writer.close()
+
+    async with await asyncio.start_server(same, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        finding = (await findings(vllm_url=url))[f"model at {url}"]
+    assert finding.ok
+    assert finding.detail == "m generated a token"
+
+
+async def test_a_token_that_is_no_text_is_one(model: ModelServer) -> None:
+    await model.behave(faults={"null": 1.0})
+    assert (await findings(vllm_url=model.url))[f"model at {model.url}"].ok
+
+
+async def test_a_server_that_refuses_the_key_is_told_with_the_setting() -> None:
+    async with model_server("--api-key", "other") as locked:
+        finding = (await findings(vllm_url=locked.url, vllm_api_key="hush"))[f"model at {locked.url}"]
+    assert not finding.ok
+    assert finding.detail == "HTTP 401: it refuses the key, is VLLM_API_KEY right? (unauthorized)"
 
 
 async def test_a_server_that_lists_its_model_and_cannot_generate_is_found_out(model: ModelServer) -> None:

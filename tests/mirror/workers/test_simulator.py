@@ -263,8 +263,24 @@ async def _post(http: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> 
 async def test_it_lists_its_model_and_is_healthy() -> None:
     async with Talk(model="my-model") as talk:
         listed = await (await talk.http.get("/v1/models")).json()
-        assert [entry["id"] for entry in listed["data"]] == ["my-model"]
+        assert [(entry["id"], entry["max_model_len"]) for entry in listed["data"]] == [("my-model", 32_768)]
         assert (await talk.http.get("/health")).status == 200
+
+
+async def test_its_list_asks_for_the_key_and_its_health_does_not() -> None:
+    async with Talk(api_key="k") as talk:
+        assert (await talk.http.get("/v1/models")).status == 401
+        assert (await talk.http.get("/v1/models", headers={"authorization": "Bearer k"})).status == 200
+        assert (await talk.http.get("/health")).status == 200
+
+
+async def test_a_prompt_that_leaves_no_room_for_an_answer_is_refused_by_name() -> None:
+    async with Talk(max_model_len=10) as talk:
+        assert await talk.text()
+        for change in ({"max_tokens": 9}, {"messages": [{"role": "user", "content": "word " * 10}]}):
+            response = await talk.ask(**change)
+            assert response.status == 400
+            assert "maximum context length is 10 tokens" in (await response.json())["error"]["message"]
 
 
 async def test_its_metrics_are_in_prometheus_form_and_count_tokens() -> None:

@@ -15,7 +15,17 @@ from broker.messages import ErrorType, Usage
 from tests.harness import ModelServer, model_server, until
 from workers import vllm
 from workers.simulator import DEFAULT_MODEL, FAULTS
-from workers.vllm import MAX_ANSWER_BYTES, MAX_ERROR_CHARACTERS, ChatRequest, Completion, Endpoint, Limits, ModelError, VllmClient
+from workers.vllm import (
+    MAX_ANSWER_BYTES,
+    MAX_ERROR_CHARACTERS,
+    ChatRequest,
+    Completion,
+    Endpoint,
+    Limits,
+    ModelError,
+    ServedModel,
+    VllmClient,
+)
 
 ASK = ChatRequest(model=DEFAULT_MODEL, messages=[{"role": "user", "content": "Say something"}], temperature=0.5, seed=1)
 # What a call must come to for each fault of the simulator: its error, or how its answer ended. (plain, streamed)
@@ -154,7 +164,7 @@ async def test_a_url_may_be_given_with_and_without_its_v1(model: ModelServer, fo
     url = form.format(model.url)
     assert (await call(url)).finish_reason == "stop"
     async with VllmClient() as client:
-        assert await client.models(Endpoint(url)) == [DEFAULT_MODEL]
+        assert await client.models(Endpoint(url)) == [ServedModel(DEFAULT_MODEL, 32_768)]
 
 
 def test_a_url_with_a_path_of_its_own_keeps_it() -> None:
@@ -526,6 +536,7 @@ async def test_no_message_shows_a_password_of_the_url(model: ModelServer, fault:
         (ok(b"{}"), ErrorType.MALFORMED_ANSWER),
         (ok(b"not JSON"), ErrorType.MALFORMED_ANSWER),
         (ok(b'{"data": [{}]}'), ErrorType.MALFORMED_ANSWER),
+        (ok(b'{"data": ["m"]}'), ErrorType.MALFORMED_ANSWER),
         (refusal(401, b'{"error": "Unauthorized"}'), ErrorType.UNAUTHORIZED),
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", ErrorType.MALFORMED_ANSWER),
     ],
@@ -535,6 +546,12 @@ async def test_asking_for_models_fails_by_kind_too(answer: bytes, kind: ErrorTyp
         with pytest.raises(ModelError) as caught:
             await client.models(Endpoint(server.url))
         assert caught.value.error_type is kind
+
+
+@pytest.mark.parametrize("length", ["", ', "max_model_len": null', ', "max_model_len": "2048"', ', "max_model_len": 0'])
+async def test_a_server_need_not_say_how_long_its_context_is(length: str) -> None:
+    async with canned(ok(f'{{"data": [{{"id": "m"{length}}}]}}'.encode())) as server, VllmClient() as client:
+        assert await client.models(Endpoint(server.url)) == [ServedModel("m", None)]
 
 
 async def test_asking_for_models_has_a_time_limit() -> None:
