@@ -45,7 +45,7 @@ async def run(url: str, *, pairs: int = PAIRS, window_seconds: float = WINDOW_SE
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parley-live-")))
         plain = await stack.enter_async_context(VllmClient(api_key=key, connections=calls))
-        model = (await plain.models(Endpoint(url)))[0]
+        model = (await plain.models(Endpoint(url)))[0].name
         environment = {"VLLM_MODEL": model, **({"VLLM_API_KEY": key} if key else {})}
         nats = await stack.enter_async_context(embedded_nats(folder))
         service = served(nats, [url], folder, pool="ray", inherited=plain_environment(), environment=environment)

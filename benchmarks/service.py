@@ -64,8 +64,10 @@ async def served(
     pool: str,
     inherited: Mapping[str, str] = os.environ,
     environment: Mapping[str, str] | None = None,
+    awaited: str = "/readyz",
 ) -> AsyncIterator[Serving]:
-    """`parley serve` beside what runs already, ready until the block ends. `environment`: settings besides those that `inherited` has."""
+    """`parley serve` beside what runs already, until the block ends. `environment`: settings besides those that `inherited` has;
+    `awaited`: what it answers with 200 before the block begins ("/livez" for one that is not to become ready)."""
     path = folder / "service.log"
     port = free_port()
     settings = {
@@ -86,20 +88,20 @@ async def served(
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        await ready(url, process, path)
+        await ready(url + awaited, process, path)
         yield Serving(nats.url, model_urls[0], url, process.pid, nats.pid, path)
     finally:
         await _stop(process)
 
 
 async def ready(url: str, process: asyncio.subprocess.Process, log: Path) -> None:
-    """Wait for /readyz. Raises RuntimeError, with the end of `log`, if the process ends before, TimeoutError if it takes too long."""
+    """Wait until `url` is answered with 200. Raises RuntimeError, with the end of `log`, if the process ends before, TimeoutError if it takes too long."""
     async with aiohttp.ClientSession() as http, asyncio.timeout(READY_SECONDS):
         while True:
             if process.returncode is not None:
                 raise RuntimeError(f"the service exited with {process.returncode}: {_text(log)}")
             try:
-                async with http.get(f"{url}/readyz") as response:
+                async with http.get(url) as response:
                     if response.status == 200:
                         return
             except aiohttp.ClientError:

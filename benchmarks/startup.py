@@ -38,7 +38,7 @@ async def once() -> tuple[float, float]:
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 said = asyncio.create_task(_said(process))
-                await ready(f"http://127.0.0.1:{port}", process, log)
+                await ready(f"http://127.0.0.1:{port}/readyz", process, log)
                 return time.perf_counter() - started, await said - started
         except (TimeoutError, RuntimeError) as error:
             raise RuntimeError(f"not up: {log.read_text(errors='replace')[-1_000:]}") from error

@@ -20,7 +20,9 @@ from tests.harness import ModelServer, Running, model_server, running
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--faults", choices=("short", "full"), default="short", help="full: every fault, 300 deliberations each")
-    parser.addoption("--live", choices=("short", "full"), default="short", help="full: vLLM has to be there, and the longer cases too")
+    parser.addoption(
+        "--live", choices=("short", "full"), default="short", help="full: vLLM has to be there, and the longer cases too"
+    )
     parser.addoption("--faults-table", default=None, metavar="FILE", help="put what was shown between the markers in FILE")
 
 

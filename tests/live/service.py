@@ -63,12 +63,15 @@ class Front:
 
 
 @asynccontextmanager
-async def front(folder: Path, urls: Sequence[str], **settings: str) -> AsyncIterator[Front]:
-    """Everything up until the block ends. `urls`: of the model servers; `settings`: more of them, by their variables' names."""
+async def front(folder: Path, urls: Sequence[str], awaited: str = "/readyz", **settings: str) -> AsyncIterator[Front]:
+    """Everything up until the block ends. `urls`: of the model servers; `settings`: more of them, by their variables' names;
+    `awaited`: as for `served`."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(embedded_nats(folder / "nats"))
         environment = {**SETTINGS, **settings}
-        service = served(server, urls, folder, pool="ray", inherited=plain_environment(), environment=environment)
+        service = served(
+            server, urls, folder, pool="ray", inherited=plain_environment(), environment=environment, awaited=awaited
+        )
         serving = await stack.enter_async_context(service)
         nats = await connect(server.url, "live")
         stack.push_async_callback(close, nats)

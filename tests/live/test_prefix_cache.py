@@ -97,7 +97,13 @@ async def test_all_agents_of_a_task_go_to_one_server_of_two_and_the_tasks_to_bot
         grown = [now - then for now, then in zip(await counted(), before, strict=True)]
         return grown if sum(grown) == TOGETHER else []
 
+    async def both_probed() -> bool:
+        return all(now > then for now, then in zip(await counted(), first, strict=True))
+
+    first = await counted()
     async with front(tmp_path, [server.url for server in servers], VLLM_API_KEY=KEY) as on:
+        # It is ready with one of them.
+        await until(both_probed, "each server has made the one token by which it is known to work")
         for _ in range(TASKS):
             before = await counted()
             await on.completed(await on.client.deliberate("x", agents=TOGETHER, max_tokens=ANSWER_TOKENS, task_id=fresh()))

@@ -46,7 +46,8 @@ class Fronts:
         name = tuple(sorted(wanted.items()))
         if name not in self._made:
             folder: Path = self._folders.mktemp("front")
-            self._made[name] = await self._stack.enter_async_context(front(folder, [self._behind.url], **wanted))
+            awaited = "/readyz" if key == KEY else "/livez"
+            self._made[name] = await self._stack.enter_async_context(front(folder, [self._behind.url], awaited, **wanted))
         return self._made[name]
 
     async def both(self, settings: Mapping[str, str]) -> tuple[Front, Front]:
@@ -65,6 +66,11 @@ async def test_a_missing_and_a_wrong_key_fail_at_once(behind: Stage, fronts: Fro
     assert {outcome.error for outcome in failed} == {"HTTP 401 from the model server: Unauthorized"}
     assert KEY not in on.serving.log.read_text()
     await server.grew(before, prompt_tokens_total=0)
+    async with server.http.get(f"{on.serving.http_url}/readyz") as response:
+        assert (response.status, (await response.json())["problems"]) == (
+            503,
+            {"models": f"{behind.url}: HTTP 401: it refuses the key, is VLLM_API_KEY right?"},
+        )
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
