@@ -37,7 +37,7 @@ faults: $(READY)  ## everything killed and frozen while deliberations run; hosti
 	@HOSTILE_PAYLOADS=10000 $(RUN) pytest tests/faults --faults full
 
 live: $(READY)  ## against a real vLLM, its CPU build (2.3 GB into .vllm the first time): the long form
-	@$(RUN) pytest tests/live --live full
+	@$(RUN) pytest tests/live -s --live full
 
 lint: $(READY)  ## ruff: style and format
 	@$(RUN) ruff check . && $(RUN) ruff format --check .

@@ -1,13 +1,20 @@
-"""A real vLLM is as busy through Parley as with a plain client. `python -m benchmarks.live` is the long form, and has the target."""
+"""A real vLLM is as busy through Parley as with a plain client. `python -m benchmarks.live` is the same with the target itself."""
+
+import pytest
 
 from benchmarks import live
-from tests.live.server import Vllm
+from tests.live.server import Install
 
-# A short window on a machine that does other things too; what is measured in peace is docs/performance.md's.
+# Two pairs on a machine that did other things too came to 0.82 once; three in `make live`, on cores of their own, have the median's help.
+PAIRS = 3
 LEAST = 0.9
 
 
-async def test_vllm_makes_as_many_tokens_through_parley_as_for_a_plain_client(shared: Vllm, full: bool) -> None:
-    found = await live.run(shared.url, pairs=5 if full else 2, window_seconds=10.0 if full else 4.0)
+async def test_vllm_makes_as_many_tokens_through_parley_as_for_a_plain_client(install: Install, full: bool) -> None:
+    if not full:
+        pytest.skip("takes two minutes in peace: make live")
+    assert install.python.exists()
+    found = await live.measured(None, PAIRS)
     (target,) = found.targets
+    print(f"\n{target.name}: {target.value:.3f}, {dict(found.figures)}")
     assert target.value >= LEAST, found
