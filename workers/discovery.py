@@ -55,10 +55,10 @@ async def generate(
 
 
 def advice(error: ModelError) -> str:
-    """What an operator is told. Not the words of a server that refuses the key: they may quote it."""
+    """What an operator is told. The server's words speak of our own question, but those that refuse a key may quote it."""
     if error.error_type is ErrorType.UNAUTHORIZED:
         return f"HTTP {error.status}: it refuses the key, is VLLM_API_KEY right?"
-    return error.gist
+    return str(error)
 
 
 class Discovery:

@@ -259,7 +259,7 @@ async def test_the_doctor_has_a_line_for_each_thing_and_exits_with_0_when_all_is
     assert re.fullmatch(r"ok  NATS: version 2\.\d+\.\d+ with JetStream", nats)
     assert streams == "ok  streams: as declared"
     assert ray == "--  Ray: not used (PARLEY_POOL=local)"
-    assert served == f"ok  model at {model.url}: simulated-model generated a token"
+    assert served.startswith(f"ok  model at {model.url}: simulated-model generated a token, takes prompts and answers of up to ")
 
 
 async def test_the_doctor_exits_with_3_and_says_what_to_do_when_something_is_missing(

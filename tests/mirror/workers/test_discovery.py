@@ -82,7 +82,7 @@ async def test_a_server_that_was_away_proves_itself_when_it_is_back() -> None:
 async def test_a_server_that_lists_its_model_and_cannot_generate_is_not_ready_until_it_can(model: ModelServer) -> None:
     await model.behave(faults={"500": 1.0})
     async with looking(model.url) as found:
-        assert await found.problem() == f"{model.url}: HTTP 500 from the model server"
+        assert await found.problem() == f"{model.url}: HTTP 500 from the model server: simulated fault"
         await model.behave()
         assert await found.problem() is None
 
