@@ -17,8 +17,8 @@ from typing import Any, Self
 # A driver started by `uv run` makes Ray start every worker through `uv run` too, which took minutes. Before ray is imported.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# Ray makes its workers the nicest processes there are (15). Beside a model server that kept both cores busy an actor got next to no time: for 8 s it
-# sent no sign of life, and its calls were made twice (measured with vLLM). Of a cluster that is joined, its own raylets decide.
+# Ray makes its workers the nicest processes there are (15): beside a model server that keeps all cores busy, an actor would get next to no time.
+# Of a cluster that is joined, its own raylets decide.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 import ray
