@@ -44,7 +44,13 @@ def resident_mib(pid: int) -> float:
 
 @asynccontextmanager
 async def serving(
-    *, pool: str, latency_ms: float, tokens: int = 48, sync_always: bool = False, environment: Mapping[str, str] | None = None
+    *,
+    pool: str,
+    latency_ms: float,
+    tokens: int = 48,
+    sync_always: bool = False,
+    environment: Mapping[str, str] | None = None,
+    awaited: str = "/readyz",
 ) -> AsyncIterator[Serving]:
     """Everything up and ready until the block ends. `sync_always`: NATS syncs before it acknowledges. `environment`: more settings,
     by their variables' names."""
@@ -52,7 +58,9 @@ async def serving(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parley-bench-")))
         nats = await stack.enter_async_context(embedded_nats(folder, sync_always=sync_always))
         model_url = await stack.enter_async_context(simulator("--latency-ms", str(latency_ms), "--tokens", str(tokens)))
-        yield await stack.enter_async_context(served(nats, [model_url], folder, pool=pool, environment=environment))
+        yield await stack.enter_async_context(
+            served(nats, [model_url], folder, pool=pool, environment=environment, awaited=awaited)
+        )
 
 
 @asynccontextmanager

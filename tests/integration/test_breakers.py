@@ -67,7 +67,8 @@ async def service(pool: str, vllm_url: str, **environment: str) -> AsyncIterator
     environment |= {"VLLM_URL": vllm_url, "VLLM_MODEL": DEFAULT_MODEL}
     environment |= {"PARLEY_BREAKER_COOLDOWN_SECONDS": str(COOLDOWN_SECONDS), "PARLEY_POOL_ACTORS": "2"}
     async with (
-        serving(pool=pool, latency_ms=20, tokens=12, environment=environment) as started,
+        # Some have no server that lives, and are not to become ready.
+        serving(pool=pool, latency_ms=20, tokens=12, environment=environment, awaited="/livez") as started,
         connect(started.nats_url) as client,
     ):
         yield started, client
