@@ -4,6 +4,7 @@ UV ?= $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN = $(UV) run --frozen --no-sync
 MINUTES ?= 60
 RUNS ?= 5
+LIVE ?= auto
 READY = .venv/.ready
 
 # Ray workers started through `uv run` would each start through it again; this makes them plain Python processes.
@@ -27,8 +28,8 @@ $(READY): pyproject.toml uv.lock | $(filter .uv/bin/uv,$(UV))
 demo: $(READY)  ## start everything here, ask three agents one question, stop
 	@$(RUN) parley demo
 
-test: $(READY)  ## every test, with a real nats-server, real Ray and real HTTP
-	@$(RUN) pytest
+test: $(READY)  ## every test, with a real nats-server, Ray and vLLM (2.3 GB into .vllm once; LIVE=none goes without): about 10 minutes
+	@$(RUN) pytest --live $(LIVE)
 
 simulate: $(READY)  ## 100,000 histories of the handlers on a virtual clock, whatever dies: about 10 minutes on two cores
 	@$(RUN) python -m tests.simulation --histories 100000
@@ -36,8 +37,9 @@ simulate: $(READY)  ## 100,000 histories of the handlers on a virtual clock, wha
 faults: $(READY)  ## everything killed and frozen while deliberations run; hostile input: about 11 minutes
 	@HOSTILE_PAYLOADS=10000 $(RUN) pytest tests/faults --faults full
 
-live: $(READY)  ## against a real vLLM, its CPU build (2.3 GB into .vllm the first time): the long form
-	@$(RUN) pytest tests/live -s --live full
+live: $(READY)  ## against a real vLLM, and how busy it is kept next to a plain client: about 8 minutes
+	@$(RUN) pytest tests/live -s --live required
+	@$(RUN) python -m benchmarks.live
 
 lint: $(READY)  ## ruff: style and format
 	@$(RUN) ruff check . && $(RUN) ruff format --check .

@@ -1,7 +1,7 @@
 """A model server with more to do than it can: does it make as many tokens through Parley as for a plain client?
 
 The simulated model makes `SLOTS` answers at a time and the rest wait, as in a vLLM that is full. Both sides keep the same number of
-calls at it. In turn, in one service: A B, B A, A B and so on, so that a machine whose speed drifts drifts for both.
+calls at it. In turn, in one service, so that a machine whose speed drifts drifts for both.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ TOKENS, FIRST_TOKEN_MS, TOKENS_PER_SECOND = 48, 50.0, 80.0
 LEAST = 0.98
 # Until the queue at the model server is full and its slots are out of step.
 WARM_UP_SECONDS = 3.0
-WINDOW_SECONDS = 15.0
+WINDOW_SECONDS = 8.0
 
 One = Callable[[], Awaitable[None]]
 Count = Callable[[], Awaitable[float]]
@@ -61,14 +61,14 @@ async def tokens_per_second(one: One, lanes: int, made: Count, window_seconds: f
 
 
 async def in_turn(through: Count, beside: Count, pairs: int) -> list[tuple[float, float]]:
-    """Tokens/s of both, so many times, each first in every other pair."""
+    """Tokens/s of both, so many times, each from two turns: A B B A, the next B A A B. What a machine's speed does steadily meanwhile
+    meets both alike."""
     found: list[tuple[float, float]] = []
     for number in range(pairs):
-        if number % 2:
-            plain = await beside()
-            found.append((await through(), plain))
-        else:
-            found.append((await through(), await beside()))
+        outer, inner = (beside, through) if number % 2 else (through, beside)
+        first, *middle, last = [await one() for one in (outer, inner, inner, outer)]
+        both = statistics.mean((first, last)), statistics.mean(middle)
+        found.append(both[::-1] if number % 2 else both)
         print(f"  {number + 1} of {pairs}: {found[-1][0]:.0f} tokens/s through Parley, {found[-1][1]:.0f} beside it", flush=True)
     return found
 

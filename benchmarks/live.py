@@ -34,7 +34,7 @@ CALLS = 64
 AGENTS = 4
 # As a usual answer has. The shorter they are, the more Parley does for a token, and on one machine it does that with the same cores.
 ANSWER_TOKENS = 512
-WINDOW_SECONDS = 10.0
+WINDOW_SECONDS = 8.0
 # Whatever is asked is answered within this, queueing included.
 PATIENCE_SECONDS = 300.0
 

@@ -41,7 +41,13 @@ def _batch(thread: int) -> None:
 
 
 def as_child() -> None:
-    """Called in a child between fork and exec: it gives way, and whatever kills us, even SIGKILL, ends the child as well. Linux only."""
+    """Called in a child between fork and exec: it gives way, and ends with us. Linux only."""
+    if sys.platform == "linux":
+        end_with_parent()
+        _batch(0)  # the one thread that a fork leaves
+
+
+def end_with_parent() -> None:
+    """Called in a child between fork and exec: whatever kills us, even SIGKILL, ends the child as well. Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        _batch(0)  # the one thread that a fork leaves

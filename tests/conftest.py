@@ -21,7 +21,10 @@ from tests.harness import ModelServer, Running, model_server, running
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--faults", choices=("short", "full"), default="short", help="full: every fault, 300 deliberations each")
     parser.addoption(
-        "--live", choices=("short", "full"), default="short", help="full: vLLM has to be there, and the longer cases too"
+        "--live",
+        choices=("none", "auto", "required"),
+        default="auto",
+        help="tests against a real vLLM: none; where it can be installed (2.3 GB into .vllm/, once); or it has to be there",
     )
     parser.addoption("--faults-table", default=None, metavar="FILE", help="put what was shown between the markers in FILE")
 

@@ -1,4 +1,4 @@
-"""A real vLLM under the whole service: real NATS, real Ray. Skipped, with the reason, only where vLLM cannot be installed."""
+"""A real vLLM under the whole service: real NATS, real Ray. Skipped, with the reason, where vLLM cannot be installed."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,22 +22,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for place, item in enumerate(ours):
         item.add_marker(pytest.mark.live)
         item.add_marker(pytest.mark.timeout(SECONDS if place else FIRST_SECONDS))
-        if config.getoption("--live") != "full":
-            item.add_marker(pytest.mark.skip(reason="a real vLLM is make live's: one of its cases is not steady yet"))
+        if config.getoption("--live") == "none":
+            item.add_marker(pytest.mark.skip(reason="a real vLLM was not wanted (--live none)"))
 
 
 @pytest.fixture(scope="session")
-def full(request: pytest.FixtureRequest) -> bool:
-    return str(request.config.getoption("--live")) == "full"
-
-
-@pytest.fixture(scope="session")
-def install(tmp_path_factory: pytest.TempPathFactory, full: bool) -> Install:
+def install(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Install:
     try:
         python = installed()
     except Unavailable as reason:
-        if full:
-            raise  # it was asked for by name
+        if request.config.getoption("--live") == "required":
+            raise
         pytest.skip(str(reason))
     return written(python, tmp_path_factory.mktemp("install"))
 
