@@ -16,8 +16,8 @@ from handlers.delivery import Batch, Delivery
 from handlers.settle import Settler
 from handlers.together import together
 from workers.cancels import Cancels
+from workers.handover import Job
 from workers.pool import Pool
-from workers.worker import Job
 
 # Work handed out this often and never finished takes its worker down each time: it is put aside, and its agent has failed.
 # Above settle's MAX_DELIVERIES, for a drain or a killed actor costs a delivery too and is no fault of the work.

@@ -1,14 +1,15 @@
-"""The pool on Ray: a few long-lived async actors, each a `Worker`. The only importer of ray.
+"""The pool on Ray: a few long-lived async actors, each a `Crew`. The only importer of ray.
 
-Two calls an actor keep it going: `begin` hands a batch of jobs over, `finished` waits and brings back the keys of all that were
-settled since, and how the actor sees the endpoints. Ray does about a thousand calls a second from one driver whatever their size,
-so both carry batches whenever jobs queue. An actor that dies is replaced, and its jobs go back to the queue at once; nothing is retried by Ray, for
-JetStream redelivers (`max_restarts` without `max_task_retries` would not, and `ray.util.ActorPool` wedges, ray#50313).
+Jobs are handed over through NATS, which costs an actor one wake-up where a call costs five (decision 11); large ones, and whatever did not
+arrive, as a call of `begin`. The call `finished` waits and brings back the keys of all that were settled since, and how the actor sees the
+endpoints; it is also how the death of an actor is noticed. A dead one is replaced, and its jobs go back to the queue at once; nothing is retried by Ray,
+for JetStream redelivers (`max_restarts` without `max_task_retries` would not, and `ray.util.ActorPool` wedges, ray#50313).
 """
 
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
@@ -21,32 +22,27 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Of a cluster that is joined, its own raylets decide.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
+import nats.errors
 import ray
 from nats.aio.client import Client
 from ray._private import ray_constants
 from ray.exceptions import RayError
 
-from broker.connection import Wire, close, connect
+from broker.connection import close, connect
 from broker.errors import ParleyError, Unavailable
-from broker.process import give_way, look_rarely
 from workers import head
 from workers.aside import Aside
+from workers.crew import FLUSH_SECONDS, Crew
+from workers.handover import Job, pack
 from workers.lookout import Lookout, Standing
-from workers.pool import Slots, WorkerConfig, hire
-from workers.switchboard import Sight
+from workers.pool import Slots, WorkerConfig
 from workers.vllm import Endpoint
-from workers.worker import Job, Worker, nak
+from workers.worker import nak
 
 log = logging.getLogger("parley.workers")
 
 # A local Ray takes about 5 s here with compiled bytecode, 20 s without.
 START_TIMEOUT_SECONDS = 60.0
-# Settled jobs are reported together: a call an outcome would take the driver's time just when it folds that outcome. A freed slot
-# is known at most this late, and at once when a share of this size of an actor's slots has been freed.
-COMPANY_SECONDS = 0.02
-FULL_SHARE = 8
-# How often an actor looks whether its connection is closed for good (a wrong token after a server's reload, say).
-LIFELINE_SECONDS = 1.0
 # How often the pool looks whether Ray's head can be reached.
 HEAD_LOOK_SECONDS = 2.0
 # A pool without a single actor, or without its head, for this long does not come back by itself. A driver that lost its head is
@@ -54,6 +50,8 @@ HEAD_LOOK_SECONDS = 2.0
 LOST_SECONDS = 15.0
 # What Ray may take to be left. With its head gone it would take minutes.
 LEAVE_SECONDS = 10.0
+# Core NATS promises nothing: after this an actor is asked for what was handed over through it, and what it twice does not have is handed over anew.
+SEEK_SECONDS = 1.0
 # Between two tries to replace an actor when the cluster has no place for it.
 REPLACE_WAIT_SECONDS = 1.0
 # Local object store: jobs are small and answers never pass through it. Ray's minimum is 75 MiB.
@@ -81,57 +79,23 @@ def stay_on_loopback() -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False
 
 
-class Crew:
-    """The actor: a worker with its own connections, in a process of Ray's."""
-
-    def __init__(self, config: WorkerConfig, name: str) -> None:
-        self._config = config
-        self._name = name
-        self._stack = AsyncExitStack()
-        self._worker: Worker | None = None
-
-    async def start(self) -> int:
-        """Connect. Returns the process id."""
-        nc = await connect(self._config.nats_url, self._name)
-        self._stack.push_async_callback(close, nc)
-        lifeline = asyncio.create_task(self._lifeline(nc))
-        self._stack.callback(lifeline.cancel)
-        self._worker = await hire(self._config, Wire(nc), self._stack)
-        look_rarely()
-        give_way()
-        return os.getpid()
-
-    async def _lifeline(self, nc: Client) -> None:
-        """An actor whose connection is closed for good can neither store nor acknowledge: better none, and another instead."""
-        while not nc.is_closed:  # noqa: ASYNC110  # nats-py has no event for it, only a callback set as it connects
-            await asyncio.sleep(LIFELINE_SECONDS)
-        log.error("actor %s: NATS closed the connection for good; ending", self._name)
-        os._exit(1)
-
-    async def begin(self, jobs: Sequence[Job]) -> None:
-        assert self._worker is not None
-        self._worker.begin(jobs)
-
-    async def finished(self) -> tuple[list[str], tuple[Sight, ...]]:
-        """Keys of the jobs settled since the last call, and how the endpoints look from here. Waits for company: nobody is in a
-        hurry while slots are free."""
-        assert self._worker is not None
-        enough = max(1, self._config.slots // FULL_SHARE)
-        return await self._worker.finished(enough, COMPANY_SECONDS), self._worker.sights
-
-    async def close(self) -> None:
-        await self._stack.aclose()
-
-
 @dataclass(slots=True)
 class _Member:
-    """One place in the pool: the actor that fills it now and the jobs it has."""
+    """One place in the pool: the actor that fills it now and the jobs it has. `posted`: those of them that went through NATS, and when,
+    until the actor is known to have them."""
 
     number: int
     generation: int = 0
     pid: int = 0
+    inbox: str = ""
     actor: Any = None  # a handle of Ray's, whose methods it does not type; None while nobody fills the place
     jobs: dict[str, Job] = field(default_factory=dict)
+    posted: dict[str, float] = field(default_factory=dict)
+
+    def settle(self, reply: str) -> bool:
+        """Whether it had that job."""
+        self.posted.pop(reply, None)
+        return self.jobs.pop(reply, None) is not None
 
     def name(self, pool: str) -> str:
         return f"parley-{pool}-{self.number}.{self.generation}"
@@ -180,8 +144,9 @@ class RayPool:
             raise
         self._stack.push_async_callback(self._dismiss)
         for member in self._members:
-            watch = asyncio.create_task(self._watch(member), name=f"crew-{member.number}")
-            self._stack.callback(watch.cancel)
+            for doing, name in ((self._watch(member), "crew"), (self._seek(member), "seek")):
+                task = asyncio.create_task(doing, name=f"{name}-{member.number}")
+                self._stack.callback(task.cancel)
         minder = asyncio.create_task(self._mind_head(), name="ray-head")
         self._stack.callback(minder.cancel)
         return self
@@ -222,7 +187,7 @@ class RayPool:
         return await self._slots.room(wait)
 
     async def hand(self, jobs: Sequence[Job]) -> None:
-        """Spread the jobs over the actors, the idlest first, one call an actor."""
+        """Spread the jobs over the actors, the idlest first."""
         self._slots.take(len(jobs))
         shares: dict[int, list[Job]] = {}
         for job in jobs:
@@ -236,7 +201,22 @@ class RayPool:
         for member in self._members:
             share = shares.get(member.number)
             if share and member.actor is not None:
-                member.actor.begin.remote(share)
+                await self._pass(member, share)
+
+    async def _pass(self, member: _Member, jobs: Sequence[Job]) -> None:
+        """To the actor that fills the place now. Should it die meanwhile, its jobs go back and nobody hears this."""
+        assert self._nc is not None
+        actor, inbox, now = member.actor, member.inbox, time.monotonic()
+        called: list[Job] = []
+        for job in jobs:
+            parcel = pack(job) if self._nc.is_connected else None
+            if parcel is None:
+                called.append(job)
+            else:
+                member.posted[job.reply] = now
+                await self._nc.publish(inbox, parcel)
+        if called:
+            actor.begin.remote(called)
 
     # ── actors ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -277,7 +257,7 @@ class RayPool:
         # Making an actor asks the head and waits for its word: with the head gone for a minute, and the event loop with it.
         await self._aside.do(lambda: made.append(ray.remote(Crew).options(**options).remote(self._config, name)))
         (actor,) = made
-        member.pid = await actor.start.remote()
+        member.pid, member.inbox = await actor.start.remote()
         member.actor = actor
         self._lookout.join(member.number)
         self._slots.resize(self._slots.total + self._config.slots)
@@ -290,7 +270,7 @@ class RayPool:
                 settled, sights = await member.actor.finished.remote()
                 self._lookout.hear(member.number, sights)
                 for reply in settled:
-                    if member.jobs.pop(reply, None) is not None:
+                    if member.settle(reply):
                         self._slots.free(1)
             except RayError as error:
                 log.warning(
@@ -298,11 +278,33 @@ class RayPool:
                 )
                 await self._replace(member)
 
+    async def _seek(self, member: _Member) -> None:
+        """Hand over again, as a call, what never arrived. Twice missing, for what is settled may be reported a moment later."""
+        before: set[str] = set()
+        while True:
+            await asyncio.sleep(SEEK_SECONDS)
+            old = time.monotonic() - SEEK_SECONDS
+            due = [reply for reply, at in member.posted.items() if at <= old]
+            if not due or member.actor is None:
+                continue
+            try:
+                missing = set(await member.actor.missing.remote(due))
+            except RayError:  # `_watch` hears of it, too
+                continue
+            for reply in due:
+                if reply not in missing or reply in before:
+                    member.posted.pop(reply, None)
+            lost = [member.jobs[reply] for reply in due if reply in missing and reply in before and reply in member.jobs]
+            before = missing
+            if lost and member.actor is not None:
+                log.warning("%d jobs never came to actor %s and are handed over again", len(lost), member.name(self._name))
+                member.actor.begin.remote(lost)
+
     async def _replace(self, member: _Member) -> None:
         member.actor, member.pid = None, 0
         self._lookout.lose(member.number)
         self._slots.resize(self._slots.total - self._config.slots)
-        lost, member.jobs = list(member.jobs.values()), {}
+        lost, member.jobs, member.posted = list(member.jobs.values()), {}, {}
         self._slots.free(len(lost))
         await self._give_back(lost)
         while member.actor is None:
@@ -337,7 +339,10 @@ class RayPool:
             log.warning("Ray did not let go within %g s", LEAVE_SECONDS)
 
     async def _dismiss(self) -> None:
-        """Let the actors drain, then end them."""
+        """Let the actors drain, then end them. What has been handed over is with the server before they are told."""
+        if self._nc is not None:
+            with suppress(nats.errors.Error):
+                await self._nc.flush(FLUSH_SECONDS)
         closing = [member.actor.close.remote() for member in self._members if member.actor is not None]
         if closing:
             with suppress(RayError, TimeoutError):

@@ -21,6 +21,7 @@ from broker.ledger import Ledger
 from broker.messages import AgentCancel, AgentCompleted, AgentFailed, AgentOutcome, AgentRequested, ErrorType, decode
 from workers import agent
 from workers.cancels import Cancels
+from workers.handover import Job
 from workers.switchboard import Sight
 
 log = logging.getLogger("parley.workers")
@@ -35,15 +36,6 @@ BUG_RETRY_SECONDS = 2.0
 # Jobs that begin in one round of the event loop. Thousands at once held it up for 7 s, and connections that were open long ago then counted
 # as not made in time (measured with 15,000).
 STARTS_A_ROUND = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """`reply` settles the message and is unique to this delivery; it is the job's key. Plain values: it crosses to Ray."""
-
-    reply: str
-    body: bytes
-    traceparent: str | None = None
 
 
 @dataclass(slots=True)
@@ -75,12 +67,19 @@ class Worker:
         self._ear = asyncio.create_task(self._catch_up(), name="catch-up")
 
     def begin(self, jobs: Iterable[Job]) -> None:
-        """Start these jobs and return at once."""
+        """Start these jobs and return at once. One that is running already goes on: it may have been handed over twice."""
         for job in jobs:
+            if job.reply in self._running:
+                continue
             self._running[job.reply] = _Running(task_id="")
             task = asyncio.create_task(self._carry_out(job))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """Of these jobs those that neither run nor wait to be reported."""
+        here = {*self._running, *self._finished}
+        return [key for key in keys if key not in here]
 
     async def finished(self, enough: int = 1, patience_seconds: float = 0.0) -> list[str]:
         """Wait until at least one job is settled, and then up to `patience_seconds` for `enough`; the keys of all that are.

@@ -14,9 +14,10 @@ from tests.simulation.loop import in_context
 from tests.simulation.server import Server
 from workers.agent import Desk
 from workers.cancels import Cancels
+from workers.handover import Job
 from workers.pool import Slots
 from workers.vllm import ChatRequest, Completion, Endpoint, ModelError
-from workers.worker import Job, Worker, nak
+from workers.worker import Worker, nak
 
 # A dead actor is noticed by the call that waits on it.
 _NOTICED_SECONDS = 0.02

@@ -32,7 +32,8 @@ from handlers.intake import Intake
 from handlers.perform import Performer
 from handlers.settle import AnyDelivery, Settler
 from tests.simulation.invariants import Invariant
-from workers.worker import Job, Worker
+from workers.handover import Job
+from workers.worker import Worker
 
 _react = tally.react
 _happen = Performer.happen

@@ -25,8 +25,8 @@ from handlers.dispatch import MAX_JOB_DELIVERIES, Dispatch
 from handlers.settle import MAX_DELIVERIES, Settler
 from tests.harness import until
 from tests.mirror.handlers import Bench
+from workers.handover import Job
 from workers.lookout import Standing
-from workers.worker import Job
 
 ONE, TWO = "agent-dev-001", "agent-dev-002"
 

@@ -10,7 +10,8 @@ import pytest
 from broker.messages import DeliberationCompleted
 from tests.harness import ACK_WAIT_SECONDS, ModelServer, Running, until
 from workers.agent import Retry
-from workers.cluster import RayPool, RayUnavailable
+from workers.cluster import SEEK_SECONDS, RayPool, RayUnavailable
+from workers.handover import PARCEL_BYTES
 from workers.pool import WorkerConfig
 from workers.vllm import Limits
 
@@ -76,6 +77,37 @@ async def test_when_every_actor_is_killed_the_pool_says_so_and_comes_back(ray_se
     assert isinstance(ending, DeliberationCompleted), ending
     assert not ending.degraded
     assert pool.problem is None
+
+
+@pytest.mark.ray
+async def test_a_job_that_is_lost_on_its_way_to_an_actor_is_handed_over_again_soon(
+    ray_service: Running, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = ray_pool(ray_service)
+    started = time.monotonic()
+    with monkeypatch.context() as patched:
+        for member in pool._members:
+            patched.setattr(member, "inbox", "nobody.listens.here")
+        ending = await ray_service.client.deliberate("x", agents=4, timeout_seconds=60)
+    assert isinstance(ending, DeliberationCompleted), ending
+    assert not ending.degraded
+    # Asked for twice, a second apart; redelivery alone takes longer.
+    assert time.monotonic() - started < min(WITHOUT_GIVING_BACK_SECONDS, 5 * SEEK_SECONDS)
+    await until(lambda: pool.busy == 0, "all slots are free again")
+
+
+@pytest.mark.ray
+async def test_a_job_too_large_for_a_message_of_ours_goes_as_a_call(
+    ray_service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = ray_pool(ray_service)
+    with monkeypatch.context() as patched:
+        for member in pool._members:
+            patched.setattr(member, "inbox", "nobody.listens.here")
+        started = time.monotonic()
+        ending = await ray_service.client.deliberate("x" * PARCEL_BYTES, agents=2, timeout_seconds=60)
+        assert time.monotonic() - started < SEEK_SECONDS, "it was not called, but sought"
+    assert isinstance(ending, DeliberationCompleted), ending
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from tests.harness import ModelServer, until
 from tests.mirror.workers import work
 from workers.agent import Retry
 from workers.breaker import Tolerance
+from workers.handover import Job
 from workers.pool import LocalPool, Slots, WorkerConfig
 from workers.simulator import DEFAULT_MODEL
 from workers.vllm import Endpoint, Limits
-from workers.worker import Job
 
 
 async def waiting(slots: Slots) -> asyncio.Task[int]:

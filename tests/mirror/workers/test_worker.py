@@ -29,9 +29,10 @@ from tests.mirror.workers import work
 from workers import worker as worker_module
 from workers.agent import Desk, Retry
 from workers.cancels import Cancels
+from workers.handover import Job
 from workers.simulator import DEFAULT_MODEL
 from workers.vllm import ChatRequest, Completion, Endpoint, VllmClient
-from workers.worker import STARTS_A_ROUND, Job, Worker
+from workers.worker import STARTS_A_ROUND, Worker
 
 # Short, so that a redelivery would be seen at once; the worker's signals come three times within it.
 ACK_WAIT_SECONDS = 0.75

@@ -1,0 +1,138 @@
+"""An actor without Ray, on a real NATS: jobs come to its inbox or as calls, once, and it says what it has."""
+
+import dataclasses
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from nats.aio.client import Client as Nats
+from nats.aio.msg import Msg
+
+from broker import topology
+from broker.connection import close, connect
+from broker.embedded import EmbeddedNats
+from tests.harness import ModelServer, fresh, until
+from tests.mirror.workers import work
+from tests.mirror.workers.test_pool import config
+from workers import crew as crew_module
+from workers.crew import Crew
+from workers.handover import Job, pack
+
+
+@pytest.fixture(autouse=True)
+def ordinary_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here it has no process to itself: ours is left as it is."""
+    for name in ("look_rarely", "give_way"):
+        monkeypatch.setattr(crew_module, name, lambda: None)
+
+
+class Boss:
+    """Hands jobs over and hears them settled, in the place of a consumer."""
+
+    def __init__(self, nc: Nats, crew: Crew, inbox: str) -> None:
+        self.nc, self.crew, self.inbox = nc, crew, inbox
+        self.prefix = f"$JS.ACK.{fresh()}"
+        self.heard: list[tuple[str, bytes]] = []
+
+    def job(self, number: int) -> Job:
+        return Job(f"{self.prefix}.{number}", work(number).encode())
+
+    async def post(self, job: Job) -> None:
+        await self.nc.publish(self.inbox, pack(job) or b"")
+
+    async def hear(self, message: Msg) -> None:
+        self.heard.append((message.subject, message.data))
+
+    async def settled(self, *jobs: Job) -> None:
+        """Wait until these are acknowledged; nothing else ever was."""
+        await until(lambda: len(self.heard) >= len(jobs), "all is settled")
+        assert sorted(self.heard) == sorted((job.reply, b"+ACK") for job in jobs)
+
+
+@asynccontextmanager
+async def working(server: EmbeddedNats, model: ModelServer, **changes: float) -> AsyncIterator[Boss]:
+    nc = await connect(server.url, "tests-crew")
+    try:
+        await topology.provision(nc.jetstream())
+        crew = Crew(dataclasses.replace(config(server.url, model, slots=8), **changes), "tests-crew-1")  # type: ignore[arg-type]
+        pid, inbox = await crew.start()
+        assert pid > 0
+        boss = Boss(nc, crew, inbox)
+        await nc.subscribe(f"{boss.prefix}.>", cb=boss.hear)
+        await nc.flush()
+        try:
+            yield boss
+        finally:
+            await crew.close()
+    finally:
+        await close(nc)
+
+
+async def test_a_job_is_taken_from_the_inbox_carried_out_and_reported(empty_nats: EmbeddedNats, model: ModelServer) -> None:
+    async with working(empty_nats, model) as boss:
+        job = boss.job(1)
+        await boss.post(job)
+        await boss.settled(job)
+        keys, sights = await boss.crew.finished()
+        assert keys == [job.reply]
+        assert [sight.endpoint for sight in sights] == [model.url.removeprefix("http://")]
+
+
+async def test_a_job_that_comes_twice_runs_once(empty_nats: EmbeddedNats, model: ModelServer) -> None:
+    await model.behave(faults={"hang": 1.0})
+    before = (await model.seen())["requests"]
+    async with working(empty_nats, model, drain_seconds=0.0) as boss:
+        twice, last = boss.job(1), boss.job(2)
+        await boss.crew.begin([twice])
+        await boss.post(twice)
+        await boss.post(last)
+
+        async def both_run() -> bool:
+            return bool((await model.seen())["running"] == 2)
+
+        # The last was read after the second copy.
+        await until(both_run, "two calls are at the model")
+        assert (await model.seen())["requests"] - before == 2
+
+
+async def test_it_says_which_jobs_never_came(empty_nats: EmbeddedNats, model: ModelServer) -> None:
+    await model.behave(faults={"hang": 1.0})
+    async with working(empty_nats, model, drain_seconds=0.0) as boss:
+        here, nowhere = boss.job(1), boss.job(2)
+        await boss.crew.begin([here])
+        assert await boss.crew.missing([here.reply, nowhere.reply]) == [nowhere.reply]
+
+
+async def test_a_job_that_is_settled_and_not_reported_is_not_missing(empty_nats: EmbeddedNats, model: ModelServer) -> None:
+    async with working(empty_nats, model) as boss:
+        job = boss.job(1)
+        await boss.post(job)
+        await boss.settled(job)
+        assert await boss.crew.missing([job.reply]) == []
+        await boss.crew.finished()
+        assert await boss.crew.missing([job.reply]) == [job.reply]
+
+
+async def test_what_was_sent_before_it_is_told_to_end_is_carried_out(empty_nats: EmbeddedNats, model: ModelServer) -> None:
+    async with working(empty_nats, model) as boss:
+        jobs = [boss.job(number) for number in range(1, 6)]
+        for job in jobs:
+            await boss.post(job)
+        await boss.nc.flush()
+        await boss.crew.close()
+        await boss.settled(*jobs)
+
+
+async def test_what_is_no_job_is_told_in_the_log_and_disturbs_nobody(
+    empty_nats: EmbeddedNats, model: ModelServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with working(empty_nats, model) as boss:
+        with caplog.at_level(logging.WARNING, "parley.workers"):
+            for rubbish in (b"", b"x", b"deliberation.requested\n\nsecret prompt"):
+                await boss.nc.publish(boss.inbox, rubbish)
+            job = boss.job(1)
+            await boss.post(job)
+            await boss.settled(job)
+        assert caplog.text.count("is ignored") == 3
+        assert "secret" not in caplog.text
