@@ -10,7 +10,7 @@ READY = .venv/.ready
 # Ray workers started through `uv run` would each start through it again; this makes them plain Python processes.
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV = 0
 
-.PHONY: all demo test simulate faults live lint types imports check bench smoke curves scale soak clean docs stale help
+.PHONY: all demo test simulate faults live lint types imports check bench smoke aims curves scale soak clean docs stale help
 
 all: $(READY)  ## install everything into .venv
 
@@ -58,12 +58,17 @@ check: lint types imports stale test  ## all of the above
 bench: $(READY)  ## throughput and latency, next to a plain asyncio loop
 	@$(RUN) python -m benchmarks
 
-curves: $(READY)  ## the same beside Celery, Taskiq and Dramatiq, as benchmarks/results/curves.json and the plots of docs/performance: about 30 minutes
+aims: $(READY)  ## everything docs/performance.md aims at, in one run with one table: beside Celery and others, at scale, on a real vLLM; about an hour
+	@$(UV) sync --frozen --quiet --group bench
+	@$(RUN) python -m benchmarks.aims --runs $(RUNS) --out benchmarks/results
+	@$(RUN) python -m benchmarks.plots benchmarks/results/curves.json docs/performance
+
+curves: $(READY)  ## a part of it: beside Celery, Taskiq and Dramatiq, as benchmarks/results/curves.json and the plots; about 30 minutes
 	@$(UV) sync --frozen --quiet --group bench
 	@$(RUN) python -m benchmarks.curves --runs $(RUNS) --out benchmarks/results/curves.json
 	@$(RUN) python -m benchmarks.plots benchmarks/results/curves.json docs/performance
 
-scale: $(READY)  ## many in flight, a long queue, a start, a full model server: each with its target; about 15 minutes
+scale: $(READY)  ## another: many in flight, a long queue, a start, a full model server, each with its target; about 15 minutes
 	@$(RUN) python -m benchmarks.scale
 
 smoke: $(READY)  ## does a deliberation cost more CPU than it did: a ratio, in half a minute

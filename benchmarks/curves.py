@@ -60,10 +60,10 @@ def summed(found: dict[str, Any], sweep: Sweep) -> dict[str, Any]:
     }
 
 
-async def run(options: argparse.Namespace) -> None:
-    seconds, open_seconds = (0.5, 2.0) if options.quick else (2.5, 6.0)
-    names = [PARLEY, BARE, *options.peers]
-    sweep = Sweep(names, points(quick=options.quick), seconds, open_seconds, lambda text: print(text, flush=True))
+async def run(runs: int, out: Path, peers: list[str], *, quick: bool = False) -> dict[str, Any]:
+    """All there is to know, which is also in the file `out`."""
+    seconds, open_seconds = (0.5, 2.0) if quick else (2.5, 6.0)
+    sweep = Sweep([PARLEY, BARE, *peers], points(quick=quick), seconds, open_seconds, lambda text: print(text, flush=True))
     found: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
@@ -71,12 +71,14 @@ async def run(options: argparse.Namespace) -> None:
         "seconds_a_point": seconds,
         "runs": [],
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    for number in range(options.runs):
-        print(f"run {number + 1} of {options.runs}", flush=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for number in range(runs):
+        print(f"run {number + 1} of {runs}", flush=True)
         found["runs"].append(await sweep.run(number))
-        options.out.write_text(json.dumps(summed(found, sweep), indent=1) + "\n")
-    print(report(summed(found, sweep)))
+        out.write_text(json.dumps(summed(found, sweep), indent=1) + "\n")  # noqa: ASYNC240  # nothing else is under way here
+    found = summed(found, sweep)
+    print(report(found))
+    return found
 
 
 def peers(text: str) -> list[str]:
@@ -94,7 +96,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--peers", type=peers, default=",".join(PEERS), help="which of %(default)s; empty for none")
     parser.add_argument("--quick", action="store_true", help="fewer points and half a second each: to try it out")
-    uvloop.run(run(parser.parse_args()))
+    options = parser.parse_args()
+    uvloop.run(run(options.runs, options.out, options.peers, quick=options.quick))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,9 @@ from benchmarks.targets import Found, table
 from broker.embedded import embedded_nats
 from broker.messages import DeliberationCompleted
 from parley.client import connect
+from tests.live.environment import installed
+from tests.live.model import written
+from tests.live.server import vllm
 from workers.vllm import ChatRequest, Endpoint, VllmClient
 
 # Twice what the server works at (tests/live/server.py): there is always something waiting.
@@ -91,10 +94,6 @@ async def generated(http: aiohttp.ClientSession, url: str) -> float:
 @asynccontextmanager
 async def local() -> AsyncIterator[str]:
     """The URL of a vLLM of our own. Raises `tests.live.environment.Unavailable` where it cannot be installed."""
-    from tests.live.environment import installed
-    from tests.live.model import written
-    from tests.live.server import vllm
-
     with tempfile.TemporaryDirectory(prefix="parley-live-") as name:
         python = await asyncio.to_thread(installed)
         install = await asyncio.to_thread(written, python, Path(name))
