@@ -30,7 +30,8 @@ from parley.client import connect
 from tests.live.environment import installed
 from tests.live.model import written
 from tests.live.server import vllm
-from workers.vllm import ChatRequest, Endpoint, VllmClient
+from workers.endpoint import Endpoint
+from workers.vllm import ChatRequest, VllmClient
 
 # Twice what the server works at (tests/live/server.py): there is always something waiting.
 CALLS = 64

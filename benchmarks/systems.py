@@ -8,7 +8,8 @@ from typing import Protocol
 from benchmarks.question import MODEL, QUESTION, TEMPERATURE, prompt
 from broker.messages import DeliberationCompleted
 from parley.client import Client
-from workers.vllm import ChatRequest, Endpoint, VllmClient
+from workers.endpoint import Endpoint
+from workers.vllm import ChatRequest, VllmClient
 
 
 class System(Protocol):

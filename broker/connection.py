@@ -5,13 +5,12 @@ Knows headers and limits. Does not know what a deliberation is. nats-py's errors
 
 import asyncio
 import hashlib
-import itertools
 import logging
 import math
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,16 +19,14 @@ import nats
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 from nats.js.api import RawStreamMsg
-from nats.protocol import parser
 
 from broker import topology
 from broker.clock import rfc3339
 from broker.errors import BrokerUnavailable, BrokerUnsuitable, Conflict, Overlarge
 from broker.messages import ResultsRef
+from broker.sturdy import SturdyClient
 
 log = logging.getLogger("parley.broker")
 
@@ -63,12 +60,6 @@ JSON_HEADER = {"content-type": "application/json"}
 _SECRET = re.compile(r"^([A-Za-z+]+://)?.*@", re.DOTALL)
 
 
-# nats-py (2.16.0) takes form feed and vertical tab for blanks, which the server takes for letters of a subject. A message on such
-# a subject was an unknown protocol to it: it reconnected, got the message again, and so on (measured: no deliberation ended any more).
-parser.MSG_RE = re.compile(rb"\AMSG[ \t]+([^ \t\r\n]+)[ \t]+([^ \t\r\n]+)[ \t]+(([^ \t\r\n]+)[ \t]+)?(\d+)\r\n")
-parser.HMSG_RE = re.compile(rb"\AHMSG[ \t]+([^ \t\r\n]+)[ \t]+([^ \t\r\n]+)[ \t]+(([^ \t\r\n]+)[ \t]+)?(\d+)[ \t]+(\d+)\r\n")
-
-
 def connect_options(url: str, name: str) -> dict[str, Any]:
     """What every connection of ours is opened with. nats-py's default gives up after 60 reconnects; ours never do."""
     return {
@@ -82,95 +73,6 @@ def connect_options(url: str, name: str) -> dict[str, Any]:
         "ping_interval": PING_SECONDS,
         "max_outstanding_pings": MAX_OUTSTANDING_PINGS,
     }
-
-
-class SturdyClient(Client):
-    """nats-py's client, except that headers it cannot parse are taken for none, a subject that is not UTF-8 is no end, and a PING
-    does not overtake what was written before it.
-
-    nats-py (2.16.0) ends its reading task at such a message, for good, and still calls itself connected: one malformed message
-    on a subject anybody may publish to, delivered again and again, would stop every process that consumes it.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._tokens = itertools.count()
-        self._direct: dict[int, Callable[[Msg], None]] = {}
-
-    async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
-        if not headers:
-            return None
-        try:
-            return await super()._process_headers(headers)
-        except Exception as error:
-            log.warning("headers of a message cannot be read and are ignored: %s", error)
-            return None
-
-    async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
-        # nats-py writes a PING past what waits to be written: `flush` came back before its subscriptions had arrived (one in ten).
-        if self._pending and self._transport is not None:
-            self._transport.writelines(self._pending)
-            self._pending, self._pending_data_size = [], 0
-        await super()._send_ping(future)
-
-    # nats-py puts each message into a queue, for a task of its subscription to take it out and call back; and what is asked for is
-    # answered that way too, through `wait_for`, with a random token each. That was a third of what a publish cost (decision 10).
-
-    async def hear(self, subject: str, act: Callable[[Msg], None]) -> Subscription:
-        """Subscribe, and have each message acted on as it is read: `act` must be quick and raise nothing."""
-        subscription = await self.subscribe(subject, cb=_nothing)
-        self._direct[subscription._id] = act
-        return subscription
-
-    async def _init_request_sub(self) -> None:
-        await super()._init_request_sub()
-        self._direct[self._sid] = self._answered
-
-    async def _request_new_style(
-        self, subject: str, payload: bytes, timeout: float = 1, headers: dict[str, Any] | None = None
-    ) -> Msg:
-        if not self._resp_sub_prefix:
-            await self._init_request_sub()
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Msg] = loop.create_future()
-        token = str(next(self._tokens))
-        inbox = bytes(self._resp_sub_prefix or b"").decode()
-        self._resp_map[token] = answer
-        timer = loop.call_later(timeout, _unanswered, answer)
-        try:
-            await self.publish(subject, payload, reply=inbox + token, headers=headers)
-            return await answer
-        finally:
-            timer.cancel()
-            del self._resp_map[token]
-
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        direct = self._direct.get(sid)
-        if direct is not None:
-            direct(self._build_message(sid, subject, reply, data, await self._process_headers(headers)))
-        else:
-            await super()._process_msg(sid, subject, reply, data, headers)
-
-    def _answered(self, message: Msg) -> None:
-        answer = self._resp_map.get(message.subject.rpartition(".")[2])
-        if answer is not None and not answer.done():
-            answer.set_result(message)
-
-    def _build_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None) -> Msg:
-        return Msg(_client=self, subject=_readable(subject), reply=_readable(reply), data=data, headers=headers, _sid=sid)
-
-
-async def _nothing(_: Msg) -> None:
-    """The callback of a subscription whose messages are acted on before they would come to it."""
-
-
-def _unanswered(answer: "asyncio.Future[Msg]") -> None:
-    if not answer.done():
-        answer.set_exception(nats.errors.TimeoutError())
-
-
-def _readable(subject: bytes) -> str:
-    return subject.decode(errors="replace")
 
 
 async def connect(url: str, name: str) -> Client:

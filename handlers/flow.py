@@ -25,7 +25,7 @@ from nats.aio.msg import Msg
 from nats.js.api import ConsumerConfig
 from nats.js.client import DEFAULT_JS_SUB_PENDING_BYTES_LIMIT, DEFAULT_JS_SUB_PENDING_MSGS_LIMIT
 
-from broker.connection import SturdyClient
+from broker.sturdy import SturdyClient
 from broker.topology import Durable
 from handlers.delivery import Batch, Delivery
 

@@ -40,9 +40,11 @@ from monitoring import asyncapi, http
 from monitoring.health import Check
 from monitoring.metrics import Metrics
 from parley.settings import Settings
+from workers.answers import ModelError
 from workers.discovery import Discovery, find
+from workers.endpoint import Endpoint
 from workers.pool import LocalPool, Pool
-from workers.vllm import Endpoint, ModelError, VllmClient
+from workers.vllm import VllmClient
 
 log = logging.getLogger("parley")
 

@@ -13,8 +13,10 @@ from broker.errors import Unavailable
 from broker.messages import AgentRequested, ErrorType
 from parley.settings import Settings
 from workers import prompts
+from workers.answers import ModelError, ServedModel
 from workers.discovery import ONE_TOKEN_SECONDS, advice, find, generate
-from workers.vllm import Endpoint, ModelError, ServedModel, VllmClient
+from workers.endpoint import Endpoint
+from workers.vllm import VllmClient
 
 REACH_SECONDS = 3.0
 

@@ -18,9 +18,11 @@ from typing import Protocol
 from broker.clock import epoch, rfc3339
 from broker.messages import AgentCompleted, AgentFailed, AgentOutcome, AgentRequested, ErrorType, Proposal
 from workers import prompts
+from workers.answers import Completion, ModelError
 from workers.breaker import State
+from workers.endpoint import Endpoint
 from workers.switchboard import Line, Switchboard
-from workers.vllm import ChatRequest, Completion, Endpoint, ModelError
+from workers.vllm import ChatRequest
 
 log = logging.getLogger("parley.workers")
 

@@ -33,10 +33,10 @@ from broker.errors import ParleyError, Unavailable
 from workers import head
 from workers.aside import Aside
 from workers.crew import FLUSH_SECONDS, Crew
+from workers.endpoint import Endpoint
 from workers.handover import Job, pack
 from workers.lookout import Lookout, Standing
 from workers.pool import Slots, WorkerConfig
-from workers.vllm import Endpoint
 from workers.worker import nak
 
 log = logging.getLogger("parley.workers")

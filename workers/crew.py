@@ -10,9 +10,10 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from broker.connection import SturdyClient, Wire, close, connect
+from broker.connection import Wire, close, connect
 from broker.errors import BadMessage
 from broker.process import give_way, look_rarely
+from broker.sturdy import SturdyClient
 from workers.handover import Job, unpack
 from workers.pool import WorkerConfig, hire
 from workers.switchboard import Sight

@@ -11,9 +11,11 @@ from typing import Self
 
 from broker.messages import ErrorType
 from workers.agent import PROBE_MESSAGES
+from workers.answers import MAX_ERROR_CHARACTERS, ModelError, ServedModel
 from workers.breaker import State
+from workers.endpoint import Endpoint
 from workers.lookout import Standing
-from workers.vllm import MAX_ERROR_CHARACTERS, ChatRequest, Endpoint, ModelError, ServedModel, VllmClient
+from workers.vllm import ChatRequest, VllmClient
 
 log = logging.getLogger("parley.workers")
 

@@ -13,10 +13,11 @@ from typing import Protocol, Self
 from broker.connection import Wire, close, connect
 from workers.agent import PROBE_SECONDS, Desk, Retry
 from workers.breaker import Tolerance
+from workers.endpoint import Endpoint
 from workers.handover import Job
 from workers.lookout import Lookout, Standing
 from workers.switchboard import Switchboard
-from workers.vllm import Endpoint, Limits, VllmClient
+from workers.vllm import Limits, VllmClient
 from workers.worker import Worker
 
 

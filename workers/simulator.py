@@ -15,9 +15,7 @@ import random
 import signal
 import sys
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -25,6 +23,7 @@ import uvloop
 from aiohttp import web
 
 from broker.process import look_rarely
+from workers.turns import Turns
 
 # As vLLM's own default for a model whose name nobody cares about here.
 DEFAULT_MODEL = "simulated-model"
@@ -50,56 +49,12 @@ FAULTS = (
 LATEST = 64
 # Larger request bodies are refused, as any server would: 8 MiB is ample for 256 KiB of task and 64 KiB of constraints.
 MAX_REQUEST_BYTES = 8 * 1024 * 1024
-_WORDS = [
-    "the",
-    "a",
-    "one",
-    "we",
-    "this",
-    "that",
-    "each",
-    "first",
-    "then",
-    "next",
-    "result",
-    "input",
-    "output",
-    "value",
-    "state",
-    "check",
-    "edge",
-    "case",
-    "limit",
-    "test",
-    "queue",
-    "message",
-    "retry",
-    "bound",
-    "cache",
-    "order",
-    "time",
-    "deadline",
-    "agent",
-    "design",
-    "choice",
-    "reason",
-    "cost",
-    "risk",
-    "simple",
-    "small",
-    "clear",
-    "measure",
-    "prove",
-    "keep",
-    "drop",
-    "split",
-    "join",
-    "write",
-    "read",
-    "store",
-    "send",
-    "wait",
-]
+_TEXT = (
+    "the a one we this that each first then next result input output value state check edge case limit test queue message retry bound "
+    "cache order time deadline agent design choice reason cost risk simple small clear measure prove keep drop split join write read store "
+    "send wait"
+)
+_WORDS = _TEXT.split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,48 +88,6 @@ class Seen:
     generation_tokens: int = 0
     # Of the latest requests, for who wants to know what reached the server.
     latest: list[dict[str, Any]] = field(default_factory=list)
-
-
-class Turns:
-    """Who may generate: at most `slots` at a time (0: any number), in the order in which they came."""
-
-    def __init__(self, slots: int) -> None:
-        self._slots = slots
-        self._taken = 0
-        self._queue: deque[asyncio.Future[None]] = deque()
-
-    @property
-    def waiting(self) -> int:
-        return len(self._queue)
-
-    @asynccontextmanager
-    async def mine(self) -> AsyncIterator[None]:
-        """Wait for a slot, and have it for the block. Who is cancelled while waiting leaves the queue."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
-        self._admit()
-        try:
-            await turn
-            yield
-        finally:
-            if turn.cancelled():
-                with suppress(ValueError):  # passed over meanwhile
-                    self._queue.remove(turn)
-            else:
-                self._taken -= 1
-                self._admit()
-
-    def resize(self, slots: int) -> None:
-        """Who has a slot keeps it."""
-        self._slots = slots
-        self._admit()
-
-    def _admit(self) -> None:
-        while self._queue and (not self._slots or self._taken < self._slots):
-            turn = self._queue.popleft()
-            if not turn.cancelled():
-                turn.set_result(None)
-                self._taken += 1
 
 
 class Simulator:

@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from workers.answers import ModelError
 from workers.breaker import Breaker, Cause, Leave, State, Tolerance, Verdict, verdict
-from workers.vllm import Endpoint, ModelError
+from workers.endpoint import Endpoint
 
 log = logging.getLogger("parley.workers")
 

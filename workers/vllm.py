@@ -6,63 +6,31 @@ the contract's closed set; nothing here retries.
 """
 
 import asyncio
-import json
-from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Self
-from urllib.parse import unquote, urlsplit
 
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 from pydantic_core import to_json
 
-from broker.connection import masked
-from broker.messages import ErrorType, Usage
-
-# More than any answer we could pass on: an outcome has to fit into one NATS message (1 MiB).
-MAX_ANSWER_BYTES = 4 * 1024 * 1024
-# What vLLM calls the end of an answer that it gave up, with HTTP 200 and the words there were: a stop (`--shutdown-timeout 0`, its default)
-# ends so whatever is under way.
-ABORTED = "abort"
-# What a server says about its error is passed on up to this length; some quote the whole prompt.
-MAX_ERROR_CHARACTERS = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a model is served. `url` without a path stands for its `/v1`; `user:password@` in it is for HTTP Basic."""
-
-    url: str
-
-    @property
-    def base(self) -> str:
-        parts = urlsplit(self.url)
-        url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
-        return url if url.endswith("/v1") else f"{url}/v1"
-
-    @property
-    def authorization(self) -> str | None:
-        """What stands before `@`, as a header's value."""
-        parts = urlsplit(self.url)
-        if parts.username is None:
-            return None
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        return f"Basic {b64encode(pair.encode()).decode()}"
-
-    @property
-    def label(self) -> str:
-        """`host:port`, for a metric: without user, password or path."""
-        parts = urlsplit(self.url)
-        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-        return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
-
-    def __str__(self) -> str:
-        """For messages: an outcome's `error` is read by others."""
-        return masked(self.url)
+from broker.messages import ErrorType
+from workers.answers import (
+    MAX_ANSWER_BYTES,
+    Completion,
+    Gathering,
+    ModelError,
+    ServedModel,
+    bounded,
+    completion,
+    refusal,
+    served,
+    words,
+)
+from workers.endpoint import Endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,43 +63,6 @@ class ChatRequest:
         }
         body = {key: value for key, value in wanted.items() if value is not None}
         return {**body, "stream": True, "stream_options": {"include_usage": True}} if stream else body
-
-
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """An entry of `/v1/models`. `max_model_len`: tokens, prompt and answer together; None where the server does not say (vLLM does)."""
-
-    name: str
-    max_model_len: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    content: str
-    finish_reason: str
-    model: str
-    usage: Usage
-
-
-class ModelError(Exception):
-    """A call that gave no answer. `retry_after` is what the server asked for, in seconds; `status` is of HTTP, if it got so far."""
-
-    def __init__(self, error_type: ErrorType, message: str, retry_after: float | None = None, status: int | None = None) -> None:
-        super().__init__(error_type, message)
-        self.error_type = error_type
-        self.message = message
-        self.retry_after = retry_after
-        self.status = status
-
-    @property
-    def gist(self) -> str:
-        """The message without the server's own words, which may quote the prompt: for others than who made the call."""
-        if self.error_type is ErrorType.SERVER_ERROR:
-            return "the model server broke off" if self.status is None else f"HTTP {self.status} from the model server"
-        return self.message
-
-    def __str__(self) -> str:
-        return self.message
 
 
 class VllmClient:
@@ -181,10 +112,10 @@ class VllmClient:
             response = await self._first_bytes(endpoint, out)
             try:
                 if response.status_code != httpx.codes.OK:
-                    raise _refusal(response, await _read(response))
+                    raise _refused(response, await _read(response))
                 if self._stream:
                     return await _read_stream(response, request.model)
-                return _completion(await _read(response), request.model)
+                return completion(await _read(response), request.model)
             finally:
                 await response.aclose()
         except (httpx.HTTPError, aiohttp.ClientError) as error:
@@ -218,11 +149,8 @@ class VllmClient:
         except (httpx.HTTPError, aiohttp.ClientError) as error:
             raise _broken(endpoint, error) from error
         if response.status_code != httpx.codes.OK:
-            raise _refusal(response, body)
-        try:
-            return [ServedModel(_encodable(entry["id"]), _length(entry)) for entry in _json(body)["data"]]
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ModelError(ErrorType.MALFORMED_ANSWER, f"{endpoint} lists no models") from error
+            raise _refused(response, body)
+        return served(endpoint, body)
 
 
 # A service has a few endpoints, each of two paths.
@@ -244,8 +172,8 @@ def _broken(endpoint: Endpoint, error: Exception) -> ModelError:
         case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError() | aiohttp.InvalidURL():
             return ModelError(ErrorType.CONNECTION_FAILED, f"cannot connect to {endpoint}: {_reason(error)}")
         case aiohttp.ClientResponseError() as response:
-            words = " ".join(_words({"error": response.message}).split())
-            return ModelError(ErrorType.MALFORMED_ANSWER, f"{endpoint} does not answer in HTTP: {words}")
+            told = " ".join(words({"error": response.message}).split())
+            return ModelError(ErrorType.MALFORMED_ANSWER, f"{endpoint} does not answer in HTTP: {told}")
         case _:
             return ModelError(ErrorType.CONNECTION_LOST, f"connection to {endpoint} lost: {_reason(error)}")
 
@@ -255,35 +183,16 @@ async def _read(response: httpx.Response) -> bytes:
     async for chunk in response.aiter_bytes():
         chunks.append(chunk)
         size += len(chunk)
-        if size > MAX_ANSWER_BYTES:
-            raise ModelError(ErrorType.MALFORMED_ANSWER, f"answer is over {MAX_ANSWER_BYTES} bytes")
+        bounded(size)
     return b"".join(chunks)
 
 
 async def _read_stream(response: httpx.Response, model: str) -> Completion:
-    """Server-sent events to one completion. An error line inside a 200 is an error, `[DONE]` or not."""
-    parts: list[str] = []
-    finish_reason, usage, size = None, Usage(), 0
+    gathering = Gathering(model)
     async for line in _lines(response):
-        if not line.startswith(b"data:"):
-            continue
-        data = line[5:].strip()
-        if data == b"[DONE]":
+        if gathering.take(line):
             break
-        event = _json(data)
-        if "error" in event:
-            raise ModelError(ErrorType.SERVER_ERROR, f"the server broke off: {_words(event)}")
-        model = event.get("model") or model
-        usage = _usage(event) if event.get("usage") else usage
-        for content, reason in _deltas(event):
-            parts.append(content)
-            size += len(content.encode(errors="replace"))
-            finish_reason = reason or finish_reason
-        if size > MAX_ANSWER_BYTES:
-            raise ModelError(ErrorType.MALFORMED_ANSWER, f"answer is over {MAX_ANSWER_BYTES} bytes")
-    if finish_reason is None:
-        raise ModelError(ErrorType.CONNECTION_LOST, "the stream ended before the answer did")
-    return _checked("".join(parts), finish_reason, model, usage)
+    return gathering.whole()
 
 
 async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
@@ -298,113 +207,8 @@ async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
     yield rest
 
 
-def _deltas(event: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """(content, finish_reason) of each choice."""
-    try:
-        found = [
-            ((choice.get("delta") or {}).get("content") or "", choice.get("finish_reason"))
-            for choice in event.get("choices") or ()
-        ]
-    except (AttributeError, TypeError) as error:
-        raise ModelError(ErrorType.MALFORMED_ANSWER, "a line of the stream has no choices[].delta.content") from error
-    if not all(isinstance(content, str) for content, _ in found):
-        raise ModelError(ErrorType.MALFORMED_ANSWER, "a line of the stream has no choices[].delta.content")
-    return found
-
-
-def _completion(body: bytes, model: str) -> Completion:
-    answer = _json(body)
-    try:
-        choice = answer["choices"][0]
-        content, finish_reason = choice["message"]["content"], choice.get("finish_reason")
-    except (KeyError, IndexError, TypeError) as error:
-        raise ModelError(ErrorType.MALFORMED_ANSWER, "the answer has no choices[0].message.content") from error
-    return _checked(content, finish_reason or "unknown", answer.get("model") or model, _usage(answer))
-
-
-def _checked(content: Any, finish_reason: Any, model: Any, usage: Usage) -> Completion:
-    if finish_reason == ABORTED:
-        raise ModelError(ErrorType.SERVER_ERROR, f"the server broke off: finish_reason {ABORTED}")
-    if not isinstance(content, str) or not content.strip():
-        raise ModelError(ErrorType.EMPTY_ANSWER, f"the model answered nothing (finish_reason {_encodable(finish_reason)})")
-    return Completion(_encodable(content), _encodable(finish_reason), _encodable(model), usage)
-
-
-def _encodable(text: Any) -> str:
-    """JSON may hold half a surrogate pair (`\\ud83d`, an emoji cut by max_tokens); UTF-8 may not."""
-    return str(text).encode(errors="replace").decode()
-
-
-def _length(entry: Mapping[str, Any]) -> int | None:
-    found = entry.get("max_model_len")
-    return found if type(found) is int and found > 0 else None
-
-
-def _json(body: bytes) -> dict[str, Any]:
-    try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise ModelError(ErrorType.MALFORMED_ANSWER, "the answer is not JSON") from error
-    if not isinstance(answer, dict):
-        raise ModelError(ErrorType.MALFORMED_ANSWER, "the answer is not a JSON object")
-    return answer
-
-
-def _usage(answer: Mapping[str, Any]) -> Usage:
-    counts = answer.get("usage")
-    if not isinstance(counts, dict):
-        return Usage()
-    # Numbers a counter can take; anything else is no count, and no reason to refuse an answer.
-    known = {key: counts[key] for key in Usage.model_fields if type(counts.get(key)) is int and 0 <= counts[key] < 2**63}
-    return Usage(**known)
-
-
-def _refusal(response: httpx.Response, body: bytes) -> ModelError:
-    status = response.status_code
-    words = _words_of(body)
-    message = f"HTTP {status} from the model server: {words}"
-    return ModelError(_kind(status, words), message, _retry_after(response), status)
-
-
-def _kind(status: int, words: str) -> ErrorType:
-    match status:
-        case 401 | 403:
-            return ErrorType.UNAUTHORIZED
-        case 404:
-            return ErrorType.MODEL_NOT_FOUND
-        case 429:
-            return ErrorType.RATE_LIMITED
-        case _ if status >= 500:
-            return ErrorType.SERVER_ERROR
-        case 400 if "context length" in words.lower() or "maximum context" in words.lower():
-            return ErrorType.CONTEXT_TOO_LONG
-        case _:
-            return ErrorType.BAD_REQUEST
-
-
-def _words_of(body: bytes) -> str:
-    try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError):
-        return body[:MAX_ERROR_CHARACTERS].decode(errors="replace").strip() or "(no text)"
-    return _words(answer) if isinstance(answer, dict) else "(no text)"
-
-
-def _words(answer: Mapping[str, Any]) -> str:
-    """The server's own words. vLLM sends `error` as an object, and as a plain string for a missing key."""
-    error = answer.get("error", answer)
-    if isinstance(error, dict):
-        error = error.get("message") or error.get("detail") or error
-    return _encodable(error)[:MAX_ERROR_CHARACTERS]
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds. The HTTP-date form is rare from model servers and is left to our own backoff."""
-    try:
-        seconds = float(response.headers["retry-after"])
-    except (KeyError, ValueError):
-        return None
-    return seconds if 0 <= seconds < float("inf") else None
+def _refused(response: httpx.Response, body: bytes) -> ModelError:
+    return refusal(response.status_code, response.headers.get("retry-after"), body)
 
 
 def _reason(error: Exception) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 
 from benchmarks.question import MODEL, TEMPERATURE, prompt
 from benchmarks.systems import System
-from workers.vllm import ChatRequest, Endpoint, VllmClient
+from workers.endpoint import Endpoint
+from workers.vllm import ChatRequest, VllmClient
 
 
 class Agent:

@@ -6,7 +6,8 @@ from taskiq import TaskiqEvents, TaskiqState
 
 from benchmarks.peers.taskiq_nats import CALLS, broker_of
 from benchmarks.question import MODEL, TEMPERATURE, prompt
-from workers.vllm import ChatRequest, Endpoint, VllmClient
+from workers.endpoint import Endpoint
+from workers.vllm import ChatRequest, VllmClient
 
 _endpoint = Endpoint(os.environ["BENCH_MODEL_URL"])
 _request = ChatRequest(MODEL, prompt(), temperature=TEMPERATURE)

@@ -11,7 +11,8 @@ from tests.live.server import MODEL, Vllm
 from tests.live.service import Front, front
 from tests.live.stage import AT_WORK, KEY, Stage
 from workers import prompts
-from workers.vllm import ChatRequest, Endpoint, VllmClient
+from workers.endpoint import Endpoint
+from workers.vllm import ChatRequest, VllmClient
 
 AGENTS = 8
 ANSWER_TOKENS = 4

@@ -13,10 +13,12 @@ from tests.simulation.link import Link, as_client
 from tests.simulation.loop import in_context
 from tests.simulation.server import Server
 from workers.agent import Desk
+from workers.answers import Completion, ModelError
 from workers.cancels import Cancels
+from workers.endpoint import Endpoint
 from workers.handover import Job
 from workers.pool import Slots
-from workers.vllm import ChatRequest, Completion, Endpoint, ModelError
+from workers.vllm import ChatRequest
 from workers.worker import Worker, nak
 
 # A dead actor is noticed by the call that waits on it.

@@ -12,11 +12,12 @@ from nats.js.api import ConsumerInfo
 
 import parley
 from broker import connection, topology
-from broker.connection import SturdyClient, Wire, connect
+from broker.connection import Wire, connect
 from broker.embedded import EmbeddedNats
 from broker.errors import BadMessage, BrokerUnavailable
 from broker.lifecycle import State
 from broker.messages import DeliberationCompleted, DeliberationFailed, DeliberationRequested
+from broker.sturdy import SturdyClient
 from broker.tally import Phase, Tally
 from parley import client as client_module
 from parley.client import Client, NoEnding, NoService, compose

@@ -15,9 +15,11 @@ from broker.messages import AgentCompleted, AgentFailed, AgentOutcome, AgentRequ
 from tests.harness import until
 from tests.mirror.workers import work
 from workers.agent import PASSING, PROBE_MESSAGES, TOO_LATE, Desk, Retry, answer, endpoints_for
+from workers.answers import Completion, ModelError
 from workers.breaker import State, Tolerance
+from workers.endpoint import Endpoint
 from workers.switchboard import Switchboard
-from workers.vllm import ChatRequest, Completion, Endpoint, ModelError
+from workers.vllm import ChatRequest
 
 START = 1_800_000_000.0
 DEADLINE_SECONDS = 60.0

@@ -10,11 +10,13 @@ from benchmarks.machine import free_port
 from broker.messages import ErrorType
 from tests.harness import ModelServer, model_server, until
 from workers import discovery
+from workers.answers import ModelError
 from workers.breaker import State
 from workers.discovery import Discovery, find
+from workers.endpoint import Endpoint
 from workers.lookout import Standing
 from workers.simulator import DEFAULT_MODEL
-from workers.vllm import Endpoint, ModelError, VllmClient
+from workers.vllm import VllmClient
 
 
 @pytest.fixture(autouse=True)

@@ -14,10 +14,11 @@ from tests.harness import ModelServer, until
 from tests.mirror.workers import work
 from workers.agent import Retry
 from workers.breaker import Tolerance
+from workers.endpoint import Endpoint
 from workers.handover import Job
 from workers.pool import LocalPool, Slots, WorkerConfig
 from workers.simulator import DEFAULT_MODEL
-from workers.vllm import Endpoint, Limits
+from workers.vllm import Limits
 
 
 async def waiting(slots: Slots) -> asyncio.Task[int]:

@@ -5,9 +5,10 @@ import math
 
 from broker.messages import ErrorType
 from tests.harness import until
+from workers.answers import ModelError
 from workers.breaker import State, Tolerance
+from workers.endpoint import Endpoint
 from workers.switchboard import Line, Sight, Switchboard
-from workers.vllm import Endpoint, ModelError
 
 START = 1_800_000_000.0
 ONE, TWO = Endpoint("http://user:secret@gpu-1:8000"), Endpoint("https://gpu-2/v1")

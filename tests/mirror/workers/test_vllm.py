@@ -14,18 +14,10 @@ import pytest
 from broker.messages import ErrorType, Usage
 from tests.harness import ModelServer, model_server, until
 from workers import vllm
+from workers.answers import MAX_ANSWER_BYTES, MAX_ERROR_CHARACTERS, Completion, ModelError, ServedModel
+from workers.endpoint import Endpoint
 from workers.simulator import DEFAULT_MODEL, FAULTS
-from workers.vllm import (
-    MAX_ANSWER_BYTES,
-    MAX_ERROR_CHARACTERS,
-    ChatRequest,
-    Completion,
-    Endpoint,
-    Limits,
-    ModelError,
-    ServedModel,
-    VllmClient,
-)
+from workers.vllm import ChatRequest, Limits, VllmClient
 
 ASK = ChatRequest(model=DEFAULT_MODEL, messages=[{"role": "user", "content": "Say something"}], temperature=0.5, seed=1)
 # What a call must come to for each fault of the simulator: its error, or how its answer ended. (plain, streamed)
@@ -165,10 +157,6 @@ async def test_a_url_may_be_given_with_and_without_its_v1(model: ModelServer, fo
     assert (await call(url)).finish_reason == "stop"
     async with VllmClient() as client:
         assert await client.models(Endpoint(url)) == [ServedModel(DEFAULT_MODEL, 32_768)]
-
-
-def test_a_url_with_a_path_of_its_own_keeps_it() -> None:
-    assert Endpoint("https://host/models/llama").base == "https://host/models/llama/v1"
 
 
 async def test_half_an_emoji_does_not_make_an_answer_unstorable() -> None:
@@ -567,19 +555,6 @@ async def test_asking_for_models_has_a_time_limit() -> None:
 
 
 # ── what a breaker and its metric are told ────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(
-    ("url", "label"),
-    [
-        ("http://gpu-1:8000", "gpu-1:8000"),
-        ("https://user:hush@gpu-2/v1", "gpu-2:443"),
-        ("http://gpu-3/some/path?key=hush", "gpu-3:80"),
-        ("http://[::1]:8000", "[::1]:8000"),
-    ],
-)
-def test_an_endpoints_label_is_its_host_and_port_and_nothing_else(url: str, label: str) -> None:
-    assert Endpoint(url).label == label
 
 
 async def test_a_refusal_carries_its_status_and_a_gist_without_the_servers_words() -> None:

@@ -28,10 +28,12 @@ from tests.mirror.broker import Accounts, accounts
 from tests.mirror.workers import work
 from workers import worker as worker_module
 from workers.agent import Desk, Retry
+from workers.answers import Completion
 from workers.cancels import Cancels
+from workers.endpoint import Endpoint
 from workers.handover import Job
 from workers.simulator import DEFAULT_MODEL
-from workers.vllm import ChatRequest, Completion, Endpoint, VllmClient
+from workers.vllm import ChatRequest, VllmClient
 from workers.worker import STARTS_A_ROUND, Worker
 
 # Short, so that a redelivery would be seen at once; the worker's signals come three times within it.
