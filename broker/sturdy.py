@@ -25,8 +25,8 @@ parser.HMSG_RE = re.compile(rb"\AHMSG[ \t]+([^ \t\r\n]+)[ \t]+([^ \t\r\n]+)[ \t]
 
 
 class SturdyClient(Client):
-    """nats-py's client, except that headers it cannot parse are taken for none, a subject that is not UTF-8 is no end, and a PING
-    does not overtake what was written before it.
+    """nats-py's client, except that headers it cannot parse are taken for none, a subject that is not UTF-8 is no end, nor is a PONG that
+    comes too late, and a PING does not overtake what was written before it.
 
     nats-py (2.16.0) ends its reading task at such a message, for good, and still calls itself connected: one malformed message
     on a subject anybody may publish to, delivered again and again, would stop every process that consumes it.
@@ -52,6 +52,15 @@ class SturdyClient(Client):
             self._transport.writelines(self._pending)
             self._pending, self._pending_data_size = [], 0
         await super()._send_ping(future)
+
+    async def _process_pong(self) -> None:
+        # A PING that nobody waits for any more (a `flush` that took too long) is answered all the same; nats-py stopped reading at that.
+        if self._pongs and self._pongs[0].done():
+            self._pongs.pop(0)
+            self._pongs_received += 1
+            self._pings_outstanding = 0
+            return
+        await super()._process_pong()
 
     # nats-py puts each message into a queue, for a task of its subscription to take it out and call back; and what is asked for is
     # answered that way too, through `wait_for`, with a random token each. That was a third of what a publish cost (decision 10).

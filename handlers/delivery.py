@@ -1,6 +1,5 @@
 """One delivered JetStream message: what it says about itself, and how to settle it."""
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -10,9 +9,7 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema
 
 from broker.messages import Message, decode
-
-# W3C trace context: version ff and ids of zeros are invalid.
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+from broker.trace import traceparent
 
 # A union of messages counts as one: outcomes come in two kinds.
 Payload = TypeVar("Payload")
@@ -50,9 +47,7 @@ class Delivery(Generic[Payload]):
 
     @property
     def traceparent(self) -> str | None:
-        """W3C trace context, if it is one; a malformed one is ignored, as the W3C asks. It goes on into HTTP headers."""
-        value = self.headers.get("traceparent")
-        return value if value is not None and _TRACEPARENT.fullmatch(value) else None
+        return traceparent(self.headers.get("traceparent"))
 
     def payload(self, kind: type[Kind]) -> Kind:
         """The payload. Raises BadMessage."""

@@ -22,7 +22,6 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Of a cluster that is joined, its own raylets decide.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
-import nats.errors
 import ray
 from nats.aio.client import Client
 from ray._private import ray_constants
@@ -34,7 +33,7 @@ from workers import head
 from workers.aside import Aside
 from workers.crew import FLUSH_SECONDS, Crew
 from workers.endpoint import Endpoint
-from workers.handover import Job, pack
+from workers.handover import PARCELS, Job, pack
 from workers.lookout import Lookout, Standing
 from workers.pool import Slots, WorkerConfig
 from workers.worker import nak
@@ -50,8 +49,10 @@ HEAD_LOOK_SECONDS = 2.0
 LOST_SECONDS = 15.0
 # What Ray may take to be left. With its head gone it would take minutes.
 LEAVE_SECONDS = 10.0
-# Core NATS promises nothing: after this an actor is asked for what was handed over through it, and what it twice does not have is handed over anew.
+# Core NATS promises nothing: after this an actor is asked for what was handed over through it, and what it does not have is handed over anew.
+# Where `ack_wait` is short, a share of it: before the message comes again.
 SEEK_SECONDS = 1.0
+SEEK_SHARE = 5
 # Between two tries to replace an actor when the cluster has no place for it.
 REPLACE_WAIT_SECONDS = 1.0
 # Local object store: jobs are small and answers never pass through it. Ray's minimum is 75 MiB.
@@ -205,18 +206,24 @@ class RayPool:
 
     async def _pass(self, member: _Member, jobs: Sequence[Job]) -> None:
         """To the actor that fills the place now. Should it die meanwhile, its jobs go back and nobody hears this."""
-        assert self._nc is not None
-        actor, inbox, now = member.actor, member.inbox, time.monotonic()
-        called: list[Job] = []
-        for job in jobs:
-            parcel = pack(job) if self._nc.is_connected else None
-            if parcel is None:
-                called.append(job)
-            else:
-                member.posted[job.reply] = now
-                await self._nc.publish(inbox, parcel)
+        actor, inbox = member.actor, member.inbox
+        called = [job for job in jobs if not await self._post(member, inbox, job)]
         if called:
             actor.begin.remote(called)
+
+    async def _post(self, member: _Member, inbox: str, job: Job) -> bool:
+        """Whether it went through NATS."""
+        assert self._nc is not None
+        parcel = pack(job) if self._nc.is_connected and len(member.posted) < PARCELS else None
+        if parcel is None:
+            return False
+        try:
+            await self._nc.publish(inbox, parcel)
+        except Exception as error:  # whatever it was, there is another way
+            log.warning("a job could not be sent to actor %s, it is called: %s", member.name(self._name), error)
+            return False
+        member.posted[job.reply] = time.monotonic()
+        return True
 
     # ── actors ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -272,33 +279,31 @@ class RayPool:
                 for reply in settled:
                     if member.settle(reply):
                         self._slots.free(1)
-            except RayError as error:
+            except Exception as error:  # RayError, and through Ray's client (`ray://`) a ConnectionError
                 log.warning(
                     "actor %s is gone (%s): %d jobs go back", member.name(self._name), type(error).__name__, len(member.jobs)
                 )
                 await self._replace(member)
 
     async def _seek(self, member: _Member) -> None:
-        """Hand over again, as a call, what never arrived. Twice missing, for what is settled may be reported a moment later."""
-        before: set[str] = set()
+        """Hand over again, as a call, what never arrived."""
+        seconds = min(SEEK_SECONDS, self._config.ack_wait_seconds / SEEK_SHARE)
         while True:
-            await asyncio.sleep(SEEK_SECONDS)
-            old = time.monotonic() - SEEK_SECONDS
+            await asyncio.sleep(seconds)
+            old = time.monotonic() - seconds
             due = [reply for reply, at in member.posted.items() if at <= old]
             if not due or member.actor is None:
                 continue
             try:
-                missing = set(await member.actor.missing.remote(due))
-            except RayError:  # `_watch` hears of it, too
-                continue
-            for reply in due:
-                if reply not in missing or reply in before:
+                missing = await member.actor.missing.remote(due)
+                for reply in due:
                     member.posted.pop(reply, None)
-            lost = [member.jobs[reply] for reply in due if reply in missing and reply in before and reply in member.jobs]
-            before = missing
-            if lost and member.actor is not None:
-                log.warning("%d jobs never came to actor %s and are handed over again", len(lost), member.name(self._name))
-                member.actor.begin.remote(lost)
+                lost = [member.jobs[reply] for reply in missing if reply in member.jobs]
+                if lost and member.actor is not None:
+                    log.warning("%d jobs never came to actor %s and are handed over again", len(lost), member.name(self._name))
+                    member.actor.begin.remote(lost)
+            except Exception as error:  # it is dead: `_watch` hears of it, too
+                log.debug("actor %s was not asked: %s", member.name(self._name), _first_line(error))
 
     async def _replace(self, member: _Member) -> None:
         member.actor, member.pid = None, 0
@@ -341,14 +346,13 @@ class RayPool:
     async def _dismiss(self) -> None:
         """Let the actors drain, then end them. What has been handed over is with the server before they are told."""
         if self._nc is not None:
-            with suppress(nats.errors.Error):
+            with suppress(Exception):
                 await self._nc.flush(FLUSH_SECONDS)
-        closing = [member.actor.close.remote() for member in self._members if member.actor is not None]
+        closing = [member.actor.close.remote(list(member.posted)) for member in self._members if member.actor is not None]
         if closing:
+            grace = FLUSH_SECONDS + self._config.drain_seconds + REPLACE_WAIT_SECONDS
             with suppress(RayError, TimeoutError):
-                await asyncio.wait_for(
-                    asyncio.gather(*closing, return_exceptions=True), timeout=self._config.drain_seconds + REPLACE_WAIT_SECONDS
-                )
+                await asyncio.wait_for(asyncio.gather(*closing, return_exceptions=True), timeout=grace)
         actors = [member.actor for member in self._members if member.actor is not None]
         with suppress(RayError, TimeoutError):
             async with asyncio.timeout(LEAVE_SECONDS):

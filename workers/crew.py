@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 
-import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -25,6 +24,8 @@ log = logging.getLogger("parley.workers")
 # is known at most this late, and at once when a share of this size of an actor's slots has been freed.
 COMPANY_SECONDS = 0.05
 FULL_SHARE = 8
+# Nobody who counts slots sends more than there are; an inbox may be known to others, too. Twice, for a slot is free here before it is known to be.
+MOST_SHARE = 2
 # How often an actor looks whether its connection is closed for good (a wrong token after a server's reload, say).
 LIFELINE_SECONDS = 1.0
 # For what was sent to arrive, when it ends: with NATS away there is nothing to wait for.
@@ -65,6 +66,9 @@ class Crew:
 
     def _take(self, message: Msg) -> None:
         assert self._worker is not None
+        if self._worker.running >= MOST_SHARE * self._config.slots:
+            log.warning("actor %s has more jobs than slots and takes no more for now", self._name)
+            return
         try:
             self._worker.begin([unpack(message.data)])
         except BadMessage as error:
@@ -75,7 +79,7 @@ class Crew:
         self._worker.begin(jobs)
 
     async def missing(self, keys: Iterable[str]) -> list[str]:
-        """Of these jobs those that are not here: never arrived, or settled and reported."""
+        """Of these jobs those that never came."""
         assert self._worker is not None
         return self._worker.missing(keys)
 
@@ -86,9 +90,12 @@ class Crew:
         enough = max(1, self._config.slots // FULL_SHARE)
         return await self._worker.finished(enough, COMPANY_SECONDS), self._worker.sights
 
-    async def close(self) -> None:
-        """Take what has been sent, let it finish within the grace that the config gives, give the rest back."""
-        if self._nc is not None:
-            with suppress(nats.errors.Error):
+    async def close(self, posted: Sequence[str] = ()) -> None:
+        """Take what has been sent, let it finish within the grace that the config gives, give the rest back. `posted`: what may have been lost on
+        its way here; nobody will seek it any more."""
+        with suppress(Exception):  # whatever keeps it from coming, what is here is to finish
+            if self._nc is not None:
                 await self._nc.flush(FLUSH_SECONDS)
+        if self._worker is not None:
+            await self._worker.give_back(self._worker.missing(posted))
         await self._stack.aclose()

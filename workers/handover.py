@@ -1,19 +1,25 @@
 """How a job travels to an actor: a core NATS message on the actor's own inbox, which its event loop reads by itself.
 
-As a call of Ray's the same job wakes five threads in two processes on its way. What is large goes that way all the same, so that no more
-than a few MiB ever wait for one connection.
+As a call of Ray's the same job wakes five threads in two processes on its way.
 """
 
 import re
 from dataclasses import dataclass
 
+from broker import topology
 from broker.errors import BadMessage
+from broker.trace import traceparent as context
 
-# The most that all slots of an actor can have on their way is then 8 MiB with 256 of them; nats-server cuts a reader off that has 64 MiB to read.
+# Both together: the most that waits for an actor to read it, 8 MiB. nats-server cuts a reader off that has 64 MiB to read. What is larger, or one
+# more, goes as a call.
 PARCEL_BYTES = 32 * 1024
-# What settles a delivery (nats-server: `$JS.ACK.<stream>…`, or `$JS.ACK.<domain>.<account>.<stream>…`). The worker publishes there: it is
-# not to be made to write on any other subject.
-_REPLY = re.compile(r"\$JS\.ACK\.[^\s*>]+")
+PARCELS = 256
+# What settles a delivery of the work queue: `$JS.ACK.<stream>.<consumer>.<five numbers>`, with a domain and an account hash before the stream and
+# a token at the end on some servers. The worker publishes there, and is not to be made to write on any other subject.
+_WORD = r"[^\s.*>]{1,64}"
+_REPLY = re.compile(
+    rf"\$JS\.ACK\.(?:{_WORD}\.{_WORD}\.)?{topology.DISPATCH.stream}\.{topology.DISPATCH.name}(?:\.\d{{1,20}}){{5}}(?:\.{_WORD})?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +39,13 @@ def pack(job: Job) -> bytes | None:
 
 def unpack(parcel: bytes) -> Job:
     """What `pack` made. Raises BadMessage."""
+    if len(parcel) > PARCEL_BYTES:
+        raise BadMessage([f"over {PARCEL_BYTES} bytes"])
     try:
         reply, traceparent, body = parcel.split(b"\n", 2)
-        job = Job(reply.decode(), body, traceparent.decode() or None)
+        job = Job(reply.decode(), body, context(traceparent.decode()))
     except ValueError as error:
         raise BadMessage([f"no job: {error}"]) from error
     if not _REPLY.fullmatch(job.reply):
-        raise BadMessage(["reply: settles no delivery"])
+        raise BadMessage(["reply: settles no work"])
     return job

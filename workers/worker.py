@@ -8,7 +8,8 @@ AGENT_RESPONSES, `-NAK` when it has to be done elsewhere. The same worker runs i
 import asyncio
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from nats.aio.msg import Msg
@@ -33,6 +34,8 @@ STORE_RETRY_WAIT_SECONDS = 0.5
 CATCH_UP_SECONDS = 1.0
 # A job that failed through a bug of ours is not to spin.
 BUG_RETRY_SECONDS = 2.0
+# Jobs settled lately: one that comes once more, late, is not run again. Some MiB.
+REMEMBERED = 8_192
 # Jobs that begin in one round of the event loop. Thousands at once held it up for 7 s, and connections that were open long ago then counted
 # as not made in time (measured with 15,000).
 STARTS_A_ROUND = 32
@@ -54,8 +57,12 @@ class Worker:
     _cancels: Cancels = field(default_factory=Cancels)
     _running: dict[str, _Running] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _settled: dict[str, None] = field(default_factory=dict)
     _finished: list[str] = field(default_factory=list)
+    _enough: int = 1
     _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _plenty: asyncio.Event = field(default_factory=asyncio.Event)
+    _closing: bool = False
     _starts: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(STARTS_A_ROUND))
     _heart: asyncio.Task[None] | None = None
     _ear: asyncio.Task[None] | None = None
@@ -67,28 +74,47 @@ class Worker:
         self._ear = asyncio.create_task(self._catch_up(), name="catch-up")
 
     def begin(self, jobs: Iterable[Job]) -> None:
-        """Start these jobs and return at once. One that is running already goes on: it may have been handed over twice."""
+        """Start these jobs and return at once. One that runs or was settled lately is left alone: it may have been handed over twice. Once this
+        closes, jobs go back to the queue."""
         for job in jobs:
-            if job.reply in self._running:
+            if job.reply in self._running or job.reply in self._settled:
+                continue
+            if self._closing:
+                self._do(self._settle(job.reply, nak(0)))
                 continue
             self._running[job.reply] = _Running(task_id="")
-            task = asyncio.create_task(self._carry_out(job))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._do(self._carry_out(job))
+
+    def _do(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
 
     def missing(self, keys: Iterable[str]) -> list[str]:
-        """Of these jobs those that neither run nor wait to be reported."""
-        here = {*self._running, *self._finished}
-        return [key for key in keys if key not in here]
+        """Of these jobs those that never came."""
+        return [key for key in keys if key not in self._running and key not in self._settled]
+
+    async def give_back(self, keys: Iterable[str]) -> None:
+        """Have somebody else do these jobs, which are not here."""
+        for key in keys:
+            await self._settle(key, nak(0))
 
     async def finished(self, enough: int = 1, patience_seconds: float = 0.0) -> list[str]:
-        """Wait until at least one job is settled, and then up to `patience_seconds` for `enough`; the keys of all that are.
+        """Wait until at least one job is settled, and then for `enough`, or up to `patience_seconds`; the keys of all that are.
 
         None at all when a breaker changed meanwhile: whoever waits here passes `sights` on too.
         """
         await self._news.wait()
         if len(self._finished) < enough and patience_seconds:
-            await asyncio.sleep(patience_seconds)
+            self._enough = enough
+            self._plenty.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience_seconds):
+                    await self._plenty.wait()
         self._news.clear()
         done, self._finished = self._finished, []
         return done
@@ -100,6 +126,7 @@ class Worker:
 
     async def close(self, grace_seconds: float = 0.0) -> None:
         """Let running jobs finish for up to `grace_seconds`, then give the rest back to the queue."""
+        self._closing = True
         if self._tasks and grace_seconds > 0:
             await asyncio.wait(self._tasks, timeout=grace_seconds)
         await asyncio.sleep(0)  # a task cancelled before its first step would not run its `finally`: its job would not go back
@@ -131,9 +158,14 @@ class Worker:
             settle = nak(BUG_RETRY_SECONDS)
         finally:
             self._running.pop(job.reply, None)
-            await self._settle(job, settle)
+            await self._settle(job.reply, settle)
+            self._settled[job.reply] = None
+            if len(self._settled) > REMEMBERED:
+                del self._settled[next(iter(self._settled))]
             self._finished.append(job.reply)
             self._news.set()
+            if len(self._finished) >= self._enough:
+                self._plenty.set()
 
     async def _outcome_of(self, job: Job) -> None:
         await self._starts.acquire()
@@ -183,9 +215,9 @@ class Worker:
                 log.warning("outcome of %s not stored yet: %s", msg_id, error)
                 await asyncio.sleep(STORE_RETRY_WAIT_SECONDS)
 
-    async def _settle(self, job: Job, word: bytes) -> None:
+    async def _settle(self, key: str, word: bytes) -> None:
         try:
-            await self.wire.nc.publish(job.reply, word)
+            await self.wire.nc.publish(key, word)
         except Exception as error:  # NATS is gone: the server redelivers after ack_wait, and the fold ignores a second outcome
             log.warning("could not settle a job: %s", error)
 

@@ -1,5 +1,7 @@
 """The connection on a real NATS: what a sender of its own making may send stops nobody, and a message is acted on as it is read."""
 
+import asyncio
+
 import pytest
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
@@ -67,3 +69,14 @@ async def test_a_message_is_acted_on_as_it_is_read_in_the_order_it_came(nc: Nats
     await until(lambda: len(heard) == 20, "all are heard")
     assert heard == [(f"heard.{number}", b"%d" % number) for number in range(20)]
     await other.close()
+
+
+async def test_a_pong_that_nobody_waits_for_any_more_does_not_stop_the_reading(nc: Nats) -> None:
+    heard = await nc.subscribe("after")
+    # As a `flush` leaves it whose time was up.
+    given_up: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    given_up.cancel()
+    await nc._send_ping(given_up)
+    await nc.flush()
+    await nc.publish("after", b"x")
+    assert (await heard.next_msg(timeout=5)).data == b"x"

@@ -1,5 +1,6 @@
 """An actor without Ray, on a real NATS: jobs come to its inbox or as calls, once, and it says what it has."""
 
+import asyncio
 import dataclasses
 import logging
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ from nats.aio.msg import Msg
 from broker import topology
 from broker.connection import close, connect
 from broker.embedded import EmbeddedNats
-from tests.harness import ModelServer, fresh, until
+from tests.harness import ModelServer, until
 from tests.mirror.workers import work
 from tests.mirror.workers.test_pool import config
 from workers import crew as crew_module
@@ -32,11 +33,12 @@ class Boss:
 
     def __init__(self, nc: Nats, crew: Crew, inbox: str) -> None:
         self.nc, self.crew, self.inbox = nc, crew, inbox
-        self.prefix = f"$JS.ACK.{fresh()}"
+        # Of no delivery there ever was: nobody but us hears them settled.
+        self.prefix = f"$JS.ACK.{topology.AGENT_REQUESTS}.{topology.DISPATCH.name}.1"
         self.heard: list[tuple[str, bytes]] = []
 
     def job(self, number: int) -> Job:
-        return Job(f"{self.prefix}.{number}", work(number).encode())
+        return Job(f"{self.prefix}.{number}.1.1.0", work(number).encode())
 
     async def post(self, job: Job) -> None:
         await self.nc.publish(self.inbox, pack(job) or b"")
@@ -44,10 +46,10 @@ class Boss:
     async def hear(self, message: Msg) -> None:
         self.heard.append((message.subject, message.data))
 
-    async def settled(self, *jobs: Job) -> None:
-        """Wait until these are acknowledged; nothing else ever was."""
+    async def settled(self, *jobs: Job, word: bytes = b"+ACK") -> None:
+        """Wait until these are settled so; nothing else ever was."""
         await until(lambda: len(self.heard) >= len(jobs), "all is settled")
-        assert sorted(self.heard) == sorted((job.reply, b"+ACK") for job in jobs)
+        assert sorted(self.heard) == sorted((job.reply, word) for job in jobs)
 
 
 @asynccontextmanager
@@ -104,14 +106,61 @@ async def test_it_says_which_jobs_never_came(empty_nats: EmbeddedNats, model: Mo
         assert await boss.crew.missing([here.reply, nowhere.reply]) == [nowhere.reply]
 
 
-async def test_a_job_that_is_settled_and_not_reported_is_not_missing(empty_nats: EmbeddedNats, model: ModelServer) -> None:
+async def test_a_job_that_is_settled_is_not_missing_and_does_not_run_again(empty_nats: EmbeddedNats, model: ModelServer) -> None:
+    before = (await model.seen())["requests"]
     async with working(empty_nats, model) as boss:
-        job = boss.job(1)
-        await boss.post(job)
-        await boss.settled(job)
-        assert await boss.crew.missing([job.reply]) == []
+        first, last = boss.job(1), boss.job(2)
+        await boss.post(first)
+        await boss.settled(first)
+        assert await boss.crew.missing([first.reply]) == []
         await boss.crew.finished()
-        assert await boss.crew.missing([job.reply]) == [job.reply]
+        assert await boss.crew.missing([first.reply]) == []
+        await boss.post(first)
+        await boss.crew.begin([first])
+        await boss.post(last)
+        await boss.settled(first, last)
+        assert (await model.seen())["requests"] - before == 2
+
+
+async def test_many_settled_jobs_are_reported_at_once_and_few_after_a_moment(
+    empty_nats: EmbeddedNats, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew_module, "COMPANY_SECONDS", 60.0)
+    monkeypatch.setattr(crew_module, "FULL_SHARE", 2)  # four of eight
+    async with working(empty_nats, model) as boss:
+        jobs = [boss.job(number) for number in range(1, 5)]
+        await boss.post(jobs[0])
+        await boss.settled(jobs[0])
+        report = asyncio.create_task(boss.crew.finished())
+        for job in jobs[1:]:
+            await boss.post(job)
+        keys, _ = await asyncio.wait_for(report, 20)
+        assert sorted(keys) == [job.reply for job in jobs]
+
+
+async def test_jobs_that_nobody_counted_are_not_taken_without_end(empty_nats: EmbeddedNats, model: ModelServer) -> None:
+    await model.behave(faults={"hang": 1.0})
+    async with working(empty_nats, model, drain_seconds=0.0) as boss:
+        slots = 8
+        for number in range(1, 4 * slots):
+            await boss.post(boss.job(number))
+        keys = [boss.job(number).reply for number in range(1, 4 * slots)]
+
+        async def all_came() -> bool:
+            await boss.nc.flush()
+            return len(await boss.crew.missing(keys)) == len(keys) - crew_module.MOST_SHARE * slots
+
+        await until(all_came, "twice as many as slots are taken, and no more")
+
+
+async def test_what_was_lost_on_its_way_is_given_back_when_it_ends(empty_nats: EmbeddedNats, model: ModelServer) -> None:
+    async with working(empty_nats, model) as boss:
+        done, lost = boss.job(1), boss.job(2)
+        await boss.post(done)
+        await boss.settled(done)
+        boss.heard.clear()
+        await boss.crew.close([done.reply, lost.reply])
+        await boss.settled(lost, word=b"-NAK")
 
 
 async def test_what_was_sent_before_it_is_told_to_end_is_carried_out(empty_nats: EmbeddedNats, model: ModelServer) -> None:

@@ -18,6 +18,17 @@ def test_a_job_arrives_as_it_was_sent(body: bytes, traceparent: str | None) -> N
     assert unpack(parcel) == job
 
 
+@pytest.mark.parametrize(
+    "reply", [REPLY, REPLY.replace("AGENT", "hub.Xy12abCD.AGENT"), REPLY.replace("AGENT", "_.Xy12abCD.AGENT") + ".t0ken"]
+)
+def test_a_delivery_is_known_in_each_form_that_servers_give_it(reply: str) -> None:
+    assert unpack(pack(Job(reply, b"{}")) or b"").reply == reply
+
+
+def test_a_trace_that_is_none_is_left_behind() -> None:
+    assert unpack(f"{REPLY}\nx: y\n{{}}".encode()).traceparent is None
+
+
 def test_a_job_with_line_breaks_in_its_body_is_cut_nowhere() -> None:
     job = Job(REPLY, b'{"a": 1}\n\n{"b": 2}\n')
     assert unpack(pack(job) or b"") == job
@@ -38,11 +49,17 @@ def test_a_job_that_is_too_large_is_no_parcel() -> None:
         b"deliberation.requested\n\n{}",
         b"$JS.API.STREAM.DELETE.DELIBERATIONS\n\n{}",
         b"$JS.ACK.\n\n{}",
+        b"$JS.ACK.OTHER.dispatch.1.2.3.4.0\n\n{}",
+        b"$JS.ACK.AGENT_REQUESTS.other.1.2.3.4.0\n\n{}",
+        b"$JS.ACK.AGENT_REQUESTS.dispatch.1.2.3.4\n\n{}",
+        b"$JS.ACK.AGENT_REQUESTS.dispatch.1.2.3.4.0.a.b\n\n{}",
+        b"$JS.ACK." + b"x" * 5_000 + b".y.AGENT_REQUESTS.dispatch.1.2.3.4.0\n\n{}",
         b"$JS.ACK.a b\n\n{}",
         b"$JS.ACK.a\rPUB x 1\n\n{}",
         b"$JS.ACK.>\n\n{}",
         b"\xff\xfe\n\n{}",
         f"{REPLY}\n\xff\n".encode("latin-1"),
+        f"{REPLY}\n\n".encode() + b"x" * PARCEL_BYTES,
     ],
 )
 def test_what_is_no_job_or_would_write_elsewhere_is_refused(parcel: bytes) -> None:

@@ -390,6 +390,21 @@ async def test_closing_with_grace_lets_running_jobs_finish_and_gives_the_rest_ba
         await model.idle()
 
 
+async def test_a_job_that_comes_while_it_closes_goes_back_at_once_and_disturbs_nobody(shop: Shop, model: ModelServer) -> None:
+    await model.behave(latency_ms=300)
+    first, late = await shop.jobs(work(1), work(2))
+    async with hired(shop, model) as worker:
+        worker.begin([first])
+        await at_the_model(model, 1)
+        closing = asyncio.create_task(worker.close(grace_seconds=60.0))
+        await asyncio.sleep(0)
+        worker.begin([late])
+        (again,) = await shop.deliveries()  # ack_wait is five minutes: this was given back
+        assert (again.data, again.metadata.num_delivered) == (late.body, 2)
+        await closing
+        assert (await shop.one_outcome()).subject == topology.AGENT_COMPLETED
+
+
 async def test_closing_does_not_use_up_its_grace_when_everything_has_finished(shop: Shop, model: ModelServer) -> None:
     async with hired(shop, model) as worker:
         worker.begin(await shop.jobs(work()))
