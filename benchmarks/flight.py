@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from nats.aio.msg import Msg
 
 from benchmarks.memory import OURS, others_mib, ours_mib, overflows
-from benchmarks.parts import Parts, parts, raise_file_limit, seen
+from benchmarks.parts import Parts, behave, parts, raise_file_limit, seen
 from benchmarks.question import QUESTION
 from benchmarks.service import Serving
 from benchmarks.targets import Found, Target
@@ -159,7 +159,7 @@ async def publish(wire: Wire, name: str, count: int, *, agents: int = AGENTS, ti
     await asyncio.gather(*(lane() for _ in range(min(PUBLISHING, count))))
 
 
-async def run(count: int = COUNT) -> Found:
+async def run(count: int = COUNT, *, model_seconds: float = MODEL_SECONDS, settle_seconds: float = SETTLE_SECONDS) -> Found:
     raise_file_limit()
     calls = count * AGENTS
     models = math.ceil(calls / CALLS_A_MODEL)
@@ -169,8 +169,10 @@ async def run(count: int = COUNT) -> Found:
         "PARLEY_POOL_SLOTS": str(math.ceil(calls / ACTORS)),
         "PARLEY_TIMEOUT_SECONDS": f"{TIMEOUT_SECONDS:g}",
     }
-    async with parts("--latency-ms", str(1000 * MODEL_SECONDS), models=models) as its:
+    async with parts("--latency-ms", "0", models=models) as its:
         service = await its.serve(environment)
+        # Not before it is ready: readiness wants a token of each server, within 30 s.
+        await behave(its.model_urls, latency_ms=1000 * model_seconds)
         nc = await connect(service.nats_url, "flight")
         try:
             wire = Wire(nc)
@@ -178,7 +180,7 @@ async def run(count: int = COUNT) -> Found:
             idle = ours_mib(service.pid)
             for name in ("first", "second"):
                 rounds.append(await one_round(its, service, wire, name, count))
-                await asyncio.sleep(SETTLE_SECONDS)
+                await asyncio.sleep(settle_seconds)
                 after.append(ours_mib(service.pid))
                 print(f"  after {name}: " + ", ".join(f"{kind} {mib:.0f} MiB" for kind, mib in after[-1].items()), flush=True)
             said = service.log.read_text(errors="replace").splitlines()

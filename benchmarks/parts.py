@@ -70,3 +70,11 @@ async def seen(urls: Sequence[str]) -> dict[str, int]:
                 if isinstance(value, int):
                     found[name] = found.get(name, 0) + value
     return found
+
+
+async def behave(urls: Sequence[str], **manner: Any) -> None:
+    """Have the simulated models behave so from now on."""
+    async with aiohttp.ClientSession() as http:
+        for url in urls:
+            async with http.post(f"{url}/simulator", json=manner) as response:
+                response.raise_for_status()

@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
@@ -26,8 +27,8 @@ class Unavailable(Exception):
     """vLLM cannot be had on this machine."""
 
 
-def installed() -> Path:
-    """The Python that has vLLM; installs it where it is not. Raises Unavailable, with the reason."""
+def installed(say: Callable[[str], None] = print) -> Path:
+    """The Python that has vLLM; installs it where it is not, which `say` is told of. Raises Unavailable, with the reason."""
     wanted = {"requirement": REQUIREMENT, "left_out": list(LEFT_OUT), "python": platform.python_version()}
     if PYTHON.exists() and RECORD.exists() and json.loads(RECORD.read_text()) == wanted:
         return PYTHON
@@ -37,6 +38,7 @@ def installed() -> Path:
     if not oldest <= sys.version_info[:2] <= newest:
         raise Unavailable(f"{REQUIREMENT} has no build for Python {platform.python_version()}")
     uv = _uv()
+    say(f"installing {REQUIREMENT} into {HOME} (2.3 GB, once)")
     _run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(HOME)])
     # torch's CPU builds are not on the usual index. uv knows the one that has them, unless pip was told of a folder with wheels.
     wheels = os.environ.get("UV_FIND_LINKS") or os.environ.get("PIP_FIND_LINKS")
