@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from broker.connection import Wire
 from broker.messages import ErrorType, Usage
 from tests.simulation.clock import VirtualTime
+from tests.simulation.faults import Kind
 from tests.simulation.link import Link, as_client
 from tests.simulation.loop import in_context
 from tests.simulation.server import Server
@@ -23,6 +24,8 @@ from workers.worker import Worker, nak
 
 # A dead actor is noticed by the call that waits on it.
 _NOTICED_SECONDS = 0.02
+# As workers.cluster, which is not imported here: it imports ray.
+SEEK_SECONDS = 1.0
 _ERRORS = (ErrorType.SERVER_ERROR, ErrorType.BAD_REQUEST, ErrorType.EMPTY_ANSWER, ErrorType.RATE_LIMITED)
 
 
@@ -70,6 +73,10 @@ class Actor:
         )
         self.worker = Worker(Wire(as_client(self.link)), desk, _cancels=Cancels(VirtualTime.monotonic))
 
+    def take(self, job: Job) -> None:
+        """It has come, by whichever way. The dead take nothing, and who stands still takes it later."""
+        self.link.when_awake(lambda: self.worker.begin([job]))
+
     def kill(self) -> None:
         if not self.link.dead:
             self.link.die()
@@ -115,7 +122,25 @@ class Crew:
         for job in jobs:
             actor = self._server.rng.choice(self._actors)
             actor.jobs.append(job.reply)
-            actor.worker.begin([job])
+            self._post(actor, job)
+
+    def _post(self, actor: Actor, job: Job) -> None:
+        """As `RayPool` does: through NATS, which promises nothing, and sought after a while."""
+        server = self._server
+        fault = server.parcels.meets("parcel", actor.name, server.now)
+        if fault is None:
+            actor.take(job)
+            return
+        server.trace.add(server.now, actor.name, f"! {fault.kind}", f"({fault.seconds:g} s)")
+        if fault.kind is Kind.DOUBLE_PARCEL:
+            actor.take(job)
+        if fault.kind is not Kind.LOSE_PARCEL:
+            server.loop.call_later(fault.seconds, actor.take, job)
+        server.loop.call_later(SEEK_SECONDS, self._seek, actor, job)
+
+    def _seek(self, actor: Actor, job: Job) -> None:
+        if job.reply in actor.jobs and actor.worker.missing([job.reply]):
+            actor.take(job)
 
     async def _watch(self, actor: Actor) -> None:
         while True:

@@ -20,6 +20,9 @@ class Kind(StrEnum):
     DOUBLE_DELIVERY = "delivery doubled"
     EARLY_TIMER = "deadline fired early"
     LATE_TIMER = "deadline fired late"
+    LOSE_PARCEL = "job lost on its way to an actor"
+    LATE_PARCEL = "job late at its actor"
+    DOUBLE_PARCEL = "job twice at its actor"
 
 
 # Kinds of steps, as `link.label` names them, that a fault may be aimed at. "" is any step.
@@ -32,6 +35,7 @@ _AT_STEPS = (
 )  # fmt: skip
 _AT_DELIVERIES = (Kind.LOSE_DELIVERY, Kind.LATE_DELIVERY, Kind.DOUBLE_DELIVERY)
 _AT_TIMERS = (Kind.EARLY_TIMER, Kind.LATE_TIMER)
+_AT_PARCELS = (Kind.LOSE_PARCEL, Kind.LATE_PARCEL, Kind.DOUBLE_PARCEL)
 # By which a message can be in two hands at once, or a step be done after its message was settled by another.
 TWO_HANDS = frozenset({Kind.LATE_DELIVERY, Kind.DOUBLE_DELIVERY, Kind.DELAY})
 # Seconds that a stop, a delay or an absence may last: below and above each `ack_wait`, a PubAck's timeout, and the time for which a
@@ -97,3 +101,11 @@ def _one(rng: random.Random, deliberations: int) -> Fault:
     label = rng.choice(_OFTEN)
     few = 1 + deliberations if label in ("ending", "mark", "timer", "stop", "inbox", "dead letter") else 4 * deliberations
     return Fault(rng.choice(_AT_STEPS), label, rng.randint(1, few), seconds)
+
+
+def parcels(rng: random.Random, deliberations: int) -> list[Fault]:
+    """What becomes of jobs on their way to an actor, in half of the histories. Apart from the plan, for no invariant is loosened by it."""
+    count = rng.choice((0, 0, 1, 2))
+    return [
+        Fault(rng.choice(_AT_PARCELS), "parcel", rng.randint(1, 4 * deliberations), rng.choice(_DURATIONS)) for _ in range(count)
+    ]

@@ -136,6 +136,8 @@ class History:
         self.trace = Trace()
         self.eyes = Eyes(blind)
         self.faults = faults.Faults(list(self.plan.faults))
+        # Of dice of their own: what a seed stood for before there were parcels, it stands for still.
+        self.parcels = faults.Faults(faults.parcels(random.Random(f"{seed} parcels"), len(self.plan.asked)))
         self.processes: list[Process] = []
         self._made = 0
         self._starting = 0
@@ -154,6 +156,7 @@ class History:
     async def _run(self) -> None:
         plan = self.plan
         self.server = Server(self.rng, self.faults, self.eyes, self.trace, keep_seconds=plan.keep_seconds, latency=plan.latency)
+        self.server.parcels = self.parcels
         self.eyes.server = self.server
         for _ in range(plan.processes):
             self._start_one()
@@ -239,7 +242,7 @@ class History:
 
     def _seen(self) -> Counter[str]:
         seen = self.eyes.seen
-        for struck in self.faults.struck:
+        for struck in (*self.faults.struck, *self.parcels.struck):
             seen[f"fault: {struck.fault.kind}"] += 1
         seen["deliberations"] += len(self.eyes.records)
         seen["steps"] += len(self.trace)

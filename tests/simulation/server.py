@@ -45,6 +45,7 @@ class Server:
     ) -> None:
         self.rng = rng
         self.faults = faults
+        self.parcels = Faults([])
         self.watch = watch
         self.trace = trace
         self.loop = asyncio.get_running_loop()
