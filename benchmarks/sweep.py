@@ -15,6 +15,7 @@ from benchmarks.peers import skipped
 from benchmarks.points import AGENTS, Pace, Point, rotated
 from benchmarks.systems import System
 from benchmarks.turn import BARE, PARLEY, Turn, turn
+from broker.process import look_rarely
 
 # No point takes that long; a system that does has stopped answering, and its turn is over.
 STUCK_SECONDS = 90.0
@@ -58,6 +59,9 @@ class Sweep:
         return found
 
     async def _measure(self, name: str, its: Turn, number: int, found: dict[str, Any]) -> None:
+        # Otherwise this process, which has loaded every peer's client, stands still for a tenth of a second now and then to look for cycles,
+        # and whoever is measured just then is late.
+        look_rarely()
         for point in self.points:
             row = await self._point(name, its.system, point)
             if row is not None:
