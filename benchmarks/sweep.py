@@ -1,6 +1,7 @@
 """Every system at every point, as often as there are runs: in each run all of them have their turn, each time another the first."""
 
 import asyncio
+import gc
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -15,7 +16,6 @@ from benchmarks.peers import skipped
 from benchmarks.points import AGENTS, Pace, Point, rotated
 from benchmarks.systems import System
 from benchmarks.turn import BARE, PARLEY, Turn, turn
-from broker.process import look_rarely
 
 # No point takes that long; a system that does has stopped answering, and its turn is over.
 STUCK_SECONDS = 90.0
@@ -59,9 +59,10 @@ class Sweep:
         return found
 
     async def _measure(self, name: str, its: Turn, number: int, found: dict[str, Any]) -> None:
-        # Otherwise this process, which has loaded every peer's client, stands still for a tenth of a second now and then to look for cycles,
-        # and whoever is measured just then is late.
-        look_rarely()
+        # This process has loaded every peer's client. Looking through all that for cycles it stands still for a tenth of a second now and then, and
+        # whoever is measured just then is late. Otherwise the collector is Python's own, as in any plain loop.
+        gc.collect()
+        gc.freeze()
         for point in self.points:
             row = await self._point(name, its.system, point)
             if row is not None:
