@@ -14,6 +14,7 @@ import aiohttp
 
 from benchmarks.machine import free_port
 from broker.embedded import EmbeddedNats, embedded_nats
+from broker.process import end_with_parent
 from parley.app import simulator
 
 READY_SECONDS = 90.0
@@ -93,6 +94,7 @@ async def served(
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            preexec_fn=end_with_parent,
         )
     try:
         url = f"http://127.0.0.1:{port}"
