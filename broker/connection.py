@@ -10,7 +10,7 @@ import math
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -81,13 +81,28 @@ async def connect(url: str, name: str) -> Client:
     patient = SturdyClient()
     try:
         # The first connection must not be retried for ever: a wrong URL is to be said now.
-        await asyncio.wait_for(patient.connect(**options), timeout=2 * CONNECT_TIMEOUT_SECONDS + 1)
+        await _within(2 * CONNECT_TIMEOUT_SECONDS + 1, patient.connect(**options))
     except (TimeoutError, OSError, ValueError, nats.errors.Error) as error:
         with suppress(Exception):  # nats-py cannot close what it never began to open
             await patient.close()
         # That time is up says nothing; what went wrong meanwhile does.
         raise BrokerUnavailable(masked(url), _reason(patient.last_error or error)) from error
     return patient
+
+
+async def _within(seconds: float, work: Coroutine[None, None, None]) -> None:
+    """As `asyncio.wait_for`, but the work is cancelled until it ends: nats-py may swallow a cancellation that meets a failed attempt
+    (Python 3.11), and then tries again for ever (seen: a test that hung)."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+        if not task.done():
+            raise TimeoutError
+        task.result()
+    finally:
+        while not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=RECONNECTED_LOOK_SECONDS)
 
 
 async def close(nc: Client) -> None:
