@@ -79,7 +79,7 @@ soak: $(READY)  ## constant load for MINUTES (60): what must not grow, as a tabl
 
 docs: $(READY)  ## write what is generated: parts of README and docs/, the dashboard
 	@$(RUN) python -m docs.generate
-	@$(RUN) python -m monitoring.dashboards
+	@$(RUN) python -m parley.monitoring.dashboards
 
 clean:  ## remove what was installed here
 	rm -rf .venv .uv .vllm .mypy_cache .ruff_cache .pytest_cache

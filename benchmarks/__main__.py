@@ -24,12 +24,16 @@ from parley.client import Client, connect
 
 async def parley(client: Client, *, concurrency: int, count: int, agents: int) -> Measured:
     system = Parley(client)
-    return await measure(lambda: system.deliberate(agents), concurrency=concurrency, count=count, agents=agents)
+    return await measure(
+        lambda: system.deliberate(agents), concurrency=concurrency, count=count, agents=agents
+    )
 
 
 async def bare(model_url: str, *, concurrency: int, count: int, agents: int) -> Measured:
     async with systems.bare(model_url, connections=concurrency * agents) as system:
-        return await measure(lambda: system.deliberate(agents), concurrency=concurrency, count=count, agents=agents)
+        return await measure(
+            lambda: system.deliberate(agents), concurrency=concurrency, count=count, agents=agents
+        )
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -49,7 +53,11 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
 
 async def _pair(service: Serving, client: Client, options: argparse.Namespace) -> dict[str, Any]:
     alone: dict[str, Any] = {"concurrency": 1, "count": options.alone, "agents": options.agents}
-    busy: dict[str, Any] = {"concurrency": options.concurrency, "count": options.count, "agents": options.agents}
+    busy: dict[str, Any] = {
+        "concurrency": options.concurrency,
+        "count": options.count,
+        "agents": options.agents,
+    }
     return {
         "bare_alone": (await bare(service.model_url, **alone)).as_dict(),
         "parley_alone": (await parley(client, **alone)).as_dict(),
@@ -77,10 +85,15 @@ def report(found: dict[str, Any]) -> str:
         "bare_busy": "plain asyncio loop, {concurrency:g} at a time",
         "parley_busy": "Parley, {concurrency:g} at a time",
     }
-    lines += [_row(name.format(concurrency=median(side, "concurrency")), side, median) for side, name in names.items()]
+    lines += [
+        _row(name.format(concurrency=median(side, "concurrency")), side, median)
+        for side, name in names.items()
+    ]
     added = statistics.median(run["parley_alone"]["p50_ms"] - found["latency_ms"] for run in runs)
     over = statistics.median(run["parley_alone"]["p50_ms"] - run["bare_alone"]["p50_ms"] for run in runs)
-    ratio = statistics.median(run["parley_busy"]["calls_per_second"] / run["bare_busy"]["calls_per_second"] for run in runs)
+    ratio = statistics.median(
+        run["parley_busy"]["calls_per_second"] / run["bare_busy"]["calls_per_second"] for run in runs
+    )
     lines += [
         "",
         f"added at one at a time: {added:.1f} ms over the model's own latency, {over:.1f} ms over the plain loop (p50)",
@@ -104,7 +117,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1500, help="deliberations counted at saturation")
     parser.add_argument("--concurrency", type=int, default=128, help="deliberations at a time at saturation")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--sync-always", action="store_true", help="have NATS sync each write to the disk before it answers")
+    parser.add_argument(
+        "--sync-always", action="store_true", help="have NATS sync each write to the disk before it answers"
+    )
     parser.add_argument("--json", action="store_true", help="every figure of every run")
     options = parser.parse_args()
     found = uvloop.run(run(options))

@@ -49,7 +49,9 @@ def judge(found: Mapping[str, Any]) -> Found:
     targets.append(Target("p50 of one at a time, over the model's own", alone - LATENCY_MS, ALONE_MS, "ms"))
     half = next((row for row in found["arrivals"] if row["share"] == 0.5), None)
     if half is not None:
-        targets.append(Target("p99 at half of saturation, over the bare loop's", half["added_p99_ms"], HALF_MS, "ms"))
+        targets.append(
+            Target("p99 at half of saturation, over the bare loop's", half["added_p99_ms"], HALF_MS, "ms")
+        )
     cost = found["cost_of_an_agent"].get(PARLEY)
     if cost is not None:
         targets.append(Target(f"an agent of {FANS[-1]} over one of {AGENTS}", cost["time"], AGENT_COST))
@@ -92,10 +94,14 @@ async def run(runs: int, folder: Path, *, quick: bool, say: Callable[[str], None
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.aims", description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=int, default=5, help="of the curves")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where curves.json and aims.json go")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="where curves.json and aims.json go"
+    )
     parser.add_argument("--quick", action="store_true", help="short curves and nothing else: to try it out")
     options = parser.parse_args(argv)
-    found = uvloop.run(run(options.runs, options.out, quick=options.quick, say=lambda text: print(text, flush=True)))
+    found = uvloop.run(
+        run(options.runs, options.out, quick=options.quick, say=lambda text: print(text, flush=True))
+    )
     told = {"machine": curves.machine(), "aims": [each.as_dict() for each in found]}
     (options.out / "aims.json").write_text(json.dumps(told, indent=1) + "\n")
     print("\n" + table(found))

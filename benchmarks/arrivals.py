@@ -37,7 +37,9 @@ def schedule(rate: float, seconds: float, seed: int) -> list[float]:
     return due
 
 
-async def answer(one: Callable[[], Awaitable[None]], due: Sequence[float], *, rate: float, agents: int) -> Answered:
+async def answer(
+    one: Callable[[], Awaitable[None]], due: Sequence[float], *, rate: float, agents: int
+) -> Answered:
     """Do `one` at each time of `due`. What is late to begin counts as late: nobody waits for the load to be ready."""
     started = time.perf_counter()
 

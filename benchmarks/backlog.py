@@ -13,9 +13,10 @@ from benchmarks.flight import publish
 from benchmarks.parts import Parts, parts
 from benchmarks.service import resident_mib
 from benchmarks.targets import Found, Target
-from broker import topology
-from broker.connection import Wire, close, connect
-from broker.reading import walk
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.connection import close, connect
+from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.scan import walk
 
 COUNT = 100_000
 AGENTS = 1
@@ -42,7 +43,7 @@ def tenths(moments: Sequence[float]) -> list[float]:
     return rates
 
 
-async def drained(its: Parts, wire: Wire, count: int, pid: int) -> float:
+async def drained(its: Parts, wire: JetStream, count: int, pid: int) -> float:
     """Wait for all endings; the service's own memory at its highest, MiB."""
     started, highest = time.monotonic(), 0.0
     for look in range(10**9):
@@ -66,7 +67,7 @@ async def drained(its: Parts, wire: Wire, count: int, pid: int) -> float:
     return highest
 
 
-async def moments(wire: Wire) -> list[float]:
+async def moments(wire: JetStream) -> list[float]:
     """When each ending was stored, in seconds since the epoch."""
     async with aclosing(walk(wire, topology.DELIBERATIONS, topology.COMPLETED, batch=BATCH)) as messages:
         return [message.metadata.timestamp.timestamp() async for message in messages]
@@ -77,7 +78,7 @@ async def run(count: int = COUNT) -> Found:
         nc = await connect(its.nats.url, "backlog")
         try:
             await topology.provision(nc.jetstream())
-            wire = Wire(nc)
+            wire = JetStream(nc)
             began = time.monotonic()
             await publish(wire, "backlog", count, agents=AGENTS, timeout_seconds=TIMEOUT_SECONDS)
             published = time.monotonic() - began

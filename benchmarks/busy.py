@@ -69,22 +69,39 @@ async def in_turn(through: Count, beside: Count, pairs: int) -> list[tuple[float
         first, *middle, last = [await one() for one in (outer, inner, inner, outer)]
         both = statistics.mean((first, last)), statistics.mean(middle)
         found.append(both[::-1] if number % 2 else both)
-        print(f"  {number + 1} of {pairs}: {found[-1][0]:.0f} tokens/s through Parley, {found[-1][1]:.0f} beside it", flush=True)
+        print(
+            f"  {number + 1} of {pairs}: {found[-1][0]:.0f} tokens/s through Parley, {found[-1][1]:.0f} beside it",
+            flush=True,
+        )
     return found
 
 
 async def run(pairs: int = PAIRS, window_seconds: float = WINDOW_SECONDS) -> Found:
-    manner = ("--slots", SLOTS, "--tokens", TOKENS, "--latency-ms", FIRST_TOKEN_MS, "--tokens-per-second", TOKENS_PER_SECOND)
+    manner = (
+        "--slots",
+        SLOTS,
+        "--tokens",
+        TOKENS,
+        "--latency-ms",
+        FIRST_TOKEN_MS,
+        "--tokens-per-second",
+        TOKENS_PER_SECOND,
+    )
     async with parts(*map(str, manner)) as its:
         service = await its.serve()
-        async with connect(service.nats_url) as client, systems.bare(service.model_url, connections=CALLS) as bare:
+        async with (
+            connect(service.nats_url) as client,
+            systems.bare(service.model_url, connections=CALLS) as bare,
+        ):
             through = Parley(client)
 
             async def made() -> float:
                 return (await seen([service.model_url]))["generation_tokens"]
 
             async def parley() -> float:
-                return await tokens_per_second(lambda: through.deliberate(AGENTS), CALLS // AGENTS, made, window_seconds)
+                return await tokens_per_second(
+                    lambda: through.deliberate(AGENTS), CALLS // AGENTS, made, window_seconds
+                )
 
             async def direct() -> float:
                 return await tokens_per_second(lambda: bare.deliberate(1), CALLS, made, window_seconds)
@@ -98,7 +115,14 @@ HOW = f"{CALLS} calls at a model server with {SLOTS} slots; through Parley {CALL
 def judge(found: Sequence[tuple[float, float]], *, scenario: str = "busy", how: str = HOW) -> Found:
     """Each pair: tokens/s through Parley, and of the plain client."""
     ratios = [through / beside for through, beside in found]
-    targets = [Target(f"tokens/s over a plain client's, median of {len(found)}", statistics.median(ratios), LEAST, at_least=True)]
+    targets = [
+        Target(
+            f"tokens/s over a plain client's, median of {len(found)}",
+            statistics.median(ratios),
+            LEAST,
+            at_least=True,
+        )
+    ]
     figures = {
         "through Parley, tokens/s": statistics.median(through for through, _ in found),
         "plain client, tokens/s": statistics.median(beside for _, beside in found),

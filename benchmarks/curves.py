@@ -37,14 +37,22 @@ def versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[package] = version(package)
     with suppress(OSError):
-        told = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=False).stdout
+        told = subprocess.run(
+            ["redis-server", "--version"], capture_output=True, text=True, check=False
+        ).stdout
         found["redis-server"] = next((word[2:] for word in told.split() if word.startswith("v=")), "unknown")
     return found
 
 
 def machine() -> dict[str, Any]:
     python = platform.python_version()
-    return {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.system(), "python": python, "versions": versions()}
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": python,
+        "versions": versions(),
+    }
 
 
 def summed(found: dict[str, Any], sweep: Sweep) -> dict[str, Any]:
@@ -63,7 +71,13 @@ def summed(found: dict[str, Any], sweep: Sweep) -> dict[str, Any]:
 async def run(runs: int, out: Path, peers: list[str], *, quick: bool = False) -> dict[str, Any]:
     """All there is to know, which is also in the file `out`."""
     seconds, open_seconds = (0.5, 2.0) if quick else (2.5, 6.0)
-    sweep = Sweep([PARLEY, BARE, *peers], points(quick=quick), seconds, open_seconds, lambda text: print(text, flush=True))
+    sweep = Sweep(
+        [PARLEY, BARE, *peers],
+        points(quick=quick),
+        seconds,
+        open_seconds,
+        lambda text: print(text, flush=True),
+    )
     found: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
@@ -94,8 +108,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.curves", description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
-    parser.add_argument("--peers", type=peers, default=",".join(PEERS), help="which of %(default)s; empty for none")
-    parser.add_argument("--quick", action="store_true", help="fewer points and half a second each: to try it out")
+    parser.add_argument(
+        "--peers", type=peers, default=",".join(PEERS), help="which of %(default)s; empty for none"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer points and half a second each: to try it out"
+    )
     options = parser.parse_args()
     uvloop.run(run(options.runs, options.out, options.peers, quick=options.quick))
 

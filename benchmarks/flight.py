@@ -19,8 +19,9 @@ from benchmarks.parts import Parts, behave, parts, raise_file_limit, seen
 from benchmarks.question import QUESTION
 from benchmarks.service import Serving
 from benchmarks.targets import Found, Target
-from broker import topology
-from broker.connection import Wire, close, connect
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.connection import close, connect
+from parley.broker.jetstream.jetstream import JetStream
 from parley.client import compose
 
 AGENTS = 3
@@ -103,20 +104,24 @@ class Round:
         return max(self.samples, key=lambda sample: sample.total)
 
 
-async def look(its: Parts, service: Serving, wire: Wire, round_: Round, started: float) -> Sample:
+async def look(its: Parts, service: Serving, wire: JetStream, round_: Round, started: float) -> Sample:
     """Deliberations in flight: those that the service has recorded, less those whose ending was heard."""
     info = await wire.js.stream_info(topology.TALLIES)
     ended = round_.ended
     running = (await seen(its.model_urls))["running"]
-    ours, others = await asyncio.to_thread(lambda: (ours_mib(service.pid), others_mib(service.pid, its.nats.pid)))
+    ours, others = await asyncio.to_thread(
+        lambda: (ours_mib(service.pid), others_mib(service.pid, its.nats.pid))
+    )
     recorded = info.state.messages - round_.recorded_before
     return Sample(time.monotonic() - started, recorded - ended, running, ours, others)
 
 
-async def one_round(its: Parts, service: Serving, wire: Wire, name: str, count: int) -> Round:
+async def one_round(its: Parts, service: Serving, wire: JetStream, name: str, count: int) -> Round:
     before = (await wire.js.stream_info(topology.TALLIES)).state.messages
     found = Round(name, count, recorded_before=before)
-    heard = [await wire.nc.subscribe(subject, cb=found.hear) for subject in (topology.COMPLETED, topology.FAILED)]
+    heard = [
+        await wire.nc.subscribe(subject, cb=found.hear) for subject in (topology.COMPLETED, topology.FAILED)
+    ]
     started, refused = time.monotonic(), overflows()
 
     async def watch() -> None:
@@ -126,7 +131,9 @@ async def one_round(its: Parts, service: Serving, wire: Wire, name: str, count: 
             if len(found.samples) % 5 == 1:
                 print(
                     f"  {name} {last.seconds:5.0f} s: {last.deliberations} in flight, {last.calls} calls, {found.ended} ended, "
-                    + ", ".join(f"{kind} {mib:.0f} MiB" for kind, mib in {**last.ours, **last.others}.items()),
+                    + ", ".join(
+                        f"{kind} {mib:.0f} MiB" for kind, mib in {**last.ours, **last.others}.items()
+                    ),
                     flush=True,
                 )
             await asyncio.sleep(SAMPLE_SECONDS)
@@ -147,19 +154,25 @@ async def one_round(its: Parts, service: Serving, wire: Wire, name: str, count: 
     return found
 
 
-async def publish(wire: Wire, name: str, count: int, *, agents: int = AGENTS, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+async def publish(
+    wire: JetStream, name: str, count: int, *, agents: int = AGENTS, timeout_seconds: float = TIMEOUT_SECONDS
+) -> None:
     """Store so many requests, each with a name of its own."""
     left = iter(range(count))
 
     async def lane() -> None:
         for number in left:
-            request = compose(QUESTION, task_id=f"{name}-{number}", agents=agents, timeout_seconds=timeout_seconds)
+            request = compose(
+                QUESTION, task_id=f"{name}-{number}", agents=agents, timeout_seconds=timeout_seconds
+            )
             await wire.publish(topology.REQUESTED, request.model_dump_json(exclude_none=True).encode())
 
     await asyncio.gather(*(lane() for _ in range(min(PUBLISHING, count))))
 
 
-async def run(count: int = COUNT, *, model_seconds: float = MODEL_SECONDS, settle_seconds: float = SETTLE_SECONDS) -> Found:
+async def run(
+    count: int = COUNT, *, model_seconds: float = MODEL_SECONDS, settle_seconds: float = SETTLE_SECONDS
+) -> Found:
     raise_file_limit()
     calls = count * AGENTS
     models = math.ceil(calls / CALLS_A_MODEL)
@@ -175,14 +188,18 @@ async def run(count: int = COUNT, *, model_seconds: float = MODEL_SECONDS, settl
         await behave(its.model_urls, latency_ms=1000 * model_seconds)
         nc = await connect(service.nats_url, "flight")
         try:
-            wire = Wire(nc)
+            wire = JetStream(nc)
             rounds, after = [], []
             idle = ours_mib(service.pid)
             for name in ("first", "second"):
                 rounds.append(await one_round(its, service, wire, name, count))
                 await asyncio.sleep(settle_seconds)
                 after.append(ours_mib(service.pid))
-                print(f"  after {name}: " + ", ".join(f"{kind} {mib:.0f} MiB" for kind, mib in after[-1].items()), flush=True)
+                print(
+                    f"  after {name}: "
+                    + ", ".join(f"{kind} {mib:.0f} MiB" for kind, mib in after[-1].items()),
+                    flush=True,
+                )
             said = service.log.read_text(errors="replace").splitlines()
             for line in said[-10:]:
                 print(f"  the service said: {line[:300]}")
@@ -191,20 +208,35 @@ async def run(count: int = COUNT, *, model_seconds: float = MODEL_SECONDS, settl
     return judge(count, rounds, idle, after, len(said))
 
 
-def judge(count: int, rounds: list[Round], idle: dict[str, float], after: list[dict[str, float]], said: int = 0) -> Found:
+def judge(
+    count: int, rounds: list[Round], idle: dict[str, float], after: list[dict[str, float]], said: int = 0
+) -> Found:
     first, second = (sum(each.values()) for each in after)
     peak = max((round_.peak for round_ in rounds), key=lambda sample: sample.total)
     targets = [
-        Target("completed, fewest of both", min(each.statuses.get("completed", 0) for each in rounds), count, at_least=True),
+        Target(
+            "completed, fewest of both",
+            min(each.statuses.get("completed", 0) for each in rounds),
+            count,
+            at_least=True,
+        ),
         Target("ended twice", sum(each.doubled for each in rounds), 0),
         Target("in flight at once", min(_most(each) for each in rounds), count, at_least=True),
         Target("peak memory", peak.total, MOST_MIB, "MiB"),
         Target("memory after the second over after the first", second / first, 1 + GROWTH),
     ]
-    figures: dict[str, float] = {"calls at once, most": max(sample.calls for each in rounds for sample in each.samples)}
+    figures: dict[str, float] = {
+        "calls at once, most": max(sample.calls for each in rounds for sample in each.samples)
+    }
     figures |= {f"{each.name} round, seconds": each.seconds for each in rounds}
-    figures |= {f"{each.name} round, {what}": number for each in rounds for what, number in (each.statuses + each.errors).items()}
-    figures |= {f"{each.name} round, connections that found a listening socket full": each.refused for each in rounds}
+    figures |= {
+        f"{each.name} round, {what}": number
+        for each in rounds
+        for what, number in (each.statuses + each.errors).items()
+    }
+    figures |= {
+        f"{each.name} round, connections that found a listening socket full": each.refused for each in rounds
+    }
     figures |= {f"{each.name} round, peak MiB": each.peak.total for each in rounds}
     figures |= {f"idle, {kind} MiB": mib for kind, mib in idle.items()}
     figures |= {f"at the peak, {kind} MiB": mib for kind, mib in (peak.ours | peak.others).items()}

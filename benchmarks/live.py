@@ -24,14 +24,14 @@ from benchmarks.parts import plain_environment
 from benchmarks.question import QUESTION, TEMPERATURE, prompt
 from benchmarks.service import served
 from benchmarks.targets import Found, table
-from broker.embedded import embedded_nats
-from broker.messages import DeliberationCompleted
+from parley.broker.core.messages import DeliberationCompleted
+from parley.broker.jetstream.embedded import embedded_nats
 from parley.client import connect
+from parley.workers.model.client import ChatRequest, ModelClient
+from parley.workers.model.endpoint import Endpoint
 from tests.live.environment import installed
 from tests.live.model import written
 from tests.live.server import vllm
-from workers.endpoint import Endpoint
-from workers.vllm import ChatRequest, VllmClient
 
 # Twice what the server works at (tests/live/server.py): there is always something waiting.
 CALLS = 64
@@ -43,16 +43,20 @@ WINDOW_SECONDS = 8.0
 PATIENCE_SECONDS = 300.0
 
 
-async def run(url: str, *, pairs: int = PAIRS, window_seconds: float = WINDOW_SECONDS, calls: int = CALLS) -> Found:
+async def run(
+    url: str, *, pairs: int = PAIRS, window_seconds: float = WINDOW_SECONDS, calls: int = CALLS
+) -> Found:
     """`url`: of a vLLM that runs nothing else; `calls`: kept at it by either side."""
     key = os.environ.get("VLLM_API_KEY")
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parley-live-")))
-        plain = await stack.enter_async_context(VllmClient(api_key=key, connections=calls))
+        plain = await stack.enter_async_context(ModelClient(api_key=key, connections=calls))
         model = (await plain.models(Endpoint(url)))[0].name
         environment = {"VLLM_MODEL": model, **({"VLLM_API_KEY": key} if key else {})}
         nats = await stack.enter_async_context(embedded_nats(folder))
-        service = served(nats, [url], folder, pool="ray", inherited=plain_environment(), environment=environment)
+        service = served(
+            nats, [url], folder, pool="ray", inherited=plain_environment(), environment=environment
+        )
         await stack.enter_async_context(service)
         client = await stack.enter_async_context(connect(nats.url))
         http = await stack.enter_async_context(aiohttp.ClientSession())
@@ -62,7 +66,9 @@ async def run(url: str, *, pairs: int = PAIRS, window_seconds: float = WINDOW_SE
             return await generated(http, url)
 
         async def deliberate() -> None:
-            asking = client.deliberate(QUESTION, agents=AGENTS, max_tokens=ANSWER_TOKENS, timeout_seconds=PATIENCE_SECONDS)
+            asking = client.deliberate(
+                QUESTION, agents=AGENTS, max_tokens=ANSWER_TOKENS, timeout_seconds=PATIENCE_SECONDS
+            )
             ending = await asking
             assert isinstance(ending, DeliberationCompleted), ending
             assert not ending.degraded, ending

@@ -27,11 +27,16 @@ class Measured:
         return self.deliberations_per_second * self.agents
 
     def as_dict(self) -> dict[str, float]:
-        rates = {"deliberations_per_second": self.deliberations_per_second, "calls_per_second": self.calls_per_second}
+        rates = {
+            "deliberations_per_second": self.deliberations_per_second,
+            "calls_per_second": self.calls_per_second,
+        }
         return {**asdict(self), **rates}
 
 
-async def measure(one: Callable[[], Awaitable[None]], *, concurrency: int, count: int, agents: int) -> Measured:
+async def measure(
+    one: Callable[[], Awaitable[None]], *, concurrency: int, count: int, agents: int
+) -> Measured:
     """Do `one` `count` times, `concurrency` at a time. A tenth as many go before and are not counted."""
     await drive(one, concurrency=concurrency, count=max(concurrency, count // 10))
     started = time.perf_counter()

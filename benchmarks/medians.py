@@ -66,10 +66,15 @@ def agent_costs(runs: Sequence[Row]) -> dict[str, dict[str, float]]:
     for run in runs:
         rows = {(row["system"], row["concurrency"], row["agents"]): row for row in run["points"]}
         for system in dict.fromkeys(row["system"] for row in run["points"]):
-            much, little = rows.get((system, most.concurrency, most.agents)), rows.get((system, few.concurrency, few.agents))
+            much, little = (
+                rows.get((system, most.concurrency, most.agents)),
+                rows.get((system, few.concurrency, few.agents)),
+            )
             if much is not None and little is not None:
                 time = little["calls_per_second"] / much["calls_per_second"]
-                ratios.setdefault(system, []).append((time, much["cpu_ms_per_call"] / little["cpu_ms_per_call"]))
+                ratios.setdefault(system, []).append(
+                    (time, much["cpu_ms_per_call"] / little["cpu_ms_per_call"])
+                )
     return {
         system: {"time": median(time for time, _ in pairs), "cpu": median(cpu for _, cpu in pairs)}
         for system, pairs in ratios.items()

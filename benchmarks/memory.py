@@ -50,5 +50,9 @@ def _sum(pids: Iterable[int]) -> float:
 
 def overflows() -> int:
     """Connections that found a listening socket's queue full since the machine was started, whoever's they were."""
-    lines = [line.split() for line in Path("/proc/net/netstat").read_text().splitlines() if line.startswith("TcpExt:")]
+    lines = [
+        line.split()
+        for line in Path("/proc/net/netstat").read_text().splitlines()
+        if line.startswith("TcpExt:")
+    ]
     return int(dict(zip(*lines, strict=True))["ListenOverflows"])

@@ -12,8 +12,8 @@ from typing import Any
 import aiohttp
 
 from benchmarks.service import Serving, served
-from broker.embedded import EmbeddedNats, embedded_nats
 from parley.app import simulator
+from parley.broker.jetstream.embedded import EmbeddedNats, embedded_nats
 
 
 def raise_file_limit() -> int:
@@ -26,7 +26,11 @@ def raise_file_limit() -> int:
 def plain_environment(**settings: str) -> dict[str, str]:
     """Ours without any setting of Parley's, and with these."""
     foreign = ("NATS_URL", "RAY_ADDRESS", "VLLM_URL", "VLLM_MODEL", "VLLM_API_KEY")
-    kept = {name: value for name, value in os.environ.items() if name not in foreign and not name.startswith("PARLEY_")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in foreign and not name.startswith("PARLEY_")
+    }
     return {**kept, **settings}
 
 
@@ -42,7 +46,12 @@ class Parts:
     async def serve(self, environment: Mapping[str, str] | None = None) -> Serving:
         """Start `parley serve` on real Ray; it is ready. `environment`: more settings, by their variables' names."""
         service = served(
-            self.nats, self.model_urls, self.folder, pool="ray", inherited=plain_environment(), environment=environment
+            self.nats,
+            self.model_urls,
+            self.folder,
+            pool="ray",
+            inherited=plain_environment(),
+            environment=environment,
         )
         return await self._stack.enter_async_context(service)
 

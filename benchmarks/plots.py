@@ -75,7 +75,10 @@ def lines(plot: Plot, medians: Sequence[Row]) -> dict[str, list[tuple[float, flo
     """By system, the points of its curve from left to right. Pure."""
     found: dict[str, list[tuple[float, float]]] = {}
     for name in STYLES:
-        rows = sorted((row for row in medians if row["system"] == name and plot.on(row)), key=lambda row: float(row[plot.x]))
+        rows = sorted(
+            (row for row in medians if row["system"] == name and plot.on(row)),
+            key=lambda row: float(row[plot.x]),
+        )
         if rows:
             found[name] = [(row[plot.x], row[plot.y]) for row in rows]
     return found
@@ -99,7 +102,9 @@ def draw(plot: Plot, found: Mapping[str, Any], folder: Path) -> Path:
     for name, points in lines(plot, found["medians"]).items():
         label, colour, mark = STYLES[name]
         width = 2.4 if name == "parley" else 1.5
-        axes.plot(*zip(*points, strict=True), label=label, color=colour, marker=mark, linewidth=width, markersize=5)
+        axes.plot(
+            *zip(*points, strict=True), label=label, color=colour, marker=mark, linewidth=width, markersize=5
+        )
     axes.set_xscale("log", base=2)
     axes.set_xticks(plot.ticks, labels=[str(tick) for tick in plot.ticks])
     axes.minorticks_off()

@@ -37,7 +37,9 @@ def points(*, quick: bool = False) -> list[Point]:
     """Of both curves, each once. `quick`: the ends and one between."""
     concurrencies = CONCURRENCIES[::2] if quick else CONCURRENCIES
     fans = FANS[::2] if quick else FANS
-    found = [Point(concurrency, AGENTS) for concurrency in concurrencies] + [fanned(agents) for agents in fans]
+    found = [Point(concurrency, AGENTS) for concurrency in concurrencies] + [
+        fanned(agents) for agents in fans
+    ]
     return list(dict.fromkeys([*found, fanned(AGENTS)]))
 
 

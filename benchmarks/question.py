@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from broker.messages import AgentRequested
-from workers import prompts
+from parley.broker.core.messages import AgentRequested
+from parley.workers import prompts
 
 QUESTION = "Write a function that computes the factorial of a non-negative integer."
 MODEL = "simulated-model"

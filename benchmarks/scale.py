@@ -36,7 +36,9 @@ async def run(names: list[str], count: int | None) -> list[Found]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.split("\n")[0])
     parser.add_argument("scenario", nargs="?", choices=(*SCENARIOS, "all"), default="all")
-    parser.add_argument("--count", type=int, help="deliberations (flight, backlog), starts, or pairs of runs (busy)")
+    parser.add_argument(
+        "--count", type=int, help="deliberations (flight, backlog), starts, or pairs of runs (busy)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     options = parser.parse_args(argv)
     if options.count is not None and (options.count < 1 or options.scenario == "all"):

@@ -13,9 +13,9 @@ from pathlib import Path
 import aiohttp
 
 from benchmarks.machine import free_port
-from broker.embedded import EmbeddedNats, embedded_nats
-from broker.process import end_with_parent
 from parley.app import simulator
+from parley.broker.host import end_with_parent
+from parley.broker.jetstream.embedded import EmbeddedNats, embedded_nats
 
 READY_SECONDS = 90.0
 STOP_SECONDS = 40.0
@@ -58,7 +58,9 @@ async def serving(
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parley-bench-")))
         nats = await stack.enter_async_context(embedded_nats(folder, sync_always=sync_always))
-        model_url = await stack.enter_async_context(simulator("--latency-ms", str(latency_ms), "--tokens", str(tokens)))
+        model_url = await stack.enter_async_context(
+            simulator("--latency-ms", str(latency_ms), "--tokens", str(tokens))
+        )
         yield await stack.enter_async_context(
             served(nats, [model_url], folder, pool=pool, environment=environment, awaited=awaited)
         )

@@ -20,9 +20,9 @@ import uvloop
 
 from benchmarks.load import drive
 from benchmarks.question import MODEL, QUESTION, TEMPERATURE, prompt
-from broker.embedded import embedded_nats
-from broker.process import look_rarely
 from parley.app import service, simulator
+from parley.broker.host import tune_gc
+from parley.broker.jetstream.embedded import embedded_nats
 from parley.client import connect
 from parley.settings import Settings
 
@@ -47,7 +47,9 @@ async def both() -> AsyncIterator[tuple[Doing, Doing]]:
         async with (
             embedded_nats(Path(folder)) as server,
             simulator("--latency-ms", "0") as model,
-            service(Settings(nats_url=server.url, vllm_url=model, vllm_model=MODEL, pool="local", http_port=0)),
+            service(
+                Settings(nats_url=server.url, vllm_url=model, vllm_model=MODEL, pool="local", http_port=0)
+            ),
             connect(server.url) as client,
             aiohttp.ClientSession() as http,
         ):
@@ -80,8 +82,10 @@ async def measured(rounds: int) -> list[tuple[float, float]]:
     async with both() as (deliberation, pair):
         await cpu_ms(deliberation, DELIBERATIONS)
         await cpu_ms(pair, REFERENCES)
-        look_rarely()
-        return [(await cpu_ms(deliberation, DELIBERATIONS), await cpu_ms(pair, REFERENCES)) for _ in range(rounds)]
+        tune_gc()
+        return [
+            (await cpu_ms(deliberation, DELIBERATIONS), await cpu_ms(pair, REFERENCES)) for _ in range(rounds)
+        ]
 
 
 def verdict(found: list[tuple[float, float]], pairs: float) -> tuple[bool, str]:

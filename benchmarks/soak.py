@@ -22,9 +22,10 @@ from nats.aio.msg import Msg
 from benchmarks.machine import descendants
 from benchmarks.service import Serving, resident_mib, serving
 from benchmarks.steady import Figure, Sample, header, judge, row
-from broker import topology
-from broker.connection import Wire, close, connect
-from broker.messages import DeliberationCancel
+from parley.broker.core.messages import DeliberationCancel
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.connection import close, connect
+from parley.broker.jetstream.jetstream import JetStream
 from parley.client import compose
 
 QUESTION = "Write a function that computes the factorial of a non-negative integer."
@@ -89,7 +90,16 @@ SHOWN = [
         "nats MiB",
         "nats files",
     ),
-    *("consumers", "deliberations", "deliberations MiB", "requests", "responses", "responses MiB", "tallies", "dead"),
+    *(
+        "consumers",
+        "deliberations",
+        "deliberations MiB",
+        "requests",
+        "responses",
+        "responses MiB",
+        "tallies",
+        "dead",
+    ),
 ]
 
 
@@ -97,8 +107,10 @@ SHOWN = [
 class Load:
     """Deliberations asked for at a constant rate, however long they take, and what became of each."""
 
-    wire: Wire
-    waiting: dict[str, float] = field(default_factory=dict)  # deadline by task_id, on the clock of `time.monotonic`
+    wire: JetStream
+    waiting: dict[str, float] = field(
+        default_factory=dict
+    )  # deadline by task_id, on the clock of `time.monotonic`
     ended: dict[str, str] = field(default_factory=dict)
     late: int = 0
     doubled: int = 0
@@ -150,7 +162,9 @@ class Load:
         await self.wire.publish(topology.REQUESTED, request.model_dump_json(exclude_none=True).encode())
         if number % 20 == 0:
             await asyncio.sleep(CANCEL_AFTER_SECONDS)
-            await self.wire.publish(topology.CANCEL, DeliberationCancel(task_id=task_id, reason="soak").encode())
+            await self.wire.publish(
+                topology.CANCEL, DeliberationCancel(task_id=task_id, reason="soak").encode()
+            )
 
 
 # ── sampling ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -161,7 +175,7 @@ def actors(pid: int) -> list[int]:
     found = []
     for each in descendants(pid):
         with suppress(OSError):
-            if Path(f"/proc/{each}/cmdline").read_bytes().startswith(b"ray::Crew"):
+            if Path(f"/proc/{each}/cmdline").read_bytes().startswith(b"ray::WorkerActor"):
                 found.append(each)
     return found
 
@@ -212,9 +226,12 @@ async def run(options: argparse.Namespace) -> bool:
             assert answer.status == 200
         nc = await connect(service.nats_url, "soak")
         try:
-            load = Load(Wire(nc))
+            load = Load(JetStream(nc))
             await load.listen()
-            print(f"{options.rate:g} deliberations/s for {options.minutes:g} minutes, pool {options.pool}", flush=True)
+            print(
+                f"{options.rate:g} deliberations/s for {options.minutes:g} minutes, pool {options.pool}",
+                flush=True,
+            )
             print(header(SHOWN) + "\n" + "|---" * (len(SHOWN) + 2) + "|", flush=True)
             started = time.monotonic()
             driving = asyncio.create_task(load.run(options.rate, seconds))
@@ -237,7 +254,9 @@ async def _last_endings(load: Load) -> None:
 
 
 def _verdict(samples: list[Sample], load: Load) -> bool:
-    statuses = {status: list(load.ended.values()).count(status) for status in sorted(set(load.ended.values()))}
+    statuses = {
+        status: list(load.ended.values()).count(status) for status in sorted(set(load.ended.values()))
+    }
     print("\n" + ", ".join(f"{count} {status}" for status, count in statuses.items()))
     verdicts = [judge(figure, samples) for figure in FIGURES]
     print("\n".join(map(str, verdicts)))

@@ -69,7 +69,10 @@ async def run(runs: int = RUNS) -> Found:
     found = []
     for number in range(runs):
         found.append(await once())
-        print(f"  {number + 1} of {runs}: ready after {found[-1][0]:.1f} s, said so after {found[-1][1]:.1f} s", flush=True)
+        print(
+            f"  {number + 1} of {runs}: ready after {found[-1][0]:.1f} s, said so after {found[-1][1]:.1f} s",
+            flush=True,
+        )
     return judge(found)
 
 

@@ -44,17 +44,25 @@ class Verdict:
         if self.rise is None:
             return f"{'—':>6}  {self.figure.name}: the run was too short to tell"
         word = "ok" if self.flat else "GROWS"
-        return f"{word:>6}  {self.figure.name}: {self.rise:+.4g}{each}, allowed {self.figure.tolerance:g}{each}"
+        return (
+            f"{word:>6}  {self.figure.name}: {self.rise:+.4g}{each}, allowed {self.figure.tolerance:g}{each}"
+        )
 
 
 def judge(figure: Figure, samples: Sequence[Sample]) -> Verdict:
     """Means of thirds: one sample taken in the middle of something decides nothing."""
-    counted = [sample for sample in samples if sample.seconds >= figure.warm_up_seconds and figure.name in sample.figures]
+    counted = [
+        sample
+        for sample in samples
+        if sample.seconds >= figure.warm_up_seconds and figure.name in sample.figures
+    ]
     if len(counted) < FEWEST_SAMPLES:
         return Verdict(figure, None)
     third = len(counted) // 3
     first, last = counted[:third], counted[-third:]
-    rise = fmean(sample.figures[figure.name] for sample in last) - fmean(sample.figures[figure.name] for sample in first)
+    rise = fmean(sample.figures[figure.name] for sample in last) - fmean(
+        sample.figures[figure.name] for sample in first
+    )
     if figure.per_deliberation:
         rise /= max(1.0, fmean(sample.ended for sample in last) - fmean(sample.ended for sample in first))
     return Verdict(figure, rise)
@@ -65,7 +73,13 @@ def header(names: Sequence[str]) -> str:
 
 
 def row(sample: Sample, names: Sequence[str]) -> str:
-    return _row([f"{sample.seconds / 60:.1f}", str(sample.ended), *(_shown(sample.figures.get(name)) for name in names)])
+    return _row(
+        [
+            f"{sample.seconds / 60:.1f}",
+            str(sample.ended),
+            *(_shown(sample.figures.get(name)) for name in names),
+        ]
+    )
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -54,7 +54,9 @@ class Sweep:
                 try:
                     await self._measure(name, its, number, found)
                 except Exception as error:  # what it has lost stays lost; its next turn begins anew
-                    self.failures.append(" ".join(f"run {number + 1}, {name}: {type(error).__name__} {error}".split())[:300])
+                    self.failures.append(
+                        " ".join(f"run {number + 1}, {name}: {type(error).__name__} {error}".split())[:300]
+                    )
                     self.say(f"failed: {self.failures[-1]}")
         return found
 
@@ -88,13 +90,17 @@ class Sweep:
         pace.learn(point, measured.deliberations_per_second)
         done = (count + max(point.concurrency, count // 10)) * point.agents  # the warm-up as well
         cpu = None if name == UNCOUNTED else 1000 * spent / done
-        self.say(f"{name:<9}{point!s:<26}{measured.calls_per_second:9.1f} calls/s, p50 {measured.p50_ms:.1f} ms")
+        self.say(
+            f"{name:<9}{point!s:<26}{measured.calls_per_second:9.1f} calls/s, p50 {measured.p50_ms:.1f} ms"
+        )
         return {"system": name, **measured.as_dict(), "cpu_ms_per_call": cpu}
 
     async def _arriving(self, its: Turn, number: int, found: dict[str, Any]) -> None:
         """Parley at shares of what it did at most in this run, and the bare loop under the very same load."""
         rates = [
-            row["deliberations_per_second"] for row in found["points"] if row["system"] == PARLEY and row["agents"] == AGENTS
+            row["deliberations_per_second"]
+            for row in found["points"]
+            if row["system"] == PARLEY and row["agents"] == AGENTS
         ]
         for share in SHARES:
             rate = share * max(rates)
@@ -107,7 +113,9 @@ class Sweep:
                 spent = cpu_seconds(os.getpid()) - before
                 row[name] = {**answered.as_dict(), "cpu_ms_per_call": 1000 * spent / (len(due) * AGENTS)}
                 what = f"{rate:.0f} arrive each second"
-                self.say(f"{name:<9}{what:<26}{'':>9} p50 {answered.p50_ms:.1f} ms, p99 {answered.p99_ms:.1f} ms")
+                self.say(
+                    f"{name:<9}{what:<26}{'':>9} p50 {answered.p50_ms:.1f} ms, p99 {answered.p99_ms:.1f} ms"
+                )
             found["open"].append(row)
 
 
@@ -117,7 +125,9 @@ def _asking(system: System, agents: int) -> Callable[[], Awaitable[None]]:
 
 def report(found: Mapping[str, Any]) -> str:
     """The medians, as text."""
-    lines = [f"{'':<10}{'at a time':>10}{'agents':>8}{'calls/s':>10}{'p50 ms':>10}{'p99 ms':>10}{'CPU ms/call':>13}"]
+    lines = [
+        f"{'':<10}{'at a time':>10}{'agents':>8}{'calls/s':>10}{'p50 ms':>10}{'p99 ms':>10}{'CPU ms/call':>13}"
+    ]
     lines += [
         f"{row['system']:<10}{row['concurrency']:>10}{row['agents']:>8}{row['calls_per_second']:>10.1f}"
         f"{row['p50_ms']:>10.1f}{row['p99_ms']:>10.1f}{_hundredths(row['cpu_ms_per_call']):>13}"
@@ -129,7 +139,9 @@ def report(found: Mapping[str, Any]) -> str:
         for row in found["arrivals"]
     ]
     for system, cost in found["cost_of_an_agent"].items():
-        lines.append(f"{system}: an agent of 64 costs {cost['time']:.2f} of what one of 3 costs (CPU: {cost['cpu']:.2f})")
+        lines.append(
+            f"{system}: an agent of 64 costs {cost['time']:.2f} of what one of 3 costs (CPU: {cost['cpu']:.2f})"
+        )
     return "\n".join(lines)
 
 

@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 from benchmarks.question import MODEL, QUESTION, TEMPERATURE, prompt
-from broker.messages import DeliberationCompleted
+from parley.broker.core.messages import DeliberationCompleted
 from parley.client import Client
-from workers.endpoint import Endpoint
-from workers.vllm import ChatRequest, VllmClient
+from parley.workers.model.client import ChatRequest, ModelClient
+from parley.workers.model.endpoint import Endpoint
 
 
 class System(Protocol):
@@ -32,7 +32,7 @@ class Parley:
 class Bare:
     """A plain asyncio loop: the same calls with the same HTTP client, and nothing durable around them."""
 
-    def __init__(self, client: VllmClient, model_url: str) -> None:
+    def __init__(self, client: ModelClient, model_url: str) -> None:
         self._client = client
         self._endpoint = Endpoint(model_url)
         self._request = ChatRequest(MODEL, prompt(), temperature=TEMPERATURE)
@@ -46,5 +46,5 @@ class Bare:
 
 @asynccontextmanager
 async def bare(model_url: str, *, connections: int) -> AsyncIterator[Bare]:
-    async with VllmClient(connections=connections) as client:
+    async with ModelClient(connections=connections) as client:
         yield Bare(client, model_url)

@@ -38,7 +38,13 @@ class Found:
 
     def as_dict(self) -> dict[str, Any]:
         targets = [target.as_dict() for target in self.targets]
-        return {"scenario": self.scenario, "how": self.how, "met": self.met, "targets": targets, "figures": dict(self.figures)}
+        return {
+            "scenario": self.scenario,
+            "how": self.how,
+            "met": self.met,
+            "targets": targets,
+            "figures": dict(self.figures),
+        }
 
 
 def table(found: Sequence[Found]) -> str:
@@ -50,7 +56,9 @@ def table(found: Sequence[Found]) -> str:
             value = f"{_shown(target.value)} {target.unit}".rstrip()
             rows.append((each.scenario, target.name, value, bound, "ok" if target.met else "MISSED"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
     for each in found:
         lines += ["", f"{each.scenario}: {each.how}"]
         lines += [f"  {name}: {_shown(value)}" for name, value in each.figures.items()]

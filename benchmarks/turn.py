@@ -32,11 +32,17 @@ async def turn(name: str) -> AsyncIterator[Turn]:
     """Everything that `name` needs, from its start to its end."""
     async with AsyncExitStack() as stack:
         if name == PARLEY:
-            service = await stack.enter_async_context(serving(pool="ray", latency_ms=LATENCY_MS, tokens=TOKENS))
+            service = await stack.enter_async_context(
+                serving(pool="ray", latency_ms=LATENCY_MS, tokens=TOKENS)
+            )
             client = await stack.enter_async_context(connect(service.nats_url))
             bare = await stack.enter_async_context(systems.bare(service.model_url, connections=CONNECTIONS))
             yield Turn(Parley(client), bare)
             return
-        model_url = await stack.enter_async_context(simulator("--latency-ms", str(LATENCY_MS), "--tokens", str(TOKENS)))
+        model_url = await stack.enter_async_context(
+            simulator("--latency-ms", str(LATENCY_MS), "--tokens", str(TOKENS))
+        )
         bare = await stack.enter_async_context(systems.bare(model_url, connections=CONNECTIONS))
-        yield Turn(bare if name == BARE else await stack.enter_async_context(roster.running(name, model_url)), bare)
+        yield Turn(
+            bare if name == BARE else await stack.enter_async_context(roster.running(name, model_url)), bare
+        )

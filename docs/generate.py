@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from broker.lifecycle import ENDINGS, MOVES, State
+from parley.broker.core.lifecycle import ENDINGS, MOVES, State
 from parley.settings import table
 
 ROOT = Path(__file__).parent.parent

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from broker import topology
-from broker.connection import Stored, Wire
-from broker.messages import AgentCompleted, AgentFailed, AgentOutcome
-from broker.observer import Observer
-from broker.tally import Event, Reported
-from handlers.delivery import Batch, Delivery
-from handlers.perform import Performer
-from handlers.settle import Settler
-from handlers.together import together
+from parley.broker.concurrency import gather
+from parley.broker.core.messages import AgentCompleted, AgentFailed, AgentOutcome
+from parley.broker.core.observer import Observer
+from parley.broker.core.tally import Event, Reported
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.jetstream import JetStream, StoredMessage
+from parley.handlers.delivery import Batch, Delivery
+from parley.handlers.effects import EffectRunner
+from parley.handlers.settle import Settler
 
 # How long an outcome that ends nothing waits for others. Agents that begin together finish within milliseconds of each other.
 COMPANY_SECONDS = 0.01
@@ -54,7 +54,9 @@ class _Lane:
 
 
 class Aggregate:
-    def __init__(self, wire: Wire, performer: Performer, settler: Settler, observer: Observer) -> None:
+    def __init__(
+        self, wire: JetStream, performer: EffectRunner, settler: Settler, observer: Observer
+    ) -> None:
         self._wire = wire
         self._performer = performer
         self._settler = settler
@@ -62,7 +64,7 @@ class Aggregate:
         self._lanes: dict[str, _Lane] = {}
 
     async def __call__(self, deliveries: Batch[AgentOutcome]) -> None:
-        await together(map(self._settle, deliveries))
+        await gather(map(self._settle, deliveries))
 
     async def _settle(self, delivery: Delivery[AgentOutcome]) -> None:
         async def handle() -> None:
@@ -90,7 +92,7 @@ class Aggregate:
             error: BaseException | None = None
             group: list[Arrival] = []
             try:
-                await lane.company(self._performer.decisive(task_id))
+                await lane.company(self._performer.outcomes_needed(task_id))
                 group = lane.take()
                 await self._fold(task_id, group)
             except BaseException as raised:
@@ -107,21 +109,23 @@ class Aggregate:
     async def _fold(self, task_id: str, group: Sequence[Arrival]) -> None:
         events: list[tuple[Event, float]] = []
         for delivery, outcome, _ in group:
-            message = Stored(delivery.seq, delivery.msg.subject, delivery.data, delivery.headers)
+            message = StoredMessage(delivery.seq, delivery.msg.subject, delivery.data, delivery.headers)
             self._wire.remember(topology.AGENT_RESPONSES, message)
             error_type = outcome.error_type if isinstance(outcome, AgentFailed) else None
             events.append((Reported(outcome.agent_id, outcome.round, delivery.seq, error_type), delivery.at))
-        applied = await self._performer.happen(task_id, events)
+        applied = await self._performer.apply(task_id, events)
         for (delivery, outcome, _), reaction in zip(group, applied.reactions, strict=True):
             if reaction.note:
-                self._wire.forget(topology.AGENT_RESPONSES, delivery.seq)  # no ending will need it: it came late, or for nobody
+                self._wire.forget(
+                    topology.AGENT_RESPONSES, delivery.seq
+                )  # no ending will need it: it came late, or for nobody
                 self._observer.outcome_ignored(outcome)
             else:
                 self._observer.agent_reported(outcome)
 
 
 def read(delivery: Delivery[AgentOutcome]) -> AgentOutcome:
-    """The outcome, by its subject. Raises BadMessage."""
+    """The outcome, by its subject. Raises InvalidMessage."""
     if delivery.msg.subject == topology.AGENT_COMPLETED:
         return delivery.payload(AgentCompleted)
     return delivery.payload(AgentFailed)

@@ -8,8 +8,8 @@ from nats.aio.msg import Msg
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema
 
-from broker.messages import Message, decode
-from broker.trace import traceparent
+from parley.broker.core.messages import Message, decode
+from parley.broker.core.traceparent import traceparent
 
 # A union of messages counts as one: outcomes come in two kinds.
 Payload = TypeVar("Payload")
@@ -50,7 +50,7 @@ class Delivery(Generic[Payload]):
         return traceparent(self.headers.get("traceparent"))
 
     def payload(self, kind: type[Kind]) -> Kind:
-        """The payload. Raises BadMessage."""
+        """The payload. Raises InvalidMessage."""
         return decode(kind, self.msg.data)
 
     async def ack(self) -> None:

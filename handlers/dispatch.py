@@ -5,19 +5,19 @@ The worker acknowledges the work once its outcome is stored. Here a message is s
 
 import time
 
-from broker import topology
-from broker.clock import rfc3339
-from broker.connection import Wire
-from broker.errors import BadMessage
-from broker.ledger import Ledger
-from broker.messages import AgentFailed, AgentRequested, ErrorType
-from broker.tally import Tally
-from handlers.delivery import Batch, Delivery
-from handlers.settle import Settler
-from handlers.together import together
-from workers.cancels import Cancels
-from workers.handover import Job
-from workers.pool import Pool
+from parley.broker.concurrency import gather
+from parley.broker.core.errors import InvalidMessage
+from parley.broker.core.messages import AgentFailed, AgentRequested, ErrorType
+from parley.broker.core.tally import Tally
+from parley.broker.core.timestamps import format_timestamp
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.tally_store import TallyStore
+from parley.handlers.delivery import Batch, Delivery
+from parley.handlers.settle import Settler
+from parley.workers.job import Job
+from parley.workers.pool.pool import Pool
+from parley.workers.recent_cancels import Cancels
 
 # Work handed out this often and never finished takes its worker down each time: it is put aside, and its agent has failed.
 # Above settle's MAX_DELIVERIES, for a drain or a killed actor costs a delivery too and is no fault of the work.
@@ -27,7 +27,7 @@ STALE_SECONDS = 1.0
 
 
 class Dispatch:
-    def __init__(self, wire: Wire, ledger: Ledger, pool: Pool, settler: Settler) -> None:
+    def __init__(self, wire: JetStream, ledger: TallyStore, pool: Pool, settler: Settler) -> None:
         self._wire = wire
         self._ledger = ledger
         self._pool = pool
@@ -35,9 +35,9 @@ class Dispatch:
         self._cancels = Cancels()
 
     async def __call__(self, deliveries: Batch[AgentRequested]) -> None:
-        jobs = [job for job in await together(map(self._job, deliveries)) if job is not None]
+        jobs = [job for job in await gather(map(self._job, deliveries)) if job is not None]
         if jobs:
-            await self._pool.hand(jobs)
+            await self._pool.submit(jobs)
 
     def cancel(self, body: bytes) -> None:
         """An `agent.cancel` was heard. Running calls are the workers' to stop; this is for what is still queued."""
@@ -50,14 +50,18 @@ class Dispatch:
         except Exception as error:
             await self._settler.failed(delivery, error)
             return None
-        return Job(reply=delivery.msg.reply, body=delivery.data, traceparent=delivery.traceparent) if wanted else None
+        return (
+            Job(reply=delivery.msg.reply, body=delivery.data, traceparent=delivery.traceparent)
+            if wanted
+            else None
+        )
 
     async def _wanted(self, delivery: Delivery[AgentRequested]) -> bool:
-        """Whether a worker should get this; if not, it is settled. Raises BadMessage."""
+        """Whether a worker should get this; if not, it is settled. Raises InvalidMessage."""
         request = delivery.payload(AgentRequested)
         if delivery.count > MAX_JOB_DELIVERIES:
             await self._give_up(request, delivery.count)
-            raise BadMessage([f"handed out {delivery.count - 1} times and never finished"])
+            raise InvalidMessage([f"handed out {delivery.count - 1} times and never finished"])
         if self._cancels.reason(request.task_id) is not None:
             await delivery.ack()
             return False
@@ -73,7 +77,7 @@ class Dispatch:
                 return True
             # What this process remembers will do for a yes: were it old, the call would be for nobody, as it is for those already
             # running. It will not do for a no: it may be of a namesake that is long forgotten.
-            remembered = self._ledger.remembered(request.task_id)
+            remembered = self._ledger.cached(request.task_id)
             if remembered is not None and _wants(remembered, request):
                 return True
         tally = await self._ledger.read(request.task_id)
@@ -89,7 +93,7 @@ class Dispatch:
             error_type=ErrorType.INTERNAL_ERROR,
             attempt=0,
             duration_ms=0,
-            timestamp=rfc3339(time.time()),
+            timestamp=format_timestamp(time.time()),
             num_agents=request.num_agents,
             metadata=request.metadata,
         )

@@ -9,15 +9,15 @@ import re
 import time
 from dataclasses import dataclass
 
-from broker.errors import BadMessage, Overlarge
-from broker.lifecycle import Cause
-from broker.messages import OWN_NAME, TASK_ID_PATTERN, DeliberationRequested
-from broker.observer import Observer
-from broker.tally import Refused, Requested
-from handlers.delivery import Batch, Delivery
-from handlers.perform import Performer
-from handlers.settle import Settler
-from handlers.together import together
+from parley.broker.concurrency import gather
+from parley.broker.core.errors import InvalidMessage, PayloadTooLarge
+from parley.broker.core.lifecycle import Cause
+from parley.broker.core.messages import OWN_NAME, TASK_ID_PATTERN, DeliberationRequested
+from parley.broker.core.observer import Observer
+from parley.broker.core.tally import Refused, Requested
+from parley.handlers.delivery import Batch, Delivery
+from parley.handlers.effects import EffectRunner
+from parley.handlers.settle import Settler
 
 REPLY_HEADER = "Parley-Reply-To"
 # NATS subjects may be longer; an inbox never is.
@@ -36,21 +36,23 @@ class Bounds:
 
 
 class Intake:
-    def __init__(self, performer: Performer, settler: Settler, observer: Observer, bounds: Bounds) -> None:
+    def __init__(self, performer: EffectRunner, settler: Settler, observer: Observer, bounds: Bounds) -> None:
         self._performer = performer
         self._settler = settler
         self._observer = observer
         self._bounds = bounds
 
     async def __call__(self, deliveries: Batch[DeliberationRequested]) -> None:
-        await together(map(self._settle, deliveries))
+        await gather(map(self._settle, deliveries))
 
     async def _settle(self, delivery: Delivery[DeliberationRequested]) -> None:
         async def handle() -> None:
             await self._take_in(delivery)
 
         async def give_up(reason: str) -> None:
-            await self._refuse(delivery, f"the service could not take this request in: {reason}", Cause.ABANDONED)
+            await self._refuse(
+                delivery, f"the service could not take this request in: {reason}", Cause.ABANDONED
+            )
 
         await self._settler.settle(delivery, handle, give_up)
 
@@ -59,24 +61,28 @@ class Intake:
             request = delivery.payload(DeliberationRequested)
             await self._check_name(request.task_id, delivery.seq)
             event = self._event(delivery, request)
-            applied = await self._performer.happen(event.task_id, [(event, time.time())], request)
-        except (BadMessage, Overlarge) as error:
+            applied = await self._performer.apply(event.task_id, [(event, time.time())], request)
+        except (InvalidMessage, PayloadTooLarge) as error:
             await self._refuse(delivery, str(error), Cause.REFUSED)
-            raise BadMessage([str(error)]) from error
+            raise InvalidMessage([str(error)]) from error
         if applied.before is None:
             self._observer.deliberation_accepted(event.role)
 
     async def _check_name(self, task_id: str | None, seq: int) -> None:
-        """Raises BadMessage for a name of the service's own that names nothing yet. One that does is that deliberation, asked for again."""
+        """Raises InvalidMessage for a name of the service's own that names nothing yet. One that does is that deliberation, asked for again."""
         if task_id is None or not OWN_NAME.fullmatch(task_id) or task_id == own_name(seq):
             return
         if not await self._performer.recorded(task_id):
-            raise BadMessage([f"task_id: {task_id} is a name the service gives; choose another, or none"])
+            raise InvalidMessage([f"task_id: {task_id} is a name the service gives; choose another, or none"])
 
     def _event(self, delivery: Delivery[DeliberationRequested], request: DeliberationRequested) -> Requested:
-        """The request as an event. Raises BadMessage for what only this deployment forbids."""
+        """The request as an event. Raises InvalidMessage for what only this deployment forbids."""
         if request.num_agents > self._bounds.max_agents:
-            raise BadMessage([f"num_agents: {request.num_agents} is more than this service allows, {self._bounds.max_agents}"])
+            raise InvalidMessage(
+                [
+                    f"num_agents: {request.num_agents} is more than this service allows, {self._bounds.max_agents}"
+                ]
+            )
         timeout = request.asked_timeout_seconds or self._bounds.timeout_seconds
         return Requested(
             task_id=request.task_id or own_name(delivery.seq),
@@ -97,7 +103,7 @@ class Intake:
         task_id = readable_task_id(delivery.data) or own_name(delivery.seq)
         try:
             reply_to = self._reply_to(delivery)
-        except BadMessage:
+        except InvalidMessage:
             reply_to = None  # the inbox itself is what was wrong: the ending is in the stream
         event = Refused(
             task_id=task_id,
@@ -108,7 +114,7 @@ class Intake:
             reply_to=reply_to,
             traceparent=delivery.traceparent,
         )
-        await self._performer.happen(task_id, [(event, time.time())])
+        await self._performer.apply(task_id, [(event, time.time())])
 
     def _reply_to(self, delivery: Delivery[DeliberationRequested]) -> str | None:
         reply_to = delivery.headers.get(REPLY_HEADER)
@@ -117,7 +123,7 @@ class Intake:
         allowed = reply_to.startswith(self._bounds.reply_prefixes)
         if not allowed or len(reply_to) > MAX_REPLY_CHARACTERS or not _SUBJECT_TOKENS.fullmatch(reply_to):
             prefixes = ", ".join(self._bounds.reply_prefixes)
-            raise BadMessage([f"header {REPLY_HEADER}: must be a subject that begins with {prefixes}"])
+            raise InvalidMessage([f"header {REPLY_HEADER}: must be a subject that begins with {prefixes}"])
         return reply_to
 
 

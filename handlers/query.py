@@ -1,11 +1,8 @@
 """`deliberation.get`: how is this one doing? Answered from the tally, and from the ending itself once there is one."""
 
-from broker import topology
-from broker.connection import Wire
-from broker.errors import BadMessage, BrokerUnavailable
-from broker.ledger import Ledger
-from broker.lifecycle import State
-from broker.messages import (
+from parley.broker.core.errors import BrokerUnavailable, InvalidMessage
+from parley.broker.core.lifecycle import State
+from parley.broker.core.messages import (
     DeliberationCompleted,
     DeliberationGet,
     DeliberationStatus,
@@ -13,7 +10,10 @@ from broker.messages import (
     decode,
     decode_ending,
 )
-from broker.tally import Tally
+from parley.broker.core.tally import Tally
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.tally_store import TallyStore
 
 _SHOWN = {
     State.PENDING: "PENDING",
@@ -30,7 +30,7 @@ _GONE = "{} (its ending is no longer in the stream)"
 
 
 class Query:
-    def __init__(self, wire: Wire, ledger: Ledger) -> None:
+    def __init__(self, wire: JetStream, ledger: TallyStore) -> None:
         self._wire = wire
         self._ledger = ledger
 
@@ -38,18 +38,22 @@ class Query:
         """Never raises for what was asked: a question that cannot be read gets an answer that says so."""
         try:
             task_id = decode(DeliberationGet, body).task_id
-        except BadMessage as error:
+        except InvalidMessage as error:
             return DeliberationStatus(task_id="", status="UNKNOWN", error_message=str(error))
         try:
             return await self.status(task_id)
         except BrokerUnavailable as error:
-            return DeliberationStatus(task_id=task_id, status="UNKNOWN", error_message=f"cannot tell now: {error}")
+            return DeliberationStatus(
+                task_id=task_id, status="UNKNOWN", error_message=f"cannot tell now: {error}"
+            )
 
     async def status(self, task_id: str) -> DeliberationStatus:
         """Raises BrokerUnavailable."""
         tally = await self._ledger.read(task_id)
         if tally is None:
-            return DeliberationStatus(task_id=task_id, status="UNKNOWN", error_message="never heard of, or forgotten")
+            return DeliberationStatus(
+                task_id=task_id, status="UNKNOWN", error_message="never heard of, or forgotten"
+            )
         ending = await self._ending(tally)
         if ending is not None:
             return _of_ending(tally, ending)
@@ -57,7 +61,7 @@ class Query:
         return DeliberationStatus(
             task_id=task_id,
             # Decided but not yet published is not over for whoever waits for the ending.
-            status="IN_PROGRESS" if tally.awaits_publication else _SHOWN[tally.state],  # type: ignore[arg-type]
+            status="IN_PROGRESS" if tally.ending_unpublished else _SHOWN[tally.state],  # type: ignore[arg-type]
             error_message=_GONE.format(tally.verdict.error or tally.state)
             if tally.ending_seq is not None and tally.verdict
             else "",

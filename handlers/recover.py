@@ -16,13 +16,13 @@ from contextlib import aclosing
 from nats.aio.msg import Msg
 from pydantic import ValidationError
 
-from broker import topology
-from broker.connection import Wire
-from broker.errors import ParleyError
-from broker.messages import TASK_ID_PATTERN, describe
-from broker.reading import walk
-from broker.tally import Tally
-from handlers.perform import Performer
+from parley.broker.core.errors import ParleyError
+from parley.broker.core.messages import TASK_ID_PATTERN, describe
+from parley.broker.core.tally import Tally
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.scan import walk
+from parley.handlers.effects import EffectRunner
 
 log = logging.getLogger("parley.handlers")
 
@@ -43,7 +43,7 @@ _TASK_ID = re.compile(TASK_ID_PATTERN)
 
 
 class Recover:
-    def __init__(self, wire: Wire, performer: Performer) -> None:
+    def __init__(self, wire: JetStream, performer: EffectRunner) -> None:
         self._wire = wire
         self._performer = performer
 
@@ -66,7 +66,9 @@ class Recover:
         """Arm the deadline of every tally that is not finished; how many. Raises BrokerUnavailable."""
         began, armed, seen = time.monotonic(), 0, 0
         group: list[Tally] = []
-        async with aclosing(walk(self._wire, topology.TALLIES, topology.tally_subject(">"), batch=BATCH)) as tallies:
+        async with aclosing(
+            walk(self._wire, topology.TALLIES, topology.tally_subject(">"), batch=BATCH)
+        ) as tallies:
             async for message in tallies:
                 seen += 1
                 tally = _unfinished(message)
@@ -96,10 +98,12 @@ def _unfinished(message: Msg) -> Tally | None:
         return None
     try:
         tally = Tally.model_validate_json(message.data)
-    except ValidationError as error:  # another version's, or nobody's of ours: no reason to leave the others alone
+    except (
+        ValidationError
+    ) as error:  # another version's, or nobody's of ours: no reason to leave the others alone
         log.error("the tally of %s cannot be read: %s", task_id, describe(error))
         return None
-    return tally if tally.awaits_publication or not tally.ended else None
+    return tally if tally.ending_unpublished or not tally.ended else None
 
 
 def _due(tally: Tally, now: float) -> float:

@@ -8,9 +8,7 @@ from faststream.message import StreamMessage
 from faststream.nats import NatsBroker, NatsResponse
 from nats.aio.msg import Msg
 
-from broker import topology
-from broker.connection import JSON_HEADER
-from broker.messages import (
+from parley.broker.core.messages import (
     AgentCancel,
     AgentCompleted,
     AgentFailed,
@@ -24,14 +22,16 @@ from broker.messages import (
     DeliberationRequested,
     DeliberationStatus,
 )
-from handlers.aggregate import Aggregate
-from handlers.cancel import Cancel
-from handlers.delivery import Batch
-from handlers.dispatch import Dispatch
-from handlers.expire import Expire
-from handlers.flow import Room, subscribe
-from handlers.intake import Intake
-from handlers.query import Query
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.jetstream import JSON_HEADER
+from parley.handlers.aggregate import Aggregate
+from parley.handlers.cancel import Cancel
+from parley.handlers.delivery import Batch
+from parley.handlers.dispatch import Dispatch
+from parley.handlers.expire import Expire
+from parley.handlers.intake import Intake
+from parley.handlers.pull import Room, subscribe
+from parley.handlers.query import Query
 
 
 class Part(StrEnum):
@@ -183,12 +183,16 @@ def _bytes(body: Any) -> bytes:
 
 
 def _document_publishers(broker: NatsBroker) -> None:
-    """What we publish, for the AsyncAPI document. The publishing itself is `broker.connection`'s, with PubAck and Msg-Id."""
+    """What we publish, for the AsyncAPI document. The publishing itself is `parley.broker.jetstream.connection`'s, with PubAck and Msg-Id."""
     for subject, schema, description in (
         (topology.COMPLETED, DeliberationCompleted, "One of the two endings. Read `degraded` first."),
         (topology.FAILED, DeliberationFailed, "The other ending: failed, timeout, cancelled or rejected."),
         (topology.AGENT_REQUESTED, AgentRequested, "One agent's work."),
-        (topology.AGENT_COMPLETED, AgentCompleted, "One agent's outcome: it answered. Published by the workers."),
+        (
+            topology.AGENT_COMPLETED,
+            AgentCompleted,
+            "One agent's outcome: it answered. Published by the workers.",
+        ),
         (topology.AGENT_FAILED, AgentFailed, "One agent's outcome: it did not. Published by the workers."),
         (topology.AGENT_CANCEL, AgentCancel, "Core NATS broadcast: workers drop this task's calls now."),
     ):

@@ -13,8 +13,8 @@ from typing import Any
 from faststream.nats import NatsBroker
 from faststream.specification import AsyncAPI
 
-from broker import topology
-from broker.messages import DeliberationRequested, DeliberationStatus
+from parley.broker.core.messages import DeliberationRequested, DeliberationStatus
+from parley.broker.jetstream import topology
 
 ASSETS = Path(__file__).parent / "assets"
 TITLE = "Parley"
@@ -28,7 +28,9 @@ _REPLY = "DeliberationStatus"
 
 def document(broker: NatsBroker, version: str) -> dict[str, Any]:
     """The document as JSON-like data. Holds no address of a server: where NATS is may be a secret."""
-    specification = AsyncAPI(broker, title=TITLE, version=version, description=DESCRIPTION, schema_version="3.0.0")
+    specification = AsyncAPI(
+        broker, title=TITLE, version=version, description=DESCRIPTION, schema_version="3.0.0"
+    )
     spec: dict[str, Any] = json.loads(specification.to_specification().to_json())
     spec["servers"] = {"development": {"host": "127.0.0.1:4222", "protocol": "nats"}}
     _name_the_request(spec)

@@ -1,6 +1,6 @@
 """The Grafana dashboard, built as code: what an operator looks at first, in that order.
 
-`python -m monitoring.dashboards` writes `monitoring/dashboards/parley.json`, which is committed. `grafana-foundation-sdk` is a
+`python -m parley.monitoring.dashboards` writes `monitoring/dashboards/parley.json`, which is committed. `grafana-foundation-sdk` is a
 development dependency only: nothing that runs in the service may import this module.
 
 Counters are summed over processes. A consumer's backlog is not: every process reports the same consumer of the same stream, so
@@ -83,7 +83,9 @@ def _quantile(share: float, metric: str, by: str = "", matchers: str = "") -> st
 
 
 def _quantiles(metric: str, shares: tuple[float, ...], matchers: str = "") -> tuple[Query, ...]:
-    return tuple(Query(_quantile(share, metric, matchers=matchers), f"p{share * 100:.0f}") for share in shares)
+    return tuple(
+        Query(_quantile(share, metric, matchers=matchers), f"p{share * 100:.0f}") for share in shares
+    )
 
 
 def _share(matchers: str) -> str:
@@ -140,7 +142,12 @@ AGENTS = (
         "One agent's work, retries included. All models slow: the model servers are full. One slow: look at that server. `other` "
         "are roles and models that callers chose themselves.",
         # `>= 0` drops the NaN of roles that had nothing to do.
-        (Query(f"{_quantile(0.95, 'parley_agent_duration_seconds', 'role, model')} >= 0", "{{role}} {{model}}"),),
+        (
+            Query(
+                f"{_quantile(0.95, 'parley_agent_duration_seconds', 'role, model')} >= 0",
+                "{{role}} {{model}}",
+            ),
+        ),
     ),
     Panel(
         "Agents' outcomes per second",
@@ -188,7 +195,12 @@ SERVERS = (
         "short",
         "How many workers have the breaker of a server open or half-open. On all of them: the server is down, or cannot be "
         "reached. On some: look at their network. An idle worker probes nothing: its open breaker tells of its last try.",
-        (Query(f"sum by (endpoint, state) ({_series('parley_endpoint_breakers', NOT_CLOSED)})", "{{endpoint}} {{state}}"),),
+        (
+            Query(
+                f"sum by (endpoint, state) ({_series('parley_endpoint_breakers', NOT_CLOSED)})",
+                "{{endpoint}} {{state}}",
+            ),
+        ),
         stacked=True,
     ),
     Panel(
@@ -230,7 +242,12 @@ POOL = (
         "percentunit",
         "At 1 a process takes no more of this consumer's messages before it has settled some; the rest waits in the stream, where "
         "another replica can take it.",
-        (Query(f"max by (consumer) ({_series('parley_consumer_held')} / {_series('parley_consumer_limit')})", "{{consumer}}"),),
+        (
+            Query(
+                f"max by (consumer) ({_series('parley_consumer_held')} / {_series('parley_consumer_limit')})",
+                "{{consumer}}",
+            ),
+        ),
     ),
 )
 
@@ -267,7 +284,13 @@ TROUBLE = (
     ),
 )
 
-ROWS = (("The promise", PROMISE), ("Agents", AGENTS), ("Model servers", SERVERS), ("Pool", POOL), ("Trouble", TROUBLE))
+ROWS = (
+    ("The promise", PROMISE),
+    ("Agents", AGENTS),
+    ("Model servers", SERVERS),
+    ("Pool", POOL),
+    ("Trouble", TROUBLE),
+)
 # Panels beside each other, by row; each divides the grid.
 ABREAST = {"The promise": 4, "Agents": 3, "Model servers": 2, "Pool": 4, "Trouble": 4}
 
@@ -285,7 +308,9 @@ def build() -> model.Dashboard:
         .tooltip(model.DashboardCursorSync.CROSSHAIR)
         .with_variable(dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
         .with_variable(_choice("job", "label_values(parley_deliberations_ended_total, job)"))
-        .with_variable(_choice("instance", 'label_values(parley_deliberations_ended_total{job=~"$job"}, instance)'))
+        .with_variable(
+            _choice("instance", 'label_values(parley_deliberations_ended_total{job=~"$job"}, instance)')
+        )
     )
     number = 0
     for title, panels in ROWS:
@@ -352,9 +377,13 @@ def _panel(panel: Panel, number: int, width: int) -> timeseries.Panel:
         .fill_opacity(60 if panel.stacked or panel.bars else 0)
         .draw_style(shapes.GraphDrawStyle.BARS if panel.bars else shapes.GraphDrawStyle.LINE)
         .stacking(
-            common.StackingConfig().group("A").mode(shapes.StackingMode.NORMAL if panel.stacked else shapes.StackingMode.NONE)
+            common.StackingConfig()
+            .group("A")
+            .mode(shapes.StackingMode.NORMAL if panel.stacked else shapes.StackingMode.NONE)
         )
-        .tooltip(common.VizTooltipOptions().mode(shapes.TooltipDisplayMode.MULTI).sort(shapes.SortOrder.DESCENDING))
+        .tooltip(
+            common.VizTooltipOptions().mode(shapes.TooltipDisplayMode.MULTI).sort(shapes.SortOrder.DESCENDING)
+        )
         .legend(
             common.VizLegendOptions()
             .show_legend(True)
@@ -370,7 +399,13 @@ def _panel(panel: Panel, number: int, width: int) -> timeseries.Panel:
         drawn.override_by_name(legend, [model.DynamicConfigValue(id_val="color", value=colour)])
     for place, query in enumerate(panel.queries):
         ref_id = chr(ord("A") + place)
-        target = prometheus.Dataquery().ref_id(ref_id).expr(query.expr).legend_format(query.legend).datasource(_datasource())
+        target = (
+            prometheus.Dataquery()
+            .ref_id(ref_id)
+            .expr(query.expr)
+            .legend_format(query.legend)
+            .datasource(_datasource())
+        )
         drawn.with_target(target.range().editor_mode(QueryEditorMode.CODE))
     return drawn
 

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from monitoring import asyncapi
-from monitoring.health import Check, problems
-from monitoring.metrics import Metrics
+from parley.monitoring import asyncapi
+from parley.monitoring.health import Check, problems
+from parley.monitoring.metrics import Metrics
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _ASSETS = {"asyncapi.js": "text/javascript", "asyncapi.css": "text/css"}

@@ -10,11 +10,18 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from broker import topology
-from broker.lifecycle import ENDINGS, State
-from broker.messages import AgentCompleted, AgentFailed, AgentOutcome, DeliberationCompleted, Ending, ErrorType
-from broker.observer import Observer
-from workers.lookout import Standing
+from parley.broker.core.lifecycle import ENDINGS, State
+from parley.broker.core.messages import (
+    AgentCompleted,
+    AgentFailed,
+    AgentOutcome,
+    DeliberationCompleted,
+    Ending,
+    ErrorType,
+)
+from parley.broker.core.observer import Observer
+from parley.broker.jetstream import topology
+from parley.workers.model.endpoint_status import EndpointStatus
 
 # Roles with prompts of their own; a caller may invent any other name, and all of those are counted together.
 KNOWN_ROLES = frozenset({"DEV", "QA", "ARCHITECT", "DEVOPS", "DATA"})
@@ -36,8 +43,12 @@ class Metrics(Observer):
         self.registry = CollectorRegistry()
         self._model = model
         registry = self.registry
-        self.accepted = Counter("parley_deliberations_accepted", "Deliberations recorded.", ["role"], registry=registry)
-        self.ended = Counter("parley_deliberations_ended", "Endings published.", ["ending", "degraded"], registry=registry)
+        self.accepted = Counter(
+            "parley_deliberations_accepted", "Deliberations recorded.", ["role"], registry=registry
+        )
+        self.ended = Counter(
+            "parley_deliberations_ended", "Endings published.", ["ending", "degraded"], registry=registry
+        )
         self.duration = Histogram(
             "parley_deliberation_duration_seconds",
             "From the request's arrival in the stream to its ending.",
@@ -64,25 +75,48 @@ class Metrics(Observer):
             buckets=DURATIONS,
             registry=registry,
         )
-        self.retries = Counter("parley_agent_retries", "Model calls beyond an agent's first.", ["role"], registry=registry)
-        self.timeouts = Counter("parley_agent_timeouts", "Agents that ran out of time.", ["role", "kind"], registry=registry)
-        self.tokens = Counter("parley_agent_tokens", "Tokens as the model server counts them.", ["kind"], registry=registry)
+        self.retries = Counter(
+            "parley_agent_retries", "Model calls beyond an agent's first.", ["role"], registry=registry
+        )
+        self.timeouts = Counter(
+            "parley_agent_timeouts", "Agents that ran out of time.", ["role", "kind"], registry=registry
+        )
+        self.tokens = Counter(
+            "parley_agent_tokens", "Tokens as the model server counts them.", ["kind"], registry=registry
+        )
         self.ignored = Counter(
-            "parley_agent_outcomes_ignored", "Outcomes that came late, twice, or for nobody.", registry=registry
+            "parley_agent_outcomes_ignored",
+            "Outcomes that came late, twice, or for nobody.",
+            registry=registry,
         )
-        self.dead_letters = Counter("parley_dead_letters", "Messages nobody could use.", ["subject"], registry=registry)
+        self.dead_letters = Counter(
+            "parley_dead_letters", "Messages nobody could use.", ["subject"], registry=registry
+        )
         self.failures = Counter(
-            "parley_handler_failures", "Handlers that raised; the message came again.", ["consumer"], registry=registry
+            "parley_handler_failures",
+            "Handlers that raised; the message came again.",
+            ["consumer"],
+            registry=registry,
         )
-        self.backlog = Gauge("parley_consumer_pending", "Messages that wait in the stream.", ["consumer"], registry=registry)
+        self.backlog = Gauge(
+            "parley_consumer_pending", "Messages that wait in the stream.", ["consumer"], registry=registry
+        )
         self.in_hand = Gauge(
-            "parley_consumer_ack_pending", "Messages handed out and not settled.", ["consumer"], registry=registry
+            "parley_consumer_ack_pending",
+            "Messages handed out and not settled.",
+            ["consumer"],
+            registry=registry,
         )
 
         self.held = Gauge(
-            "parley_consumer_held", "Messages this process has in hand. Jobs are the pool's.", ["consumer"], registry=registry
+            "parley_consumer_held",
+            "Messages this process has in hand. Jobs are the pool's.",
+            ["consumer"],
+            registry=registry,
         )
-        self.limit = Gauge("parley_consumer_limit", "The most it takes in hand.", ["consumer"], registry=registry)
+        self.limit = Gauge(
+            "parley_consumer_limit", "The most it takes in hand.", ["consumer"], registry=registry
+        )
 
         self._begin_at_zero()
 
@@ -109,7 +143,9 @@ class Metrics(Observer):
 
     def watch_pool(self, slots: Callable[[], int], busy: Callable[[], int]) -> None:
         """Read the pool's numbers whenever they are asked for."""
-        Gauge("parley_pool_slots", "Calls the pool can run at once.", registry=self.registry).set_function(slots)
+        Gauge("parley_pool_slots", "Calls the pool can run at once.", registry=self.registry).set_function(
+            slots
+        )
         Gauge("parley_pool_busy", "Calls it is running.", registry=self.registry).set_function(busy)
 
     def watch_consumer(self, name: str, held: Callable[[], int], limit: int) -> None:
@@ -117,7 +153,7 @@ class Metrics(Observer):
         self.held.labels(name).set_function(held)
         self.limit.labels(name).set(limit)
 
-    def watch_breakers(self, standings: Callable[[], Mapping[str, Standing]]) -> None:
+    def watch_breakers(self, standings: Callable[[], Mapping[str, EndpointStatus]]) -> None:
         """Read how the workers see the endpoints whenever it is asked for."""
         self.registry.register(_Breakers(standings))
 
@@ -169,12 +205,16 @@ class Metrics(Observer):
 
 @dataclass(frozen=True, slots=True)
 class _Breakers(Collector):
-    standings: Callable[[], Mapping[str, Standing]]
+    standings: Callable[[], Mapping[str, EndpointStatus]]
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         labels = ["endpoint", "state"]
-        states = GaugeMetricFamily("parley_endpoint_breakers", "Workers that have the endpoint's breaker so.", labels=labels)
-        openings = CounterMetricFamily("parley_endpoint_breaker_openings", "Breakers opened.", labels=["endpoint"])
+        states = GaugeMetricFamily(
+            "parley_endpoint_breakers", "Workers that have the endpoint's breaker so.", labels=labels
+        )
+        openings = CounterMetricFamily(
+            "parley_endpoint_breaker_openings", "Breakers opened.", labels=["endpoint"]
+        )
         for endpoint, standing in self.standings().items():
             for state, workers in standing.workers.items():
                 states.add_metric([endpoint, state.value], workers)

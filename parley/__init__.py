@@ -6,13 +6,12 @@ async with parley.connect("nats://127.0.0.1:4222") as client:
     ending = await client.deliberate("Write a factorial function", agents=3)
 """
 
-from broker.deadletters import CannotReplay, DeadLetter
-from broker.errors import BadMessage, BrokerUnavailable, ParleyError, Unavailable
-from broker.messages import DeliberationCompleted, DeliberationFailed, DeliberationStatus, Ending
+from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, ParleyError, Unavailable
+from parley.broker.core.messages import DeliberationCompleted, DeliberationFailed, DeliberationStatus, Ending
+from parley.broker.jetstream.deadletters import CannotReplay, DeadLetter
 from parley.client import Client, NoEnding, NoService, Submitted, connect
 
 __all__ = [
-    "BadMessage",
     "BrokerUnavailable",
     "CannotReplay",
     "Client",
@@ -21,6 +20,7 @@ __all__ = [
     "DeliberationFailed",
     "DeliberationStatus",
     "Ending",
+    "InvalidMessage",
     "NoEnding",
     "NoService",
     "ParleyError",

@@ -18,33 +18,34 @@ from pathlib import Path
 import nats.errors
 from faststream.nats import NatsBroker
 
-from broker import topology
-from broker.connection import Wire, check_server, close, connect, connect_options
-from broker.embedded import embedded_nats
-from broker.errors import SettingsError, Unavailable
-from broker.ledger import Ledger
-from broker.observer import Observer
-from broker.process import as_child
-from handlers.aggregate import Aggregate
-from handlers.cancel import Cancel
-from handlers.dispatch import Dispatch
-from handlers.expire import Expire
-from handlers.flow import SturdyBroker, flows
-from handlers.intake import Bounds, Intake
-from handlers.perform import Performer
-from handlers.query import Query
-from handlers.recover import Recover
-from handlers.routes import Handlers, Part, declare
-from handlers.settle import Settler
-from monitoring import asyncapi, http
-from monitoring.health import Check
-from monitoring.metrics import Metrics
+from parley.broker.core.errors import SettingsError, Unavailable
+from parley.broker.core.observer import Observer
+from parley.broker.host import child_setup
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.connection import check_server, close, connect, connect_options
+from parley.broker.jetstream.embedded import embedded_nats
+from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.tally_store import TallyStore
+from parley.handlers.aggregate import Aggregate
+from parley.handlers.cancel import Cancel
+from parley.handlers.dispatch import Dispatch
+from parley.handlers.effects import EffectRunner
+from parley.handlers.expire import Expire
+from parley.handlers.intake import Bounds, Intake
+from parley.handlers.pull import ServiceBroker, flows
+from parley.handlers.query import Query
+from parley.handlers.recover import Recover
+from parley.handlers.routes import Handlers, Part, declare
+from parley.handlers.settle import Settler
+from parley.monitoring import asyncapi, http
+from parley.monitoring.health import Check
+from parley.monitoring.metrics import Metrics
 from parley.settings import Settings
-from workers.answers import ModelError
-from workers.discovery import Discovery, find
-from workers.endpoint import Endpoint
-from workers.pool import LocalPool, Pool
-from workers.vllm import VllmClient
+from parley.workers.model.client import ModelClient
+from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.readiness import ModelReadiness, find
+from parley.workers.model.responses import ModelError
+from parley.workers.pool.pool import LocalPool, Pool
 
 log = logging.getLogger("parley")
 
@@ -61,7 +62,7 @@ class Service:
     http_url: str
     metrics: Metrics
     pool: Pool | None
-    wire: Wire
+    wire: JetStream
 
     @property
     def disabled(self) -> str | None:
@@ -75,16 +76,26 @@ class Service:
 async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> AsyncIterator[Service]:
     """Run `parts` until the block ends. Raises Unavailable or SettingsError before anything is taken from a queue."""
     if settings.nats_url is None:
-        raise SettingsError(["NATS_URL: not set; `parley serve` connects to a NATS that runs already (`parley up` starts one)"])
+        raise SettingsError(
+            [
+                "NATS_URL: not set; `parley serve` connects to a NATS that runs already (`parley up` starts one)"
+            ]
+        )
     if Part.DISPATCH in parts and not settings.endpoints:
-        raise SettingsError(["VLLM_URL: not set; name an OpenAI-compatible server (`parley up` simulates one)"])
+        raise SettingsError(
+            ["VLLM_URL: not set; name an OpenAI-compatible server (`parley up` simulates one)"]
+        )
     nats_url = settings.nats_url
     async with AsyncExitStack() as stack:
         await _prepare(settings, nats_url)
         model = await _model(settings) if Part.DISPATCH in parts else settings.vllm_model or ""
-        pool = await stack.enter_async_context(_pool(settings, nats_url, model)) if Part.DISPATCH in parts else None
+        pool = (
+            await stack.enter_async_context(_pool(settings, nats_url, model))
+            if Part.DISPATCH in parts
+            else None
+        )
         broker = _broker(settings, nats_url)
-        wire = Wire(await broker.connect())
+        wire = JetStream(await broker.connect())
         stack.push_async_callback(_leave, broker, wire)
         metrics = Metrics(model)
         handlers, recover = _handlers(settings, wire, parts, pool, metrics)
@@ -95,7 +106,9 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
         if pool is not None:
             metrics.watch_pool(lambda: pool.slots, lambda: pool.busy)
             metrics.watch_breakers(lambda: pool.breakers)
-        discovery = await stack.enter_async_context(_discovery(settings, model, pool)) if pool is not None else None
+        discovery = (
+            await stack.enter_async_context(_discovery(settings, model, pool)) if pool is not None else None
+        )
         url = await stack.enter_async_context(_door(settings, wire, metrics, pool, discovery))
         await broker.start()
         if Part.AGGREGATE in parts:
@@ -126,21 +139,25 @@ async def _model(settings: Settings) -> str:
         return settings.vllm_model
     key = settings.vllm_api_key.get_secret_value() if settings.vllm_api_key else None
     first = Endpoint(settings.endpoints[0])
-    async with VllmClient(api_key=key) as client:
+    async with ModelClient(api_key=key) as client:
         try:
             return (await find(client, first, None)).name
         except ModelError as error:
-            raise Unavailable(f"cannot ask {first} for its models: {error}. Set VLLM_MODEL to start without it.") from error
+            raise Unavailable(
+                f"cannot ask {first} for its models: {error}. Set VLLM_MODEL to start without it."
+            ) from error
 
 
 @asynccontextmanager
-async def _discovery(settings: Settings, model: str, pool: Pool) -> AsyncIterator[Discovery]:
+async def _discovery(settings: Settings, model: str, pool: Pool) -> AsyncIterator[ModelReadiness]:
     """Asks as the workers do: with their key and limits, and streamed where they stream."""
     config = settings.worker_config("", model)
     endpoints = [Endpoint(url) for url in config.endpoints]
     async with (
-        VllmClient(api_key=config.api_key, limits=config.limits, stream=config.stream, connections=2 * len(endpoints)) as client,
-        Discovery(client, endpoints, model, lambda: pool.breakers) as discovery,
+        ModelClient(
+            api_key=config.api_key, limits=config.limits, stream=config.stream, connections=2 * len(endpoints)
+        ) as client,
+        ModelReadiness(client, endpoints, model, lambda: pool.breakers) as discovery,
     ):
         yield discovery
 
@@ -152,11 +169,17 @@ async def _pool(settings: Settings, nats_url: str, model: str) -> AsyncIterator[
         async with LocalPool(config) as local:
             yield local
         return
-    from workers.cluster import RayPool  # ray costs 60 MiB and half a second: only who runs it pays
+    from parley.workers.pool.ray_pool import (
+        RayPool,  # ray costs 60 MiB and half a second: only who runs it pays
+    )
 
     name = f"{socket.gethostname()}-{os.getpid()}"
     async with RayPool(
-        config, name=name, actors=settings.pool_actors, address=settings.ray_address, actor_cpus=settings.ray_actor_cpus
+        config,
+        name=name,
+        actors=settings.pool_actors,
+        address=settings.ray_address,
+        actor_cpus=settings.ray_actor_cpus,
     ) as cluster:
         yield cluster
 
@@ -164,7 +187,7 @@ async def _pool(settings: Settings, nats_url: str, model: str) -> AsyncIterator[
 def _broker(settings: Settings, nats_url: str) -> NatsBroker:
     # apply_types=False: a handler takes deliveries and decodes them itself; FastStream's injection would cost a thread-pool
     # hop a message. logger=None: payloads must not reach logs, and FastStream's logs hold them.
-    return SturdyBroker(
+    return ServiceBroker(
         **connect_options(nats_url, "parley-service"),
         apply_types=False,
         logger=None,
@@ -172,7 +195,7 @@ def _broker(settings: Settings, nats_url: str) -> NatsBroker:
     )
 
 
-async def _leave(broker: NatsBroker, wire: Wire) -> None:
+async def _leave(broker: NatsBroker, wire: JetStream) -> None:
     """Drain and close. While NATS is away there is nothing to drain: what was in hand is redelivered after `ack_wait`."""
     try:
         await broker.stop()
@@ -182,10 +205,12 @@ async def _leave(broker: NatsBroker, wire: Wire) -> None:
 
 
 def _handlers(
-    settings: Settings, wire: Wire, parts: Collection[Part], pool: Pool | None, observer: Observer
+    settings: Settings, wire: JetStream, parts: Collection[Part], pool: Pool | None, observer: Observer
 ) -> tuple[Handlers, Recover]:
-    ledger = Ledger(wire, keep_seconds=settings.keep_seconds)
-    performer = Performer(wire, ledger, observer, claim_check_bytes=min(settings.claim_check_bytes, wire.max_payload // 2))
+    ledger = TallyStore(wire, keep_seconds=settings.keep_seconds)
+    performer = EffectRunner(
+        wire, ledger, observer, claim_check_bytes=min(settings.claim_check_bytes, wire.max_payload // 2)
+    )
 
     def settler(durable: topology.Durable) -> Settler:
         if durable is topology.EXPIRY:
@@ -196,7 +221,9 @@ def _handlers(
     bounds = Bounds(settings.max_agents, settings.timeout_seconds, settings.allowed_reply_prefixes)
     ends = Part.AGGREGATE in parts
     handlers = Handlers(
-        intake=Intake(performer, settler(topology.INTAKE), observer, bounds) if Part.INTAKE in parts else None,
+        intake=Intake(performer, settler(topology.INTAKE), observer, bounds)
+        if Part.INTAKE in parts
+        else None,
         dispatch=Dispatch(wire, ledger, pool, settler(topology.DISPATCH)) if pool is not None else None,
         aggregate=Aggregate(wire, performer, settler(topology.AGGREGATE), observer) if ends else None,
         expire=Expire(performer, settler(topology.EXPIRY)) if ends else None,
@@ -208,7 +235,7 @@ def _handlers(
 
 @asynccontextmanager
 async def _door(
-    settings: Settings, wire: Wire, metrics: Metrics, pool: Pool | None, discovery: Discovery | None
+    settings: Settings, wire: JetStream, metrics: Metrics, pool: Pool | None, discovery: ModelReadiness | None
 ) -> AsyncIterator[str]:
     async def connected() -> str | None:
         return None if wire.connected else "not connected"
@@ -254,7 +281,7 @@ async def _door(
         yield url
 
 
-async def _backlog(wire: Wire, metrics: Metrics, durable: topology.Durable) -> None:
+async def _backlog(wire: JetStream, metrics: Metrics, durable: topology.Durable) -> None:
     try:
         info = await wire.js.consumer_info(durable.stream, durable.name, timeout=1.0)
     except Exception as error:  # a scrape must not fail because NATS is slow; readiness tells of that
@@ -277,7 +304,9 @@ def documented() -> dict[str, object]:
 
 
 @asynccontextmanager
-async def embedded(settings: Settings, folder: Path, *, simulated: Sequence[str] = ()) -> AsyncIterator[Settings]:
+async def embedded(
+    settings: Settings, folder: Path, *, simulated: Sequence[str] = ()
+) -> AsyncIterator[Settings]:
     """The settings with whatever was missing started and filled in: a nats-server in `folder`, a simulated model server
     with the arguments `simulated`."""
     async with AsyncExitStack() as stack:
@@ -294,11 +323,11 @@ async def embedded(settings: Settings, folder: Path, *, simulated: Sequence[str]
 async def simulator(*arguments: str) -> AsyncIterator[str]:
     """A simulated model server in a process of its own, on a free port of loopback. Yields its URL."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "workers.simulator", "--port", "0", *arguments),
+        *(sys.executable, "-m", "parley.workers.simulator", "--port", "0", *arguments),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=as_child,
+        preexec_fn=child_setup,
     )
     try:
         assert process.stdout is not None

@@ -16,16 +16,16 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from broker.connection import masked
-from broker.errors import BadMessage, ParleyError, SettingsError, Unavailable
-from broker.messages import DeliberationCompleted, Ending
-from broker.process import give_way, look_rarely
-from parley import deadletters, here
+from parley import deadletters, local_service
+from parley.broker.core.errors import InvalidMessage, ParleyError, SettingsError, Unavailable
+from parley.broker.core.messages import DeliberationCompleted, Ending
+from parley.broker.core.urls import masked
+from parley.broker.host import tune_gc, use_batch_scheduling
 from parley.client import ENDED, Client, NoEnding, connect
+from parley.console import FAILED, NO_SERVICE, OK, USAGE, err, out, print_error, run_command, with_client
 from parley.display import Progress, listing, show_ending, show_status
 from parley.settings import Settings, load, shown
-from parley.stop import Interrupted, Stop
-from parley.terminal import FAILED, NO_SERVICE, OK, USAGE, err, out, say, to_its_end, with_client
+from parley.shutdown import Interrupted, Stop
 
 # The demo's simulated model takes about as long as a real one on one GPU, so that there is something to watch.
 DEMO_MANNER = ("--latency-ms", "400", "--tokens-per-second", "25")
@@ -41,19 +41,19 @@ def main() -> None:
         app()
     except SettingsError as error:
         for problem in error.problems:
-            say(problem)
+            print_error(problem)
         sys.exit(USAGE)
-    except BadMessage as error:
-        say(str(error))
+    except InvalidMessage as error:
+        print_error(str(error))
         sys.exit(USAGE)
     except Unavailable as error:
-        say(str(error))
+        print_error(str(error))
         sys.exit(NO_SERVICE)
     except NoEnding as error:
-        say(str(error))
+        print_error(str(error))
         sys.exit(FAILED)
     except (ParleyError, OSError) as error:
-        say(str(error))
+        print_error(str(error))
         sys.exit(FAILED)
 
 
@@ -78,8 +78,8 @@ def up() -> None:
     """The whole service on this machine, until Ctrl-C. Starts what the settings do not name: NATS, Ray, a simulated model."""
     settings = load()
     _log(settings)
-    give_way()
-    raise typer.Exit(to_its_end(_up(settings)))
+    use_batch_scheduling()
+    raise typer.Exit(run_command(_up(settings)))
 
 
 async def _up(settings: Settings) -> int:
@@ -95,8 +95,8 @@ async def _up(settings: Settings) -> int:
         except Interrupted:
             return OK
         stop.listen()
-        look_rarely()
-        with here.announced(settings.home, running.nats_url):
+        tune_gc()
+        with local_service.announce(settings.home, running.nats_url):
             pool = running.pool
             out.print("Parley is up.", style="bold green")
             shown_url = (
@@ -105,7 +105,11 @@ async def _up(settings: Settings) -> int:
             out.print(f"  NATS     {shown_url}", markup=False, highlight=False, soft_wrap=True)
             out.print(f"  metrics  {running.http_url}/metrics", highlight=False)
             out.print(f"  docs     {running.http_url}/docs", highlight=False)
-            what = "SIMULATED: answers are made up; set VLLM_URL for a real one" if simulated else masked(filled.vllm_url or "")
+            what = (
+                "SIMULATED: answers are made up; set VLLM_URL for a real one"
+                if simulated
+                else masked(filled.vllm_url or "")
+            )
             out.print(f"  model    {what}", markup=False, highlight=False, soft_wrap=True)
             out.print(f"  agents   {pool.slots if pool else 0} at a time ({settings.pool})", highlight=False)
             out.print('Ask with `parley ask "…"` in another terminal. Ctrl-C stops.')
@@ -116,10 +120,12 @@ async def _up(settings: Settings) -> int:
 
 @app.command()
 def serve(
-    parts: Annotated[str, typer.Option(help="Which parts, comma-separated.")] = "intake,dispatch,aggregate,query",
+    parts: Annotated[
+        str, typer.Option(help="Which parts, comma-separated.")
+    ] = "intake,dispatch,aggregate,query",
 ) -> None:
     """Run parts of the service against the NATS, Ray and model servers that the settings name."""
-    from handlers.routes import Part
+    from parley.handlers.routes import Part
 
     names = [name.strip() for name in parts.split(",") if name.strip()]
     unknown = sorted(set(names) - set(Part))
@@ -127,8 +133,8 @@ def serve(
         raise SettingsError([f"--parts: {', '.join(unknown) or 'none'} unknown; there are {', '.join(Part)}"])
     settings = load()
     _log(settings)
-    give_way()
-    raise typer.Exit(to_its_end(_serve(settings, frozenset(Part(name) for name in names))))
+    use_batch_scheduling()
+    raise typer.Exit(run_command(_serve(settings, frozenset(Part(name) for name in names))))
 
 
 async def _serve(settings: Settings, parts: Any) -> int:
@@ -141,9 +147,12 @@ async def _serve(settings: Settings, parts: Any) -> int:
         except Interrupted:
             return OK
         stop.listen()
-        look_rarely()
+        tune_gc()
         logging.getLogger("parley").info(
-            "serving %s; NATS %s; metrics %s/metrics", ",".join(sorted(parts)), masked(running.nats_url), running.http_url
+            "serving %s; NATS %s; metrics %s/metrics",
+            ",".join(sorted(parts)),
+            masked(running.nats_url),
+            running.http_url,
         )
         disabled = await stop.until(running)
         logging.getLogger("parley").info("stopping")
@@ -153,9 +162,11 @@ async def _serve(settings: Settings, parts: Any) -> int:
 def _stopped(disabled: str | None) -> int:
     if disabled is None:
         return OK
-    say(f"{disabled}; stopped, to be started again")
+    print_error(f"{disabled}; stopped, to be started again")
     sys.stdout.flush()
-    os._exit(NO_SERVICE)  # everything of ours is closed; Ray's own exit handler would wait for a head that is gone
+    os._exit(
+        NO_SERVICE
+    )  # everything of ours is closed; Ray's own exit handler would wait for a head that is gone
 
 
 @app.command()
@@ -163,7 +174,7 @@ def demo(question: Annotated[str, typer.Argument()] = DEMO_QUESTION) -> None:
     """Start everything, ask one question of three agents, show the answers, stop."""
     settings = load(http_port=0)
     _log(settings.model_copy(update={"log_level": "WARNING"}))
-    raise typer.Exit(to_its_end(_demo(settings, question)))
+    raise typer.Exit(run_command(_demo(settings, question)))
 
 
 async def _demo(settings: Settings, question: str) -> int:
@@ -196,13 +207,23 @@ def ask(
     role: Annotated[str, typer.Option(help="DEV, QA, ARCHITECT, DEVOPS, DATA, or any other.")] = "DEV",
     agents: Annotated[int, typer.Option(help="How many agents.")] = 3,
     rubric: Annotated[str | None, typer.Option(help="How answers are judged.")] = None,
-    requirement: Annotated[list[str] | None, typer.Option(help="What must hold. May be given several times.")] = None,
-    diversity: Annotated[bool, typer.Option("--diversity", help="A persona, a temperature and a seed for each agent.")] = False,
+    requirement: Annotated[
+        list[str] | None, typer.Option(help="What must hold. May be given several times.")
+    ] = None,
+    diversity: Annotated[
+        bool, typer.Option("--diversity", help="A persona, a temperature and a seed for each agent.")
+    ] = False,
     min_responses: Annotated[int, typer.Option(help="How many answers make it completed.")] = 1,
-    finish_early: Annotated[bool, typer.Option("--finish-early", help="End as soon as that many have answered.")] = False,
+    finish_early: Annotated[
+        bool, typer.Option("--finish-early", help="End as soon as that many have answered.")
+    ] = False,
     timeout: Annotated[float | None, typer.Option(help="Deadline in seconds, queueing included.")] = None,
-    task_id: Annotated[str | None, typer.Option(help="Your own name for it; the same name twice is one deliberation.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable, where the server supports it.")] = None,
+    task_id: Annotated[
+        str | None, typer.Option(help="Your own name for it; the same name twice is one deliberation.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Makes sampling repeatable, where the server supports it.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the ending as JSON, nothing else.")] = False,
 ) -> None:
     """Ask a question of several agents and wait for the ending."""
@@ -250,12 +271,15 @@ async def _ask(client: Client, question: str, *, live: bool, **asking: Any) -> E
     except asyncio.CancelledError:
         name = submitted.task_id
         err.print(
-            f"{name} goes on without you: `parley result {name}` asks for it, `parley cancel {name}` stops it", markup=False
+            f"{name} goes on without you: `parley result {name}` asks for it, `parley cancel {name}` stops it",
+            markup=False,
         )
         raise
     finally:
         watching.cancel()
-        with suppress(asyncio.CancelledError, Exception):  # the picture is a courtesy; the ending is what was asked for
+        with suppress(
+            asyncio.CancelledError, Exception
+        ):  # the picture is a courtesy; the ending is what was asked for
             await watching
 
 
@@ -275,16 +299,18 @@ def result(task_id: str, as_json: Annotated[bool, typer.Option("--json")] = Fals
 
 
 @app.command()
-def cancel(task_id: str, reason: Annotated[str | None, typer.Option(help="Recorded in the ending.")] = None) -> None:
+def cancel(
+    task_id: str, reason: Annotated[str | None, typer.Option(help="Recorded in the ending.")] = None
+) -> None:
     """Stop a deliberation."""
 
     async def run(client: Client) -> int:
         status = await client.status(task_id)
         if status.status == "UNKNOWN":
-            say(f"{task_id} is unknown: never heard of, or forgotten")
+            print_error(f"{task_id} is unknown: never heard of, or forgotten")
             return FAILED
         if status.status in ENDED:
-            say(f"{task_id} has ended already: {status.status}")
+            print_error(f"{task_id} has ended already: {status.status}")
             return FAILED
         await client.cancel(task_id, reason)
         out.print(f"asked to stop {task_id}", markup=False)
@@ -335,19 +361,27 @@ def doctor() -> None:
         from parley.doctor import examine
 
         good = True
-        async for finding in examine(here.completed(load())):
+        async for finding in examine(local_service.with_local_nats(load())):
             good = good and finding.ok
             mark, style = ("ok", "green") if finding.ok else ("no", "red")
             err_or_out = f"{'--' if finding.skipped else mark}  {finding.what}: {finding.detail}"
-            out.print(err_or_out, style=None if finding.skipped else style, markup=False, highlight=False, soft_wrap=True)
+            out.print(
+                err_or_out,
+                style=None if finding.skipped else style,
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
         return OK if good else NO_SERVICE
 
-    raise typer.Exit(to_its_end(run()))
+    raise typer.Exit(run_command(run()))
 
 
 # ── plumbing ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _log(settings: Settings) -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
+    )
     logging.getLogger("parley").setLevel(settings.log_level)

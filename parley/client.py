@@ -21,12 +21,15 @@ from nats.js.kv import KeyValue
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from broker import topology
-from broker.connection import Wire, close
-from broker.connection import connect as open_connection
-from broker.deadletters import DeadLetters
-from broker.errors import BadMessage, BrokerUnavailable, NoStream, ParleyError, Unavailable
-from broker.messages import (
+from parley import local_service
+from parley.broker.core.errors import (
+    BrokerUnavailable,
+    InvalidMessage,
+    ParleyError,
+    StreamNotFound,
+    Unavailable,
+)
+from parley.broker.core.messages import (
     OWN_NAME,
     AgentResult,
     DeliberationCancel,
@@ -38,9 +41,13 @@ from broker.messages import (
     decode_ending,
     describe,
 )
-from broker.reading import walk
-from broker.tally import Tally
-from parley import here
+from parley.broker.core.tally import Tally
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.connection import close
+from parley.broker.jetstream.connection import connect as open_connection
+from parley.broker.jetstream.deadletters import DeadLetters
+from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.scan import walk
 from parley.settings import load
 
 # Without an ending this long after the deadline, something is wrong that waiting does not mend: the promise is one second.
@@ -109,15 +116,19 @@ _CONSTRAINTS = {"rubric": "rubric", "requirements": "requirements", "context": "
 
 
 def compose(task_description: str, **asking: Unpack[Asking]) -> DeliberationRequested:
-    """The request these words make. Raises BadMessage naming each bad field, TypeError for a word that means nothing."""
+    """The request these words make. Raises InvalidMessage naming each bad field, TypeError for a word that means nothing."""
     for word in set(asking) - set(Asking.__annotations__):
         close_to = difflib.get_close_matches(word, Asking.__annotations__, n=1, cutoff=0.5)
         raise TypeError(f"no such argument: {word}" + (f"; did you mean {close_to[0]}?" if close_to else ""))
     given = {key: value for key, value in asking.items() if value is not None}
     if OWN_NAME.fullmatch(str(given.get("task_id"))):
-        raise BadMessage([f"task_id: {given['task_id']} is a name the service gives; choose another, or none"])
+        raise InvalidMessage(
+            [f"task_id: {given['task_id']} is a name the service gives; choose another, or none"]
+        )
     fields: dict[str, Any] = {
-        ("num_agents" if key == "agents" else key): value for key, value in given.items() if key not in _CONSTRAINTS
+        ("num_agents" if key == "agents" else key): value
+        for key, value in given.items()
+        if key not in _CONSTRAINTS
     }
     constraints = {_CONSTRAINTS[key]: value for key, value in given.items() if key in _CONSTRAINTS}
     try:
@@ -126,7 +137,7 @@ def compose(task_description: str, **asking: Unpack[Asking]) -> DeliberationRequ
             to_json({"task_description": task_description, "constraints": constraints, **fields})
         )
     except ValidationError as error:
-        raise BadMessage(describe(error)) from None
+        raise InvalidMessage(describe(error)) from None
 
 
 @asynccontextmanager
@@ -135,12 +146,12 @@ async def connect(url: str | None = None) -> AsyncIterator["Client"]:
 
     Raises BrokerUnavailable when NATS cannot be reached, Unavailable when no URL is to be found.
     """
-    url = url or here.completed(load()).nats_url
+    url = url or local_service.with_local_nats(load()).nats_url
     if url is None:
         raise Unavailable("NATS_URL is not set and no `parley up` runs here: start one, or set NATS_URL")
     nc = await open_connection(url, "parley-client")
     try:
-        client = Client(Wire(nc))
+        client = Client(JetStream(nc))
         await client.listen()
         yield client
     finally:
@@ -150,7 +161,7 @@ async def connect(url: str | None = None) -> AsyncIterator["Client"]:
 class Client:
     """Made by `connect`. Safe to use from many tasks of one event loop."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: JetStream) -> None:
         self._wire = wire
         self._inbox = wire.nc.new_inbox()
         self._waiting: dict[str, asyncio.Future[Ending]] = {}
@@ -162,12 +173,12 @@ class Client:
     async def deliberate(self, task_description: str, **asking: Unpack[Asking]) -> Ending:
         """Ask and wait for the ending: `DeliberationCompleted` (read `degraded` first) or `DeliberationFailed`.
 
-        Raises BadMessage for a request that cannot be valid, BrokerUnavailable, NoService (no streams), NoEnding.
+        Raises InvalidMessage for a request that cannot be valid, BrokerUnavailable, NoService (no streams), NoEnding.
         """
         return await self.ending(await self.submit(task_description, **asking))
 
     async def submit(self, task_description: str, **asking: Unpack[Asking]) -> Submitted:
-        """Store the request and return at once. Raises BadMessage, BrokerUnavailable, NoService (no streams)."""
+        """Store the request and return at once. Raises InvalidMessage, BrokerUnavailable, NoService (no streams)."""
         request = compose(task_description, **asking)
         headers = {"Parley-Reply-To": self._inbox}
         body = request.model_dump_json(exclude_none=True).encode()
@@ -179,7 +190,9 @@ class Client:
         """Wait for it. `wait_seconds`: at most so long; by default until well past the deadline. Raises NoEnding."""
         usual = (submitted.timeout_seconds or ASSUMED_TIMEOUT_SECONDS) + GRACE_SECONDS
         limit = wait_seconds if wait_seconds is not None else usual
-        self._waiting.setdefault(submitted.task_id, submitted.ending)  # patience may be renewed after a NoEnding
+        self._waiting.setdefault(
+            submitted.task_id, submitted.ending
+        )  # patience may be renewed after a NoEnding
         try:
             async with asyncio.timeout(limit):
                 return await self._heard_or_found(submitted)
@@ -203,11 +216,11 @@ class Client:
                 return found
 
     async def status(self, task_id: str) -> DeliberationStatus:
-        """How it is doing. Raises NoService when nobody answers, BadMessage for an impossible `task_id`."""
+        """How it is doing. Raises NoService when nobody answers, InvalidMessage for an impossible `task_id`."""
         try:
             question = DeliberationGet(task_id=task_id)
         except ValidationError as error:
-            raise BadMessage(describe(error)) from None
+            raise InvalidMessage(describe(error)) from None
         try:
             answer = await self._wire.nc.request(topology.GET, question.encode(), timeout=GET_TIMEOUT_SECONDS)
         except nats.errors.NoRespondersError as error:
@@ -231,7 +244,7 @@ class Client:
         try:
             cancel = DeliberationCancel(task_id=task_id, reason=reason)
         except ValidationError as error:
-            raise BadMessage(describe(error)) from None
+            raise InvalidMessage(describe(error)) from None
         await self._store(topology.CANCEL, cancel.encode())
 
     async def watch(self, task_id: str) -> AsyncIterator[Tally]:
@@ -259,7 +272,7 @@ class Client:
                         found[message.subject] = Tally.model_validate_json(message.data)
                     else:
                         found.pop(message.subject, None)  # forgotten while we read
-        except NoStream as error:
+        except StreamNotFound as error:
             raise NoService from error
         return sorted(found.values(), key=lambda tally: tally.accepted_at, reverse=True)
 
@@ -295,7 +308,7 @@ class Client:
     async def _hear(self, message: Msg) -> None:
         try:
             ending = decode_ending(message.data)
-        except BadMessage:
+        except InvalidMessage:
             return  # not an ending: nobody of ours sent it
         future = self._future(ending.task_id)
         if not future.done():
@@ -312,4 +325,4 @@ class Client:
         return ending.model_copy(update={"results": await self._results(ending.results_ref)})
 
     async def _results(self, ref: Any) -> tuple[AgentResult, ...]:
-        return _RESULTS.validate_json(await self._wire.fetch_aside(ref), strict=False)
+        return _RESULTS.validate_json(await self._wire.get_object(ref), strict=False)

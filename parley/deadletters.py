@@ -16,13 +16,13 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from broker.clock import rfc3339
-from broker.deadletters import REPLAYABLE, CannotReplay, DeadLetter
-from broker.errors import SettingsError
-from broker.topology import DEAD_LETTERS, RESULTS_BUCKET
+from parley.broker.core.errors import SettingsError
+from parley.broker.core.timestamps import format_timestamp
+from parley.broker.jetstream.deadletters import REPLAYABLE, CannotReplay, DeadLetter
+from parley.broker.jetstream.topology import DEAD_LETTERS, RESULTS_BUCKET
 from parley.client import Client
+from parley.console import FAILED, OK, out, print_error, with_client
 from parley.display import visible
-from parley.terminal import FAILED, OK, out, say, with_client
 
 # JetStream counts in 64 bits; this side of its sign there is room enough.
 MAX_SEQUENCE = 2**63 - 1
@@ -31,11 +31,13 @@ _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 app = typer.Typer(no_args_is_help=True, help="The messages nobody could use: list, show, replay, purge.")
 
 Sequences = Annotated[
-    list[int] | None, typer.Argument(metavar="SEQ", min=1, max=MAX_SEQUENCE, help="Which, as `list` numbers them.")
+    list[int] | None,
+    typer.Argument(metavar="SEQ", min=1, max=MAX_SEQUENCE, help="Which, as `list` numbers them."),
 ]
 Everything = Annotated[bool, typer.Option("--all", help="All of them, or all that --subject leaves.")]
 Subject = Annotated[
-    str | None, typer.Option(metavar="FILTER", help="Only of this original subject: deliberation.requested, agent.>, …")
+    str | None,
+    typer.Option(metavar="FILTER", help="Only of this original subject: deliberation.requested, agent.>, …"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
 
@@ -58,7 +60,11 @@ def list_(
             size = "size unknown" if letter.size is None else f"{letter.size:,} bytes"
             line = f"{letter.seq:>6}  {_second(letter.buried_at)}  {visible(letter.subject)}  {size}"
             out.print(Text(line, "bold"), no_wrap=True, overflow="ellipsis")
-            out.print(Text(f"        {_one_line(letter.reason) or '(no reason given)'}"), no_wrap=True, overflow="ellipsis")
+            out.print(
+                Text(f"        {_one_line(letter.reason) or '(no reason given)'}"),
+                no_wrap=True,
+                overflow="ellipsis",
+            )
         if not letters:
             out.print("no dead letters" if subject is None else "no dead letters of this subject")
         if more:
@@ -71,7 +77,9 @@ def list_(
 @app.command()
 def show(
     seq: Annotated[int, typer.Argument(min=1, max=MAX_SEQUENCE)],
-    payload: Annotated[bool, typer.Option("--payload", help="Its payload too. That may be somebody's prompt.")] = False,
+    payload: Annotated[
+        bool, typer.Option("--payload", help="Its payload too. That may be somebody's prompt.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Everything about one. Not its payload, unless asked for."""
@@ -79,7 +87,7 @@ def show(
     async def run(client: Client) -> int:
         letter = await client.deadletters.find(seq)
         if letter is None:
-            say(_missing(seq))
+            print_error(_missing(seq))
             return FAILED
         body = await client.deadletters.payload(letter) if payload else None
         if as_json:
@@ -88,7 +96,7 @@ def show(
             for name, value in _lines(letter):
                 out.print(Text.assemble((f"{name:<12} ", "bold"), visible(value)), soft_wrap=True)
         if payload and body is None:
-            say(f"{seq}: its payload is no longer kept")
+            print_error(f"{seq}: its payload is no longer kept")
             return FAILED
         if body is not None and not as_json:
             print(f"\n{readable(body)}")
@@ -127,18 +135,22 @@ def replay(
         for seq in wanted:
             letter = await letters.find(seq)
             if letter is None:
-                say(_missing(seq))
+                print_error(_missing(seq))
                 good = False
                 continue
             try:
                 placed = await letters.replay(letter, keep=keep)
             except CannotReplay as error:
-                say(visible(str(error)))
+                print_error(visible(str(error)))
                 good = False
                 continue
             where = f"message {placed.seq} of {REPLAYABLE[letter.subject]}"
             if placed.duplicate:
-                out.print(f"{seq}: had been replayed before, as {where}; nothing was stored", highlight=False, soft_wrap=True)
+                out.print(
+                    f"{seq}: had been replayed before, as {where}; nothing was stored",
+                    highlight=False,
+                    soft_wrap=True,
+                )
             else:
                 out.print(f"{seq}: back on {letter.subject}, as {where}", highlight=False, soft_wrap=True)
         if not wanted:
@@ -153,7 +165,9 @@ def purge(
     seqs: Sequences = None,
     everything: Everything = False,
     subject: Subject = None,
-    older_than: Annotated[str | None, typer.Option(metavar="AGE", help="Only those put aside longer ago: 7d, 12h, 30m.")] = None,
+    older_than: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Only those put aside longer ago: 7d, 12h, 30m.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Remove dead letters for good, payloads too. Asks first."""
@@ -161,7 +175,9 @@ def purge(
     before = time.time() - _seconds(older_than) if older_than is not None else None
     if not yes and not sys.stdin.isatty():
         raise SettingsError(
-            ["purge asks before it deletes, and there is no terminal to ask on; say --yes to delete without asking"]
+            [
+                "purge asks before it deletes, and there is no terminal to ask on; say --yes to delete without asking"
+            ]
         )
 
     # The question is asked while no connection is open: an answer may take its time.
@@ -174,7 +190,7 @@ def purge(
         return
     many = f"{len(wanted)} dead letters" if len(wanted) > 1 else f"dead letter {wanted[0]}"
     if not yes and not typer.confirm(f"Delete {many} for good?"):
-        say("nothing was deleted")
+        print_error("nothing was deleted")
         raise typer.Exit(FAILED)
 
     async def run(client: Client) -> int:
@@ -189,7 +205,7 @@ def purge(
             if letter is not None and await letters.erase(letter):
                 out.print(f"deleted dead letter {seq}")
             else:
-                say(_missing(seq))
+                print_error(_missing(seq))
                 good = False
         return OK if good else FAILED
 
@@ -223,7 +239,7 @@ def _missing(seq: int) -> str:
 
 
 def _facts(letter: DeadLetter) -> dict[str, Any]:
-    return {**asdict(letter), "buried_at": rfc3339(letter.buried_at)}
+    return {**asdict(letter), "buried_at": format_timestamp(letter.buried_at)}
 
 
 def _encoded(body: bytes | None) -> dict[str, str | None]:
@@ -239,9 +255,9 @@ def _lines(letter: DeadLetter) -> list[tuple[str, str]]:
     came = f"message {letter.sequence or '?'} of {letter.stream or '?'}, stored {letter.stored_at or '?'}"
     gave_up = f"{letter.consumer or '?'}, after {letter.deliveries or '?'} deliver{'y' if letter.deliveries == 1 else 'ies'}"
     size = "of unknown size" if letter.size is None else f"{letter.size:,} bytes"
-    where = f", in the object store {RESULTS_BUCKET}/{letter.put_aside}" if letter.put_aside else ""
+    where = f", in the object store {RESULTS_BUCKET}/{letter.put_object}" if letter.put_object else ""
     return [
-        ("dead letter", f"{letter.seq} of {DEAD_LETTERS}, since {rfc3339(letter.buried_at)}"),
+        ("dead letter", f"{letter.seq} of {DEAD_LETTERS}, since {format_timestamp(letter.buried_at)}"),
         ("subject", letter.subject),
         ("reason", _one_line(letter.reason) or "(none given)"),
         ("came from", came),
@@ -272,4 +288,4 @@ def _one_line(text: str) -> str:
 
 
 def _second(instant: float) -> str:
-    return f"{rfc3339(instant)[:19]}Z"
+    return f"{format_timestamp(instant)[:19]}Z"

@@ -11,9 +11,9 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from broker.clock import rfc3339
-from broker.messages import AgentResult, DeliberationCompleted, DeliberationStatus, Ending
-from broker.tally import Tally
+from parley.broker.core.messages import AgentResult, DeliberationCompleted, DeliberationStatus, Ending
+from parley.broker.core.tally import Tally
+from parley.broker.core.timestamps import format_timestamp
 
 # Every control but line end and tab: what a model or a server wrote must not move the cursor, retitle the window or set the
 # clipboard. Rich lets escape sequences through.
@@ -60,13 +60,17 @@ def show_ending(console: Console, ending: Ending, *, simulated: bool = False) ->
         console.print(_answer(result))
     for failed in ending.failed_agents:
         console.print(
-            Text.assemble((failed.agent_id, "bold"), f" failed ({failed.error_type.value}): {_harmless(failed.error)}"),
+            Text.assemble(
+                (failed.agent_id, "bold"), f" failed ({failed.error_type.value}): {_harmless(failed.error)}"
+            ),
             style="red",
         )
     if ending.missing_agents:
         console.print(Text(f"Not heard from: {', '.join(ending.missing_agents)}"), style="yellow")
     if ending.results_ref is not None and not ending.results:
-        console.print(Text(f"Results are in the object store {ending.results_ref.bucket}/{ending.results_ref.name}"))
+        console.print(
+            Text(f"Results are in the object store {ending.results_ref.bucket}/{ending.results_ref.name}")
+        )
     console.print(summary(ending))
     if simulated:
         console.print(simulation_notice())
@@ -78,7 +82,9 @@ def summary(ending: Ending) -> Text:
     if isinstance(ending, DeliberationCompleted):
         word = ("completed, degraded", "bold yellow") if ending.degraded else ("completed", "bold green")
         return Text.assemble(f"{ending.task_id} ", word, f": {heard}")
-    return Text.assemble(f"{ending.task_id} ", (ending.status, "bold red"), f": {_harmless(ending.error)} ({heard})")
+    return Text.assemble(
+        f"{ending.task_id} ", (ending.status, "bold red"), f": {_harmless(ending.error)} ({heard})"
+    )
 
 
 def simulation_notice() -> Panel:
@@ -127,7 +133,11 @@ def show_status(console: Console, status: DeliberationStatus) -> None:
     for result in status.results:
         console.print(_answer(result))
     heard = f"{status.received_count} answered, {status.failed_count} failed, of {status.total_agents}"
-    words = f"{status.task_id} {status.status}: {heard}" if status.total_agents else f"{status.task_id} {status.status}"
+    words = (
+        f"{status.task_id} {status.status}: {heard}"
+        if status.total_agents
+        else f"{status.task_id} {status.status}"
+    )
     console.print(Text(f"{words}. {_harmless(status.error_message)}" if status.error_message else words))
 
 
@@ -143,6 +153,6 @@ def listing(tallies: Sequence[Tally]) -> Table:
             str(phase.successes),
             str(failed),
             str(len(phase.agents)),
-            rfc3339(tally.accepted_at),
+            format_timestamp(tally.accepted_at),
         )
     return table

@@ -6,17 +6,17 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from broker import topology
-from broker.clock import rfc3339
-from broker.connection import check_server, close, connect
-from broker.errors import Unavailable
-from broker.messages import AgentRequested, ErrorType
+from parley.broker.core.errors import Unavailable
+from parley.broker.core.messages import AgentRequested, ErrorType
+from parley.broker.core.timestamps import format_timestamp
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.connection import check_server, close, connect
 from parley.settings import Settings
-from workers import prompts
-from workers.answers import ModelError, ServedModel
-from workers.discovery import ONE_TOKEN_SECONDS, advice, find, generate
-from workers.endpoint import Endpoint
-from workers.vllm import VllmClient
+from parley.workers import prompts
+from parley.workers.model.client import ModelClient
+from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.readiness import ONE_TOKEN_SECONDS, advice, find, generate
+from parley.workers.model.responses import ModelError, ServedModel
 
 REACH_SECONDS = 3.0
 
@@ -41,7 +41,9 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
 
 async def _nats(settings: Settings) -> AsyncIterator[Finding]:
     if settings.nats_url is None:
-        yield Finding("NATS", False, "NATS_URL is not set and no `parley up` runs here: set it, or run `parley up`")
+        yield Finding(
+            "NATS", False, "NATS_URL is not set and no `parley up` runs here: set it, or run `parley up`"
+        )
         return
     try:
         nc = await connect(settings.nats_url, "parley-doctor")
@@ -69,7 +71,9 @@ async def _ray(settings: Settings) -> Finding:
     if settings.pool == "local":
         return Finding("Ray", True, "not used (PARLEY_POOL=local)", skipped=True)
     if settings.ray_address is None:
-        return Finding("Ray", True, "RAY_ADDRESS is not set: a local Ray is started with the service", skipped=True)
+        return Finding(
+            "Ray", True, "RAY_ADDRESS is not set: a local Ray is started with the service", skipped=True
+        )
     address = settings.ray_address
     if address == "auto":
         return Finding("Ray", True, "`auto`: found by the service at its start", skipped=True)
@@ -81,21 +85,27 @@ async def _ray(settings: Settings) -> Finding:
         writer.close()
     except (OSError, ValueError) as error:  # ValueError: a port that is no number
         reason = str(error) or type(error).__name__
-        return Finding("Ray", False, f"nothing listens at {address} ({reason}): is the head up, and is RAY_ADDRESS right?")
+        return Finding(
+            "Ray",
+            False,
+            f"nothing listens at {address} ({reason}): is the head up, and is RAY_ADDRESS right?",
+        )
     return Finding("Ray", True, f"{address} is listening")
 
 
 async def _models(settings: Settings) -> AsyncIterator[Finding]:
     if not settings.endpoints:
-        yield Finding("model", False, "VLLM_URL is not set: name an OpenAI-compatible server; `parley up` simulates one")
+        yield Finding(
+            "model", False, "VLLM_URL is not set: name an OpenAI-compatible server; `parley up` simulates one"
+        )
         return
     key = settings.vllm_api_key.get_secret_value() if settings.vllm_api_key else None
-    async with VllmClient(api_key=key) as client:
+    async with ModelClient(api_key=key) as client:
         for url in settings.endpoints:
             yield await _model(client, Endpoint(url), settings.vllm_model)
 
 
-async def _model(client: VllmClient, endpoint: Endpoint, wanted: str | None) -> Finding:
+async def _model(client: ModelClient, endpoint: Endpoint, wanted: str | None) -> Finding:
     """By name in /v1/models, and one token really generated, after instructions as long as agents get them."""
     what, model = f"model at {endpoint}", None
     try:
@@ -105,13 +115,17 @@ async def _model(client: VllmClient, endpoint: Endpoint, wanted: str | None) -> 
         if model is not None and error.error_type is ErrorType.CONTEXT_TOO_LONG:
             return Finding(what, False, _too_short(model))
         return Finding(what, False, f"{advice(error)} ({error.error_type.value})")
-    room = "" if model.max_model_len is None else f", takes prompts and answers of up to {_tokens(model)} together"
+    room = (
+        ""
+        if model.max_model_len is None
+        else f", takes prompts and answers of up to {_tokens(model)} together"
+    )
     return Finding(what, True, f"{model.name} generated a token{room}")
 
 
 def _instructions() -> Sequence[Mapping[str, str]]:
     """The longest that Parley itself says to an agent, around next to no task."""
-    role, now = max(prompts.ROLES, key=lambda name: len(prompts.ROLES[name])), rfc3339(time.time())
+    role, now = max(prompts.ROLES, key=lambda name: len(prompts.ROLES[name])), format_timestamp(time.time())
     request = AgentRequested(
         task_id="doctor",
         agent_id="agent-doctor-001",
@@ -127,7 +141,11 @@ def _instructions() -> Sequence[Mapping[str, str]]:
 
 
 def _too_short(model: ServedModel) -> str:
-    room = "its context" if model.max_model_len is None else f"the {_tokens(model)} it takes for prompt and answer together"
+    room = (
+        "its context"
+        if model.max_model_len is None
+        else f"the {_tokens(model)} it takes for prompt and answer together"
+    )
     return f"{model.name}: Parley's own instructions do not fit into {room}; serve it with more (vLLM: --max-model-len)"
 
 

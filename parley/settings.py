@@ -13,14 +13,14 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from broker import messages
-from broker.connection import masked
-from broker.errors import SettingsError
-from broker.topology import ACK_WAIT_SECONDS
-from workers.agent import Retry
-from workers.breaker import Tolerance
-from workers.pool import WorkerConfig
-from workers.vllm import Limits
+from parley.broker.core import messages
+from parley.broker.core.errors import SettingsError
+from parley.broker.core.urls import masked
+from parley.broker.jetstream.topology import ACK_WAIT_SECONDS
+from parley.workers.agent import Retry
+from parley.workers.model.breaker import BreakerPolicy
+from parley.workers.model.client import Limits
+from parley.workers.pool.pool import WorkerConfig
 
 PREFIX = "PARLEY_"
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -53,24 +53,35 @@ class Settings(BaseSettings):
         description="OpenAI-compatible servers, comma-separated. `parley up` simulates one without it.",
     )
     vllm_model: str | None = Field(
-        None, validation_alias=_plain("VLLM_MODEL"), description="Model asked for. Without it, the first that the server lists."
+        None,
+        validation_alias=_plain("VLLM_MODEL"),
+        description="Model asked for. Without it, the first that the server lists.",
     )
     vllm_api_key: SecretStr | None = Field(
         None, validation_alias=_plain("VLLM_API_KEY"), description="Bearer token for the servers."
     )
-    vllm_stream: bool = Field(False, description="Read answers as a stream: a silent server is noticed at the first byte.")
+    vllm_stream: bool = Field(
+        False, description="Read answers as a stream: a silent server is noticed at the first byte."
+    )
     vllm_connect_timeout_seconds: Seconds = Field(5.0, description="To open a connection.")
-    vllm_first_byte_timeout_seconds: Seconds = Field(30.0, description="To the response's headers. Streamed calls only.")
+    vllm_first_byte_timeout_seconds: Seconds = Field(
+        30.0, description="To the response's headers. Streamed calls only."
+    )
     vllm_total_timeout_seconds: Seconds | None = Field(
         None, description="One whole call. Without it, what is left of the deadline."
     )
     retry_attempts: int = Field(
         6, ge=1, le=100, description="Calls an agent may make in all, for passing trouble (429, 5xx, reset)."
     )
-    retry_base_seconds: Seconds = Field(0.25, description="First backoff, doubled each time, with full jitter.")
+    retry_base_seconds: Seconds = Field(
+        0.25, description="First backoff, doubled each time, with full jitter."
+    )
     retry_cap_seconds: Seconds = Field(10.0, description="Longest backoff.")
     breaker_failures: int = Field(
-        5, ge=1, le=1000, description="Failures in a row, of any agents of a worker, after which it leaves a server alone."
+        5,
+        ge=1,
+        le=1000,
+        description="Failures in a row, of any agents of a worker, after which it leaves a server alone.",
     )
     breaker_cooldown_seconds: float = Field(
         1.0,
@@ -80,14 +91,20 @@ class Settings(BaseSettings):
         description="Until it probes that server, doubled up to 5 times this, half of it jitter.",
     )
 
-    pool: Literal["ray", "local"] = Field("ray", description="Where agents run: Ray actors, or this process (`local`).")
+    pool: Literal["ray", "local"] = Field(
+        "ray", description="Where agents run: Ray actors, or this process (`local`)."
+    )
     pool_actors: int = Field(2, ge=1, le=1024, description="Ray actors of one dispatcher.")
     pool_slots: int = Field(
         256, ge=1, le=16_384, description="Calls one actor runs at once. vLLM's own default is 256 sequences."
     )
-    ray_actor_cpus: float = Field(1.0, ge=0, le=64, allow_inf_nan=False, description="CPUs Ray reserves for one actor.")
+    ray_actor_cpus: float = Field(
+        1.0, ge=0, le=64, allow_inf_nan=False, description="CPUs Ray reserves for one actor."
+    )
 
-    max_agents: int = Field(messages.MAX_AGENTS, ge=1, le=messages.MAX_AGENTS, description="Most agents of one deliberation.")
+    max_agents: int = Field(
+        messages.MAX_AGENTS, ge=1, le=messages.MAX_AGENTS, description="Most agents of one deliberation."
+    )
     timeout_seconds: float = Field(
         300.0,
         ge=messages.MIN_TIMEOUT_SECONDS,
@@ -96,22 +113,38 @@ class Settings(BaseSettings):
         description="Deadline of a request that names none, queueing included.",
     )
     keep_seconds: float = Field(
-        3_600.0, ge=180, le=messages.MAX_TIMEOUT_SECONDS, allow_inf_nan=False, description="How long a tally outlives its ending."
+        3_600.0,
+        ge=180,
+        le=messages.MAX_TIMEOUT_SECONDS,
+        allow_inf_nan=False,
+        description="How long a tally outlives its ending.",
     )
     claim_check_bytes: int = Field(
-        512 * 1024, ge=1024, le=64 * 1024 * 1024, description="Endings above this put their results into the object store."
+        512 * 1024,
+        ge=1024,
+        le=64 * 1024 * 1024,
+        description="Endings above this put their results into the object store.",
     )
-    reply_prefixes: str = Field("_INBOX.", description="Subjects allowed in Parley-Reply-To, by prefix, comma-separated.")
+    reply_prefixes: str = Field(
+        "_INBOX.", description="Subjects allowed in Parley-Reply-To, by prefix, comma-separated."
+    )
     replicas: int = Field(1, ge=1, le=5, description="Replicas of every stream. Production: 3.")
-    ack_wait_seconds: Seconds = Field(ACK_WAIT_SECONDS, description="After this, unsettled work goes to somebody else.")
-    drain_seconds: float = Field(20.0, ge=0, le=3_600, allow_inf_nan=False, description="For running calls to finish at a stop.")
+    ack_wait_seconds: Seconds = Field(
+        ACK_WAIT_SECONDS, description="After this, unsettled work goes to somebody else."
+    )
+    drain_seconds: float = Field(
+        20.0, ge=0, le=3_600, allow_inf_nan=False, description="For running calls to finish at a stop."
+    )
 
     http_host: str = Field("127.0.0.1", description="Where /metrics, /livez, /readyz and /docs listen.")
     http_port: int = Field(9464, ge=0, le=65_535, description="Their port; 0 takes a free one.")
     home: Path = Field(
-        default_factory=_state_home, description="Where `parley up` keeps its NATS data and says where it listens."
+        default_factory=_state_home,
+        description="Where `parley up` keeps its NATS data and says where it listens.",
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Of our own log lines.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Of our own log lines."
+    )
 
     @field_validator("nats_url", "ray_address", "vllm_url", "vllm_model", mode="before")
     @classmethod
@@ -148,7 +181,9 @@ class Settings(BaseSettings):
     def _prefixes(cls, value: str) -> str:
         for prefix in (part.strip() for part in value.split(",")):
             if not prefix.endswith(".") or prefix.startswith(("$", "deliberation.", "agent.", "deadletter.")):
-                raise ValueError("each prefix ends with a dot and is none of Parley's or the server's own subjects")
+                raise ValueError(
+                    "each prefix ends with a dot and is none of Parley's or the server's own subjects"
+                )
         return value
 
     @model_validator(mode="after")
@@ -181,7 +216,7 @@ class Settings(BaseSettings):
             slots=self.pool_slots,
             ack_wait_seconds=self.ack_wait_seconds,
             drain_seconds=self.drain_seconds,
-            tolerance=Tolerance(self.breaker_failures, self.breaker_cooldown_seconds),
+            tolerance=BreakerPolicy(self.breaker_failures, self.breaker_cooldown_seconds),
         )
 
 
@@ -239,13 +274,21 @@ def _problem(detail: dict[str, Any]) -> str:
     field = next((f for f in Settings.model_fields if name in (f, *_names(f))), name)
     shown = "" if "url" in field or "key" in field else f" (it is {str(detail['input'])[:80]!r})"
     # The name it was set under, where it was: PARLEY_NATS_URL is not to be looked for under NATS_URL.
-    given = next((n for n in _names(field) if n in os.environ), variable(field)) if field in Settings.model_fields else name
+    given = (
+        next((n for n in _names(field) if n in os.environ), variable(field))
+        if field in Settings.model_fields
+        else name
+    )
     return f"{given}: {message}{shown}"
 
 
 def _names(field: str) -> tuple[str, ...]:
     alias = Settings.model_fields[field].validation_alias
-    choices = [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [f"{PREFIX}{field.upper()}"]
+    choices = (
+        [str(choice) for choice in alias.choices]
+        if isinstance(alias, AliasChoices)
+        else [f"{PREFIX}{field.upper()}"]
+    )
     return (*choices, *(choice.lower() for choice in choices))
 
 
@@ -268,7 +311,9 @@ def table() -> str:
     """The settings as a Markdown table, for README."""
     lines = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        default = "~/.local/state/parley" if name == "home" else "" if field.default is None else str(field.default)
+        default = (
+            "~/.local/state/parley" if name == "home" else "" if field.default is None else str(field.default)
+        )
         lines.append(f"| `{variable(name)}` | {f'`{default}`' if default else ''} | {field.description} |")
     return "\n".join(lines)
 

@@ -13,20 +13,28 @@ for name in ("NATS_URL", "RAY_ADDRESS", "VLLM_URL", "VLLM_MODEL", "VLLM_API_KEY"
 
 from nats.aio.client import Client as Nats
 
-from broker.connection import Wire, connect
-from broker.embedded import EmbeddedNats, embedded_nats
+from parley.broker.jetstream.connection import connect
+from parley.broker.jetstream.embedded import EmbeddedNats, embedded_nats
+from parley.broker.jetstream.jetstream import JetStream
 from tests.harness import ModelServer, Running, model_server, running
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--faults", choices=("short", "full"), default="short", help="full: every fault, 300 deliberations each")
+    parser.addoption(
+        "--faults",
+        choices=("short", "full"),
+        default="short",
+        help="full: every fault, 300 deliberations each",
+    )
     parser.addoption(
         "--live",
         choices=("none", "auto", "required"),
         default="auto",
         help="tests against a real vLLM: none; where it can be installed (2.3 GB into .vllm/, once); or it has to be there",
     )
-    parser.addoption("--faults-table", default=None, metavar="FILE", help="put what was shown between the markers in FILE")
+    parser.addoption(
+        "--faults-table", default=None, metavar="FILE", help="put what was shown between the markers in FILE"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -50,8 +58,8 @@ async def nats(nats_server: EmbeddedNats) -> AsyncIterator[Nats]:
 
 
 @pytest.fixture
-async def wire(nats: Nats) -> Wire:
-    return Wire(nats)
+async def wire(nats: Nats) -> JetStream:
+    return JetStream(nats)
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +77,10 @@ async def model(model_process: ModelServer) -> ModelServer:
 
 @pytest.fixture(scope="session")
 async def local_service(
-    nats_server: EmbeddedNats, nats: Nats, model_process: ModelServer, tmp_path_factory: pytest.TempPathFactory
+    nats_server: EmbeddedNats,
+    nats: Nats,
+    model_process: ModelServer,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Running]:
     home = tmp_path_factory.mktemp("home-local")
     async with running(nats_server.url, model_process, home, nats, pool="local") as started:
@@ -77,7 +88,9 @@ async def local_service(
 
 
 @pytest.fixture(scope="session")
-async def ray_service(model_process: ModelServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+async def ray_service(
+    model_process: ModelServer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Running]:
     """On a NATS of its own: two services on one would share the work."""
     async with embedded_nats(tmp_path_factory.mktemp("nats-ray")) as server:
         nc = await connect(server.url, "tests-ray")

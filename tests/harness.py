@@ -14,10 +14,10 @@ import aiohttp
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
-from broker import topology
-from broker.connection import Wire
-from broker.reading import walk
 from parley.app import Service, service, simulator
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.scan import walk
 from parley.client import Client
 from parley.client import connect as connect_client
 from parley.settings import Settings, load
@@ -96,10 +96,12 @@ class Running:
     model: ModelServer
 
     @property
-    def wire(self) -> Wire:
-        return Wire(self.nats)
+    def wire(self) -> JetStream:
+        return JetStream(self.nats)
 
-    async def publish(self, payload: Mapping[str, Any] | bytes, headers: Mapping[str, str] | None = None) -> int:
+    async def publish(
+        self, payload: Mapping[str, Any] | bytes, headers: Mapping[str, str] | None = None
+    ) -> int:
         """A request as any client would send it; its sequence in the stream."""
         body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         return await self.wire.publish(topology.REQUESTED, body, headers=headers)
@@ -119,7 +121,11 @@ class Running:
 
     async def outcomes_of(self, task_id: str) -> list[Msg]:
         """Every agent's outcome of a task. Other tests leave junk on these subjects."""
-        return [msg for msg in await self.all_of("agent.response.*", topology.AGENT_RESPONSES) if task_id.encode() in msg.data]
+        return [
+            msg
+            for msg in await self.all_of("agent.response.*", topology.AGENT_RESPONSES)
+            if task_id.encode() in msg.data
+        ]
 
     async def all_of(self, subject: str, stream: str = topology.DELIBERATIONS) -> list[Msg]:
         """Every stored message under `subject`, oldest first."""
@@ -131,7 +137,9 @@ def is_ending(msg: Msg, task_id: str) -> bool:
 
 
 @asynccontextmanager
-async def running(nats_url: str, model: ModelServer, home: Path, nats: Nats, **overrides: Any) -> AsyncIterator[Running]:
+async def running(
+    nats_url: str, model: ModelServer, home: Path, nats: Nats, **overrides: Any
+) -> AsyncIterator[Running]:
     settings = load(
         nats_url=nats_url,
         vllm_url=model.url,

@@ -15,14 +15,21 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from broker.clock import epoch, rfc3339
-from broker.messages import AgentCompleted, AgentFailed, AgentOutcome, AgentRequested, ErrorType, Proposal
-from workers import prompts
-from workers.answers import Completion, ModelError
-from workers.breaker import State
-from workers.endpoint import Endpoint
-from workers.switchboard import Line, Switchboard
-from workers.vllm import ChatRequest
+from parley.broker.core.messages import (
+    AgentCompleted,
+    AgentFailed,
+    AgentOutcome,
+    AgentRequested,
+    ErrorType,
+    Proposal,
+)
+from parley.broker.core.timestamps import format_timestamp, parse_timestamp
+from parley.workers import prompts
+from parley.workers.model.balancer import EndpointBalancer, EndpointPermit
+from parley.workers.model.breaker import BreakerState
+from parley.workers.model.client import ChatRequest
+from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.responses import Completion, ModelError
 
 log = logging.getLogger("parley.workers")
 
@@ -71,7 +78,7 @@ class Desk:
     model_name: str
     endpoints: Sequence[Endpoint]
     retry: Retry = Retry()
-    switchboard: Switchboard = field(default_factory=Switchboard)
+    switchboard: EndpointBalancer = field(default_factory=EndpointBalancer)
     probe_seconds: float = 5.0 + PROBE_SECONDS
     now: Callable[[], float] = time.time
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -104,17 +111,21 @@ async def answer(desk: Desk, request: AgentRequested, traceparent: str | None = 
         traceparent=traceparent,
     )
     order = endpoints_for(request.task_id, desk.endpoints)
-    deadline = epoch(request.deadline)
+    deadline = parse_timestamp(request.deadline)
     turn = attempt = 0
     while True:
         turn += 1
         now = desk.now()
         if now >= deadline:
-            return failed(request, desk, started, attempt, ErrorType.DEADLINE_EXCEEDED, _too_late(desk, order))
+            return failed(
+                request, desk, started, attempt, ErrorType.DEADLINE_EXCEEDED, _too_late(desk, order)
+            )
         first, last = (turn - 1) % len(order), turn >= desk.retry.attempts
         # A turn without a call takes as long as its backoff may, for waiting disturbs nobody. The last has none.
         pause, patience = (0.0, desk.probe_seconds) if last else (desk.retry.wait(turn, None, 1.0), 0.0)
-        line = await _line(desk, (*order[first:], *order[:first]), chat.model, now + pause, patience, deadline)
+        line = await _line(
+            desk, (*order[first:], *order[:first]), chat.model, now + pause, patience, deadline
+        )
         if line is None:
             if last and desk.now() < deadline:
                 return failed(request, desk, started, attempt, *_nobody(desk, order))
@@ -124,14 +135,20 @@ async def answer(desk: Desk, request: AgentRequested, traceparent: str | None = 
             completion = await _call(desk, line, chat, deadline - desk.now(), request.task_id)
         except ModelError as error:
             wait = desk.retry.wait(turn, error.retry_after, desk.jitter())
-            if error.error_type not in PASSING or turn >= desk.retry.attempts or desk.now() + wait >= deadline:
+            if (
+                error.error_type not in PASSING
+                or turn >= desk.retry.attempts
+                or desk.now() + wait >= deadline
+            ):
                 return failed(request, desk, started, attempt, error.error_type, str(error))
             await desk.sleep(wait)
             continue
         return _completed(request, desk, started, attempt, prompt, completion)
 
 
-async def _line(desk: Desk, order: Sequence[Endpoint], model: str, until: float, patience: float, deadline: float) -> Line | None:
+async def _line(
+    desk: Desk, order: Sequence[Endpoint], model: str, until: float, patience: float, deadline: float
+) -> EndpointPermit | None:
     """Leave to call the first of these that is closed; None when none is `until` then, nor within `patience` while a probe is out.
 
     Who comes upon a breaker that is due has it probed, and waits for that only where no other endpoint is closed. A probe is no attempt.
@@ -150,7 +167,9 @@ async def _line(desk: Desk, order: Sequence[Endpoint], model: str, until: float,
     return None
 
 
-async def _call(desk: Desk, line: Line, chat: ChatRequest, seconds: float, task_id: str) -> Completion:
+async def _call(
+    desk: Desk, line: EndpointPermit, chat: ChatRequest, seconds: float, task_id: str
+) -> Completion:
     board = desk.switchboard
     try:
         completion = await desk.model.complete(line.endpoint, chat, seconds=seconds)
@@ -164,7 +183,7 @@ async def _call(desk: Desk, line: Line, chat: ChatRequest, seconds: float, task_
     return completion
 
 
-async def _probe(desk: Desk, line: Line, model: str) -> None:
+async def _probe(desk: Desk, line: EndpointPermit, model: str) -> None:
     """Ask for one token, and tell the breaker what came of it. Runs by itself: no agent's deadline cuts it short."""
     board = desk.switchboard
     question = ChatRequest(model=model, messages=PROBE_MESSAGES, max_tokens=1)
@@ -190,19 +209,24 @@ def _nobody(desk: Desk, order: Sequence[Endpoint]) -> tuple[ErrorType, str]:
     breaker = desk.switchboard.breaker(order[0])
     assert breaker.cause is not None, "none was closed just now"
     others = f" (and {len(order) - 1} more)" if len(order) > 1 else ""
-    opened = f"the breaker of {order[0]}{others} is open since {rfc3339(breaker.opened_at)}"
+    opened = f"the breaker of {order[0]}{others} is open since {format_timestamp(breaker.opened_at)}"
     return breaker.cause.error_type, f"{opened}: {breaker.cause.words}"
 
 
 def _too_late(desk: Desk, order: Sequence[Endpoint]) -> str:
     """That the time is up, and what the breaker says where no endpoint can be called."""
-    if any(desk.switchboard.breaker(endpoint).state is State.CLOSED for endpoint in order):
+    if any(desk.switchboard.breaker(endpoint).state is BreakerState.CLOSED for endpoint in order):
         return TOO_LATE
     return f"{TOO_LATE}; {_nobody(desk, order)[1]}"
 
 
 def _completed(
-    request: AgentRequested, desk: Desk, started: float, attempt: int, prompt: prompts.Prompt, completion: Completion
+    request: AgentRequested,
+    desk: Desk,
+    started: float,
+    attempt: int,
+    prompt: prompts.Prompt,
+    completion: Completion,
 ) -> AgentCompleted:
     now = desk.now()
     return AgentCompleted(
@@ -223,7 +247,7 @@ def _completed(
         attempt=attempt,
         queue_ms=queue_ms(request, started),
         duration_ms=_ms(now - started),
-        timestamp=rfc3339(now),
+        timestamp=format_timestamp(now),
         model=completion.model,
         diversity=request.diversity,
         persona=prompt.persona,
@@ -233,7 +257,9 @@ def _completed(
     )
 
 
-def failed(request: AgentRequested, desk: Desk, started: float, attempt: int, error_type: ErrorType, error: str) -> AgentFailed:
+def failed(
+    request: AgentRequested, desk: Desk, started: float, attempt: int, error_type: ErrorType, error: str
+) -> AgentFailed:
     """The outcome of an agent that could not answer. `started`: when it began, in seconds since the epoch."""
     now = desk.now()
     return AgentFailed(
@@ -246,14 +272,14 @@ def failed(request: AgentRequested, desk: Desk, started: float, attempt: int, er
         attempt=attempt,
         queue_ms=queue_ms(request, started),
         duration_ms=_ms(now - started),
-        timestamp=rfc3339(now),
+        timestamp=format_timestamp(now),
         num_agents=request.num_agents,
         metadata=request.metadata,
     )
 
 
 def queue_ms(request: AgentRequested, started: float) -> int:
-    return _ms(started - epoch(request.requested_at))
+    return _ms(started - parse_timestamp(request.requested_at))
 
 
 def _ms(seconds: float) -> int:

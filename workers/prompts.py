@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from broker.messages import AgentRequested, Constraints
+from parley.broker.core.messages import AgentRequested, Constraints
 
 ROLES: Mapping[str, str] = {
     "DEV": """\
@@ -145,30 +145,46 @@ class Persona:
 
 # Angles that pull in different directions, so that agents disagree about something worth disagreeing about.
 PERSONAS: Sequence[Persona] = (
-    Persona("pragmatist", "Look for the shortest sound way to a result that can be used this week. Cut what is not needed.", 0.0),
+    Persona(
+        "pragmatist",
+        "Look for the shortest sound way to a result that can be used this week. Cut what is not needed.",
+        0.0,
+    ),
     Persona(
         "sceptic",
         "Distrust the obvious answer. Look for the hidden assumption and the case that breaks it, and answer that.",
         -0.2,
     ),
     Persona(
-        "inventor", "Begin from an approach that most would not try first. Keep it only as far as it really serves the task.", 0.4
+        "inventor",
+        "Begin from an approach that most would not try first. Keep it only as far as it really serves the task.",
+        0.4,
     ),
     Persona(
         "guardian",
         "Put safety first: failure, misuse, privacy, what cannot be undone. Give up comfort before you give up safety.",
         -0.3,
     ),
-    Persona("minimalist", "Solve it with the fewest parts. For every part you add, say what would go wrong without it.", -0.1),
     Persona(
-        "scholar", "Work from first principles and known results. Name the result you rely on and where it stops being true.", 0.1
+        "minimalist",
+        "Solve it with the fewest parts. For every part you add, say what would go wrong without it.",
+        -0.1,
+    ),
+    Persona(
+        "scholar",
+        "Work from first principles and known results. Name the result you rely on and where it stops being true.",
+        0.1,
     ),
     Persona(
         "operator",
         "Answer as the one who has to run and repair it for years. Make it observable, boring and easy to undo.",
         -0.15,
     ),
-    Persona("advocate", "Take the side of the person at the end of the chain. Judge every choice by what it does to them.", 0.25),
+    Persona(
+        "advocate",
+        "Take the side of the person at the end of the chain. Judge every choice by what it does to them.",
+        0.25,
+    ),
 )
 
 # vLLM's own default is 1.0; answers to engineering tasks are steadier below it.
@@ -191,7 +207,11 @@ def compose(request: AgentRequested) -> Prompt:
     """The prompt for one agent. Equal requests give equal prompts."""
     persona = PERSONAS[(request.agent_number - 1) % len(PERSONAS)] if request.diversity else None
     front = _front(request)
-    tail = f"\n\n# Your angle\n\nYou are the {persona.name} among the experts asked. {persona.guidance}" if persona else ""
+    tail = (
+        f"\n\n# Your angle\n\nYou are the {persona.name} among the experts asked. {persona.guidance}"
+        if persona
+        else ""
+    )
     return Prompt(
         messages=(
             {"role": "system", "content": ROLES.get(request.role) or GENERIC.format(role=request.role)},
@@ -231,7 +251,8 @@ def _text(value: str | Mapping[str, Any]) -> str:
     if isinstance(value, str):
         return value
     return "\n".join(
-        f"- {key}: {item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)}" for key, item in value.items()
+        f"- {key}: {item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)}"
+        for key, item in value.items()
     )
 
 

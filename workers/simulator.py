@@ -22,8 +22,8 @@ from typing import Any
 import uvloop
 from aiohttp import web
 
-from broker.process import look_rarely
-from workers.turns import Turns
+from parley.broker.host import tune_gc
+from parley.workers.turns import Turns
 
 # As vLLM's own default for a model whose name nobody cares about here.
 DEFAULT_MODEL = "simulated-model"
@@ -172,7 +172,10 @@ class Simulator:
         return await self._plain(request, words, finish_reason, usage, fault)
 
     def _locked(self, request: web.Request) -> bool:
-        return bool(self.manner.api_key) and request.headers.get("authorization") != f"Bearer {self.manner.api_key}"
+        return (
+            bool(self.manner.api_key)
+            and request.headers.get("authorization") != f"Bearer {self.manner.api_key}"
+        )
 
     def _note(self, request: web.Request, body: Mapping[str, Any]) -> None:
         known = ("model", "temperature", "max_tokens", "seed", "stop", "stream")
@@ -216,7 +219,12 @@ class Simulator:
         return None
 
     async def _plain(
-        self, request: web.Request, words: Sequence[str], finish_reason: str, usage: Mapping[str, int], fault: str | None
+        self,
+        request: web.Request,
+        words: Sequence[str],
+        finish_reason: str,
+        usage: Mapping[str, int],
+        fault: str | None,
     ) -> web.StreamResponse:
         content = None if fault == "null" else " ".join(words)
         answer = {
@@ -224,27 +232,45 @@ class Simulator:
             "object": "chat.completion",
             "created": int(time.time()),
             "model": self.manner.model,
-            "choices": [{"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": finish_reason}],
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": content},
+                    "finish_reason": finish_reason,
+                }
+            ],
             "usage": usage,
         }
         body = json.dumps(answer).encode()
         if fault == "garbage":
             body = b"<html>not what you asked for</html>"
         if fault == "truncated":
-            response = web.StreamResponse(headers={"content-type": "application/json", "content-length": str(len(body))})
+            response = web.StreamResponse(
+                headers={"content-type": "application/json", "content-length": str(len(body))}
+            )
             await response.prepare(request)
             await response.write(body[: len(body) // 2])
             _cut(request)
         return web.Response(body=body, content_type="application/json")
 
     async def _streamed(
-        self, request: web.Request, words: Sequence[str], finish_reason: str, usage: Mapping[str, int], fault: str | None
+        self,
+        request: web.Request,
+        words: Sequence[str],
+        finish_reason: str,
+        usage: Mapping[str, int],
+        fault: str | None,
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
 
         async def say(**fields: Any) -> None:
-            event = {"id": "chatcmpl-simulated", "object": "chat.completion.chunk", "model": self.manner.model, **fields}
+            event = {
+                "id": "chatcmpl-simulated",
+                "object": "chat.completion.chunk",
+                "model": self.manner.model,
+                **fields,
+            }
             await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
 
         for place, word in enumerate(words):
@@ -302,7 +328,9 @@ class Simulator:
         unknown = set(change.get("faults", {})) | (set(change.get("script", ())) - {"ok"})
         unknown -= set(FAULTS)
         if unknown or not set(change) <= set(Manner.__dataclass_fields__):
-            return _error(400, f"unknown: {sorted(unknown) or sorted(set(change) - set(Manner.__dataclass_fields__))}")
+            return _error(
+                400, f"unknown: {sorted(unknown) or sorted(set(change) - set(Manner.__dataclass_fields__))}"
+            )
         self.manner = replace(self.manner, **change)
         self._turns.resize(self.manner.slots)
         if "script" in change:
@@ -326,7 +354,8 @@ def _error(status: int, message: str, headers: Mapping[str, str] | None = None) 
 
 def _too_long(longest: int, prompt: int) -> web.Response:
     return _error(
-        400, f"This model's maximum context length is {longest} tokens. However, your request has {prompt} input tokens."
+        400,
+        f"This model's maximum context length is {longest} tokens. However, your request has {prompt} input tokens.",
     )
 
 
@@ -356,7 +385,9 @@ def _usage(messages: Sequence[Mapping[str, str]], words: Sequence[str]) -> dict[
 async def serve(manner: Manner, host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT. Prints the address as the first line of output."""
     # handler_cancellation: a client that leaves cancels its request, as vLLM aborts it.
-    runner = web.AppRunner(Simulator(manner).app(), handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+    runner = web.AppRunner(
+        Simulator(manner).app(), handler_cancellation=True, access_log=None, shutdown_timeout=1.0
+    )
     await runner.setup()
     site = web.TCPSite(runner, host, port)
     await site.start()
@@ -370,7 +401,9 @@ async def serve(manner: Manner, host: str, port: int) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m workers.simulator", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m parley.workers.simulator", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     parser.add_argument("--model", default=DEFAULT_MODEL)
@@ -378,10 +411,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--latency-ms", type=float, default=Manner().latency_ms)
     parser.add_argument("--tokens-per-second", type=float, default=0.0, help="0: all at once")
     parser.add_argument("--tokens", type=int, default=Manner().tokens)
-    parser.add_argument("--slots", type=int, default=0, help="answers made at a time, the rest wait; 0: any number")
-    parser.add_argument("--max-model-len", type=int, default=Manner().max_model_len, help="words, prompt and answer together")
+    parser.add_argument(
+        "--slots", type=int, default=0, help="answers made at a time, the rest wait; 0: any number"
+    )
+    parser.add_argument(
+        "--max-model-len", type=int, default=Manner().max_model_len, help="words, prompt and answer together"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--fault", action="append", default=[], metavar="NAME=SHARE", help=f"one of {', '.join(FAULTS)}")
+    parser.add_argument(
+        "--fault", action="append", default=[], metavar="NAME=SHARE", help=f"one of {', '.join(FAULTS)}"
+    )
     options = parser.parse_args(argv)
     faults = {}
     for text in options.fault:
@@ -400,7 +439,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         faults=faults,
         seed=options.seed,
     )
-    look_rarely()
+    tune_gc()
     uvloop.run(serve(manner, options.host, options.port))
     return 0
 

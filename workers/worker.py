@@ -14,16 +14,24 @@ from dataclasses import dataclass, field
 
 from nats.aio.msg import Msg
 
-from broker import topology
-from broker.clock import epoch
-from broker.connection import Wire
-from broker.errors import BadMessage, BrokerUnavailable, Overlarge
-from broker.ledger import Ledger
-from broker.messages import AgentCancel, AgentCompleted, AgentFailed, AgentOutcome, AgentRequested, ErrorType, decode
-from workers import agent
-from workers.cancels import Cancels
-from workers.handover import Job
-from workers.switchboard import Sight
+from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, PayloadTooLarge
+from parley.broker.core.messages import (
+    AgentCancel,
+    AgentCompleted,
+    AgentFailed,
+    AgentOutcome,
+    AgentRequested,
+    ErrorType,
+    decode,
+)
+from parley.broker.core.timestamps import parse_timestamp
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.tally_store import TallyStore
+from parley.workers import agent
+from parley.workers.job import Job
+from parley.workers.model.balancer import BreakerStatus
+from parley.workers.recent_cancels import Cancels
 
 log = logging.getLogger("parley.workers")
 
@@ -51,7 +59,7 @@ class _Running:
 class Worker:
     """Runs any number of jobs at once; whoever hands them over counts them. `start` before, `close` after."""
 
-    wire: Wire
+    wire: JetStream
     desk: agent.Desk
     ack_wait_seconds: float = topology.ACK_WAIT_SECONDS
     _cancels: Cancels = field(default_factory=Cancels)
@@ -106,7 +114,7 @@ class Worker:
     async def finished(self, enough: int = 1, patience_seconds: float = 0.0) -> list[str]:
         """Wait until at least one job is settled, and then for `enough`, or up to `patience_seconds`; the keys of all that are.
 
-        None at all when a breaker changed meanwhile: whoever waits here passes `sights` on too.
+        None at all when a breaker changed meanwhile: whoever waits here passes `statuses` on too.
         """
         await self._news.wait()
         if len(self._finished) < enough and patience_seconds:
@@ -120,16 +128,18 @@ class Worker:
         return done
 
     @property
-    def sights(self) -> tuple[Sight, ...]:
+    def breaker_statuses(self) -> tuple[BreakerStatus, ...]:
         """How this worker sees each endpoint."""
-        return self.desk.switchboard.sights(self.desk.endpoints)
+        return self.desk.switchboard.breaker_statuses(self.desk.endpoints)
 
     async def close(self, grace_seconds: float = 0.0) -> None:
         """Let running jobs finish for up to `grace_seconds`, then give the rest back to the queue."""
         self._closing = True
         if self._tasks and grace_seconds > 0:
             await asyncio.wait(self._tasks, timeout=grace_seconds)
-        await asyncio.sleep(0)  # a task cancelled before its first step would not run its `finally`: its job would not go back
+        await asyncio.sleep(
+            0
+        )  # a task cancelled before its first step would not run its `finally`: its job would not go back
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -143,7 +153,7 @@ class Worker:
         settle = b"+ACK"
         try:
             await self._outcome_of(job)
-        except BadMessage as error:
+        except InvalidMessage as error:
             # The dispatcher validates before it hands over: only a version mismatch between the two gets here.
             log.error("job cannot be read, given back: %s", error)
             settle = nak(BUG_RETRY_SECONDS)
@@ -190,7 +200,7 @@ class Worker:
     async def _store(self, request: AgentRequested, outcome: AgentOutcome, traceparent: str | None) -> None:
         """Publish the outcome, through an absence of NATS if need be. Raises BrokerUnavailable when that lasts too long."""
         headers: Mapping[str, str] = {"traceparent": traceparent} if traceparent else {}
-        give_up = max(epoch(request.deadline), self.desk.now()) + STORE_RETRY_SECONDS
+        give_up = max(parse_timestamp(request.deadline), self.desk.now()) + STORE_RETRY_SECONDS
         while True:
             done = isinstance(outcome, AgentCompleted)
             subject = topology.AGENT_COMPLETED if done else topology.AGENT_FAILED
@@ -198,7 +208,7 @@ class Worker:
             try:
                 await self.wire.publish(subject, outcome.encode(), msg_id=msg_id, headers=headers)
                 return
-            except Overlarge as error:
+            except PayloadTooLarge as error:
                 if isinstance(outcome, AgentFailed):
                     raise  # nothing smaller can be said: without this the same failure was made again for ever
                 outcome = agent.failed(
@@ -260,11 +270,13 @@ class Worker:
                 connects = now
 
     async def _stop_what_has_ended(self) -> None:
-        ledger = Ledger(self.wire, keep_seconds=0)
+        ledger = TallyStore(self.wire, keep_seconds=0)
         for task_id in {running.task_id for running in self._running.values() if running.call is not None}:
             tally = await ledger.read(task_id)
             if tally is not None and tally.ended:
-                self._stop(self._cancels.note(AgentCancel(task_id=task_id, reason="ended while NATS was away")))
+                self._stop(
+                    self._cancels.note(AgentCancel(task_id=task_id, reason="ended while NATS was away"))
+                )
 
 
 def nak(delay_seconds: float) -> bytes:

@@ -11,8 +11,8 @@ from typing import Any
 
 from benchmarks.question import MODEL, TEMPERATURE, prompt
 from benchmarks.systems import System
-from workers.endpoint import Endpoint
-from workers.vllm import ChatRequest, VllmClient
+from parley.workers.model.client import ChatRequest, ModelClient
+from parley.workers.model.endpoint import Endpoint
 
 
 class Agent:
@@ -20,7 +20,7 @@ class Agent:
         self._model_url = model_url
 
     async def answer(self) -> str:
-        async with VllmClient(connections=1) as client:
+        async with ModelClient(connections=1) as client:
             request = ChatRequest(MODEL, prompt(), temperature=TEMPERATURE)
             return (await client.complete(Endpoint(self._model_url), request, seconds=30.0)).content
 
@@ -41,7 +41,10 @@ class ActorEach:
 
 @asynccontextmanager
 async def running(model_url: str) -> AsyncIterator[System]:
-    from workers.cluster import LOCAL_OBJECT_STORE_BYTES, stay_on_loopback  # first: it sets Ray's switches
+    from parley.workers.pool.ray_pool import (  # first: it sets Ray's switches
+        LOCAL_OBJECT_STORE_BYTES,
+        stay_on_loopback,
+    )
 
     stay_on_loopback()
     import ray

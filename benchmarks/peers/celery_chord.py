@@ -46,7 +46,18 @@ async def running(model_url: str) -> AsyncIterator[System]:
         workers = [
             await stack.enter_async_context(
                 child(
-                    module("celery", "-A", APP, "worker", "-l", "WARNING", "-P", "threads", *_named(number), *QUIET),
+                    module(
+                        "celery",
+                        "-A",
+                        APP,
+                        "worker",
+                        "-l",
+                        "WARNING",
+                        "-P",
+                        "threads",
+                        *_named(number),
+                        *QUIET,
+                    ),
                     log=folder / f"worker-{number}.log",
                     environment=environment,
                 )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.machine import descendants
 from benchmarks.systems import System
-from broker.process import as_child
+from parley.broker.host import child_setup
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
@@ -28,7 +28,9 @@ class Child:
 
 
 @asynccontextmanager
-async def child(command: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None) -> AsyncIterator[Child]:
+async def child(
+    command: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Child]:
     """Run it until the block ends. What it says goes to `log`."""
     with log.open("wb") as out:
         process = await asyncio.create_subprocess_exec(
@@ -39,7 +41,7 @@ async def child(command: Sequence[str], *, log: Path, environment: Mapping[str, 
             stdout=out,
             stderr=out,
             start_new_session=True,  # Ctrl-C is ours to handle: workers go first, what they talk to goes last
-            preexec_fn=as_child,
+            preexec_fn=child_setup,
         )
     try:
         yield Child(process, log)
@@ -56,7 +58,9 @@ async def answering(system: System, worker: Child) -> None:
     """Wait for a first deliberation, however long the worker takes to come up. Raises RuntimeError if it never does."""
     first = asyncio.ensure_future(system.deliberate(1))
     ended = asyncio.ensure_future(worker.process.wait())
-    done, late = await asyncio.wait({first, ended}, timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    done, late = await asyncio.wait(
+        {first, ended}, timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED
+    )
     for task in late:
         task.cancel()
     if ended in done:

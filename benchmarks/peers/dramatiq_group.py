@@ -51,7 +51,8 @@ async def running(model_url: str) -> AsyncIterator[System]:
 
         def ask(agents: int) -> list[str]:
             messages = [
-                Message(queue_name="default", actor_name="ask", args=(QUESTION,), kwargs={}, options={}) for _ in range(agents)
+                Message(queue_name="default", actor_name="ask", args=(QUESTION,), kwargs={}, options={})
+                for _ in range(agents)
             ]
             asked = group(messages, broker=broker).run()
             return list(asked.get_results(block=True, timeout=round(1000 * LONGEST_SECONDS)))

@@ -17,7 +17,7 @@ class Model:
         self._url = f"{url}/v1/chat/completions"
         self._body = {"model": MODEL, "messages": list(prompt()), "temperature": TEMPERATURE}
         self._http = requests.Session()
-        self._http.trust_env = False  # as `VllmClient`; and it would be read anew for every call
+        self._http.trust_env = False  # as `ModelClient`; and it would be read anew for every call
         self._http.mount("http://", HTTPAdapter(pool_connections=1, pool_maxsize=CONNECTIONS))
 
     def answer(self) -> str:

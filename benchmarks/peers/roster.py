@@ -16,5 +16,7 @@ PEERS: Mapping[str, str] = {
 
 def running(name: str, model_url: str) -> AbstractAsyncContextManager[System]:
     """The peer from its start to its end. Entering raises ModuleNotFoundError or Skipped if something is not installed here."""
-    peer: AbstractAsyncContextManager[System] = import_module(f"benchmarks.peers.{PEERS[name]}").running(model_url)
+    peer: AbstractAsyncContextManager[System] = import_module(f"benchmarks.peers.{PEERS[name]}").running(
+        model_url
+    )
     return peer

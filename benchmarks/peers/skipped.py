@@ -23,5 +23,9 @@ def line(peer: str, error: Exception) -> str:
             why = str(Skipped(f"{error.name} is not installed", LIBRARIES))
         case _:
             told = " ".join(str(error).split())
-            why = str(Skipped(f"it did not start ({type(error).__name__}{': ' if told else ''}{told[:200]})", LIBRARIES))
+            why = str(
+                Skipped(
+                    f"it did not start ({type(error).__name__}{': ' if told else ''}{told[:200]})", LIBRARIES
+                )
+            )
     return f"{peer} is skipped: {why}"

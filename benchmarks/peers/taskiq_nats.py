@@ -18,7 +18,7 @@ from benchmarks.peers.child import answering, child, module
 from benchmarks.peers.redis_server import redis_server
 from benchmarks.question import QUESTION
 from benchmarks.systems import System
-from broker.embedded import embedded_nats
+from parley.broker.jetstream.embedded import embedded_nats
 
 PROCESSES = 2
 # Calls at a time in one process.
@@ -36,7 +36,9 @@ def broker_of(nats_url: str, redis_url: str) -> Any:
 
     # By default only a thousand messages may wait for their acknowledgement.
     consumer = ConsumerConfig(durable_name="taskiq_durable", max_ack_pending=10_000)
-    return PullBasedJetStreamBroker(nats_url, consumer_config=consumer).with_result_backend(RedisAsyncResultBackend(redis_url))
+    return PullBasedJetStreamBroker(nats_url, consumer_config=consumer).with_result_backend(
+        RedisAsyncResultBackend(redis_url)
+    )
 
 
 class Taskiq:
@@ -63,9 +65,15 @@ async def running(model_url: str) -> AsyncIterator[System]:
         stack.push_async_callback(broker.shutdown)
         worker = await stack.enter_async_context(
             child(
-                module("taskiq", "worker", BROKER, "--workers", str(PROCESSES), "--max-async-tasks", str(CALLS)),
+                module(
+                    "taskiq", "worker", BROKER, "--workers", str(PROCESSES), "--max-async-tasks", str(CALLS)
+                ),
                 log=folder / "worker.log",
-                environment={"BENCH_REDIS_URL": redis_url, "BENCH_NATS_URL": nats.url, "BENCH_MODEL_URL": model_url},
+                environment={
+                    "BENCH_REDIS_URL": redis_url,
+                    "BENCH_NATS_URL": nats.url,
+                    "BENCH_MODEL_URL": model_url,
+                },
             )
         )
         system = Taskiq(broker)

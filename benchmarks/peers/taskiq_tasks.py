@@ -6,8 +6,8 @@ from taskiq import TaskiqEvents, TaskiqState
 
 from benchmarks.peers.taskiq_nats import CALLS, broker_of
 from benchmarks.question import MODEL, TEMPERATURE, prompt
-from workers.endpoint import Endpoint
-from workers.vllm import ChatRequest, VllmClient
+from parley.workers.model.client import ChatRequest, ModelClient
+from parley.workers.model.endpoint import Endpoint
 
 _endpoint = Endpoint(os.environ["BENCH_MODEL_URL"])
 _request = ChatRequest(MODEL, prompt(), temperature=TEMPERATURE)
@@ -16,7 +16,7 @@ broker = broker_of(os.environ["BENCH_NATS_URL"], os.environ["BENCH_REDIS_URL"])
 
 @broker.on_event(TaskiqEvents.WORKER_STARTUP)
 async def _open(state: TaskiqState) -> None:
-    state.model = VllmClient(connections=CALLS)
+    state.model = ModelClient(connections=CALLS)
     await state.model.__aenter__()
 
 
@@ -27,5 +27,5 @@ async def _close(state: TaskiqState) -> None:
 
 @broker.task(task_name="ask")
 async def ask(_question: str) -> str:
-    model: VllmClient = broker.state.model
+    model: ModelClient = broker.state.model
     return (await model.complete(_endpoint, _request, seconds=30.0)).content

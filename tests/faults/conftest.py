@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from nats.aio.client import Client as Nats
 
-from broker.connection import close, connect
+from parley.broker.jetstream.connection import close, connect
 from tests.faults.cases import CASES
 from tests.faults.fleet import Fleet, fleet
 from tests.faults.report import Row, table, write

@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 
 from benchmarks.machine import descendants, free_port
-from broker.embedded import config, executable
+from parley.broker.jetstream.embedded import config, executable
 from tests.faults.processes import Process, named
 from tests.harness import ModelServer
 
@@ -47,7 +47,7 @@ class Fleet:
 
     def actor_pids(self) -> list[int]:
         """Processes of Ray's that run our actors."""
-        return named(descendants(self.head.pid), "ray::Crew")
+        return named(descendants(self.head.pid), "ray::WorkerActor")
 
     async def ready(self) -> None:
         await asyncio.gather(*(process.ready() for process in self.everyone))
@@ -99,7 +99,9 @@ def _part(name: str, folder: Path, http: aiohttp.ClientSession, environment: dic
         return await _answers(http, f"http://127.0.0.1:{port}/readyz")
 
     command = (sys.executable, "-m", "parley", "serve", "--parts", parts)
-    return Process(name, command, folder=folder, environment={**environment, "PARLEY_HTTP_PORT": str(port)}, ready=ready)
+    return Process(
+        name, command, folder=folder, environment={**environment, "PARLEY_HTTP_PORT": str(port)}, ready=ready
+    )
 
 
 def _nats(folder: Path) -> tuple[str, Process]:
@@ -123,7 +125,17 @@ def _model(folder: Path, http: aiohttp.ClientSession) -> tuple[str, Process]:
         return await _answers(http, f"{url}/v1/models")
 
     # Slow enough that a kill meets calls under way, quick enough for many deliberations.
-    command = (sys.executable, "-m", "workers.simulator", "--port", str(port), "--latency-ms", "300", "--tokens", "12")
+    command = (
+        sys.executable,
+        "-m",
+        "parley.workers.simulator",
+        "--port",
+        str(port),
+        "--latency-ms",
+        "300",
+        "--tokens",
+        "12",
+    )
     return url, Process("model", command, folder=folder, environment={}, ready=ready)
 
 
@@ -131,8 +143,19 @@ def _head(folder: Path) -> tuple[str, Process]:
     port = free_port()
     command: Sequence[str] = (
         f"{sysconfig.get_path('scripts')}/ray",
-        *("start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.1", f"--num-cpus={HEAD_CPUS}"),
-        *("--include-dashboard=false", "--disable-usage-stats", f"--object-store-memory={OBJECT_STORE_BYTES}"),
+        *(
+            "start",
+            "--head",
+            "--block",
+            f"--port={port}",
+            "--node-ip-address=127.0.0.1",
+            f"--num-cpus={HEAD_CPUS}",
+        ),
+        *(
+            "--include-dashboard=false",
+            "--disable-usage-stats",
+            f"--object-store-memory={OBJECT_STORE_BYTES}",
+        ),
         # Unix sockets under it must stay below 108 characters: not pytest's folder.
         f"--temp-dir=/tmp/parley-ray-{os.getpid()}",
     )
@@ -141,7 +164,9 @@ def _head(folder: Path) -> tuple[str, Process]:
         return await _listens(port)
 
     environment = {**ON_LOOPBACK, **RAY_TOKEN}
-    return f"127.0.0.1:{port}", Process("ray-head", command, folder=folder, environment=environment, ready=ready)
+    return f"127.0.0.1:{port}", Process(
+        "ray-head", command, folder=folder, environment=environment, ready=ready
+    )
 
 
 async def _answers(http: aiohttp.ClientSession, url: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from broker import topology
+from parley.broker.jetstream import topology
 
 SEED = 20_261_122
 NEW, LIVE = b"@NEW@", b"@LIVE@"
@@ -70,7 +70,13 @@ _PROPOSAL = {
     "temperature": 0.7,
     "tokens": 3,
 }
-_AGENT = {"task_id": "@LIVE@", "agent_id": "agent-dev-001", "role": "DEV", "num_agents": 3, "metadata": {"k": "v"}}
+_AGENT = {
+    "task_id": "@LIVE@",
+    "agent_id": "agent-dev-001",
+    "role": "DEV",
+    "num_agents": 3,
+    "metadata": {"k": "v"},
+}
 _HOW = {"attempt": 1, "queue_ms": 1, "duration_ms": 1, "timestamp": "2026-01-01T00:00:00Z"}
 VALID: Mapping[Kind, Mapping[str, Any]] = {
     Kind.REQUEST: {
@@ -78,7 +84,13 @@ VALID: Mapping[Kind, Mapping[str, Any]] = {
         "task_description": "x",
         "role": "DEV",
         "num_agents": 2,
-        "constraints": {"rubric": "r", "requirements": ["r"], "metadata": {"k": 1}, "max_iterations": 1, "timeout_seconds": 9},
+        "constraints": {
+            "rubric": "r",
+            "requirements": ["r"],
+            "metadata": {"k": 1},
+            "max_iterations": 1,
+            "timeout_seconds": 9,
+        },
         "diversity": False,
         "rounds": 1,
         "min_responses": 1,
@@ -121,7 +133,14 @@ VALID: Mapping[Kind, Mapping[str, Any]] = {
         "persona": "p",
         "seed": 1,
     },
-    Kind.FAILED: {**_AGENT, **_HOW, "round": 1, "status": "failed", "error": "x", "error_type": "server_error"},
+    Kind.FAILED: {
+        **_AGENT,
+        **_HOW,
+        "round": 1,
+        "status": "failed",
+        "error": "x",
+        "error_type": "server_error",
+    },
     Kind.STOP: {**_TASK, "reason": "x"},
     Kind.GET: _TASK,
 }
@@ -251,7 +270,11 @@ DELETING: Sequence[bytes] = [
 TOKENS: Sequence[bytes] = [
     b"*", b"\xff\xfe", b"\x0b", b"\x0c", b"a\x0bb", b"a\x0cb", b"\x00", b"\x7f\x1b[2J", "naïve😀".encode(), b"a" * 3_000, b"..", b"",
 ]  # fmt: skip
-_WILD = {Kind.DEADLINE: b"deliberation.deadline.", Kind.TIMER: b"deliberation.timer.", Kind.FAILED: b"agent.response."}
+_WILD = {
+    Kind.DEADLINE: b"deliberation.deadline.",
+    Kind.TIMER: b"deliberation.timer.",
+    Kind.FAILED: b"agent.response.",
+}
 
 
 def subject_of(kind: Kind) -> bytes:
@@ -310,7 +333,12 @@ def _text(payload: Mapping[str, Any], place: tuple[str, ...], value: str | None)
 # ── what Hypothesis makes ─────────────────────────────────────────────────────────────────────────────────────────
 
 _JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(["@NEW@", "@LIVE@"]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(["@NEW@", "@LIVE@"]),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )

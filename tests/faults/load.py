@@ -12,10 +12,10 @@ from itertools import pairwise
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
-from broker import topology
-from broker.connection import Wire
-from broker.errors import BrokerUnavailable
-from broker.reading import walk
+from parley.broker.core.errors import BrokerUnavailable
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.scan import walk
 from tests.faults.processes import clock
 from tests.harness import fresh, until
 
@@ -77,7 +77,7 @@ async def run(
     after: float = 1 / 3,
 ) -> Outcome:
     """Ask `count` times at `PACE`; after a share of them let the fault happen; wait for every ending; read everything back."""
-    wire = Wire(nats)
+    wire = JetStream(nats)
     dead_before = await _dead_letters(wire)
     seen: Counter[str] = Counter()
 
@@ -86,7 +86,9 @@ async def run(
 
     ears = [await nats.subscribe(subject, cb=hear) for subject in (topology.COMPLETED, topology.FAILED)]
     names = [fresh("fault") for _ in range(count)]
-    asking = [asyncio.create_task(_ask(wire, name, number / PACE, timeout)) for number, name in enumerate(names)]
+    asking = [
+        asyncio.create_task(_ask(wire, name, number / PACE, timeout)) for number, name in enumerate(names)
+    ]
     await asyncio.sleep(count * after / PACE)
     struck = clock()
     await fault()
@@ -94,7 +96,9 @@ async def run(
     await asyncio.gather(*asking)
     # Heard is not stored, and a listener may miss one: the stream is what counts.
     with suppress(AssertionError):
-        await until(lambda: all(name in seen for name in names), "an ending of each", timeout + SETTLE_SECONDS)
+        await until(
+            lambda: all(name in seen for name in names), "an ending of each", timeout + SETTLE_SECONDS
+        )
     await _settled(wire)
     for ear in ears:
         await ear.unsubscribe()
@@ -105,10 +109,15 @@ async def run(
     return await _judge(wire, list(asked.values()), struck, timeout, dead_before)
 
 
-async def _ask(wire: Wire, name: str, wait: float, timeout: float) -> None:
+async def _ask(wire: JetStream, name: str, wait: float, timeout: float) -> None:
     """As a careful client does: publish until NATS says that it is stored. A doubled request is one deliberation."""
     await asyncio.sleep(wait)
-    body = {"task_id": name, "task_description": "Why is the sky blue?", "num_agents": AGENTS, "timeout_seconds": timeout}
+    body = {
+        "task_id": name,
+        "task_description": "Why is the sky blue?",
+        "num_agents": AGENTS,
+        "timeout_seconds": timeout,
+    }
     while True:
         try:
             await wire.publish(topology.REQUESTED, json.dumps(body).encode())
@@ -117,7 +126,7 @@ async def _ask(wire: Wire, name: str, wait: float, timeout: float) -> None:
             await asyncio.sleep(0.2)
 
 
-async def _settled(wire: Wire) -> None:
+async def _settled(wire: JetStream) -> None:
     """Until no consumer has a message waiting or in hand."""
 
     async def idle() -> bool:
@@ -147,10 +156,12 @@ async def _read_back(nats: Nats, asked: dict[str, Asked]) -> None:
 
 async def stored(nats: Nats, stream: str, subject: str) -> list[Msg]:
     """Every message stored under `subject`, oldest first."""
-    return [message async for message in walk(Wire(nats), stream, subject)]
+    return [message async for message in walk(JetStream(nats), stream, subject)]
 
 
-async def _judge(wire: Wire, asked: list[Asked], struck: float, timeout: float, dead_before: int) -> Outcome:
+async def _judge(
+    wire: JetStream, asked: list[Asked], struck: float, timeout: float, dead_before: int
+) -> Outcome:
     ended = [one for one in asked if one.endings]
     before = [one.took for one in ended if one.ended < struck]
     calm = statistics.median(before) if before else 0.0
@@ -201,5 +212,5 @@ def _unnamed(ending: dict[str, object]) -> bool:
     return not all(failure["error"] and failure["error_type"] for failure in failures)
 
 
-async def _dead_letters(wire: Wire) -> int:
+async def _dead_letters(wire: JetStream) -> int:
     return int((await wire.js.stream_info(topology.DEAD_LETTERS)).state.messages)

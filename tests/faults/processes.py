@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.machine import descendants
-from broker.process import as_child
+from parley.broker.host import child_setup
 from tests.harness import until
 
 # Between a death and the next start, as a supervisor has it.
@@ -22,7 +22,9 @@ Ready = Callable[[], Awaitable[bool]]
 class Process:
     """One supervised process. `ready` says whether it does its work again."""
 
-    def __init__(self, name: str, command: Sequence[str], *, folder: Path, environment: Mapping[str, str], ready: Ready) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], *, folder: Path, environment: Mapping[str, str], ready: Ready
+    ) -> None:
         self.name = name
         self._command = command
         self._environment = {**os.environ, **environment}
@@ -56,7 +58,7 @@ class Process:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=as_child,
+                preexec_fn=child_setup,
             )
 
     async def _supervise(self) -> None:

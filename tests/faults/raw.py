@@ -33,7 +33,9 @@ class Raw:
         await self.tell(subject, body, headers, reply)
         return await future
 
-    async def tell(self, subject: bytes, body: bytes, headers: bytes | None = None, reply: bytes = b"") -> None:
+    async def tell(
+        self, subject: bytes, body: bytes, headers: bytes | None = None, reply: bytes = b""
+    ) -> None:
         """Publish. `headers`: the whole block, from `NATS/1.0` to the empty line."""
         words = [subject, reply] if reply else [subject]
         if headers is None:
@@ -69,7 +71,13 @@ async def raw_connection(url: str) -> AsyncIterator[Raw]:
     parts = urlsplit(url)
     # A header block may have 64 KiB in one line.
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=2**20)
-    options = {"verbose": False, "pedantic": False, "headers": True, "no_responders": True, "auth_token": parts.username}
+    options = {
+        "verbose": False,
+        "pedantic": False,
+        "headers": True,
+        "no_responders": True,
+        "auth_token": parts.username,
+    }
     writer.write(b"CONNECT " + json.dumps(options).encode() + b"\r\nSUB " + _INBOX + b".* 1\r\n")
     raw = Raw(reader, writer)
     hearing = asyncio.create_task(raw.hear())

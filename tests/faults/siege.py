@@ -9,10 +9,8 @@ from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from broker import topology
-from broker.connection import Wire
-from broker.errors import BadMessage
-from broker.messages import (
+from parley.broker.core.errors import InvalidMessage
+from parley.broker.core.messages import (
     AgentCompleted,
     AgentFailed,
     AgentRequested,
@@ -25,9 +23,11 @@ from broker.messages import (
     decode,
     decode_ending,
 )
-from broker.reading import walk
-from broker.topology import Durable
-from handlers.intake import own_name, readable_task_id
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.scan import walk
+from parley.broker.jetstream.topology import Durable
+from parley.handlers.intake import own_name, readable_task_id
 from tests.faults.hostile import LIVE, NEW, Hostile, Kind
 from tests.faults.raw import Raw
 from tests.harness import fresh, until
@@ -67,7 +67,7 @@ class Sent:
     def readable(self) -> bool:
         try:
             decode(CONSUMED[self.kind][1], self.body)
-        except BadMessage:
+        except InvalidMessage:
             return False
         return True
 
@@ -104,13 +104,13 @@ class Siege:
             return Sent(message.kind, subject, body, await self.raw.ask(subject, body, headers))
 
 
-async def backlog(wire: Wire) -> dict[str, int]:
+async def backlog(wire: JetStream) -> dict[str, int]:
     """Messages that wait or are in hand, by consumer."""
     infos = [await wire.js.consumer_info(durable.stream, durable.name) for durable in topology.DURABLES]
     return {info.name: (info.num_pending or 0) + (info.num_ack_pending or 0) for info in infos}
 
 
-async def settled(wire: Wire, seconds: float) -> None:
+async def settled(wire: JetStream, seconds: float) -> None:
     """Wait until no consumer has anything left to do."""
     last: dict[str, int] = {}
 
@@ -140,7 +140,7 @@ def digest(body: bytes) -> bytes:
     return hashlib.blake2b(body, digest_size=16).digest()
 
 
-async def read_books(wire: Wire) -> Books:
+async def read_books(wire: JetStream) -> Books:
     books = Books()
     for subject in (topology.COMPLETED, topology.FAILED):
         async with aclosing(walk(wire, topology.DELIBERATIONS, subject)) as messages:
@@ -152,8 +152,13 @@ async def read_books(wire: Wire) -> Books:
             headers = msg.headers or {}
             body = msg.data
             if "Parley-Payload-Name" in headers:
-                ref = ResultsRef(bucket=headers["Parley-Payload-Bucket"], name=headers["Parley-Payload-Name"], size=0, digest="")
-                body = await wire.fetch_aside(ref)
+                ref = ResultsRef(
+                    bucket=headers["Parley-Payload-Bucket"],
+                    name=headers["Parley-Payload-Name"],
+                    size=0,
+                    digest="",
+                )
+                body = await wire.get_object(ref)
             books.dead[headers["Parley-Consumer"], int(headers["Parley-Sequence"])] = digest(body)
     async with aclosing(walk(wire, topology.AGENT_RESPONSES, "agent.response.*")) as messages:
         async for _ in messages:
@@ -169,7 +174,9 @@ def unaccounted(sent: Iterable[Sent], books: Books) -> tuple[list[str], Counter[
         fate = _fate(each, books)
         if fate is None:
             told = f"{each.subject!r} at {each.seq}: {each.body[:200]!r} was answered {each.back[:200]!r}"
-            wrong.append(f"{told}, endings {books.endings.get(readable_task_id(each.body) or own_name(each.seq or 0))}")
+            wrong.append(
+                f"{told}, endings {books.endings.get(readable_task_id(each.body) or own_name(each.seq or 0))}"
+            )
         else:
             fates[f"{each.kind}: {fate}"] += 1
     return wrong, fates
@@ -203,7 +210,7 @@ def _fate(each: Sent, books: Books) -> str | None:
 def _is_answer(back: bytes) -> bool:
     try:
         decode(DeliberationStatus, back)
-    except BadMessage:
+    except InvalidMessage:
         return False
     return True
 

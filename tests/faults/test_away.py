@@ -6,8 +6,8 @@ import time
 import pytest
 from nats.aio.client import Client as Nats
 
-from broker import topology
-from broker.connection import Wire
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.jetstream import JetStream
 from tests.faults.fleet import Fleet
 from tests.faults.load import stored
 from tests.harness import fresh, until
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 async def ask(spyglass: Nats, **fields: object) -> str:
     name = fresh("away")
     body = {"task_id": name, "task_description": "x", "timeout_seconds": 120, **fields}
-    await Wire(spyglass).publish(topology.REQUESTED, json.dumps(body).encode())
+    await JetStream(spyglass).publish(topology.REQUESTED, json.dumps(body).encode())
     return name
 
 
@@ -39,7 +39,9 @@ async def ending_of(spyglass: Nats, name: str, seconds: float = 60.0) -> dict[st
     return await until(found, f"an ending of {name}", seconds)
 
 
-async def test_a_cancel_outlives_the_part_that_carries_it_out_and_closes_the_calls(ships: Fleet, spyglass: Nats) -> None:
+async def test_a_cancel_outlives_the_part_that_carries_it_out_and_closes_the_calls(
+    ships: Fleet, spyglass: Nats
+) -> None:
     await ships.ready()
     await ships.steer.behave(faults={"hang": 1.0})
     name = await ask(spyglass)
@@ -52,7 +54,9 @@ async def test_a_cancel_outlives_the_part_that_carries_it_out_and_closes_the_cal
     for process in carriers:
         process.stay_down()
         process.kill()
-    await Wire(spyglass).publish(topology.CANCEL, json.dumps({"task_id": name, "reason": "enough"}).encode())
+    await JetStream(spyglass).publish(
+        topology.CANCEL, json.dumps({"task_id": name, "reason": "enough"}).encode()
+    )
     assert await called()
     for process in carriers:
         process.come_back()
@@ -85,7 +89,10 @@ async def test_without_rays_head_readiness_falls_the_dispatchers_leave_and_work_
         LEAVE_SECONDS,
     )
     assert time.monotonic() - gone < LEAVE_SECONDS
-    assert [process.exits[before] for process, before in zip(dispatchers, exits, strict=True)] == [NO_SERVICE, NO_SERVICE]
+    assert [process.exits[before] for process, before in zip(dispatchers, exits, strict=True)] == [
+        NO_SERVICE,
+        NO_SERVICE,
+    ]
     ships.head.come_back()
     assert (await ending_of(spyglass, name))["status"] == "completed"
     await ships.ready()

@@ -15,7 +15,9 @@ CASE_SECONDS = 300
 
 @pytest.mark.ray
 @pytest.mark.timeout(CASE_SECONDS)
-async def test_every_deliberation_ends_once_whatever_dies(case: Case, full: bool, ships: Fleet, spyglass: Nats) -> None:
+async def test_every_deliberation_ends_once_whatever_dies(
+    case: Case, full: bool, ships: Fleet, spyglass: Nats
+) -> None:
     await ships.ready()
     await ships.steer.behave(latency_ms=300)
 
@@ -24,7 +26,11 @@ async def test_every_deliberation_ends_once_whatever_dies(case: Case, full: bool
 
     try:
         outcome = await load.run(
-            spyglass, FULL if full else SHORT, strike, timeout=case.timeout, after=0.0 if case.lasting else 1 / 3
+            spyglass,
+            FULL if full else SHORT,
+            strike,
+            timeout=case.timeout,
+            after=0.0 if case.lasting else 1 / 3,
         )
     finally:
         await ships.ready()

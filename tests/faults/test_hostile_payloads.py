@@ -11,9 +11,10 @@ import aiohttp
 import pytest
 
 from benchmarks.service import Serving, serving
-from broker import topology
-from broker.connection import Wire, close, connect
-from broker.messages import DeliberationCompleted
+from parley.broker.core.messages import DeliberationCompleted
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.connection import close, connect
+from parley.broker.jetstream.jetstream import JetStream
 from parley.client import Client, Submitted
 from parley.client import connect as connect_client
 from tests.faults.hostile import DELETING, Hostile, Kind, headers, messages
@@ -54,7 +55,11 @@ async def ready(service: Serving) -> bool:
 async def failures(service: Serving) -> dict[str, float]:
     """Handlers that raised something of their own, by consumer. Nothing from outside may make them."""
     async with aiohttp.ClientSession() as http, http.get(f"{service.http_url}/metrics") as response:
-        lines = [line for line in (await response.text()).splitlines() if line.startswith("parley_handler_failures_total{")]
+        lines = [
+            line
+            for line in (await response.text()).splitlines()
+            if line.startswith("parley_handler_failures_total{")
+        ]
     counted = {line.split('"')[1]: float(line.split()[-1]) for line in lines}
     assert set(counted) == {durable.name for durable in topology.DURABLES}
     return {name: count for name, count in counted.items() if count}
@@ -73,13 +78,15 @@ async def test_no_payload_stops_the_service_or_is_forgotten_or_stays_in_its_memo
     ):
         nc = await connect(service.nats_url, "siege")
         try:
-            await besiege(service, client, Siege(raw, deque(maxlen=2 * VICTIMS)), Wire(nc), hostile)
+            await besiege(service, client, Siege(raw, deque(maxlen=2 * VICTIMS)), JetStream(nc), hostile)
             assert raw.errors == []
         finally:
             await close(nc)
 
 
-async def besiege(service: Serving, client: Client, siege: Siege, wire: Wire, hostile: Sequence[Hostile]) -> None:
+async def besiege(
+    service: Serving, client: Client, siege: Siege, wire: JetStream, hostile: Sequence[Hostile]
+) -> None:
     victims: list[Submitted] = []
     bystanders: list[Submitted] = []
     sizes: list[float] = []
@@ -110,7 +117,9 @@ async def besiege(service: Serving, client: Client, siege: Siege, wire: Wire, ho
     books = await read_books(wire)
     wrong, fates = unaccounted(siege.sent, books)
     early, late = max(sizes[: len(sizes) // 5]), sizes[-1]
-    print(f"\n{len(siege.sent)} hostile messages; memory {early:.0f} MiB after a fifth of them, {late:.0f} MiB after all")
+    print(
+        f"\n{len(siege.sent)} hostile messages; memory {early:.0f} MiB after a fifth of them, {late:.0f} MiB after all"
+    )
     print("\n".join(f"{count:>6} {fate}" for fate, count in sorted(fates.items())))
     assert not wrong, "\n".join(wrong)
     assert fates.total() == len(hostile)

@@ -22,5 +22,7 @@ def test_a_pause_is_a_time_in_which_nothing_was_stored() -> None:
         (11.5, [(2.0, 9.0), (12.0, 15.0)], 1.5),
     ],
 )
-def test_only_a_pause_between_deadline_and_ending_counts(ended: float, pauses: list[tuple[float, float]], late: float) -> None:
+def test_only_a_pause_between_deadline_and_ending_counts(
+    ended: float, pauses: list[tuple[float, float]], late: float
+) -> None:
     assert lateness(Asked("t", at=0.0, ended=ended), 10.0, pauses) == pytest.approx(late)

@@ -43,7 +43,9 @@ class Tools:
     def complaints(self, *arguments: str | Path, text: str | None = None) -> str:
         """What promtool has to say against it, given `text` as its input; empty when it is content."""
         command = [self.promtool, *arguments]
-        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=PROMTOOL_SECONDS)
+        done = subprocess.run(
+            command, input=text, capture_output=True, text=True, check=False, timeout=PROMTOOL_SECONDS
+        )
         return f"{done.stdout}{done.stderr}" if done.returncode else ""
 
 
@@ -71,8 +73,17 @@ def _fetch(folder: Path) -> None:
         for part in ("lists/partial", "archives/partial"):
             (work / part).mkdir(parents=True)
         # Lists and locks of our own: the system's may be absent, old, or another's to hold. No sandbox user, who could not write here.
-        ours = {"Dir::State::Lists": work / "lists", "Dir::Cache": work, "APT::Sandbox::User": "", "Acquire::Languages": "none"}
-        apt = ["apt-get", "--quiet", *(part for key, value in ours.items() for part in ("-o", f"{key}={value}"))]
+        ours = {
+            "Dir::State::Lists": work / "lists",
+            "Dir::Cache": work,
+            "APT::Sandbox::User": "",
+            "Acquire::Languages": "none",
+        }
+        apt = [
+            "apt-get",
+            "--quiet",
+            *(part for key, value in ours.items() for part in ("-o", f"{key}={value}")),
+        ]
         end = time.monotonic() + FETCH_SECONDS
         _run([*apt, "update"], work, end)
         _run([*apt, "download", "prometheus"], work, end)
@@ -89,7 +100,9 @@ def _run(command: Sequence[str], folder: Path, end: float) -> None:
     try:
         subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=left)
     except subprocess.TimeoutExpired:
-        raise NotHere(f"not fetched within {FETCH_SECONDS:g} s, `{command[0]} … {command[-1]}` still ran") from None
+        raise NotHere(
+            f"not fetched within {FETCH_SECONDS:g} s, `{command[0]} … {command[-1]}` still ran"
+        ) from None
     except (OSError, subprocess.CalledProcessError) as error:
         words = (getattr(error, "stderr", None) or str(error)).strip()
         raise NotHere(f"`{command[0]} … {command[-1]}` failed: {words[-300:]}") from None
@@ -157,7 +170,9 @@ class Prometheus:
 
 
 @asynccontextmanager
-async def running(installed: Tools, folder: Path, job: str, target: str, rules: Path) -> AsyncIterator[Prometheus]:
+async def running(
+    installed: Tools, folder: Path, job: str, target: str, rules: Path
+) -> AsyncIterator[Prometheus]:
     """A server on a free port of loopback that scrapes `target` (host:port) every second. Keeps everything in `folder`."""
     config = {
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
@@ -193,7 +208,9 @@ async def _started(
             )
         server = Prometheus(f"http://{address}", http)
 
-        async def ready_or_gone(server: Prometheus = server, process: asyncio.subprocess.Process = process) -> bool:
+        async def ready_or_gone(
+            server: Prometheus = server, process: asyncio.subprocess.Process = process
+        ) -> bool:
             return process.returncode is not None or await server.ready()
 
         try:

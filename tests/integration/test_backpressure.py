@@ -5,9 +5,9 @@ from pathlib import Path
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from broker import topology
-from broker.connection import close, connect
-from broker.embedded import EmbeddedNats
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.connection import close, connect
+from parley.broker.jetstream.embedded import EmbeddedNats
 from tests.harness import ModelServer, Running, fresh, running, until
 
 SLOTS, DELIBERATIONS, AGENTS = 4, 100, 3
@@ -18,7 +18,8 @@ async def figures(on: Running) -> dict[str, float]:
     async with aiohttp.ClientSession() as http, http.get(f"{on.service.http_url}/metrics") as response:
         families = text_string_to_metric_families(await response.text())
         return {
-            sample.name + (f" {sample.labels['consumer']}" if "consumer" in sample.labels else ""): sample.value
+            sample.name
+            + (f" {sample.labels['consumer']}" if "consumer" in sample.labels else ""): sample.value
             for family in families
             for sample in family.samples
         }
@@ -51,7 +52,11 @@ async def test_what_there_is_no_slot_for_waits_in_the_stream(
         assert found["parley_consumer_ack_pending dispatch"] == SLOTS
         assert found["parley_consumer_pending dispatch"] == DELIBERATIONS * AGENTS - SLOTS
         for durable in topology.DURABLES:
-            assert 0 <= found[f"parley_consumer_held {durable.name}"] <= found[f"parley_consumer_limit {durable.name}"]
+            assert (
+                0
+                <= found[f"parley_consumer_held {durable.name}"]
+                <= found[f"parley_consumer_limit {durable.name}"]
+            )
         await model.behave()
         for name in names:
             assert (await on.client.status(name)).status in {"PENDING", "IN_PROGRESS", "COMPLETED"}

@@ -6,10 +6,25 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
-from broker import topology
+from parley.broker.jetstream import topology
 from tests.harness import Running, fresh, until
 
-HOSTILE_NAMES = ["a.b", ">", "*", "../x", "", " ", "x" * 5_000, "naïve", "a\nb", "$KV", 17, None, ["a"], {"a": 1}]
+HOSTILE_NAMES = [
+    "a.b",
+    ">",
+    "*",
+    "../x",
+    "",
+    " ",
+    "x" * 5_000,
+    "naïve",
+    "a\nb",
+    "$KV",
+    17,
+    None,
+    ["a"],
+    {"a": 1},
+]
 BAD_REQUESTS: dict[str, tuple[Any, str]] = {
     "not JSON": (b"{nope", "payload"),
     "nothing": (b"", "payload"),
@@ -24,7 +39,10 @@ BAD_REQUESTS: dict[str, tuple[Any, str]] = {
     "ten thousand agents": ({"task_description": "x", "num_agents": 10_000}, "num_agents"),
     "agents as text": ({"task_description": "x", "num_agents": "3"}, "num_agents"),
     "agents as a truth value": ({"task_description": "x", "num_agents": True}, "num_agents"),
-    "a quorum out of reach": ({"task_description": "x", "num_agents": 2, "min_responses": 3}, "min_responses"),
+    "a quorum out of reach": (
+        {"task_description": "x", "num_agents": 2, "min_responses": 3},
+        "min_responses",
+    ),
     "two rounds": ({"task_description": "x", "rounds": 2}, "rounds"),
     "a negative timeout": ({"task_description": "x", "timeout_seconds": -1}, "timeout_seconds"),
     "an endless timeout": (b'{"task_description": "x", "timeout_seconds": Infinity}', "timeout_seconds"),
@@ -32,7 +50,10 @@ BAD_REQUESTS: dict[str, tuple[Any, str]] = {
     "a role of markup": ({"task_description": "x", "role": "<script>"}, "role"),
     "too much metadata": ({"task_description": "x", "metadata": {"k": "v" * 20_000}}, "metadata"),
     "metadata that is no text": ({"task_description": "x", "metadata": {"k": 1}}, "metadata"),
-    "too many constraints": ({"task_description": "x", "constraints": {"rubric": "r" * 70_000}}, "constraints"),
+    "too many constraints": (
+        {"task_description": "x", "constraints": {"rubric": "r" * 70_000}},
+        "constraints",
+    ),
     "an impossible temperature": ({"task_description": "x", "temperature": 9}, "temperature"),
 }
 
@@ -52,7 +73,9 @@ async def dead_letter_of(on: Running, seq: int) -> Msg:
 
 
 @pytest.mark.parametrize("what", BAD_REQUESTS)
-async def test_a_bad_request_is_rejected_by_field_and_kept_whole(local_service: Running, model: object, what: str) -> None:
+async def test_a_bad_request_is_rejected_by_field_and_kept_whole(
+    local_service: Running, model: object, what: str
+) -> None:
     payload, field = BAD_REQUESTS[what]
     body = encoded(payload)
     seq = await local_service.publish(body)
@@ -67,7 +90,9 @@ async def test_a_bad_request_is_rejected_by_field_and_kept_whole(local_service: 
 
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES, ids=lambda name: repr(name)[:20])
-async def test_a_hostile_task_id_never_names_anything(local_service: Running, model: object, name: Any) -> None:
+async def test_a_hostile_task_id_never_names_anything(
+    local_service: Running, model: object, name: Any
+) -> None:
     seq = await local_service.publish({"task_id": name, "task_description": "x"})
     ending = await local_service.ending_of(f"d-{seq}")
     if name is None:  # null is as good as none
@@ -78,7 +103,9 @@ async def test_a_hostile_task_id_never_names_anything(local_service: Running, mo
     await dead_letter_of(local_service, seq)
 
 
-async def test_a_bad_request_with_a_usable_task_id_is_rejected_under_it(local_service: Running, model: object) -> None:
+async def test_a_bad_request_with_a_usable_task_id_is_rejected_under_it(
+    local_service: Running, model: object
+) -> None:
     task_id = fresh()
     await local_service.publish({"task_id": task_id, "num_agents": 0})
     ending = await local_service.ending_of(task_id)
@@ -88,7 +115,9 @@ async def test_a_bad_request_with_a_usable_task_id_is_rejected_under_it(local_se
     assert (await local_service.client.status(task_id)).status == "FAILED"
 
 
-async def test_a_bad_request_cannot_end_a_running_deliberation_of_the_same_name(local_service: Running, model: Any) -> None:
+async def test_a_bad_request_cannot_end_a_running_deliberation_of_the_same_name(
+    local_service: Running, model: Any
+) -> None:
     await model.behave(faults={"hang": 1.0})
     submitted = await local_service.client.submit("x", task_id=fresh(), timeout_seconds=60)
 
@@ -105,9 +134,12 @@ async def test_a_bad_request_cannot_end_a_running_deliberation_of_the_same_name(
 
 
 @pytest.mark.parametrize(
-    "inbox", ["deliberation.requested", "agent.response.completed", "_INBOX.>", "_INBOX.*", "_INBOX. x", "$JS.API.x"]
+    "inbox",
+    ["deliberation.requested", "agent.response.completed", "_INBOX.>", "_INBOX.*", "_INBOX. x", "$JS.API.x"],
 )
-async def test_an_ending_is_never_sent_to_a_subject_that_is_no_inbox(local_service: Running, model: object, inbox: str) -> None:
+async def test_an_ending_is_never_sent_to_a_subject_that_is_no_inbox(
+    local_service: Running, model: object, inbox: str
+) -> None:
     seq = await local_service.publish({"task_description": "x"}, headers={"Parley-Reply-To": inbox})
     ending = await local_service.ending_of(f"d-{seq}")
     assert ending["status"] == "rejected"
@@ -116,7 +148,13 @@ async def test_an_ending_is_never_sent_to_a_subject_that_is_no_inbox(local_servi
 
 @pytest.mark.parametrize(
     "subject",
-    [topology.CANCEL, "deliberation.deadline.x", topology.AGENT_REQUESTED, topology.AGENT_COMPLETED, topology.AGENT_FAILED],
+    [
+        topology.CANCEL,
+        "deliberation.deadline.x",
+        topology.AGENT_REQUESTED,
+        topology.AGENT_COMPLETED,
+        topology.AGENT_FAILED,
+    ],
 )
 @pytest.mark.parametrize("body", [b"", b"{}", b"\x00\xff", b'{"task_id": "../x"}', b"[" * 3_000])
 async def test_junk_on_every_consumed_subject_is_dead_lettered_and_the_service_goes_on(

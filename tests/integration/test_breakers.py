@@ -14,11 +14,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.service import Serving, serving
-from broker.messages import DeliberationCompleted, Ending
 from parley.app import simulator
+from parley.broker.core.messages import DeliberationCompleted, Ending
 from parley.client import Client, connect
+from parley.workers.simulator import DEFAULT_MODEL
 from tests.harness import until
-from workers.simulator import DEFAULT_MODEL
 
 COOLDOWN_SECONDS = 0.4
 POOLS = [pytest.param("local", 1, id="local"), pytest.param("ray", 2, id="ray", marks=pytest.mark.ray)]
@@ -31,7 +31,7 @@ class Grave:
         self.tries = 0
         self.url = ""
 
-    async def bury(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def dead_letter(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.tries += 1
         connection: socket.socket = writer.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -41,7 +41,7 @@ class Grave:
 @asynccontextmanager
 async def grave() -> AsyncIterator[Grave]:
     made = Grave()
-    listener = await asyncio.start_server(made.bury, "127.0.0.1", 0)
+    listener = await asyncio.start_server(made.dead_letter, "127.0.0.1", 0)
     made.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
     async with listener:
         yield made
@@ -158,7 +158,11 @@ async def test_the_only_server_is_restarted_and_everything_goes_on(pool: str, wo
             return (await breakers(on, url))["open"] == workers
 
         await until(open_everywhere, "every worker tells that the server is gone")
-        assert not any(tally.ended for tally in await client.tallies() if tally.task_id in {each.task_id for each in waiting})
+        assert not any(
+            tally.ended
+            for tally in await client.tallies()
+            if tally.task_id in {each.task_id for each in waiting}
+        )
 
         await server.enter_async_context(simulator("--port", str(port), "--latency-ms", "20"))
         endings = await asyncio.gather(*(client.ending(each, wait_seconds=60) for each in waiting))
@@ -177,7 +181,9 @@ async def test_a_server_that_is_gone_for_good_fails_its_deliberations_soon_and_b
     async with grave() as dead, service(pool, dead.url, PARLEY_RETRY_ATTEMPTS="4") as (_, client):
         endings, began = [], time.monotonic()
         for _ in range(2):
-            endings += await asyncio.gather(*(client.deliberate("x", agents=10, timeout_seconds=60) for _ in range(5)))
+            endings += await asyncio.gather(
+                *(client.deliberate("x", agents=10, timeout_seconds=60) for _ in range(5))
+            )
         # 0.25 + 0.5 + 1 s of backoff each time, and what a busy machine adds; nowhere near the deadline.
         assert time.monotonic() - began < 20
         failures = [agent for ending in endings for agent in ending.failed_agents]

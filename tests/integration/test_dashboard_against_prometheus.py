@@ -17,17 +17,17 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from broker import topology
-from broker.connection import connect
-from broker.embedded import embedded_nats
-from broker.lifecycle import ENDINGS
-from broker.messages import AgentResult, DeliberationCompleted, Ending, ErrorType
-from monitoring import dashboards
-from monitoring.metrics import KNOWN_ROLES, OTHER, TIMEOUTS
+from parley.broker.core.lifecycle import ENDINGS
+from parley.broker.core.messages import AgentResult, DeliberationCompleted, Ending, ErrorType
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.connection import connect
+from parley.broker.jetstream.embedded import embedded_nats
+from parley.monitoring import dashboards
+from parley.monitoring.metrics import KNOWN_ROLES, OTHER, TIMEOUTS
+from parley.workers.model.breaker import BreakerState
 from tests.harness import Running, fresh, model_server, running, until
 from tests.integration import prometheus
 from tests.integration.prometheus import Prometheus, Tools
-from workers.breaker import State
 
 ALERTS = Path(dashboards.__file__).parent / "alerts.yaml"
 JOB = "parley"
@@ -95,7 +95,9 @@ async def _scraped(server: Prometheus) -> bool:
 
 async def _has_seen(scene: Scene) -> bool:
     asked_of = sum(ending.total_agents for ending in scene.endings)
-    reported = await scene.server.value("sum(parley_agent_outcomes_total) + sum(parley_agent_outcomes_ignored_total)")
+    reported = await scene.server.value(
+        "sum(parley_agent_outcomes_total) + sum(parley_agent_outcomes_ignored_total)"
+    )
     settled = await scene.server.value("sum(parley_pool_busy) + sum(parley_consumer_ack_pending)")
     ended = await scene.server.value("sum(parley_deliberations_ended_total)")
     return (reported, settled, ended) == (asked_of, 0, len(scene.task_ids))
@@ -107,7 +109,9 @@ async def play(on: Running, scene: Scene) -> None:
 
     async def deliberate(agents: int, role: str = "DEV", timeout_seconds: float = 30.0) -> Ending:
         task_id = fresh("watched")
-        asking = client.deliberate("x", agents=agents, role=role, task_id=task_id, timeout_seconds=timeout_seconds)
+        asking = client.deliberate(
+            "x", agents=agents, role=role, task_id=task_id, timeout_seconds=timeout_seconds
+        )
         scene.endings.append(await asking)
         return scene.endings[-1]
 
@@ -128,7 +132,9 @@ async def play(on: Running, scene: Scene) -> None:
 
 
 async def cancelled(on: Running, scene: Scene) -> None:
-    submitted = await on.client.submit("x", agents=2, role="ARCHITECT", task_id=fresh("watched"), timeout_seconds=30.0)
+    submitted = await on.client.submit(
+        "x", agents=2, role="ARCHITECT", task_id=fresh("watched"), timeout_seconds=30.0
+    )
 
     async def both_are_asked() -> bool:
         return bool((await on.model.seen())["running"] == 2)
@@ -163,14 +169,20 @@ async def test_every_ending_has_been_played(scene: Scene) -> None:
 
 
 def test_the_committed_dashboard_is_what_the_code_generates() -> None:
-    assert dashboards.OUTPUT.read_text(encoding="utf-8") == dashboards.text(), "run `python -m monitoring.dashboards`"
+    assert dashboards.OUTPUT.read_text(encoding="utf-8") == dashboards.text(), (
+        "run `python -m parley.monitoring.dashboards`"
+    )
 
 
 def test_every_panel_says_what_to_do_and_has_a_place_of_its_own() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in json.loads(dashboards.text())["panels"]:
         place = panel["gridPos"]
-        cells = {(place["x"] + right, place["y"] + down) for right in range(place["w"]) for down in range(place["h"])}
+        cells = {
+            (place["x"] + right, place["y"] + down)
+            for right in range(place["w"])
+            for down in range(place["h"])
+        }
         assert not cells & taken, panel["title"]
         assert max(x for x, _ in cells) < dashboards.GRID, panel["title"]
         taken |= cells
@@ -197,7 +209,9 @@ def filled(text: str, values: Mapping[str, str]) -> str:
     return text
 
 
-@pytest.mark.parametrize(("title", "promql"), dashboards.queries(), ids=[title for title, _ in dashboards.queries()])
+@pytest.mark.parametrize(
+    ("title", "promql"), dashboards.queries(), ids=[title for title, _ in dashboards.queries()]
+)
 async def test_every_query_of_the_dashboard_has_an_answer(scene: Scene, title: str, promql: str) -> None:
     asked = await substituted(scene, promql)
     assert "$" not in asked
@@ -225,7 +239,9 @@ def test_every_metric_has_a_panel(scene: Scene) -> None:
 
 async def test_rates_count_the_first_event_of_all(scene: Scene) -> None:
     # One dead letter, ever. Were its series born with it, there would be no increase to see.
-    rise = await scene.server.values(f"sum by (subject) (increase(parley_dead_letters_total[{WINDOW}]))", "subject")
+    rise = await scene.server.values(
+        f"sum by (subject) (increase(parley_dead_letters_total[{WINDOW}]))", "subject"
+    )
     assert rise[topology.REQUESTED] > 0
     assert {subject for subject, value in rise.items() if value} == {topology.REQUESTED}
 
@@ -276,8 +292,14 @@ async def test_nothing_is_left_in_hand(scene: Scene) -> None:
     assert await scene.server.values("parley_consumer_ack_pending", "consumer") == consumers
     assert await scene.server.value("parley_pool_busy") == 0
     assert await scene.server.value("parley_pool_slots") == 256
-    assert await scene.server.values("parley_endpoint_breakers", "state") == {"closed": 1, "half_open": 0, "open": 0}
-    assert await scene.server.values("parley_endpoint_breaker_openings_total", "endpoint") == {scene.endpoint: 0}
+    assert await scene.server.values("parley_endpoint_breakers", "state") == {
+        "closed": 1,
+        "half_open": 0,
+        "open": 0,
+    }
+    assert await scene.server.values("parley_endpoint_breaker_openings_total", "endpoint") == {
+        scene.endpoint: 0
+    }
     assert await scene.server.value("sum(parley_handler_failures_total)") == 0
 
 
@@ -296,7 +318,7 @@ def test_no_label_has_a_value_that_a_caller_chose(scene: Scene) -> None:
         "subject": {durable.filter for durable in topology.DURABLES},
         "consumer": {durable.name for durable in topology.DURABLES},
         "endpoint": {scene.endpoint},
-        "state": set(map(str, State)),
+        "state": set(map(str, BreakerState)),
     }
     for family in text_string_to_metric_families(scene.page):
         for sample in family.samples:
@@ -331,7 +353,9 @@ async def test_the_rules_load_and_only_the_rejected_request_raises_an_alert(scen
 
 def test_the_rules_ask_only_for_metrics_that_exist(scene: Scene) -> None:
     asked = set(re.findall(r"\bparley_\w+", ALERTS.read_text()))
-    existing = {sample.name for family in text_string_to_metric_families(scene.page) for sample in family.samples}
+    existing = {
+        sample.name for family in text_string_to_metric_families(scene.page) for sample in family.samples
+    }
     assert asked
     assert asked <= existing
 
@@ -344,7 +368,7 @@ def pending(consumer: str) -> str:
     return f'parley_consumer_pending{{consumer="{consumer}"}}'
 
 
-def breakers(endpoint: str, state: State) -> str:
+def breakers(endpoint: str, state: BreakerState) -> str:
     return f'parley_endpoint_breakers{{endpoint="{endpoint}",state="{state}"}}'
 
 
@@ -353,7 +377,7 @@ RAISED = 'parley_handler_failures_total{consumer="intake"}'
 BUSY, SLOTS = "parley_pool_busy", "parley_pool_slots"
 REPORTED = 'parley_agent_outcomes_total{role="DEV",outcome="completed"}'
 # Two model servers, as four workers see them.
-CALLED, PROBED, LEFT = (breakers("gpu-1:8000", state) for state in State)
+CALLED, PROBED, LEFT = (breakers("gpu-1:8000", state) for state in BreakerState)
 
 # What a service at work looks like to Prometheus, a step a minute, in promtool's notation: start, change, times. Each trouble
 # changes something of it; None takes the series away.
@@ -366,7 +390,10 @@ CALM = {
     BUSY: "100x90",
     SLOTS: "256x90",
     REPORTED: "0+180x90",
-    **{breakers("gpu-2:8000", state): "4x90" if state is State.CLOSED else "0x90" for state in State},
+    **{
+        breakers("gpu-2:8000", state): "4x90" if state is BreakerState.CLOSED else "0x90"
+        for state in BreakerState
+    },
     CALLED: "4x90",
     PROBED: "0x90",
     LEFT: "0x90",
@@ -376,7 +403,10 @@ TROUBLES: Mapping[str, tuple[str | None, Mapping[str, str | None]]] = {
     "all is well": (None, {}),
     "one request in ten is rejected": (None, {ended("rejected"): "0+6x90"}),
     "one in a hundred times out": (None, {ended("timeout"): "0+0.6x90"}),
-    "the only one of a quiet night times out": (None, {ended("completed"): "0x90", ended("timeout"): "0x50 1x40"}),
+    "the only one of a quiet night times out": (
+        None,
+        {ended("completed"): "0x90", ended("timeout"): "0x50 1x40"},
+    ),
     "the only one of a quiet night fails": (None, {ended("completed"): "0x90", ended("failed"): "0x50 1x40"}),
     "a burst waits for a full pool": (None, {pending("dispatch"): "0x57 500x1 0x32", BUSY: "256x90"}),
     "the pool is full and nothing waits": (None, {BUSY: "256x90"}),
@@ -385,15 +415,24 @@ TROUBLES: Mapping[str, tuple[str | None, Mapping[str, str | None]]] = {
     "one in ten fails": ("ParleyDeliberationsFailing", {ended("failed"): "0+6x90"}),
     "one dead letter": ("ParleyDeadLetters", {DEAD: "0x40 1x50"}),
     "a handler raises once": ("ParleyHandlerFailures", {RAISED: "0x50 1x40"}),
-    "work waits, a quarter is busy": ("ParleyBacklogWhilePoolIdle", {pending("dispatch"): "0+10x90", BUSY: "64x90"}),
-    "work waits, nobody has a pool": ("ParleyBacklogWhilePoolIdle", {pending("dispatch"): "7x90", BUSY: None, SLOTS: None}),
+    "work waits, a quarter is busy": (
+        "ParleyBacklogWhilePoolIdle",
+        {pending("dispatch"): "0+10x90", BUSY: "64x90"},
+    ),
+    "work waits, nobody has a pool": (
+        "ParleyBacklogWhilePoolIdle",
+        {pending("dispatch"): "7x90", BUSY: None, SLOTS: None},
+    ),
     "the pool is full for long": ("ParleyPoolFull", {pending("dispatch"): "500x90", BUSY: "250x90"}),
     "a server restarts": (None, {CALLED: "4x59 0 4x30", LEFT: "0x59 4 0x30"}),
     "one worker of four cannot reach a server": (None, {CALLED: "3x90", LEFT: "1x90"}),
     "a server is down and nobody asks": (None, {CALLED: "0x90", LEFT: "4x90", REPORTED: "0x90"}),
-    "no worker is up": (None, {CALLED: "0x90", breakers("gpu-2:8000", State.CLOSED): "0x90"}),
+    "no worker is up": (None, {CALLED: "0x90", breakers("gpu-2:8000", BreakerState.CLOSED): "0x90"}),
     "a server is down": ("ParleyModelServerDown", {CALLED: "0x90", LEFT: "4x90"}),
-    "a server is down and being probed": ("ParleyModelServerDown", {CALLED: "0x90", PROBED: "1x90", LEFT: "3x90"}),
+    "a server is down and being probed": (
+        "ParleyModelServerDown",
+        {CALLED: "0x90", PROBED: "1x90", LEFT: "3x90"},
+    ),
     "every actor has died": ("ParleyPoolFull", {pending("dispatch"): "500x90", BUSY: "0x90", SLOTS: "0x90"}),
     "nobody takes requests in": ("ParleyConsumerStuck", {pending("intake"): "0+5x90"}),
     "no process is scraped": ("ParleyNotScraped", dict.fromkeys(CALM)),
@@ -401,9 +440,15 @@ TROUBLES: Mapping[str, tuple[str | None, Mapping[str, str | None]]] = {
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
-def test_each_alert_fires_for_its_trouble_and_for_nothing_else(trouble: str, tools: Tools, tmp_path: Path) -> None:
+def test_each_alert_fires_for_its_trouble_and_for_nothing_else(
+    trouble: str, tools: Tools, tmp_path: Path
+) -> None:
     alert, changed = TROUBLES[trouble]
-    series = [{"series": name, "values": values} for name, values in {**CALM, **changed}.items() if values is not None]
+    series = [
+        {"series": name, "values": values}
+        for name, values in {**CALM, **changed}.items()
+        if values is not None
+    ]
     hour_later = {
         "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
         "eval_time": "60m",
@@ -416,4 +461,6 @@ def test_each_alert_fires_for_its_trouble_and_for_nothing_else(trouble: str, too
 
 
 def test_every_alert_has_a_trouble_that_raises_it() -> None:
-    assert set(re.findall(r"- alert: (\w+)", ALERTS.read_text())) == {alert for alert, _ in TROUBLES.values() if alert}
+    assert set(re.findall(r"- alert: (\w+)", ALERTS.read_text())) == {
+        alert for alert, _ in TROUBLES.values() if alert
+    }

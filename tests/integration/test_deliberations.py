@@ -8,8 +8,8 @@ from typing import Any
 import nats.js.errors
 import pytest
 
-from broker import topology
-from broker.messages import DeliberationCompleted, DeliberationFailed, Ending, ErrorType
+from parley.broker.core.messages import DeliberationCompleted, DeliberationFailed, Ending, ErrorType
+from parley.broker.jetstream import topology
 from tests.harness import ModelServer, Running, fresh, until
 
 COMPLETED_FIELDS = {
@@ -34,7 +34,9 @@ def failed(ending: Ending) -> DeliberationFailed:
 
 
 async def test_all_agents_answer(on: Running) -> None:
-    ending = completed(await on.client.deliberate("Write a factorial function", agents=3, metadata={"ticket": "P-1"}))
+    ending = completed(
+        await on.client.deliberate("Write a factorial function", agents=3, metadata={"ticket": "P-1"})
+    )
     assert not ending.degraded
     assert [result.agent_id for result in ending.results] == THREE
     assert all(result.proposal.content.startswith("[simulated answer]") for result in ending.results)
@@ -68,7 +70,9 @@ async def test_all_agents_fail(on: Running, model: ModelServer) -> None:
 
 
 @pytest.mark.parametrize(("needed", "status"), [(2, "completed"), (3, "failed")])
-async def test_a_quorum_decides_between_completed_and_failed(on: Running, model: ModelServer, needed: int, status: str) -> None:
+async def test_a_quorum_decides_between_completed_and_failed(
+    on: Running, model: ModelServer, needed: int, status: str
+) -> None:
     await model.behave(script=["400"])
     ending = await on.client.deliberate("x", min_responses=needed)
     assert ending.status == status
@@ -77,7 +81,9 @@ async def test_a_quorum_decides_between_completed_and_failed(on: Running, model:
 
 async def test_finishing_early_ends_at_the_quorum_and_stops_the_rest(on: Running, model: ModelServer) -> None:
     await model.behave(script=["ok", "hang", "hang"])
-    ending = completed(await on.client.deliberate("x", min_responses=1, finish_early=True, timeout_seconds=60))
+    ending = completed(
+        await on.client.deliberate("x", min_responses=1, finish_early=True, timeout_seconds=60)
+    )
     assert ending.degraded
     assert len(ending.results) == 1
     assert len(ending.missing_agents) == 2
@@ -159,7 +165,9 @@ async def test_passing_trouble_is_retried_within_the_deadline(on: Running, model
     assert (await model.seen())["completed"] >= 3
 
 
-async def test_sixty_four_agents_answer_and_their_results_travel_by_reference(on: Running, model: ModelServer) -> None:
+async def test_sixty_four_agents_answer_and_their_results_travel_by_reference(
+    on: Running, model: ModelServer
+) -> None:
     await model.behave(tokens=4_000)
     ending = completed(await on.client.deliberate("x", agents=64))
     assert len(ending.results) == 64
@@ -189,7 +197,9 @@ async def test_a_seed_makes_a_deliberation_repeatable(on: Running) -> None:
     assert len({r.proposal.content for r in first.results}) == 3
 
 
-async def test_the_trace_travels_into_every_message_and_the_call_to_the_model(on: Running, model: ModelServer) -> None:
+async def test_the_trace_travels_into_every_message_and_the_call_to_the_model(
+    on: Running, model: ModelServer
+) -> None:
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     task_id = fresh()
     await on.publish({"task_description": "x", "task_id": task_id}, headers={"traceparent": trace})

@@ -17,10 +17,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from handlers.routes import Part
-from monitoring import http
-from monitoring.health import CHECK_SECONDS
-from monitoring.metrics import Metrics
+from parley.handlers.routes import Part
+from parley.monitoring import http
+from parley.monitoring.health import CHECK_SECONDS
+from parley.monitoring.metrics import Metrics
 from parley.settings import Settings, load, variable
 
 Object = dict[str, Any]
@@ -63,7 +63,11 @@ VARIANTS: dict[str, Object] = {
         "image": {"digest": "sha256:" + "a" * 64},
         "imagePullSecrets": [{"name": "registry"}],
         "nats": {"existingSecret": NATS_SECRET},
-        "vllm": {"urls": ["http://one:8000", "http://two:8000"], "model": "llama", "apiKeySecret": VLLM_SECRET},
+        "vllm": {
+            "urls": ["http://one:8000", "http://two:8000"],
+            "model": "llama",
+            "apiKeySecret": VLLM_SECRET,
+        },
         "settings": {"PARLEY_TIMEOUT_SECONDS": 600, "PARLEY_LOG_LEVEL": "DEBUG"},
         "ray": {"authSecret": RAY_SECRET},
         "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
@@ -107,7 +111,11 @@ def of_kind(objects: list[Object], kind: str) -> list[Object]:
 
 
 def deployment(objects: list[Object], part: str) -> Object:
-    (found,) = (d for d in of_kind(objects, "Deployment") if d["metadata"]["labels"]["app.kubernetes.io/component"] == part)
+    (found,) = (
+        d
+        for d in of_kind(objects, "Deployment")
+        if d["metadata"]["labels"]["app.kubernetes.io/component"] == part
+    )
     return found
 
 
@@ -123,7 +131,9 @@ def ray_groups(objects: list[Object]) -> list[Object]:
 
 def pod_templates(objects: list[Object]) -> list[Object]:
     """Of all pods that come to be: the parts' and Ray's."""
-    return [d["spec"]["template"] for d in of_kind(objects, "Deployment")] + [group["template"] for group in ray_groups(objects)]
+    return [d["spec"]["template"] for d in of_kind(objects, "Deployment")] + [
+        group["template"] for group in ray_groups(objects)
+    ]
 
 
 def container(template: Object) -> Object:
@@ -137,7 +147,10 @@ def environment(objects: list[Object], part: str) -> dict[str, str]:
     (config,) = of_kind(objects, "ConfigMap")
     part_container = container(deployment(objects, part)["spec"]["template"])
     assert part_container["envFrom"] == [{"configMapRef": {"name": config["metadata"]["name"]}}]
-    return {**config["data"], **{entry["name"]: entry.get("value", SECRET_TEXT) for entry in part_container["env"]}}
+    return {
+        **config["data"],
+        **{entry["name"]: entry.get("value", SECRET_TEXT) for entry in part_container["env"]},
+    }
 
 
 def selects(selector: Object, labels: Object) -> bool:
@@ -173,12 +186,19 @@ def test_every_object_is_valid_for_kubernetes(chart: helm_python.Chart, values: 
         if found["kind"] not in CUSTOM:
             kubernetes_validate.validate(found, KUBERNETES, strict=True)
     for group in ray_groups(objects):
-        pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "ray"}, "template": group["template"]}
+        pod = {
+            "apiVersion": "v1",
+            "kind": "PodTemplate",
+            "metadata": {"name": "ray"},
+            "template": group["template"],
+        }
         kubernetes_validate.validate(pod, KUBERNETES, strict=True)
 
 
 @every_variant
-def test_every_object_has_a_name_of_its_own_and_the_release_in_its_labels(chart: helm_python.Chart, values: Object) -> None:
+def test_every_object_has_a_name_of_its_own_and_the_release_in_its_labels(
+    chart: helm_python.Chart, values: Object
+) -> None:
     objects = render(chart, values)
     names = [(found["kind"], found["metadata"]["name"]) for found in objects]
     assert len(names) == len(set(names))
@@ -232,14 +252,18 @@ def test_a_bad_value_is_refused_by_its_name(chart: helm_python.Chart, values: Ob
 
 def test_there_is_one_deployment_for_each_part(chart: helm_python.Chart) -> None:
     objects = render(chart, {})
-    assert [d["metadata"]["labels"]["app.kubernetes.io/component"] for d in of_kind(objects, "Deployment")] == list(Part)
+    assert [
+        d["metadata"]["labels"]["app.kubernetes.io/component"] for d in of_kind(objects, "Deployment")
+    ] == list(Part)
     for part in Part:
         command = " ".join(container(deployment(objects, part)["spec"]["template"])["command"])
         assert command.endswith(f"parley serve --parts {part}")
 
 
 @every_variant
-def test_every_variable_that_is_set_is_one_that_somebody_reads(chart: helm_python.Chart, values: Object) -> None:
+def test_every_variable_that_is_set_is_one_that_somebody_reads(
+    chart: helm_python.Chart, values: Object
+) -> None:
     objects = render(chart, values)
     for part in Part:
         assert set(environment(objects, part)) <= SETTINGS | FOREIGN
@@ -265,7 +289,9 @@ def test_the_service_accepts_its_settings(
         monkeypatch.setenv(name, value)
     merged = chart.merge_values(values)
     settings = load()
-    assert settings.nats_url == (SECRET_TEXT if merged["nats"]["existingSecret"]["name"] else merged["nats"]["url"])
+    assert settings.nats_url == (
+        SECRET_TEXT if merged["nats"]["existingSecret"]["name"] else merged["nats"]["url"]
+    )
     assert list(settings.endpoints) == merged["vllm"]["urls"]
     assert settings.vllm_model == (merged["vllm"]["model"] or None)
     assert settings.replicas == merged["nats"]["streamReplicas"]
@@ -282,7 +308,11 @@ def test_three_replicas_of_every_stream_are_the_default(chart: helm_python.Chart
 
 
 def test_numbers_and_booleans_arrive_as_they_are_written(chart: helm_python.Chart) -> None:
-    given = {"PARLEY_CLAIM_CHECK_BYTES": 1_048_576, "PARLEY_RETRY_BASE_SECONDS": 0.5, "PARLEY_VLLM_STREAM": True}
+    given = {
+        "PARLEY_CLAIM_CHECK_BYTES": 1_048_576,
+        "PARLEY_RETRY_BASE_SECONDS": 0.5,
+        "PARLEY_VLLM_STREAM": True,
+    }
     found = environment(render(chart, {"settings": given}), Part.INTAKE)
     # Helm holds numbers as floats: unguarded, this one comes out as 1.048576e+06, which is no int to pydantic.
     assert found["PARLEY_CLAIM_CHECK_BYTES"] == "1048576"
@@ -335,12 +365,16 @@ def test_secrets_are_only_ever_named(chart: helm_python.Chart, values: Object) -
     assert [text for text in texts if re.search(r"://[^/\s]*@", text)] == []
 
 
-def test_secrets_come_from_the_keys_that_values_name_and_go_only_where_they_are_needed(chart: helm_python.Chart) -> None:
+def test_secrets_come_from_the_keys_that_values_name_and_go_only_where_they_are_needed(
+    chart: helm_python.Chart,
+) -> None:
     objects = render(chart, VARIANTS["everything on"])
     nats, vllm, ray = ({"secretKeyRef": secret} for secret in (NATS_SECRET, VLLM_SECRET, RAY_SECRET))
 
     def secrets_of(template: Object) -> Object:
-        return {entry["name"]: entry["valueFrom"] for entry in container(template)["env"] if "valueFrom" in entry}
+        return {
+            entry["name"]: entry["valueFrom"] for entry in container(template)["env"] if "valueFrom" in entry
+        }
 
     for part in Part:
         expected = {"NATS_URL": nats}
@@ -380,7 +414,10 @@ def test_every_pod_can_write_to_tmp_and_calls_it_home(chart: helm_python.Chart, 
         volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
         mounts = {mount["mountPath"]: mount["name"] for mount in container(template)["volumeMounts"]}
         assert set(volumes) == set(mounts.values())
-        assert all(set(volume) == {"name", "emptyDir"} and "sizeLimit" in volume["emptyDir"] for volume in volumes.values())
+        assert all(
+            set(volume) == {"name", "emptyDir"} and "sizeLimit" in volume["emptyDir"]
+            for volume in volumes.values()
+        )
         assert "/tmp" in mounts
         assert {"name": "HOME", "value": "/tmp"} in container(template)["env"]
 
@@ -400,7 +437,9 @@ def test_http_probes_ask_for_what_the_service_serves(chart: helm_python.Chart, v
     for part in Part:
         template = deployment(objects, part)["spec"]["template"]
         inside = container(template)
-        assert inside["ports"] == [{"name": "http", "containerPort": int(environment(objects, part)["PARLEY_HTTP_PORT"])}]
+        assert inside["ports"] == [
+            {"name": "http", "containerPort": int(environment(objects, part)["PARLEY_HTTP_PORT"])}
+        ]
         asked = {probe: inside[probe]["httpGet"] for probe in PROBES if "httpGet" in inside[probe]}
         assert asked["startupProbe"] == {"path": "/livez", "port": "http"}
         assert asked["readinessProbe"] == {"path": "/readyz", "port": "http"}
@@ -414,7 +453,7 @@ def test_http_probes_ask_for_what_the_service_serves(chart: helm_python.Chart, v
 
 def test_dispatch_has_the_time_its_actors_may_take_to_come_up(chart: helm_python.Chart) -> None:
     probe = container(deployment(render(chart, {}), Part.DISPATCH)["spec"]["template"])["startupProbe"]
-    # workers.cluster gives its actors 60 s, and `ray start` comes before that.
+    # parley.workers.pool.ray_pool gives its actors 60 s, and `ray start` comes before that.
     assert probe["periodSeconds"] * probe["failureThreshold"] > 60 + 30
 
 
@@ -427,7 +466,10 @@ def test_a_stopped_pod_has_time_to_drain(chart: helm_python.Chart, values: Objec
 
 def test_a_rollout_takes_no_pod_away_before_its_successor_is_ready(chart: helm_python.Chart) -> None:
     for found in of_kind(render(chart, {}), "Deployment"):
-        assert found["spec"]["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+        assert found["spec"]["strategy"] == {
+            "type": "RollingUpdate",
+            "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
+        }
 
 
 @every_variant
@@ -443,7 +485,9 @@ def test_selectors_select_what_they_are_meant_for(chart: helm_python.Chart, valu
     assert not any(selects(service["spec"]["selector"], found) for found in ray_labels)
     for monitor in of_kind(objects, "ServiceMonitor"):
         assert selects(monitor["spec"]["selector"]["matchLabels"], service["metadata"]["labels"])
-        assert [found["port"] for found in monitor["spec"]["endpoints"]] == [found["name"] for found in service["spec"]["ports"]]
+        assert [found["port"] for found in monitor["spec"]["endpoints"]] == [
+            found["name"] for found in service["spec"]["ports"]
+        ]
     for policy in of_kind(objects, "NetworkPolicy"):
         selector = policy["spec"]["podSelector"]["matchLabels"]
         assert all(selects(selector, found) for found in [*labels.values(), *ray_labels])
@@ -463,7 +507,10 @@ def test_a_service_monitor_is_made_only_when_asked_for(chart: helm_python.Chart)
 
 
 def test_a_disruption_takes_one_pod_at_a_time_and_is_never_blocked(chart: helm_python.Chart) -> None:
-    budgets = {budget["metadata"]["name"]: budget["spec"] for budget in of_kind(render(chart, {}), "PodDisruptionBudget")}
+    budgets = {
+        budget["metadata"]["name"]: budget["spec"]
+        for budget in of_kind(render(chart, {}), "PodDisruptionBudget")
+    }
     assert set(budgets) == {f"demo-parley-{name}" for name in (*Part, "ray-worker")}
     for part in Part:
         assert budgets[f"demo-parley-{part}"]["maxUnavailable"] == 1
@@ -481,7 +528,9 @@ def test_from_outside_only_metrics_can_be_reached(chart: helm_python.Chart) -> N
     assert inside == {"from": [{"podSelector": policy["spec"]["podSelector"]}]}
     assert metrics == {"ports": [{"port": "http", "protocol": "TCP"}]}
     (limited,) = of_kind(render(chart, VARIANTS["everything on"]), "NetworkPolicy")
-    assert limited["spec"]["ingress"][1]["from"] == [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]
+    assert limited["spec"]["ingress"][1]["from"] == [
+        {"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}
+    ]
     assert of_kind(render(chart, VARIANTS["everything off"]), "NetworkPolicy") == []
 
 
@@ -489,7 +538,9 @@ def test_the_service_account_is_made_or_borrowed(chart: helm_python.Chart) -> No
     made = render(chart, {})
     (account,) = of_kind(made, "ServiceAccount")
     assert account["automountServiceAccountToken"] is False
-    assert {template["spec"]["serviceAccountName"] for template in pod_templates(made)} == {account["metadata"]["name"]}
+    assert {template["spec"]["serviceAccountName"] for template in pod_templates(made)} == {
+        account["metadata"]["name"]
+    }
     borrowed = render(chart, {"serviceAccount": {"create": False, "name": "theirs"}})
     assert of_kind(borrowed, "ServiceAccount") == []
     assert {template["spec"]["serviceAccountName"] for template in pod_templates(borrowed)} == {"theirs"}
@@ -526,12 +577,22 @@ def test_the_cluster_has_the_shape_that_kuberay_wants(chart: helm_python.Chart) 
     assert set(cluster["spec"]) == {"rayVersion", "headGroupSpec", "workerGroupSpecs"}
     head, (workers,) = cluster["spec"]["headGroupSpec"], cluster["spec"]["workerGroupSpecs"]
     assert set(head) == {"serviceType", "rayStartParams", "template"}
-    assert set(workers) == {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
+    assert set(workers) == {
+        "groupName",
+        "replicas",
+        "minReplicas",
+        "maxReplicas",
+        "rayStartParams",
+        "template",
+    }
     for group in (head, workers):
         assert all(isinstance(value, str) for value in group["rayStartParams"].values())
     # Actors live on the workers alone, and Ray may give out what Kubernetes has given.
     assert head["rayStartParams"]["num-cpus"] == "0"
-    assert workers["rayStartParams"]["num-cpus"] == container(workers["template"])["resources"]["requests"]["cpu"]
+    assert (
+        workers["rayStartParams"]["num-cpus"]
+        == container(workers["template"])["resources"]["requests"]["cpu"]
+    )
 
 
 def test_ray_nodes_are_probed_where_plain_ray_answers(chart: helm_python.Chart) -> None:
@@ -606,15 +667,32 @@ def test_another_image_makes_another_cluster_but_more_workers_do_not(chart: helm
 @pytest.mark.parametrize(
     ("values", "fits"),
     [
-        ({"parts": {"dispatch": {"replicas": 2}}, "ray": {"actors": 2, "workers": {"replicas": 3, "cpus": 2}}}, True),
-        ({"parts": {"dispatch": {"replicas": 3}}, "ray": {"actors": 2, "workers": {"replicas": 3, "cpus": 2}}}, False),
+        (
+            {
+                "parts": {"dispatch": {"replicas": 2}},
+                "ray": {"actors": 2, "workers": {"replicas": 3, "cpus": 2}},
+            },
+            True,
+        ),
+        (
+            {
+                "parts": {"dispatch": {"replicas": 3}},
+                "ray": {"actors": 2, "workers": {"replicas": 3, "cpus": 2}},
+            },
+            False,
+        ),
         ({"ray": {"actors": 4, "actorCpus": 0.5, "workers": {"replicas": 3, "cpus": 2}}}, True),
-        ({"ray": {"actors": 2, "actorCpus": 2, "workers": {"replicas": 4, "cpus": 3}}}, False),  # a worker of 3 holds one of 2
+        (
+            {"ray": {"actors": 2, "actorCpus": 2, "workers": {"replicas": 4, "cpus": 3}}},
+            False,
+        ),  # a worker of 3 holds one of 2
         ({"ray": {"address": "ray.example:6379", "actors": 99}}, True),  # its size is not known here
     ],
     ids=str,
 )
-def test_a_rollout_of_dispatch_must_fit_into_the_cluster(chart: helm_python.Chart, values: Object, fits: bool) -> None:
+def test_a_rollout_of_dispatch_must_fit_into_the_cluster(
+    chart: helm_python.Chart, values: Object, fits: bool
+) -> None:
     # The new dispatcher comes up before the old one goes. Without room for its actors it never gets ready, and the old one never goes.
     if fits:
         assert render(chart, values)
@@ -635,5 +713,7 @@ def test_the_dockerfile_agrees_with_the_chart_and_the_project(chart: helm_python
     copied = set(re.findall(r"^COPY (\w+) \1$", dockerfile, re.MULTILINE))
     assert copied == set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
     allowed = (ROOT / "helm" / "Dockerfile.dockerignore").read_text().splitlines()
-    assert {f"!{name}" for name in (*copied, "pyproject.toml", "uv.lock", project["project"]["readme"])} <= set(allowed)
+    assert {
+        f"!{name}" for name in (*copied, "pyproject.toml", "uv.lock", project["project"]["readme"])
+    } <= set(allowed)
     assert chart.metadata["appVersion"] == project["project"]["version"]

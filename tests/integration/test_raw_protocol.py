@@ -4,7 +4,7 @@ import asyncio
 import json
 from urllib.parse import urlsplit
 
-from broker.messages import DeliberationCompleted
+from parley.broker.core.messages import DeliberationCompleted
 from tests.harness import Running, fresh
 from tests.integration.test_deliberations import COMPLETED_FIELDS
 
@@ -54,7 +54,9 @@ async def test_a_bare_pub_starts_a_deliberation_and_a_plain_subscriber_gets_its_
     try:
         async with asyncio.timeout(20):
             task_id = fresh("raw")
-            request = json.dumps({"task_id": task_id, "task_description": "Write a factorial function"}).encode()
+            request = json.dumps(
+                {"task_id": task_id, "task_description": "Write a factorial function"}
+            ).encode()
             await socket.say("SUB deliberation.completed 1")
             await socket.say(f"PUB deliberation.requested {len(request)}", request)
             while True:

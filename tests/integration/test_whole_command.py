@@ -68,7 +68,9 @@ def _address(raw: str) -> str:
 
 @contextmanager
 def up(home: Path) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen([PARLEY, "up"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(home))
+    process = subprocess.Popen(
+        [PARLEY, "up"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(home)
+    )
     try:
         assert process.stdout is not None
         said = ""
@@ -109,7 +111,9 @@ def test_the_demo_shows_three_simulated_answers_and_says_so(tmp_path: Path) -> N
 @pytest.mark.ray
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-async def test_parley_up_listens_on_loopback_only_answers_and_leaves_nothing_behind(tmp_path: Path, end: signal.Signals) -> None:
+async def test_parley_up_listens_on_loopback_only_answers_and_leaves_nothing_behind(
+    tmp_path: Path, end: signal.Signals
+) -> None:
     with up(tmp_path) as process:
         started = set(descendants(process.pid))
         assert started
@@ -129,4 +133,6 @@ async def test_parley_up_listens_on_loopback_only_answers_and_leaves_nothing_beh
 
 def ask(home: Path) -> subprocess.CompletedProcess[str]:
     command = [PARLEY, "ask", "Anyone there?", "--json"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment(home), check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env=environment(home), check=False
+    )

@@ -48,12 +48,17 @@ def write(folder: Path, texts: list[Path]) -> None:
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = Bytes()
     learning = BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=[BEGIN], initial_alphabet=ByteLevel.alphabet(), show_progress=False
+        vocab_size=VOCABULARY,
+        special_tokens=[BEGIN],
+        initial_alphabet=ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train([str(text) for text in texts], learning)
     if tokenizer.get_vocab_size() != VOCABULARY:
         # vLLM would make up ids that stand for nothing, and an answer of nothing but those is an empty one.
-        raise SystemExit(f"the texts are too short: {tokenizer.get_vocab_size()} tokens learnt, {VOCABULARY} wanted")
+        raise SystemExit(
+            f"the texts are too short: {tokenizer.get_vocab_size()} tokens learnt, {VOCABULARY} wanted"
+        )
     tokenizer.save(str(folder / "tokenizer.json"))
     about = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -14,7 +14,7 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.machine import descendants, free_port
-from broker.process import end_with_parent
+from parley.broker.host import end_with_parent
 from tests.harness import until
 
 MODEL = "tiny"
@@ -104,7 +104,11 @@ class Vllm:
 
     def engine(self) -> int:
         """Process id of its engine, which is a process of its own."""
-        (found,) = [pid for pid in descendants(self.process.pid) if b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        (found,) = [
+            pid
+            for pid in descendants(self.process.pid)
+            if b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
         return found
 
     def terminate(self) -> None:
@@ -119,13 +123,25 @@ class Vllm:
 
 @asynccontextmanager
 async def vllm(
-    install: Install, folder: Path, *arguments: str, port: int | None = None, environment: Mapping[str, str] = NONE
+    install: Install,
+    folder: Path,
+    *arguments: str,
+    port: int | None = None,
+    environment: Mapping[str, str] = NONE,
 ) -> AsyncIterator[Vllm]:
     """A server until the block ends, ready at the start of it. `arguments`: more of them, and later ones win. Fails with the end of its log
     when it does not come up. `port`: none takes a free one."""
     port = port or free_port()
     path = folder / f"vllm-{port}-{time.monotonic_ns()}.log"
-    command = [str(install.python), *COMMAND, "--model", str(install.model), "--port", str(port), "--enforce-eager"]
+    command = [
+        str(install.python),
+        *COMMAND,
+        "--model",
+        str(install.model),
+        "--port",
+        str(port),
+        "--enforce-eager",
+    ]
     command += [word for pair in ARGUMENTS.items() for word in pair]
     # Whatever else is set for a vLLM here is not for this one.
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("VLLM_", "PYTHON"))}

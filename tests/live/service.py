@@ -9,11 +9,12 @@ from nats.aio.client import Client as Nats
 
 from benchmarks.parts import plain_environment
 from benchmarks.service import Serving, served
-from broker import topology
-from broker.connection import Wire, close, connect
-from broker.embedded import embedded_nats
-from broker.messages import AgentCompleted, AgentFailed, AgentOutcome, Ending, decode
-from broker.reading import walk
+from parley.broker.core.messages import AgentCompleted, AgentFailed, AgentOutcome, Ending, decode
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.connection import close, connect
+from parley.broker.jetstream.embedded import embedded_nats
+from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.scan import walk
 from parley.client import Client
 from parley.client import connect as connect_client
 from tests.live.server import MODEL
@@ -39,7 +40,7 @@ class Front:
     async def outcomes(self, task_id: str) -> list[AgentOutcome]:
         """What every agent of a task has published, by agent."""
         found: list[AgentOutcome] = []
-        async for message in walk(Wire(self.nats), topology.AGENT_RESPONSES, "agent.response.*"):
+        async for message in walk(JetStream(self.nats), topology.AGENT_RESPONSES, "agent.response.*"):
             done = message.subject == topology.AGENT_COMPLETED
             found.append(decode(AgentCompleted, message.data) if done else decode(AgentFailed, message.data))
         return sorted((each for each in found if each.task_id == task_id), key=lambda each: each.agent_id)
@@ -62,14 +63,22 @@ class Front:
 
 
 @asynccontextmanager
-async def front(folder: Path, urls: Sequence[str], awaited: str = "/readyz", **settings: str) -> AsyncIterator[Front]:
+async def front(
+    folder: Path, urls: Sequence[str], awaited: str = "/readyz", **settings: str
+) -> AsyncIterator[Front]:
     """Everything up until the block ends. `urls`: of the model servers; `settings`: more of them, by their variables' names;
     `awaited`: as for `served`."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(embedded_nats(folder / "nats"))
         environment = {**SETTINGS, **settings}
         service = served(
-            server, urls, folder, pool="ray", inherited=plain_environment(), environment=environment, awaited=awaited
+            server,
+            urls,
+            folder,
+            pool="ray",
+            inherited=plain_environment(),
+            environment=environment,
+            awaited=awaited,
         )
         serving = await stack.enter_async_context(service)
         nats = await connect(server.url, "live")

@@ -12,7 +12,15 @@ KEY = "key-of-the-live-tests"
 # At work, and waiting for it; the next is turned away.
 AT_WORK, QUEUED = 4, 4
 # `--shutdown-timeout` is left at its default, 0.
-ARGUMENTS = ("--api-key", KEY, "--max-num-seqs", str(AT_WORK), "--max-num-queued-reqs", str(QUEUED), "--enable-prefix-caching")
+ARGUMENTS = (
+    "--api-key",
+    KEY,
+    "--max-num-seqs",
+    str(AT_WORK),
+    "--max-num-queued-reqs",
+    str(QUEUED),
+    "--enable-prefix-caching",
+)
 
 
 @dataclass(slots=True)
@@ -33,7 +41,9 @@ class Stage:
         """The server, started if none lives."""
         if self._server is None or self._server.process.returncode is not None:
             await self._stack.aclose()
-            self._server = await self._stack.enter_async_context(vllm(self.install, self.folder, *ARGUMENTS, port=self.port))
+            self._server = await self._stack.enter_async_context(
+                vllm(self.install, self.folder, *ARGUMENTS, port=self.port)
+            )
         return self._server
 
     async def close(self) -> None:

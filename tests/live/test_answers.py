@@ -2,7 +2,7 @@
 
 import re
 
-from broker.messages import AgentCompleted, DeliberationCompleted
+from parley.broker.core.messages import AgentCompleted, DeliberationCompleted
 from tests.harness import fresh
 from tests.live.server import MODEL, Vllm
 from tests.live.service import Front
@@ -20,9 +20,12 @@ async def test_three_agents_answer_and_the_tokens_are_those_that_vllm_counts(on:
     assert made == 3 * 24
     assert read > 3 * 100
     await shared.grew(before, generation_tokens_total=made, prompt_tokens_total=read, request_success_total=3)
-    assert [result.proposal.tokens for result in ending.results] == [outcome.usage.completion_tokens for outcome in outcomes]
+    assert [result.proposal.tokens for result in ending.results] == [
+        outcome.usage.completion_tokens for outcome in outcomes
+    ]
     assert all(
-        outcome.usage.total_tokens == outcome.usage.prompt_tokens + outcome.usage.completion_tokens for outcome in outcomes
+        outcome.usage.total_tokens == outcome.usage.prompt_tokens + outcome.usage.completion_tokens
+        for outcome in outcomes
     )
 
 
@@ -31,10 +34,15 @@ async def test_an_answer_says_whether_it_was_cut(on: Front) -> None:
     assert {outcome.finish_reason for outcome in cut} == {"length"}
     assert {outcome.usage.completion_tokens for outcome in cut} == {9}
     # Noise comes by these letters sooner or later; an agent that begins with them has no answer.
-    await on.client.deliberate("Go on and on", agents=8, max_tokens=400, stop=["th"], task_id=(name := fresh()))
+    await on.client.deliberate(
+        "Go on and on", agents=8, max_tokens=400, stop=["th"], task_id=(name := fresh())
+    )
     whole = [outcome for outcome in await on.outcomes(name) if isinstance(outcome, AgentCompleted)]
     assert not any("th" in outcome.proposal.content for outcome in whole)
-    assert all(outcome.finish_reason == ("length" if outcome.usage.completion_tokens == 400 else "stop") for outcome in whole)
+    assert all(
+        outcome.finish_reason == ("length" if outcome.usage.completion_tokens == 400 else "stop")
+        for outcome in whole
+    )
     assert "stop" in {outcome.finish_reason for outcome in whole}
 
 
@@ -48,7 +56,9 @@ async def test_what_is_asked_of_sampling_reaches_the_engine(on: Front, shared: V
     before = len(asked())
     await on.client.deliberate("Name it", agents=3, max_tokens=11, temperature=0.35, seed=70, stop=["zq"])
     same = {"temperature": "0.35", "max_tokens": "11", "stop": "['zq']"}
-    assert sorted(asked()[before:], key=lambda one: one["seed"]) == [{**same, "seed": str(seed)} for seed in (70, 71, 72)]
+    assert sorted(asked()[before:], key=lambda one: one["seed"]) == [
+        {**same, "seed": str(seed)} for seed in (70, 71, 72)
+    ]
 
 
 async def test_the_same_seed_gives_the_same_answers_and_another_gives_others(on: Front) -> None:
@@ -65,7 +75,9 @@ async def test_the_same_seed_gives_the_same_answers_and_another_gives_others(on:
 
 
 async def test_diverse_agents_sample_differently_and_answer_differently(on: Front) -> None:
-    outcomes = await on.completed(await on.client.deliberate("Name it", agents=4, max_tokens=16, diversity=True))
+    outcomes = await on.completed(
+        await on.client.deliberate("Name it", agents=4, max_tokens=16, diversity=True)
+    )
     assert len({outcome.proposal.content for outcome in outcomes}) == 4
     assert len({outcome.persona for outcome in outcomes}) == 4
     assert len({outcome.seed for outcome in outcomes}) == 4

@@ -30,11 +30,16 @@ async def test_the_doctor_has_the_model_by_name_generate_one_token_and_says_how_
     before = await shared.figures()
     code, line = await doctor(plain, VLLM_MODEL=MODEL)
     assert code == 0, line
-    assert f"{MODEL} generated a token, takes prompts and answers of up to {MAX_TOKENS:,} tokens together" in line
+    assert (
+        f"{MODEL} generated a token, takes prompts and answers of up to {MAX_TOKENS:,} tokens together"
+        in line
+    )
     await shared.grew(before, generation_tokens_total=1, request_success_total=1)
 
 
-async def test_the_doctor_says_which_model_is_served_where_the_wrong_one_is_wanted(plain: Front, shared: Vllm) -> None:
+async def test_the_doctor_says_which_model_is_served_where_the_wrong_one_is_wanted(
+    plain: Front, shared: Vllm
+) -> None:
     before = await shared.figures()
     code, line = await doctor(plain, VLLM_MODEL="nobody")
     assert code != 0

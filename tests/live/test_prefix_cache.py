@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from broker.messages import AgentRequested
+from parley.broker.core.messages import AgentRequested
+from parley.workers import prompts
+from parley.workers.model.client import ChatRequest, ModelClient
+from parley.workers.model.endpoint import Endpoint
 from tests.harness import fresh, until
 from tests.live.server import MODEL, Vllm
 from tests.live.service import Front, front
 from tests.live.stage import AT_WORK, KEY, Stage
-from workers import prompts
-from workers.endpoint import Endpoint
-from workers.vllm import ChatRequest, VllmClient
 
 AGENTS = 8
 ANSWER_TOKENS = 4
@@ -23,7 +23,10 @@ TASKS = 16
 
 def task(nonce: str) -> str:
     """Of a few hundred tokens, and like no other from its first word on."""
-    return f"{nonce}: " + "weigh what speaks for the plainest design that holds, and say what it costs to run it. " * 12
+    return (
+        f"{nonce}: "
+        + "weigh what speaks for the plainest design that holds, and say what it costs to run it. " * 12
+    )
 
 
 def messages(role: str, text: str, number: int, *, angle_first: bool) -> Sequence[Mapping[str, str]]:
@@ -54,22 +57,32 @@ def role() -> str:
 async def cached(server: Vllm, before: dict[str, float]) -> float:
     """The share of prompt tokens since then that was in the cache."""
     after = await server.figures()
-    hits, queries = (after[name] - before[name] for name in ("vllm:prefix_cache_hits_total", "vllm:prefix_cache_queries_total"))
+    hits, queries = (
+        after[name] - before[name]
+        for name in ("vllm:prefix_cache_hits_total", "vllm:prefix_cache_queries_total")
+    )
     return hits / queries
 
 
 async def ask(server: Vllm, conversations: Sequence[Sequence[Mapping[str, str]]]) -> None:
     """All at once, as agents do."""
-    async with VllmClient() as client:
+    async with ModelClient() as client:
         calls = [ChatRequest(MODEL, each, max_tokens=ANSWER_TOKENS) for each in conversations]
         await asyncio.gather(*(client.complete(Endpoint(server.url), call, seconds=60) for call in calls))
 
 
-async def test_what_agents_share_is_computed_once_and_would_not_be_with_their_angle_in_front(plain: Front, shared: Vllm) -> None:
+async def test_what_agents_share_is_computed_once_and_would_not_be_with_their_angle_in_front(
+    plain: Front, shared: Vllm
+) -> None:
     # A role of its own each time: no block of the prompt was ever seen.
     before = await shared.figures()
     ending = await plain.client.deliberate(
-        task(fresh()), role=role(), agents=AGENTS, diversity=True, max_tokens=ANSWER_TOKENS, timeout_seconds=60
+        task(fresh()),
+        role=role(),
+        agents=AGENTS,
+        diversity=True,
+        max_tokens=ANSWER_TOKENS,
+        timeout_seconds=60,
     )
     assert len(ending.results) == AGENTS
     through = await cached(shared, before)
@@ -77,9 +90,13 @@ async def test_what_agents_share_is_computed_once_and_would_not_be_with_their_an
     for angle_first in (False, True):
         name, text = role(), task(fresh())
         before = await shared.figures()
-        await ask(shared, [messages(name, text, number, angle_first=angle_first) for number in range(1, AGENTS + 1)])
+        await ask(
+            shared, [messages(name, text, number, angle_first=angle_first) for number in range(1, AGENTS + 1)]
+        )
         rates.append(await cached(shared, before))
-    print(f"\ncached: {through:.3f} through Parley, {rates[0]:.3f} by hand in its order, {rates[1]:.3f} with the angle in front")
+    print(
+        f"\ncached: {through:.3f} through Parley, {rates[0]:.3f} by hand in its order, {rates[1]:.3f} with the angle in front"
+    )
     assert through > 0.5
     assert abs(through - rates[0]) < 0.1
     assert rates[1] < 0.1
@@ -107,7 +124,9 @@ async def test_all_agents_of_a_task_go_to_one_server_of_two_and_the_tasks_to_bot
         await until(both_probed, "each server has made the one token by which it is known to work")
         for _ in range(TASKS):
             before = await counted()
-            await on.completed(await on.client.deliberate("x", agents=TOGETHER, max_tokens=ANSWER_TOKENS, task_id=fresh()))
+            await on.completed(
+                await on.client.deliberate("x", agents=TOGETHER, max_tokens=ANSWER_TOKENS, task_id=fresh())
+            )
             went.append(await until(partial(more, before), f"vLLM counts {TOGETHER} answers"))
     assert all(sorted(each) == [0, TOGETHER] for each in went), went
     # All on one side by chance: two times in 2^16.

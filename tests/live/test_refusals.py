@@ -1,6 +1,6 @@
 """What a real vLLM will not do: said in its own words, and not asked again."""
 
-from broker.messages import DeliberationFailed, ErrorType
+from parley.broker.core.messages import DeliberationFailed, ErrorType
 from tests.live.server import MAX_TOKENS, Vllm
 from tests.live.service import Front
 
@@ -12,7 +12,9 @@ async def test_a_prompt_that_is_too_long_fails_at_once_in_the_servers_words(on: 
     assert ending.status == "failed"
     failed = await on.failed(ending)
     assert {outcome.error_type for outcome in failed} == {ErrorType.CONTEXT_TOO_LONG}
-    assert all(outcome.error.startswith("HTTP 400") and str(MAX_TOKENS) in outcome.error for outcome in failed)
+    assert all(
+        outcome.error.startswith("HTTP 400") and str(MAX_TOKENS) in outcome.error for outcome in failed
+    )
     assert {outcome.attempt for outcome in failed} == {1}
     assert len(shared.said("POST /v1/chat/completions")) - asked == 2
     assert ending.duration_ms < 5_000

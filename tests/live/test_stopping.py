@@ -2,7 +2,7 @@
 
 import time
 
-from broker.messages import DeliberationCompleted
+from parley.broker.core.messages import DeliberationCompleted
 from tests.live.server import MAX_TOKENS, Vllm
 from tests.live.service import Front
 
@@ -51,6 +51,8 @@ async def test_an_early_finish_aborts_the_others_inside_the_engine(on: Front, sh
     after = await shared.figures()
     made = after["vllm:generation_tokens_total"] - before["vllm:generation_tokens_total"]
     finished = sum(result.proposal.tokens for result in ending.results)
-    print(f"\nfinished early: {len(ending.results)} of 8 answered ({finished} tokens of {made:.0f}); idle {took:.3f} s later")
+    print(
+        f"\nfinished early: {len(ending.results)} of 8 answered ({finished} tokens of {made:.0f}); idle {took:.3f} s later"
+    )
     assert took < ABORT_SECONDS
     assert made < 8 * LONG

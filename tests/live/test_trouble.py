@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.messages import ErrorType
+from parley.broker.core.messages import ErrorType
 from tests.live.server import MAX_TOKENS
 from tests.live.service import Front, front
 from tests.live.stage import AT_WORK, KEY, QUEUED, Stage
@@ -47,7 +47,9 @@ class Fronts:
         if name not in self._made:
             folder: Path = self._folders.mktemp("front")
             awaited = "/readyz" if key == KEY else "/livez"
-            self._made[name] = await self._stack.enter_async_context(front(folder, [self._behind.url], awaited, **wanted))
+            self._made[name] = await self._stack.enter_async_context(
+                front(folder, [self._behind.url], awaited, **wanted)
+            )
         return self._made[name]
 
     async def both(self, settings: Mapping[str, str]) -> tuple[Front, Front]:
@@ -80,7 +82,10 @@ async def test_what_a_full_server_turns_away_is_asked_again_until_all_have_answe
     server = await behind.up()
     on = await fronts.get(PATIENT, stream=stream)
     before = await server.figure("admission_rejections_total")
-    asking = [on.client.deliberate("x", agents=3, max_tokens=40, timeout_seconds=90) for _ in range(4 * (AT_WORK + QUEUED) // 3)]
+    asking = [
+        on.client.deliberate("x", agents=3, max_tokens=40, timeout_seconds=90)
+        for _ in range(4 * (AT_WORK + QUEUED) // 3)
+    ]
     endings = await asyncio.gather(*asking)
     turned_away = await server.figure("admission_rejections_total") - before
     outcomes = [outcome for ending in endings for outcome in await on.completed(ending)]
@@ -111,35 +116,50 @@ async def test_a_frozen_server_is_noticed_at_the_first_byte_of_a_stream_and_else
     assert FIRST_BYTE_SECONDS * 1000 <= stream.duration_ms < (FIRST_BYTE_SECONDS + 1) * 1000
 
 
-async def test_a_server_that_is_killed_and_started_again_loses_nobody_who_has_the_patience(behind: Stage, fronts: Fronts) -> None:
+async def test_a_server_that_is_killed_and_started_again_loses_nobody_who_has_the_patience(
+    behind: Stage, fronts: Fronts
+) -> None:
     server = await behind.up()
-    patient, hurried = await fronts.get(PATIENT), await fronts.get(HURRIED)
-    waiting = [await patient.client.submit("Go on", agents=2, max_tokens=1_000, timeout_seconds=120)]
+    client, hurried = await fronts.get(PATIENT), await fronts.get(HURRIED)
+    waiting = [await client.client.submit("Go on", agents=2, max_tokens=1_000, timeout_seconds=120)]
     failing = [await hurried.client.submit("Go on", agents=2, max_tokens=1_000, timeout_seconds=120)]
     await server.running(4)
     await server.kill()
     killed = time.monotonic()
-    waiting += [await patient.client.submit("x", agents=2, max_tokens=16, timeout_seconds=120) for _ in range(3)]
+    waiting += [
+        await client.client.submit("x", agents=2, max_tokens=16, timeout_seconds=120) for _ in range(3)
+    ]
     failing += [await hurried.client.submit("x", agents=2, max_tokens=16, timeout_seconds=120)]
-    failed = [outcome for each in failing for outcome in await hurried.failed(await hurried.client.ending(each))]
+    failed = [
+        outcome for each in failing for outcome in await hurried.failed(await hurried.client.ending(each))
+    ]
     # The connection of the first two was cut; nobody listens for the others.
-    assert [outcome.error_type for outcome in failed] == [ErrorType.CONNECTION_LOST] * 2 + [ErrorType.CONNECTION_FAILED] * 2
+    assert [outcome.error_type for outcome in failed] == [ErrorType.CONNECTION_LOST] * 2 + [
+        ErrorType.CONNECTION_FAILED
+    ] * 2
     assert not any(each.ending.done() for each in waiting)
     await behind.up()
     back = time.monotonic()
-    answered = [outcome for each in waiting for outcome in await patient.completed(await patient.client.ending(each))]
+    answered = [
+        outcome for each in waiting for outcome in await client.completed(await client.client.ending(each))
+    ]
     soon = time.monotonic() - back
     assert len(answered) == 8
-    await patient.completed(await patient.client.deliberate("x", agents=3, max_tokens=16, timeout_seconds=30))
+    await client.completed(await client.client.deliberate("x", agents=3, max_tokens=16, timeout_seconds=30))
     await hurried.completed(await hurried.client.deliberate("x", agents=3, max_tokens=16, timeout_seconds=30))
     calls = [outcome.attempt for outcome in answered]
-    print(f"\naway for {back - killed:.1f} s; the last that waited was answered {soon:.1f} s after it was back; calls {calls}")
+    print(
+        f"\naway for {back - killed:.1f} s; the last that waited was answered {soon:.1f} s after it was back; calls {calls}"
+    )
 
 
-async def test_an_engine_that_dies_is_an_error_in_a_stream_that_began_with_200_too(behind: Stage, fronts: Fronts) -> None:
+async def test_an_engine_that_dies_is_an_error_in_a_stream_that_began_with_200_too(
+    behind: Stage, fronts: Fronts
+) -> None:
     server = await behind.up()
     asked = [
-        (on, await on.client.submit("Go on", agents=2, max_tokens=LONG, timeout_seconds=60)) for on in await fronts.both(HURRIED)
+        (on, await on.client.submit("Go on", agents=2, max_tokens=LONG, timeout_seconds=60))
+        for on in await fronts.both(HURRIED)
     ]
     await server.running(4)
     os.kill(server.engine(), signal.SIGKILL)
@@ -152,12 +172,15 @@ async def test_an_engine_that_dies_is_an_error_in_a_stream_that_began_with_200_t
     await asyncio.wait_for(server.process.wait(), 30)
 
 
-async def test_what_a_server_that_is_told_to_stop_leaves_undone_is_no_answer(behind: Stage, fronts: Fronts) -> None:
+async def test_what_a_server_that_is_told_to_stop_leaves_undone_is_no_answer(
+    behind: Stage, fronts: Fronts
+) -> None:
     """At SIGTERM, without `--shutdown-timeout`, vLLM aborts what it is at and kills the engine. Whichever is first: a caller is answered
     with the words so far, HTTP 200 and `finish_reason: abort`, or not at all and for as long as it cares to wait."""
     server = await behind.up()
     asked = [
-        (on, await on.client.submit("Go on", agents=2, max_tokens=LONG, timeout_seconds=60)) for on in await fronts.both(HURRIED)
+        (on, await on.client.submit("Go on", agents=2, max_tokens=LONG, timeout_seconds=60))
+        for on in await fronts.both(HURRIED)
     ]
     await server.running(4)
     server.terminate()

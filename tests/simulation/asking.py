@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from broker import topology
-from broker.connection import Wire
-from broker.errors import BrokerUnavailable
+from parley.broker.core.errors import BrokerUnavailable
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.jetstream import JetStream
 from tests.simulation.link import Link, as_client
 from tests.simulation.server import Server
 
@@ -19,13 +19,13 @@ _TIMEOUTS = (0.4, 1.0, 3.0, 8.0, 20.0, 45.0, 300.0)
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """At `at` seconds from the beginning, this is published. `patient`: until its PubAck came, the same message again."""
+    """At `at` seconds from the beginning, this is published. `client`: until its PubAck came, the same message again."""
 
     at: float
     subject: str
     body: dict[str, Any]
     headers: dict[str, str]
-    patient: bool = False
+    client: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,13 @@ def planned(rng: random.Random, place: int, late_seconds: float | None) -> Asked
     headers = {"Parley-Reply-To": f"_INBOX.{task_id}"} if rng.random() < 0.7 else {}
     if rng.random() < 0.3:
         headers["Nats-Msg-Id"] = f"{task_id}:asked"
-    request = Act(at, topology.REQUESTED, body, headers, patient=True)
-    acts = [request, *_again(rng, request, timeout), *_cancels(rng, task_id, at, timeout), *_strangers(rng, task_id, at, timeout)]
+    request = Act(at, topology.REQUESTED, body, headers, client=True)
+    acts = [
+        request,
+        *_again(rng, request, timeout),
+        *_cancels(rng, task_id, at, timeout),
+        *_strangers(rng, task_id, at, timeout),
+    ]
     if late_seconds is not None:
         acts += _late(rng, request, late_seconds)
     looks = [at + rng.random() * 1.5 * timeout for _ in range(rng.choice((0, 0, 1, 3)))]
@@ -73,7 +78,14 @@ def _again(rng: random.Random, request: Act, timeout: float) -> list[Act]:
     body = dict(request.body)
     if rng.random() < 0.5:
         body["num_agents"], body["min_responses"] = rng.choice(((1, 1), (3, 2), (9, 1)))
-    return [Act(request.at + rng.choice((0.0, 0.01, rng.random() * 1.2 * timeout)), request.subject, body, request.headers)]
+    return [
+        Act(
+            request.at + rng.choice((0.0, 0.01, rng.random() * 1.2 * timeout)),
+            request.subject,
+            body,
+            request.headers,
+        )
+    ]
 
 
 def _cancels(rng: random.Random, task_id: str, at: float, timeout: float) -> list[Act]:
@@ -94,10 +106,17 @@ def _strangers(rng: random.Random, task_id: str, at: float, timeout: float) -> l
             acts.append(Act(when, topology.deadline_subject(task_id), {"task_id": task_id}, {}))
         elif lot < 0.85:
             # A forged Msg-Id, to have the ending taken for a duplicate.
-            acts.append(Act(when, topology.CANCEL, {"task_id": "nobody"}, {"Nats-Msg-Id": f"{task_id}:ending"}))
+            acts.append(
+                Act(when, topology.CANCEL, {"task_id": "nobody"}, {"Nats-Msg-Id": f"{task_id}:ending"})
+            )
         else:
             acts.append(
-                Act(when, rng.choice((topology.CANCEL, topology.AGENT_COMPLETED, topology.REQUESTED)), {"no": "sense"}, {})
+                Act(
+                    when,
+                    rng.choice((topology.CANCEL, topology.AGENT_COMPLETED, topology.REQUESTED)),
+                    {"no": "sense"},
+                    {},
+                )
             )
     return acts
 
@@ -128,12 +147,12 @@ def outcome(task_id: str, number: int) -> dict[str, Any]:
 async def publish(server: Server, asked: Asked, act: Act, name: str) -> None:
     """Carry out one act, through whatever happens to the broker."""
     await asyncio.sleep(act.at)
-    wire = Wire(as_client(Link(server, None, name)))
+    wire = JetStream(as_client(Link(server, None, name)))
     body = json.dumps(act.body).encode()
     while True:
         try:
             await wire.publish(act.subject, body, headers=act.headers)
             return
         except BrokerUnavailable:
-            if not act.patient:
+            if not act.client:
                 return

@@ -24,10 +24,10 @@ class VirtualTime:
 def virtual_time() -> Iterator[None]:
     """While the block lasts, the handlers tell the time by the running loop."""
     with (
-        patch("handlers.intake.time", VirtualTime),
-        patch("handlers.cancel.time", VirtualTime),
-        patch("handlers.dispatch.time", VirtualTime),
-        patch("handlers.perform.time", VirtualTime),
-        patch("handlers.recover.time", VirtualTime),
+        patch("parley.handlers.intake.time", VirtualTime),
+        patch("parley.handlers.cancel.time", VirtualTime),
+        patch("parley.handlers.dispatch.time", VirtualTime),
+        patch("parley.handlers.effects.time", VirtualTime),
+        patch("parley.handlers.recover.time", VirtualTime),
     ):
         yield

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from broker import topology
-from broker.topology import Durable
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.topology import Durable
 from tests.simulation.stream import Kept, Stream
 
 

@@ -6,25 +6,25 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from broker.connection import Wire
-from broker.messages import ErrorType, Usage
+from parley.broker.core.messages import ErrorType, Usage
+from parley.broker.jetstream.jetstream import JetStream
+from parley.workers.agent import Desk
+from parley.workers.job import Job
+from parley.workers.model.client import ChatRequest
+from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.responses import Completion, ModelError
+from parley.workers.pool.pool import Slots
+from parley.workers.recent_cancels import Cancels
+from parley.workers.worker import Worker, nak
 from tests.simulation.clock import VirtualTime
 from tests.simulation.faults import Kind
 from tests.simulation.link import Link, as_client
 from tests.simulation.loop import in_context
 from tests.simulation.server import Server
-from workers.agent import Desk
-from workers.answers import Completion, ModelError
-from workers.cancels import Cancels
-from workers.endpoint import Endpoint
-from workers.handover import Job
-from workers.pool import Slots
-from workers.vllm import ChatRequest
-from workers.worker import Worker, nak
 
 # A dead actor is noticed by the call that waits on it.
 _NOTICED_SECONDS = 0.02
-# As workers.cluster, which is not imported here: it imports ray.
+# As parley.workers.pool.ray_pool, which is not imported here: it imports ray.
 SEEK_SECONDS = 1.0
 _ERRORS = (ErrorType.SERVER_ERROR, ErrorType.BAD_REQUEST, ErrorType.EMPTY_ANSWER, ErrorType.RATE_LIMITED)
 
@@ -71,7 +71,7 @@ class Actor:
             now=VirtualTime.time,
             jitter=server.rng.random,
         )
-        self.worker = Worker(Wire(as_client(self.link)), desk, _cancels=Cancels(VirtualTime.monotonic))
+        self.worker = Worker(JetStream(as_client(self.link)), desk, _cancels=Cancels(VirtualTime.monotonic))
 
     def take(self, job: Job) -> None:
         """It has come, by whichever way. The dead take nothing, and who stands still takes it later."""
@@ -89,7 +89,9 @@ class Actor:
 class Crew:
     """`mine` is the dispatcher's connection: it gives a dead worker's jobs back."""
 
-    def __init__(self, server: Server, mine: Link, context: contextvars.Context, *, slots: int, moods: Moods) -> None:
+    def __init__(
+        self, server: Server, mine: Link, context: contextvars.Context, *, slots: int, moods: Moods
+    ) -> None:
         self._server = server
         self._mine = mine
         self._context = context
@@ -110,14 +112,14 @@ class Crew:
     async def room(self, wait: bool = True) -> int:
         return await self._slots.room(wait)
 
-    async def hire(self) -> None:
+    async def start_worker(self) -> None:
         self._hired += 1
         actor = Actor(self, self._server, f"{self._mine.name}.w{self._hired}", self._moods)
         await actor.worker.start()
         self._actors.append(actor)
         in_context(self._context, self._watch(actor))
 
-    async def hand(self, jobs: Sequence[Job]) -> None:
+    async def submit(self, jobs: Sequence[Job]) -> None:
         self._slots.take(len(jobs))
         for job in jobs:
             actor = self._server.rng.choice(self._actors)
@@ -161,7 +163,7 @@ class Crew:
         in_context(self._context, self._give_back(actor))
 
     async def _give_back(self, actor: Actor) -> None:
-        await self.hire()
+        await self.start_worker()
         jobs, actor.jobs = actor.jobs, []
         for reply in jobs:
             await self._mine.publish(reply, nak(0.0))

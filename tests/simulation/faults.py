@@ -26,7 +26,21 @@ class Kind(StrEnum):
 
 
 # Kinds of steps, as `link.label` names them, that a fault may be aimed at. "" is any step.
-STEPS = ("tally", "mark", "timer", "work", "outcome", "ending", "dead letter", "read", "info", "ack", "nak", "stop", "inbox")
+STEPS = (
+    "tally",
+    "mark",
+    "timer",
+    "work",
+    "outcome",
+    "ending",
+    "dead letter",
+    "read",
+    "info",
+    "ack",
+    "nak",
+    "stop",
+    "inbox",
+)
 # Those that most histories have come more often.
 _OFTEN = (*STEPS, *("tally", "mark", "timer", "work", "outcome", "ending", "ack") * 2)
 _AT_STEPS = (
@@ -99,7 +113,11 @@ def _one(rng: random.Random, deliberations: int) -> Fault:
     if lot < 0.5:
         return Fault(rng.choice(_AT_STEPS), "", rng.randint(1, _STEPS_EACH * deliberations), seconds)
     label = rng.choice(_OFTEN)
-    few = 1 + deliberations if label in ("ending", "mark", "timer", "stop", "inbox", "dead letter") else 4 * deliberations
+    few = (
+        1 + deliberations
+        if label in ("ending", "mark", "timer", "stop", "inbox", "dead letter")
+        else 4 * deliberations
+    )
     return Fault(rng.choice(_AT_STEPS), label, rng.randint(1, few), seconds)
 
 
@@ -107,5 +125,6 @@ def parcels(rng: random.Random, deliberations: int) -> list[Fault]:
     """What becomes of jobs on their way to an actor, in half of the histories. Apart from the plan, for no invariant is loosened by it."""
     count = rng.choice((0, 0, 1, 2))
     return [
-        Fault(rng.choice(_AT_PARCELS), "parcel", rng.randint(1, 4 * deliberations), rng.choice(_DURATIONS)) for _ in range(count)
+        Fault(rng.choice(_AT_PARCELS), "parcel", rng.randint(1, 4 * deliberations), rng.choice(_DURATIONS))
+        for _ in range(count)
     ]

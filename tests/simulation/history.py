@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from unittest.mock import patch
 
-from broker.messages import DeliberationGet
-from broker.observer import Observer
-from handlers.recover import SWEEP_SECONDS
+from parley.broker.core.messages import DeliberationGet
+from parley.broker.core.observer import Observer
+from parley.handlers.recover import SWEEP_SECONDS
 from tests.simulation import asking, faults
 from tests.simulation.clock import virtual_time
 from tests.simulation.crew import Moods
@@ -62,7 +62,11 @@ class Plan:
         keep_seconds = rng.choice((180.0, 180.0, 3_600.0))
         count = rng.choice((1, 1, 1, 2, 2, 3))
         strangers_return = keep_seconds < 1_000 and rng.random() < 0.2
-        late = 60.0 + rng.choice((keep_seconds - 20.0, keep_seconds + 1.0, keep_seconds + 60.0)) if strangers_return else None
+        late = (
+            60.0 + rng.choice((keep_seconds - 20.0, keep_seconds + 1.0, keep_seconds + 60.0))
+            if strangers_return
+            else None
+        )
         asked = tuple(asking.planned(rng, place, late) for place in range(count))
         moods = Moods(
             failing=rng.choice((0.0, 0.1, 0.5)),
@@ -83,7 +87,9 @@ class Plan:
             making=making,
             asked=asked,
             faults=tuple(faults.planned(rng, count)),
-            last_deadline=max(act.at + act.body.get("timeout_seconds", 30.0) for one in asked for act in one.acts),
+            last_deadline=max(
+                act.at + act.body.get("timeout_seconds", 30.0) for one in asked for act in one.acts
+            ),
         )
 
 
@@ -121,7 +127,11 @@ def simulated() -> Iterator[None]:
     log.propagate = False
     log.addHandler(BUGS)
     try:
-        with virtual_time(), patch("handlers.recover.walk", walk), patch("handlers.perform.walk", walk):
+        with (
+            virtual_time(),
+            patch("parley.handlers.recover.walk", walk),
+            patch("parley.handlers.effects.walk", walk),
+        ):
             yield
     finally:
         log.removeHandler(BUGS)
@@ -155,7 +165,9 @@ class History:
 
     async def _run(self) -> None:
         plan = self.plan
-        self.server = Server(self.rng, self.faults, self.eyes, self.trace, keep_seconds=plan.keep_seconds, latency=plan.latency)
+        self.server = Server(
+            self.rng, self.faults, self.eyes, self.trace, keep_seconds=plan.keep_seconds, latency=plan.latency
+        )
         self.server.parcels = self.parcels
         self.eyes.server = self.server
         for _ in range(plan.processes):
@@ -186,7 +198,12 @@ class History:
         while self.server.now < end:
             await asyncio.sleep(1.0 if self.server.now < BEGINNING + 10 else 10.0)
             self._look_for_bugs()
-            if all(task.done() for task in tasks) and self.server.at_rest and not self._starting and not await self._swept():
+            if (
+                all(task.done() for task in tasks)
+                and self.server.at_rest
+                and not self._starting
+                and not await self._swept()
+            ):
                 break
         else:
             self.eyes.restless()
@@ -225,7 +242,9 @@ class History:
 
     def _start_one(self) -> None:
         self._made += 1
-        process = Process(self.server, f"p{self._made}", self.plan.making, Notes(self.eyes.seen), self._killed)
+        process = Process(
+            self.server, f"p{self._made}", self.plan.making, Notes(self.eyes.seen), self._killed
+        )
         self.processes.append(process)
         process.start()
 

@@ -8,16 +8,32 @@ class Invariant(Enum):
 
     ONE_ENDING = (1, "each step", "an accepted request has at most one ending in the stream")
     AN_ENDING = (2, "at rest", "an accepted request has exactly one ending, and its tally is marked with it")
-    IN_TIME = (3, "each step", "an ending is stored no later than its deadline and a second, faults' own costs added")
-    AGREES = (4, "each step", "an ending says what its tally decided, and the tally decided as the contract says")
+    IN_TIME = (
+        3,
+        "each step",
+        "an ending is stored no later than its deadline and a second, faults' own costs added",
+    )
+    AGREES = (
+        4,
+        "each step",
+        "an ending says what its tally decided, and the tally decided as the contract says",
+    )
     ABSORBS = (
         5,
         "each step",
         "a tally that has ended never changes but for its mark, and moves only as the table of states allows",
     )
     EFFECTS_FIRST = (6, "each step", "no message is acknowledged before what follows from it is stored")
-    COUNTED_ONCE = (7, "each step", "a tally counts stored outcomes of its own agents, each once, and loses none it counted")
-    COMES_TO_REST = (8, "at rest", "every message ends acknowledged or in dead letters; none is handed out for ever")
+    COUNTED_ONCE = (
+        7,
+        "each step",
+        "a tally counts stored outcomes of its own agents, each once, and loses none it counted",
+    )
+    COMES_TO_REST = (
+        8,
+        "at rest",
+        "every message ends acknowledged or in dead letters; none is handed out for ever",
+    )
     MARK_KEPT = (9, "each step", "the mark names the ending's place, is set once, and is never lost")
     HEARD_ONCE = (
         10,
@@ -25,10 +41,22 @@ class Invariant(Enum):
         "core NATS carries an ending twice only where a fault struck or two messages that may have decided it came together",
     )
     HEARD = (11, "each step", "who gave an inbox has been sent the ending before it is marked")
-    RECORD_FIRST = (12, "each step", "no agent is asked and no deadline armed before the deliberation is recorded")
-    NOT_LOST = (13, "each step", "a request is acknowledged only if it is recorded, refused aloud, or its name was taken")
+    RECORD_FIRST = (
+        12,
+        "each step",
+        "no agent is asked and no deadline armed before the deliberation is recorded",
+    )
+    NOT_LOST = (
+        13,
+        "each step",
+        "a request is acknowledged only if it is recorded, refused aloud, or its name was taken",
+    )
     NO_BUG = (14, "each step", "no handler fails but by a broker that is away")
-    STATUS_TRUE = (15, "each step", "a question is answered with an ending only once it is stored, and with that one")
+    STATUS_TRUE = (
+        15,
+        "each step",
+        "a question is answered with an ending only once it is stored, and with that one",
+    )
 
     @property
     def number(self) -> int:

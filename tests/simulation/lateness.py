@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from broker import topology
-from broker.connection import PUBLISH_TIMEOUT_SECONDS
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS
 from tests.simulation.faults import Kind, Struck
 
 PROMISED_SECONDS = 1.0

@@ -1,4 +1,4 @@
-"""One connection to the modelled broker, with the few methods of nats-py's client that Parley calls. The real `Wire` sits on it.
+"""One connection to the modelled broker, with the few methods of nats-py's client that Parley calls. The real `JetStream` sits on it.
 
 Each call is a step: on its way, applied, answered; and between any two of these its owner may be killed, stopped or cut off.
 Requests of one connection arrive in the order they were made, unless a fault holds one up. A killed owner's calls never return.
@@ -16,8 +16,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import PubAck, RawStreamMsg
 
-from broker import topology
-from broker.connection import PUBLISH_TIMEOUT_SECONDS
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS
 from tests.simulation.faults import Fault, Kind
 from tests.simulation.server import Server
 from tests.simulation.stream import Kept, WrongLastSequence
@@ -50,7 +50,11 @@ def label(subject: str, headers: Mapping[str, str], data: bytes) -> str:
         return "outcome"
     if subject.startswith(topology.DEAD_LETTER):
         return "dead letter"
-    known = {topology.AGENT_REQUESTED: "work", topology.AGENT_CANCEL: "stop", **dict.fromkeys(_ENDINGS, "ending")}
+    known = {
+        topology.AGENT_REQUESTED: "work",
+        topology.AGENT_CANCEL: "stop",
+        **dict.fromkeys(_ENDINGS, "ending"),
+    }
     return known.get(subject, "inbox" if subject.startswith("_INBOX") else "client")
 
 
@@ -148,7 +152,9 @@ class Link:
                 await self._never()
 
     def _before(self, fault: Fault, what: str, about: str) -> None:
-        self._server.trace.add(self._server.now, self.name, f"! {fault.kind}", f"({what} {about}, {fault.seconds:g} s)")
+        self._server.trace.add(
+            self._server.now, self.name, f"! {fault.kind}", f"({what} {about}, {fault.seconds:g} s)"
+        )
         assert self._owner is not None
         match fault.kind:
             case Kind.KILL_BEFORE:
@@ -212,9 +218,13 @@ class Link:
     ) -> None:
         if subject.startswith("$JS.ACK"):
             about = ".".join(subject.split(".")[3:6])
-            await self._tell(label(subject, {}, payload), about, lambda: self._server.acknowledge(subject, payload))
+            await self._tell(
+                label(subject, {}, payload), about, lambda: self._server.acknowledge(subject, payload)
+            )
         else:
-            await self._tell(label(subject, {}, payload), subject, lambda: self._server.broadcast(subject, payload))
+            await self._tell(
+                label(subject, {}, payload), subject, lambda: self._server.broadcast(subject, payload)
+            )
 
     async def _tell(self, what: str, about: str, apply: Callable[[], None]) -> None:
         """Core NATS: written and forgotten, without an answer."""
@@ -234,7 +244,13 @@ class Link:
         self._server.listen(subject, listener)
 
     def delivered(self, kept: Kept, reply: str) -> Msg:
-        return Msg(_client=as_client(self), subject=kept.subject, reply=reply, data=kept.data, headers=dict(kept.headers))
+        return Msg(
+            _client=as_client(self),
+            subject=kept.subject,
+            reply=reply,
+            data=kept.data,
+            headers=dict(kept.headers),
+        )
 
 
 async def _call(cb: Callable[[Msg], Awaitable[None]], message: Msg) -> None:
@@ -254,7 +270,9 @@ class Jet:
                 stream, seq, duplicate = self._server.store(subject, payload, headers, self._link.name)
             except WrongLastSequence:
                 self._server.conflicts += 1
-                raise nats.js.errors.BadRequestError(code=400, err_code=10071, description="wrong last sequence") from None
+                raise nats.js.errors.BadRequestError(
+                    code=400, err_code=10071, description="wrong last sequence"
+                ) from None
             return PubAck(stream=stream, seq=seq, duplicate=duplicate)
 
         about = headers.get("Nats-Msg-Id") or subject
@@ -269,19 +287,25 @@ class Jet:
             kept = held.newest(subject, now) if subject is not None else held.at(seq or 0, now)
             if kept is None:
                 raise nats.js.errors.NotFoundError
-            return RawStreamMsg(subject=kept.subject, seq=kept.seq, data=kept.data, headers=dict(kept.headers))
+            return RawStreamMsg(
+                subject=kept.subject, seq=kept.seq, data=kept.data, headers=dict(kept.headers)
+            )
 
         found: RawStreamMsg = await self._link.step("read", subject or f"{stream} {seq}", apply)
         return found
 
     async def everything(self, stream: str) -> list[Msg]:
-        """All that a stream holds: what `broker.reading.walk` asks for bit by bit."""
+        """All that a stream holds: what `parley.broker.jetstream.scan.walk` asks for bit by bit."""
 
         def apply() -> list[Msg]:
             held, now = self._server.streams[stream], self._server.now
             kept = [held.at(seq, now) for seq in list(held.messages)]
             reply = "$JS.ACK.{0}.walk.1.{1}.1.{2}.0"
-            return [self._link.delivered(m, reply.format(stream, m.seq, int(m.at * 1e9))) for m in kept if m is not None]
+            return [
+                self._link.delivered(m, reply.format(stream, m.seq, int(m.at * 1e9)))
+                for m in kept
+                if m is not None
+            ]
 
         found: list[Msg] = await self._link.step("read", f"all of {stream}", apply)
         return found

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from broker import ledger, tally
-from broker.connection import Wire
-from broker.errors import BadMessage
-from broker.ledger import Applied, Ledger
-from broker.lifecycle import State
-from broker.messages import DeliberationRequested
-from broker.tally import (
+from parley.broker.core import tally
+from parley.broker.core.errors import InvalidMessage
+from parley.broker.core.lifecycle import State
+from parley.broker.core.messages import DeliberationRequested
+from parley.broker.core.tally import (
     ArmDeadline,
     CancelRequested,
     DeadlineReached,
+    Decision,
     EndingPublished,
     Event,
     Outcome,
@@ -25,25 +24,27 @@ from broker.tally import (
     RequestAgents,
     Requested,
     Tally,
-    Verdict,
 )
-from handlers import query
-from handlers.intake import Intake
-from handlers.perform import Performer
-from handlers.settle import AnyDelivery, Settler
+from parley.broker.jetstream import tally_store
+from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.tally_store import FoldResult, TallyStore
+from parley.handlers import query
+from parley.handlers.effects import EffectRunner
+from parley.handlers.intake import Intake
+from parley.handlers.settle import AnyDelivery, Settler
+from parley.workers.job import Job
+from parley.workers.worker import Worker
 from tests.simulation.invariants import Invariant
-from workers.handover import Job
-from workers.worker import Worker
 
 _react = tally.react
-_happen = Performer.happen
-_store = Wire.store
-_arm = Performer.arm
-_store_ending = Performer._store_ending
-_publish_ending = Performer._publish_ending
+_happen = EffectRunner.apply
+_store = JetStream.store
+_arm = EffectRunner.arm
+_store_ending = EffectRunner._store_ending
+_publish_ending = EffectRunner._publish_ending
 _outcome_of = Worker._outcome_of
 _failed = Settler.failed
-_apply = Ledger.apply
+_apply = TallyStore.apply
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +74,31 @@ def _never_marks(before: Tally | None, event: Event, now: float) -> Reaction:
 
 
 def _counts_again(before: Tally | None, event: Event, now: float) -> Reaction:
-    if isinstance(event, Reported) and before is not None and not before.ended and event.agent_id in before.phase.outcomes:
+    if (
+        isinstance(event, Reported)
+        and before is not None
+        and not before.ended
+        and event.agent_id in before.phase.outcomes
+    ):
         outcome = Outcome(succeeded=event.error_type is None, seq=event.seq)
-        phase = before.phase.model_copy(update={"outcomes": {**before.phase.outcomes, event.agent_id: outcome}})
+        phase = before.phase.model_copy(
+            update={"outcomes": {**before.phase.outcomes, event.agent_id: outcome}}
+        )
         return Reaction(before.model_copy(update={"phases": (phase,)}))
     return _react(before, event, now)
 
 
 def _cancels_the_ended(before: Tally | None, event: Event, now: float) -> Reaction:
-    if isinstance(event, CancelRequested) and before is not None and before.ended and before.ending_seq is None:
+    if (
+        isinstance(event, CancelRequested)
+        and before is not None
+        and before.ended
+        and before.ending_seq is None
+    ):
         return Reaction(
-            before.model_copy(update={"state": State.CANCELLED, "verdict": Verdict(error="cancelled", decided_at=now)})
+            before.model_copy(
+                update={"state": State.CANCELLED, "verdict": Decision(error="cancelled", decided_at=now)}
+            )
         )
     return _react(before, event, now)
 
@@ -94,20 +109,26 @@ def _quorum_by_one_too_few(before: Tally | None, event: Event, now: float) -> Re
         reaction = _react(before, event, now)
         assert reaction.tally is not None
         return Reaction(
-            reaction.tally.model_copy(update={"min_responses": before.min_responses + 1}), reaction.effects, reaction.note
+            reaction.tally.model_copy(update={"min_responses": before.min_responses + 1}),
+            reaction.effects,
+            reaction.note,
         )
     return _react(before, event, now)
 
 
 def _does_not_arm_anew(before: Tally | None, event: Event, now: float) -> Reaction:
     reaction = _react(before, event, now)
-    if isinstance(event, DeadlineReached) and any(isinstance(effect, ArmDeadline) for effect in reaction.effects):
+    if isinstance(event, DeadlineReached) and any(
+        isinstance(effect, ArmDeadline) for effect in reaction.effects
+    ):
         return Reaction(reaction.tally, note="early")
     return reaction
 
 
-def _reacting(react: Callable[[Tally | None, Event, float], Reaction]) -> Callable[[], AbstractContextManager[Any]]:
-    return lambda: patch.object(ledger, "react", react)
+def _reacting(
+    react: Callable[[Tally | None, Event, float], Reaction],
+) -> Callable[[], AbstractContextManager[Any]]:
+    return lambda: patch.object(tally_store, "react", react)
 
 
 # ── the order of things ───────────────────────────────────────────────────────────────────────────────────────────
@@ -127,8 +148,11 @@ async def _acks_first(
 
 
 async def _fans_out_first(
-    self: Performer, task_id: str, events: Sequence[tuple[Event, float]], request: DeliberationRequested | None = None
-) -> Applied:
+    self: EffectRunner,
+    task_id: str,
+    events: Sequence[tuple[Event, float]],
+    request: DeliberationRequested | None = None,
+) -> FoldResult:
     for event, now in events:
         if isinstance(event, Requested) and request is not None:
             reaction = _react(None, event, now)
@@ -144,19 +168,19 @@ async def _worker_acks_first(self: Worker, job: Job) -> None:
     await _outcome_of(self, job)
 
 
-async def _marks_first(self: Performer, decided: Tally) -> None:
+async def _marks_first(self: EffectRunner, decided: Tally) -> None:
     await self._ledger.apply(decided.task_id, [(EndingPublished(1), 0.0)])
     await _publish_ending(self, decided)
 
 
 async def _publishes_before_deciding(
-    self: Ledger, task_id: str, events: Sequence[tuple[Event, float]], *, new: bool = False
-) -> Applied:
+    self: TallyStore, task_id: str, events: Sequence[tuple[Event, float]], *, new: bool = False
+) -> FoldResult:
     before = await self.read(task_id)
     for event, now in events:
         decided = _react(before, event, now).tally if before is not None else None
         if decided is not None and decided.ended and before is not None and not before.ended:
-            performer = Performer(self._wire, self, Any, claim_check_bytes=1_000_000)  # type: ignore[arg-type]  # unused here
+            performer = EffectRunner(self._wire, self, Any, claim_check_bytes=1_000_000)  # type: ignore[arg-type]  # unused here
             body = f'{{"task_id":"{task_id}","status":"timeout"}}'.encode()
             await _store_ending(performer, decided, "deliberation.failed", body)
     return await _apply(self, task_id, events, new=new)
@@ -165,29 +189,33 @@ async def _publishes_before_deciding(
 # ── what is left out ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def _writes_blindly(self: Wire, subject: str, body: bytes, *, msg_id: str | None = None, headers: Any = None) -> Any:
-    kept = {key: value for key, value in (headers or {}).items() if key != "Nats-Expected-Last-Subject-Sequence"}
+async def _writes_blindly(
+    self: JetStream, subject: str, body: bytes, *, msg_id: str | None = None, headers: Any = None
+) -> Any:
+    kept = {
+        key: value for key, value in (headers or {}).items() if key != "Nats-Expected-Last-Subject-Sequence"
+    }
     return await _store(self, subject, body, msg_id=msg_id, headers=kept)
 
 
-async def _stores_without_msg_id(self: Performer, decided: Tally, subject: str, body: bytes) -> int:
+async def _stores_without_msg_id(self: EffectRunner, decided: Tally, subject: str, body: bytes) -> int:
     return (await self._wire.store(subject, body)).seq
 
 
-async def _stores_twice(self: Performer, decided: Tally, subject: str, body: bytes) -> int:
+async def _stores_twice(self: EffectRunner, decided: Tally, subject: str, body: bytes) -> int:
     await _store_ending(self, decided, subject, body)
     return await _store_ending(self, decided, subject, body)
 
 
-async def _forgets_the_deadline(self: Performer, running: Tally, at: float) -> None:
+async def _forgets_the_deadline(self: EffectRunner, running: Tally, at: float) -> None:
     await asyncio.sleep(0)
 
 
-async def _arms_late(self: Performer, running: Tally, at: float) -> None:
+async def _arms_late(self: EffectRunner, running: Tally, at: float) -> None:
     await _arm(self, running, at + 30.0)
 
 
-async def _arms_for_next_day(self: Performer, running: Tally, at: float) -> None:
+async def _arms_for_next_day(self: EffectRunner, running: Tally, at: float) -> None:
     await _arm(self, running, at + 86_400.0)
 
 
@@ -195,22 +223,24 @@ async def _refuses_in_silence(self: Intake, delivery: Any, error: str, cause: An
     await asyncio.sleep(0)
 
 
-async def _sends_no_inbox(self: Wire, subject: str, body: bytes, headers: Any = None) -> None:
+async def _sends_no_inbox(self: JetStream, subject: str, body: bytes, headers: Any = None) -> None:
     await asyncio.sleep(0)
 
 
-async def _buries_nothing(self: Settler, delivery: AnyDelivery, error: Exception, on_give_up: Any = None) -> None:
-    if isinstance(error, BadMessage):
+async def _buries_nothing(
+    self: Settler, delivery: AnyDelivery, error: Exception, on_give_up: Any = None
+) -> None:
+    if isinstance(error, InvalidMessage):
         await delivery.nak(1.0)
     else:
         await _failed(self, delivery, error, on_give_up)
 
 
-async def _looks_for_nothing(self: Performer, tally: Tally) -> None:
+async def _looks_for_nothing(self: EffectRunner, tally: Tally) -> None:
     return None
 
 
-async def _trips_over_itself(self: Wire, subject: str, body: bytes, headers: Any = None) -> None:
+async def _trips_over_itself(self: JetStream, subject: str, body: bytes, headers: Any = None) -> None:
     raise KeyError(subject)
 
 
@@ -236,34 +266,79 @@ MUTATIONS = (
     Mutation(
         "never marks, and looks for nothing when Msg-Ids are forgotten",
         Invariant.ONE_ENDING,
-        _both(_reacting(_never_marks), _method(Performer, "_published_before", _looks_for_nothing)),
+        _both(_reacting(_never_marks), _method(EffectRunner, "_published_before", _looks_for_nothing)),
         _UNSEEN,
     ),
     Mutation("never marks, and comes to rest so", Invariant.AN_ENDING, _reacting(_never_marks), _UNSEEN),
-    Mutation("the ending has no Msg-Id", Invariant.ONE_ENDING, _method(Performer, "_store_ending", _stores_without_msg_id)),
-    Mutation("the deadline is armed half a minute late", Invariant.IN_TIME, _method(Performer, "arm", _arms_late)),
-    Mutation("the quorum at the deadline is one too few", Invariant.AGREES, _reacting(_quorum_by_one_too_few)),
-    Mutation("publishes before it decides", Invariant.AGREES, _method(Ledger, "apply", _publishes_before_deciding)),
+    Mutation(
+        "the ending has no Msg-Id",
+        Invariant.ONE_ENDING,
+        _method(EffectRunner, "_store_ending", _stores_without_msg_id),
+    ),
+    Mutation(
+        "the deadline is armed half a minute late",
+        Invariant.IN_TIME,
+        _method(EffectRunner, "arm", _arms_late),
+    ),
+    Mutation(
+        "the quorum at the deadline is one too few", Invariant.AGREES, _reacting(_quorum_by_one_too_few)
+    ),
+    Mutation(
+        "publishes before it decides",
+        Invariant.AGREES,
+        _method(TallyStore, "apply", _publishes_before_deciding),
+    ),
     Mutation("cancels what has ended", Invariant.ABSORBS, _reacting(_cancels_the_ended)),
     Mutation("acknowledges first", Invariant.NOT_LOST, _method(Settler, "settle", _acks_first)),
-    Mutation("acknowledges first, and dies", Invariant.AN_ENDING, _method(Settler, "settle", _acks_first), _UNSEEN),
     Mutation(
-        "the worker acknowledges before it stores", Invariant.EFFECTS_FIRST, _method(Worker, "_outcome_of", _worker_acks_first)
+        "acknowledges first, and dies", Invariant.AN_ENDING, _method(Settler, "settle", _acks_first), _UNSEEN
     ),
-    Mutation("forgets the deadline", Invariant.EFFECTS_FIRST, _method(Performer, "arm", _forgets_the_deadline)),
+    Mutation(
+        "the worker acknowledges before it stores",
+        Invariant.EFFECTS_FIRST,
+        _method(Worker, "_outcome_of", _worker_acks_first),
+    ),
+    Mutation(
+        "forgets the deadline", Invariant.EFFECTS_FIRST, _method(EffectRunner, "arm", _forgets_the_deadline)
+    ),
     Mutation("an early deadline is not armed anew", Invariant.EFFECTS_FIRST, _reacting(_does_not_arm_anew)),
-    Mutation("writes without comparing", Invariant.COUNTED_ONCE, _method(Wire, "store", _writes_blindly)),
+    Mutation(
+        "writes without comparing", Invariant.COUNTED_ONCE, _method(JetStream, "store", _writes_blindly)
+    ),
     Mutation("counts an agent again", Invariant.COUNTED_ONCE, _reacting(_counts_again)),
     Mutation(
-        "forgets the deadline, and nobody answers", Invariant.AN_ENDING, _method(Performer, "arm", _forgets_the_deadline), _UNSEEN
+        "forgets the deadline, and nobody answers",
+        Invariant.AN_ENDING,
+        _method(EffectRunner, "arm", _forgets_the_deadline),
+        _UNSEEN,
     ),
-    Mutation("the deadline is armed for the next day", Invariant.COMES_TO_REST, _method(Performer, "arm", _arms_for_next_day)),
-    Mutation("what cannot be read is given back for ever", Invariant.COMES_TO_REST, _method(Settler, "failed", _buries_nothing)),
-    Mutation("marks first, then publishes", Invariant.MARK_KEPT, _method(Performer, "_publish_ending", _marks_first)),
-    Mutation("stores the ending twice", Invariant.HEARD_ONCE, _method(Performer, "_store_ending", _stores_twice)),
-    Mutation("sends nothing to the inbox", Invariant.HEARD, _method(Wire, "broadcast", _sends_no_inbox)),
-    Mutation("fans out before it records", Invariant.RECORD_FIRST, _method(Performer, "happen", _fans_out_first)),
+    Mutation(
+        "the deadline is armed for the next day",
+        Invariant.COMES_TO_REST,
+        _method(EffectRunner, "arm", _arms_for_next_day),
+    ),
+    Mutation(
+        "what cannot be read is given back for ever",
+        Invariant.COMES_TO_REST,
+        _method(Settler, "failed", _buries_nothing),
+    ),
+    Mutation(
+        "marks first, then publishes",
+        Invariant.MARK_KEPT,
+        _method(EffectRunner, "_publish_ending", _marks_first),
+    ),
+    Mutation(
+        "stores the ending twice", Invariant.HEARD_ONCE, _method(EffectRunner, "_store_ending", _stores_twice)
+    ),
+    Mutation("sends nothing to the inbox", Invariant.HEARD, _method(JetStream, "broadcast", _sends_no_inbox)),
+    Mutation(
+        "fans out before it records", Invariant.RECORD_FIRST, _method(EffectRunner, "apply", _fans_out_first)
+    ),
     Mutation("refuses in silence", Invariant.NOT_LOST, _method(Intake, "_refuse", _refuses_in_silence)),
-    Mutation("a handler has a bug", Invariant.NO_BUG, _method(Wire, "broadcast", _trips_over_itself)),
-    Mutation("tells a wrong status", Invariant.STATUS_TRUE, lambda: patch.dict(query._SHOWN, {State.COMPLETED: "FAILED"})),
+    Mutation("a handler has a bug", Invariant.NO_BUG, _method(JetStream, "broadcast", _trips_over_itself)),
+    Mutation(
+        "tells a wrong status",
+        Invariant.STATUS_TRUE,
+        lambda: patch.dict(query._SHOWN, {State.COMPLETED: "FAILED"}),
+    ),
 )

@@ -6,21 +6,22 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from broker import topology
-from broker.connection import Wire
-from broker.errors import ParleyError
-from broker.ledger import Ledger
-from broker.observer import Observer
-from handlers.aggregate import Aggregate
-from handlers.cancel import Cancel
-from handlers.delivery import Batch, Delivery
-from handlers.dispatch import Dispatch
-from handlers.expire import Expire
-from handlers.intake import Bounds, Intake
-from handlers.perform import Performer
-from handlers.query import Query
-from handlers.recover import Recover
-from handlers.settle import Settler
+from parley.broker.core.errors import ParleyError
+from parley.broker.core.observer import Observer
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.tally_store import TallyStore
+from parley.handlers.aggregate import Aggregate
+from parley.handlers.cancel import Cancel
+from parley.handlers.delivery import Batch, Delivery
+from parley.handlers.dispatch import Dispatch
+from parley.handlers.effects import EffectRunner
+from parley.handlers.expire import Expire
+from parley.handlers.intake import Bounds, Intake
+from parley.handlers.query import Query
+from parley.handlers.recover import Recover
+from parley.handlers.settle import Settler
+from parley.workers.recent_cancels import Cancels
 from tests.simulation.clock import SKEW, VirtualTime
 from tests.simulation.consumer import Consumer
 from tests.simulation.crew import Crew, Moods
@@ -28,7 +29,6 @@ from tests.simulation.link import Link, as_client
 from tests.simulation.loop import in_context
 from tests.simulation.server import Server
 from tests.simulation.stream import Kept
-from workers.cancels import Cancels
 
 _CLAIM_CHECK_BYTES = 512 * 1024
 MAX_AGENTS = 8
@@ -73,7 +73,9 @@ class Hands:
             return 0
         free = self._limit - self._promised - len(self._arrived) - self._in_hand
         if self._crew is not None:
-            free = min(free, self._crew.slots - self._crew.busy - self._promised - len(self._arrived) - self._in_hand)
+            free = min(
+                free, self._crew.slots - self._crew.busy - self._promised - len(self._arrived) - self._in_hand
+            )
         return free
 
     def promise(self) -> None:
@@ -110,7 +112,12 @@ class Hands:
 
 class Process:
     def __init__(
-        self, server: Server, name: str, making: Making, observer: Observer, killed: Callable[["Process"], None]
+        self,
+        server: Server,
+        name: str,
+        making: Making,
+        observer: Observer,
+        killed: Callable[["Process"], None],
     ) -> None:
         self.server = server
         self.name = name
@@ -120,9 +127,9 @@ class Process:
         self.context = contextvars.copy_context()
         self.context.run(SKEW.set, making.skew_seconds * (2 * server.rng.random() - 1))
         self.crew = Crew(server, self.link, self.context, slots=making.slots, moods=making.moods)
-        wire = Wire(as_client(self.link))
-        ledger = Ledger(wire, keep_seconds=making.keep_seconds)
-        performer = Performer(wire, ledger, observer, claim_check_bytes=_CLAIM_CHECK_BYTES)
+        wire = JetStream(as_client(self.link))
+        ledger = TallyStore(wire, keep_seconds=making.keep_seconds)
+        performer = EffectRunner(wire, ledger, observer, claim_check_bytes=_CLAIM_CHECK_BYTES)
         self.query = Query(wire, ledger)
         self._recover = Recover(wire, performer)
         self._wire, self._observer, self._performer, self._ledger = wire, observer, performer, ledger
@@ -137,7 +144,7 @@ class Process:
     async def _start(self) -> None:
         wire, performer, observer = self._wire, self._performer, self._observer
         for _ in range(2):
-            await self.crew.hire()
+            await self.crew.start_worker()
         pool: Any = self.crew  # what `Dispatch` needs of a pool
         dispatch = Dispatch(wire, self._ledger, pool, self._settler(topology.DISPATCH))
         dispatch._cancels = Cancels(VirtualTime.monotonic)
@@ -150,7 +157,9 @@ class Process:
         self._take(topology.INTAKE, Intake(performer, self._settler(topology.INTAKE), observer, bounds))
         self._take(topology.CANCELLER, Cancel(wire, performer, self._settler(topology.CANCELLER)))
         self._take(topology.EXPIRY, Expire(performer, self._settler(topology.EXPIRY, deliveries=None)))
-        self._take(topology.AGGREGATE, Aggregate(wire, performer, self._settler(topology.AGGREGATE), observer))
+        self._take(
+            topology.AGGREGATE, Aggregate(wire, performer, self._settler(topology.AGGREGATE), observer)
+        )
         self._take(topology.DISPATCH, dispatch, self.crew)
 
         self.server.reconnected.append(self.reconnected)
@@ -176,7 +185,9 @@ class Process:
     def _settler(self, durable: topology.Durable, deliveries: int | None = 5) -> Settler:
         return Settler(self._wire, durable, self._observer, deliveries)
 
-    def _take(self, durable: topology.Durable, handler: Callable[[Any], Awaitable[None]], crew: Crew | None = None) -> None:
+    def _take(
+        self, durable: topology.Durable, handler: Callable[[Any], Awaitable[None]], crew: Crew | None = None
+    ) -> None:
         consumer = self.server.consumers[durable.name]
         consumer.pullers.append(Hands(self, consumer, handler, self._making.in_hand, crew))
         consumer.pump()
@@ -188,7 +199,9 @@ class Process:
         self.link.die()
         self.crew.kill()
         for consumer in self.server.consumers.values():
-            consumer.pullers = [puller for puller in consumer.pullers if getattr(puller, "_process", None) is not self]
+            consumer.pullers = [
+                puller for puller in consumer.pullers if getattr(puller, "_process", None) is not self
+            ]
         self._killed(self)
 
     def pause(self, seconds: float) -> None:

@@ -4,10 +4,10 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from broker import topology
-from broker.lifecycle import MOVES, State
-from broker.messages import ErrorType
-from broker.tally import Tally
+from parley.broker.core.lifecycle import MOVES, State
+from parley.broker.core.messages import ErrorType
+from parley.broker.core.tally import Tally
+from parley.broker.jetstream import topology
 from tests.simulation.invariants import Invariant, Violation
 from tests.simulation.process import MAX_AGENTS
 from tests.simulation.stream import Kept
@@ -84,12 +84,22 @@ def readable(kept: Kept) -> bool:
 def follows(old: Tally, new: Tally) -> None:
     """Whether `new` may stand where `old` stood."""
     if new.request_seq != old.request_seq:
-        raise Violation(Invariant.ABSORBS, f"{old.task_id} of request {old.request_seq} was overwritten by {new.request_seq}'s")
+        raise Violation(
+            Invariant.ABSORBS,
+            f"{old.task_id} of request {old.request_seq} was overwritten by {new.request_seq}'s",
+        )
     if old.ending_seq is not None:
-        raise Violation(Invariant.MARK_KEPT, f"{old.task_id}, marked {old.ending_seq}, was written again: {new.ending_seq}")
+        raise Violation(
+            Invariant.MARK_KEPT,
+            f"{old.task_id}, marked {old.ending_seq}, was written again: {new.ending_seq}",
+        )
     if old.ended and (new.state, new.verdict, new.phases) != (old.state, old.verdict, old.phases):
-        raise Violation(Invariant.ABSORBS, f"{old.task_id} was {old.state} and became {new.state} ({new.verdict})")
-    if new.state is not old.state and not any(new.state in leads for (state, _), leads in MOVES.items() if state is old.state):
+        raise Violation(
+            Invariant.ABSORBS, f"{old.task_id} was {old.state} and became {new.state} ({new.verdict})"
+        )
+    if new.state is not old.state and not any(
+        new.state in leads for (state, _), leads in MOVES.items() if state is old.state
+    ):
         raise Violation(Invariant.ABSORBS, f"{old.task_id} moved from {old.state} to {new.state}")
     for phase, before in zip(new.phases, old.phases, strict=True):
         if phase.agents != before.agents:
@@ -115,7 +125,10 @@ def counts(tally: Tally, outcomes: dict[int, Told]) -> None:
             and source.at < tally.deadline
         )
         if not fits:
-            raise Violation(Invariant.COUNTED_ONCE, f"{tally.task_id} counts {agent} as {outcome}, the stream holds {source}")
+            raise Violation(
+                Invariant.COUNTED_ONCE,
+                f"{tally.task_id} counts {agent} as {outcome}, the stream holds {source}",
+            )
 
 
 def countable(tally: Tally, outcome: Told) -> bool:
@@ -165,8 +178,12 @@ def says_the_same(tally: Tally, kept: Kept) -> None:
     body = payload(kept.data)
     phase = tally.phase
     completed = tally.state is State.COMPLETED
-    succeeded = [agent for agent in phase.agents if agent in phase.outcomes and phase.outcomes[agent].succeeded]
-    failed = [agent for agent in phase.agents if agent in phase.outcomes and not phase.outcomes[agent].succeeded]
+    succeeded = [
+        agent for agent in phase.agents if agent in phase.outcomes and phase.outcomes[agent].succeeded
+    ]
+    failed = [
+        agent for agent in phase.agents if agent in phase.outcomes and not phase.outcomes[agent].succeeded
+    ]
     agrees = (
         kept.subject == (topology.COMPLETED if completed else topology.FAILED)
         and body["status"] == tally.state.value

@@ -1,4 +1,4 @@
-"""The modelled broker: streams and consumers from `broker.topology`, the scheduler, core NATS. It redelivers, and never lies.
+"""The modelled broker: streams and consumers from `parley.broker.jetstream.topology`, the scheduler, core NATS. It redelivers, and never lies.
 
 Every change is told to `watch` at the moment it happens; that is where invariants are checked.
 """
@@ -8,8 +8,8 @@ import random
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from broker import topology
-from broker.clock import epoch
+from parley.broker.core.timestamps import parse_timestamp
+from parley.broker.jetstream import topology
 from tests.simulation.consumer import Consumer, Puller
 from tests.simulation.faults import Faults, Kind
 from tests.simulation.stream import Kept, Stream
@@ -41,7 +41,14 @@ Listener = Callable[[str, bytes], None]
 
 class Server:
     def __init__(
-        self, rng: random.Random, faults: Faults, watch: Watch, trace: Trace, *, keep_seconds: float, latency: float
+        self,
+        rng: random.Random,
+        faults: Faults,
+        watch: Watch,
+        trace: Trace,
+        *,
+        keep_seconds: float,
+        latency: float,
     ) -> None:
         self.rng = rng
         self.faults = faults
@@ -53,9 +60,12 @@ class Server:
         self.reconnected: list[Callable[[], None]] = []
         self.conflicts = 0
         self.duplicates = 0
-        self.streams = {stream.name: stream for stream in map(Stream, topology.streams(keep_seconds=keep_seconds))}
+        self.streams = {
+            stream.name: stream for stream in map(Stream, topology.streams(keep_seconds=keep_seconds))
+        }
         self.consumers = {
-            durable.name: Consumer(durable, self.streams[durable.stream], rng, self._send) for durable in topology.DURABLES
+            durable.name: Consumer(durable, self.streams[durable.stream], rng, self._send)
+            for durable in topology.DURABLES
         }
         self.timers: dict[str, asyncio.TimerHandle] = {}
         self._latency = latency
@@ -115,7 +125,7 @@ class Server:
     # ── the scheduler ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def _arm(self, kept: Kept) -> None:
-        at = max(self.now, epoch(kept.headers["Nats-Schedule"].removeprefix("@at "))) + self.delay()
+        at = max(self.now, parse_timestamp(kept.headers["Nats-Schedule"].removeprefix("@at "))) + self.delay()
         fault = self.faults.meets("schedule", "broker", self.now)
         if fault is not None:
             at = max(self.now, at - fault.seconds) if fault.kind is Kind.EARLY_TIMER else at + fault.seconds

@@ -1,6 +1,6 @@
 """What a JetStream stream does with a message: de-duplicates by Msg-Id, compares and sets, keeps one a subject, forgets by TTL.
 
-Configured by `broker.topology`'s own `StreamConfig`, so that a window declared there is the window here.
+Configured by `parley.broker.jetstream.topology`'s own `StreamConfig`, so that a window declared there is the window here.
 """
 
 from dataclasses import dataclass

@@ -71,7 +71,11 @@ def test_a_history_is_the_same_each_time_and_in_each_process() -> None:
         f"    print(*[run(seed).trace.digest for seed in {list(seeds)}])\n"
     )
     other = subprocess.run(
-        [sys.executable, "-c", script], env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert here == again
     assert here == other.stdout.split()

@@ -12,12 +12,13 @@ import pytest
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
-from broker import topology
-from broker.connection import Wire, connect, purge_timer_headers
-from broker.embedded import EmbeddedNats
-from broker.errors import Conflict
-from broker.topology import Durable
-from handlers.delivery import Delivery
+from parley.broker.core.errors import Conflict
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.connection import connect
+from parley.broker.jetstream.embedded import EmbeddedNats
+from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.topology import Durable, purge_timer_headers
+from parley.handlers.delivery import Delivery
 from tests.simulation.consumer import Consumer
 from tests.simulation.faults import Faults
 from tests.simulation.link import Link, as_client
@@ -30,7 +31,7 @@ from tests.simulation.trace import Trace
 class Bench(Protocol):
     """One of the two brokers, empty."""
 
-    wire: Wire
+    wire: JetStream
 
     def now(self) -> float: ...
 
@@ -41,7 +42,7 @@ class Bench(Protocol):
 
 class Real:
     def __init__(self, nc: Nats) -> None:
-        self.wire = Wire(nc)
+        self.wire = JetStream(nc)
 
     def now(self) -> float:
         return time.time()
@@ -49,7 +50,9 @@ class Real:
     async def take(self, durable: Durable, seconds: float) -> Delivery[Any] | None:
         subscription = await self.wire.nc.subscribe(inbox := self.wire.nc.new_inbox())
         request = json.dumps({"batch": 1, "expires": int(seconds * 1e9)}).encode()
-        await self.wire.nc.publish(f"$JS.API.CONSUMER.MSG.NEXT.{durable.stream}.{durable.name}", request, reply=inbox)
+        await self.wire.nc.publish(
+            f"$JS.API.CONSUMER.MSG.NEXT.{durable.stream}.{durable.name}", request, reply=inbox
+        )
         try:
             message: Msg = await subscription.next_msg(timeout=seconds + 1)
         except nats.errors.TimeoutError:
@@ -75,9 +78,11 @@ class Modelled:
     name = "bench"
 
     def __init__(self) -> None:
-        self.server = Server(random.Random(0), Faults([]), Unwatched(), Trace(), keep_seconds=180.0, latency=0.001)
+        self.server = Server(
+            random.Random(0), Faults([]), Unwatched(), Trace(), keep_seconds=180.0, latency=0.001
+        )
         self.link = Link(self.server, None, self.name)
-        self.wire = Wire(as_client(self.link))
+        self.wire = JetStream(as_client(self.link))
         self.room = 0
         self._came: asyncio.Future[Delivery[Any]] | None = None
 
@@ -121,7 +126,11 @@ async def a_write_must_know_the_one_before(bench: Bench) -> object:
     subject, told = topology.tally_subject("t"), []
     for revision in (0, 0, 1, 1, 2):
         try:
-            told.append(await bench.wire.publish(subject, b"{}", headers={"Nats-Expected-Last-Subject-Sequence": str(revision)}))
+            told.append(
+                await bench.wire.publish(
+                    subject, b"{}", headers={"Nats-Expected-Last-Subject-Sequence": str(revision)}
+                )
+            )
         except Conflict:
             told.append(-1)
     newest = await bench.wire.last(topology.TALLIES, subject)
@@ -139,7 +148,9 @@ async def a_time_to_live_leaves_nothing_to_compare_with(bench: Bench) -> object:
 
 
 async def arm(bench: Bench, seconds: float) -> None:
-    await bench.wire.schedule(topology.timer_subject("t"), topology.deadline_subject("t"), bench.now() + seconds, b"{}")
+    await bench.wire.schedule(
+        topology.timer_subject("t"), topology.deadline_subject("t"), bench.now() + seconds, b"{}"
+    )
 
 
 async def a_deadline_comes_once_and_not_before_its_time(bench: Bench) -> object:
@@ -177,7 +188,14 @@ async def what_is_given_back_comes_again_after_its_delay(bench: Bench) -> object
     at_once, later = await bench.take(topology.INTAKE, 0.1), await bench.take(topology.INTAKE, 1.0)
     assert later is not None
     await later.ack()
-    return first.count, at_once, later.count, later.seq, later.at == first.at, await bench.take(topology.INTAKE, 0.3)
+    return (
+        first.count,
+        at_once,
+        later.count,
+        later.seq,
+        later.at == first.at,
+        await bench.take(topology.INTAKE, 0.3),
+    )
 
 
 async def what_nobody_settles_comes_again_and_any_delivery_of_it_settles_it(bench: Bench) -> object:
@@ -196,7 +214,9 @@ async def a_consumer_tells_what_is_settled(bench: Bench) -> object:
     async def tell() -> None:
         await asyncio.sleep(0.05)  # an acknowledgement has no answer
         info = await bench.wire.js.consumer_info(topology.DELIBERATIONS, topology.INTAKE.name)
-        told.append((info.ack_floor.stream_seq if info.ack_floor else 0, info.num_pending, info.num_ack_pending))
+        told.append(
+            (info.ack_floor.stream_seq if info.ack_floor else 0, info.num_pending, info.num_ack_pending)
+        )
 
     await tell()
     for _ in range(3):

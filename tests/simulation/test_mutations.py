@@ -6,7 +6,7 @@ from tests.simulation.history import run, simulated
 from tests.simulation.invariants import Invariant
 from tests.simulation.mutations import MUTATIONS, Mutation
 
-# The most patient mutation needs about ninety.
+# The most client mutation needs about ninety.
 SEEDS = 300
 
 

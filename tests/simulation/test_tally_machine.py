@@ -10,11 +10,18 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
-from broker.lifecycle import State
-from broker.messages import ErrorType
-from broker.tally import (
+from parley.broker.core.lifecycle import State
+from parley.broker.core.messages import ErrorType
+from parley.broker.core.tally import (
     ArmDeadline,
     CancelRequested,
     DeadlineReached,
@@ -30,7 +37,9 @@ from broker.tally import (
 
 BEGAN, DEADLINE = 1_000.0, 1_060.0
 WRITERS = st.integers(0, 2)
-DEATHS = st.sampled_from(["", "", "", "before the write", "before the ending", "before the mark", "before the acknowledgement"])
+DEATHS = st.sampled_from(
+    ["", "", "", "before the write", "before the ending", "before the mark", "before the acknowledgement"]
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,10 @@ class Writers(RuleBasedStateMachine):
     def a_request_is_stored(self, agents: int, quorum: int, early: bool) -> None:
         self.queue.append((asked(agents, quorum, early), self.now))
 
-    @rule(place=st.integers(0, 5), error_type=st.sampled_from([None, None, ErrorType.SERVER_ERROR, ErrorType.DEADLINE_EXCEEDED]))
+    @rule(
+        place=st.integers(0, 5),
+        error_type=st.sampled_from([None, None, ErrorType.SERVER_ERROR, ErrorType.DEADLINE_EXCEEDED]),
+    )
     def an_outcome_is_stored(self, place: int, error_type: ErrorType | None) -> None:
         self.seq += 1
         self.queue.append((Reported(agent(place), 1, self.seq, error_type), self.now))
@@ -130,10 +142,14 @@ class Writers(RuleBasedStateMachine):
                 return False
             if known.revision == self.bucket.revision or not self.compares:
                 break
-            self.memories[writer] = self.bucket  # refused, or nothing to write and perhaps out of date: look again
+            self.memories[writer] = (
+                self.bucket
+            )  # refused, or nothing to write and perhaps out of date: look again
         if tally is not None and tally is not known.tally:
             self.writes(writer, tally)
-        if any(isinstance(effect, ArmDeadline) for effect in effects) and not (tally is not None and tally.ended):
+        if any(isinstance(effect, ArmDeadline) for effect in effects) and not (
+            tally is not None and tally.ended
+        ):
             self.armed = True
         if PublishEnding() in effects:
             assert tally is not None
@@ -176,16 +192,23 @@ class Writers(RuleBasedStateMachine):
         tally = self.bucket.tally
         if tally is None or tally.ended:
             return
-        assert not any(isinstance(event, CancelRequested) for event in self.handled_since_recorded()), "invariant 3"
+        assert not any(isinstance(event, CancelRequested) for event in self.handled_since_recorded()), (
+            "invariant 3"
+        )
         counted = {outcome.seq for outcome in tally.phase.outcomes.values()}
         for event in self.handled_since_recorded():
             if isinstance(event, Reported) and event.agent_id in tally.phase.missing:
-                assert event.seq in counted or event.error_type is ErrorType.DEADLINE_EXCEEDED or self.now >= DEADLINE, (
-                    "invariant 3"
-                )
+                assert (
+                    event.seq in counted
+                    or event.error_type is ErrorType.DEADLINE_EXCEEDED
+                    or self.now >= DEADLINE
+                ), "invariant 3"
 
     def handled_since_recorded(self) -> Sequence[Event]:
-        first = next((place for place, event in enumerate(self.handled) if isinstance(event, Requested)), len(self.handled))
+        first = next(
+            (place for place, event in enumerate(self.handled) if isinstance(event, Requested)),
+            len(self.handled),
+        )
         return self.handled[first + 1 :]
 
     def teardown(self) -> None:
@@ -242,7 +265,8 @@ OUTCOMES = st.lists(st.tuples(st.integers(1, 4), st.booleans()), max_size=8)
 
 def reports(outcomes: Sequence[tuple[int, bool]]) -> list[Event]:
     return [
-        Reported(agent(place), 1, seq, None if well else ErrorType.SERVER_ERROR) for seq, (place, well) in enumerate(outcomes, 1)
+        Reported(agent(place), 1, seq, None if well else ErrorType.SERVER_ERROR)
+        for seq, (place, well) in enumerate(outcomes, 1)
     ]
 
 
@@ -256,17 +280,28 @@ def folded(events: Sequence[Event], agents: int, quorum: int) -> Tally:
 
 @settings(deadline=None, database=None)
 @given(outcomes=OUTCOMES, repeats=st.lists(st.integers(0, 7), max_size=6))
-def test_outcomes_repeated_any_number_of_times_change_nothing(outcomes: list[tuple[int, bool]], repeats: list[int]) -> None:
+def test_outcomes_repeated_any_number_of_times_change_nothing(
+    outcomes: list[tuple[int, bool]], repeats: list[int]
+) -> None:
     once = reports(outcomes)
     again = [*once, *(once[place] for place in repeats if place < len(once))]
     assert folded(again, agents=4, quorum=2) == folded(once, agents=4, quorum=2)
 
 
 @settings(deadline=None, database=None)
-@given(wells=st.lists(st.booleans(), min_size=4, max_size=4), order=st.permutations(range(4)), quorum=st.integers(1, 4))
-def test_one_outcome_each_in_any_order_comes_to_the_same_ending(wells: list[bool], order: list[int], quorum: int) -> None:
+@given(
+    wells=st.lists(st.booleans(), min_size=4, max_size=4),
+    order=st.permutations(range(4)),
+    quorum=st.integers(1, 4),
+)
+def test_one_outcome_each_in_any_order_comes_to_the_same_ending(
+    wells: list[bool], order: list[int], quorum: int
+) -> None:
     events = reports([(place, wells[place - 1]) for place in range(1, 5)])
-    one, other = folded(events, agents=4, quorum=quorum), folded([events[place] for place in order], agents=4, quorum=quorum)
+    one, other = (
+        folded(events, agents=4, quorum=quorum),
+        folded([events[place] for place in order], agents=4, quorum=quorum),
+    )
     assert one.verdict is not None
     assert other.verdict is not None
     assert (one.state, one.verdict.error, dict(one.phase.outcomes)) == (

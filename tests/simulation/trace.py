@@ -20,7 +20,13 @@ class Trace:
         left_out = len(self._steps) - len(steps)
         lines = [f"      … {left_out} steps before"] if left_out else []
         return "\n".join(
-            [*lines, *(f"{at - BEGINNING:11.4f}  {who:<10} {what} {about}".rstrip() for at, who, what, about in steps)]
+            [
+                *lines,
+                *(
+                    f"{at - BEGINNING:11.4f}  {who:<10} {what} {about}".rstrip()
+                    for at, who, what, about in steps
+                ),
+            ]
         )
 
     @property

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from broker import topology
-from broker.lifecycle import MOVES, State
-from broker.messages import DeliberationStatus
-from broker.tally import Tally
+from parley.broker.core.lifecycle import MOVES, State
+from parley.broker.core.messages import DeliberationStatus
+from parley.broker.core.tally import Tally
+from parley.broker.jetstream import topology
 from tests.simulation.consumer import Consumer
 from tests.simulation.invariants import Invariant, Violation
 from tests.simulation.lateness import allowed
@@ -80,7 +80,9 @@ class Eyes:
                 self._reported.add((outcome.task_id, outcome.agent_id, outcome.round))
             case topology.DEAD_LETTERS:
                 origin = kept.headers
-                self._buried.add((origin["Parley-Stream"], int(origin["Parley-Sequence"]), origin["Parley-Consumer"]))
+                self._buried.add(
+                    (origin["Parley-Stream"], int(origin["Parley-Sequence"]), origin["Parley-Consumer"])
+                )
             case _ if kept.subject in _ENDINGS:
                 self._ending(kept)
             case _ if kept.subject.startswith(topology.TIMER):
@@ -96,7 +98,9 @@ class Eyes:
         key = (tally.task_id, tally.request_seq)
         if before is None:
             if key in self.records:
-                raise Violation(Invariant.ONE_ENDING, f"request {tally.request_seq} of {tally.task_id} was recorded twice")
+                raise Violation(
+                    Invariant.ONE_ENDING, f"request {tally.request_seq} of {tally.task_id} was recorded twice"
+                )
             if not any(tally.state in leads for (state, _), leads in MOVES.items() if state is None):
                 raise Violation(Invariant.ABSORBS, f"{tally.task_id} began as {tally.state}")
             record = self.records[key] = self._live[tally.task_id] = Record(tally, now)
@@ -119,15 +123,21 @@ class Eyes:
 
     def _marked(self, record: Record, tally: Tally) -> None:
         if tally.ending_seq not in [ending.seq for ending in record.endings]:
-            raise Violation(Invariant.MARK_KEPT, f"{tally.task_id} is marked {tally.ending_seq}, where its ending is not")
+            raise Violation(
+                Invariant.MARK_KEPT, f"{tally.task_id} is marked {tally.ending_seq}, where its ending is not"
+            )
         self._met(record)
         if tally.reply_to is not None and not record.sent and not self._struck("inbox"):
-            raise Violation(Invariant.HEARD, f"{tally.task_id} is marked, and {tally.reply_to} was sent nothing")
+            raise Violation(
+                Invariant.HEARD, f"{tally.task_id} is marked, and {tally.reply_to} was sent nothing"
+            )
 
     def _met(self, record: Record) -> None:
         """Note whether two hold a message that may have decided it, between its verdict and its mark."""
         if not self.server.faults.struck and not record.met:
-            record.met = sum(may_have_decided(kept, record.tally) for kept in self._in_hand(record.tally.task_id)) > 1
+            record.met = (
+                sum(may_have_decided(kept, record.tally) for kept in self._in_hand(record.tally.task_id)) > 1
+            )
 
     def _struck(self, label: str) -> bool:
         return any(struck.label == label for struck in self.server.faults.struck)
@@ -135,14 +145,19 @@ class Eyes:
     def _asked(self, work: dict[str, object]) -> None:
         record = self.live(str(work["task_id"]))
         if record is None or work["agent_id"] not in record.tally.phase.agents:
-            raise Violation(Invariant.RECORD_FIRST, f"{work['agent_id']} of {work['task_id']} was asked with nothing recorded")
+            raise Violation(
+                Invariant.RECORD_FIRST,
+                f"{work['agent_id']} of {work['task_id']} was asked with nothing recorded",
+            )
         self.seen["agent asked again"] += work["agent_id"] in record.asked
         record.asked.add(str(work["agent_id"]))
 
     def _armed(self, task_id: str) -> None:
         record = self.live(task_id)
         if record is None:
-            raise Violation(Invariant.RECORD_FIRST, f"the deadline of {task_id} was armed with nothing recorded")
+            raise Violation(
+                Invariant.RECORD_FIRST, f"the deadline of {task_id} was armed with nothing recorded"
+            )
         record.armed = True
 
     # ── endings ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -156,7 +171,10 @@ class Eyes:
         if len(record.endings) > 1:
             places = [ending.seq for ending in record.endings]
             how = ", for a stranger's hold on its Msg-Id ran out" if record.squatted else ""
-            raise Violation(Invariant.ONE_ENDING, f"{task_id} has endings at {places}, marked {record.tally.ending_seq}{how}")
+            raise Violation(
+                Invariant.ONE_ENDING,
+                f"{task_id} has endings at {places}, marked {record.tally.ending_seq}{how}",
+            )
         says_the_same(record.tally, kept)
         self._met(record)
         self._carried(record)
@@ -165,7 +183,9 @@ class Eyes:
         late = kept.at - record.tally.deadline
         faults = self.server.faults.struck
         if record.tally.phases and late > 1 and late > allowed(faults, record.tally.deadline):
-            raise Violation(Invariant.IN_TIME, f"the ending of {task_id} came {late:.3f} s after its deadline")
+            raise Violation(
+                Invariant.IN_TIME, f"the ending of {task_id} came {late:.3f} s after its deadline"
+            )
 
     def repeated(self, kept_seq: int, subject: str, data: bytes) -> None:
         """A message was dropped by its Msg-Id; the one at `kept_seq` stands for it."""
@@ -174,7 +194,8 @@ class Eyes:
             record = self.live(work["task_id"])
             if record is not None and not record.tally.ended and work["agent_id"] not in record.asked:
                 raise Violation(
-                    Invariant.EFFECTS_FIRST, f"a namesake's work stands for that of {work['agent_id']}, dropped by its Msg-Id"
+                    Invariant.EFFECTS_FIRST,
+                    f"a namesake's work stands for that of {work['agent_id']}, dropped by its Msg-Id",
                 )
         if subject in _ENDINGS:
             record = self._live[str(payload(data)["task_id"])]
@@ -193,7 +214,9 @@ class Eyes:
             self.seen["ending carried twice by core NATS, no fault"] += 1
             self._met(record)
             if not record.met:
-                raise Violation(Invariant.HEARD_ONCE, f"{record.tally.task_id} was carried {record.carried} times")
+                raise Violation(
+                    Invariant.HEARD_ONCE, f"{record.tally.task_id} was carried {record.carried} times"
+                )
 
     def _in_hand(self, task_id: str) -> list[Kept]:
         """Messages about a deliberation that are handed out and not settled: whoever holds one may meet its tally."""
@@ -219,7 +242,10 @@ class Eyes:
             if name != "intake":
                 return
         elif not readable(kept):
-            raise Violation(Invariant.NOT_LOST, f"{name} acknowledged {kept.seq}, which nobody can read, and did not bury it")
+            raise Violation(
+                Invariant.NOT_LOST,
+                f"{name} acknowledged {kept.seq}, which nobody can read, and did not bury it",
+            )
         if Invariant.EFFECTS_FIRST not in self.blind:
             self._settle[name](kept)
 
@@ -228,11 +254,16 @@ class Eyes:
         record = self.records.get((task_id, kept.seq))
         if record is not None:
             if not record.marked and not record.begun:
-                raise Violation(Invariant.EFFECTS_FIRST, f"request {kept.seq} was acknowledged with its effects not stored")
+                raise Violation(
+                    Invariant.EFFECTS_FIRST,
+                    f"request {kept.seq} was acknowledged with its effects not stored",
+                )
             return
         namesakes = (other for (name, _), other in self.records.items() if name == task_id)
         if not any(other.forgotten_at > kept.at for other in namesakes):
-            raise Violation(Invariant.NOT_LOST, f"request {kept.seq} of {task_id} was acknowledged, recorded nowhere")
+            raise Violation(
+                Invariant.NOT_LOST, f"request {kept.seq} of {task_id} was acknowledged, recorded nowhere"
+            )
 
     def _cancel_settled(self, kept: Kept) -> None:
         task_id = str(payload(kept.data)["task_id"])
@@ -241,15 +272,25 @@ class Eyes:
             # One that was stored before its request may have been let go by another hand, as for nobody: then the deadline publishes
             # what it decided. Of the others the one that decided it has to stay until it is done.
             if not record.tally.ended:
-                raise Violation(Invariant.EFFECTS_FIRST, f"the cancel {kept.seq} of {task_id} was acknowledged; it goes on")
-            others = (self._cancels.get(seq) for seq in self.server.consumers["cancel"].handed if seq != kept.seq)
+                raise Violation(
+                    Invariant.EFFECTS_FIRST,
+                    f"the cancel {kept.seq} of {task_id} was acknowledged; it goes on",
+                )
+            others = (
+                self._cancels.get(seq) for seq in self.server.consumers["cancel"].handed if seq != kept.seq
+            )
             if record.tally.state is State.CANCELLED and not record.marked and task_id not in others:
-                raise Violation(Invariant.EFFECTS_FIRST, f"the cancel {kept.seq} decided {task_id} and was acknowledged first")
+                raise Violation(
+                    Invariant.EFFECTS_FIRST,
+                    f"the cancel {kept.seq} decided {task_id} and was acknowledged first",
+                )
         if record is None:
             self.seen["cancel for nobody"] += 1
             for seq in self.server.consumers["intake"].handed:
                 if seq < kept.seq and payload(self._requests[seq].data).get("task_id") == task_id:
-                    raise Violation(Invariant.EFFECTS_FIRST, f"the cancel {kept.seq} did not wait for request {seq}")
+                    raise Violation(
+                        Invariant.EFFECTS_FIRST, f"the cancel {kept.seq} did not wait for request {seq}"
+                    )
 
     def _deadline_settled(self, kept: Kept) -> None:
         record = self.live(str(payload(kept.data)["task_id"]))
@@ -257,10 +298,17 @@ class Eyes:
             return
         deadline = record.tally.deadline
         if kept.at >= deadline:
-            raise Violation(Invariant.EFFECTS_FIRST, f"the deadline {kept.seq} was acknowledged, its ending not marked")
-        again = topology.timer_subject(record.tally.task_id) in self.server.timers or self.server.consumers["expire"].comes(kept)
+            raise Violation(
+                Invariant.EFFECTS_FIRST, f"the deadline {kept.seq} was acknowledged, its ending not marked"
+            )
+        again = topology.timer_subject(record.tally.task_id) in self.server.timers or self.server.consumers[
+            "expire"
+        ].comes(kept)
         if not record.tally.ended and not again and self.server.now < deadline - 0.001:
-            raise Violation(Invariant.EFFECTS_FIRST, f"the early deadline {kept.seq} was acknowledged, and nothing is armed")
+            raise Violation(
+                Invariant.EFFECTS_FIRST,
+                f"the early deadline {kept.seq} was acknowledged, and nothing is armed",
+            )
 
     def _work_settled(self, kept: Kept) -> None:
         work = payload(kept.data)
@@ -268,7 +316,10 @@ class Eyes:
         if record is None or record.tally.ended or work["agent_id"] in record.tally.phase.outcomes:
             return
         if (work["task_id"], work["agent_id"], work["round"]) not in self._reported:
-            raise Violation(Invariant.EFFECTS_FIRST, f"the work of {work['agent_id']} was acknowledged, its outcome not stored")
+            raise Violation(
+                Invariant.EFFECTS_FIRST,
+                f"the work of {work['agent_id']} was acknowledged, its outcome not stored",
+            )
 
     def _outcome_settled(self, kept: Kept) -> None:
         outcome = self._outcomes[kept.seq]
@@ -277,9 +328,14 @@ class Eyes:
             return
         tally = record.tally
         if tally.ended and may_have_decided(kept, tally):
-            raise Violation(Invariant.EFFECTS_FIRST, f"outcome {kept.seq} decided {tally.task_id} and was acknowledged first")
+            raise Violation(
+                Invariant.EFFECTS_FIRST,
+                f"outcome {kept.seq} decided {tally.task_id} and was acknowledged first",
+            )
         if not tally.ended and countable(tally, outcome):
-            raise Violation(Invariant.EFFECTS_FIRST, f"outcome {kept.seq} was acknowledged and is not counted")
+            raise Violation(
+                Invariant.EFFECTS_FIRST, f"outcome {kept.seq} was acknowledged and is not counted"
+            )
 
     # ── at rest, and when asked ───────────────────────────────────────────────────────────────────────────────────
 
@@ -299,20 +355,34 @@ class Eyes:
 
     def restless(self) -> None:
         """It should have come to rest by now and has not."""
-        left = [f"{name} {sorted(consumer.handed)}" for name, consumer in self.server.consumers.items() if not consumer.idle]
+        left = [
+            f"{name} {sorted(consumer.handed)}"
+            for name, consumer in self.server.consumers.items()
+            if not consumer.idle
+        ]
         armed = ", ".join(self.server.timers)
-        raise Violation(Invariant.COMES_TO_REST, f"still unsettled: {'; '.join(left)}; timers: {armed or 'none'}")
+        raise Violation(
+            Invariant.COMES_TO_REST, f"still unsettled: {'; '.join(left)}; timers: {armed or 'none'}"
+        )
 
     def answered(self, status: DeliberationStatus) -> None:
         if status.ending_seq is None:
             return
         self.seen["question answered with an ending"] += 1
-        endings = [ending for (name, _), record in self.records.items() if name == status.task_id for ending in record.endings]
+        endings = [
+            ending
+            for (name, _), record in self.records.items()
+            if name == status.task_id
+            for ending in record.endings
+        ]
         known = {ending.seq: payload(ending.data)["status"].upper() for ending in endings}
         shown = {"CANCELLED": "FAILED", "REJECTED": "FAILED"}
         told_status = known.get(status.ending_seq, "")
         if shown.get(told_status, told_status) != status.status:
-            raise Violation(Invariant.STATUS_TRUE, f"{status.task_id} is told to be {status.status}, the stream holds {known}")
+            raise Violation(
+                Invariant.STATUS_TRUE,
+                f"{status.task_id} is told to be {status.status}, the stream holds {known}",
+            )
 
     def killed(self) -> None:
         """A process dies: between which steps?"""

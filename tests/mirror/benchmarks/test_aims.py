@@ -19,7 +19,12 @@ def row(system: str, concurrency: int, calls_per_second: float, p50_ms: float = 
 
 
 def swept(*runs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    found = {"runs": [{"points": points} for points in runs], "skipped": [], "arrivals": [], "cost_of_an_agent": {}}
+    found = {
+        "runs": [{"points": points} for points in runs],
+        "skipped": [],
+        "arrivals": [],
+        "cost_of_an_agent": {},
+    }
     return {**found, **more}
 
 
@@ -46,7 +51,10 @@ def test_ratios_are_medians_of_the_runs_own_and_not_ratios_of_medians() -> None:
 
 
 def test_a_peer_that_was_not_there_is_no_target_and_is_told() -> None:
-    found = swept([each for each in RUNS[0] if each["system"] != "celery"], skipped=["celery is left out: no redis-server"])
+    found = swept(
+        [each for each in RUNS[0] if each["system"] != "celery"],
+        skipped=["celery is left out: no redis-server"],
+    )
     assert not [each for each in judge(found).targets if "Celery" in each.name]
     assert "no redis-server" in judge(found).how
 
@@ -57,7 +65,10 @@ def test_arrivals_at_half_of_saturation_and_the_cost_of_an_agent_are_taken_where
         arrivals=[{"share": 0.25, "added_p99_ms": 3.0}, {"share": 0.5, "added_p99_ms": 120.0}],
         cost_of_an_agent={"parley": {"time": 0.9, "cpu": 0.7}, "bare": {"time": 1.1, "cpu": 1.0}},
     )
-    assert (target(found, "half of saturation").value, target(found, "half of saturation").met) == (120.0, False)
+    assert (target(found, "half of saturation").value, target(found, "half of saturation").met) == (
+        120.0,
+        False,
+    )
     assert target(found, "an agent of 64").value == 0.9
     assert len(judge(swept(RUNS[0])).targets) == len(judge(found).targets) - 2
 

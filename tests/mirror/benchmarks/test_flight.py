@@ -12,20 +12,29 @@ from benchmarks.flight import MOST_MIB, Round, Sample, judge
 
 
 def ending(name: str, status: str = "completed", *, degraded: bool = False) -> Msg:
-    return Msg(_client=Client(), data=json.dumps({"task_id": name, "status": status, "degraded": degraded}).encode())
+    return Msg(
+        _client=Client(), data=json.dumps({"task_id": name, "status": status, "degraded": degraded}).encode()
+    )
 
 
 async def test_why_agents_failed_is_counted_by_cause_whatever_the_address() -> None:
     found = Round("first", 3)
     for port in (8001, 8002):
-        agent = {"agent_id": "a", "error_type": "connection_failed", "error": f"cannot connect to http://127.0.0.1:{port}/v1: no"}
+        agent = {
+            "agent_id": "a",
+            "error_type": "connection_failed",
+            "error": f"cannot connect to http://127.0.0.1:{port}/v1: no",
+        }
         body = {"task_id": f"first-{port}", "status": "completed", "degraded": True, "failed_agents": [agent]}
         await found.hear(Msg(_client=Client(), data=json.dumps(body).encode()))
     assert found.errors == {"connection_failed: cannot connect to …/v1: no": 2}
 
 
 def flown(name: str, *, completed: int = 3, most: int = 3, mib: float = 500.0) -> Round:
-    samples = [Sample(1.0, most, 9, {"service": mib}, {"load": 60.0}), Sample(2.0, 0, 0, {"service": 100.0}, {"load": 60.0})]
+    samples = [
+        Sample(1.0, most, 9, {"service": mib}, {"load": 60.0}),
+        Sample(2.0, 0, 0, {"service": 100.0}, {"load": 60.0}),
+    ]
     return Round(name, 3, statuses=Counter(completed=completed), samples=samples)
 
 
@@ -42,7 +51,12 @@ async def test_a_round_hears_its_own_endings_and_each_once() -> None:
 
 
 def test_all_is_well() -> None:
-    found = judge(3, [flown("first"), flown("second", mib=600.0)], {"service": 90.0}, [{"service": 100.0}, {"service": 104.0}])
+    found = judge(
+        3,
+        [flown("first"), flown("second", mib=600.0)],
+        {"service": 90.0},
+        [{"service": 100.0}, {"service": 104.0}],
+    )
     assert found.met
     assert found.figures["second round, peak MiB"] == 600.0
     assert found.figures["at the peak, load MiB"] == 60.0

@@ -23,7 +23,9 @@ def row(system: str, concurrency: int, agents: int, calls: float, cpu: float | N
 def run(*rows: dict[str, Any], **opened: tuple[float, float]) -> dict[str, Any]:
     return {
         "points": list(rows),
-        "open": [{"share": 0.5, **{name: _open(*figures) for name, figures in opened.items()}}] if opened else [],
+        "open": [{"share": 0.5, **{name: _open(*figures) for name, figures in opened.items()}}]
+        if opened
+        else [],
     }
 
 
@@ -58,7 +60,14 @@ def test_what_parley_adds_is_the_median_of_the_differences_within_a_run() -> Non
             run(),
         ]
     )
-    wanted = {"share": 0.5, "rate": 110, "parley_p99_ms": 100, "bare_p99_ms": 60, "added_p99_ms": 30, "cpu_ms_per_call": 2.0}
+    wanted = {
+        "share": 0.5,
+        "rate": 110,
+        "parley_p99_ms": 100,
+        "bare_p99_ms": 60,
+        "added_p99_ms": 30,
+        "cpu_ms_per_call": 2.0,
+    }
     assert {name: found[name] for name in wanted} == wanted
 
 

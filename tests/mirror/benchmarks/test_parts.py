@@ -13,9 +13,9 @@ def test_no_setting_of_the_caller_reaches_what_is_measured(monkeypatch: pytest.M
     monkeypatch.setenv("EDITOR", "ed")
     found = plain_environment(PARLEY_POOL="ray")
     assert found["EDITOR"] == "ed"
-    assert {name: value for name, value in found.items() if "elsewhere" in value or name.startswith("PARLEY")} == {
-        "PARLEY_POOL": "ray"
-    }
+    assert {
+        name: value for name, value in found.items() if "elsewhere" in value or name.startswith("PARLEY")
+    } == {"PARLEY_POOL": "ray"}
 
 
 def test_as_many_files_as_the_machine_allows() -> None:

@@ -10,7 +10,13 @@ from benchmarks.turn import BARE, PARLEY
 
 def rows() -> list[dict[str, Any]]:
     return [
-        {"system": name, "concurrency": point.concurrency, "agents": point.agents, "calls_per_second": point.calls, "p50_ms": 1}
+        {
+            "system": name,
+            "concurrency": point.concurrency,
+            "agents": point.agents,
+            "calls_per_second": point.calls,
+            "p50_ms": 1,
+        }
         for name in (BARE, PARLEY)
         for point in points()
     ]

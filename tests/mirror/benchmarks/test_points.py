@@ -6,7 +6,12 @@ from benchmarks.points import AGENTS, IN_FLIGHT, LONGEST_SECONDS, Pace, Point, f
 def test_both_curves_are_measured_and_no_point_twice() -> None:
     found = points()
     assert [point.concurrency for point in found if point.agents == AGENTS] == [1, 4, 16, 64, 128]
-    assert {point.agents: point.concurrency for point in found if point.agents != AGENTS} == {1: 192, 8: 24, 16: 12, 64: 3}
+    assert {point.agents: point.concurrency for point in found if point.agents != AGENTS} == {
+        1: 192,
+        8: 24,
+        16: 12,
+        64: 3,
+    }
     assert len(found) == len(set(found)) == 9
 
 

@@ -14,11 +14,11 @@ from nats.aio.msg import Msg
 from benchmarks import soak
 from benchmarks.machine import descendants
 from benchmarks.soak import FIGURES, LATE_SECONDS, SHOWN, STREAMS, Load, actors, open_files
-from broker import topology
-from broker.connection import Wire
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.jetstream import JetStream
 
 
-class Still(Wire):
+class Still(JetStream):
     """Nothing is sent: only what is heard counts here."""
 
     def __init__(self) -> None:
@@ -27,7 +27,9 @@ class Still(Wire):
 
 async def hear(load: Load, task_id: str, status: str = "completed") -> None:
     # Only read: nothing here sends.
-    await load._hear(Msg(Nats(), topology.COMPLETED, "", json.dumps({"task_id": task_id, "status": status}).encode()))
+    await load._hear(
+        Msg(Nats(), topology.COMPLETED, "", json.dumps({"task_id": task_id, "status": status}).encode())
+    )
 
 
 async def test_an_ending_is_counted_once_and_a_second_one_is_told() -> None:

@@ -68,7 +68,9 @@ async def test_one_that_fails_keeps_what_it_has_and_the_others_go_on(said: list[
     assert sweeping.failures == ["run 1, frail: RuntimeError one answer is missing"]
 
 
-async def test_parley_and_the_bare_loop_meet_the_same_arrivals(said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_parley_and_the_bare_loop_meet_the_same_arrivals(
+    said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sweep, "schedule", lambda *_, **__: [0.0, 1.0, 1.005])
     found = await swept(["parley"], said).run(0)
     best = max(row["deliberations_per_second"] for row in found["points"] if row["agents"] == 3)

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 from nats.aio.client import Client as Nats
 
-from broker import topology
-from broker.connection import close, connect
-from broker.embedded import config, executable
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.connection import close, connect
+from parley.broker.jetstream.embedded import config, executable
 from tests.harness import until
 
 # More than any one file has tests.
@@ -36,9 +36,13 @@ class Accounts:
 @asynccontextmanager
 async def accounts(folder: Path) -> AsyncIterator[Accounts]:
     """One server: a test's own share of it is there in a fifth of the time that a server of its own takes."""
-    each = (f"T{n} {{ jetstream: enabled, users: [{{ user: t{n}, password: secret }}] }}" for n in range(ACCOUNTS))
+    each = (
+        f"T{n} {{ jetstream: enabled, users: [{{ user: t{n}, password: secret }}] }}" for n in range(ACCOUNTS)
+    )
     conf = folder / "nats-server.conf"
-    conf.write_text(config(folder, port=-1, token=None, sync_always=False) + f"accounts {{ {', '.join(each)} }}\n")
+    conf.write_text(
+        config(folder, port=-1, token=None, sync_always=False) + f"accounts {{ {', '.join(each)} }}\n"
+    )
     process = await asyncio.to_thread(_start, conf)
     ports = folder / f"nats-server_{process.pid}.ports"
     try:
@@ -66,8 +70,8 @@ async def provisioned(url: str) -> AsyncIterator[Nats]:
     await topology.provision(nc.jetstream())
     for durable in topology.DURABLES:
         # A test that holds a delivery on a busy machine must not meet its redelivery, unless that is what it is about.
-        patient = topology.consumer(durable).evolve(ack_wait=topology.ACK_WAIT_SECONDS)
-        await nc.jetstream().add_consumer(durable.stream, patient)
+        client = topology.consumer(durable).evolve(ack_wait=topology.ACK_WAIT_SECONDS)
+        await nc.jetstream().add_consumer(durable.stream, client)
     try:
         yield nc
     finally:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from nats.aio.client import Client as Nats
 
-from broker.connection import Wire
+from parley.broker.jetstream.jetstream import JetStream
 from tests.mirror.broker import Accounts, provisioned
 
 
@@ -21,5 +21,5 @@ async def nc(url: str) -> AsyncIterator[Nats]:
 
 
 @pytest.fixture
-async def wire(nc: Nats) -> Wire:
-    return Wire(nc)
+async def wire(nc: Nats) -> JetStream:
+    return JetStream(nc)

@@ -10,11 +10,7 @@ from typing import Any
 from nats.aio.client import Client as Nats
 from nats.js import JetStreamContext
 
-from broker import topology
-from broker.clock import rfc3339
-from broker.connection import Placed, Stored, Wire
-from broker.ledger import Ledger
-from broker.messages import (
+from parley.broker.core.messages import (
     AgentCompleted,
     AgentFailed,
     AgentOutcome,
@@ -26,10 +22,14 @@ from broker.messages import (
     decode,
     decode_ending,
 )
-from broker.observer import Observer
-from broker.tally import Tally
-from broker.topology import Durable
-from handlers.delivery import Batch, Delivery
+from parley.broker.core.observer import Observer
+from parley.broker.core.tally import Tally
+from parley.broker.core.timestamps import format_timestamp
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.jetstream import JetStream, PubAck, StoredMessage
+from parley.broker.jetstream.tally_store import TallyStore
+from parley.broker.jetstream.topology import Durable
+from parley.handlers.delivery import Batch, Delivery
 from tests.harness import until
 from tests.mirror.broker import provisioned, send_raw
 
@@ -65,7 +65,7 @@ class Bench:
 
     url: str
     nc: Nats
-    wire: Wire
+    wire: JetStream
     notes: Notes = field(default_factory=Notes)
 
     @property
@@ -100,10 +100,12 @@ class Bench:
             info = await self.js.consumer_info(durable.stream, durable.name)
             raise AssertionError(f"{error}: {info}") from None
 
-    async def all_of(self, stream: str, subject: str) -> list[Stored]:
+    async def all_of(self, stream: str, subject: str) -> list[StoredMessage]:
         """Every stored message under `subject`, oldest first."""
         state = (await self.js.stream_info(stream)).state
-        found = [await self.wire.stored(stream, seq) for seq in range(max(1, state.first_seq), state.last_seq + 1)]
+        found = [
+            await self.wire.stored(stream, seq) for seq in range(max(1, state.first_seq), state.last_seq + 1)
+        ]
         wanted = subject.removesuffix("*").removesuffix(">")
         return [message for message in found if message is not None and message.subject.startswith(wanted)]
 
@@ -112,20 +114,24 @@ class Bench:
             *await self.all_of(topology.DELIBERATIONS, topology.COMPLETED),
             *await self.all_of(topology.DELIBERATIONS, topology.FAILED),
         ]
-        return [ending for ending in (decode_ending(message.data) for message in stored) if ending.task_id == task_id]
+        return [
+            ending
+            for ending in (decode_ending(message.data) for message in stored)
+            if ending.task_id == task_id
+        ]
 
     async def tally_of(self, task_id: str) -> Tally | None:
         """As the bucket has it."""
-        return await Ledger(self.wire, keep_seconds=60).read(task_id)
+        return await TallyStore(self.wire, keep_seconds=60).read(task_id)
 
-    async def dead_letters(self) -> list[Stored]:
+    async def dead_letters(self) -> list[StoredMessage]:
         return await self.all_of(topology.DEAD_LETTERS, "deadletter.>")
 
 
 @asynccontextmanager
 async def bench_at(url: str) -> AsyncIterator[Bench]:
     async with provisioned(url) as nc:
-        yield Bench(url, nc, Wire(nc))
+        yield Bench(url, nc, JetStream(nc))
 
 
 # Header blocks that nats-server stores and delivers, and that nats-py's own client dies of.
@@ -153,7 +159,7 @@ class Stumble(RuntimeError):
     """The process fell over here."""
 
 
-class StumblingWire(Wire):
+class StumblingWire(JetStream):
     """The real wire, which falls over once: at the `at`th thing it sends, before or after that was sent."""
 
     def __init__(self, nc: Nats, *, at: int, after: bool) -> None:
@@ -163,8 +169,13 @@ class StumblingWire(Wire):
         self._after = after
 
     async def store(
-        self, subject: str, body: bytes, *, msg_id: str | None = None, headers: Mapping[str, str] | None = None
-    ) -> Placed:
+        self,
+        subject: str,
+        body: bytes,
+        *,
+        msg_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> PubAck:
         with self._step():
             return await super().store(subject, body, msg_id=msg_id, headers=headers)
 
@@ -184,14 +195,18 @@ class StumblingWire(Wire):
 
 
 def request_of(task_id: str, **fields: Any) -> DeliberationRequested:
-    return decode(DeliberationRequested, json.dumps({"task_description": "x", "task_id": task_id, **fields}).encode())
+    return decode(
+        DeliberationRequested, json.dumps({"task_description": "x", "task_id": task_id, **fields}).encode()
+    )
 
 
 def answer_of(task_id: str, agent: str, content: str = "42", **overrides: Any) -> AgentCompleted:
-    proposal = Proposal(content=content, author_id=agent, author_role="DEV", model="m", temperature=0.7, tokens=3)
+    proposal = Proposal(
+        content=content, author_id=agent, author_role="DEV", model="m", temperature=0.7, tokens=3
+    )
     fields: dict[str, Any] = {
         "task_id": task_id, "agent_id": agent, "role": "DEV", "proposal": proposal, "finish_reason": "stop", "usage": Usage(),
-        "attempt": 1, "queue_ms": 5, "duration_ms": 120, "timestamp": rfc3339(time.time()), "model": "m", "diversity": False,
+        "attempt": 1, "queue_ms": 5, "duration_ms": 120, "timestamp": format_timestamp(time.time()), "model": "m", "diversity": False,
         "num_agents": 3,
     }  # fmt: skip
     return AgentCompleted(**{**fields, **overrides})
@@ -200,5 +215,5 @@ def answer_of(task_id: str, agent: str, content: str = "42", **overrides: Any) -
 def failure_of(task_id: str, agent: str, error_type: ErrorType = ErrorType.SERVER_ERROR) -> AgentFailed:
     return AgentFailed(
         task_id=task_id, agent_id=agent, role="DEV", error="no luck", error_type=error_type, attempt=4, duration_ms=9,
-        timestamp=rfc3339(time.time()),
+        timestamp=format_timestamp(time.time()),
     )  # fmt: skip

@@ -5,18 +5,18 @@ from collections.abc import Mapping
 
 import pytest
 
-from broker import topology
-from broker.connection import Placed, Wire
-from broker.ledger import Ledger
-from broker.lifecycle import State
-from broker.messages import AgentCompleted, AgentOutcome, DeliberationCompleted, ErrorType
-from broker.tally import Requested
-from broker.topology import AGGREGATE
-from handlers import settle
-from handlers.aggregate import Aggregate, read
-from handlers.delivery import Batch
-from handlers.perform import Performer
-from handlers.settle import Settler
+from parley.broker.core.lifecycle import State
+from parley.broker.core.messages import AgentCompleted, AgentOutcome, DeliberationCompleted, ErrorType
+from parley.broker.core.tally import Requested
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.jetstream import JetStream, PubAck
+from parley.broker.jetstream.tally_store import TallyStore
+from parley.broker.jetstream.topology import AGGREGATE
+from parley.handlers import settle
+from parley.handlers.aggregate import Aggregate, read
+from parley.handlers.delivery import Batch
+from parley.handlers.effects import EffectRunner
+from parley.handlers.settle import Settler
 from tests.harness import until
 from tests.mirror.handlers import Bench, StumblingWire, answer_of, failure_of
 
@@ -25,9 +25,11 @@ FAR_AWAY = 4_000_000_000.0
 ONE, TWO, THREE = "agent-dev-001", "agent-dev-002", "agent-dev-003"
 
 
-def aggregate_of(bench: Bench, wire: Wire | None = None) -> Aggregate:
+def aggregate_of(bench: Bench, wire: JetStream | None = None) -> Aggregate:
     used = wire or bench.wire
-    performer = Performer(used, Ledger(used, keep_seconds=60), bench.notes, claim_check_bytes=512 * 1024)
+    performer = EffectRunner(
+        used, TallyStore(used, keep_seconds=60), bench.notes, claim_check_bytes=512 * 1024
+    )
     return Aggregate(used, performer, Settler(bench.wire, AGGREGATE, bench.notes), bench.notes)
 
 
@@ -38,14 +40,18 @@ def aggregate(bench: Bench) -> Aggregate:
 
 async def record(bench: Bench, task_id: str = "t-1", agents: int = 3, deadline: float = FAR_AWAY) -> None:
     request = Requested(task_id, seq=1, at=0.0, deadline=deadline, role="DEV", num_agents=agents)
-    await Ledger(bench.wire, keep_seconds=60).apply(task_id, [(request, 0.0)])
+    await TallyStore(bench.wire, keep_seconds=60).apply(task_id, [(request, 0.0)])
 
 
 async def report(bench: Bench, *outcomes: AgentOutcome) -> list[int]:
     seqs = []
     for outcome in outcomes:
         done = isinstance(outcome, AgentCompleted)
-        seqs.append(await bench.wire.publish(topology.AGENT_COMPLETED if done else topology.AGENT_FAILED, outcome.encode()))
+        seqs.append(
+            await bench.wire.publish(
+                topology.AGENT_COMPLETED if done else topology.AGENT_FAILED, outcome.encode()
+            )
+        )
     return seqs
 
 
@@ -57,7 +63,9 @@ async def revisions(bench: Bench) -> int:
 # ── folding ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_an_outcome_is_counted_where_it_is_stored_and_acknowledged(bench: Bench, aggregate: Aggregate) -> None:
+async def test_an_outcome_is_counted_where_it_is_stored_and_acknowledged(
+    bench: Bench, aggregate: Aggregate
+) -> None:
     await record(bench)
     seqs = await report(bench, failure_of("t-1", TWO), answer_of("t-1", ONE))
     await aggregate(await bench.taken(AGGREGATE, 2))
@@ -96,16 +104,20 @@ async def test_outcomes_that_come_together_are_one_write(bench: Bench, aggregate
     assert tally.phase.successes == 20
 
 
-async def known(bench: Bench, aggregate: Aggregate, task_id: str = "t-1", agents: int = 3, **request: float) -> None:
+async def known(
+    bench: Bench, aggregate: Aggregate, task_id: str = "t-1", agents: int = 3, **request: float
+) -> None:
     """Recorded by the process that folds: it knows what it takes to end it."""
-    event = Requested(task_id, seq=1, at=0.0, deadline=request.get("deadline", FAR_AWAY), role="DEV", num_agents=agents)
+    event = Requested(
+        task_id, seq=1, at=0.0, deadline=request.get("deadline", FAR_AWAY), role="DEV", num_agents=agents
+    )
     await aggregate._performer._ledger.apply(task_id, [(event, 0.0)], new=True)
 
 
 async def test_an_outcome_that_ends_nothing_waits_for_one_that_does(
     bench: Bench, aggregate: Aggregate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("handlers.aggregate.COMPANY_SECONDS", 60.0)
+    monkeypatch.setattr("parley.handlers.aggregate.COMPANY_SECONDS", 60.0)
     await known(bench, aggregate)
     before = await revisions(bench)
     folding = []
@@ -130,9 +142,9 @@ async def test_it_does_not_wait_for_long(bench: Bench, aggregate: Aggregate) -> 
 async def test_with_the_deadline_near_or_the_tally_unknown_nothing_waits(
     bench: Bench, aggregate: Aggregate, monkeypatch: pytest.MonkeyPatch, nearly_over: bool
 ) -> None:
-    monkeypatch.setattr("handlers.aggregate.COMPANY_SECONDS", 60.0)
+    monkeypatch.setattr("parley.handlers.aggregate.COMPANY_SECONDS", 60.0)
     if nearly_over:
-        monkeypatch.setattr("handlers.perform.NEAR_SECONDS", FAR_AWAY)
+        monkeypatch.setattr("parley.handlers.effects.NEAR_SECONDS", FAR_AWAY)
         await known(bench, aggregate)
     else:
         await record(bench)
@@ -141,7 +153,7 @@ async def test_with_the_deadline_near_or_the_tally_unknown_nothing_waits(
         await aggregate(await bench.taken(AGGREGATE))
 
 
-class SlowBucket(Wire):
+class SlowBucket(JetStream):
     """The real wire, on which a write of the tally of `t-1` takes as long as the test likes."""
 
     def __init__(self, bench: Bench) -> None:
@@ -150,8 +162,13 @@ class SlowBucket(Wire):
         self.may_write = asyncio.Event()
 
     async def store(
-        self, subject: str, body: bytes, *, msg_id: str | None = None, headers: Mapping[str, str] | None = None
-    ) -> Placed:
+        self,
+        subject: str,
+        body: bytes,
+        *,
+        msg_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> PubAck:
         if subject == topology.tally_subject("t-1"):
             self.writing.set()
             await self.may_write.wait()
@@ -201,7 +218,9 @@ async def test_outcomes_of_many_deliberations_find_each_its_own(bench: Bench, ag
     names = [f"t-{number}" for number in range(8)]
     for name in names:
         await record(bench, name, agents=2)
-    await report(bench, *(answer_of(name, agent, f"{name} {agent}") for agent in (TWO, ONE) for name in names))
+    await report(
+        bench, *(answer_of(name, agent, f"{name} {agent}") for agent in (TWO, ONE) for name in names)
+    )
     await aggregate(await bench.taken(AGGREGATE, 16))
     for name in names:
         (ending,) = await bench.endings_of(name)
@@ -236,7 +255,7 @@ async def test_an_outcome_nobody_counts_is_acknowledged_and_told(
 
 
 async def test_an_outcome_nobody_counts_is_not_kept_for_an_ending(bench: Bench) -> None:
-    wire = Wire(bench.nc)
+    wire = JetStream(bench.nc)
     await record(bench)
     (counted, stray) = await report(bench, answer_of("t-1", ONE), answer_of("nobody", ONE))
     await aggregate_of(bench, wire)(await bench.taken(AGGREGATE, 2))
@@ -314,8 +333,13 @@ async def test_outcomes_that_waited_for_a_fold_that_failed_are_folded_all_the_sa
         failed = False
 
         async def store(
-            self, subject: str, body: bytes, *, msg_id: str | None = None, headers: Mapping[str, str] | None = None
-        ) -> Placed:
+            self,
+            subject: str,
+            body: bytes,
+            *,
+            msg_id: str | None = None,
+            headers: Mapping[str, str] | None = None,
+        ) -> PubAck:
             if not self.failed:
                 self.failed = True
                 self.writing.set()
@@ -342,7 +366,9 @@ async def test_outcomes_that_waited_for_a_fold_that_failed_are_folded_all_the_sa
 
 
 @pytest.mark.parametrize("subject", [topology.AGENT_COMPLETED, topology.AGENT_FAILED, "agent.response.other"])
-@pytest.mark.parametrize("body", [b"", b"nope", b"{}", b'{"task_id": "t-1", "agent_id": "agent-dev-001"}', b"\xff"])
+@pytest.mark.parametrize(
+    "body", [b"", b"nope", b"{}", b'{"task_id": "t-1", "agent_id": "agent-dev-001"}', b"\xff"]
+)
 async def test_what_nobody_can_read_is_dead_lettered_and_the_rest_is_counted(
     bench: Bench, aggregate: Aggregate, subject: str, body: bytes
 ) -> None:

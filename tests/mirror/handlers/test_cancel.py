@@ -2,33 +2,35 @@
 
 import pytest
 
-from broker import topology
-from broker.ledger import Ledger
-from broker.lifecycle import State
-from broker.messages import AgentCancel, DeliberationFailed, decode
-from broker.observer import Observer
-from broker.topology import CANCELLER, INTAKE
-from handlers import cancel as cancelling
-from handlers.cancel import Cancel
-from handlers.intake import Bounds, Intake
-from handlers.perform import Performer
-from handlers.settle import Settler
+from parley.broker.core.lifecycle import State
+from parley.broker.core.messages import AgentCancel, DeliberationFailed, decode
+from parley.broker.core.observer import Observer
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.tally_store import TallyStore
+from parley.broker.jetstream.topology import CANCELLER, INTAKE
+from parley.handlers import cancel as cancelling
+from parley.handlers.cancel import Cancel
+from parley.handlers.effects import EffectRunner
+from parley.handlers.intake import Bounds, Intake
+from parley.handlers.settle import Settler
 from tests.mirror.handlers import Bench
 
 
 @pytest.fixture
-def performer(bench: Bench) -> Performer:
-    return Performer(bench.wire, Ledger(bench.wire, keep_seconds=60), bench.notes, claim_check_bytes=512 * 1024)
+def performer(bench: Bench) -> EffectRunner:
+    return EffectRunner(
+        bench.wire, TallyStore(bench.wire, keep_seconds=60), bench.notes, claim_check_bytes=512 * 1024
+    )
 
 
 @pytest.fixture
-def cancel(bench: Bench, performer: Performer, monkeypatch: pytest.MonkeyPatch) -> Cancel:
+def cancel(bench: Bench, performer: EffectRunner, monkeypatch: pytest.MonkeyPatch) -> Cancel:
     monkeypatch.setattr(cancelling, "OVERTAKEN_WAIT_SECONDS", 0.05)
     return Cancel(bench.wire, performer, Settler(bench.wire, CANCELLER, bench.notes))
 
 
 @pytest.fixture
-def intake(bench: Bench, performer: Performer) -> Intake:
+def intake(bench: Bench, performer: EffectRunner) -> Intake:
     return Intake(performer, Settler(bench.wire, INTAKE, bench.notes), Observer(), Bounds(256, 300.0))
 
 
@@ -36,7 +38,9 @@ async def request(bench: Bench, task_id: str = "t-1") -> None:
     await bench.publish(topology.REQUESTED, {"task_id": task_id, "task_description": "x"})
 
 
-async def test_a_cancel_ends_what_runs_with_its_reason_and_stops_its_agents(bench: Bench, cancel: Cancel, intake: Intake) -> None:
+async def test_a_cancel_ends_what_runs_with_its_reason_and_stops_its_agents(
+    bench: Bench, cancel: Cancel, intake: Intake
+) -> None:
     stopped = await bench.nc.subscribe(topology.AGENT_CANCEL)
     await bench.nc.flush()
     await request(bench)
@@ -64,7 +68,9 @@ async def test_a_cancel_that_comes_twice_ends_it_once(bench: Bench, cancel: Canc
     await bench.settled(CANCELLER)
 
 
-async def test_a_cancel_that_overtook_its_request_waits_for_it(bench: Bench, cancel: Cancel, intake: Intake) -> None:
+async def test_a_cancel_that_overtook_its_request_waits_for_it(
+    bench: Bench, cancel: Cancel, intake: Intake
+) -> None:
     await request(bench)
     await bench.publish(topology.CANCEL, {"task_id": "t-1"})
     for count in (1, 2, 3):  # intake has not come to it yet
@@ -81,7 +87,9 @@ async def test_a_cancel_that_overtook_its_request_waits_for_it(bench: Bench, can
     assert await bench.dead_letters() == []
 
 
-async def test_a_cancel_waits_for_a_request_that_is_in_intakes_hands(bench: Bench, cancel: Cancel, intake: Intake) -> None:
+async def test_a_cancel_waits_for_a_request_that_is_in_intakes_hands(
+    bench: Bench, cancel: Cancel, intake: Intake
+) -> None:
     await request(bench)
     in_hand = await bench.taken(INTAKE)
     await bench.publish(topology.CANCEL, {"task_id": "t-1"})
@@ -106,7 +114,9 @@ async def test_a_cancel_of_nobody_is_let_go_when_every_request_before_it_was_tak
     assert await bench.endings_of("nobody") == []
 
 
-async def test_a_cancel_of_nobody_is_let_go_once_intake_has_got_past_it(bench: Bench, cancel: Cancel, intake: Intake) -> None:
+async def test_a_cancel_of_nobody_is_let_go_once_intake_has_got_past_it(
+    bench: Bench, cancel: Cancel, intake: Intake
+) -> None:
     await request(bench, "before")
     await intake(await bench.taken(INTAKE))
     await bench.publish(topology.CANCEL, {"task_id": "nobody"})
@@ -121,7 +131,9 @@ async def test_a_cancel_of_nobody_is_let_go_once_intake_has_got_past_it(bench: B
     await bench.settled(CANCELLER)
 
 
-@pytest.mark.parametrize("body", [b"", b"nope", b"{}", b'{"task_id": "../x"}', b'{"task_id": "t-1", "reason": 5}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"nope", b"{}", b'{"task_id": "../x"}', b'{"task_id": "t-1", "reason": 5}']
+)
 async def test_a_cancel_nobody_can_read_is_dead_lettered(bench: Bench, cancel: Cancel, body: bytes) -> None:
     await bench.publish(topology.CANCEL, body)
     await cancel(await bench.taken(CANCELLER))

@@ -9,10 +9,10 @@ from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 from pydantic import TypeAdapter
 
-from broker import topology
-from broker.errors import BadMessage
-from broker.messages import AgentOutcome, DeliberationCancel, DeliberationDeadline
-from handlers.delivery import Batch, Delivery
+from parley.broker.core.errors import InvalidMessage
+from parley.broker.core.messages import AgentOutcome, DeliberationCancel, DeliberationDeadline
+from parley.broker.jetstream import topology
+from parley.handlers.delivery import Batch, Delivery
 from tests.mirror.handlers import Bench
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -26,10 +26,14 @@ NO_DOMAIN = TWELVE.replace("hub", "_")
 
 def received(reply: str, data: bytes = b"", headers: dict[str, str] | None = None) -> Delivery[object]:
     # A message that is only read: nothing here sends.
-    return Delivery.of(Msg(cast(Nats, None), subject=topology.REQUESTED, reply=reply, data=data, headers=headers))
+    return Delivery.of(
+        Msg(cast(Nats, None), subject=topology.REQUESTED, reply=reply, data=data, headers=headers)
+    )
 
 
-@pytest.mark.parametrize("reply", [NINE, ELEVEN, TWELVE, NO_DOMAIN], ids=["nine", "eleven", "twelve", "no domain"])
+@pytest.mark.parametrize(
+    "reply", [NINE, ELEVEN, TWELVE, NO_DOMAIN], ids=["nine", "eleven", "twelve", "no domain"]
+)
 def test_place_time_and_count_are_read_from_either_form_of_the_reply_subject(reply: str) -> None:
     delivery = received(reply)
     assert (delivery.seq, delivery.count) == (41, 3)
@@ -85,13 +89,21 @@ def test_a_payload_is_read_as_what_is_expected_or_refused() -> None:
     delivery = received(NINE, b'{"task_id": "t-1", "reason": "x"}', {"traceparent": TRACE})
     assert delivery.payload(DeliberationCancel) == DeliberationCancel(task_id="t-1", reason="x")
     assert delivery.traceparent == TRACE
-    with pytest.raises(BadMessage):
+    with pytest.raises(InvalidMessage):
         received(NINE, b"nope").payload(DeliberationDeadline)
 
 
 @pytest.mark.parametrize(
     "value",
-    ["", "00-aa", TRACE + "\x00", TRACE.upper(), TRACE.replace("00-", "ff-", 1), "0" * 30_000, f"00-{'0' * 32}-{'0' * 16}-01"],
+    [
+        "",
+        "00-aa",
+        TRACE + "\x00",
+        TRACE.upper(),
+        TRACE.replace("00-", "ff-", 1),
+        "0" * 30_000,
+        f"00-{'0' * 32}-{'0' * 16}-01",
+    ],
 )
 def test_a_trace_context_that_is_none_goes_nowhere(value: str) -> None:
     assert received(NINE, b"", {"traceparent": value}).traceparent is None

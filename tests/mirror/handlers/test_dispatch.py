@@ -10,23 +10,23 @@ from typing import Any
 
 import pytest
 
-from broker import topology
-from broker.clock import rfc3339
-from broker.connection import Stored, Wire
-from broker.errors import BrokerUnavailable
-from broker.ledger import Ledger
-from broker.messages import AgentCancel, AgentFailed, AgentRequested, ErrorType, decode
-from broker.tally import CancelRequested, Reported, Requested
-from broker.topology import DISPATCH
-from handlers import dispatch as dispatching
-from handlers import settle
-from handlers.delivery import Batch
-from handlers.dispatch import MAX_JOB_DELIVERIES, Dispatch
-from handlers.settle import MAX_DELIVERIES, Settler
+from parley.broker.core.errors import BrokerUnavailable
+from parley.broker.core.messages import AgentCancel, AgentFailed, AgentRequested, ErrorType, decode
+from parley.broker.core.tally import CancelRequested, Reported, Requested
+from parley.broker.core.timestamps import format_timestamp
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.jetstream import JetStream, StoredMessage
+from parley.broker.jetstream.tally_store import TallyStore
+from parley.broker.jetstream.topology import DISPATCH
+from parley.handlers import dispatch as dispatching
+from parley.handlers import settle
+from parley.handlers.delivery import Batch
+from parley.handlers.dispatch import MAX_JOB_DELIVERIES, Dispatch
+from parley.handlers.settle import MAX_DELIVERIES, Settler
+from parley.workers.job import Job
+from parley.workers.model.endpoint_status import EndpointStatus
 from tests.harness import until
 from tests.mirror.handlers import Bench
-from workers.handover import Job
-from workers.lookout import Standing
 
 ONE, TWO = "agent-dev-001", "agent-dev-002"
 
@@ -37,7 +37,7 @@ class Hands:
     """A pool that takes jobs and does nothing with them: settling is the worker's business, not dispatch's."""
 
     slots, busy, problem, lost = 8, 0, None, None
-    breakers: Mapping[str, Standing] = MappingProxyType({})
+    breakers: Mapping[str, EndpointStatus] = MappingProxyType({})
 
     def __init__(self) -> None:
         self.handed: list[list[Job]] = []
@@ -45,7 +45,7 @@ class Hands:
     async def room(self, wait: bool = True) -> int:
         return self.slots
 
-    async def hand(self, jobs: Sequence[Job]) -> None:
+    async def submit(self, jobs: Sequence[Job]) -> None:
         self.handed.append(list(jobs))
 
 
@@ -54,8 +54,13 @@ def pool() -> Hands:
     return Hands()
 
 
-def dispatch_of(bench: Bench, pool: Hands, wire: Wire | None = None) -> Dispatch:
-    return Dispatch(bench.wire, Ledger(wire or bench.wire, keep_seconds=60), pool, Settler(bench.wire, DISPATCH, bench.notes))
+def dispatch_of(bench: Bench, pool: Hands, wire: JetStream | None = None) -> Dispatch:
+    return Dispatch(
+        bench.wire,
+        TallyStore(wire or bench.wire, keep_seconds=60),
+        pool,
+        Settler(bench.wire, DISPATCH, bench.notes),
+    )
 
 
 @pytest.fixture
@@ -67,7 +72,7 @@ def work(task_id: str = "t-1", agent: str = ONE, **overrides: Any) -> dict[str, 
     now = time.time()
     fields = {
         "task_id": task_id, "agent_id": agent, "agent_number": 1, "role": "DEV", "num_agents": 2, "task_description": "x",
-        "requested_at": rfc3339(now), "deadline": rfc3339(now + 60), "metadata": {"a": "b"},
+        "requested_at": format_timestamp(now), "deadline": format_timestamp(now + 60), "metadata": {"a": "b"},
     }  # fmt: skip
     return {**fields, **overrides}
 
@@ -76,7 +81,9 @@ async def record(bench: Bench, *events: Any, task_id: str = "t-1") -> None:
     """A deliberation of two agents, to which this then happened."""
     now = time.time()
     request = Requested(task_id, seq=1, at=now, deadline=now + 60, role="DEV", num_agents=2)
-    await Ledger(bench.wire, keep_seconds=60).apply(task_id, [(event, now) for event in (request, *events)])
+    await TallyStore(bench.wire, keep_seconds=60).apply(
+        task_id, [(event, now) for event in (request, *events)]
+    )
 
 
 async def again(bench: Bench, count: int = 1) -> Batch[Any]:
@@ -104,19 +111,23 @@ async def test_work_is_handed_over_as_it_came_and_left_to_the_worker_to_settle(
     await bench.settled(DISPATCH)
 
 
-async def test_what_came_together_is_handed_over_together(bench: Bench, dispatch: Dispatch, pool: Hands) -> None:
+async def test_what_came_together_is_handed_over_together(
+    bench: Bench, dispatch: Dispatch, pool: Hands
+) -> None:
     for number in range(1, 6):
         await bench.publish(topology.AGENT_REQUESTED, work(agent=f"agent-dev-{number:03d}"))
     await dispatch(await bench.taken(DISPATCH, 5))
     (jobs,) = pool.handed
-    assert [json.loads(job.body)["agent_id"] for job in jobs] == [f"agent-dev-{number:03d}" for number in range(1, 6)]
+    assert [json.loads(job.body)["agent_id"] for job in jobs] == [
+        f"agent-dev-{number:03d}" for number in range(1, 6)
+    ]
 
 
 async def test_fresh_work_costs_no_look_at_its_tally(bench: Bench, pool: Hands) -> None:
-    class Blind(Wire):
+    class Blind(JetStream):
         """Must not be asked."""
 
-        async def last(self, stream: str, subject: str) -> Stored | None:
+        async def last(self, stream: str, subject: str) -> StoredMessage | None:
             raise AssertionError("asked for a tally")
 
     await bench.publish(topology.AGENT_REQUESTED, work())
@@ -136,7 +147,9 @@ async def test_work_that_came_back_is_handed_over_again_while_its_agent_is_missi
 # ── dropped ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_work_of_a_cancelled_deliberation_is_dropped(bench: Bench, dispatch: Dispatch, pool: Hands) -> None:
+async def test_work_of_a_cancelled_deliberation_is_dropped(
+    bench: Bench, dispatch: Dispatch, pool: Hands
+) -> None:
     dispatch.cancel(AgentCancel(task_id="t-1", reason="changed my mind").encode())
     for name in ("t-1", "t-2"):
         await bench.publish(topology.AGENT_REQUESTED, work(name))
@@ -149,7 +162,9 @@ async def test_work_of_a_cancelled_deliberation_is_dropped(bench: Bench, dispatc
 
 
 @pytest.mark.parametrize("junk", [b"", b"nope", b'{"task_id": ">"}', b"[]"])
-async def test_a_cancel_nobody_can_read_drops_nothing(bench: Bench, dispatch: Dispatch, pool: Hands, junk: bytes) -> None:
+async def test_a_cancel_nobody_can_read_drops_nothing(
+    bench: Bench, dispatch: Dispatch, pool: Hands, junk: bytes
+) -> None:
     dispatch.cancel(junk)
     await bench.publish(topology.AGENT_REQUESTED, work())
     await dispatch(await bench.taken(DISPATCH))
@@ -201,7 +216,7 @@ async def test_what_is_remembered_of_a_namesake_long_forgotten_drops_no_work(
     await dispatch._ledger.apply("t-1", [(former, 0.0), (Reported(ONE, 1, 5), 1.0)], new=True)
     bucket = await bench.js.key_value(topology.TALLIES_BUCKET)
     await bucket.purge("t-1")
-    await Ledger(bench.wire, keep_seconds=60).apply("t-1", [(replace(former, seq=9), 2.0)])
+    await TallyStore(bench.wire, keep_seconds=60).apply("t-1", [(replace(former, seq=9), 2.0)])
     await bench.publish(topology.AGENT_REQUESTED, work())
     (delivery,) = await bench.taken(DISPATCH)
     await until(lambda: time.time() > delivery.at + 0.06, "it is stale")
@@ -253,7 +268,9 @@ def test_losing_a_worker_is_forgiven_more_often_than_a_bug() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"nope", b"{}", b'{"task_id": "t-1"}', b"\xff"])
-async def test_work_nobody_can_read_is_dead_lettered(bench: Bench, dispatch: Dispatch, pool: Hands, body: bytes) -> None:
+async def test_work_nobody_can_read_is_dead_lettered(
+    bench: Bench, dispatch: Dispatch, pool: Hands, body: bytes
+) -> None:
     await bench.publish(topology.AGENT_REQUESTED, body)
     await bench.publish(topology.AGENT_REQUESTED, work())
     await dispatch(await bench.taken(DISPATCH, 2))
@@ -266,10 +283,10 @@ async def test_work_nobody_can_read_is_dead_lettered(bench: Bench, dispatch: Dis
 async def test_work_whose_tally_cannot_be_read_now_is_given_back(
     bench: Bench, pool: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Away(Wire):
+    class Away(JetStream):
         """The bucket's leader does not answer."""
 
-        async def last(self, stream: str, subject: str) -> Stored | None:
+        async def last(self, stream: str, subject: str) -> StoredMessage | None:
             raise BrokerUnavailable("nats://x", "timeout")
 
     monkeypatch.setattr(settle, "FIRST_RETRY_SECONDS", 0.01)

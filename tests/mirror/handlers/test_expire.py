@@ -4,15 +4,15 @@ import time
 
 import pytest
 
-from broker import topology
-from broker.ledger import Ledger
-from broker.lifecycle import State
-from broker.messages import DeliberationFailed
-from broker.tally import CancelRequested, EndingPublished, Event, Reported, Requested
-from broker.topology import EXPIRY
-from handlers.expire import Expire
-from handlers.perform import Performer
-from handlers.settle import Settler
+from parley.broker.core.lifecycle import State
+from parley.broker.core.messages import DeliberationFailed
+from parley.broker.core.tally import CancelRequested, EndingPublished, Event, Reported, Requested
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.tally_store import TallyStore
+from parley.broker.jetstream.topology import EXPIRY
+from parley.handlers.effects import EffectRunner
+from parley.handlers.expire import Expire
+from parley.handlers.settle import Settler
 from tests.mirror.handlers import Bench, answer_of
 
 ONE, TWO = "agent-dev-001", "agent-dev-002"
@@ -20,15 +20,21 @@ ONE, TWO = "agent-dev-001", "agent-dev-002"
 
 @pytest.fixture
 def expire(bench: Bench) -> Expire:
-    performer = Performer(bench.wire, Ledger(bench.wire, keep_seconds=60), bench.notes, claim_check_bytes=512 * 1024)
+    performer = EffectRunner(
+        bench.wire, TallyStore(bench.wire, keep_seconds=60), bench.notes, claim_check_bytes=512 * 1024
+    )
     return Expire(performer, Settler(bench.wire, EXPIRY, bench.notes))
 
 
-async def record(bench: Bench, seconds: float, *events: Event, task_id: str = "t-1", minimum: int = 1) -> float:
+async def record(
+    bench: Bench, seconds: float, *events: Event, task_id: str = "t-1", minimum: int = 1
+) -> float:
     """A deliberation of two agents whose time is up `seconds` from now; its deadline."""
     now = time.time()
-    request = Requested(task_id, seq=1, at=now - 60, deadline=now + seconds, role="DEV", num_agents=2, min_responses=minimum)
-    ledger = Ledger(bench.wire, keep_seconds=60)
+    request = Requested(
+        task_id, seq=1, at=now - 60, deadline=now + seconds, role="DEV", num_agents=2, min_responses=minimum
+    )
+    ledger = TallyStore(bench.wire, keep_seconds=60)
     # Seen in time, so that what happened counts.
     await ledger.apply(task_id, [(event, now - 60) for event in (request, *events)])
     return request.deadline
@@ -41,7 +47,9 @@ async def due(bench: Bench, expire: Expire, task_id: str = "t-1") -> None:
     await bench.settled(EXPIRY)
 
 
-async def test_a_deliberation_whose_time_is_up_times_out_and_its_agents_are_stopped(bench: Bench, expire: Expire) -> None:
+async def test_a_deliberation_whose_time_is_up_times_out_and_its_agents_are_stopped(
+    bench: Bench, expire: Expire
+) -> None:
     stopped = await bench.nc.subscribe(topology.AGENT_CANCEL)
     await bench.nc.flush()
     await record(bench, -1.0)
@@ -55,7 +63,9 @@ async def test_a_deliberation_whose_time_is_up_times_out_and_its_agents_are_stop
 
 
 @pytest.mark.parametrize(("minimum", "status"), [(1, "completed"), (2, "timeout")])
-async def test_the_quorum_decides_what_a_deadline_makes_of_it(bench: Bench, expire: Expire, minimum: int, status: str) -> None:
+async def test_the_quorum_decides_what_a_deadline_makes_of_it(
+    bench: Bench, expire: Expire, minimum: int, status: str
+) -> None:
     seq = await bench.wire.publish(topology.AGENT_COMPLETED, answer_of("t-1", TWO).encode())
     await record(bench, -1.0, Reported(TWO, 1, seq), minimum=minimum)
     await due(bench, expire)
@@ -78,7 +88,9 @@ async def test_a_timer_that_fires_early_is_armed_anew_and_ends_nothing(bench: Be
 
 async def test_a_timer_armed_anew_ends_it_when_its_time_has_come(bench: Bench, expire: Expire) -> None:
     deadline = await record(bench, 0.3)
-    await bench.publish(topology.deadline_subject("t-1"), {"task_id": "t-1"})  # a forger's, or a clock's that was set back
+    await bench.publish(
+        topology.deadline_subject("t-1"), {"task_id": "t-1"}
+    )  # a forger's, or a clock's that was set back
     await expire(await bench.taken(EXPIRY))
     (fired,) = batch = await bench.taken(EXPIRY)
     assert fired.at >= deadline
@@ -105,7 +117,9 @@ async def test_a_deadline_of_an_ended_one_changes_nothing(bench: Bench, expire: 
     assert await bench.endings_of("t-1") == []
 
 
-async def test_a_deadline_publishes_an_ending_that_was_decided_and_never_published(bench: Bench, expire: Expire) -> None:
+async def test_a_deadline_publishes_an_ending_that_was_decided_and_never_published(
+    bench: Bench, expire: Expire
+) -> None:
     await record(bench, -1.0, CancelRequested("changed my mind"))
     await due(bench, expire)
     (ending,) = await bench.endings_of("t-1")

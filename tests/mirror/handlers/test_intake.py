@@ -10,17 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker import topology
-from broker.connection import Wire
-from broker.ledger import Ledger
-from broker.lifecycle import State
-from broker.messages import DeliberationFailed
-from broker.topology import INTAKE
-from handlers import settle
-from handlers.delivery import Batch
-from handlers.intake import MAX_REPLY_CHARACTERS, REPLY_HEADER, Bounds, Intake, own_name, readable_task_id
-from handlers.perform import Performer
-from handlers.settle import MAX_DELIVERIES, Settler
+from parley.broker.core.lifecycle import State
+from parley.broker.core.messages import DeliberationFailed
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.tally_store import TallyStore
+from parley.broker.jetstream.topology import INTAKE
+from parley.handlers import settle
+from parley.handlers.delivery import Batch
+from parley.handlers.effects import EffectRunner
+from parley.handlers.intake import (
+    MAX_REPLY_CHARACTERS,
+    REPLY_HEADER,
+    Bounds,
+    Intake,
+    own_name,
+    readable_task_id,
+)
+from parley.handlers.settle import MAX_DELIVERIES, Settler
 from tests.harness import until
 from tests.mirror.handlers import Bench, Stumble
 
@@ -28,8 +35,10 @@ TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 BOUNDS = Bounds(max_agents=16, timeout_seconds=120.0, reply_prefixes=("_INBOX.", "replies.ours."))
 
 
-def intake_of(bench: Bench, wire: Wire | None = None) -> Intake:
-    performer = Performer(wire or bench.wire, Ledger(bench.wire, keep_seconds=60), bench.notes, claim_check_bytes=512 * 1024)
+def intake_of(bench: Bench, wire: JetStream | None = None) -> Intake:
+    performer = EffectRunner(
+        wire or bench.wire, TallyStore(bench.wire, keep_seconds=60), bench.notes, claim_check_bytes=512 * 1024
+    )
     return Intake(performer, Settler(bench.wire, INTAKE, bench.notes), bench.notes, BOUNDS)
 
 
@@ -38,7 +47,9 @@ def intake(bench: Bench) -> Intake:
     return intake_of(bench)
 
 
-async def take_in(bench: Bench, intake: Intake, payload: Any, headers: Mapping[str, str] | None = None) -> int:
+async def take_in(
+    bench: Bench, intake: Intake, payload: Any, headers: Mapping[str, str] | None = None
+) -> int:
     """Publish one request and have it taken in; its sequence."""
     seq = await bench.publish(topology.REQUESTED, payload, headers)
     await intake(await bench.taken(INTAKE))
@@ -60,7 +71,9 @@ async def queued(bench: Bench) -> int:
 # ── good ones ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_request_is_recorded_armed_fanned_out_and_only_then_acknowledged(bench: Bench, intake: Intake) -> None:
+async def test_a_request_is_recorded_armed_fanned_out_and_only_then_acknowledged(
+    bench: Bench, intake: Intake
+) -> None:
     payload = {
         "task_id": "t-1", "task_description": "x", "role": "qa", "num_agents": 2, "min_responses": 2, "finish_early": True,
         "timeout_seconds": 30, "metadata": {"ticket": "P-1"},
@@ -106,8 +119,12 @@ async def test_its_time_runs_from_its_arrival_in_the_stream(
     assert tally.deadline - tally.accepted_at == pytest.approx(seconds)
 
 
-async def test_a_request_that_waited_past_its_deadline_ends_without_any_work(bench: Bench, intake: Intake) -> None:
-    await bench.publish(topology.REQUESTED, {"task_id": "t-1", "task_description": "x", "timeout_seconds": 0.1})
+async def test_a_request_that_waited_past_its_deadline_ends_without_any_work(
+    bench: Bench, intake: Intake
+) -> None:
+    await bench.publish(
+        topology.REQUESTED, {"task_id": "t-1", "task_description": "x", "timeout_seconds": 0.1}
+    )
     (delivery,) = await bench.taken(INTAKE)
     await until(lambda: time.time() > delivery.at + 0.1, "its deadline has passed")
     await intake(Batch([delivery]))
@@ -141,7 +158,11 @@ async def test_a_second_request_of_the_same_name_is_dropped(bench: Bench, intake
 
 
 async def test_one_bad_request_of_a_batch_spoils_no_other(bench: Bench, intake: Intake) -> None:
-    for payload in ({"task_id": "a", "task_description": "x"}, b"nope", {"task_id": "b", "task_description": "x"}):
+    for payload in (
+        {"task_id": "a", "task_description": "x"},
+        b"nope",
+        {"task_id": "b", "task_description": "x"},
+    ):
         await bench.publish(topology.REQUESTED, payload)
     await intake(await bench.taken(INTAKE, 3))
     assert await bench.tally_of("a") is not None
@@ -169,7 +190,9 @@ async def test_a_bad_request_is_rejected_by_field_and_kept_whole(bench: Bench, i
     assert sorted(bench.notes.lines) == ["dead-lettered deliberation.requested", "ended rejected"]
 
 
-async def test_the_sender_of_a_bad_request_hears_it_at_the_inbox_it_named(bench: Bench, intake: Intake) -> None:
+async def test_the_sender_of_a_bad_request_hears_it_at_the_inbox_it_named(
+    bench: Bench, intake: Intake
+) -> None:
     inbox = bench.nc.new_inbox()
     heard = await bench.nc.subscribe(inbox)
     await bench.nc.flush()
@@ -177,7 +200,9 @@ async def test_the_sender_of_a_bad_request_hears_it_at_the_inbox_it_named(bench:
     assert json.loads((await heard.next_msg(timeout=5)).data)["status"] == "rejected"
 
 
-async def test_more_agents_than_this_deployment_allows_are_rejected_with_its_number(bench: Bench, intake: Intake) -> None:
+async def test_more_agents_than_this_deployment_allows_are_rejected_with_its_number(
+    bench: Bench, intake: Intake
+) -> None:
     await take_in(bench, intake, {"task_id": "at", "task_description": "x", "num_agents": 16})
     await take_in(bench, intake, {"task_id": "past", "task_description": "x", "num_agents": 17})
     assert await bench.tally_of("at") is not None
@@ -185,7 +210,9 @@ async def test_more_agents_than_this_deployment_allows_are_rejected_with_its_num
     assert len(await bench.dead_letters()) == 1
 
 
-async def test_a_name_nobody_may_have_is_answered_under_the_messages_own(bench: Bench, intake: Intake) -> None:
+async def test_a_name_nobody_may_have_is_answered_under_the_messages_own(
+    bench: Bench, intake: Intake
+) -> None:
     seq = await take_in(bench, intake, {"task_id": "a.b", "task_description": "x"})
     assert "task_id: " in await rejection_of(bench, own_name(seq))
 
@@ -211,7 +238,7 @@ async def test_a_rejection_stays_small_whatever_was_sent(bench: Bench, intake: I
     await bench.settled(INTAKE)
 
 
-class TightWire(Wire):
+class TightWire(JetStream):
     """To a server configured for smaller messages than the contract allows."""
 
     max_payload = 40_000
@@ -242,7 +269,8 @@ async def test_a_bad_request_cannot_end_another_one_of_its_name(bench: Bench, in
 
 
 @pytest.mark.parametrize(
-    "inbox", ["_INBOX.a", "_INBOX.a-b.c_d=.$x", "replies.ours.me", "_INBOX." + "x" * (MAX_REPLY_CHARACTERS - 7)]
+    "inbox",
+    ["_INBOX.a", "_INBOX.a-b.c_d=.$x", "replies.ours.me", "_INBOX." + "x" * (MAX_REPLY_CHARACTERS - 7)],
 )
 async def test_an_inbox_under_an_allowed_prefix_is_taken(bench: Bench, intake: Intake, inbox: str) -> None:
     await take_in(bench, intake, {"task_id": "t-1", "task_description": "x"}, {REPLY_HEADER: inbox})
@@ -316,7 +344,7 @@ async def test_a_well_formed_trace_is_kept(bench: Bench, intake: Intake, trace: 
 # ── what cannot be taken in ───────────────────────────────────────────────────────────────────────────────────────
 
 
-class NoTimers(Wire):
+class NoTimers(JetStream):
     """The real wire, but for one thing that never works."""
 
     async def schedule(self, timer: str, target: str, at: float, body: bytes) -> None:
@@ -338,7 +366,10 @@ async def test_a_request_that_cannot_be_taken_in_fails_in_the_end_and_its_sender
     (ending,) = await bench.endings_of("t-1")
     assert isinstance(ending, DeliberationFailed)
     assert ending.status == "failed"
-    assert ending.error == f"the service could not take this request in: Stumble after {MAX_DELIVERIES} deliveries"
+    assert (
+        ending.error
+        == f"the service could not take this request in: Stumble after {MAX_DELIVERIES} deliveries"
+    )
     (letter,) = await bench.dead_letters()
     assert json.loads(letter.data) == payload
     await bench.settled(INTAKE)

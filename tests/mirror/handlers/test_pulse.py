@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from nats.aio.msg import Msg
 
-from handlers.pulse import SIGNS, Pulse
+from parley.handlers.pulse import SIGNS, Pulse
 from tests.harness import until
 
 

@@ -4,14 +4,14 @@ import time
 
 import pytest
 
-from broker import topology
-from broker.connection import Stored, Wire
-from broker.errors import BrokerUnavailable
-from broker.ledger import Ledger
-from broker.messages import AgentOutcome, DeliberationGet, DeliberationStatus, decode
-from broker.tally import CancelRequested, DeadlineReached, Event, Refused, Reported, Requested
-from handlers.perform import Performer
-from handlers.query import Query
+from parley.broker.core.errors import BrokerUnavailable
+from parley.broker.core.messages import AgentOutcome, DeliberationGet, DeliberationStatus, decode
+from parley.broker.core.tally import CancelRequested, DeadlineReached, Event, Refused, Reported, Requested
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.jetstream import JetStream, StoredMessage
+from parley.broker.jetstream.tally_store import TallyStore
+from parley.handlers.effects import EffectRunner
+from parley.handlers.query import Query
 from tests.mirror.handlers import Bench, Stumble, StumblingWire, answer_of, failure_of, request_of
 
 ONE, TWO, THREE = "agent-dev-001", "agent-dev-002", "agent-dev-003"
@@ -19,28 +19,32 @@ ONE, TWO, THREE = "agent-dev-001", "agent-dev-002", "agent-dev-003"
 
 @pytest.fixture
 def query(bench: Bench) -> Query:
-    return Query(bench.wire, Ledger(bench.wire, keep_seconds=60))
+    return Query(bench.wire, TallyStore(bench.wire, keep_seconds=60))
 
 
-def performer_of(bench: Bench, wire: Wire | None = None, claim_check_bytes: int = 512 * 1024) -> Performer:
+def performer_of(
+    bench: Bench, wire: JetStream | None = None, claim_check_bytes: int = 512 * 1024
+) -> EffectRunner:
     used = wire or bench.wire
-    return Performer(used, Ledger(used, keep_seconds=60), bench.notes, claim_check_bytes=claim_check_bytes)
+    return EffectRunner(
+        used, TallyStore(used, keep_seconds=60), bench.notes, claim_check_bytes=claim_check_bytes
+    )
 
 
 async def begin(bench: Bench) -> float:
     """A deliberation of three agents; when it was accepted."""
     now = time.time()
     event = Requested("t-1", seq=1, at=now, deadline=now + 60, role="DEV", num_agents=3, metadata={"a": "b"})
-    await performer_of(bench).happen("t-1", [(event, now)], request_of("t-1"))
+    await performer_of(bench).apply("t-1", [(event, now)], request_of("t-1"))
     return now
 
 
-async def report(bench: Bench, *outcomes: AgentOutcome, performer: Performer | None = None) -> None:
+async def report(bench: Bench, *outcomes: AgentOutcome, performer: EffectRunner | None = None) -> None:
     events: list[tuple[Event, float]] = []
     for outcome in outcomes:
         seq = await bench.wire.publish(topology.AGENT_COMPLETED, outcome.encode())
         events.append((Reported(outcome.agent_id, 1, seq, getattr(outcome, "error_type", None)), time.time()))
-    await (performer or performer_of(bench)).happen("t-1", events)
+    await (performer or performer_of(bench)).apply("t-1", events)
 
 
 async def ask(query: Query, task_id: str = "t-1") -> DeliberationStatus:
@@ -51,14 +55,23 @@ async def ask(query: Query, task_id: str = "t-1") -> DeliberationStatus:
 
 async def test_nobody_is_unknown_which_is_not_pending(query: Query) -> None:
     answer = await ask(query, "nobody")
-    assert (answer.task_id, answer.status, answer.error_message) == ("nobody", "UNKNOWN", "never heard of, or forgotten")
+    assert (answer.task_id, answer.status, answer.error_message) == (
+        "nobody",
+        "UNKNOWN",
+        "never heard of, or forgotten",
+    )
     assert answer.ending_seq is None
 
 
 async def test_one_that_nobody_reported_to_is_pending(bench: Bench, query: Query) -> None:
     await begin(bench)
     answer = await ask(query)
-    assert (answer.status, answer.total_agents, answer.received_count, answer.failed_count) == ("PENDING", 3, 0, 0)
+    assert (answer.status, answer.total_agents, answer.received_count, answer.failed_count) == (
+        "PENDING",
+        3,
+        0,
+        0,
+    )
     assert (answer.metadata, answer.results, answer.error_message) == ({"a": "b"}, (), "")
 
 
@@ -66,19 +79,30 @@ async def test_one_that_runs_tells_how_many_answered_and_failed(bench: Bench, qu
     await begin(bench)
     await report(bench, answer_of("t-1", ONE), failure_of("t-1", TWO))
     answer = await ask(query)
-    assert (answer.status, answer.total_agents, answer.received_count, answer.failed_count) == ("IN_PROGRESS", 3, 1, 1)
+    assert (answer.status, answer.total_agents, answer.received_count, answer.failed_count) == (
+        "IN_PROGRESS",
+        3,
+        1,
+        1,
+    )
 
 
 async def test_a_completed_one_is_told_whole(bench: Bench, query: Query) -> None:
     await begin(bench)
-    await report(bench, answer_of("t-1", TWO, "two"), failure_of("t-1", ONE), answer_of("t-1", THREE, "three"))
+    await report(
+        bench, answer_of("t-1", TWO, "two"), failure_of("t-1", ONE), answer_of("t-1", THREE, "three")
+    )
     answer = await ask(query)
     assert (answer.status, answer.error_message) == ("COMPLETED", "")
     assert [result.proposal.content for result in answer.results] == ["two", "three"]
     assert (answer.total_agents, answer.received_count, answer.failed_count) == (3, 2, 1)
     (message,) = await bench.all_of(topology.DELIBERATIONS, topology.COMPLETED)
     (ending,) = await bench.endings_of("t-1")
-    assert (answer.ending_seq, answer.duration_ms, answer.metadata) == (message.seq, ending.duration_ms, {"a": "b"})
+    assert (answer.ending_seq, answer.duration_ms, answer.metadata) == (
+        message.seq,
+        ending.duration_ms,
+        {"a": "b"},
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,7 +118,7 @@ async def test_one_that_ended_otherwise_says_why(
     bench: Bench, query: Query, event: Event, seconds: float, status: str, error: str
 ) -> None:
     began = await begin(bench)
-    await performer_of(bench).happen("t-1", [(event, began + seconds)])
+    await performer_of(bench).apply("t-1", [(event, began + seconds)])
     answer = await ask(query)
     assert answer.status == status
     assert error in answer.error_message
@@ -102,7 +126,7 @@ async def test_one_that_ended_otherwise_says_why(
 
 
 async def test_a_rejected_one_is_failed_with_what_was_wrong(bench: Bench, query: Query) -> None:
-    await performer_of(bench).happen("t-1", [(Refused("t-1", 1, time.time(), "role: bad"), time.time())])
+    await performer_of(bench).apply("t-1", [(Refused("t-1", 1, time.time(), "role: bad"), time.time())])
     answer = await ask(query)
     assert (answer.status, answer.error_message, answer.total_agents) == ("FAILED", "role: bad", 0)
 
@@ -114,7 +138,7 @@ async def test_results_that_were_put_aside_are_named(bench: Bench, query: Query)
     answer = await ask(query)
     assert (answer.status, answer.results) == ("COMPLETED", ())
     assert answer.results_ref is not None
-    assert b"x" * 500 in await bench.wire.fetch_aside(answer.results_ref)
+    assert b"x" * 500 in await bench.wire.get_object(answer.results_ref)
 
 
 async def test_one_that_is_decided_and_not_published_is_not_over(bench: Bench, query: Query) -> None:
@@ -125,13 +149,15 @@ async def test_one_that_is_decided_and_not_published_is_not_over(bench: Bench, q
         await report(bench, *outcomes, performer=falling)
     answer = await ask(query)
     assert (answer.status, answer.received_count, answer.ending_seq) == ("IN_PROGRESS", 3, None)
-    await performer_of(bench).happen("t-1", [(DeadlineReached(), time.time() + 3_600)])
+    await performer_of(bench).apply("t-1", [(DeadlineReached(), time.time() + 3_600)])
     assert (await ask(query)).status == "COMPLETED"
 
 
-async def test_an_ending_that_left_the_stream_before_its_tally_is_told_from_the_tally(bench: Bench, query: Query) -> None:
+async def test_an_ending_that_left_the_stream_before_its_tally_is_told_from_the_tally(
+    bench: Bench, query: Query
+) -> None:
     began = await begin(bench)
-    await performer_of(bench).happen("t-1", [(CancelRequested("enough"), began + 1)])
+    await performer_of(bench).apply("t-1", [(CancelRequested("enough"), began + 1)])
     await bench.js.purge_stream(topology.DELIBERATIONS)
     answer = await ask(query)
     assert (answer.status, answer.results) == ("FAILED", ())
@@ -139,7 +165,9 @@ async def test_an_ending_that_left_the_stream_before_its_tally_is_told_from_the_
     assert (answer.total_agents, answer.received_count) == (3, 0)
 
 
-async def test_a_completed_one_whose_ending_left_the_stream_says_why_it_has_no_answers(bench: Bench, query: Query) -> None:
+async def test_a_completed_one_whose_ending_left_the_stream_says_why_it_has_no_answers(
+    bench: Bench, query: Query
+) -> None:
     await begin(bench)
     await report(bench, *(answer_of("t-1", agent) for agent in (ONE, TWO, THREE)))
     await bench.js.purge_stream(topology.DELIBERATIONS)
@@ -148,22 +176,28 @@ async def test_a_completed_one_whose_ending_left_the_stream_says_why_it_has_no_a
     assert answer.error_message == "completed (its ending is no longer in the stream)"
 
 
-@pytest.mark.parametrize("question", [b"", b"nope", b"{}", b"[]", b'{"task_id": 5}', b'{"task_id": ">"}', b"\xff"])
-async def test_a_question_nobody_can_read_is_answered_with_what_is_wrong(query: Query, question: bytes) -> None:
+@pytest.mark.parametrize(
+    "question", [b"", b"nope", b"{}", b"[]", b'{"task_id": 5}', b'{"task_id": ">"}', b"\xff"]
+)
+async def test_a_question_nobody_can_read_is_answered_with_what_is_wrong(
+    query: Query, question: bytes
+) -> None:
     answer = await query(question)
     assert (answer.task_id, answer.status) == ("", "UNKNOWN")
     assert answer.error_message.startswith(("payload: ", "task_id: "))
 
 
-class Away(Wire):
+class Away(JetStream):
     """The bucket's leader does not answer."""
 
-    async def last(self, stream: str, subject: str) -> Stored | None:
+    async def last(self, stream: str, subject: str) -> StoredMessage | None:
         raise BrokerUnavailable("nats://x", "timeout")
 
 
-async def test_a_question_that_cannot_be_answered_now_says_so_and_does_not_say_never_heard_of(bench: Bench) -> None:
-    answer = await ask(Query(bench.wire, Ledger(Away(bench.nc), keep_seconds=60)))
+async def test_a_question_that_cannot_be_answered_now_says_so_and_does_not_say_never_heard_of(
+    bench: Bench,
+) -> None:
+    answer = await ask(Query(bench.wire, TallyStore(Away(bench.nc), keep_seconds=60)))
     assert (answer.task_id, answer.status) == ("t-1", "UNKNOWN")
     assert answer.error_message.startswith("cannot tell now: ")
     assert "never heard of" not in answer.error_message

@@ -6,27 +6,29 @@ from contextlib import suppress
 
 import pytest
 
-from broker import topology
-from broker.clock import epoch
-from broker.ledger import Ledger
-from broker.messages import DeliberationFailed
-from broker.tally import CancelRequested, EndingPublished, Event, Requested
-from broker.topology import EXPIRY
-from handlers.expire import Expire
-from handlers.perform import Performer
-from handlers.recover import MARKING_SECONDS, Recover
-from handlers.settle import Settler
+from parley.broker.core.messages import DeliberationFailed
+from parley.broker.core.tally import CancelRequested, EndingPublished, Event, Requested
+from parley.broker.core.timestamps import parse_timestamp
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.tally_store import TallyStore
+from parley.broker.jetstream.topology import EXPIRY
+from parley.handlers.effects import EffectRunner
+from parley.handlers.expire import Expire
+from parley.handlers.recover import MARKING_SECONDS, Recover
+from parley.handlers.settle import Settler
 from tests.harness import until
 from tests.mirror.handlers import Bench
 
 
 @pytest.fixture
-def performer(bench: Bench) -> Performer:
-    return Performer(bench.wire, Ledger(bench.wire, keep_seconds=60), bench.notes, claim_check_bytes=512 * 1024)
+def performer(bench: Bench) -> EffectRunner:
+    return EffectRunner(
+        bench.wire, TallyStore(bench.wire, keep_seconds=60), bench.notes, claim_check_bytes=512 * 1024
+    )
 
 
 @pytest.fixture
-def recover(bench: Bench, performer: Performer) -> Recover:
+def recover(bench: Bench, performer: EffectRunner) -> Recover:
     return Recover(bench.wire, performer)
 
 
@@ -35,23 +37,27 @@ async def record(bench: Bench, task_id: str, seconds: float, *events: Event, ago
     now = time.time()
     request = Requested(task_id, seq=1, at=now - 60, deadline=now + seconds, role="DEV", num_agents=2)
     seen = [(request, now - 60), *((event, now - ago) for event in events)]
-    await Ledger(bench.wire, keep_seconds=60).apply(task_id, seen)
+    await TallyStore(bench.wire, keep_seconds=60).apply(task_id, seen)
     return request.deadline
 
 
 async def armed_at(bench: Bench, task_id: str) -> float | None:
     timer = await bench.wire.last(topology.DELIBERATIONS, topology.timer_subject(task_id))
-    return epoch(timer.headers["Nats-Schedule"].removeprefix("@at ")) if timer is not None else None
+    return parse_timestamp(timer.headers["Nats-Schedule"].removeprefix("@at ")) if timer is not None else None
 
 
-async def test_an_open_deliberation_whose_deadline_was_lost_gets_it_back(bench: Bench, recover: Recover) -> None:
+async def test_an_open_deliberation_whose_deadline_was_lost_gets_it_back(
+    bench: Bench, recover: Recover
+) -> None:
     deadline = await record(bench, "open", 3_600)
     assert await armed_at(bench, "open") is None
     assert await recover.sweep() == 1
     assert await armed_at(bench, "open") == pytest.approx(deadline, abs=0.01)
 
 
-async def test_one_whose_time_was_up_meanwhile_ends_at_once(bench: Bench, recover: Recover, performer: Performer) -> None:
+async def test_one_whose_time_was_up_meanwhile_ends_at_once(
+    bench: Bench, recover: Recover, performer: EffectRunner
+) -> None:
     await record(bench, "overdue", -1)
     assert await recover.sweep() == 1
     await Expire(performer, Settler(bench.wire, EXPIRY, bench.notes))(await bench.taken(EXPIRY))
@@ -60,7 +66,9 @@ async def test_one_whose_time_was_up_meanwhile_ends_at_once(bench: Bench, recove
     assert ending.status == "timeout"
 
 
-async def test_what_was_decided_and_not_marked_gets_time_to_be_marked_first(bench: Bench, recover: Recover) -> None:
+async def test_what_was_decided_and_not_marked_gets_time_to_be_marked_first(
+    bench: Bench, recover: Recover
+) -> None:
     before = time.time()
     await record(bench, "decided", 3_600, CancelRequested("enough"), ago=0)
     assert await recover.sweep() == 1
@@ -85,7 +93,9 @@ async def test_what_was_decided_long_ago_is_published_at_once(bench: Bench, reco
     assert delivery.msg.subject == topology.deadline_subject("old")
 
 
-async def test_a_tally_that_cannot_be_read_keeps_no_other_from_being_armed(bench: Bench, recover: Recover) -> None:
+async def test_a_tally_that_cannot_be_read_keeps_no_other_from_being_armed(
+    bench: Bench, recover: Recover
+) -> None:
     await record(bench, "a-first", 3_600)
     await bench.wire.publish(topology.tally_subject("b-strange"), b'{"state": "of another version"}')
     await bench.wire.publish(topology.tally_subject("c.d"), b"{}")
@@ -130,8 +140,8 @@ async def test_it_sweeps_at_the_start_and_after_a_reconnect(bench: Bench, recove
 async def test_it_sweeps_now_and_then_though_nothing_is_known_to_have_happened(
     bench: Bench, recover: Recover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("handlers.recover.SWEEP_SECONDS", 1.0)
-    monkeypatch.setattr("handlers.recover.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("parley.handlers.recover.SWEEP_SECONDS", 1.0)
+    monkeypatch.setattr("parley.handlers.recover.LOOK_SECONDS", 0.05)
     running = asyncio.create_task(recover.run())
     try:
         for name in ("one", "two", "three"):

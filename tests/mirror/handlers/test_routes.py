@@ -9,19 +9,19 @@ import pytest
 from faststream.nats import NatsBroker
 from faststream.specification import AsyncAPI
 
-from broker import topology
-from broker.connection import connect_options
-from broker.messages import AgentCancel, DeliberationGet, DeliberationStatus, decode
-from broker.topology import DURABLES
-from handlers.aggregate import Aggregate
-from handlers.cancel import Cancel
-from handlers.delivery import Delivery
-from handlers.dispatch import Dispatch
-from handlers.expire import Expire
-from handlers.flow import FlowSubscriber, SturdyBroker
-from handlers.intake import Intake
-from handlers.query import Query
-from handlers.routes import Handlers, Part, declare
+from parley.broker.core.messages import AgentCancel, DeliberationGet, DeliberationStatus, decode
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.connection import connect_options
+from parley.broker.jetstream.topology import DURABLES
+from parley.handlers.aggregate import Aggregate
+from parley.handlers.cancel import Cancel
+from parley.handlers.delivery import Delivery
+from parley.handlers.dispatch import Dispatch
+from parley.handlers.expire import Expire
+from parley.handlers.intake import Intake
+from parley.handlers.pull import PullSubscriber, ServiceBroker
+from parley.handlers.query import Query
+from parley.handlers.routes import Handlers, Part, declare
 from tests.harness import until
 from tests.mirror.handlers import Bench
 
@@ -109,7 +109,9 @@ async def start(broker: NatsBroker) -> None:
 
 async def test_each_message_comes_to_its_handler(bench: Bench) -> None:
     heard: list[tuple[str, str]] = []
-    broker = SturdyBroker(**connect_options(bench.url, "routes"), apply_types=False, logger=None, graceful_timeout=5)
+    broker = ServiceBroker(
+        **connect_options(bench.url, "routes"), apply_types=False, logger=None, graceful_timeout=5
+    )
     declare(broker, listeners(heard), job_limit=4)
     await start(broker)
     try:
@@ -122,7 +124,11 @@ async def test_each_message_comes_to_its_handler(bench: Bench) -> None:
         for subject in (*subjects.values(), topology.AGENT_COMPLETED, topology.AGENT_FAILED):
             await bench.publish(subject, {})
         await bench.publish(topology.COMPLETED, {})  # ours to send, not to receive
-        wanted = {*subjects.items(), ("aggregate", topology.AGENT_COMPLETED), ("aggregate", topology.AGENT_FAILED)}
+        wanted = {
+            *subjects.items(),
+            ("aggregate", topology.AGENT_COMPLETED),
+            ("aggregate", topology.AGENT_FAILED),
+        }
         await until(lambda: set(heard) >= wanted, "every handler has heard")
         assert sorted(heard) == sorted(wanted)
         await asyncio.gather(*map(bench.settled, DURABLES))
@@ -132,7 +138,9 @@ async def test_each_message_comes_to_its_handler(bench: Bench) -> None:
 
 async def test_a_question_is_answered_and_a_broadcast_is_heard(bench: Bench) -> None:
     heard: list[tuple[str, str]] = []
-    broker = SturdyBroker(**connect_options(bench.url, "routes"), apply_types=False, logger=None, graceful_timeout=5)
+    broker = ServiceBroker(
+        **connect_options(bench.url, "routes"), apply_types=False, logger=None, graceful_timeout=5
+    )
     declare(broker, listeners(heard))
     await start(broker)
     try:
@@ -150,7 +158,9 @@ async def test_of_several_replicas_one_answers_and_all_hear_a_broadcast(bench: B
     heard: list[list[tuple[str, str]]] = [[], [], []]
     brokers = []
     for mine in heard:
-        broker = SturdyBroker(**connect_options(bench.url, "routes"), apply_types=False, logger=None, graceful_timeout=5)
+        broker = ServiceBroker(
+            **connect_options(bench.url, "routes"), apply_types=False, logger=None, graceful_timeout=5
+        )
         declare(broker, listeners(mine))
         await start(broker)
         brokers.append(broker)
@@ -158,7 +168,9 @@ async def test_of_several_replicas_one_answers_and_all_hear_a_broadcast(bench: B
         for _ in range(10):
             await bench.nc.request(topology.GET, DeliberationGet(task_id="t-1").encode(), timeout=5)
         await bench.nc.publish(topology.AGENT_CANCEL, AgentCancel(task_id="t-1").encode())
-        await until(lambda: all(("dispatch" in dict(mine)) for mine in heard), "every replica has heard of the cancel")
+        await until(
+            lambda: all(("dispatch" in dict(mine)) for mine in heard), "every replica has heard of the cancel"
+        )
         assert sum(name == "query" for mine in heard for name, _ in mine) == 10
     finally:
         for broker in brokers:
@@ -168,10 +180,14 @@ async def test_of_several_replicas_one_answers_and_all_hear_a_broadcast(bench: B
 # ── what is declared ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def flows(handlers: Handlers, **options: Any) -> dict[str, FlowSubscriber]:
+def flows(handlers: Handlers, **options: Any) -> dict[str, PullSubscriber]:
     broker = NatsBroker(apply_types=False, logger=None)
     declare(broker, handlers, **options)
-    return {subscriber.durable.name: subscriber for subscriber in broker.subscribers if isinstance(subscriber, FlowSubscriber)}
+    return {
+        subscriber.durable.name: subscriber
+        for subscriber in broker.subscribers
+        if isinstance(subscriber, PullSubscriber)
+    }
 
 
 def test_every_consumer_that_is_provisioned_has_a_subscriber() -> None:

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker import topology
-from broker.connection import Stored
-from broker.errors import BadMessage, BrokerUnavailable, Conflict
-from broker.topology import EXPIRY, INTAKE
-from handlers import settle
-from handlers.settle import MAX_DELIVERIES, Settler, bury, retry_wait
+from parley.broker.core.errors import BrokerUnavailable, Conflict, InvalidMessage
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.jetstream import StoredMessage
+from parley.broker.jetstream.topology import EXPIRY, INTAKE
+from parley.handlers import settle
+from parley.handlers.settle import MAX_DELIVERIES, Settler, dead_letter, retry_wait
 from tests.mirror.handlers import MALFORMED_HEADERS, ODD_TOKENS, Bench, publish_raw
 
 
@@ -37,10 +37,10 @@ async def nats_is_away() -> None:
 
 
 async def unreadable() -> None:
-    raise BadMessage(["num_agents: must be more", "role: unknown"])
+    raise InvalidMessage(["num_agents: must be more", "role: unknown"])
 
 
-async def letter_of(bench: Bench) -> Stored:
+async def letter_of(bench: Bench) -> StoredMessage:
     (letter,) = await bench.dead_letters()
     return letter
 
@@ -71,7 +71,9 @@ async def test_it_is_acknowledged_last(bench: Bench, settler: Settler) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.2, 0.0, -1.0])
-async def test_a_handler_may_ask_for_its_message_again(bench: Bench, settler: Settler, seconds: float) -> None:
+async def test_a_handler_may_ask_for_its_message_again(
+    bench: Bench, settler: Settler, seconds: float
+) -> None:
     await bench.publish(topology.REQUESTED, {})
     (delivery,) = await bench.taken(INTAKE)
     loop = asyncio.get_running_loop()
@@ -87,8 +89,12 @@ async def test_a_handler_may_ask_for_its_message_again(bench: Bench, settler: Se
     assert bench.notes.lines == []
 
 
-@pytest.mark.parametrize("error", [Conflict("t-1"), RuntimeError("x"), AssertionError("x"), TimeoutError()], ids=repr)
-async def test_whatever_is_raised_gives_the_message_back_and_is_told(bench: Bench, settler: Settler, error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error", [Conflict("t-1"), RuntimeError("x"), AssertionError("x"), TimeoutError()], ids=repr
+)
+async def test_whatever_is_raised_gives_the_message_back_and_is_told(
+    bench: Bench, settler: Settler, error: Exception
+) -> None:
     async def handle() -> None:
         raise error
 
@@ -101,7 +107,9 @@ async def test_whatever_is_raised_gives_the_message_back_and_is_told(bench: Benc
     assert await bench.dead_letters() == []
 
 
-async def test_an_absence_of_nats_is_no_fault_of_the_messages_however_long_it_lasts(bench: Bench, settler: Settler) -> None:
+async def test_an_absence_of_nats_is_no_fault_of_the_messages_however_long_it_lasts(
+    bench: Bench, settler: Settler
+) -> None:
     await bench.publish(topology.REQUESTED, {})
     for count in range(1, 2 * MAX_DELIVERIES):
         (delivery,) = await bench.taken(INTAKE)
@@ -138,13 +146,17 @@ def test_the_wait_doubles_from_the_first_to_the_last() -> None:
 
 @given(st.integers(1, 10**9))
 def test_there_is_a_wait_for_every_delivery_however_many_there_were(count: int) -> None:
-    assert settle.FIRST_RETRY_SECONDS <= retry_wait(count) <= retry_wait(count + 1) <= settle.LAST_RETRY_SECONDS
+    assert (
+        settle.FIRST_RETRY_SECONDS <= retry_wait(count) <= retry_wait(count + 1) <= settle.LAST_RETRY_SECONDS
+    )
 
 
 # ── dead letters ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_what_nobody_can_read_is_kept_whole_with_why_and_where_from(bench: Bench, settler: Settler) -> None:
+async def test_what_nobody_can_read_is_kept_whole_with_why_and_where_from(
+    bench: Bench, settler: Settler
+) -> None:
     body = b'{"task_description": \xff\x00 "' + b"x" * 10_000
     await bench.publish(topology.CANCEL, {})  # so that its place is not simply the first
     seq = await bench.publish(topology.REQUESTED, body)
@@ -158,16 +170,24 @@ async def test_what_nobody_can_read_is_kept_whole_with_why_and_where_from(bench:
     assert headers["Parley-Reason"] == "num_agents: must be more; role: unknown"
     assert (headers["Parley-Stream"], headers["Parley-Consumer"]) == ("DELIBERATIONS", "intake")
     assert (headers["Parley-Sequence"], headers["Parley-Deliveries"]) == (str(seq), "1")
-    assert headers["Parley-Stored-At"].endswith("Z")
+    assert headers["Parley-StoredMessage-At"].endswith("Z")
     assert bench.notes.lines == ["dead-lettered deliberation.requested"]
 
 
-async def test_a_dead_letter_keeps_the_senders_headers_and_believes_none_of_ours(bench: Bench, settler: Settler) -> None:
+async def test_a_dead_letter_keeps_the_senders_headers_and_believes_none_of_ours(
+    bench: Bench, settler: Settler
+) -> None:
     await bench.wire.publish(
         topology.REQUESTED,
         b"{}",
         msg_id="m-1",
-        headers={"traceparent": "00-aa", "X-Mine": "yes", "Parley-Reason": "forged", "Parley-Sequence": "0", "Nats-TTL": "60s"},
+        headers={
+            "traceparent": "00-aa",
+            "X-Mine": "yes",
+            "Parley-Reason": "forged",
+            "Parley-Sequence": "0",
+            "Nats-TTL": "60s",
+        },
     )
     (delivery,) = await bench.taken(INTAKE)
     await settler.settle(delivery, unreadable)
@@ -182,11 +202,13 @@ async def test_a_dead_letter_keeps_the_senders_headers_and_believes_none_of_ours
     assert "Nats-TTL" not in headers
 
 
-async def test_a_message_is_dead_lettered_once_however_often_it_is_tried(bench: Bench, settler: Settler) -> None:
+async def test_a_message_is_dead_lettered_once_however_often_it_is_tried(
+    bench: Bench, settler: Settler
+) -> None:
     await bench.publish(topology.REQUESTED, b"junk")
     (delivery,) = await bench.taken(INTAKE)
     for _ in range(3):
-        await bury(bench.wire, INTAKE, delivery, "why")
+        await dead_letter(bench.wire, INTAKE, delivery, "why")
     assert (await letter_of(bench)).data == b"junk"
 
 
@@ -211,11 +233,14 @@ async def test_each_message_has_its_own_dead_letter(bench: Bench, settler: Settl
 async def test_a_reason_of_any_kind_fits_into_a_header(bench: Bench, reason: str, shown: str | None) -> None:
     await bench.publish(topology.REQUESTED, b"junk")
     (delivery,) = await bench.taken(INTAKE)
-    await bury(bench.wire, INTAKE, delivery, reason)
+    await dead_letter(bench.wire, INTAKE, delivery, reason)
     letter = await letter_of(bench)
     assert letter.data == b"junk"
     assert "Injected" not in letter.headers
-    assert (letter.headers["Parley-Sequence"], letter.headers["Parley-Stream"]) == (str(delivery.seq), "DELIBERATIONS")
+    assert (letter.headers["Parley-Sequence"], letter.headers["Parley-Stream"]) == (
+        str(delivery.seq),
+        "DELIBERATIONS",
+    )
     assert shown is None or letter.headers.get("Parley-Reason", "") == shown
 
 
@@ -233,7 +258,9 @@ async def test_a_payload_too_large_for_our_headers_is_put_aside_whole(bench: Ben
     assert (await store.get(letter.headers["Parley-Payload-Name"])).data == body
 
 
-async def test_headers_too_large_to_keep_do_not_keep_a_message_from_its_dead_letter(bench: Bench, settler: Settler) -> None:
+async def test_headers_too_large_to_keep_do_not_keep_a_message_from_its_dead_letter(
+    bench: Bench, settler: Settler
+) -> None:
     # 65,532 bytes of headers: the server takes 65,535, and ours have to go with them.
     many = {f"X-{n}": "y" * 1_000 for n in range(10, 75)}
     await bench.js.publish(topology.REQUESTED, b"x" * 40_000, headers=many)
@@ -262,7 +289,9 @@ async def test_headers_that_only_a_sender_of_its_own_making_writes_do_not_keep_a
         await settler.settle(delivery, unreadable)
     await bench.settled(INTAKE)
     letters = await bench.dead_letters()
-    assert [letter.headers["Parley-Sequence"] for letter in letters] == [str(place) for place in range(1, len(sent) + 1)]
+    assert [letter.headers["Parley-Sequence"] for letter in letters] == [
+        str(place) for place in range(1, len(sent) + 1)
+    ]
 
 
 @pytest.mark.parametrize("token", ODD_TOKENS, ids=lambda token: repr(token)[:20])
@@ -279,7 +308,9 @@ async def test_a_subject_of_the_senders_invention_does_not_keep_a_message_from_i
     assert bench.wire.connected
 
 
-async def test_when_dead_letters_takes_none_the_message_stays_where_it_is(bench: Bench, settler: Settler) -> None:
+async def test_when_dead_letters_takes_none_the_message_stays_where_it_is(
+    bench: Bench, settler: Settler
+) -> None:
     config = (await bench.js.stream_info(topology.DEAD_LETTERS)).config
     await bench.js.update_stream(replace(config, max_msg_size=1_000))  # an operator's choice
     await bench.publish(topology.REQUESTED, b"x" * 2_000)
@@ -296,7 +327,9 @@ async def test_when_dead_letters_takes_none_the_message_stays_where_it_is(bench:
 # ── giving up ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_bug_is_tried_again_then_given_up_and_the_message_kept(bench: Bench, settler: Settler) -> None:
+async def test_a_bug_is_tried_again_then_given_up_and_the_message_kept(
+    bench: Bench, settler: Settler
+) -> None:
     reasons: list[str] = []
 
     async def give_up(reason: str) -> None:
@@ -349,14 +382,14 @@ async def test_without_anything_to_end_giving_up_is_only_a_dead_letter(bench: Be
 
 
 async def test_what_nobody_else_would_make_good_is_never_given_up(bench: Bench, settler: Settler) -> None:
-    patient = Settler(bench.wire, INTAKE, bench.notes, deliveries=None)
+    client = Settler(bench.wire, INTAKE, bench.notes, deliveries=None)
     await bench.publish(topology.REQUESTED, {})
     for count in range(1, 2 * MAX_DELIVERIES):
         (delivery,) = await bench.taken(INTAKE)
         assert delivery.count == count
-        await patient.settle(delivery, a_bug)
+        await client.settle(delivery, a_bug)
     assert await bench.dead_letters() == []
     (delivery,) = await bench.taken(INTAKE)
-    await patient.settle(delivery, unreadable)  # that no patience helps
+    await client.settle(delivery, unreadable)  # that no patience helps
     await bench.settled(INTAKE)
     assert len(await bench.dead_letters()) == 1

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from broker import messages, topology
-from broker.messages import DeliberationStatus
-from monitoring.asyncapi import page
 from parley.app import VERSION, documented
+from parley.broker.core import messages
+from parley.broker.core.messages import DeliberationStatus
+from parley.broker.jetstream import topology
+from parley.monitoring.asyncapi import page
 from tests.harness import Running
 
 PARSER = "@asyncapi/parser@3.6.3"
@@ -82,13 +83,19 @@ def channel(spec: dict[str, Any], operation: dict[str, Any]) -> dict[str, Any]:
 
 def addresses(spec: dict[str, Any], action: str) -> set[str]:
     """Subjects on which the service receives or sends."""
-    return {channel(spec, operation)["address"] for operation in spec["operations"].values() if operation["action"] == action}
+    return {
+        channel(spec, operation)["address"]
+        for operation in spec["operations"].values()
+        if operation["action"] == action
+    }
 
 
 def payload(spec: dict[str, Any], address: str, action: str) -> dict[str, Any]:
     """The schema of what travels on a subject in this direction."""
     (operation,) = [
-        one for one in spec["operations"].values() if one["action"] == action and channel(spec, one)["address"] == address
+        one
+        for one in spec["operations"].values()
+        if one["action"] == action and channel(spec, one)["address"] == address
     ]
     (message,) = channel(spec, operation)["messages"].values()
     schema = resolved(spec, message["$ref"])["payload"]
@@ -138,7 +145,9 @@ def test_it_holds_no_address_but_an_example(spec: dict[str, Any]) -> None:
         ("deliberation.failed", "send", "DeliberationFailed"),
     ],
 )
-def test_each_subject_has_its_own_payload(spec: dict[str, Any], subject: str, action: str, title: str) -> None:
+def test_each_subject_has_its_own_payload(
+    spec: dict[str, Any], subject: str, action: str, title: str
+) -> None:
     kind = getattr(messages, title)
     schema = payload(spec, subject, action)
     assert schema["title"] == title
@@ -147,7 +156,10 @@ def test_each_subject_has_its_own_payload(spec: dict[str, Any], subject: str, ac
 
 def test_an_outcome_is_one_of_two(spec: dict[str, Any]) -> None:
     outcome = payload(spec, "agent.response.*", "receive")
-    assert {resolved(spec, one["$ref"])["title"] for one in outcome["anyOf"]} == {"AgentCompleted", "AgentFailed"}
+    assert {resolved(spec, one["$ref"])["title"] for one in outcome["anyOf"]} == {
+        "AgentCompleted",
+        "AgentFailed",
+    }
 
 
 def test_the_request_has_the_contracts_fields_and_bounds(spec: dict[str, Any]) -> None:
@@ -158,11 +170,17 @@ def test_the_request_has_the_contracts_fields_and_bounds(spec: dict[str, Any]) -
         "task_id", "task_description", "role", "num_agents", "constraints", "diversity", "rounds", "min_responses",
         "finish_early", "timeout_seconds", "model", "temperature", "max_tokens", "seed", "stop", "metadata",
     }  # fmt: skip
-    assert (fields["num_agents"]["minimum"], fields["num_agents"]["maximum"], fields["num_agents"]["default"]) == (1, 256, 3)
+    assert (
+        fields["num_agents"]["minimum"],
+        fields["num_agents"]["maximum"],
+        fields["num_agents"]["default"],
+    ) == (1, 256, 3)
 
 
 def test_the_question_for_a_status_has_its_answer(spec: dict[str, Any]) -> None:
-    (question,) = [one for one in spec["operations"].values() if channel(spec, one)["address"] == "deliberation.get"]
+    (question,) = [
+        one for one in spec["operations"].values() if channel(spec, one)["address"] == "deliberation.get"
+    ]
     answers = resolved(spec, question["reply"]["channel"]["$ref"])
     assert answers["address"] is None  # the inbox that the request names
     (message,) = answers["messages"].values()
@@ -180,7 +198,12 @@ def test_each_stored_subject_says_in_which_stream_and_who_works_through_it(spec:
         assert said[durable.filter]["stream"] == durable.stream
         assert said[durable.filter]["consumer"] == durable.name
     assert said["agent.requested"]["retention"] == "workqueue"
-    for subject in ("deliberation.requested", "deliberation.completed", "deliberation.failed", "deliberation.cancel"):
+    for subject in (
+        "deliberation.requested",
+        "deliberation.completed",
+        "deliberation.failed",
+        "deliberation.cancel",
+    ):
         assert (said[subject]["stream"], said[subject]["retention"]) == ("DELIBERATIONS", "limits")
     for subject in ("agent.response.completed", "agent.response.failed"):
         assert (said[subject]["stream"], said[subject]["retention"]) == ("AGENT_RESPONSES", "limits")
@@ -241,7 +264,9 @@ def test_the_asyncapi_projects_own_parser_accepts_it(spec: dict[str, Any], parse
     spoilt = json.loads(json.dumps(spec))
     next(iter(spoilt["operations"].values()))["channel"]["$ref"] = "#/channels/nowhere"
     bad.write_text(json.dumps(spoilt))
-    ran = subprocess.run(["node", "check.mjs", good, bad], cwd=parser, capture_output=True, text=True, timeout=60, check=True)
+    ran = subprocess.run(
+        ["node", "check.mjs", good, bad], cwd=parser, capture_output=True, text=True, timeout=60, check=True
+    )
     accepted, refused = (json.loads(line) for line in ran.stdout.splitlines())
     assert accepted == {"parsed": True, "errors": [], "version": "3.0.0"}
     assert refused["errors"], "the parser accepts anything"

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from monitoring import health
-from monitoring.health import problems
+from parley.monitoring import health
+from parley.monitoring.health import problems
 
 
 async def well() -> str | None:
@@ -40,14 +40,23 @@ async def test_what_stands_in_the_way_is_told_under_the_name_of_its_check() -> N
 
 
 async def test_a_check_that_raises_has_failed_with_its_words_or_its_kind() -> None:
-    assert await problems({"a": broken, "b": mute, "c": well}) == {"a": "it is gone", "b": "ZeroDivisionError"}
+    assert await problems({"a": broken, "b": mute, "c": well}) == {
+        "a": "it is gone",
+        "b": "ZeroDivisionError",
+    }
 
 
-async def test_a_check_that_takes_too_long_has_failed_and_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_check_that_takes_too_long_has_failed_and_delays_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(health, "CHECK_SECONDS", 0.2)
     started = time.monotonic()
     found = await problems({"slow": stuck, "slower": stuck, "streams": ill})
-    assert found == {"slow": "no answer within 0.2 s", "slower": "no answer within 0.2 s", "streams": "no streams"}
+    assert found == {
+        "slow": "no answer within 0.2 s",
+        "slower": "no answer within 0.2 s",
+        "streams": "no streams",
+    }
     assert 0.2 <= time.monotonic() - started < 2  # side by side, not one after the other
 
 

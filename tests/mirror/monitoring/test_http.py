@@ -11,10 +11,10 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from monitoring import asyncapi
-from monitoring.health import Check
-from monitoring.http import application, serving
-from monitoring.metrics import Metrics
+from parley.monitoring import asyncapi
+from parley.monitoring.health import Check
+from parley.monitoring.http import application, serving
+from parley.monitoring.metrics import Metrics
 
 SPEC = {"asyncapi": "3.0.0", "info": {"title": "A <title> & more"}}
 IPV6 = socket.has_ipv6
@@ -30,7 +30,9 @@ async def ill() -> str | None:
 
 @asynccontextmanager
 async def door(
-    checks: Mapping[str, Check] | None = None, refresh: Callable[[], Awaitable[None]] | None = None, host: str = "127.0.0.1"
+    checks: Mapping[str, Check] | None = None,
+    refresh: Callable[[], Awaitable[None]] | None = None,
+    host: str = "127.0.0.1",
 ) -> AsyncIterator[tuple[str, aiohttp.ClientSession]]:
     app = application(Metrics("llama"), checks or {}, SPEC, refresh)
     async with serving(app, host, 0) as url, aiohttp.ClientSession() as http:
@@ -93,7 +95,16 @@ async def test_nothing_but_assets_is_among_the_assets(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/metrics", "/livez", "/readyz", "/docs", "/docs/asyncapi.json", "/docs/assets/asyncapi.js", "/docs/try"]
+    "path",
+    [
+        "/metrics",
+        "/livez",
+        "/readyz",
+        "/docs",
+        "/docs/asyncapi.json",
+        "/docs/assets/asyncapi.js",
+        "/docs/try",
+    ],
 )
 async def test_nothing_takes_a_post(path: str) -> None:
     async with door() as (url, http), http.post(f"{url}{path}", json={}) as response:

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from broker import topology
-from broker.lifecycle import ENDINGS
-from broker.messages import (
+from parley.broker.core.lifecycle import ENDINGS
+from parley.broker.core.messages import (
     AgentCompleted,
     AgentFailed,
     DeliberationCompleted,
@@ -19,10 +18,11 @@ from broker.messages import (
     Usage,
     decode,
 )
-from monitoring.metrics import KNOWN_ROLES, OTHER, TIMEOUTS, Metrics
-from workers.breaker import State
-from workers.lookout import Standing
-from workers.prompts import ROLES
+from parley.broker.jetstream import topology
+from parley.monitoring.metrics import KNOWN_ROLES, OTHER, TIMEOUTS, Metrics
+from parley.workers.model.breaker import BreakerState
+from parley.workers.model.endpoint_status import EndpointStatus
+from parley.workers.prompts import ROLES
 
 AT = "2026-01-01T00:00:00.000Z"
 # (series, labels) and its value.
@@ -31,7 +31,11 @@ Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 def series(metrics: Metrics) -> Series:
     families = text_string_to_metric_families(metrics.text().decode())
-    return {(sample.name, frozenset(sample.labels.items())): sample.value for family in families for sample in family.samples}
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+    }
 
 
 def changed(metrics: Metrics, before: Series) -> dict[tuple[str, ...], float]:
@@ -44,7 +48,9 @@ def changed(metrics: Metrics, before: Series) -> dict[tuple[str, ...], float]:
 
 
 def completed(**fields: Any) -> AgentCompleted:
-    proposal = Proposal(content="hi", author_id="agent-dev-001", author_role="DEV", model="llama", temperature=0.7, tokens=5)
+    proposal = Proposal(
+        content="hi", author_id="agent-dev-001", author_role="DEV", model="llama", temperature=0.7, tokens=5
+    )
     defaults: dict[str, Any] = {
         "task_id": "t-1",
         "agent_id": "agent-dev-001",
@@ -64,7 +70,13 @@ def completed(**fields: Any) -> AgentCompleted:
 
 
 def failed(error_type: ErrorType, **fields: Any) -> AgentFailed:
-    defaults: dict[str, Any] = {"task_id": "t-1", "agent_id": "agent-qa-001", "role": "QA", "error": "no", "attempt": 1}
+    defaults: dict[str, Any] = {
+        "task_id": "t-1",
+        "agent_id": "agent-qa-001",
+        "role": "QA",
+        "error": "no",
+        "attempt": 1,
+    }
     return AgentFailed(error_type=error_type, duration_ms=10, timestamp=AT, **{**defaults, **fields})
 
 
@@ -128,7 +140,9 @@ def test_an_answer_is_counted_with_its_work_its_wait_its_retries_and_its_tokens(
 
 
 @pytest.mark.parametrize("kind", ErrorType)
-def test_a_failure_is_counted_by_its_kind_and_once_more_if_it_was_about_time(metrics: Metrics, kind: ErrorType) -> None:
+def test_a_failure_is_counted_by_its_kind_and_once_more_if_it_was_about_time(
+    metrics: Metrics, kind: ErrorType
+) -> None:
     before = series(metrics)
     metrics.agent_reported(failed(kind))
     grown = changed(metrics, before)
@@ -166,7 +180,11 @@ def test_dead_letters_and_failures_are_counted_by_consumer(metrics: Metrics) -> 
 
 def test_an_outcome_that_counts_backwards_does_not_stop_the_counting(metrics: Metrics) -> None:
     """Anybody may publish an outcome, and a counter refuses to be lowered."""
-    body = {**json.loads(completed().encode()), "usage": {"prompt_tokens": -5, "completion_tokens": -1}, "attempt": -3}
+    body = {
+        **json.loads(completed().encode()),
+        "usage": {"prompt_tokens": -5, "completion_tokens": -1},
+        "attempt": -3,
+    }
     before = series(metrics)
     metrics.agent_reported(decode(AgentCompleted, json.dumps(body).encode()))
     grown = changed(metrics, before)
@@ -182,8 +200,12 @@ def test_names_that_callers_invent_make_no_series(metrics: Metrics) -> None:
     before = set(series(metrics))
     for number in range(50):
         metrics.deliberation_accepted(f"ROLE_{number}")
-        metrics.agent_reported(completed(task_id=f"t-{number}", role=f"ROLE_{number}", model=f"model-{number}"))
-        metrics.agent_reported(failed(ErrorType.TOTAL_TIMEOUT, role=f"ROLE_{number}", agent_id=f"agent-x-{number}"))
+        metrics.agent_reported(
+            completed(task_id=f"t-{number}", role=f"ROLE_{number}", model=f"model-{number}")
+        )
+        metrics.agent_reported(
+            failed(ErrorType.TOTAL_TIMEOUT, role=f"ROLE_{number}", agent_id=f"agent-x-{number}")
+        )
         metrics.outcome_ignored(failed(ErrorType.TOTAL_TIMEOUT, role=f"ROLE_{number}"))
     assert set(series(metrics)) == before
     values = {value for _, labels in before for name, value in labels if name != "le"}
@@ -195,7 +217,10 @@ def test_a_process_that_was_not_told_its_model_takes_the_first_answers_and_no_ot
     metrics = Metrics("")
     for model in ("llama", "invented-1", "invented-2"):
         metrics.agent_reported(completed(model=model))
-    assert {value for _, labels in series(metrics) for name, value in labels if name == "model"} == {"llama", OTHER}
+    assert {value for _, labels in series(metrics) for name, value in labels if name == "model"} == {
+        "llama",
+        OTHER,
+    }
 
 
 def test_every_series_of_a_counter_is_there_from_the_start_at_zero(metrics: Metrics) -> None:
@@ -242,17 +267,29 @@ def test_what_a_consumer_has_in_hand_is_read_when_it_is_asked_for(metrics: Metri
 
 
 def test_breakers_are_read_when_they_are_asked_for_and_every_state_is_there(metrics: Metrics) -> None:
-    seen = {"gpu-1:8000": Standing({State.CLOSED: 2, State.HALF_OPEN: 0, State.OPEN: 0}, 0)}
+    seen = {
+        "gpu-1:8000": EndpointStatus(
+            {BreakerState.CLOSED: 2, BreakerState.HALF_OPEN: 0, BreakerState.OPEN: 0}, 0
+        )
+    }
     metrics.watch_breakers(lambda: seen)
 
     def breakers() -> dict[str, float]:
         name = "parley_endpoint_breakers"
-        states = {dict(labels)["state"]: value for (found, labels), value in series(metrics).items() if found == name}
-        opened = series(metrics)["parley_endpoint_breaker_openings_total", frozenset({("endpoint", "gpu-1:8000")})]
+        states = {
+            dict(labels)["state"]: value
+            for (found, labels), value in series(metrics).items()
+            if found == name
+        }
+        opened = series(metrics)[
+            "parley_endpoint_breaker_openings_total", frozenset({("endpoint", "gpu-1:8000")})
+        ]
         return {**states, "openings": opened}
 
     assert breakers() == {"closed": 2, "half_open": 0, "open": 0, "openings": 0}
-    seen["gpu-1:8000"] = Standing({State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 1}, 3)
+    seen["gpu-1:8000"] = EndpointStatus(
+        {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 1}, 3
+    )
     assert breakers() == {"closed": 0, "half_open": 1, "open": 1, "openings": 3}
 
 

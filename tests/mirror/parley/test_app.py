@@ -16,24 +16,38 @@ import pytest
 from nats.aio.client import Client as Nats
 
 from benchmarks.machine import free_port
-from broker import topology
-from broker.connection import connect
-from broker.embedded import EmbeddedNats, embedded_nats
-from broker.errors import BrokerUnavailable, BrokerUnsuitable, SettingsError, TopologyMismatch, Unavailable
-from handlers.routes import Part
-from monitoring import health
 from parley.app import Service, documented, embedded, service, simulator
+from parley.broker.core.errors import (
+    BrokerUnavailable,
+    BrokerUnsuitable,
+    SettingsError,
+    TopologyMismatch,
+    Unavailable,
+)
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.connection import connect
+from parley.broker.jetstream.embedded import EmbeddedNats, embedded_nats
 from parley.client import connect as connect_client
+from parley.handlers.routes import Part
+from parley.monitoring import health
 from parley.settings import Settings, load
+from parley.workers.model import readiness
 from tests.harness import ModelServer, Running, model_server, until
-from workers import discovery
 
-PATHS = ["/metrics", "/livez", "/readyz", "/docs", "/docs/asyncapi.json", "/docs/assets/asyncapi.js", "/docs/assets/asyncapi.css"]
+PATHS = [
+    "/metrics",
+    "/livez",
+    "/readyz",
+    "/docs",
+    "/docs/asyncapi.json",
+    "/docs/assets/asyncapi.js",
+    "/docs/assets/asyncapi.css",
+]
 
 
 @pytest.fixture(autouse=True)
 def a_look_at_the_model_may_take_as_long_as_any_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discovery, "PATIENCE_SECONDS", health.CHECK_SECONDS)
+    monkeypatch.setattr(readiness, "PATIENCE_SECONDS", health.CHECK_SECONDS)
 
 
 def local(nats: EmbeddedNats | None, model: ModelServer | None, **overrides: Any) -> Settings:
@@ -94,7 +108,7 @@ async def test_a_service_that_does_not_dispatch_needs_none_and_has_no_pool(empty
 
 
 async def test_a_nats_that_is_not_there_is_named(model: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.connection.CONNECT_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr("parley.broker.jetstream.connection.CONNECT_TIMEOUT_SECONDS", 0.1)
     port = free_port()
     error = await refusal(local(None, model, nats_url=f"nats://hush@127.0.0.1:{port}"))
     assert isinstance(error, BrokerUnavailable)
@@ -107,7 +121,9 @@ async def test_a_nats_without_jetstream_is_refused(tmp_path: Path, model: ModelS
         assert isinstance(await refusal(local(server, model)), BrokerUnsuitable)
 
 
-async def test_streams_that_differ_are_refused_and_left_alone(empty_nats: EmbeddedNats, model: ModelServer) -> None:
+async def test_streams_that_differ_are_refused_and_left_alone(
+    empty_nats: EmbeddedNats, model: ModelServer
+) -> None:
     async with connection(empty_nats) as nc:
         await topology.provision(nc.jetstream(), ack_wait_seconds=7)
         error = await refusal(local(empty_nats, model))
@@ -126,7 +142,9 @@ async def test_the_first_model_of_the_first_server_is_asked_where_none_is_named(
         assert 'model="simulated-model"' in (await get(f"{running.http_url}/metrics"))[1]
 
 
-async def test_a_model_server_that_cannot_be_asked_is_named_with_the_way_around_it(empty_nats: EmbeddedNats) -> None:
+async def test_a_model_server_that_cannot_be_asked_is_named_with_the_way_around_it(
+    empty_nats: EmbeddedNats,
+) -> None:
     url = f"http://user:hush@127.0.0.1:{free_port()}"
     error = await refusal(local(empty_nats, None, vllm_url=url))
     assert isinstance(error, Unavailable)
@@ -151,7 +169,9 @@ async def test_it_is_not_ready_before_its_model_server_is_and_says_why(empty_nat
             assert (await get(f"{running.http_url}/readyz"))[0] == 200
 
 
-async def test_a_port_that_is_taken_is_named_with_its_setting(empty_nats: EmbeddedNats, model: ModelServer) -> None:
+async def test_a_port_that_is_taken_is_named_with_its_setting(
+    empty_nats: EmbeddedNats, model: ModelServer
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -273,7 +293,10 @@ async def test_metrics_show_how_busy_the_pool_is(local_service: Running, model: 
 
     async def busy() -> bool:
         _, text = await get(f"{local_service.service.http_url}/metrics")
-        return "\nparley_pool_busy 3.0\n" in text and '\nparley_consumer_ack_pending{consumer="dispatch"} 3.0\n' in text
+        return (
+            "\nparley_pool_busy 3.0\n" in text
+            and '\nparley_consumer_ack_pending{consumer="dispatch"} 3.0\n' in text
+        )
 
     await until(busy, "three slots are shown busy, and three messages handed out")
     await local_service.client.cancel(submitted.task_id)
@@ -304,7 +327,8 @@ async def test_nothing_can_be_changed_through_the_door(local_service: Running, m
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/docs/", "/docs/try", "/docs/assets/", "/docs/assets/README.md", "/docs/assets/..%2fhttp.py"]
+    "path",
+    ["/", "/docs/", "/docs/try", "/docs/assets/", "/docs/assets/README.md", "/docs/assets/..%2fhttp.py"],
 )
 async def test_there_is_nothing_else_behind_it(local_service: Running, path: str) -> None:
     assert (await get(f"{local_service.service.http_url}{path}"))[0] == 404

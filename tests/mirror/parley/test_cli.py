@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.embedded import EmbeddedNats
-from parley.here import announced
+from parley.broker.jetstream.embedded import EmbeddedNats
+from parley.local_service import announce
 from tests.harness import ACK_WAIT_SECONDS, PATIENCE_SECONDS, ModelServer, Running, fresh, until
 from tests.integration.test_deliberations import COMPLETED_FIELDS, FAILED_FIELDS
 
@@ -43,7 +43,13 @@ class Shell:
         # A local Ray in this process has left its own settings in the environment.
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("PARLEY_", "RAY_"))}
         # Wide enough that no line is folded.
-        self.environment = {**kept, "HOME": str(home), "XDG_STATE_HOME": str(home), "COLUMNS": "240", **environment}
+        self.environment = {
+            **kept,
+            "HOME": str(home),
+            "XDG_STATE_HOME": str(home),
+            "COLUMNS": "240",
+            **environment,
+        }
 
     @asynccontextmanager
     async def started(self, *arguments: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
@@ -106,7 +112,18 @@ async def test_asking_shows_the_answers_or_prints_the_contracts_ending_and_exits
 ) -> None:
     task_id = fresh()
     people, scripts = await asyncio.gather(
-        sh("ask", "Write a factorial function", "--agents", "2", "--role", "qa", "--requirement", "a", "--requirement", "b"),
+        sh(
+            "ask",
+            "Write a factorial function",
+            "--agents",
+            "2",
+            "--role",
+            "qa",
+            "--requirement",
+            "a",
+            "--requirement",
+            "b",
+        ),
         sh("ask", "x", "--json", "--task-id", task_id, "--seed", "7", "--diversity"),
     )
     assert (people.code, people.err, scripts.code, scripts.err) == (OK, "", OK, "")
@@ -115,7 +132,12 @@ async def test_asking_shows_the_answers_or_prints_the_contracts_ending_and_exits
     assert "completed: 2 of 2 agents answered" in people.out
     ending = json.loads(scripts.out)
     assert set(ending) >= COMPLETED_FIELDS
-    assert (ending["task_id"], ending["status"], ending["degraded"], len(ending["results"])) == (task_id, "completed", False, 3)
+    assert (ending["task_id"], ending["status"], ending["degraded"], len(ending["results"])) == (
+        task_id,
+        "completed",
+        False,
+        3,
+    )
     assert ending == await local_service.ending_of(task_id)
 
 
@@ -142,7 +164,9 @@ async def test_a_command_line_that_cannot_be_read_exits_with_2(bare: Shell) -> N
         assert "Traceback" not in ran.err
 
 
-async def test_without_a_service_asking_exits_with_3_and_says_what_is_missing(bare: Shell, empty_nats: EmbeddedNats) -> None:
+async def test_without_a_service_asking_exits_with_3_and_says_what_is_missing(
+    bare: Shell, empty_nats: EmbeddedNats
+) -> None:
     unset, empty = await asyncio.gather(bare("ask", "x"), bare("ask", "x", NATS_URL=empty_nats.url))
     assert unset.code == empty.code == NO_SERVICE
     assert "NATS_URL" in one_line(unset)
@@ -152,7 +176,7 @@ async def test_without_a_service_asking_exits_with_3_and_says_what_is_missing(ba
 async def test_a_service_that_parley_up_announced_is_found_without_being_named(
     bare: Shell, tmp_path: Path, local_service: Running, model: ModelServer
 ) -> None:
-    with announced(tmp_path / "parley", local_service.service.nats_url):
+    with announce(tmp_path / "parley", local_service.service.nats_url):
         ran = await bare("ask", "x", "--json")
     assert ran.code == OK
 
@@ -160,7 +184,9 @@ async def test_a_service_that_parley_up_announced_is_found_without_being_named(
 # ── result, cancel, ls ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_results_are_shown_and_their_exit_code_says_whether_it_is_completed(sh: Shell, local_service: Running) -> None:
+async def test_results_are_shown_and_their_exit_code_says_whether_it_is_completed(
+    sh: Shell, local_service: Running
+) -> None:
     ending = await local_service.client.deliberate("x", metadata={"ticket": "P-1"})
     people, scripts, unknown = await asyncio.gather(
         sh("result", ending.task_id), sh("result", ending.task_id, "--json"), sh("result", fresh("nobody"))
@@ -204,7 +230,9 @@ async def test_cancelling_stops_what_runs_and_says_of_anything_else_why_not(
 
 
 async def test_the_newest_deliberations_are_listed_first(sh: Shell, local_service: Running) -> None:
-    names = [(await local_service.client.deliberate("x", agents=1, task_id=fresh("ls"))).task_id for _ in range(3)]
+    names = [
+        (await local_service.client.deliberate("x", agents=1, task_id=fresh("ls"))).task_id for _ in range(3)
+    ]
     people, scripts = await asyncio.gather(sh("ls"), sh("ls", "--json", "--limit", "2"))
     assert people.code == OK
     assert re.findall(r"ls-\w+", people.out)[:3] == names[::-1]
@@ -232,10 +260,14 @@ async def test_settings_are_shown_as_they_are_with_secrets_masked(tmp_path: Path
     assert rows["PARLEY_HTTP_PORT"] == "9464"
 
 
-async def test_a_bad_setting_exits_with_2_and_one_line_before_anything_starts(bare: Shell, tmp_path: Path) -> None:
+async def test_a_bad_setting_exits_with_2_and_one_line_before_anything_starts(
+    bare: Shell, tmp_path: Path
+) -> None:
     wrong = {"PARLEY_POOL_SLOTS": f"0{SECRET}", "PARLEY_HOME": str(tmp_path / "state")}
     several = {"PARLEY_POOL": "dask", "PARLEY_HTTP_PORT": "x", "NATS_URL": f"http://{SECRET}@x"}
-    up, ask, serve = await asyncio.gather(bare("up", **wrong), bare("ask", "x", **wrong), bare("serve", **several))
+    up, ask, serve = await asyncio.gather(
+        bare("up", **wrong), bare("ask", "x", **wrong), bare("serve", **several)
+    )
     assert up.code == ask.code == serve.code == USAGE
     assert "PARLEY_POOL_SLOTS" in one_line(up)
     assert "PARLEY_POOL_SLOTS" in one_line(ask)
@@ -252,14 +284,20 @@ async def test_a_bad_setting_exits_with_2_and_one_line_before_anything_starts(ba
 # ── doctor ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_the_doctor_has_a_line_for_each_thing_and_exits_with_0_when_all_is_well(sh: Shell, model: ModelServer) -> None:
-    ran = await sh("doctor", VLLM_URL=model.url, PARLEY_POOL="local", PARLEY_ACK_WAIT_SECONDS=str(ACK_WAIT_SECONDS))
+async def test_the_doctor_has_a_line_for_each_thing_and_exits_with_0_when_all_is_well(
+    sh: Shell, model: ModelServer
+) -> None:
+    ran = await sh(
+        "doctor", VLLM_URL=model.url, PARLEY_POOL="local", PARLEY_ACK_WAIT_SECONDS=str(ACK_WAIT_SECONDS)
+    )
     assert (ran.code, ran.err) == (OK, "")
     nats, streams, ray, served = ran.out.splitlines()
     assert re.fullmatch(r"ok  NATS: version 2\.\d+\.\d+ with JetStream", nats)
     assert streams == "ok  streams: as declared"
     assert ray == "--  Ray: not used (PARLEY_POOL=local)"
-    assert served.startswith(f"ok  model at {model.url}: simulated-model generated a token, takes prompts and answers of up to ")
+    assert served.startswith(
+        f"ok  model at {model.url}: simulated-model generated a token, takes prompts and answers of up to "
+    )
 
 
 async def test_the_doctor_exits_with_3_and_says_what_to_do_when_something_is_missing(
@@ -268,7 +306,9 @@ async def test_the_doctor_exits_with_3_and_says_what_to_do_when_something_is_mis
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         wrong = f"127.0.0.1:{nobody.getsockname()[1]}"
-        broken = await bare("doctor", NATS_URL=empty_nats.url, RAY_ADDRESS=wrong, VLLM_URL=f"http://user:{SECRET}@{wrong}")
+        broken = await bare(
+            "doctor", NATS_URL=empty_nats.url, RAY_ADDRESS=wrong, VLLM_URL=f"http://user:{SECRET}@{wrong}"
+        )
     assert (broken.code, broken.err) == (NO_SERVICE, "")
     nats, streams, ray, served = broken.out.splitlines()
     assert nats.startswith("ok  NATS")
@@ -282,7 +322,9 @@ async def test_the_doctor_exits_with_3_and_says_what_to_do_when_something_is_mis
 
 
 @asynccontextmanager
-async def serving(shell: Shell, *arguments: str, **environment: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+async def serving(
+    shell: Shell, *arguments: str, **environment: str
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     """A running `parley serve` and the line that says that it serves."""
     defaults = {"PARLEY_POOL": "local", "PARLEY_HTTP_PORT": "0"}
     async with shell.started("serve", *arguments, **{**defaults, **environment}) as process:
@@ -317,11 +359,16 @@ async def test_serve_answers_and_on_sigterm_exits_with_0_at_once(
         assert time.monotonic() - started < 5  # nothing runs: the drain of 20 s is for calls that do
 
 
-async def test_serve_lets_running_calls_finish_before_it_exits(bare: Shell, empty_nats: EmbeddedNats, model: ModelServer) -> None:
+async def test_serve_lets_running_calls_finish_before_it_exits(
+    bare: Shell, empty_nats: EmbeddedNats, model: ModelServer
+) -> None:
     await model.behave(latency_ms=800)
     environment = {"NATS_URL": empty_nats.url, "VLLM_URL": model.url}
     before = (await model.seen())["completed"]
-    async with serving(bare, **environment) as (process, _), bare.started("ask", "x", "--json", **environment) as asking:
+    async with (
+        serving(bare, **environment) as (process, _),
+        bare.started("ask", "x", "--json", **environment) as asking,
+    ):
 
         async def called() -> bool:
             return bool((await model.seen())["running"] == 3)
@@ -341,12 +388,19 @@ async def test_serve_runs_the_parts_it_is_told_to(bare: Shell, empty_nats: Embed
         assert (await left(process))[0] == OK
 
 
-async def test_serve_refuses_what_it_cannot_run(bare: Shell, empty_nats: EmbeddedNats, model: ModelServer) -> None:
+async def test_serve_refuses_what_it_cannot_run(
+    bare: Shell, empty_nats: EmbeddedNats, model: ModelServer
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        environment = {"NATS_URL": empty_nats.url, "VLLM_URL": model.url, "PARLEY_POOL": "local", "PARLEY_HTTP_PORT": port}
+        environment = {
+            "NATS_URL": empty_nats.url,
+            "VLLM_URL": model.url,
+            "PARLEY_POOL": "local",
+            "PARLEY_HTTP_PORT": port,
+        }
         parts, nats, door = await asyncio.gather(
             bare("serve", "--parts", "intake,disptach"), bare("serve"), bare("serve", **environment)
         )
@@ -354,11 +408,15 @@ async def test_serve_refuses_what_it_cannot_run(bare: Shell, empty_nats: Embedde
     assert "disptach" in one_line(parts)
     assert "NATS_URL" in one_line(nats)
     # By then it had made its streams, and said so.
-    assert door.err.splitlines()[-1].startswith(f"parley: PARLEY_HTTP_PORT: cannot listen on 127.0.0.1:{port}")
+    assert door.err.splitlines()[-1].startswith(
+        f"parley: PARLEY_HTTP_PORT: cannot listen on 127.0.0.1:{port}"
+    )
     assert "Traceback" not in door.err
 
 
-async def test_a_nats_that_is_not_there_is_named_in_one_line_without_its_secret(refused: "asyncio.Task[Ran]") -> None:
+async def test_a_nats_that_is_not_there_is_named_in_one_line_without_its_secret(
+    refused: "asyncio.Task[Ran]",
+) -> None:
     ran = await refused
     assert ran.code == NO_SERVICE
     assert "cannot reach NATS at nats://***@127.0.0.1:" in one_line(ran)

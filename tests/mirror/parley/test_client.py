@@ -11,15 +11,16 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo
 
 import parley
-from broker import connection, topology
-from broker.connection import Wire, connect
-from broker.embedded import EmbeddedNats
-from broker.errors import BadMessage, BrokerUnavailable
-from broker.lifecycle import State
-from broker.messages import DeliberationCompleted, DeliberationFailed, DeliberationRequested
-from broker.sturdy import SturdyClient
-from broker.tally import Phase, Tally
 from parley import client as client_module
+from parley.broker.core.errors import BrokerUnavailable, InvalidMessage
+from parley.broker.core.lifecycle import State
+from parley.broker.core.messages import DeliberationCompleted, DeliberationFailed, DeliberationRequested
+from parley.broker.core.tally import Phase, Tally
+from parley.broker.jetstream import connection, topology
+from parley.broker.jetstream.connection import connect
+from parley.broker.jetstream.embedded import EmbeddedNats
+from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.nats_client import NatsClient
 from parley.client import Client, NoEnding, NoService, compose
 from tests.harness import ModelServer, Running, fresh, until
 
@@ -101,7 +102,7 @@ def test_what_is_not_said_is_left_to_the_contracts_defaults() -> None:
 def test_a_bad_request_is_refused_before_it_is_sent_naming_the_field_and_quoting_nothing(
     asking: dict[str, Any], named: str
 ) -> None:
-    with pytest.raises(BadMessage) as caught:
+    with pytest.raises(InvalidMessage) as caught:
         compose("my secret plan", **asking)
     for problem in caught.value.problems:
         assert problem.startswith((f"{named}:", f"{named}.", f"payload: Value error, {named}"))
@@ -111,7 +112,7 @@ def test_a_bad_request_is_refused_before_it_is_sent_naming_the_field_and_quoting
 
 @pytest.mark.parametrize("description", ["", "x" * (256 * 1024 + 1)])
 def test_a_task_without_words_or_with_far_too_many_is_refused(description: str) -> None:
-    with pytest.raises(BadMessage, match="task_description"):
+    with pytest.raises(InvalidMessage, match="task_description"):
         compose(description)
 
 
@@ -125,7 +126,9 @@ async def test_asking_is_one_line(local_service: Running, model: ModelServer) ->
     assert [result.agent_id for result in ending.results] == ["agent-dev-001", "agent-dev-002"]
 
 
-async def test_submitting_returns_as_soon_as_the_request_is_stored(local_service: Running, model: ModelServer) -> None:
+async def test_submitting_returns_as_soon_as_the_request_is_stored(
+    local_service: Running, model: ModelServer
+) -> None:
     await model.behave(faults={"hang": 1.0})
     submitted = await local_service.client.submit("x", agents=1, timeout_seconds=60)
     assert submitted.task_id.startswith("d-")
@@ -136,10 +139,14 @@ async def test_submitting_returns_as_soon_as_the_request_is_stored(local_service
     assert (ending.task_id, ending.status) == (submitted.task_id, "cancelled")
 
 
-async def test_two_who_ask_for_the_same_task_get_the_same_ending(local_service: Running, model: ModelServer) -> None:
+async def test_two_who_ask_for_the_same_task_get_the_same_ending(
+    local_service: Running, model: ModelServer
+) -> None:
     task_id = fresh()
     client = local_service.client
-    one, other = await asyncio.gather(client.submit("x", task_id=task_id), client.submit("x", task_id=task_id))
+    one, other = await asyncio.gather(
+        client.submit("x", task_id=task_id), client.submit("x", task_id=task_id)
+    )
     assert await client.ending(one) == await client.ending(other)
     assert len(await local_service.endings_of(task_id)) == 1
 
@@ -154,13 +161,17 @@ async def test_asking_again_for_a_task_that_has_ended_finds_its_ending(
 
 async def test_many_ask_at_once_and_each_gets_its_own(local_service: Running, model: ModelServer) -> None:
     names = [fresh() for _ in range(30)]
-    endings = await asyncio.gather(*(local_service.client.deliberate("x", agents=1, task_id=name) for name in names))
+    endings = await asyncio.gather(
+        *(local_service.client.deliberate("x", agents=1, task_id=name) for name in names)
+    )
     assert [ending.task_id for ending in endings] == names
 
 
 async def test_a_rejected_request_ends_like_any_other(local_service: Running, model: ModelServer) -> None:
     # What the client cannot know, the service says: here, an inbox that it does not allow.
-    seq = await local_service.publish({"task_description": "x"}, headers={"Parley-Reply-To": "somewhere.else"})
+    seq = await local_service.publish(
+        {"task_description": "x"}, headers={"Parley-Reply-To": "somewhere.else"}
+    )
     raw = await local_service.ending_of(f"d-{seq}")
     assert raw["status"] == "rejected"
     found = await local_service.client.find(f"d-{seq}")
@@ -168,7 +179,9 @@ async def test_a_rejected_request_ends_like_any_other(local_service: Running, mo
     assert "Parley-Reply-To" in found.error
 
 
-async def test_large_results_are_brought_in_from_where_they_were_put_aside(local_service: Running, model: ModelServer) -> None:
+async def test_large_results_are_brought_in_from_where_they_were_put_aside(
+    local_service: Running, model: ModelServer
+) -> None:
     await model.behave(tokens=40_000)
     ending = await local_service.client.deliberate("x", agents=8)
     assert ending.results_ref is not None
@@ -192,12 +205,22 @@ async def test_an_ending_whose_message_was_lost_is_found_by_asking(
     assert len(ending.results) == 3
 
 
-async def test_what_is_not_an_ending_does_not_disturb_who_waits_for_one(local_service: Running, model: ModelServer) -> None:
+async def test_what_is_not_an_ending_does_not_disturb_who_waits_for_one(
+    local_service: Running, model: ModelServer
+) -> None:
     await model.behave(latency_ms=300)
     submitted = await local_service.client.submit("x", task_id=fresh())
-    stored = [msg for msg in await local_service.all_of(topology.REQUESTED) if submitted.task_id.encode() in msg.data]
+    stored = [
+        msg
+        for msg in await local_service.all_of(topology.REQUESTED)
+        if submitted.task_id.encode() in msg.data
+    ]
     inbox = (stored[0].headers or {})["Parley-Reply-To"]
-    for body in (b"", b"not JSON", b'{"task_id": "' + submitted.task_id.encode() + b'", "status": "completed"}'):
+    for body in (
+        b"",
+        b"not JSON",
+        b'{"task_id": "' + submitted.task_id.encode() + b'", "status": "completed"}',
+    ):
         await local_service.nats.publish(inbox, body)
     assert (await local_service.client.ending(submitted)).status == "completed"
 
@@ -236,7 +259,9 @@ async def test_without_being_told_a_client_waits_until_well_past_the_deadline(
 # ── looking ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_there_is_no_ending_to_find_before_there_is_one(local_service: Running, model: ModelServer) -> None:
+async def test_there_is_no_ending_to_find_before_there_is_one(
+    local_service: Running, model: ModelServer
+) -> None:
     await model.behave(faults={"hang": 1.0})
     client = local_service.client
     submitted = await client.submit("x", timeout_seconds=60)
@@ -247,7 +272,9 @@ async def test_there_is_no_ending_to_find_before_there_is_one(local_service: Run
     assert await client.find(fresh("nobody")) is None
 
 
-async def test_a_tally_can_be_watched_from_its_first_count_to_its_end(local_service: Running, model: ModelServer) -> None:
+async def test_a_tally_can_be_watched_from_its_first_count_to_its_end(
+    local_service: Running, model: ModelServer
+) -> None:
     await model.behave(script=["ok", "hang", "400"])
     client = local_service.client
     submitted = await client.submit("x", timeout_seconds=60)
@@ -264,7 +291,9 @@ async def test_a_tally_can_be_watched_from_its_first_count_to_its_end(local_serv
     assert (await client.ending(submitted)).status == "cancelled"
 
 
-async def test_watching_what_has_ended_shows_the_end_and_stops(local_service: Running, model: ModelServer) -> None:
+async def test_watching_what_has_ended_shows_the_end_and_stops(
+    local_service: Running, model: ModelServer
+) -> None:
     ending = await local_service.client.deliberate("x")
     async with asyncio.timeout(20):
         seen: list[Tally] = [tally async for tally in local_service.client.watch(ending.task_id)]
@@ -277,7 +306,7 @@ async def test_all_tallies_are_listed_the_newest_first(local_service: Running, m
     assert listed[:3] == names[::-1]
 
 
-class Sluggish(SturdyClient):
+class Sluggish(NatsClient):
     """Answers to our requests overtake what is delivered to our subscriptions: NATS keeps the order of each by itself only."""
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
@@ -304,7 +333,9 @@ class Sluggish(SturdyClient):
         await super().close()
 
 
-async def test_all_tallies_are_listed_however_late_they_come(empty_nats: EmbeddedNats, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_all_tallies_are_listed_however_late_they_come(
+    empty_nats: EmbeddedNats, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ask = JetStreamContext.PushSubscription.consumer_info
 
     async def asked_when_all_is_on_its_way(subscription: JetStreamContext.PushSubscription) -> ConsumerInfo:
@@ -317,15 +348,21 @@ async def test_all_tallies_are_listed_however_late_they_come(empty_nats: Embedde
         return info
 
     monkeypatch.setattr(JetStreamContext.PushSubscription, "consumer_info", asked_when_all_is_on_its_way)
-    monkeypatch.setattr(connection, "SturdyClient", Sluggish)
+    monkeypatch.setattr(connection, "NatsClient", Sluggish)
     nc = await connect(empty_nats.url, "tests")
     await topology.provision(nc.jetstream())
-    wire = Wire(nc)
+    wire = JetStream(nc)
     names = ["t-1", "t-2", "t-3"]
     for seq, name in enumerate(names, 1):
         phases = (Phase(number=1, agents=("agent-dev-001",)),)
         tally = Tally(
-            task_id=name, state=State.PENDING, request_seq=seq, role="DEV", accepted_at=seq, deadline=1e10, phases=phases
+            task_id=name,
+            state=State.PENDING,
+            request_seq=seq,
+            role="DEV",
+            accepted_at=seq,
+            deadline=1e10,
+            phases=phases,
         )
         await wire.publish(topology.tally_subject(name), tally.model_dump_json().encode())
     assert [tally.task_id for tally in await Client(wire).tallies()] == names[::-1]
@@ -335,7 +372,7 @@ async def test_all_tallies_are_listed_however_late_they_come(empty_nats: Embedde
 async def test_no_tallies_are_an_empty_list(empty_nats: EmbeddedNats) -> None:
     nc = await connect(empty_nats.url, "tests")
     await topology.provision(nc.jetstream())
-    assert await Client(Wire(nc)).tallies() == []
+    assert await Client(JetStream(nc)).tallies() == []
     await nc.close()
 
 
@@ -357,8 +394,13 @@ async def test_what_nobody_could_use_is_found_by_the_client_too(local_service: R
 
 async def test_an_impossible_task_id_is_refused_by_name(local_service: Running) -> None:
     client = local_service.client
-    for attempt in (client.status("no spaces"), client.find("a.b"), client.cancel("*"), client.cancel("t", "x" * 1_001)):
-        with pytest.raises(BadMessage, match=r"task_id|reason"):
+    for attempt in (
+        client.status("no spaces"),
+        client.find("a.b"),
+        client.cancel("*"),
+        client.cancel("t", "x" * 1_001),
+    ):
+        with pytest.raises(InvalidMessage, match=r"task_id|reason"):
             await attempt
 
 
@@ -369,7 +411,9 @@ async def test_a_nats_without_a_service_is_told_from_no_nats(empty_nats: Embedde
                 await attempt
 
 
-async def test_cancelling_looking_and_listing_on_an_empty_nats_say_that_there_is_no_service(empty_nats: EmbeddedNats) -> None:
+async def test_cancelling_looking_and_listing_on_an_empty_nats_say_that_there_is_no_service(
+    empty_nats: EmbeddedNats,
+) -> None:
     async def watched(client: Client) -> None:
         async for _ in client.watch("t-1"):
             pass
@@ -427,7 +471,9 @@ async def test_an_absence_of_the_service_while_waiting_does_not_end_the_wait(
     await nc.close()
 
 
-@pytest.mark.parametrize(("word", "meant"), [("agent", "agents"), ("timeout", "timeout_seconds"), ("modle", "model")])
+@pytest.mark.parametrize(
+    ("word", "meant"), [("agent", "agents"), ("timeout", "timeout_seconds"), ("modle", "model")]
+)
 def test_a_misspelt_argument_is_refused_and_the_right_one_named(word: str, meant: str) -> None:
     misspelt: dict[str, Any] = {word: 1}
     with pytest.raises(TypeError, match=f"no such argument: {word}; did you mean {meant}"):

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from broker import topology
-from broker.connection import Wire, close, connect
-from broker.deadletters import DeadLetters, Delivered, bury
-from broker.embedded import EmbeddedNats
-from broker.errors import SettingsError
-from broker.topology import AGGREGATE, CANCELLER, DEAD_LETTERS, INTAKE, Durable
+from parley.broker.core.errors import SettingsError
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.connection import close, connect
+from parley.broker.jetstream.deadletters import DeadLetters, OriginalMessage, dead_letter
+from parley.broker.jetstream.embedded import EmbeddedNats
+from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.topology import AGGREGATE, CANCELLER, DEAD_LETTERS, INTAKE, Durable
 from parley.deadletters import app, readable
 from tests.harness import PATIENCE_SECONDS, ModelServer, Running, fresh, until
 from tests.mirror.broker import Accounts, accounts, provisioned
@@ -33,12 +34,12 @@ class Desk:
     """A NATS account with our streams, some dead letters, and a shell beside it."""
 
     sh: Shell
-    wire: Wire
+    wire: JetStream
 
     async def __call__(self, *arguments: str, **environment: str) -> Ran:
         return await self.sh("deadletters", *arguments, **environment)
 
-    async def bury(
+    async def dead_letter(
         self,
         data: bytes = PROMPT,
         *,
@@ -48,7 +49,9 @@ class Desk:
         reason: str = "num_agents: must be more",
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        await bury(self.wire, durable, Delivered(subject, data, headers or {}, seq, 1_767_225_600.5, 5), reason)
+        await dead_letter(
+            self.wire, durable, OriginalMessage(subject, data, headers or {}, seq, 1_767_225_600.5, 5), reason
+        )
 
     async def left(self) -> list[int]:
         return await DeadLetters(self.wire).sequences()
@@ -67,7 +70,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Acco
 async def desk(server: Accounts, tmp_path: Path) -> AsyncIterator[Desk]:
     url = server.fresh_url()
     async with provisioned(url) as nc:
-        yield Desk(Shell(tmp_path, NATS_URL=url), Wire(nc))
+        yield Desk(Shell(tmp_path, NATS_URL=url), JetStream(nc))
 
 
 def harmless(text: str) -> bool:
@@ -78,8 +81,10 @@ def harmless(text: str) -> bool:
 
 
 async def test_they_are_listed_newest_first_with_why_and_without_their_payload(desk: Desk) -> None:
-    await desk.bury(seq=1)
-    await desk.bury(b"", seq=2, subject=topology.AGENT_FAILED, durable=AGGREGATE, reason="payload: not JSON")
+    await desk.dead_letter(seq=1)
+    await desk.dead_letter(
+        b"", seq=2, subject=topology.AGENT_FAILED, durable=AGGREGATE, reason="payload: not JSON"
+    )
     people, scripts = await asyncio.gather(desk("list"), desk("list", "--json"))
     assert (people.code, people.err, scripts.code) == (OK, "", OK)
     first, why, second, other = people.out.splitlines()
@@ -90,7 +95,12 @@ async def test_they_are_listed_newest_first_with_why_and_without_their_payload(d
     assert other.strip() == "num_agents: must be more"
     assert "secret" not in people.out + scripts.out
     new, old = json.loads(scripts.out)
-    assert (new["seq"], new["subject"], new["consumer"], new["size"]) == (2, "agent.response.failed", "aggregate", 0)
+    assert (new["seq"], new["subject"], new["consumer"], new["size"]) == (
+        2,
+        "agent.response.failed",
+        "aggregate",
+        0,
+    )
     assert (old["stream"], old["sequence"], old["deliveries"], old["stored_at"]) == (
         "DELIBERATIONS",
         1,
@@ -121,7 +131,9 @@ async def test_the_list_of_a_thousand_can_be_cut_and_says_so(desk: Desk) -> None
 
 async def test_eighty_columns_are_enough(desk: Desk) -> None:
     long = "x: " + "very much is wrong with this; " * 15
-    await desk.bury(b"x" * 1_000_000, seq=123_456, subject=topology.AGENT_COMPLETED, durable=AGGREGATE, reason=long)
+    await desk.dead_letter(
+        b"x" * 1_000_000, seq=123_456, subject=topology.AGENT_COMPLETED, durable=AGGREGATE, reason=long
+    )
     ran = await desk("list", COLUMNS="80")
     head, why = ran.out.splitlines()
     assert len(head) <= 80
@@ -132,7 +144,9 @@ async def test_eighty_columns_are_enough(desk: Desk) -> None:
 
 
 async def test_an_empty_list_says_that_it_is(desk: Desk) -> None:
-    empty, scripts, wrong = await asyncio.gather(desk("list"), desk("list", "--json"), desk("list", "--subject", "a b"))
+    empty, scripts, wrong = await asyncio.gather(
+        desk("list"), desk("list", "--json"), desk("list", "--subject", "a b")
+    )
     assert (empty.code, empty.out) == (OK, "no dead letters\n")
     assert (scripts.code, json.loads(scripts.out)) == (OK, [])
     assert wrong.code == USAGE
@@ -141,8 +155,12 @@ async def test_an_empty_list_says_that_it_is(desk: Desk) -> None:
 
 async def test_nothing_that_others_wrote_reaches_the_terminal_as_a_control(desk: Desk) -> None:
     words = "be\x1b[2J\x07\x08\x7ffore"
-    await desk.wire.js.publish("deadletter.x", words.encode(), headers={"Parley-Reason": words, "X-Mine": words})
-    for ran in await asyncio.gather(desk("list"), desk("show", "1", "--payload"), desk("show", "1", "--payload", "--json")):
+    await desk.wire.js.publish(
+        "deadletter.x", words.encode(), headers={"Parley-Reason": words, "X-Mine": words}
+    )
+    for ran in await asyncio.gather(
+        desk("list"), desk("show", "1", "--payload"), desk("show", "1", "--payload", "--json")
+    ):
         assert ran.code == OK
         assert "be\\" in ran.out
         assert harmless(ran.out)
@@ -152,9 +170,12 @@ async def test_nothing_that_others_wrote_reaches_the_terminal_as_a_control(desk:
 
 
 async def test_one_is_shown_with_everything_but_its_payload_unless_asked_for(desk: Desk) -> None:
-    await desk.bury(seq=42, headers={"traceparent": "00-aa", "Nats-Msg-Id": "m-1"})
+    await desk.dead_letter(seq=42, headers={"traceparent": "00-aa", "Nats-Msg-Id": "m-1"})
     bare, whole, scripts, all_of_it = await asyncio.gather(
-        desk("show", "1"), desk("show", "1", "--payload"), desk("show", "1", "--json"), desk("show", "1", "--json", "--payload")
+        desk("show", "1"),
+        desk("show", "1", "--payload"),
+        desk("show", "1", "--json"),
+        desk("show", "1", "--json", "--payload"),
     )
     assert bare.code == whole.code == scripts.code == all_of_it.code == OK
     for said in (
@@ -176,8 +197,8 @@ async def test_one_is_shown_with_everything_but_its_payload_unless_asked_for(des
 
 async def test_a_payload_of_any_bytes_is_shown_safely_and_whole_in_json(desk: Desk) -> None:
     hostile = b'\xff\x00\x1b]52;c;aGk=\x07 "' + "größe\n".encode()
-    await desk.bury(hostile, seq=1)
-    await desk.bury(b"", seq=2)
+    await desk.dead_letter(hostile, seq=1)
+    await desk.dead_letter(b"", seq=2)
     shown, scripts, empty, nothing = await asyncio.gather(
         desk("show", "1", "--payload"),
         desk("show", "1", "--payload", "--json"),
@@ -192,7 +213,7 @@ async def test_a_payload_of_any_bytes_is_shown_safely_and_whole_in_json(desk: De
 
 
 async def test_a_payload_that_was_put_aside_is_shown_like_any_other(desk: Desk) -> None:
-    await desk.bury(b"y" * desk.wire.max_payload)
+    await desk.dead_letter(b"y" * desk.wire.max_payload)
     bare, whole = await asyncio.gather(desk("show", "1"), desk("show", "1", "--payload"))
     assert "1,048,576 bytes, in the object store results/dead.letter.DELIBERATIONS.1.intake" in bare.out
     assert whole.out.count("y") > desk.wire.max_payload
@@ -226,7 +247,9 @@ def test_a_payload_is_readable(body: bytes, shown: str) -> None:
 # ── replay ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_replayed_request_is_deliberated_on(tmp_path: Path, local_service: Running, model: ModelServer) -> None:
+async def test_a_replayed_request_is_deliberated_on(
+    tmp_path: Path, local_service: Running, model: ModelServer
+) -> None:
     """Two that were dead-lettered by some mistake of the service's, one of them without a name of its own."""
     desk = Desk(Shell(tmp_path, NATS_URL=local_service.service.nats_url), local_service.wire)
     task_id = fresh("replayed")
@@ -234,8 +257,8 @@ async def test_a_replayed_request_is_deliberated_on(tmp_path: Path, local_servic
     trace = {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01", "Nats-Msg-Id": task_id}
     named = json.dumps({"task_description": "x", "task_id": task_id, "num_agents": 2}).encode()
     # Numbers that the stream will not reach here: a dead letter's own Msg-Id is made of them.
-    await desk.bury(named, seq=10**9 + 1, headers=trace)
-    await desk.bury(b'{"task_description": "x", "num_agents": 1}', seq=10**9 + 2)
+    await desk.dead_letter(named, seq=10**9 + 1, headers=trace)
+    await desk.dead_letter(b'{"task_description": "x", "num_agents": 1}', seq=10**9 + 2)
     ran = await desk("replay", str(before + 1), str(before + 2))
     assert (ran.code, ran.err) == (OK, "")
     first, second = ran.out.splitlines()
@@ -248,7 +271,7 @@ async def test_a_replayed_request_is_deliberated_on(tmp_path: Path, local_servic
     assert (await local_service.ending_of(new_name))["status"] == "completed"
     assert not {before + 1, before + 2} & set(await desk.left())
     # One that has had its ending gets no second one.
-    await desk.bury(named, seq=10**9 + 3)
+    await desk.dead_letter(named, seq=10**9 + 3)
     again = await desk("replay", str(before + 3))
     assert again.code == OK
 
@@ -261,7 +284,7 @@ async def test_a_replayed_request_is_deliberated_on(tmp_path: Path, local_servic
 
 
 async def test_replaying_twice_stores_it_once_and_says_so(desk: Desk) -> None:
-    await desk.bury()
+    await desk.dead_letter()
     first = await desk("replay", "1", "--keep")
     assert first.out == "1: back on deliberation.requested, as message 1 of DELIBERATIONS\n"
     assert await desk.left() == [1]
@@ -275,10 +298,10 @@ async def test_replaying_twice_stores_it_once_and_says_so(desk: Desk) -> None:
 
 
 async def test_what_cannot_be_replayed_is_named_and_the_others_are(desk: Desk) -> None:
-    await desk.bury(seq=1)
+    await desk.dead_letter(seq=1)
     await desk.wire.js.publish("deadletter.deliberation.timer.t-1", PROMPT)
     await desk.wire.js.publish("deadletter.$KV.deliberations.t-1", PROMPT)
-    await desk.bury(seq=4)
+    await desk.dead_letter(seq=4)
     ran = await desk("replay", "9", "2", "3", "1", "4")
     assert ran.code == FAILED
     assert len(ran.out.splitlines()) == 2
@@ -292,8 +315,8 @@ async def test_what_cannot_be_replayed_is_named_and_the_others_are(desk: Desk) -
 
 async def test_all_or_those_of_a_subject_are_replayed_the_oldest_first(desk: Desk) -> None:
     for seq, body in enumerate([b"1", b"2", b"3"], 1):
-        await desk.bury(body, seq=seq)
-    await desk.bury(b"4", seq=4, subject=topology.CANCEL, durable=CANCELLER)
+        await desk.dead_letter(body, seq=seq)
+    await desk.dead_letter(b"4", seq=4, subject=topology.CANCEL, durable=CANCELLER)
     some = await desk("replay", "--all", "--subject", "*.requested")
     assert some.code == OK
     assert [line.split(":")[0] for line in some.out.splitlines()] == ["1", "2", "3"]
@@ -316,9 +339,9 @@ async def test_what_comes_back_while_all_are_replayed_is_not_replayed_again(
     nc = await connect(url, "test")
     try:
         await topology.provision(nc.jetstream())  # as it is declared: a service runs on nothing else
-        desk = Desk(Shell(tmp_path, NATS_URL=url), Wire(nc))
+        desk = Desk(Shell(tmp_path, NATS_URL=url), JetStream(nc))
         for seq in (1, 2, 3):
-            await desk.bury(b"not JSON", seq=10**9 + seq)
+            await desk.dead_letter(b"not JSON", seq=10**9 + seq)
         async with service(load(nats_url=url, vllm_url=model.url, http_port=0, home=tmp_path, pool="local")):
             ran = await desk("replay", "--all")
             assert (ran.code, len(ran.out.splitlines())) == (OK, 3)
@@ -336,7 +359,7 @@ async def test_what_comes_back_while_all_are_replayed_is_not_replayed_again(
 
 async def test_one_or_several_are_purged_and_those_that_are_not_there_named(desk: Desk) -> None:
     for seq in (1, 2, 3):
-        await desk.bury(seq=seq)
+        await desk.dead_letter(seq=seq)
     ran = await desk("purge", "1", "9", "3", "--yes")
     assert (ran.code, ran.out) == (FAILED, "deleted dead letter 1\ndeleted dead letter 3\n")
     assert ran.err.startswith("parley: 9: not in DEAD_LETTERS")
@@ -345,7 +368,7 @@ async def test_one_or_several_are_purged_and_those_that_are_not_there_named(desk
 
 async def test_purging_takes_what_its_filters_leave(desk: Desk) -> None:
     for seq, subject in enumerate([topology.REQUESTED, topology.CANCEL, topology.REQUESTED], 1):
-        await desk.bury(b"x" * desk.wire.max_payload, seq=seq, subject=subject)
+        await desk.dead_letter(b"x" * desk.wire.max_payload, seq=seq, subject=subject)
     young = await desk("purge", "--all", "--older-than", "7d", "--yes")
     assert (young.code, young.out) == (OK, "no dead letters to purge\n")
     some = await desk("purge", "--all", "--subject", "deliberation.cancel", "--yes")
@@ -354,11 +377,13 @@ async def test_purging_takes_what_its_filters_leave(desk: Desk) -> None:
     rest = await desk("purge", "--all", "--older-than", "0s", "--yes")
     assert rest.out == "deleted 2 dead letters\n"
     assert await desk.left() == []
-    assert (await desk.wire.js.stream_info(topology.RESULTS)).state.messages == 3  # the marks of what was deleted
+    assert (
+        await desk.wire.js.stream_info(topology.RESULTS)
+    ).state.messages == 3  # the marks of what was deleted
 
 
 async def test_without_a_terminal_or_a_yes_nothing_is_purged(desk: Desk) -> None:
-    await desk.bury()
+    await desk.dead_letter()
     for ran in await asyncio.gather(desk("purge", "1"), desk("purge", "--all")):
         assert ran.code == USAGE
         assert "--yes" in one_line(ran)
@@ -368,7 +393,7 @@ async def test_without_a_terminal_or_a_yes_nothing_is_purged(desk: Desk) -> None
 @pytest.mark.parametrize(("answer", "code", "left"), [("y", OK, []), ("", FAILED, [1, 2])])
 async def test_on_a_terminal_it_asks_first(desk: Desk, answer: str, code: int, left: list[int]) -> None:
     for seq in (1, 2):
-        await desk.bury(seq=seq)
+        await desk.dead_letter(seq=seq)
     keyboard, terminal = pty.openpty()
     try:
         process = await asyncio.create_subprocess_exec(
@@ -416,14 +441,15 @@ def test_a_command_line_that_could_mean_the_wrong_ones_is_refused_before_anythin
 
 
 @pytest.mark.parametrize(
-    "arguments", [["show", "0"], ["show", "x"], ["replay", str(2**64)], ["purge", "0"], ["list", "--limit", "0"]]
+    "arguments",
+    [["show", "0"], ["show", "x"], ["replay", str(2**64)], ["purge", "0"], ["list", "--limit", "0"]],
 )
 def test_a_number_that_cannot_be_one_is_refused(arguments: list[str]) -> None:
     assert CliRunner().invoke(app, arguments).exit_code == USAGE
 
 
 async def test_a_bad_filter_exits_with_2_and_one_line(desk: Desk) -> None:
-    await desk.bury()
+    await desk.dead_letter()
     for command in (("replay", "--all"), ("purge", "--all", "--yes")):
         ran = await desk(*command, "--subject", ">.a")
         assert ran.code == USAGE

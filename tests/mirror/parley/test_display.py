@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from broker.lifecycle import State
-from broker.messages import (
+from parley.broker.core.lifecycle import State
+from parley.broker.core.messages import (
     AgentResult,
     DeliberationCompleted,
     DeliberationFailed,
@@ -17,14 +17,24 @@ from broker.messages import (
     Proposal,
     ResultsRef,
 )
-from broker.tally import Outcome, Phase, Tally
+from parley.broker.core.tally import Outcome, Phase, Tally
 from parley.display import Progress, listing, show_ending, show_status, simulation_notice, summary, visible
 
 AT = "2026-01-01T00:00:00.000Z"
 # What would make text bold, a link, or an error, were it read as markup; and what would clear a screen, retitle a window, set the
 # clipboard or overwrite a line, were it passed on to a terminal.
 MARKUP = "[bold red]loud[/bold red] [link=http://evil]here[/link] [/nothing-to-close]"
-CONTROLS = ["\x1b[2J", "\x1b]0;title\x07", "\x1b]52;c;aGk=\x07", "\x9b2J", "\x07", "\x08", "\r", "\x7f", "\x00"]
+CONTROLS = [
+    "\x1b[2J",
+    "\x1b]0;title\x07",
+    "\x1b]52;c;aGk=\x07",
+    "\x9b2J",
+    "\x07",
+    "\x08",
+    "\r",
+    "\x7f",
+    "\x00",
+]
 
 
 class Screen:
@@ -32,7 +42,9 @@ class Screen:
 
     def __init__(self, *, colour: bool = False) -> None:
         self._written = io.StringIO()
-        self.console = Console(file=self._written, width=100, force_terminal=colour, color_system="truecolor" if colour else None)
+        self.console = Console(
+            file=self._written, width=100, force_terminal=colour, color_system="truecolor" if colour else None
+        )
 
     @property
     def text(self) -> str:
@@ -48,7 +60,9 @@ def result(content: str = "An answer", **fields: Any) -> AgentResult:
         temperature=fields.get("temperature", 0.7),
         tokens=12,
     )
-    return AgentResult(agent_id="agent-dev-001", role="DEV", proposal=proposal, duration_ms=1_500, timestamp=AT)
+    return AgentResult(
+        agent_id="agent-dev-001", role="DEV", proposal=proposal, duration_ms=1_500, timestamp=AT
+    )
 
 
 def completed(**fields: Any) -> DeliberationCompleted:
@@ -72,7 +86,11 @@ def failed(error: str = "0 of 3 agents answered, 1 needed", status: Any = "faile
         task_id="t-1",
         status=status,
         error=error,
-        failed_agents=(FailedAgent(agent_id="agent-dev-002", error=error, error_type=ErrorType.BAD_REQUEST, timestamp=AT),),
+        failed_agents=(
+            FailedAgent(
+                agent_id="agent-dev-002", error=error, error_type=ErrorType.BAD_REQUEST, timestamp=AT
+            ),
+        ),
         missing_agents=("agent-dev-003",),
         results=(),
         total_agents=3,
@@ -98,7 +116,9 @@ def tally(**fields: Any) -> Tally:
     return Tally(**{**defaults, **fields})
 
 
-def shown(ending: DeliberationCompleted | DeliberationFailed, *, colour: bool = False, simulated: bool = False) -> str:
+def shown(
+    ending: DeliberationCompleted | DeliberationFailed, *, colour: bool = False, simulated: bool = False
+) -> str:
     screen = Screen(colour=colour)
     show_ending(screen.console, ending, simulated=simulated)
     return screen.text
@@ -151,7 +171,9 @@ def test_the_summary_is_one_line() -> None:
 
 def status_with(words: str) -> str:
     screen = Screen()
-    status = DeliberationStatus(task_id="t-1", status="FAILED", error_message=words, results=(result(words),), total_agents=3)
+    status = DeliberationStatus(
+        task_id="t-1", status="FAILED", error_message=words, results=(result(words),), total_agents=3
+    )
     show_status(screen.console, status)
     return screen.text
 
@@ -219,7 +241,11 @@ def test_progress_shows_each_agent_as_the_tally_has_it() -> None:
     screen.console.print(progress)
     assert "t-1: 2 of 3 agents have reported" in screen.text
     lines = [line.split() for line in screen.text.splitlines()[1:]]
-    assert lines == [["agent-dev-001", "answered"], ["agent-dev-002", "failed"], ["agent-dev-003", "thinking"]]
+    assert lines == [
+        ["agent-dev-001", "answered"],
+        ["agent-dev-002", "failed"],
+        ["agent-dev-003", "thinking"],
+    ]
 
 
 def test_progress_of_a_great_many_agents_stays_on_the_screen() -> None:
@@ -235,7 +261,9 @@ def test_a_listing_has_a_row_for_each_tally() -> None:
     screen = Screen()
     ended_before_it_began = tally(task_id="t-2", state=State.REJECTED, role="", phases=())
     screen.console.print(listing([tally(), ended_before_it_began]))
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in screen.text.splitlines() if "t-" in line]
+    rows = [
+        [cell.strip() for cell in line.split("│")[1:-1]] for line in screen.text.splitlines() if "t-" in line
+    ]
     assert rows == [
         ["t-1", "in_progress", "DEV", "1", "1", "3", "2026-01-01T00:00:00.000Z"],
         ["t-2", "rejected", "", "0", "0", "0", "2026-01-01T00:00:00.000Z"],
@@ -246,8 +274,13 @@ def test_a_status_counts_who_has_been_heard() -> None:
     screen = Screen()
     show_status(
         screen.console,
-        DeliberationStatus(task_id="t-1", status="IN_PROGRESS", total_agents=3, received_count=1, failed_count=1),
+        DeliberationStatus(
+            task_id="t-1", status="IN_PROGRESS", total_agents=3, received_count=1, failed_count=1
+        ),
     )
-    show_status(screen.console, DeliberationStatus(task_id="t-2", status="UNKNOWN", error_message="never heard of, or forgotten"))
+    show_status(
+        screen.console,
+        DeliberationStatus(task_id="t-2", status="UNKNOWN", error_message="never heard of, or forgotten"),
+    )
     assert "t-1 IN_PROGRESS: 1 answered, 1 failed, of 3" in screen.text
     assert "t-2 UNKNOWN. never heard of, or forgotten" in screen.text

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from benchmarks.machine import free_port
-from broker import connection, topology
-from broker.connection import connect
-from broker.embedded import EmbeddedNats, embedded_nats
 from parley import doctor
+from parley.broker.jetstream import connection, topology
+from parley.broker.jetstream.connection import connect
+from parley.broker.jetstream.embedded import EmbeddedNats, embedded_nats
 from parley.doctor import Finding, examine
 from parley.settings import load
 from tests.harness import ModelServer, Running, model_server
@@ -35,9 +35,13 @@ async def listening() -> AsyncIterator[int]:
         yield server.sockets[0].getsockname()[1]
 
 
-async def test_beside_a_running_service_everything_is_found(local_service: Running, model: ModelServer) -> None:
+async def test_beside_a_running_service_everything_is_found(
+    local_service: Running, model: ModelServer
+) -> None:
     settings = local_service.settings
-    found = await findings(nats_url=settings.nats_url, vllm_url=model.url, ack_wait_seconds=settings.ack_wait_seconds)
+    found = await findings(
+        nats_url=settings.nats_url, vllm_url=model.url, ack_wait_seconds=settings.ack_wait_seconds
+    )
     assert list(found) == ["NATS", "streams", "Ray", f"model at {model.url}"]
     assert all(finding.ok for finding in found.values())
     assert found["NATS"].detail.startswith("version 2.")
@@ -56,7 +60,9 @@ async def test_where_nothing_is_set_it_says_what_to_set() -> None:
     assert "VLLM_URL" in found["model"].detail
 
 
-async def test_a_nats_that_does_not_answer_is_named_without_its_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_nats_that_does_not_answer_is_named_without_its_secret(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT_SECONDS", 0.1)
     finding = (await findings(nats_url=f"nats://hush@127.0.0.1:{free_port()}"))["NATS"]
     assert not finding.ok
@@ -106,7 +112,9 @@ async def test_a_ray_that_listens_is_found(form: str) -> None:
     assert not finding.skipped
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "no-such-host.invalid:{}", "127.0.0.1:port", "[::1"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "no-such-host.invalid:{}", "127.0.0.1:port", "[::1"]
+)
 async def test_a_ray_that_does_not_listen_is_told_with_what_to_check(address: str) -> None:
     wrong = address.format(free_port())
     finding = (await findings(ray_address=wrong))["Ray"]

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from broker.errors import SettingsError
+from parley.broker.core.errors import SettingsError
 from parley.settings import Settings, load, shown, table, variable
-from workers.agent import Retry
-from workers.breaker import Tolerance
-from workers.vllm import Limits
+from parley.workers.agent import Retry
+from parley.workers.model.breaker import BreakerPolicy
+from parley.workers.model.client import Limits
 
 # Of each field: a value as the environment holds it, and what it becomes. None is a default.
 VALUES: dict[str, tuple[str, Any]] = {
@@ -78,7 +78,12 @@ def test_every_field_is_tried_here() -> None:
 
 def test_nothing_has_to_be_set() -> None:
     settings = load()
-    assert (settings.nats_url, settings.vllm_url, settings.ray_address, settings.vllm_api_key) == (None, None, None, None)
+    assert (settings.nats_url, settings.vllm_url, settings.ray_address, settings.vllm_api_key) == (
+        None,
+        None,
+        None,
+        None,
+    )
     assert settings.endpoints == ()
 
 
@@ -91,7 +96,9 @@ def test_each_variable_is_read_under_its_parley_name(field: str, monkeypatch: py
 
 
 @pytest.mark.parametrize("field", PLAIN)
-def test_a_plain_name_is_read_too_and_the_parley_name_wins(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plain_name_is_read_too_and_the_parley_name_wins(
+    field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     raw, expected = VALUES[field]
     monkeypatch.setenv(PLAIN[field], raw)
     assert getattr(load(), field) == expected
@@ -113,7 +120,9 @@ def test_a_name_without_the_prefix_is_not_ours(field: str, monkeypatch: pytest.M
 @pytest.mark.parametrize("field", [*PLAIN, "home"])
 def test_a_blank_value_is_as_good_as_none(field: str, blank: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"PARLEY_{field.upper()}", blank)
-    assert getattr(load(), field) == (Path(os.environ["HOME"]) / ".local/state/parley" if field == "home" else None)
+    assert getattr(load(), field) == (
+        Path(os.environ["HOME"]) / ".local/state/parley" if field == "home" else None
+    )
 
 
 def test_the_state_folder_is_where_the_desktop_standard_puts_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +130,9 @@ def test_the_state_folder_is_where_the_desktop_standard_puts_it(monkeypatch: pyt
     assert load().home == Path("/var/state/parley")
 
 
-def test_what_is_given_in_code_wins_over_the_environment_and_is_checked_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_given_in_code_wins_over_the_environment_and_is_checked_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("PARLEY_HTTP_PORT", "1234")
     assert load(http_port=0).http_port == 0
     (problem,) = problems(http_port=-1)
@@ -192,7 +203,11 @@ def test_every_bad_value_gets_its_own_line(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("PARLEY_HTTP_PORT", "x" * 10_000)
     monkeypatch.setenv("NATS_URL", "?")
     found = problems()
-    assert sorted(problem.partition(":")[0] for problem in found) == ["NATS_URL", "PARLEY_HTTP_PORT", "PARLEY_POOL"]
+    assert sorted(problem.partition(":")[0] for problem in found) == [
+        "NATS_URL",
+        "PARLEY_HTTP_PORT",
+        "PARLEY_POOL",
+    ]
     assert all(len(problem) < 250 for problem in found)
 
 
@@ -247,7 +262,10 @@ def test_a_setting_that_is_like_no_other_is_refused_without_a_guess(monkeypatch:
 
 
 def test_several_model_servers_are_several_endpoints() -> None:
-    assert load(vllm_url=" http://one:8000 , https://two/v1").endpoints == ("http://one:8000", "https://two/v1")
+    assert load(vllm_url=" http://one:8000 , https://two/v1").endpoints == (
+        "http://one:8000",
+        "https://two/v1",
+    )
 
 
 def test_several_reply_prefixes_are_several() -> None:
@@ -267,13 +285,18 @@ def test_a_worker_gets_everything_that_is_set_for_it(monkeypatch: pytest.MonkeyP
     assert config.endpoints == ("http://gpu-1:8000", "https://gpu-2/v1")
     assert config.limits == Limits(connect=1.5, first_byte=2.5, total=99.0)
     assert config.retry == Retry(attempts=9, base=0.125, cap=60.0)
-    assert config.tolerance == Tolerance(failures=3, cooldown=0.5)
-    assert (config.stream, config.slots, config.ack_wait_seconds, config.drain_seconds) == (True, 64, 12.0, 0.0)
+    assert config.tolerance == BreakerPolicy(failures=3, cooldown=0.5)
+    assert (config.stream, config.slots, config.ack_wait_seconds, config.drain_seconds) == (
+        True,
+        64,
+        12.0,
+        0.0,
+    )
 
 
 def test_the_defaults_of_the_settings_are_those_of_the_code() -> None:
     config = load().worker_config("nats://x", "m")
-    assert (config.limits, config.retry, config.tolerance) == (Limits(), Retry(), Tolerance())
+    assert (config.limits, config.retry, config.tolerance) == (Limits(), Retry(), BreakerPolicy())
 
 
 # ── shown ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -305,7 +328,12 @@ def test_the_table_for_the_readme_lists_every_setting_with_its_default(tmp_path:
     # As the generator runs it, in an environment that sets something: a default is not what happens to be set here.
     environment = {**os.environ, "PARLEY_HTTP_PORT": "1", "XDG_STATE_HOME": str(tmp_path)}
     run = subprocess.run(
-        [sys.executable, "-m", "parley.settings"], capture_output=True, text=True, env=environment, check=True, timeout=30
+        [sys.executable, "-m", "parley.settings"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+        timeout=30,
     )
     head, rule, *rows = run.stdout.strip().split("\n")
     assert run.stdout.strip() == table()

@@ -3,8 +3,8 @@
 import time
 from typing import Any
 
-from broker.clock import rfc3339
-from broker.messages import AgentRequested, agent_id
+from parley.broker.core.messages import AgentRequested, agent_id
+from parley.broker.core.timestamps import format_timestamp
 from tests.harness import fresh
 
 
@@ -16,8 +16,8 @@ def work(number: int = 1, *, seconds: float = 60.0, **fields: Any) -> AgentReque
         "role": "DEV",
         "num_agents": 3,
         "task_description": "Write a factorial function",
-        "requested_at": rfc3339(now),
-        "deadline": rfc3339(now + seconds),
+        "requested_at": format_timestamp(now),
+        "deadline": format_timestamp(now + seconds),
         **fields,
     }
     return AgentRequested(agent_id=agent_id(asked["role"], number), agent_number=number, **asked)

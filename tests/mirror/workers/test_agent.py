@@ -10,22 +10,31 @@ from typing import Any
 
 import pytest
 
-from broker.clock import rfc3339
-from broker.messages import AgentCompleted, AgentFailed, AgentOutcome, AgentRequested, ErrorType, Usage
+from parley.broker.core.messages import (
+    AgentCompleted,
+    AgentFailed,
+    AgentOutcome,
+    AgentRequested,
+    ErrorType,
+    Usage,
+)
+from parley.broker.core.timestamps import format_timestamp
+from parley.workers.agent import PASSING, PROBE_MESSAGES, TOO_LATE, Desk, Retry, answer, endpoints_for
+from parley.workers.model.balancer import EndpointBalancer
+from parley.workers.model.breaker import BreakerPolicy, BreakerState
+from parley.workers.model.client import ChatRequest
+from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.responses import Completion, ModelError
 from tests.harness import until
 from tests.mirror.workers import work
-from workers.agent import PASSING, PROBE_MESSAGES, TOO_LATE, Desk, Retry, answer, endpoints_for
-from workers.answers import Completion, ModelError
-from workers.breaker import State, Tolerance
-from workers.endpoint import Endpoint
-from workers.switchboard import Switchboard
-from workers.vllm import ChatRequest
 
 START = 1_800_000_000.0
 DEADLINE_SECONDS = 60.0
 MISTAKES = sorted(set(ErrorType) - PASSING)
 THREE = tuple(Endpoint(f"http://gpu-{name}:8000") for name in "abc")
-DONE = Completion("an answer", "stop", "some-model", Usage(prompt_tokens=9, completion_tokens=2, total_tokens=11))
+DONE = Completion(
+    "an answer", "stop", "some-model", Usage(prompt_tokens=9, completion_tokens=2, total_tokens=11)
+)
 
 
 class Clock:
@@ -48,7 +57,9 @@ class Clock:
 class ScriptedModel:
     """Answers as its script says, the last line for ever; every call takes `call_seconds`. Probes are answered so too, but apart."""
 
-    def __init__(self, clock: Clock, script: Sequence[Completion | ModelError], call_seconds: float = 0.0) -> None:
+    def __init__(
+        self, clock: Clock, script: Sequence[Completion | ModelError], call_seconds: float = 0.0
+    ) -> None:
         self._clock = clock
         self._script = list(script)
         self._call_seconds = call_seconds
@@ -77,10 +88,10 @@ class Bench:
         jitter: float = 1.0,
         call_seconds: float = 0.0,
         endpoints: Sequence[Endpoint] = THREE[:1],
-        tolerance: Tolerance | None = None,
+        tolerance: BreakerPolicy | None = None,
     ) -> None:
         self.clock = Clock()
-        self.board = Switchboard(tolerance)
+        self.board = EndpointBalancer(tolerance)
         self.model = ScriptedModel(self.clock, script, call_seconds)
         self.desk = Desk(
             model=self.model,
@@ -93,19 +104,24 @@ class Bench:
             jitter=lambda: jitter,
         )
 
-    def state(self, endpoint: Endpoint) -> State:
+    def state(self, endpoint: Endpoint) -> BreakerState:
         return self.board.breaker(endpoint).state
 
     def retry(self, retry: Retry) -> None:
         self.desk = dataclasses.replace(self.desk, retry=retry)
 
-    async def ask(self, request: AgentRequested | None = None, traceparent: str | None = None) -> AgentOutcome:
+    async def ask(
+        self, request: AgentRequested | None = None, traceparent: str | None = None
+    ) -> AgentOutcome:
         return await answer(self.desk, request or timed(), traceparent)
 
 
 def timed(**fields: Any) -> AgentRequested:
     """Asked two seconds before the clock starts, due a minute after."""
-    times = {"requested_at": rfc3339(START - 2), "deadline": rfc3339(START + DEADLINE_SECONDS)}
+    times = {
+        "requested_at": format_timestamp(START - 2),
+        "deadline": format_timestamp(START + DEADLINE_SECONDS),
+    }
     return work(2, **{**times, **fields})
 
 
@@ -129,7 +145,7 @@ async def test_an_answer_becomes_a_completed_outcome_with_all_that_the_contract_
     outcome = success(await bench.ask(request))
     assert (outcome.task_id, outcome.agent_id, outcome.role) == (request.task_id, "agent-dev-002", "DEV")
     assert (outcome.attempt, outcome.queue_ms, outcome.duration_ms) == (1, 2_000, 1_500)
-    assert outcome.timestamp == rfc3339(START + 1.5)
+    assert outcome.timestamp == format_timestamp(START + 1.5)
     assert (outcome.proposal.content, outcome.proposal.author_id) == ("an answer", "agent-dev-002")
     assert (outcome.proposal.model, outcome.proposal.tokens) == ("some-model", 2)
     assert (outcome.model, outcome.finish_reason, outcome.usage) == ("some-model", "stop", DONE.usage)
@@ -140,13 +156,17 @@ async def test_an_answer_becomes_a_completed_outcome_with_all_that_the_contract_
 
 async def test_the_callers_sampling_and_trace_reach_the_model() -> None:
     bench = Bench(DONE)
-    await bench.ask(timed(model="theirs", temperature=0.1, max_tokens=7, seed=3, stop=("END",)), traceparent="00-a-b-01")
+    await bench.ask(
+        timed(model="theirs", temperature=0.1, max_tokens=7, seed=3, stop=("END",)), traceparent="00-a-b-01"
+    )
     (sent,) = bench.model.requests
     assert (sent.model, sent.temperature, sent.max_tokens, sent.seed) == ("theirs", 0.1, 7, 4)
     assert (sent.stop, sent.traceparent) == (("END",), "00-a-b-01")
 
 
-async def test_without_a_model_of_the_callers_the_configured_one_is_asked_and_the_server_chooses_the_rest() -> None:
+async def test_without_a_model_of_the_callers_the_configured_one_is_asked_and_the_server_chooses_the_rest() -> (
+    None
+):
     bench = Bench(DONE)
     await bench.ask()
     (sent,) = bench.model.requests
@@ -218,7 +238,7 @@ async def test_retry_after_is_kept_though_it_is_above_the_cap() -> None:
 
 async def test_nothing_starts_after_the_deadline() -> None:
     bench = Bench(DONE)
-    outcome = failure(await bench.ask(timed(deadline=rfc3339(START))))
+    outcome = failure(await bench.ask(timed(deadline=format_timestamp(START))))
     assert outcome.error_type is ErrorType.DEADLINE_EXCEEDED
     assert outcome.attempt == 0
     assert bench.model.calls == []
@@ -241,7 +261,10 @@ async def test_every_call_is_given_what_is_left_of_the_deadline() -> None:
 @pytest.mark.parametrize("seed", range(20))
 async def test_whatever_goes_wrong_no_call_and_no_wait_is_past_the_deadline(seed: int) -> None:
     dice = random.Random(seed)
-    script = [trouble(dice.choice(sorted(PASSING)), dice.choice([None, dice.uniform(0, 30)])) for _ in range(dice.randint(1, 40))]
+    script = [
+        trouble(dice.choice(sorted(PASSING)), dice.choice([None, dice.uniform(0, 30)]))
+        for _ in range(dice.randint(1, 40))
+    ]
     bench = Bench(*script, retry=Retry(attempts=100), jitter=dice.random(), call_seconds=dice.uniform(0, 15))
     outcome = failure(await bench.ask())
     deadline = START + DEADLINE_SECONDS
@@ -306,20 +329,22 @@ def test_losing_an_endpoint_moves_only_its_own_tasks() -> None:
 # ── behind breakers ───────────────────────────────────────────────────────────────────────────────────────────────
 
 REFUSED = ModelError(ErrorType.CONNECTION_FAILED, "cannot connect: refused")
-QUICK_TEMPERED = Tolerance(failures=1, cooldown=1.0)
+QUICK_TEMPERED = BreakerPolicy(failures=1, cooldown=1.0)
 
 
 class Town:
     """Several endpoints with a manner each, one worker's desk, and time that is real but short."""
 
-    def __init__(self, *, tolerance: Tolerance, retry: Retry, endpoints: Sequence[Endpoint] = THREE[:1]) -> None:
+    def __init__(
+        self, *, tolerance: BreakerPolicy, retry: Retry, endpoints: Sequence[Endpoint] = THREE[:1]
+    ) -> None:
         self.down: dict[Endpoint, ModelError] = {}
         self.asked: list[Endpoint] = []
         self.probed: list[Endpoint] = []
         self.held: asyncio.Event | None = None
         self.holes: set[Endpoint] = set()
         self.bug = False
-        self.board = Switchboard(tolerance)
+        self.board = EndpointBalancer(tolerance)
         self.desk = Desk(model=self, model_name="m", endpoints=endpoints, retry=retry, switchboard=self.board)
 
     async def complete(self, endpoint: Endpoint, request: ChatRequest, *, seconds: float) -> Completion:
@@ -336,14 +361,14 @@ class Town:
             raise self.down[endpoint]
         return DONE
 
-    def state(self, endpoint: Endpoint) -> State:
+    def state(self, endpoint: Endpoint) -> BreakerState:
         return self.board.breaker(endpoint).state
 
     async def lose(self, endpoint: Endpoint, **fields: Any) -> None:
         """It refuses, the first agent to meet it opens its breaker, and the cool-down passes."""
         self.down[endpoint] = REFUSED
         await answer(self.desk, work(**fields))
-        assert self.state(endpoint) is State.OPEN
+        assert self.state(endpoint) is BreakerState.OPEN
         await until(lambda: time.time() >= self.board.breaker(endpoint).probe_at, "the cool-down is over")
 
 
@@ -351,7 +376,9 @@ def task_that_prefers(endpoint: Endpoint, endpoints: Sequence[Endpoint] = THREE)
     return next(f"task-{n}" for n in range(1_000) if endpoints_for(f"task-{n}", endpoints)[0] == endpoint)
 
 
-async def test_a_closed_endpoint_later_in_the_order_is_called_while_the_first_is_open_and_that_is_one_attempt() -> None:
+async def test_a_closed_endpoint_later_in_the_order_is_called_while_the_first_is_open_and_that_is_one_attempt() -> (
+    None
+):
     bench = Bench(REFUSED, DONE, endpoints=THREE, tolerance=QUICK_TEMPERED, retry=Retry(base=0.1))
     first, second, _ = endpoints_for("task-1", THREE)
     await bench.ask(timed(task_id="task-1"))
@@ -361,8 +388,10 @@ async def test_a_closed_endpoint_later_in_the_order_is_called_while_the_first_is
     assert bench.model.probes == []
 
 
-async def test_a_dead_endpoint_opens_after_its_failures_and_one_attempt_of_each_agent_after_that_goes_elsewhere() -> None:
-    town = Town(tolerance=Tolerance(failures=3, cooldown=60.0), retry=Retry(base=0.001), endpoints=THREE)
+async def test_a_dead_endpoint_opens_after_its_failures_and_one_attempt_of_each_agent_after_that_goes_elsewhere() -> (
+    None
+):
+    town = Town(tolerance=BreakerPolicy(failures=3, cooldown=60.0), retry=Retry(base=0.001), endpoints=THREE)
     town.down[THREE[0]] = REFUSED
     outcomes = [success(await answer(town.desk, work(task_id=f"task-{n}"))) for n in range(100)]
     assert town.asked.count(THREE[0]) == 3
@@ -371,7 +400,7 @@ async def test_a_dead_endpoint_opens_after_its_failures_and_one_attempt_of_each_
 
 
 async def test_a_dead_endpoint_costs_a_probe_a_cooldown_and_not_every_agents_attempts() -> None:
-    bench = Bench(REFUSED, tolerance=Tolerance(failures=5, cooldown=1.0))
+    bench = Bench(REFUSED, tolerance=BreakerPolicy(failures=5, cooldown=1.0))
     outcomes = [failure(await bench.ask()) for _ in range(6)]  # one after the other, up to 7.75 s each
     assert {outcome.error_type for outcome in outcomes} == {ErrorType.CONNECTION_FAILED}
     assert len(bench.model.calls) == 5
@@ -380,9 +409,13 @@ async def test_a_dead_endpoint_costs_a_probe_a_cooldown_and_not_every_agents_att
     assert 3 <= len(bench.model.probes) <= 3 + elapsed / 5.0
 
 
-async def test_an_agent_that_finds_every_endpoint_open_fails_when_its_backoffs_would_be_over_and_names_the_cause() -> None:
+async def test_an_agent_that_finds_every_endpoint_open_fails_when_its_backoffs_would_be_over_and_names_the_cause() -> (
+    None
+):
     retry = Retry(attempts=4, base=0.5, cap=10.0)
-    bench = Bench(REFUSED, endpoints=THREE[:2], tolerance=Tolerance(failures=1, cooldown=60.0), retry=retry)
+    bench = Bench(
+        REFUSED, endpoints=THREE[:2], tolerance=BreakerPolicy(failures=1, cooldown=60.0), retry=retry
+    )
     opened = failure(await bench.ask(timed(task_id="task-1")))
     assert opened.attempt == 2
     opened_at = bench.board.breaker(endpoints_for("task-1", THREE[:2])[0]).opened_at
@@ -390,12 +423,17 @@ async def test_an_agent_that_finds_every_endpoint_open_fails_when_its_backoffs_w
     outcome = failure(await bench.ask(timed(task_id="task-1")))
     assert bench.clock.now() - before == 0.5 + 1.0 + 2.0
     assert (outcome.error_type, outcome.attempt) == (ErrorType.CONNECTION_FAILED, 0)
-    for word in (str(endpoints_for("task-1", THREE[:2])[0]), "and 1 more", rfc3339(opened_at), "cannot connect: refused"):
+    for word in (
+        str(endpoints_for("task-1", THREE[:2])[0]),
+        "and 1 more",
+        format_timestamp(opened_at),
+        "cannot connect: refused",
+    ):
         assert word in outcome.error
 
 
 async def test_an_agent_that_may_not_retry_fails_at_once() -> None:
-    bench = Bench(REFUSED, tolerance=Tolerance(failures=1, cooldown=60.0), retry=Retry(attempts=1))
+    bench = Bench(REFUSED, tolerance=BreakerPolicy(failures=1, cooldown=60.0), retry=Retry(attempts=1))
     await bench.ask()
     before = bench.clock.now()
     assert failure(await bench.ask()).attempt == 0
@@ -403,28 +441,34 @@ async def test_an_agent_that_may_not_retry_fails_at_once() -> None:
 
 
 async def test_at_its_deadline_a_waiting_agent_ends_by_the_deadline_and_says_what_the_breaker_says() -> None:
-    bench = Bench(REFUSED, tolerance=Tolerance(failures=1, cooldown=60.0), retry=Retry(attempts=1))
+    bench = Bench(REFUSED, tolerance=BreakerPolicy(failures=1, cooldown=60.0), retry=Retry(attempts=1))
     await bench.ask()
     bench.retry(Retry(attempts=50))
     outcome = failure(await bench.ask())
     assert bench.clock.now() == START + DEADLINE_SECONDS
     assert (outcome.error_type, outcome.attempt) == (ErrorType.DEADLINE_EXCEEDED, 0)
-    for word in ("deadline", f"the breaker of {THREE[0]} is open since {rfc3339(START)}", "refused"):
+    for word in ("deadline", f"the breaker of {THREE[0]} is open since {format_timestamp(START)}", "refused"):
         assert word in outcome.error
 
 
-async def test_who_is_too_late_does_not_blame_a_breaker_while_another_server_is_there_nor_a_single_failure() -> None:
+async def test_who_is_too_late_does_not_blame_a_breaker_while_another_server_is_there_nor_a_single_failure() -> (
+    None
+):
     bench = Bench(REFUSED, DONE, endpoints=THREE[:2], tolerance=QUICK_TEMPERED)
     await bench.ask(timed(task_id="task-1"))
-    assert bench.state(endpoints_for("task-1", THREE[:2])[0]) is State.OPEN
-    assert failure(await bench.ask(timed(task_id="task-1", deadline=rfc3339(START)))).error == TOO_LATE
+    assert bench.state(endpoints_for("task-1", THREE[:2])[0]) is BreakerState.OPEN
+    assert (
+        failure(await bench.ask(timed(task_id="task-1", deadline=format_timestamp(START)))).error == TOO_LATE
+    )
     bench = Bench(REFUSED, retry=Retry(attempts=1))
     await bench.ask()
-    assert failure(await bench.ask(timed(deadline=rfc3339(START)))).error == TOO_LATE
+    assert failure(await bench.ask(timed(deadline=format_timestamp(START)))).error == TOO_LATE
 
 
-@pytest.mark.parametrize("tolerance", [Tolerance(), Tolerance(failures=1)])
-async def test_an_agent_waits_for_a_server_that_restarts_within_its_backoffs(tolerance: Tolerance) -> None:
+@pytest.mark.parametrize("tolerance", [BreakerPolicy(), BreakerPolicy(failures=1)])
+async def test_an_agent_waits_for_a_server_that_restarts_within_its_backoffs(
+    tolerance: BreakerPolicy,
+) -> None:
     """Down for five seconds, with the defaults of a worker: whoever meets it in that time sees it come back."""
     bench = Bench(DONE, tolerance=tolerance)
 
@@ -467,21 +511,21 @@ async def test_a_probe_that_had_its_time_finds_a_busy_server_unless_silence_was_
 
 
 async def test_a_probe_outlives_the_deadline_of_the_agent_that_called_for_it() -> None:
-    town = Town(tolerance=Tolerance(failures=1, cooldown=0.001), retry=Retry(attempts=1))
+    town = Town(tolerance=BreakerPolicy(failures=1, cooldown=0.001), retry=Retry(attempts=1))
     await town.lose(THREE[0])
     town.held = asyncio.Event()
     outcome = failure(await answer(town.desk, work(seconds=0.05)))
     assert (outcome.error_type, outcome.attempt) == (ErrorType.DEADLINE_EXCEEDED, 0)
     assert "refused" in outcome.error
-    assert town.state(THREE[0]) is State.HALF_OPEN
+    assert town.state(THREE[0]) is BreakerState.HALF_OPEN
     town.held.set()
     town.down = {}
-    await until(lambda: town.state(THREE[0]) is State.CLOSED, "the probe has found somebody")
+    await until(lambda: town.state(THREE[0]) is BreakerState.CLOSED, "the probe has found somebody")
     assert town.probed == [THREE[0]]
 
 
 async def test_a_probe_goes_on_for_the_others_when_the_agent_that_called_for_it_is_cancelled() -> None:
-    town = Town(tolerance=Tolerance(failures=1, cooldown=0.001), retry=Retry(attempts=1))
+    town = Town(tolerance=BreakerPolicy(failures=1, cooldown=0.001), retry=Retry(attempts=1))
     await town.lose(THREE[0])
     town.held = asyncio.Event()
     first, second = (asyncio.create_task(answer(town.desk, work(n))) for n in (1, 2))
@@ -495,26 +539,28 @@ async def test_a_probe_goes_on_for_the_others_when_the_agent_that_called_for_it_
     assert town.probed == [THREE[0]]
 
 
-async def test_a_probe_is_called_off_when_the_switchboard_closes_and_one_that_fails_by_a_bug_is_over() -> None:
-    town = Town(tolerance=Tolerance(failures=1, cooldown=0.001), retry=Retry(attempts=1))
+async def test_a_probe_is_called_off_when_the_switchboard_closes_and_one_that_fails_by_a_bug_is_over() -> (
+    None
+):
+    town = Town(tolerance=BreakerPolicy(failures=1, cooldown=0.001), retry=Retry(attempts=1))
     await town.lose(THREE[0])
     town.held, before = asyncio.Event(), asyncio.all_tasks()
     failure(await answer(town.desk, work(seconds=0.05)))
     assert asyncio.all_tasks() > before
     await asyncio.wait_for(town.board.close(), 5)
     assert asyncio.all_tasks() == before
-    assert town.state(THREE[0]) is State.OPEN
+    assert town.state(THREE[0]) is BreakerState.OPEN
     town.held, town.bug = None, True
     await until(lambda: time.time() >= town.board.probe_at(THREE), "the cool-down is over")
     assert failure(await answer(town.desk, work())).error_type is ErrorType.CONNECTION_FAILED
-    assert town.state(THREE[0]) is State.OPEN
+    assert town.state(THREE[0]) is BreakerState.OPEN
 
 
 async def test_no_agent_is_sacrificed_to_a_black_hole_while_another_server_is_there() -> None:
     """The first of two drops packets: each agent has the time of the other, whatever becomes of the probes."""
     two = THREE[:2]
     hole, task_id = two[0], task_that_prefers(two[0], two)
-    town = Town(tolerance=Tolerance(failures=1, cooldown=0.01), retry=Retry(base=0.001), endpoints=two)
+    town = Town(tolerance=BreakerPolicy(failures=1, cooldown=0.01), retry=Retry(base=0.001), endpoints=two)
     await town.lose(hole, task_id=task_id)
     town.holes = {hole}
     town.desk = dataclasses.replace(town.desk, probe_seconds=0.1)
@@ -536,7 +582,7 @@ async def test_no_agent_is_sacrificed_to_a_black_hole_while_another_server_is_th
 
 
 async def test_of_many_who_wait_one_probes_and_all_go_on_when_it_found_somebody() -> None:
-    town = Town(tolerance=Tolerance(failures=1, cooldown=0.2), retry=Retry(attempts=1))
+    town = Town(tolerance=BreakerPolicy(failures=1, cooldown=0.2), retry=Retry(attempts=1))
     town.down[THREE[0]] = REFUSED
     await answer(town.desk, work())
     town.desk = dataclasses.replace(town.desk, retry=Retry(attempts=20, base=1.0))
@@ -548,15 +594,19 @@ async def test_of_many_who_wait_one_probes_and_all_go_on_when_it_found_somebody(
 
 
 async def test_one_poisonous_deliberation_does_not_close_the_door_to_the_others() -> None:
-    bench = Bench(ModelError(ErrorType.SERVER_ERROR, "HTTP 500", status=500), retry=Retry(attempts=100), jitter=0.0)
+    bench = Bench(
+        ModelError(ErrorType.SERVER_ERROR, "HTTP 500", status=500), retry=Retry(attempts=100), jitter=0.0
+    )
     failure(await bench.ask(timed(task_id="poisonous")))
-    assert bench.board.breaker(THREE[0]).state is State.CLOSED
+    assert bench.board.breaker(THREE[0]).state is BreakerState.CLOSED
     assert len(bench.model.calls) == 100
 
 
 async def test_what_a_server_quoted_of_one_prompt_is_not_told_to_another_agent() -> None:
-    said = ModelError(ErrorType.SERVER_ERROR, "HTTP 502 from the model server: bad prompt 'my secret'", status=502)
-    bench = Bench(said, tolerance=Tolerance(failures=1, cooldown=60.0), retry=Retry(attempts=1))
+    said = ModelError(
+        ErrorType.SERVER_ERROR, "HTTP 502 from the model server: bad prompt 'my secret'", status=502
+    )
+    bench = Bench(said, tolerance=BreakerPolicy(failures=1, cooldown=60.0), retry=Retry(attempts=1))
     assert "my secret" in failure(await bench.ask()).error
     outcome = failure(await bench.ask())
     assert outcome.error_type is ErrorType.SERVER_ERROR

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from broker.messages import AgentRequested, Constraints
+from parley.broker.core.messages import AgentRequested, Constraints
+from parley.workers.prompts import DEFAULT_TEMPERATURE, MAX_TEMPERATURE, PERSONAS, ROLES, Prompt, compose
 from tests.mirror.workers import work
-from workers.prompts import DEFAULT_TEMPERATURE, MAX_TEMPERATURE, PERSONAS, ROLES, Prompt, compose
 
 KNOWN = ["DEV", "QA", "ARCHITECT", "DEVOPS", "DATA"]
 # Headings that every role's guidance has; all its other lines are to be its own.
@@ -32,7 +32,10 @@ def user(prompt: Prompt) -> str:
 def crew(count: int, **fields: Any) -> list[AgentRequested]:
     """All agents of one deliberation."""
     first = work(1, num_agents=count, **fields)
-    return [first.model_copy(update={"agent_number": n, "agent_id": f"agent-dev-{n:03d}"}) for n in range(1, count + 1)]
+    return [
+        first.model_copy(update={"agent_number": n, "agent_id": f"agent-dev-{n:03d}"})
+        for n in range(1, count + 1)
+    ]
 
 
 def test_the_roles_with_prompts_of_their_own_are_those_of_the_contract() -> None:
@@ -168,5 +171,7 @@ def test_a_seed_at_the_edge_stays_within_what_servers_take(seed: int) -> None:
 
 @pytest.mark.parametrize("names", [("alpha-0001", "bravo-0001"), ("d-100", "d-101"), ("a", "b")])
 def test_diverse_agents_of_different_tasks_draw_different_seeds(names: tuple[str, str]) -> None:
-    one, other = ({compose(request).seed for request in crew(64, diversity=True, task_id=name)} for name in names)
+    one, other = (
+        {compose(request).seed for request in crew(64, diversity=True, task_id=name)} for name in names
+    )
     assert not one & other

@@ -13,8 +13,8 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client.parser import text_string_to_metric_families
 
+from parley.workers.simulator import DEFAULT_MODEL, FAULTS, LATEST, MAX_REQUEST_BYTES, Manner, Simulator, main
 from tests.harness import ModelServer, model_server, until
-from workers.simulator import DEFAULT_MODEL, FAULTS, LATEST, MAX_REQUEST_BYTES, Manner, Simulator, main
 
 PATH = "/v1/chat/completions"
 
@@ -51,13 +51,20 @@ async def test_the_same_request_and_seed_give_the_same_text_in_another_process_t
     async with Talk() as one, model_server() as other, aiohttp.ClientSession() as http:
         text = await one.text(seed=7, temperature=0.8)
         assert await one.text(seed=7, temperature=0.8) == text
-        body = {"model": DEFAULT_MODEL, "messages": [{"role": "user", "content": "hello there"}], "seed": 7, "temperature": 0.8}
+        body = {
+            "model": DEFAULT_MODEL,
+            "messages": [{"role": "user", "content": "hello there"}],
+            "seed": 7,
+            "temperature": 0.8,
+        }
         async with http.post(f"{other.url}{PATH}", json=body) as response:
             assert (await response.json())["choices"][0]["message"]["content"] == text
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 8}, {"temperature": 0.9}, {"messages": [{"role": "user", "content": "hello  there"}]}], ids=str
+    "change",
+    [{"seed": 8}, {"temperature": 0.9}, {"messages": [{"role": "user", "content": "hello  there"}]}],
+    ids=str,
 )
 async def test_another_request_gives_another_text(change: dict[str, Any]) -> None:
     async with Talk() as talk:
@@ -125,7 +132,11 @@ async def test_more_requests_than_slots_wait_their_turn() -> None:
         asked = [asyncio.create_task(talk.text()) for _ in range(5)]
         await waits(talk, 3)
         text = await (await talk.http.get("/metrics")).text()
-        told = {sample.name: sample.value for family in text_string_to_metric_families(text) for sample in family.samples}
+        told = {
+            sample.name: sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
         assert (told["vllm:num_requests_running"], told["vllm:num_requests_waiting"]) == (2, 3)
         await asyncio.gather(*asked)
         assert clock() - started >= 0.9
@@ -257,7 +268,9 @@ async def test_another_model_is_a_404_that_names_it() -> None:
         assert "gpt-99" in (await response.json())["error"]["message"]
 
 
-@pytest.mark.parametrize(("header", "status"), [(None, 401), ("Bearer wrong", 401), ("sesame", 401), ("Bearer sesame", 200)])
+@pytest.mark.parametrize(
+    ("header", "status"), [(None, 401), ("Bearer wrong", 401), ("sesame", 401), ("Bearer sesame", 200)]
+)
 async def test_a_key_is_asked_for_where_one_is_set(header: str | None, status: int) -> None:
     async with Talk(api_key="sesame") as talk:
         body = {"model": DEFAULT_MODEL, "messages": []}
@@ -289,7 +302,9 @@ async def test_a_script_is_followed_step_by_step_before_any_chance() -> None:
 
 async def test_its_ways_can_be_changed_while_it_runs() -> None:
     async with Talk() as talk:
-        assert (await talk.http.post("/simulator", json={"faults": {"500": 1.0}, "script": ["429"]})).status == 200
+        assert (
+            await talk.http.post("/simulator", json={"faults": {"500": 1.0}, "script": ["429"]})
+        ).status == 200
         assert [(await talk.ask()).status for _ in range(2)] == [429, 500]
         assert (await talk.http.post("/simulator", json={"faults": {}})).status == 200
         assert (await talk.ask()).status == 200
@@ -297,9 +312,15 @@ async def test_its_ways_can_be_changed_while_it_runs() -> None:
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"faults": {"earthquake": 1.0}}, "earthquake"), ({"script": ["ok", "flood"]}, "flood"), ({"latency": 5}, "latency")],
+    [
+        ({"faults": {"earthquake": 1.0}}, "earthquake"),
+        ({"script": ["ok", "flood"]}, "flood"),
+        ({"latency": 5}, "latency"),
+    ],
 )
-async def test_a_way_that_is_not_known_is_refused_by_name_and_changes_nothing(change: dict[str, Any], named: str) -> None:
+async def test_a_way_that_is_not_known_is_refused_by_name_and_changes_nothing(
+    change: dict[str, Any], named: str
+) -> None:
     async with Talk() as talk:
         response = await talk.http.post("/simulator", json={**change, "tokens": 1})
         assert response.status == 400
@@ -332,7 +353,12 @@ def test_the_command_line_refuses_an_unknown_fault(capsys: pytest.CaptureFixture
 async def test_the_process_prints_its_address_first_serves_as_told_and_stops_on_sigterm() -> None:
     arguments = ("--port", "0", "--model", "m-1", "--latency-ms", "0", "--fault", "503=1", "--fault", "429")
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "workers.simulator", *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        sys.executable,
+        "-m",
+        "parley.workers.simulator",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None
     url = (await asyncio.wait_for(process.stdout.readline(), 20)).decode().strip()

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from workers.turns import Turns
+from parley.workers.turns import Turns
 
 
 class Guests:

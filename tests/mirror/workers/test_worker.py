@@ -17,24 +17,25 @@ from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 from nats.js.api import ConsumerInfo
 
-from broker import topology
-from broker.connection import Wire, close, connect
-from broker.embedded import embedded_nats
-from broker.ledger import Ledger
-from broker.messages import AgentCancel, AgentFailed, AgentOutcome, AgentRequested, ErrorType
-from broker.tally import CancelRequested, Requested
+from parley.broker.core.messages import AgentCancel, AgentFailed, AgentOutcome, AgentRequested, ErrorType
+from parley.broker.core.tally import CancelRequested, Requested
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.connection import close, connect
+from parley.broker.jetstream.embedded import embedded_nats
+from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.tally_store import TallyStore
+from parley.workers import worker as worker_module
+from parley.workers.agent import Desk, Retry
+from parley.workers.job import Job
+from parley.workers.model.client import ChatRequest, ModelClient
+from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.responses import Completion
+from parley.workers.recent_cancels import Cancels
+from parley.workers.simulator import DEFAULT_MODEL
+from parley.workers.worker import STARTS_A_ROUND, Worker
 from tests.harness import ModelServer, until
 from tests.mirror.broker import Accounts, accounts
 from tests.mirror.workers import work
-from workers import worker as worker_module
-from workers.agent import Desk, Retry
-from workers.answers import Completion
-from workers.cancels import Cancels
-from workers.endpoint import Endpoint
-from workers.handover import Job
-from workers.simulator import DEFAULT_MODEL
-from workers.vllm import ChatRequest, VllmClient
-from workers.worker import STARTS_A_ROUND, Worker
 
 # Short, so that a redelivery would be seen at once; the worker's signals come three times within it.
 ACK_WAIT_SECONDS = 0.75
@@ -49,8 +50,8 @@ class Shop:
     nc: Nats
 
     @property
-    def wire(self) -> Wire:
-        return Wire(self.nc)
+    def wire(self) -> JetStream:
+        return JetStream(self.nc)
 
     async def post(self, *requests: AgentRequested) -> None:
         for request in requests:
@@ -58,7 +59,9 @@ class Shop:
 
     async def deliveries(self, count: int = 1, seconds: float = 10.0) -> list[Msg]:
         """What the queue hands out next: that many, or TimeoutError."""
-        queue = await self.nc.jetstream().pull_subscribe_bind(topology.DISPATCH.name, topology.DISPATCH.stream)
+        queue = await self.nc.jetstream().pull_subscribe_bind(
+            topology.DISPATCH.name, topology.DISPATCH.stream
+        )
         try:
             found: list[Msg] = []
             while len(found) < count:
@@ -70,10 +73,15 @@ class Shop:
     async def jobs(self, *requests: AgentRequested) -> list[Job]:
         """These requests, posted and taken from the queue."""
         await self.post(*requests)
-        return [Job(msg.reply, msg.data, (msg.headers or {}).get("traceparent")) for msg in await self.deliveries(len(requests))]
+        return [
+            Job(msg.reply, msg.data, (msg.headers or {}).get("traceparent"))
+            for msg in await self.deliveries(len(requests))
+        ]
 
     async def queue(self) -> ConsumerInfo:
-        info: ConsumerInfo = await self.nc.jetstream().consumer_info(topology.DISPATCH.stream, topology.DISPATCH.name)
+        info: ConsumerInfo = await self.nc.jetstream().consumer_info(
+            topology.DISPATCH.stream, topology.DISPATCH.name
+        )
         return info
 
     async def unsettled(self) -> int:
@@ -140,10 +148,14 @@ async def impatient_shop(own_nats: Accounts) -> AsyncIterator[Shop]:
 
 @asynccontextmanager
 async def hired(
-    shop: Shop, model: ModelServer, *, ack_wait_seconds: float = LONG_ACK_WAIT_SECONDS, cancels: Cancels | None = None
+    shop: Shop,
+    model: ModelServer,
+    *,
+    ack_wait_seconds: float = LONG_ACK_WAIT_SECONDS,
+    cancels: Cancels | None = None,
 ) -> AsyncIterator[Worker]:
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(VllmClient())
+        client = await stack.enter_async_context(ModelClient())
         desk = Desk(client, DEFAULT_MODEL, [Endpoint(model.url)], Retry(attempts=1))
         worker = Worker(shop.wire, desk, ack_wait_seconds, cancels or Cancels())
         await worker.start()
@@ -169,7 +181,9 @@ async def settled(worker: Worker, count: int) -> list[str]:
 # ── the ordinary case ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_an_answer_is_stored_under_its_own_name_and_the_work_is_gone(shop: Shop, model: ModelServer) -> None:
+async def test_an_answer_is_stored_under_its_own_name_and_the_work_is_gone(
+    shop: Shop, model: ModelServer
+) -> None:
     request = work(2)
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     await shop.wire.publish(topology.AGENT_REQUESTED, request.encode(), headers={"traceparent": trace})
@@ -216,7 +230,9 @@ async def test_work_is_not_acknowledged_before_its_outcome_is_stored(
     await shop.nc.jetstream().delete_stream(topology.AGENT_RESPONSES)
     async with hired(shop, model) as worker:
         worker.begin(await shop.jobs(work()))
-        await until(lambda: caplog.text.count("not stored yet") >= 2, "storing was tried in vain, and tried again")
+        await until(
+            lambda: caplog.text.count("not stored yet") >= 2, "storing was tried in vain, and tried again"
+        )
         assert await shop.unsettled() == 1
         await topology.provision(shop.nc.jetstream(), ack_wait_seconds=LONG_ACK_WAIT_SECONDS)
         await shop.one_outcome()
@@ -237,7 +253,9 @@ async def test_an_outcome_that_cannot_be_stored_for_long_goes_back_as_work(
         assert again.metadata.num_delivered == 2
 
 
-async def test_an_outage_of_nats_while_the_answer_is_in_hand_is_survived(tmp_path: Path, model: ModelServer) -> None:
+async def test_an_outage_of_nats_while_the_answer_is_in_hand_is_survived(
+    tmp_path: Path, model: ModelServer
+) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -262,11 +280,17 @@ async def test_an_outage_of_nats_while_the_answer_is_in_hand_is_survived(tmp_pat
         await until(lambda: shop.nc.is_connected, "NATS is back")
         assert (await shop.one_outcome()).subject == topology.AGENT_COMPLETED
         await shop.all_settled()
-        assert (await model.seen())["requests"] == before["requests"] + 1  # the answer was kept, not asked for again
+        assert (await model.seen())["requests"] == before[
+            "requests"
+        ] + 1  # the answer was kept, not asked for again
 
 
-async def test_an_answer_too_large_for_the_broker_becomes_a_failure_that_says_so(shop: Shop, model: ModelServer) -> None:
-    await model.behave(tokens=500_000)  # 250,000 words at least, of some five bytes each; the broker takes 1 MiB
+async def test_an_answer_too_large_for_the_broker_becomes_a_failure_that_says_so(
+    shop: Shop, model: ModelServer
+) -> None:
+    await model.behave(
+        tokens=500_000
+    )  # 250,000 words at least, of some five bytes each; the broker takes 1 MiB
     async with hired(shop, model) as worker:
         worker.begin(await shop.jobs(work()))
         failure = await shop.failure()
@@ -281,7 +305,7 @@ async def test_work_whose_very_failure_is_too_large_goes_back_and_holds_up_nobod
     monkeypatch.setattr(worker_module, "BUG_RETRY_SECONDS", 0.1)
     async with hired(shop, model) as worker:
         (job, other) = await shop.jobs(work(metadata={"k": "v" * 1_000}), work())
-        monkeypatch.setattr(Wire, "max_payload", 1_000)
+        monkeypatch.setattr(JetStream, "max_payload", 1_000)
         worker.begin([job])
         await settled(worker, 1)
         (again,) = await shop.deliveries()
@@ -309,7 +333,9 @@ async def test_work_that_takes_longer_than_ack_wait_is_not_handed_to_somebody_el
 
 
 async def test_work_whose_worker_is_silent_is_handed_to_somebody_else(impatient_shop: Shop) -> None:
-    await impatient_shop.jobs(work())  # taken, and never begun: what the test above would see without the signals
+    await impatient_shop.jobs(
+        work()
+    )  # taken, and never begun: what the test above would see without the signals
     (again,) = await impatient_shop.deliveries()
     assert again.metadata.num_delivered == 2
 
@@ -326,7 +352,11 @@ async def test_a_cancel_closes_the_calls_of_its_task_and_no_others(shop: Shop, m
         broadcast = AgentCancel(task_id=cancelled.task_id, reason="the user left")
         await shop.wire.broadcast(topology.AGENT_CANCEL, broadcast.encode())
         failure = await shop.failure()
-        assert (failure.task_id, failure.error_type, failure.error) == (cancelled.task_id, ErrorType.CANCELLED, "the user left")
+        assert (failure.task_id, failure.error_type, failure.error) == (
+            cancelled.task_id,
+            ErrorType.CANCELLED,
+            "the user left",
+        )
         await at_the_model(model, 1)
         assert await shop.unsettled() == 1
     await model.idle()
@@ -353,10 +383,12 @@ async def test_a_cancel_that_cannot_be_read_stops_nothing(shop: Shop, model: Mod
         assert (await shop.one_outcome()).subject == topology.AGENT_COMPLETED
 
 
-async def test_a_cancel_that_went_out_while_nats_was_away_is_learnt_from_the_tally(shop: Shop, model: ModelServer) -> None:
+async def test_a_cancel_that_went_out_while_nats_was_away_is_learnt_from_the_tally(
+    shop: Shop, model: ModelServer
+) -> None:
     await model.behave(faults={"hang": 1.0})
     ended, open_ = work(1), work(1)
-    ledger, now = Ledger(shop.wire, keep_seconds=60), time.time()
+    ledger, now = TallyStore(shop.wire, keep_seconds=60), time.time()
     for request in (ended, open_):
         requested = Requested(request.task_id, seq=1, at=now, deadline=now + 60, role="DEV", num_agents=3)
         await ledger.apply(request.task_id, [(requested, now)])
@@ -390,7 +422,9 @@ async def test_closing_with_grace_lets_running_jobs_finish_and_gives_the_rest_ba
         await model.idle()
 
 
-async def test_a_job_that_comes_while_it_closes_goes_back_at_once_and_disturbs_nobody(shop: Shop, model: ModelServer) -> None:
+async def test_a_job_that_comes_while_it_closes_goes_back_at_once_and_disturbs_nobody(
+    shop: Shop, model: ModelServer
+) -> None:
     await model.behave(latency_ms=300)
     first, late = await shop.jobs(work(1), work(2))
     async with hired(shop, model) as worker:
@@ -405,7 +439,9 @@ async def test_a_job_that_comes_while_it_closes_goes_back_at_once_and_disturbs_n
         assert (await shop.one_outcome()).subject == topology.AGENT_COMPLETED
 
 
-async def test_closing_does_not_use_up_its_grace_when_everything_has_finished(shop: Shop, model: ModelServer) -> None:
+async def test_closing_does_not_use_up_its_grace_when_everything_has_finished(
+    shop: Shop, model: ModelServer
+) -> None:
     async with hired(shop, model) as worker:
         worker.begin(await shop.jobs(work()))
         started = time.monotonic()
@@ -414,7 +450,9 @@ async def test_closing_does_not_use_up_its_grace_when_everything_has_finished(sh
         await shop.all_settled()
 
 
-async def test_jobs_that_were_begun_a_moment_before_closing_are_given_back_too(shop: Shop, model: ModelServer) -> None:
+async def test_jobs_that_were_begun_a_moment_before_closing_are_given_back_too(
+    shop: Shop, model: ModelServer
+) -> None:
     await model.behave(faults={"hang": 1.0})
     jobs = await shop.jobs(work(1), work(2))
     async with hired(shop, model) as worker:
@@ -437,7 +475,7 @@ async def test_a_flood_of_jobs_begins_bit_by_bit_and_those_still_waiting_are_giv
         await asyncio.Event().wait()
         raise AssertionError
 
-    monkeypatch.setattr("workers.agent.answer", answer)
+    monkeypatch.setattr("parley.workers.agent.answer", answer)
     jobs = [Job(f"jobs.{number}", work(1 + number % 200).encode()) for number in range(10 * STARTS_A_ROUND)]
     async with hired(shop, model) as worker:
         worker.begin(jobs)

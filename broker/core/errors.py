@@ -1,0 +1,111 @@
+"""Every error Parley raises on purpose, and who should act on it.
+
+    ParleyError
+    ├── SettingsError        the operator: a setting is wrong            (exit code 2)
+    ├── Unavailable          the operator: something we need is not there (exit code 3)
+    │   ├── BrokerUnavailable    NATS cannot be reached, or left
+    │   │   └── StoreInUse           the embedded one's folder is held by another
+    │   ├── BrokerUnsuitable     NATS is there but too old, or without JetStream
+    │   ├── StreamNotFound             NATS is there, and no service has ever made its streams on it
+    │   └── TopologyMismatch     a live stream differs from what we declare
+    ├── InvalidMessage           the sender: the payload cannot be used
+    ├── Conflict             nobody: somebody else wrote first; read again and decide again
+    └── PayloadTooLarge            the caller: the payload does not fit through the broker
+
+Expected endings (failed, timeout, cancelled, rejected) are values, not exceptions: see `parley.broker.core.messages`.
+"""
+
+from collections.abc import Sequence
+
+
+class ParleyError(Exception):
+    """Root of the tree above."""
+
+
+class SettingsError(ParleyError):
+    """A setting is wrong. `problems` holds one line each, naming the setting and the remedy."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__(*problems)
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return "; ".join(self.problems)
+
+
+class Unavailable(ParleyError):
+    """Something the service needs is not there, or not as it must be."""
+
+
+class BrokerUnavailable(Unavailable):
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.url = url
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot reach NATS at {self.url}: {self.reason}. Is it running, and is NATS_URL right?"
+
+
+class StoreInUse(BrokerUnavailable):
+    """The folder of an embedded server is held by another one."""
+
+    def __str__(self) -> str:
+        return f"another one of ours runs on {self.url}; use that one, or set another PARLEY_HOME"
+
+
+class BrokerUnsuitable(Unavailable):
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.url = url
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"NATS at {self.url} {self.reason}"
+
+
+class StreamNotFound(Unavailable):
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.stream = stream
+
+    def __str__(self) -> str:
+        return f"this NATS has no stream {self.stream}: no Parley service has run on it; start one with `parley serve`, or set NATS_URL"
+
+
+class TopologyMismatch(Unavailable):
+    """A live stream, consumer or bucket differs from the declared one. Nothing was overwritten."""
+
+    def __init__(self, differences: Sequence[str]) -> None:
+        super().__init__(*differences)
+        self.differences = tuple(differences)
+
+    def __str__(self) -> str:
+        listed = "; ".join(self.differences)
+        return f"live NATS configuration differs from Parley's and was left alone: {listed}. Change it with the nats CLI, or the setting."
+
+
+class InvalidMessage(ParleyError):
+    """A payload that cannot be used. `problems` names each bad field and never quotes the payload."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__(*problems)
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return "; ".join(self.problems)
+
+
+class Conflict(ParleyError):
+    """Compare-and-set refused: the tally moved on since it was read."""
+
+
+class PayloadTooLarge(ParleyError):
+    def __init__(self, subject: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(subject, size_bytes, limit_bytes)
+        self.subject = subject
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+    def __str__(self) -> str:
+        return f"{self.size_bytes} bytes for {self.subject} exceed the broker's max_payload of {self.limit_bytes}"

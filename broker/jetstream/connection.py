@@ -1,0 +1,122 @@
+"""One connection to NATS and the few verbs everything else uses: publish, broadcast, schedule, read back, put aside.
+
+Knows headers and limits. Does not know what a deliberation is. nats-py's errors are translated here, once.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any
+
+import nats
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+
+from parley.broker.core.errors import BrokerUnavailable, BrokerUnsuitable
+from parley.broker.core.urls import masked
+from parley.broker.jetstream.nats_client import NatsClient
+
+log = logging.getLogger("parley.broker")
+
+# Message schedules (`@at`) came with this version: deadlines need them.
+OLDEST_SERVER = (2, 12)
+# A PubAck that takes longer than this is taken for lost; the caller's message is then redelivered.
+PUBLISH_TIMEOUT_SECONDS = 5.0
+CONNECT_TIMEOUT_SECONDS = 2
+RECONNECT_WAIT_SECONDS = 1
+# How often who waits for the connection looks whether it is back.
+RECONNECTED_LOOK_SECONDS = 0.05
+# A peer that vanished without a word is noticed after about 10 s. nats-py's default took six minutes (measured: 359 s).
+PING_SECONDS = 5
+MAX_OUTSTANDING_PINGS = 2
+# Written while NATS is away, kept until it is back. nats-py's own bound is 2 MiB; one large fan-out is more.
+PENDING_BYTES = 16 * 1024 * 1024
+
+
+def connect_options(url: str, name: str) -> dict[str, Any]:
+    """What every connection of ours is opened with. nats-py's default gives up after 60 reconnects; ours never do."""
+    return {
+        "servers": [part.strip() for part in url.split(",")],
+        "name": name,
+        "allow_reconnect": True,
+        "max_reconnect_attempts": -1,
+        "reconnect_time_wait": RECONNECT_WAIT_SECONDS,
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "pending_size": PENDING_BYTES,
+        "ping_interval": PING_SECONDS,
+        "max_outstanding_pings": MAX_OUTSTANDING_PINGS,
+    }
+
+
+async def connect(url: str, name: str) -> Client:
+    """Open a connection. Raises BrokerUnavailable when no server answers within seconds."""
+    options = connect_options(url, name)
+    client = NatsClient()
+    try:
+        # The first connection must not be retried for ever: a wrong URL is to be said now.
+        await _within(2 * CONNECT_TIMEOUT_SECONDS + 1, client.connect(**options))
+    except (TimeoutError, OSError, ValueError, nats.errors.Error) as error:
+        with suppress(Exception):  # nats-py cannot close what it never began to open
+            await client.close()
+        # That time is up says nothing; what went wrong meanwhile does.
+        raise BrokerUnavailable(masked(url), reason(client.last_error or error)) from error
+    return client
+
+
+async def _within(seconds: float, work: Coroutine[None, None, None]) -> None:
+    """As `asyncio.wait_for`, but the work is cancelled until it ends: nats-py may swallow a cancellation that meets a failed attempt
+    (Python 3.11), and then tries again for ever (seen: a test that hung)."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+        if not task.done():
+            raise TimeoutError
+        task.result()
+    finally:
+        while not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=RECONNECTED_LOOK_SECONDS)
+
+
+async def close(nc: Client) -> None:
+    """Close a connection, whatever state it is in.
+
+    nats-py first writes what it still holds; where the server is gone that raises half-way, and its subscriptions' tasks stay.
+    So what nobody can be sent any more is dropped before.
+    """
+    if not nc.is_connected:
+        nc._pending, nc._pending_data_size = [], 0
+    with suppress(OSError, nats.errors.Error):
+        await nc.close()
+
+
+def reason(error: BaseException) -> str:
+    if "authorization" in str(error).lower():
+        return "its token or password is missing from the URL, or wrong (nats://TOKEN@host:port)"
+    return str(error) or type(error).__name__
+
+
+async def check_server(nc: Client, url: str) -> str:
+    """The server's version. Raises BrokerUnsuitable for one too old for schedules or without JetStream, BrokerUnavailable."""
+    version = nc.connected_server_version
+    if (version.major, version.minor) < OLDEST_SERVER:
+        raise BrokerUnsuitable(
+            masked(url),
+            f"is version {version.major}.{version.minor}.{version.patch}; Parley needs 2.12 or newer for durable deadlines",
+        )
+    try:
+        await nc.jetstream(timeout=PUBLISH_TIMEOUT_SECONDS).account_info()
+    except (
+        nats.js.errors.ServiceUnavailableError,
+        nats.errors.NoRespondersError,
+        nats.js.errors.APIError,
+    ) as error:
+        raise BrokerUnsuitable(
+            masked(url),
+            "has no JetStream for this account; start it with -js, or enable JetStream for the account",
+        ) from error
+    except (nats.errors.Error, TimeoutError) as error:
+        raise BrokerUnavailable(masked(url), reason(error)) from error
+    return f"{version.major}.{version.minor}.{version.patch}"

@@ -1,0 +1,293 @@
+"""The streams, consumers and buckets Parley needs, as data, and `provision()`, which makes them so.
+
+`provision` is idempotent and never overwrites: what is missing is created, what is there and differs is reported. FastStream
+would overwrite a live stream's configuration at start-up, so its own declaration is switched off and this is the one place.
+
+The KV bucket and the object store are streams by convention (`KV_…`, `OBJ_…`), declared here in the same words.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from nats.js import JetStreamContext
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DeliverPolicy,
+    DiscardPolicy,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
+from nats.js.errors import APIError, NotFoundError
+
+from parley.broker.core.errors import TopologyMismatch
+from parley.broker.core.messages import MAX_TIMEOUT_SECONDS
+
+# ── names ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+REQUESTED = "deliberation.requested"
+CANCEL = "deliberation.cancel"
+COMPLETED = "deliberation.completed"
+FAILED = "deliberation.failed"
+TIMER = "deliberation.timer"
+DEADLINE = "deliberation.deadline"
+GET = "deliberation.get"
+AGENT_REQUESTED = "agent.requested"
+AGENT_COMPLETED = "agent.response.completed"
+AGENT_FAILED = "agent.response.failed"
+AGENT_CANCEL = "agent.cancel"
+DEAD_LETTER = "deadletter"
+
+DELIBERATIONS = "DELIBERATIONS"
+AGENT_REQUESTS = "AGENT_REQUESTS"
+AGENT_RESPONSES = "AGENT_RESPONSES"
+DEAD_LETTERS = "DEAD_LETTERS"
+TALLIES_BUCKET = "deliberations"
+TALLIES = f"KV_{TALLIES_BUCKET}"
+RESULTS_BUCKET = "results"
+RESULTS = f"OBJ_{RESULTS_BUCKET}"
+
+# ── bounds ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+# A deadline may lie a day ahead and its timer waits in the stream that long; the second day is for who comes late to read.
+HISTORY_SECONDS = 2 * MAX_TIMEOUT_SECONDS
+# Dead letters wait for a person.
+DEAD_LETTERS_SECONDS = 14 * 86_400.0
+# How long JetStream remembers an ending's Nats-Msg-Id. Beyond it the published mark in the tally takes over.
+ENDING_DUPLICATE_SECONDS = 3_600.0
+# A worker's outcome or a fan-out is repeated within seconds of its first try, or after `ack_wait`.
+WORK_DUPLICATE_SECONDS = 120.0
+# A message nobody settled goes to somebody else after this long. Workers signal progress three times within it.
+ACK_WAIT_SECONDS = 30.0
+# Messages handed out and not settled, over all replicas. Above any pool we know of; below what a server keeps with ease.
+MAX_ACK_PENDING = 50_000
+# Pull requests that wait at the server: one for each replica, with room for the ones a reconnect left behind.
+MAX_WAITING = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Durable:
+    """A durable pull consumer. `filter` is its subject; who works through it is its name.
+
+    `ack_wait_seconds` None: as set for the deployment (work that may take long and is kept alive by signals).
+    """
+
+    stream: str
+    name: str
+    filter: str
+    ack_wait_seconds: float | None = None
+
+
+# These take milliseconds, and handlers give signs of life where they take longer (`parley.handlers.pulse`). An ending is promised a second
+# after its deadline, also where the process that has the deadline, or the request, in hand dies with it.
+QUICK_ACK_WAIT_SECONDS = 1.0
+DEADLINE_ACK_WAIT_SECONDS = 0.5
+
+INTAKE = Durable(DELIBERATIONS, "intake", REQUESTED, QUICK_ACK_WAIT_SECONDS)
+CANCELLER = Durable(DELIBERATIONS, "cancel", CANCEL, QUICK_ACK_WAIT_SECONDS)
+EXPIRY = Durable(DELIBERATIONS, "expire", f"{DEADLINE}.*", DEADLINE_ACK_WAIT_SECONDS)
+DISPATCH = Durable(AGENT_REQUESTS, "dispatch", AGENT_REQUESTED)
+AGGREGATE = Durable(AGENT_RESPONSES, "aggregate", "agent.response.*", QUICK_ACK_WAIT_SECONDS)
+
+DURABLES = (INTAKE, CANCELLER, EXPIRY, DISPATCH, AGGREGATE)
+
+
+def timer_subject(task_id: str) -> str:
+    return f"{TIMER}.{task_id}"
+
+
+def purge_timer_headers(task_id: str) -> dict[str, str]:
+    """Headers with which a message of DELIBERATIONS, as it is stored, cancels the deadline of `task_id`."""
+    return {"Nats-Schedule-Next": "purge", "Nats-Scheduler": timer_subject(task_id)}
+
+
+def deadline_subject(task_id: str) -> str:
+    return f"{DEADLINE}.{task_id}"
+
+
+def tally_subject(task_id: str) -> str:
+    return f"$KV.{TALLIES_BUCKET}.{task_id}"
+
+
+def dead_letter_subject(subject: str) -> str:
+    return f"{DEAD_LETTER}.{subject}"
+
+
+# ── streams ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def streams(*, replicas: int = 1, keep_seconds: float = 3_600.0) -> tuple[StreamConfig, ...]:
+    """Every stream. `keep_seconds`: how long a tally outlives its ending; an ending's Msg-Id is forgotten no later."""
+
+    def stream(name: str, subjects: list[str], max_age: float, **more: object) -> StreamConfig:
+        return StreamConfig(
+            name=name,
+            subjects=subjects,
+            max_age=max_age,
+            storage=StorageType.FILE,
+            num_replicas=replicas,
+            allow_direct=True,
+            **more,  # type: ignore[arg-type]  # nats-py types its dataclass loosely
+        )
+
+    return (
+        stream(
+            DELIBERATIONS,
+            [REQUESTED, CANCEL, COMPLETED, FAILED, f"{TIMER}.*", f"{DEADLINE}.*"],
+            HISTORY_SECONDS,
+            retention=RetentionPolicy.LIMITS,
+            allow_msg_schedules=True,
+            allow_rollup_hdrs=True,  # the server turns it on with schedules; declared so that it is not a difference
+            allow_msg_ttl=True,
+            duplicate_window=min(ENDING_DUPLICATE_SECONDS, keep_seconds),
+        ),
+        stream(
+            AGENT_REQUESTS,
+            [AGENT_REQUESTED],
+            HISTORY_SECONDS,
+            retention=RetentionPolicy.WORK_QUEUE,
+            duplicate_window=WORK_DUPLICATE_SECONDS,
+        ),
+        stream(
+            AGENT_RESPONSES,
+            ["agent.response.*"],
+            HISTORY_SECONDS,
+            retention=RetentionPolicy.LIMITS,
+            duplicate_window=WORK_DUPLICATE_SECONDS,
+        ),
+        stream(DEAD_LETTERS, [f"{DEAD_LETTER}.>"], DEAD_LETTERS_SECONDS, retention=RetentionPolicy.LIMITS),
+        stream(
+            TALLIES,
+            [f"$KV.{TALLIES_BUCKET}.>"],
+            HISTORY_SECONDS,
+            retention=RetentionPolicy.LIMITS,
+            discard=DiscardPolicy.NEW,
+            max_msgs_per_subject=1,
+            allow_rollup_hdrs=True,
+            allow_msg_ttl=True,
+            deny_delete=True,
+        ),
+        stream(
+            RESULTS,
+            [f"$O.{RESULTS_BUCKET}.C.>", f"$O.{RESULTS_BUCKET}.M.>"],
+            HISTORY_SECONDS,
+            retention=RetentionPolicy.LIMITS,
+            discard=DiscardPolicy.NEW,
+            allow_rollup_hdrs=True,
+        ),
+    )
+
+
+def consumer(durable: Durable, ack_wait_seconds: float = ACK_WAIT_SECONDS) -> ConsumerConfig:
+    """Deliveries are unlimited at the server: a message past its `max_deliver` would stay in the work queue for ever and its
+    advisory would not carry the payload (nats-server#5049). We count deliveries ourselves and dead-letter the whole message."""
+    return ConsumerConfig(
+        durable_name=durable.name,
+        filter_subject=durable.filter,
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=min(ack_wait_seconds, durable.ack_wait_seconds or ack_wait_seconds),
+        max_deliver=-1,
+        max_ack_pending=MAX_ACK_PENDING,
+        max_waiting=MAX_WAITING,
+    )
+
+
+# ── making it so ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def provision(
+    js: JetStreamContext,
+    *,
+    replicas: int = 1,
+    keep_seconds: float = 3_600.0,
+    ack_wait_seconds: float = ACK_WAIT_SECONDS,
+    create: bool = True,
+) -> list[str]:
+    """Create what is missing. Returns what was created (or, with `create=False`, what is missing).
+
+    Raises TopologyMismatch, having changed nothing that existed, when something live differs or the server refuses a stream
+    (more replicas than it has servers, say).
+    """
+    made: list[str] = []
+    differences: list[str] = []
+    refused: list[str] = []
+    for wanted in streams(replicas=replicas, keep_seconds=keep_seconds):
+        assert wanted.name is not None
+        try:
+            live = (await js.stream_info(wanted.name)).config
+        except NotFoundError:
+            made.append(f"stream {wanted.name}")
+            try:
+                if create:
+                    await js.add_stream(wanted)
+            except APIError as error:
+                refused.append(f"stream {wanted.name}: refused by the server: {error.description}")
+            continue
+        differences += _differences(f"stream {wanted.name}", wanted, live)
+    if refused:
+        raise TopologyMismatch([*refused, *differences])
+    for durable in DURABLES:
+        expected = consumer(durable, ack_wait_seconds)
+        try:
+            there = (await js.consumer_info(durable.stream, durable.name)).config
+        except NotFoundError:
+            made.append(f"consumer {durable.stream}/{durable.name}")
+            if create:
+                await js.add_consumer(durable.stream, await _resumed(js, durable, expected, keep_seconds))
+            continue
+        differences += _differences(f"consumer {durable.stream}/{durable.name}", expected, there)
+    if differences:
+        raise TopologyMismatch(differences)
+    return made
+
+
+async def _resumed(
+    js: JetStreamContext, durable: Durable, config: ConsumerConfig, keep_seconds: float
+) -> ConsumerConfig:
+    """A consumer lost from a stream that has a past begins where tallies are still remembered. From the beginning it would run
+    two days of requests again, each of which has had its ending."""
+    if durable.stream == AGENT_REQUESTS or not (await js.stream_info(durable.stream)).state.messages:
+        return config
+    since = datetime.now(UTC) - timedelta(seconds=keep_seconds)
+    return config.evolve(deliver_policy=DeliverPolicy.BY_START_TIME, opt_start_time=since)
+
+
+_STREAM_FIELDS = (
+    "subjects",
+    "retention",
+    "discard",
+    "max_age",
+    "max_msgs_per_subject",
+    "num_replicas",
+    "duplicate_window",
+    "allow_rollup_hdrs",
+    "allow_direct",
+    "allow_msg_ttl",
+    "allow_msg_schedules",
+)
+_CONSUMER_FIELDS = (
+    "filter_subject",
+    "ack_policy",
+    "ack_wait",
+    "max_deliver",
+    "max_ack_pending",
+    "max_waiting",
+)
+
+
+def _differences(
+    what: str, wanted: StreamConfig | ConsumerConfig, live: StreamConfig | ConsumerConfig
+) -> Iterable[str]:
+    fields = _STREAM_FIELDS if isinstance(wanted, StreamConfig) else _CONSUMER_FIELDS
+    for name in fields:
+        expected, found = getattr(wanted, name), getattr(live, name)
+        # What we leave to the server's default is the operator's to choose.
+        unset = expected is None or (name == "duplicate_window" and not expected)
+        if not unset and expected != found:
+            yield f"{what}: {name} is {_shown(found)}, declared {_shown(expected)}"
+
+
+def _shown(value: object) -> str:
+    return str(getattr(value, "value", value))

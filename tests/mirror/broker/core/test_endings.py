@@ -1,0 +1,232 @@
+"""From a decided tally and its agents' outcomes to the one message that says how it went."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parley.broker.core.endings import MAX_ERROR_CHARACTERS, compose
+from parley.broker.core.lifecycle import Cause, State
+from parley.broker.core.messages import (
+    AgentCompleted,
+    AgentFailed,
+    AgentOutcome,
+    DeliberationCompleted,
+    DeliberationFailed,
+    ErrorType,
+    Proposal,
+    Usage,
+    decode_ending,
+)
+from parley.broker.core.tally import (
+    CancelRequested,
+    DeadlineReached,
+    Decision,
+    Outcome,
+    Phase,
+    Refused,
+    Requested,
+    Tally,
+    react,
+)
+
+ACCEPTED, DECIDED = 1_000.0, 1_012.3456
+ONE, TWO, THREE = "agent-dev-001", "agent-dev-002", "agent-dev-003"
+
+
+def answer(agent: str, **overrides: Any) -> AgentCompleted:
+    proposal = Proposal(
+        content=f"from {agent}", author_id=agent, author_role="DEV", model="m", temperature=0.7, tokens=3
+    )
+    fields: dict[str, Any] = {
+        "task_id": "t-1", "agent_id": agent, "role": "DEV", "proposal": proposal, "finish_reason": "stop", "usage": Usage(),
+        "attempt": 1, "queue_ms": 5, "duration_ms": 120, "timestamp": "2025-11-22T08:26:40.500Z", "model": "m",
+        "diversity": False, "num_agents": 3,
+    }  # fmt: skip
+    return AgentCompleted(**{**fields, **overrides})
+
+
+def failure(agent: str) -> AgentFailed:
+    return AgentFailed(
+        task_id="t-1", agent_id=agent, role="DEV", error="no luck", error_type=ErrorType.SERVER_ERROR, attempt=4, duration_ms=9,
+        timestamp="2025-11-22T08:26:41.500Z",
+    )  # fmt: skip
+
+
+def decided(
+    state: State,
+    outcomes: dict[str, AgentOutcome],
+    error: str = "",
+    agents: tuple[str, ...] = (ONE, TWO, THREE),
+) -> Tally:
+    """A tally that counts these outcomes and has ended in `state`."""
+    counted = {
+        agent: Outcome(succeeded=isinstance(outcome, AgentCompleted), seq=seq)
+        for seq, (agent, outcome) in enumerate(outcomes.items(), 1)
+    }
+    return Tally(
+        task_id="t-1",
+        state=state,
+        request_seq=7,
+        accepted_at=ACCEPTED,
+        deadline=ACCEPTED + 60,
+        phases=(Phase(number=1, agents=agents, outcomes=counted),),
+        verdict=Decision(error=error, decided_at=DECIDED),
+        metadata={"ticket": "P-1"},
+    )
+
+
+def test_when_everybody_answered_nothing_is_degraded() -> None:
+    outcomes: dict[str, AgentOutcome] = {agent: answer(agent) for agent in (THREE, ONE, TWO)}
+    ending = compose(decided(State.COMPLETED, outcomes), outcomes)
+    assert isinstance(ending, DeliberationCompleted)
+    assert not ending.degraded
+    assert [result.agent_id for result in ending.results] == [ONE, TWO, THREE]
+    assert (ending.missing_agents, ending.failed_agents) == ((), ())
+    assert (ending.total_agents, ending.successful_responses, ending.failed_responses) == (3, 3, 0)
+    assert (ending.duration_ms, ending.completed_at) == (12_346, "1970-01-01T00:16:52.345Z")
+    assert (ending.task_id, ending.metadata, ending.winner_id) == ("t-1", {"ticket": "P-1"}, None)
+
+
+def test_a_result_is_what_the_agent_said_word_for_word() -> None:
+    outcomes: dict[str, AgentOutcome] = {ONE: answer(ONE, role="QA", duration_ms=77)}
+    (result,) = compose(decided(State.COMPLETED, outcomes, agents=(ONE,)), outcomes).results
+    assert result.proposal == answer(ONE).proposal
+    assert (result.agent_id, result.role, result.duration_ms) == (ONE, "QA", 77)
+    assert result.timestamp == "2025-11-22T08:26:40.500Z"
+
+
+def test_who_failed_and_who_is_missing_is_said_in_the_order_of_the_agents() -> None:
+    agents = tuple(f"agent-dev-{place:03d}" for place in range(1, 8))
+    heard = [agents[5], agents[1], agents[3], agents[0]]
+    outcomes: dict[str, AgentOutcome] = {
+        agent: answer(agent) if agent in (agents[5], agents[0]) else failure(agent) for agent in heard
+    }
+    ending = compose(decided(State.COMPLETED, outcomes, agents=agents), outcomes)
+    assert isinstance(ending, DeliberationCompleted)
+    assert ending.degraded
+    assert [result.agent_id for result in ending.results] == [agents[0], agents[5]]
+    assert [agent.agent_id for agent in ending.failed_agents] == [agents[1], agents[3]]
+    assert list(ending.missing_agents) == [agents[2], agents[4], agents[6]]
+    assert (ending.total_agents, ending.successful_responses, ending.failed_responses) == (7, 2, 2)
+
+
+def test_a_failed_agent_is_quoted_with_what_went_wrong() -> None:
+    outcomes: dict[str, AgentOutcome] = {ONE: failure(ONE)}
+    (failed,) = compose(decided(State.FAILED, outcomes, "0 of 1", agents=(ONE,)), outcomes).failed_agents
+    assert (failed.agent_id, failed.error, failed.error_type) == (ONE, "no luck", ErrorType.SERVER_ERROR)
+    assert failed.timestamp == "2025-11-22T08:26:41.500Z"
+
+
+@pytest.mark.parametrize("lost_succeeded", [True, False])
+def test_an_outcome_the_stream_no_longer_holds_is_said_not_hidden(lost_succeeded: bool) -> None:
+    outcomes: dict[str, AgentOutcome] = {
+        ONE: answer(ONE),
+        TWO: answer(TWO) if lost_succeeded else failure(TWO),
+        THREE: answer(THREE),
+    }
+    tally = decided(State.COMPLETED, outcomes)
+    del outcomes[TWO]
+    ending = compose(tally, outcomes)
+    assert isinstance(ending, DeliberationCompleted)
+    assert ending.degraded
+    assert (ending.successful_responses, ending.failed_responses, ending.missing_agents) == (2, 1, ())
+    (lost,) = ending.failed_agents
+    assert (lost.agent_id, lost.error_type) == (TWO, ErrorType.INTERNAL_ERROR)
+    assert "AGENT_RESPONSES" in lost.error
+    assert lost.timestamp == ending.completed_at
+
+
+@pytest.mark.parametrize("state", [State.FAILED, State.TIMEOUT, State.CANCELLED, State.REJECTED])
+def test_every_other_ending_is_a_failure_with_whatever_did_arrive(state: State) -> None:
+    outcomes: dict[str, AgentOutcome] = {TWO: answer(TWO), ONE: failure(ONE)}
+    ending = compose(decided(state, outcomes, "said why"), outcomes)
+    assert isinstance(ending, DeliberationFailed)
+    assert (ending.status, ending.error) == (state.value, "said why")
+    assert [result.agent_id for result in ending.results] == [TWO]
+    assert [agent.agent_id for agent in ending.failed_agents] == [ONE]
+    assert ending.missing_agents == (THREE,)
+    assert (ending.total_agents, ending.successful_responses, ending.failed_responses) == (3, 1, 1)
+    assert (ending.duration_ms, ending.timestamp, ending.metadata) == (
+        12_346,
+        "1970-01-01T00:16:52.345Z",
+        {"ticket": "P-1"},
+    )
+
+
+def test_an_error_is_never_empty() -> None:
+    ending = compose(decided(State.FAILED, {}), {})
+    assert isinstance(ending, DeliberationFailed)
+    assert ending.error == "failed"
+
+
+def test_a_rejected_request_has_an_ending_with_no_agents() -> None:
+    tally = react(None, Refused("t-1", seq=7, at=ACCEPTED, error="role: bad"), DECIDED).tally
+    assert tally is not None
+    ending = compose(tally, {})
+    assert isinstance(ending, DeliberationFailed)
+    assert (ending.status, ending.error, ending.total_agents) == ("rejected", "role: bad", 0)
+    assert (ending.results, ending.failed_agents, ending.missing_agents, ending.metadata) == ((), (), (), {})
+
+
+def test_a_clock_that_was_set_back_makes_no_negative_duration() -> None:
+    tally = decided(State.COMPLETED, {ONE: answer(ONE)}, agents=(ONE,)).model_copy(
+        update={"accepted_at": DECIDED + 5}
+    )
+    assert compose(tally, {ONE: answer(ONE)}).duration_ms == 0
+
+
+@pytest.mark.parametrize("state", [State.PENDING, State.IN_PROGRESS])
+def test_an_undecided_deliberation_has_no_ending(state: State) -> None:
+    tally = decided(state, {}).model_copy(update={"verdict": None})
+    with pytest.raises(AssertionError, match="only a decided"):
+        compose(tally, {})
+
+
+@given(
+    st.lists(st.sampled_from(["answered", "failed", "lost", "missing"]), min_size=1, max_size=12),
+    st.booleans(),
+)
+def test_everybody_is_in_exactly_one_list_and_the_counts_add_up(fates: list[str], by_cancel: bool) -> None:
+    agents = [f"agent-dev-{place:03d}" for place in range(1, len(fates) + 1)]
+    outcomes: dict[str, AgentOutcome] = {}
+    for agent, fate in zip(agents, fates, strict=True):
+        if fate != "missing":
+            outcomes[agent] = failure(agent) if fate == "failed" else answer(agent)
+    tally = decided(State.IN_PROGRESS, outcomes, agents=tuple(agents)).model_copy(update={"verdict": None})
+    ended = react(tally, CancelRequested() if by_cancel else DeadlineReached(), ACCEPTED + 61).tally
+    assert ended is not None
+    kept = {agent: outcome for agent, outcome in outcomes.items() if fates[agents.index(agent)] != "lost"}
+    ending = compose(ended, kept)
+    named = [
+        *(r.agent_id for r in ending.results),
+        *(f.agent_id for f in ending.failed_agents),
+        *ending.missing_agents,
+    ]
+    assert sorted(named) == agents
+    assert len(ending.results) == ending.successful_responses == fates.count("answered")
+    assert len(ending.failed_agents) == ending.failed_responses == fates.count("failed") + fates.count("lost")
+    assert ending.total_agents == len(agents)
+    assert isinstance(ending, DeliberationFailed) or ending.degraded == (set(fates) != {"answered"})
+    assert decode_ending(ending.encode()) == ending
+
+
+def test_the_ending_of_what_react_decided_is_the_one_react_decided() -> None:
+    request = Requested("t-1", seq=7, at=ACCEPTED, deadline=ACCEPTED + 60, role="DEV", num_agents=1)
+    late = react(None, request, ACCEPTED + 61).tally
+    abandoned = react(None, Refused("t-1", 7, ACCEPTED, "gave up", Cause.ABANDONED), ACCEPTED).tally
+    assert late is not None
+    assert abandoned is not None
+    assert isinstance(timeout := compose(late, {}), DeliberationFailed)
+    assert (timeout.status, timeout.missing_agents) == ("timeout", (ONE,))
+    assert isinstance(failed := compose(abandoned, {}), DeliberationFailed)
+    assert (failed.status, failed.error) == ("failed", "gave up")
+
+
+def test_an_ending_of_failures_only_fits_into_one_message_whatever_they_say() -> None:
+    agents = tuple(f"agent-{'x' * 32}-{number:03d}" for number in range(1, 257))
+    longest = {agent: failure(agent).model_copy(update={"error": "\x00" * 100_000}) for agent in agents}
+    ending = compose(decided(State.FAILED, dict(longest), "none answered", agents), longest)
+    assert {len(each.error) for each in ending.failed_agents} == {MAX_ERROR_CHARACTERS}
+    assert len(ending.encode()) < 1024 * 1024  # the server's usual limit

@@ -1,0 +1,575 @@
+"""Payloads: every bound of the contract at its edge and one past it, how strictly they are read, what is said about bad ones."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parley.broker.core import messages
+from parley.broker.core.errors import InvalidMessage
+from parley.broker.core.messages import (
+    AgentCancel,
+    AgentCompleted,
+    AgentFailed,
+    AgentRequested,
+    AgentResult,
+    Constraints,
+    DeliberationCancel,
+    DeliberationCompleted,
+    DeliberationDeadline,
+    DeliberationFailed,
+    DeliberationGet,
+    DeliberationRequested,
+    DeliberationStatus,
+    ErrorType,
+    FailedAgent,
+    Message,
+    Proposal,
+    ResultsRef,
+    Usage,
+    agent_id,
+    decode,
+    decode_ending,
+)
+
+KIB = 1024
+
+
+def body(**fields: Any) -> bytes:
+    return json.dumps(fields).encode()
+
+
+def request(**fields: Any) -> DeliberationRequested:
+    return decode(DeliberationRequested, body(**{"task_description": "x", **fields}))
+
+
+def complaint(**fields: Any) -> str:
+    """What is said about a request with these fields."""
+    with pytest.raises(InvalidMessage) as caught:
+        request(**fields)
+    return str(caught.value)
+
+
+def text_of(size: int) -> str:
+    return "x" * size
+
+
+def metadata_of(size: int) -> dict[str, str]:
+    """An object that is `size` bytes as compact JSON."""
+    return {"k": text_of(size - len('{"k":""}'))}
+
+
+def constraints_of(size: int) -> dict[str, str]:
+    return {"rubric": text_of(size - len('{"rubric":""}'))}
+
+
+# ── bounds ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+AT_THE_EDGE: list[dict[str, Any]] = [
+    {"task_id": "a"},
+    {"task_id": "A-z_09" + "x" * 58},
+    {"task_description": "x"},
+    {"task_description": text_of(256 * KIB)},
+    {"task_description": "é" * (128 * KIB)},
+    {"role": "A"},
+    {"role": "R" * 32},
+    {"role": "A_9"},
+    {"num_agents": 1},
+    {"num_agents": 256},
+    {"constraints": {}},
+    {"constraints": constraints_of(64 * KIB)},
+    {"constraints": {"timeout_seconds": 0.1}},
+    {"constraints": {"timeout_seconds": 86_400}},
+    {"rounds": 1},
+    {"num_agents": 3, "min_responses": 3},
+    {"num_agents": 256, "min_responses": 256},
+    {"timeout_seconds": 0.1},
+    {"timeout_seconds": 86_400},
+    {"timeout_seconds": 86_400.0},
+    {"model": "m"},
+    {"temperature": 0},
+    {"temperature": 2},
+    {"max_tokens": 1},
+    {"seed": 0},
+    {"seed": -(2**63)},
+    {"seed": 2**63 - 1},
+    {"stop": "."},
+    {"stop": ["a", "b", "c", "d"]},
+    {"metadata": {}},
+    {"metadata": metadata_of(16 * KIB)},
+]
+ONE_PAST: list[tuple[dict[str, Any], str]] = [
+    ({"task_id": ""}, "task_id"),
+    ({"task_id": "x" * 65}, "task_id"),
+    ({"task_id": "a.b"}, "task_id"),
+    ({"task_id": "a b"}, "task_id"),
+    ({"task_id": "a\n"}, "task_id"),
+    ({"task_id": "naïve"}, "task_id"),
+    ({"task_id": ">"}, "task_id"),
+    ({"task_description": ""}, "task_description"),
+    ({"task_description": text_of(256 * KIB + 1)}, "task_description"),
+    ({"task_description": "é" * (128 * KIB) + "x"}, "task_description"),
+    ({"role": ""}, "role"),
+    ({"role": "R" * 33}, "role"),
+    ({"role": "9A"}, "role"),
+    ({"role": "_A"}, "role"),
+    ({"role": "A-B"}, "role"),
+    ({"role": "DEV\n"}, "role"),
+    ({"num_agents": 0}, "num_agents"),
+    ({"num_agents": 257}, "num_agents"),
+    ({"constraints": constraints_of(64 * KIB + 1)}, "constraints"),
+    ({"constraints": {"timeout_seconds": 0.099}}, "constraints.timeout_seconds"),
+    ({"constraints": {"timeout_seconds": 86_400.001}}, "constraints.timeout_seconds"),
+    ({"constraints": {"max_iterations": 0}}, "constraints.max_iterations"),
+    ({"rounds": 0}, "rounds"),
+    ({"rounds": 2}, "rounds"),  # of the contract's five, this version runs one, and says so
+    ({"rounds": 6}, "rounds"),
+    ({"min_responses": 0}, "min_responses"),
+    ({"min_responses": 4}, "min_responses"),  # more than the three agents a request has by default
+    ({"num_agents": 2, "min_responses": 3}, "min_responses"),
+    ({"timeout_seconds": 0.099}, "timeout_seconds"),
+    ({"timeout_seconds": 86_400.001}, "timeout_seconds"),
+    ({"timeout_seconds": 0}, "timeout_seconds"),
+    ({"model": ""}, "model"),
+    ({"temperature": -0.001}, "temperature"),
+    ({"temperature": 2.001}, "temperature"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"seed": -(2**63) - 1}, "seed"),
+    ({"seed": 2**63}, "seed"),
+    ({"stop": ""}, "stop"),
+    ({"stop": ["a", ""]}, "stop"),
+    ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+    ({"metadata": metadata_of(16 * KIB + 1)}, "metadata"),
+]
+
+
+def shortened(value: Any) -> str:
+    return repr(value)[:40]
+
+
+@pytest.mark.parametrize("fields", AT_THE_EDGE, ids=shortened)
+def test_a_request_at_the_edge_of_a_bound_is_good(fields: dict[str, Any]) -> None:
+    assert request(**fields).model_dump(mode="json", exclude_unset=True) == {
+        "task_description": "x",
+        **fields,
+    }
+
+
+@pytest.mark.parametrize(("fields", "named"), ONE_PAST, ids=shortened)
+def test_a_request_one_past_a_bound_is_refused_by_the_name_of_the_field(
+    fields: dict[str, Any], named: str
+) -> None:
+    said = complaint(**fields)
+    assert named in said
+    assert len(said) < 1_000
+
+
+def test_a_request_of_nothing_but_its_description_has_the_contracts_defaults() -> None:
+    got = request()
+    assert (got.role, got.num_agents, got.rounds, got.min_responses) == ("DEV", 3, 1, 1)
+    assert (got.diversity, got.finish_early) == (False, False)
+    assert (got.task_id, got.timeout_seconds, got.asked_timeout_seconds) == (None, None, None)
+    assert got.constraints == Constraints()
+    assert got.metadata == {}
+    assert (got.model, got.temperature, got.max_tokens, got.seed, got.stop) == (None, None, None, None, None)
+
+
+def test_a_request_needs_a_description() -> None:
+    with pytest.raises(InvalidMessage, match=r"^task_description: Field required$"):
+        decode(DeliberationRequested, b"{}")
+
+
+@pytest.mark.parametrize(
+    ("own", "constrained", "asked"), [(None, None, None), (5.0, None, 5.0), (None, 7.0, 7.0), (5.0, 7.0, 5.0)]
+)
+def test_the_requests_own_timeout_goes_before_its_constraints(
+    own: float | None, constrained: float | None, asked: float | None
+) -> None:
+    assert (
+        request(timeout_seconds=own, constraints={"timeout_seconds": constrained}).asked_timeout_seconds
+        == asked
+    )
+
+
+def test_constraints_may_hold_a_rubric_of_words_or_of_points() -> None:
+    assert request(constraints={"rubric": "be brief"}).constraints.rubric == "be brief"
+    points: dict[str, Any] = {"clarity": 3, "depth": {"weight": 0.5, "notes": ["a", None, True]}}
+    assert request(constraints={"rubric": points}).constraints.rubric == points
+
+
+@pytest.mark.parametrize("reason", ["x" * 1_000, "", None])
+def test_a_cancel_may_give_a_reason(reason: str | None) -> None:
+    assert decode(DeliberationCancel, body(task_id="t-1", reason=reason)).reason == reason
+
+
+def test_a_cancels_reason_is_bounded() -> None:
+    with pytest.raises(InvalidMessage, match="reason"):
+        decode(DeliberationCancel, body(task_id="t-1", reason="x" * 1_001))
+
+
+@pytest.mark.parametrize("kind", [DeliberationCancel, DeliberationDeadline, DeliberationGet, AgentCancel])
+@pytest.mark.parametrize("name", [None, "", "a.b", "x" * 65, 5, ["a"]])
+def test_whatever_names_a_deliberation_names_it_properly(kind: type[Message], name: Any) -> None:
+    with pytest.raises(InvalidMessage, match="task_id"):
+        decode(kind, body(task_id=name))
+    with pytest.raises(InvalidMessage, match="task_id"):
+        decode(kind, b"{}")
+
+
+# ── strictness ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_agents", "3"),
+        ("num_agents", True),
+        ("num_agents", 3.0),
+        ("num_agents", None),
+        ("min_responses", "1"),
+        ("rounds", True),
+        ("timeout_seconds", "300"),
+        ("timeout_seconds", True),
+        ("temperature", "1"),
+        ("temperature", False),
+        ("max_tokens", 10.5),
+        ("seed", True),
+        ("diversity", 1),
+        ("diversity", "true"),
+        ("finish_early", 0),
+        ("task_description", 5),
+        ("task_description", None),
+        ("task_description", ["x"]),
+        ("task_id", 5),
+        ("role", 5),
+        ("role", None),
+        ("model", 5),
+        ("stop", 5),
+        ("metadata", []),
+        ("metadata", {"k": 1}),
+        ("metadata", {"k": None}),
+        ("constraints", "be brief"),
+        ("constraints", None),
+        ("constraints", {"rubric": 5}),
+        ("constraints", {"requirements": "be brief"}),
+        ("constraints", {"requirements": [1]}),
+        ("constraints", {"metadata": 1}),
+    ],
+    ids=repr,
+)
+def test_a_value_of_another_type_is_not_turned_into_the_right_one(field: str, value: Any) -> None:
+    assert complaint(**{field: value}).startswith(field)
+
+
+def test_a_whole_number_of_seconds_is_a_duration() -> None:
+    assert request(timeout_seconds=5).timeout_seconds == 5.0
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "1e999"])
+@pytest.mark.parametrize("field", ["timeout_seconds", "temperature"])
+def test_what_is_no_number_is_no_duration_and_no_temperature(field: str, word: str) -> None:
+    with pytest.raises(InvalidMessage, match=rf"^{field}: "):
+        decode(DeliberationRequested, f'{{"task_description": "x", "{field}": {word}}}'.encode())
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"",
+        b"   ",
+        b"nope",
+        b"{",
+        b"[]",
+        b"null",
+        b"7",
+        b'"x"',
+        b'{"task_description": "\xff"}',
+        b'{"task_description": "\\ud800"}',
+        b"[" * 100_000,
+        b'{"task_description": ' + b"1" * 10_000 + b"}",
+        b'{"task_description": "x"} trailing',
+        b"\xef\xbb\xbf{}",
+    ],
+    ids=shortened,
+)
+def test_what_is_no_json_object_is_refused_as_a_whole(junk: bytes) -> None:
+    with pytest.raises(InvalidMessage, match=r"^payload: ") as caught:
+        decode(DeliberationRequested, junk)
+    assert len(str(caught.value)) < 200
+
+
+def test_unknown_fields_are_ignored_at_every_level() -> None:
+    got = request(colour="blue", constraints={"rubric": "r", "shape": {"a": 1}})
+    assert got == request(constraints={"rubric": "r"})
+    assert b"colour" not in got.encode()
+
+
+def test_what_the_sender_put_into_metadata_stays_as_it_is() -> None:
+    metadata = {"Ticket": "P-1", "": "", "ключ": "значение", "n": "3"}
+    assert request(metadata=metadata).metadata == metadata
+    nested: dict[str, Any] = {"a": [1, 2.5, None, {"b": "c"}]}
+    assert request(constraints={"metadata": nested}).constraints.metadata == nested
+
+
+@pytest.mark.parametrize(
+    ("given_role", "role"),
+    [("dev", "DEV"), ("Qa", "QA"), ("data_engineer2", "DATA_ENGINEER2"), ("DEV", "DEV")],
+)
+def test_a_role_is_folded_to_upper_case(given_role: str, role: str) -> None:
+    assert request(role=given_role).role == role
+
+
+def test_an_agent_is_named_after_its_role_and_place() -> None:
+    assert agent_id("DEV", 1) == "agent-dev-001"
+    assert agent_id("DATA_ENGINEER", 256) == "agent-data_engineer-256"
+
+
+def test_a_message_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        request().num_agents = 5  # type: ignore[misc]  # that it is refused is what is tested
+
+
+# ── what is said about a bad payload ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_bad_field_is_named() -> None:
+    said = complaint(num_agents=0, role="!", timeout_seconds=-1, task_description="")
+    for field in ("num_agents", "role", "timeout_seconds", "task_description"):
+        assert f"{field}: " in said
+
+
+def test_more_problems_than_anybody_reads_are_only_counted() -> None:
+    said = complaint(metadata=dict.fromkeys(map(str, range(500)), 1))
+    assert said.count("metadata.*: ") == messages.MAX_REPORTED_PROBLEMS
+    assert said.endswith("and 492 more")
+
+
+def test_a_key_of_the_senders_is_not_quoted_however_long_it_is() -> None:
+    assert (
+        complaint(metadata={"the sender's own words" * 1_000: 1})
+        == "metadata.*: Input should be a valid string"
+    )
+
+
+def test_a_status_of_the_senders_is_not_quoted() -> None:
+    with pytest.raises(InvalidMessage) as caught:
+        decode_ending(body(status="my secret"))
+    assert "my secret" not in str(caught.value)
+    assert "status" in str(caught.value)
+
+
+FIELDS = sorted(DeliberationRequested.model_fields)
+KINDS: list[type[Message]] = [
+    DeliberationRequested, DeliberationCancel, DeliberationGet, AgentRequested, AgentCompleted, AgentFailed, AgentCancel,
+    DeliberationCompleted, DeliberationFailed, DeliberationStatus,
+]  # fmt: skip
+SECRET = "sesame-4711"
+
+
+def with_the_secret_in_it() -> st.SearchStrategy[Any]:
+    """JSON with the secret somewhere: as a value, in a longer one, as a key, deep down."""
+    leaves = (
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.text(max_size=5)
+        | st.just(SECRET)
+        | st.just(f"a {SECRET}\n b")
+    )
+    keys = st.sampled_from(
+        [*FIELDS, "rubric", "requirements", "max_iterations", SECRET, "status", "results", "proposal"]
+    )
+    return st.recursive(
+        leaves,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4),
+        max_leaves=8,
+    )
+
+
+@given(
+    payload=st.dictionaries(
+        st.sampled_from([*FIELDS, "status", SECRET]), with_the_secret_in_it(), max_size=6
+    ),
+    kind=st.sampled_from(KINDS),
+    cut=st.integers(0, 40),
+)
+@settings(max_examples=300, deadline=None)
+def test_a_complaint_never_quotes_the_payload(payload: dict[str, Any], kind: type[Message], cut: int) -> None:
+    whole = json.dumps(payload).encode()
+    for sent in (whole, whole[: len(whole) - cut], whole.replace(b'"', b"", cut), SECRET.encode() + whole):
+        for error in (refusal(kind, sent), refusal(None, sent)):
+            assert error is None or SECRET not in str(error) + repr(error) + repr(error.__cause__)
+            assert len(str(error)) < 2_000
+
+
+def refusal(kind: type[Message] | None, sent: bytes) -> InvalidMessage | None:
+    """What reading `sent` as `kind` (None: as an ending) raises, if it does."""
+    try:
+        decode_ending(sent) if kind is None else decode(kind, sent)
+    except InvalidMessage as error:
+        return error
+    return None
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_message_or_a_complaint(junk: bytes) -> None:
+    for kind in (*KINDS, None):
+        error = refusal(kind, junk)
+        assert error is None or error.problems
+
+
+# ── there and back ────────────────────────────────────────────────────────────────────────────────────────────────
+
+PROPOSAL = Proposal(
+    content="42 ✓", author_id="agent-dev-001", author_role="DEV", model="m", temperature=0.7, tokens=2
+)
+RESULT = AgentResult(
+    agent_id="agent-dev-001",
+    role="DEV",
+    proposal=PROPOSAL,
+    duration_ms=12,
+    timestamp="2025-11-22T08:26:40.500Z",
+)
+FAILURE = FailedAgent(
+    agent_id="agent-dev-002",
+    error="no",
+    error_type=ErrorType.BAD_REQUEST,
+    timestamp="2025-11-22T08:26:40.500Z",
+)
+COMPLETED = DeliberationCompleted(
+    task_id="t-1", degraded=True, missing_agents=("agent-dev-003",), failed_agents=(FAILURE,), results=(RESULT,), total_agents=3,
+    successful_responses=1, failed_responses=1, duration_ms=99, completed_at="2025-11-22T08:26:40.500Z", metadata={"a": "b"},
+)  # fmt: skip
+FAILED = DeliberationFailed(
+    task_id="t-1", status="timeout", error="too late", failed_agents=(FAILURE,), missing_agents=("agent-dev-003",),
+    results=(RESULT,), results_ref=ResultsRef(bucket="results", name="t-1", size=5, digest="SHA-256=x"), total_agents=3,
+    successful_responses=1, failed_responses=1, duration_ms=99, timestamp="2025-11-22T08:26:40.500Z", metadata={"a": "b"},
+)  # fmt: skip
+EVERY_MESSAGE: list[Message] = [
+    request(task_id="t-1", stop=["a", "b"], constraints={"rubric": {"a": 1}, "requirements": ["r"], "metadata": {"m": [1]}}),
+    request(stop="."),
+    DeliberationCancel(task_id="t-1", reason="x"),
+    DeliberationDeadline(task_id="t-1"),
+    DeliberationGet(task_id="t-1"),
+    AgentRequested(
+        task_id="t-1", agent_id="agent-dev-001", agent_number=1, role="DEV", num_agents=3, task_description="x",
+        requested_at="2025-11-22T08:26:40.500Z", deadline="2025-11-22T08:27:40.500Z", seed=7, stop=("a",),
+    ),
+    AgentCancel(task_id="t-1", reason="x"),
+    AgentCompleted(
+        task_id="t-1", agent_id="agent-dev-001", role="DEV", proposal=PROPOSAL, finish_reason="stop", usage=Usage(total_tokens=3),
+        attempt=1, queue_ms=1, duration_ms=2, timestamp="2025-11-22T08:26:40.500Z", model="m", diversity=False, num_agents=3,
+    ),
+    AgentFailed(
+        task_id="t-1", agent_id="agent-dev-001", role="DEV", error="no", error_type=ErrorType.RATE_LIMITED, attempt=4,
+        duration_ms=2, timestamp="2025-11-22T08:26:40.500Z",
+    ),
+    COMPLETED,
+    FAILED,
+    DeliberationStatus(task_id="t-1", status="COMPLETED", results=(RESULT,), ending_seq=5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("message", EVERY_MESSAGE, ids=lambda message: type(message).__name__)
+def test_a_message_is_the_same_after_the_wire(message: Message) -> None:
+    assert decode(type(message), message.encode()) == message
+
+
+@pytest.mark.parametrize("message", EVERY_MESSAGE, ids=lambda message: type(message).__name__)
+def test_a_message_carries_every_field_it_has(message: Message) -> None:
+    assert set(json.loads(message.encode())) == set(type(message).model_fields)
+
+
+@given(
+    st.builds(
+        dict,
+        task_description=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=50),
+        role=st.from_regex(r"\A[A-Za-z][A-Za-z0-9_]{0,31}\Z"),
+        num_agents=st.integers(1, 256),
+        diversity=st.booleans(),
+        timeout_seconds=st.none() | st.floats(0.1, 86_400),
+        temperature=st.none() | st.floats(0, 2),
+        seed=st.none() | st.integers(-(2**63), 2**63 - 1),
+        metadata=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
+    )
+)
+def test_any_good_request_is_the_same_after_the_wire(fields: dict[str, Any]) -> None:
+    first = request(**fields)
+    assert decode(DeliberationRequested, first.encode()) == first
+
+
+def test_the_status_tells_which_of_the_two_endings_it_is() -> None:
+    assert decode_ending(COMPLETED.encode()) == COMPLETED
+    assert decode_ending(FAILED.encode()) == FAILED
+    for status in ("failed", "timeout", "cancelled", "rejected"):
+        ending = decode_ending(FAILED.model_copy(update={"status": status}).encode())
+        assert isinstance(ending, DeliberationFailed)
+        assert ending.status == status
+
+
+@pytest.mark.parametrize(
+    "junk", [b"", b"{}", b"[]", b'{"status": null}', b'{"status": "pending"}', b'{"status": "completed"}']
+)
+def test_what_is_no_ending_is_refused(junk: bytes) -> None:
+    with pytest.raises(InvalidMessage):
+        decode_ending(junk)
+
+
+def test_an_error_is_never_empty() -> None:
+    with pytest.raises(InvalidMessage, match=r"failed\.error: "):
+        decode_ending(FAILED.model_copy(update={"status": "failed", "error": ""}).encode())
+    failure = EVERY_MESSAGE[8].model_copy(update={"error": ""})
+    with pytest.raises(InvalidMessage, match=r"^error: "):
+        decode(AgentFailed, failure.encode())
+
+
+def test_the_error_types_are_a_closed_set() -> None:
+    assert {str(kind) for kind in ErrorType} == {
+        "rate_limited", "server_error", "connection_failed", "connection_lost", "first_byte_timeout", "total_timeout",
+        "context_too_long", "bad_request", "unauthorized", "model_not_found", "empty_answer", "malformed_answer",
+        "deadline_exceeded", "cancelled", "internal_error",
+    }  # fmt: skip
+    with pytest.raises(InvalidMessage, match=r"^error_type: "):
+        decode(AgentFailed, EVERY_MESSAGE[8].encode().replace(b"rate_limited", b"bored"))
+
+
+WORK: dict[str, Any] = {
+    "task_id": "t-1", "agent_id": "agent-dev-001", "agent_number": 1, "role": "DEV", "num_agents": 3, "task_description": "x",
+    "requested_at": "2026-01-01T00:00:00Z", "deadline": "2026-01-01T00:05:00.123456789+01:00",
+}  # fmt: skip
+REPORTED: dict[str, Any] = {
+    "task_id": "t-1", "agent_id": "agent-dev-001", "role": "DEV", "error": "x", "error_type": "server_error", "attempt": 1,
+    "duration_ms": 1, "timestamp": "2026-01-01T00:00:00Z",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("agent_id", "x" * 65),
+        ("agent_id", "a\r\nNats-Rollup: all"),
+        ("agent_id", ""),
+        ("agent_number", 257),
+        ("num_agents", 257),
+        ("round", 6),
+        ("requested_at", "soon"),
+        ("deadline", "2026-01-01T00:00:00"),  # of which time zone?
+        ("deadline", "2026-02-30T00:00:00Z"),
+        ("deadline", "2026-01-01T00:00:00Z" + " " * 40),
+        ("metadata", {"k": "v" * (16 * KIB)}),
+    ],
+)
+def test_work_that_no_worker_could_do_is_refused_before_one_has_it(field: str, value: Any) -> None:
+    assert decode(AgentRequested, json.dumps(WORK).encode()).task_id == "t-1"
+    with pytest.raises(InvalidMessage, match=field):
+        decode(AgentRequested, json.dumps({**WORK, field: value}).encode())
+
+
+@pytest.mark.parametrize("field", ["attempt", "queue_ms", "duration_ms"])
+def test_a_figure_that_no_metric_can_count_is_refused(field: str) -> None:
+    assert getattr(decode(AgentFailed, json.dumps({**REPORTED, field: 2**53}).encode()), field) == 2**53
+    for value in (2**53 + 1, 10**400, -(10**400)):
+        with pytest.raises(InvalidMessage, match=field):
+            decode(AgentFailed, json.dumps({**REPORTED, field: value}).encode())

@@ -1,0 +1,34 @@
+"""What every command shares: one line for a problem, and the code a command ends with."""
+
+import pytest
+import typer
+
+from parley.console import print_error, run_command
+
+
+async def forty_two() -> int:
+    return 42
+
+
+async def interrupted() -> int:
+    raise KeyboardInterrupt
+
+
+def test_a_problem_is_one_line_on_stderr_however_long_and_whatever_is_in_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    problem = "[bold]no markup[/bold] " + "x " * 200
+    print_error(problem)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"parley: {problem}\n"
+
+
+def test_work_is_run_to_its_end_and_its_result_returned() -> None:
+    assert run_command(forty_two()) == 42
+
+
+def test_an_interrupted_command_ends_with_the_code_that_shells_give_it() -> None:
+    with pytest.raises(typer.Exit) as caught:
+        run_command(interrupted())
+    assert caught.value.exit_code == 130

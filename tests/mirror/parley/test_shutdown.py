@@ -1,0 +1,129 @@
+"""A service that is told to stop stops: while it runs, while it starts, and at once when told twice."""
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from parley.broker.jetstream.embedded import EmbeddedNats
+from parley.shutdown import SIGNALS, Interrupted, Stop
+from tests.harness import PATIENCE_SECONDS, ModelServer, until
+from tests.mirror.parley.test_cli import OK, Shell, left, serving
+
+# Far below what Ray takes to give up on an address (over 200 s).
+SOON_SECONDS = 15.0
+
+
+@pytest.fixture
+async def stop() -> AsyncIterator[Stop]:
+    yield Stop()
+    for number in SIGNALS:
+        asyncio.get_running_loop().remove_signal_handler(number)
+
+
+class Service:
+    disabled: str | None = None
+
+
+async def test_what_is_started_in_time_is_returned_and_what_it_raises_is_raised(stop: Stop) -> None:
+    async def starts() -> int:
+        return 7
+
+    async def fails() -> int:
+        raise KeyError("x")
+
+    assert await stop.during(starts()) == 7
+    with pytest.raises(KeyError):
+        await stop.during(fails())
+
+
+async def test_a_start_is_undone_when_the_wish_comes_first(stop: Stop) -> None:
+    undone = asyncio.Event()
+
+    async def slow() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            undone.set()
+
+    starting = asyncio.create_task(stop.during(slow()))
+    await asyncio.sleep(0)
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(Interrupted):
+        await starting
+    assert undone.is_set()
+
+
+async def test_a_service_that_cannot_work_any_more_says_why(stop: Stop) -> None:
+    service = Service()
+    waiting = asyncio.create_task(stop.until(service))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    service.disabled = "Ray's head is gone"
+    assert await waiting == "Ray's head is gone"
+
+
+async def test_the_wish_ends_the_waiting(stop: Stop) -> None:
+    waiting = asyncio.create_task(stop.until(Service()))
+    await asyncio.sleep(0)
+    os.kill(os.getpid(), signal.SIGINT)
+    assert await waiting is None
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+async def test_serve_is_stopped_while_it_waits_for_a_ray_that_does_not_answer(
+    tmp_path: Path, empty_nats: EmbeddedNats, model: ModelServer, number: signal.Signals
+) -> None:
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        mute.setblocking(False)
+        environment = {
+            "NATS_URL": empty_nats.url,
+            "VLLM_URL": model.url,
+            "RAY_ADDRESS": f"127.0.0.1:{mute.getsockname()[1]}",
+            "PARLEY_HTTP_PORT": "0",
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else Ray takes the machine's outside address for 127.0.0.1
+        }
+        async with Shell(tmp_path).started("serve", **environment) as process:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                knocks = [await asyncio.get_running_loop().sock_accept(mute) for _ in ("ours", "Ray's")]
+            process.send_signal(number)
+            told = time.monotonic()
+            code, _ = await left(process)
+        for knock, _ in knocks:
+            knock.close()
+    assert time.monotonic() - told < SOON_SECONDS
+    assert code == OK
+
+
+async def test_told_twice_it_leaves_what_it_does(
+    tmp_path: Path, empty_nats: EmbeddedNats, model: ModelServer
+) -> None:
+    await model.behave(faults={"hang": 1.0})
+    environment = {"NATS_URL": empty_nats.url, "VLLM_URL": model.url, "PARLEY_DRAIN_SECONDS": "60"}
+    shell = Shell(tmp_path)
+    async with (
+        serving(shell, **environment) as (process, _),
+        shell.started("ask", "x", "--json", **environment) as asking,
+    ):
+
+        async def called() -> bool:
+            return bool((await model.seen())["running"] == 3)
+
+        await until(called, "three calls are at the model server")
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(process.wait(), 1.0)  # it lets them finish
+        process.send_signal(signal.SIGTERM)
+        told = time.monotonic()
+        code, _ = await left(process)
+        assert time.monotonic() - told < SOON_SECONDS
+        assert code == 128 + signal.SIGTERM
+        asking.kill()
+        await asking.communicate()

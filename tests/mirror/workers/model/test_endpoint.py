@@ -1,0 +1,40 @@
+"""An endpoint's address as it is called, as a metric names it, and as others may see it."""
+
+import pytest
+
+from parley.workers.model.endpoint import Endpoint
+
+
+@pytest.mark.parametrize(
+    ("url", "base"),
+    [
+        ("http://host:8000", "http://host:8000/v1"),
+        ("http://host:8000/", "http://host:8000/v1"),
+        ("http://host:8000/v1", "http://host:8000/v1"),
+        ("https://host/models/llama", "https://host/models/llama/v1"),
+        ("https://user:hush@host/v1", "https://host/v1"),
+    ],
+)
+def test_an_endpoint_is_called_under_its_v1_and_a_path_of_its_own_is_kept(url: str, base: str) -> None:
+    assert Endpoint(url).base == base
+
+
+@pytest.mark.parametrize(
+    ("url", "label"),
+    [
+        ("http://gpu-1:8000", "gpu-1:8000"),
+        ("https://user:hush@gpu-2/v1", "gpu-2:443"),
+        ("http://gpu-3/some/path?key=hush", "gpu-3:80"),
+        ("http://[::1]:8000", "[::1]:8000"),
+    ],
+)
+def test_an_endpoints_label_is_its_host_and_port_and_nothing_else(url: str, label: str) -> None:
+    assert Endpoint(url).label == label
+
+
+def test_what_stands_before_the_at_becomes_basic_authorization_and_is_shown_to_nobody() -> None:
+    endpoint = Endpoint("https://user:p%40ss@host")
+    assert endpoint.authorization == "Basic dXNlcjpwQHNz"
+    assert "p%40ss" not in str(endpoint)
+    assert "p@ss" not in str(endpoint)
+    assert Endpoint("https://host").authorization is None

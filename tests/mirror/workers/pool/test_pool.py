@@ -1,0 +1,191 @@
+"""Slots are counted and waited for; the pool in this process takes jobs, says how busy it is, and is free again after."""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from nats.aio.client import Client as Nats
+
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.embedded import EmbeddedNats
+from parley.workers.agent import Retry
+from parley.workers.job import Job
+from parley.workers.model.breaker import BreakerPolicy
+from parley.workers.model.client import Limits
+from parley.workers.model.endpoint import Endpoint
+from parley.workers.pool.pool import LocalPool, Slots, WorkerConfig
+from parley.workers.simulator import DEFAULT_MODEL
+from tests.harness import ModelServer, until
+from tests.mirror.workers import work
+
+
+async def waiting(slots: Slots) -> asyncio.Task[int]:
+    """Somebody who waits for room, and has begun to."""
+    task = asyncio.create_task(slots.room())
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_room_is_what_is_not_taken() -> None:
+    slots = Slots(3)
+    assert await slots.room() == 3
+    slots.take(2)
+    assert await slots.room() == 1
+
+
+async def test_who_finds_no_room_waits_for_the_first_free_slot() -> None:
+    slots = Slots(2)
+    slots.take(2)
+    someone = await waiting(slots)
+    assert not someone.done()
+    slots.free(1)
+    assert await asyncio.wait_for(someone, 5) == 1
+
+
+async def test_who_does_not_want_to_wait_is_told_that_there_is_no_room() -> None:
+    slots = Slots(2)
+    slots.take(2)
+    assert await slots.room(wait=False) == 0
+
+
+async def test_a_pool_that_grows_wakes_who_waits_and_one_that_shrinks_below_what_is_taken_has_no_room() -> (
+    None
+):
+    slots = Slots(0)
+    someone = await waiting(slots)
+    slots.resize(4)
+    assert await asyncio.wait_for(someone, 5) == 4
+    slots.take(3)
+    slots.resize(2)
+    assert await slots.room(wait=False) == 0
+    slots.free(1)
+    assert await slots.room(wait=False) == 0
+    slots.free(1)
+    assert await slots.room() == 1
+
+
+async def test_a_slot_that_was_freed_and_taken_again_before_anybody_looked_is_no_room() -> None:
+    slots = Slots(1)
+    slots.take(1)
+    someone = await waiting(slots)
+    slots.free(1)
+    slots.take(1)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not someone.done()
+    slots.free(1)
+    assert await asyncio.wait_for(someone, 5) == 1
+
+
+def config(nats_url: str, model: ModelServer, *, slots: int, drain_seconds: float = 5.0) -> WorkerConfig:
+    return WorkerConfig(
+        nats_url=nats_url,
+        endpoints=(model.url,),
+        model=DEFAULT_MODEL,
+        api_key=None,
+        limits=Limits(),
+        retry=Retry(),
+        stream=False,
+        slots=slots,
+        ack_wait_seconds=30.0,
+        drain_seconds=drain_seconds,
+    )
+
+
+class Replies:
+    """Jobs of our own making, settled to an inbox of ours instead of a consumer's."""
+
+    def __init__(self, nc: Nats) -> None:
+        self._nc = nc
+        self.prefix = nc.new_inbox()
+        self.heard: list[tuple[str, bytes]] = []
+
+    def job(self, number: int) -> Job:
+        return Job(f"{self.prefix}.{number}", work(number).encode())
+
+    def settled(self, word: bytes) -> list[str]:
+        return sorted(subject.removeprefix(f"{self.prefix}.") for subject, data in self.heard if data == word)
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator["Replies"]:
+        async def hear(msg: object) -> None:
+            self.heard.append((msg.subject, msg.data))  # type: ignore[attr-defined]  # nats-py types its callbacks loosely
+
+        subscription = await self._nc.subscribe(f"{self.prefix}.*", cb=hear)
+        await self._nc.flush()
+        yield self
+        await subscription.unsubscribe()
+
+
+@pytest.fixture
+async def replies(nats: Nats) -> AsyncIterator[Replies]:
+    await topology.provision(nats.jetstream(), ack_wait_seconds=5.0)
+    async with Replies(nats).listening() as replies:
+        yield replies
+
+
+async def test_a_pool_that_has_not_started_says_so(nats_server: EmbeddedNats, model: ModelServer) -> None:
+    pool = LocalPool(config(nats_server.url, model, slots=2))
+    assert pool.problem == "the pool has not started"
+    async with pool:
+        assert pool.problem is None
+
+
+async def test_a_local_pool_is_busy_with_what_it_was_handed_and_free_when_that_is_done(
+    nats_server: EmbeddedNats, model: ModelServer, replies: Replies
+) -> None:
+    await model.behave(latency_ms=200)
+    async with LocalPool(config(nats_server.url, model, slots=3)) as pool:
+        assert (pool.slots, pool.busy, await pool.room()) == (3, 0, 3)
+        await pool.submit([replies.job(1), replies.job(2)])
+        assert (pool.busy, await pool.room()) == (2, 1)
+        await pool.submit([replies.job(3)])
+        assert (pool.busy, await pool.room(wait=False)) == (3, 0)
+        assert await asyncio.wait_for(pool.room(), 20) >= 1  # not before there is a free slot
+        await until(lambda: pool.busy == 0, "all jobs are done")
+        await until(lambda: replies.settled(b"+ACK") == ["1", "2", "3"], "all jobs are acknowledged")
+
+
+async def test_a_local_pool_tells_how_its_worker_sees_the_endpoints(
+    nats_server: EmbeddedNats, model: ModelServer, replies: Replies
+) -> None:
+    await model.behave(faults={"reset": 1.0})
+    endpoint = Endpoint(model.url).label
+    quick = dataclasses.replace(
+        config(nats_server.url, model, slots=3),
+        retry=Retry(attempts=2, base=30.0, cap=30.0),
+        drain_seconds=0.0,
+        tolerance=BreakerPolicy(failures=3, cooldown=0.05),
+    )
+
+    def seen(pool: LocalPool) -> tuple[int, ...]:
+        standing = pool.breakers[endpoint]
+        return (*standing.workers.values(), standing.openings)
+
+    async with LocalPool(quick) as pool:
+        assert seen(pool) == (1, 0, 0, 0)
+        await pool.submit([replies.job(1), replies.job(2), replies.job(3)])
+        # No job is settled yet: all three wait out their backoff. The breaker's change alone is news.
+        await until(lambda: seen(pool) == (0, 0, 1, 1), "the breaker is open")
+        assert pool.busy == 3
+
+
+async def test_a_local_pool_that_is_closed_lets_its_jobs_finish(
+    nats_server: EmbeddedNats, model: ModelServer, replies: Replies
+) -> None:
+    await model.behave(latency_ms=300)
+    async with LocalPool(config(nats_server.url, model, slots=3)) as pool:
+        await pool.submit([replies.job(1)])
+    await until(lambda: replies.settled(b"+ACK") == ["1"], "the job is acknowledged")
+
+
+async def test_a_local_pool_gives_back_what_does_not_finish_within_its_drain(
+    nats_server: EmbeddedNats, model: ModelServer, replies: Replies
+) -> None:
+    await model.behave(faults={"hang": 1.0})
+    async with LocalPool(config(nats_server.url, model, slots=3, drain_seconds=0.1)) as pool:
+        await pool.submit([replies.job(1), replies.job(2)])
+    await until(lambda: replies.settled(b"-NAK") == ["1", "2"], "both jobs were given back")
+    await model.idle()
