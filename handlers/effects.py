@@ -171,10 +171,10 @@ class EffectRunner:
         before = await self._published_before(tally)
         if before is not None:
             return before
-        placed = await self._wire.store(subject, body, msg_id=msg_id, headers=headers)
+        placed = await self._wire.publish(subject, body, msg_id=msg_id, headers=headers)
         if placed.duplicate and not await self._is_ending(tally, placed.seq):
             # Somebody else's message took our Msg-Id first, by accident or to silence us. The tally's own mark keeps it at one.
-            placed = await self._wire.store(
+            placed = await self._wire.publish(
                 subject, body, msg_id=f"{msg_id}:{tally.request_seq}", headers=headers
             )
         return placed.seq
@@ -194,7 +194,7 @@ class EffectRunner:
         return None
 
     async def _is_ending(self, tally: Tally, seq: int) -> bool:
-        message = await self._wire.stored(topology.DELIBERATIONS, seq)
+        message = await self._wire.get(topology.DELIBERATIONS, seq)
         if message is None or message.subject not in (topology.COMPLETED, topology.FAILED):
             return False
         return _names(message.data, tally.task_id)
@@ -202,7 +202,7 @@ class EffectRunner:
     async def _outcomes(self, tally: Tally) -> dict[str, AgentOutcome]:
         counted = tally.phase.outcomes
         stored = await asyncio.gather(
-            *(self._wire.stored(topology.AGENT_RESPONSES, outcome.seq) for outcome in counted.values())
+            *(self._wire.get(topology.AGENT_RESPONSES, outcome.seq) for outcome in counted.values())
         )
         outcomes: dict[str, AgentOutcome] = {}
         for (agent, outcome), message in zip(counted.items(), stored, strict=True):

@@ -74,7 +74,7 @@ class Query:
     async def _ending(self, tally: Tally) -> Ending | None:
         if tally.ending_seq is None:
             return None
-        stored = await self._wire.stored(topology.DELIBERATIONS, tally.ending_seq)
+        stored = await self._wire.get(topology.DELIBERATIONS, tally.ending_seq)
         return decode_ending(stored.data) if stored is not None else None
 
 

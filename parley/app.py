@@ -25,6 +25,7 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import check_server, close, connect, connect_options
 from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.aggregate import Aggregate
 from parley.handlers.cancel import Cancel
@@ -95,7 +96,9 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
             else None
         )
         broker = _broker(settings, nats_url)
-        wire = JetStream(await broker.connect())
+        nc = await broker.connect()
+        assert isinstance(nc, NatsClient), "ServiceBroker makes one"
+        wire = JetStream(nc)
         stack.push_async_callback(_leave, broker, wire)
         metrics = Metrics(model)
         handlers, recover = _handlers(settings, wire, parts, pool, metrics)

@@ -236,7 +236,7 @@ class Client:
     async def find(self, task_id: str) -> Ending | None:
         """The ending of an earlier deliberation, or None if it has none yet. Raises as `status` does."""
         seq = (await self.status(task_id)).ending_seq
-        stored = await self._wire.stored(topology.DELIBERATIONS, seq) if seq is not None else None
+        stored = await self._wire.get(topology.DELIBERATIONS, seq) if seq is not None else None
         return await self._whole(decode_ending(stored.data)) if stored is not None else None
 
     async def cancel(self, task_id: str, reason: str | None = None) -> None:
@@ -283,7 +283,7 @@ class Client:
 
     async def _store(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> int:
         try:
-            return await self._wire.publish(subject, body, headers=headers)
+            return (await self._wire.publish(subject, body, headers=headers)).seq
         except BrokerUnavailable as error:
             if isinstance(error.__cause__, nats.js.errors.NoStreamResponseError):
                 raise NoService from error

@@ -11,11 +11,10 @@ os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 for name in ("NATS_URL", "RAY_ADDRESS", "VLLM_URL", "VLLM_MODEL", "VLLM_API_KEY"):
     os.environ.pop(name, None)  # a developer's own settings must not leak into the tests
 
-from nats.aio.client import Client as Nats
-
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import EmbeddedNats, embedded_nats
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.nats_client import NatsClient as Nats
 from tests.harness import ModelServer, Running, model_server, running
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import aiohttp
-from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
 from parley.app import Service, service, simulator
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.scan import walk
 from parley.client import Client
 from parley.client import connect as connect_client
@@ -104,7 +104,7 @@ class Running:
     ) -> int:
         """A request as any client would send it; its sequence in the stream."""
         body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-        return await self.wire.publish(topology.REQUESTED, body, headers=headers)
+        return (await self.wire.publish(topology.REQUESTED, body, headers=headers)).seq
 
     async def ending_of(self, task_id: str, seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
         """The ending's payload, from the stream."""

@@ -1,7 +1,4 @@
-"""One connection to NATS and the few verbs everything else uses: publish, broadcast, schedule, read back, put aside.
-
-Knows headers and limits. Does not know what a deliberation is. nats-py's errors are translated here, once.
-"""
+"""One connection to NATS: its options, opening it, checking the server behind it, closing it."""
 
 import asyncio
 import logging
@@ -12,7 +9,6 @@ from typing import Any
 import nats
 import nats.errors
 import nats.js.errors
-from nats.aio.client import Client
 
 from parley.broker.core.errors import BrokerUnavailable, BrokerUnsuitable
 from parley.broker.core.urls import masked
@@ -26,8 +22,8 @@ OLDEST_SERVER = (2, 12)
 PUBLISH_TIMEOUT_SECONDS = 5.0
 CONNECT_TIMEOUT_SECONDS = 2
 RECONNECT_WAIT_SECONDS = 1
-# How often who waits for the connection looks whether it is back.
-RECONNECTED_LOOK_SECONDS = 0.05
+# Between two cancellations of a first connection that swallows them.
+CANCEL_AGAIN_SECONDS = 0.05
 # A peer that vanished without a word is noticed after about 10 s. nats-py's default took six minutes (measured: 359 s).
 PING_SECONDS = 5
 MAX_OUTSTANDING_PINGS = 2
@@ -50,7 +46,7 @@ def connect_options(url: str, name: str) -> dict[str, Any]:
     }
 
 
-async def connect(url: str, name: str) -> Client:
+async def connect(url: str, name: str) -> NatsClient:
     """Open a connection. Raises BrokerUnavailable when no server answers within seconds."""
     options = connect_options(url, name)
     client = NatsClient()
@@ -77,10 +73,10 @@ async def _within(seconds: float, work: Coroutine[None, None, None]) -> None:
     finally:
         while not task.done():
             task.cancel()
-            await asyncio.wait({task}, timeout=RECONNECTED_LOOK_SECONDS)
+            await asyncio.wait({task}, timeout=CANCEL_AGAIN_SECONDS)
 
 
-async def close(nc: Client) -> None:
+async def close(nc: NatsClient) -> None:
     """Close a connection, whatever state it is in.
 
     nats-py first writes what it still holds; where the server is gone that raises half-way, and its subscriptions' tasks stay.
@@ -98,7 +94,7 @@ def reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-async def check_server(nc: Client, url: str) -> str:
+async def check_server(nc: NatsClient, url: str) -> str:
     """The server's version. Raises BrokerUnsuitable for one too old for schedules or without JetStream, BrokerUnavailable."""
     version = nc.connected_server_version
     if (version.major, version.minor) < OLDEST_SERVER:

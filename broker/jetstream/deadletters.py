@@ -287,7 +287,7 @@ class DeadLetters:
         # Its time too, for the numbers of a stream that was made anew begin at 1.
         msg_id = f"replay:{letter.seq}:{round(letter.buried_at * 1000)}"
         try:
-            placed = await self._wire.store(letter.subject, payload, msg_id=msg_id, headers=letter.headers)
+            placed = await self._wire.publish(letter.subject, payload, msg_id=msg_id, headers=letter.headers)
         except BrokerUnavailable as error:
             if isinstance(error.__cause__, nats.js.errors.NoStreamResponseError):
                 raise StreamNotFound(stream) from error

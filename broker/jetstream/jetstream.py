@@ -6,7 +6,6 @@ Knows headers and limits. Does not know what a deliberation is. nats-py's errors
 import asyncio
 import hashlib
 import math
-import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,7 +13,6 @@ from dataclasses import dataclass
 
 import nats.errors
 import nats.js.errors
-from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import RawStreamMsg
 
@@ -22,7 +20,8 @@ from parley.broker.core.errors import BrokerUnavailable, Conflict, PayloadTooLar
 from parley.broker.core.messages import ResultsRef
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.core.urls import masked
-from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS, RECONNECTED_LOOK_SECONDS, reason
+from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS, reason
+from parley.broker.jetstream.nats_client import NatsClient
 
 # Outcomes read back to compose an ending: most are still here from when they were counted.
 READ_CACHE_BYTES = 16 * 1024 * 1024
@@ -65,7 +64,7 @@ class PubAck:
 class JetStream:
     """The verbs. Made from an open connection, which stays its opener's to close."""
 
-    def __init__(self, nc: Client) -> None:
+    def __init__(self, nc: NatsClient) -> None:
         self.nc = nc
         self.js: JetStreamContext = nc.jetstream(timeout=PUBLISH_TIMEOUT_SECONDS)
         self._read: OrderedDict[tuple[str, int], StoredMessage] = OrderedDict()
@@ -92,18 +91,7 @@ class JetStream:
         *,
         msg_id: str | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> int:
-        """As `store`, for who needs the sequence only."""
-        return (await self.store(subject, body, msg_id=msg_id, headers=headers)).seq
-
-    async def store(
-        self,
-        subject: str,
-        body: bytes,
-        *,
-        msg_id: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> "PubAck":
+    ) -> PubAck:
         """Store a message. With a `msg_id` seen before nothing is stored, and the place is the first one's.
 
         Raises PayloadTooLarge, Conflict (only with an expected sequence in `headers`), or BrokerUnavailable when no PubAck came:
@@ -145,11 +133,11 @@ class JetStream:
         """
         if self.connected:
             return
-        give_up = time.monotonic() + PUBLISH_TIMEOUT_SECONDS
-        while not self.connected:  # nats-py has no event for it, only callbacks set as it connects
-            if self.closed or time.monotonic() > give_up:
-                raise BrokerUnavailable(self._where(), "not connected")
-            await asyncio.sleep(RECONNECTED_LOOK_SECONDS)
+        try:
+            async with asyncio.timeout(PUBLISH_TIMEOUT_SECONDS):
+                await self.nc.wait_connected()
+        except (TimeoutError, nats.errors.ConnectionClosedError) as error:
+            raise BrokerUnavailable(self._where(), "not connected") from error
 
     async def schedule(self, timer: str, target: str, at: float, body: bytes) -> None:
         """Have the server store `body` under `target` at the instant `at`. A second order under `timer` replaces the first."""
@@ -159,7 +147,7 @@ class JetStream:
             timer, body, headers={"Nats-Schedule": f"@at {when}", "Nats-Schedule-Target": target}
         )
 
-    async def stored(self, stream: str, seq: int) -> StoredMessage | None:
+    async def get(self, stream: str, seq: int) -> StoredMessage | None:
         """The message at `seq`, or None if the stream no longer holds it."""
         known = self._read.get((stream, seq))
         if known is not None:
@@ -201,7 +189,7 @@ class JetStream:
         if gone is not None:
             self._read_bytes -= gone.weight
 
-    async def last(self, stream: str, subject: str) -> StoredMessage | None:
+    async def get_last(self, stream: str, subject: str) -> StoredMessage | None:
         """The newest message under `subject` as the stream's leader has it, or None. A direct get would be served by any
         replica, a stale one too (nats-server#4710)."""
         with self.translate_errors():

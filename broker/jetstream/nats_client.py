@@ -7,7 +7,7 @@ import asyncio
 import itertools
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import nats.errors
@@ -40,6 +40,57 @@ class NatsClient(Client):
         super().__init__()
         self._tokens = itertools.count()
         self._inline: dict[int, Callable[[Msg], None]] = {}
+        # Set and replaced at every change of the connection's state: whoever waits for one holds the event of his time.
+        self._changed = asyncio.Event()
+
+    # ── events of the connection ──────────────────────────────────────────────────────────────────────────────────
+
+    async def connect(self, *arguments: Any, **options: Any) -> None:
+        """As nats-py's, which knows connection events as callbacks only: they are set here, and awaited below."""
+        for name in ("reconnected_cb", "disconnected_cb", "closed_cb"):
+            options[name] = self._noting(options.get(name))
+        await super().connect(*arguments, **options)
+        self._note_change()
+
+    def _noting(self, callback: Callable[[], Awaitable[None]] | None) -> Callable[[], Awaitable[None]]:
+        async def note() -> None:
+            self._note_change()
+            if callback is not None:
+                await callback()
+
+        return note
+
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    @property
+    def reconnects(self) -> int:
+        """How often the connection was lost and made again."""
+        return int(self.stats["reconnects"])
+
+    async def wait_connected(self) -> None:
+        """Return once connected. Raises nats-py's ConnectionClosedError when it is closed for good."""
+        while not self.is_connected:
+            if self.is_closed:
+                raise nats.errors.ConnectionClosedError
+            await self._changed.wait()
+
+    async def wait_closed(self) -> None:
+        """Return once the connection is closed for good: nats-py does not come back from most errors that a server states."""
+        while not self.is_closed:
+            await self._changed.wait()
+
+    async def wait_disconnected(self) -> None:
+        """Return once the connection is lost or closed."""
+        while self.is_connected:
+            await self._changed.wait()
+
+    async def wait_reconnected(self, seen: int) -> int:
+        """Return the count of reconnects once it differs from `seen` and the connection stands."""
+        while self.reconnects == seen or not self.is_connected:
+            await self._changed.wait()
+        return self.reconnects
 
     async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
         if not headers:

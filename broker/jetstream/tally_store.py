@@ -88,7 +88,7 @@ class TallyStore:
         raise Conflict(task_id)
 
     async def _fetch(self, task_id: str) -> Entry:
-        stored = await self._wire.last(topology.TALLIES, topology.tally_subject(task_id))
+        stored = await self._wire.get_last(topology.TALLIES, topology.tally_subject(task_id))
         if stored is None or not stored.data or "KV-Operation" in stored.headers:
             # A delete or purge marker: gone, but a new key must still name the marker's revision.
             entry = Entry(None, stored.seq if stored is not None else 0)
@@ -104,7 +104,7 @@ class TallyStore:
             # Per-message TTL on an update: nats-py's KV offers it on create only, the server takes it on any message.
             headers["Nats-TTL"] = f"{max(1, math.ceil(self._keep_seconds))}s"
         body = tally.model_dump_json(exclude_defaults=True).encode()
-        seq = await self._wire.publish(topology.tally_subject(tally.task_id), body, headers=headers)
+        seq = (await self._wire.publish(topology.tally_subject(tally.task_id), body, headers=headers)).seq
         if tally.ending_seq is None:
             self._remember(tally.task_id, Entry(tally, seq))
 

@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from nats.aio.client import Client as Nats
 
 from parley.broker.jetstream.connection import close, connect
+from parley.broker.jetstream.nats_client import NatsClient as Nats
 from tests.faults.cases import CASES
 from tests.faults.fleet import Fleet, fleet
 from tests.faults.report import Row, table, write

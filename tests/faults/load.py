@@ -9,12 +9,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
 from parley.broker.core.errors import BrokerUnavailable
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.scan import walk
 from tests.faults.processes import clock
 from tests.harness import fresh, until
@@ -170,7 +170,7 @@ async def _judge(
     pauses = still([one.at for one in asked])
     unmarked = []
     for one in ended:
-        tally = await wire.last(topology.TALLIES, topology.tally_subject(one.task_id))
+        tally = await wire.get_last(topology.TALLIES, topology.tally_subject(one.task_id))
         if tally is None or json.loads(tally.data).get("ending_seq") is None:
             unmarked.append(one.task_id)
     return Outcome(

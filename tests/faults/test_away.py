@@ -4,10 +4,10 @@ import json
 import time
 
 import pytest
-from nats.aio.client import Client as Nats
 
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.nats_client import NatsClient as Nats
 from tests.faults.fleet import Fleet
 from tests.faults.load import stored
 from tests.harness import fresh, until

@@ -1,8 +1,8 @@
 """Whatever dies: every deliberation ends, once, by its deadline. The table goes to docs/reliability.md."""
 
 import pytest
-from nats.aio.client import Client as Nats
 
+from parley.broker.jetstream.nats_client import NatsClient as Nats
 from tests.faults import load
 from tests.faults.cases import Case
 from tests.faults.conftest import ROWS

@@ -259,7 +259,7 @@ async def test_status_follows_a_deliberation(on: Running, model: ModelServer) ->
 
 async def test_an_ending_leaves_no_timer_behind(on: Running) -> None:
     ending = await on.client.deliberate("x", timeout_seconds=3_600)
-    assert await on.wire.last(topology.DELIBERATIONS, topology.timer_subject(ending.task_id)) is None
+    assert await on.wire.get_last(topology.DELIBERATIONS, topology.timer_subject(ending.task_id)) is None
 
 
 async def test_a_client_that_lost_its_inbox_message_still_finds_the_ending(on: Running) -> None:

@@ -5,8 +5,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from nats.aio.client import Client as Nats
-
 from benchmarks.parts import plain_environment
 from benchmarks.service import Serving, served
 from parley.broker.core.messages import AgentCompleted, AgentFailed, AgentOutcome, Ending, decode
@@ -14,6 +12,7 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.scan import walk
 from parley.client import Client
 from parley.client import connect as connect_client

@@ -12,12 +12,12 @@ from typing import Any, Protocol
 
 import nats.errors
 import nats.js.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import PubAck, RawStreamMsg
 
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS
+from parley.broker.jetstream.nats_client import NatsClient
 from tests.simulation.faults import Fault, Kind
 from tests.simulation.server import Server
 from tests.simulation.stream import Kept, WrongLastSequence
@@ -61,6 +61,7 @@ def label(subject: str, headers: Mapping[str, str], data: bytes) -> str:
 class Link:
     is_connected = True
     is_closed = False
+    reconnects = 0
     connected_url = None
     max_payload = _MAX_PAYLOAD
 
@@ -208,6 +209,18 @@ class Link:
 
         self.when_awake(tell)
 
+    # ── NatsClient's events: a modelled connection is never lost, only late ──────────────────────────────────────
+
+    async def wait_connected(self) -> None:
+        return
+
+    async def wait_closed(self) -> None:
+        await self._never()
+
+    async def wait_reconnected(self, seen: int) -> int:
+        await self._never()
+        return seen
+
     # ── nats-py's methods ─────────────────────────────────────────────────────────────────────────────────────────
 
     def jetstream(self, timeout: float = PUBLISH_TIMEOUT_SECONDS) -> "Jet":
@@ -323,8 +336,8 @@ class Jet:
         return info
 
 
-def as_client(link: Link) -> Client:
+def as_client(link: Link) -> NatsClient:
     """Passed for nats-py's client, of which it has what is called."""
     stand_in: Any = link
-    client: Client = stand_in
+    client: NatsClient = stand_in
     return client

@@ -38,7 +38,7 @@ from tests.simulation.invariants import Invariant
 
 _react = tally.react
 _happen = EffectRunner.apply
-_store = JetStream.store
+_store = JetStream.publish
 _arm = EffectRunner.arm
 _store_ending = EffectRunner._store_ending
 _publish_ending = EffectRunner._publish_ending
@@ -199,7 +199,7 @@ async def _writes_blindly(
 
 
 async def _stores_without_msg_id(self: EffectRunner, decided: Tally, subject: str, body: bytes) -> int:
-    return (await self._wire.store(subject, body)).seq
+    return (await self._wire.publish(subject, body)).seq
 
 
 async def _stores_twice(self: EffectRunner, decided: Tally, subject: str, body: bytes) -> int:
@@ -303,7 +303,7 @@ MUTATIONS = (
     ),
     Mutation("an early deadline is not armed anew", Invariant.EFFECTS_FIRST, _reacting(_does_not_arm_anew)),
     Mutation(
-        "writes without comparing", Invariant.COUNTED_ONCE, _method(JetStream, "store", _writes_blindly)
+        "writes without comparing", Invariant.COUNTED_ONCE, _method(JetStream, "publish", _writes_blindly)
     ),
     Mutation("counts an agent again", Invariant.COUNTED_ONCE, _reacting(_counts_again)),
     Mutation(

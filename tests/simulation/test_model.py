@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import nats.errors
 import pytest
-from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
 from parley.broker.core.errors import Conflict
@@ -17,6 +16,7 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.topology import Durable, purge_timer_headers
 from parley.handlers.delivery import Delivery
 from tests.simulation.consumer import Consumer
@@ -116,9 +116,9 @@ Fact = Callable[[Bench], Awaitable[object]]
 
 
 async def a_msg_id_is_stored_once(bench: Bench) -> object:
-    first = await bench.wire.store(topology.AGENT_FAILED, b"1", msg_id="a")
-    again = await bench.wire.store(topology.AGENT_FAILED, b"2", msg_id="a")
-    other = await bench.wire.store(topology.AGENT_FAILED, b"3", msg_id="b")
+    first = (await bench.wire.publish(topology.AGENT_FAILED, b"1", msg_id="a")).seq
+    again = (await bench.wire.publish(topology.AGENT_FAILED, b"2", msg_id="a")).seq
+    other = (await bench.wire.publish(topology.AGENT_FAILED, b"3", msg_id="b")).seq
     return first, again, other
 
 
@@ -127,23 +127,25 @@ async def a_write_must_know_the_one_before(bench: Bench) -> object:
     for revision in (0, 0, 1, 1, 2):
         try:
             told.append(
-                await bench.wire.publish(
-                    subject, b"{}", headers={"Nats-Expected-Last-Subject-Sequence": str(revision)}
-                )
+                (
+                    await bench.wire.publish(
+                        subject, b"{}", headers={"Nats-Expected-Last-Subject-Sequence": str(revision)}
+                    )
+                ).seq
             )
         except Conflict:
             told.append(-1)
-    newest = await bench.wire.last(topology.TALLIES, subject)
-    return told, await bench.wire.stored(topology.TALLIES, 1), newest.seq if newest else None
+    newest = await bench.wire.get_last(topology.TALLIES, subject)
+    return told, await bench.wire.get(topology.TALLIES, 1), newest.seq if newest else None
 
 
 async def a_time_to_live_leaves_nothing_to_compare_with(bench: Bench) -> object:
     subject = topology.tally_subject("t")
     await bench.wire.publish(subject, b"{}", headers={"Nats-TTL": "1s"})
-    there = await bench.wire.last(topology.TALLIES, subject)
+    there = await bench.wire.get_last(topology.TALLIES, subject)
     await asyncio.sleep(2.5)
-    gone = await bench.wire.last(topology.TALLIES, subject)
-    seq = await bench.wire.publish(subject, b"{}", headers={"Nats-Expected-Last-Subject-Sequence": "0"})
+    gone = await bench.wire.get_last(topology.TALLIES, subject)
+    seq = (await bench.wire.publish(subject, b"{}", headers={"Nats-Expected-Last-Subject-Sequence": "0"})).seq
     return there is not None, gone, seq
 
 
@@ -160,22 +162,22 @@ async def a_deadline_comes_once_and_not_before_its_time(bench: Bench) -> object:
     came = await bench.take(topology.EXPIRY, 2.0)
     assert came is not None
     await came.ack()
-    left = await bench.wire.last(topology.DELIBERATIONS, topology.timer_subject("t"))
+    left = await bench.wire.get_last(topology.DELIBERATIONS, topology.timer_subject("t"))
     return came.msg.subject, came.at >= due - 0.002, await bench.take(topology.EXPIRY, 1.0), left
 
 
 async def an_ending_cancels_its_deadline_as_it_is_stored(bench: Bench) -> object:
     await arm(bench, 0.4)
-    await bench.wire.store(topology.FAILED, b"{}", msg_id="t:ending", headers=purge_timer_headers("t"))
-    left = await bench.wire.last(topology.DELIBERATIONS, topology.timer_subject("t"))
+    await bench.wire.publish(topology.FAILED, b"{}", msg_id="t:ending", headers=purge_timer_headers("t"))
+    left = await bench.wire.get_last(topology.DELIBERATIONS, topology.timer_subject("t"))
     return left, await bench.take(topology.EXPIRY, 1.0)
 
 
 async def an_ending_that_is_a_duplicate_cancels_nothing(bench: Bench) -> object:
     headers = purge_timer_headers("t")
-    await bench.wire.store(topology.FAILED, b"{}", msg_id="t:ending", headers=headers)
+    await bench.wire.publish(topology.FAILED, b"{}", msg_id="t:ending", headers=headers)
     await arm(bench, 0.4)
-    again = await bench.wire.store(topology.FAILED, b"{}", msg_id="t:ending", headers=headers)
+    again = (await bench.wire.publish(topology.FAILED, b"{}", msg_id="t:ending", headers=headers)).seq
     came = await bench.take(topology.EXPIRY, 1.5)
     return again, came is not None
 
@@ -235,12 +237,12 @@ async def a_consumer_tells_what_is_settled(bench: Bench) -> object:
 
 async def work_leaves_its_queue_when_it_is_acknowledged(bench: Bench) -> object:
     await bench.wire.publish(topology.AGENT_REQUESTED, b"{}")
-    before = await bench.wire.stored(topology.AGENT_REQUESTS, 1)
+    before = await bench.wire.get(topology.AGENT_REQUESTS, 1)
     job = await bench.take(topology.DISPATCH, 1.0)
     assert job is not None
     await job.ack()
     await asyncio.sleep(0.1)
-    return before is not None, await bench.wire.stored(topology.AGENT_REQUESTS, 1)
+    return before is not None, await bench.wire.get(topology.AGENT_REQUESTS, 1)
 
 
 FACTS: tuple[Fact, ...] = (

@@ -8,7 +8,6 @@ import sys
 import time
 
 import pytest
-from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
 from benchmarks import soak
@@ -16,6 +15,7 @@ from benchmarks.machine import descendants
 from benchmarks.soak import FIGURES, LATE_SECONDS, SHOWN, STREAMS, Load, actors, open_files
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.nats_client import NatsClient as Nats
 
 
 class Still(JetStream):

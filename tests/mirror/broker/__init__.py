@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from nats.aio.client import Client as Nats
-
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.embedded import config, executable
+from parley.broker.jetstream.nats_client import NatsClient as Nats
 from tests.harness import until
 
 # More than any one file has tests.

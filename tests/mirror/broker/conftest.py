@@ -3,9 +3,9 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from nats.aio.client import Client as Nats
 
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.nats_client import NatsClient as Nats
 from tests.mirror.broker import Accounts, provisioned
 
 

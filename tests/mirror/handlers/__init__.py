@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from nats.aio.client import Client as Nats
 from nats.js import JetStreamContext
 
 from parley.broker.core.messages import (
@@ -27,6 +26,7 @@ from parley.broker.core.tally import Tally
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream, PubAck, StoredMessage
+from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import Durable
 from parley.handlers.delivery import Batch, Delivery
@@ -74,7 +74,7 @@ class Bench:
 
     async def publish(self, subject: str, payload: Any, headers: Mapping[str, str] | None = None) -> int:
         body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-        return await self.wire.publish(subject, body, headers=headers)
+        return (await self.wire.publish(subject, body, headers=headers)).seq
 
     async def taken(self, durable: Durable, count: int = 1) -> Batch[Any]:
         """The next `count` deliveries of a consumer, as a handler would get them."""
@@ -104,7 +104,7 @@ class Bench:
         """Every stored message under `subject`, oldest first."""
         state = (await self.js.stream_info(stream)).state
         found = [
-            await self.wire.stored(stream, seq) for seq in range(max(1, state.first_seq), state.last_seq + 1)
+            await self.wire.get(stream, seq) for seq in range(max(1, state.first_seq), state.last_seq + 1)
         ]
         wanted = subject.removesuffix("*").removesuffix(">")
         return [message for message in found if message is not None and message.subject.startswith(wanted)]
@@ -168,7 +168,7 @@ class StumblingWire(JetStream):
         self._falls_at = at
         self._after = after
 
-    async def store(
+    async def publish(
         self,
         subject: str,
         body: bytes,
@@ -177,7 +177,7 @@ class StumblingWire(JetStream):
         headers: Mapping[str, str] | None = None,
     ) -> PubAck:
         with self._step():
-            return await super().store(subject, body, msg_id=msg_id, headers=headers)
+            return await super().publish(subject, body, msg_id=msg_id, headers=headers)
 
     async def broadcast(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         with self._step():

@@ -48,9 +48,11 @@ async def report(bench: Bench, *outcomes: AgentOutcome) -> list[int]:
     for outcome in outcomes:
         done = isinstance(outcome, AgentCompleted)
         seqs.append(
-            await bench.wire.publish(
-                topology.AGENT_COMPLETED if done else topology.AGENT_FAILED, outcome.encode()
-            )
+            (
+                await bench.wire.publish(
+                    topology.AGENT_COMPLETED if done else topology.AGENT_FAILED, outcome.encode()
+                )
+            ).seq
         )
     return seqs
 
@@ -161,7 +163,7 @@ class SlowBucket(JetStream):
         self.writing = asyncio.Event()
         self.may_write = asyncio.Event()
 
-    async def store(
+    async def publish(
         self,
         subject: str,
         body: bytes,
@@ -172,7 +174,7 @@ class SlowBucket(JetStream):
         if subject == topology.tally_subject("t-1"):
             self.writing.set()
             await self.may_write.wait()
-        return await super().store(subject, body, msg_id=msg_id, headers=headers)
+        return await super().publish(subject, body, msg_id=msg_id, headers=headers)
 
 
 async def test_outcomes_that_come_during_a_write_wait_and_are_the_next_one(bench: Bench) -> None:
@@ -260,8 +262,8 @@ async def test_an_outcome_nobody_counts_is_not_kept_for_an_ending(bench: Bench) 
     (counted, stray) = await report(bench, answer_of("t-1", ONE), answer_of("nobody", ONE))
     await aggregate_of(bench, wire)(await bench.taken(AGGREGATE, 2))
     await bench.js.purge_stream(topology.AGENT_RESPONSES)
-    assert await wire.stored(topology.AGENT_RESPONSES, counted) is not None
-    assert await wire.stored(topology.AGENT_RESPONSES, stray) is None
+    assert await wire.get(topology.AGENT_RESPONSES, counted) is not None
+    assert await wire.get(topology.AGENT_RESPONSES, stray) is None
 
 
 async def test_a_doubled_outcome_is_counted_once(bench: Bench, aggregate: Aggregate) -> None:
@@ -332,7 +334,7 @@ async def test_outcomes_that_waited_for_a_fold_that_failed_are_folded_all_the_sa
 
         failed = False
 
-        async def store(
+        async def publish(
             self,
             subject: str,
             body: bytes,
@@ -345,7 +347,7 @@ async def test_outcomes_that_waited_for_a_fold_that_failed_are_folded_all_the_sa
                 self.writing.set()
                 await self.may_write.wait()
                 raise RuntimeError("the write failed")
-            return await super().store(subject, body, msg_id=msg_id, headers=headers)
+            return await super().publish(subject, body, msg_id=msg_id, headers=headers)
 
     wire = FailsSlowly(bench)
     aggregate = aggregate_of(bench, wire)

@@ -5,13 +5,13 @@ from typing import cast
 
 import nats.errors
 import pytest
-from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 from pydantic import TypeAdapter
 
 from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.messages import AgentOutcome, DeliberationCancel, DeliberationDeadline
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.handlers.delivery import Batch, Delivery
 from tests.mirror.handlers import Bench
 

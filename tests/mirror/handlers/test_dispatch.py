@@ -127,7 +127,7 @@ async def test_fresh_work_costs_no_look_at_its_tally(bench: Bench, pool: Hands) 
     class Blind(JetStream):
         """Must not be asked."""
 
-        async def last(self, stream: str, subject: str) -> StoredMessage | None:
+        async def get_last(self, stream: str, subject: str) -> StoredMessage | None:
             raise AssertionError("asked for a tally")
 
     await bench.publish(topology.AGENT_REQUESTED, work())
@@ -257,7 +257,7 @@ async def test_an_agent_that_answered_after_all_is_not_overruled_by_its_works_en
     bench: Bench, dispatch: Dispatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatching, "MAX_JOB_DELIVERIES", 1)
-    first = await bench.wire.publish(topology.AGENT_COMPLETED, b"{}", msg_id=f"t-1:{ONE}:1")
+    first = (await bench.wire.publish(topology.AGENT_COMPLETED, b"{}", msg_id=f"t-1:{ONE}:1")).seq
     await bench.publish(topology.AGENT_REQUESTED, work())
     await dispatch(await again(bench))
     assert (await bench.js.stream_info(topology.AGENT_RESPONSES)).state.last_seq == first
@@ -286,7 +286,7 @@ async def test_work_whose_tally_cannot_be_read_now_is_given_back(
     class Away(JetStream):
         """The bucket's leader does not answer."""
 
-        async def last(self, stream: str, subject: str) -> StoredMessage | None:
+        async def get_last(self, stream: str, subject: str) -> StoredMessage | None:
             raise BrokerUnavailable("nats://x", "timeout")
 
     monkeypatch.setattr(settle, "FIRST_RETRY_SECONDS", 0.01)

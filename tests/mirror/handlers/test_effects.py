@@ -87,9 +87,11 @@ async def stored(bench: Bench, *outcomes: AgentOutcome) -> Sequence[Reported]:
     for outcome in outcomes:
         error_type = getattr(outcome, "error_type", None)
         subject = topology.AGENT_COMPLETED if error_type is None else topology.AGENT_FAILED
-        seq = await bench.wire.publish(
-            subject, outcome.encode(), msg_id=f"{outcome.task_id}:{outcome.agent_id}:1"
-        )
+        seq = (
+            await bench.wire.publish(
+                subject, outcome.encode(), msg_id=f"{outcome.task_id}:{outcome.agent_id}:1"
+            )
+        ).seq
         events.append(Reported(outcome.agent_id, 1, seq, error_type))
     return events
 
@@ -105,7 +107,7 @@ async def work_of(bench: Bench, task_id: str) -> list[AgentRequested]:
 
 async def test_a_request_arms_its_deadline_and_queues_its_agents_work(bench: Bench, process: Process) -> None:
     await process.requested("t-1")
-    timer = await bench.wire.last(topology.DELIBERATIONS, "deliberation.timer.t-1")
+    timer = await bench.wire.get_last(topology.DELIBERATIONS, "deliberation.timer.t-1")
     assert timer is not None
     assert json.loads(timer.data) == {"task_id": "t-1"}
     assert timer.headers["Nats-Schedule-Target"] == "deliberation.deadline.t-1"
@@ -186,7 +188,7 @@ async def test_an_ending_is_stored_marked_and_cancels_its_timer(bench: Bench, pr
     tally = await bench.tally_of("t-1")
     assert tally is not None
     assert (tally.state, tally.ending_seq) == (State.COMPLETED, message.seq)
-    assert await bench.wire.last(topology.DELIBERATIONS, "deliberation.timer.t-1") is None
+    assert await bench.wire.get_last(topology.DELIBERATIONS, "deliberation.timer.t-1") is None
     assert bench.notes.lines == ["ended completed"]
 
 
@@ -277,7 +279,7 @@ async def test_a_rejected_request_has_its_ending_though_it_never_began(
 async def test_a_message_that_took_the_endings_msg_id_first_does_not_silence_it(
     bench: Bench, process: Process, subject: str, squatter: bytes
 ) -> None:
-    taken = await bench.wire.publish(subject, squatter, msg_id="t-1:ending")
+    taken = (await bench.wire.publish(subject, squatter, msg_id="t-1:ending")).seq
     await process.requested("t-1", agents=1)
     events = await stored(bench, answer_of("t-1", ONE))
     await process.apply("t-1", *events)
@@ -285,7 +287,7 @@ async def test_a_message_that_took_the_endings_msg_id_first_does_not_silence_it(
     tally = await bench.tally_of("t-1")
     assert tally is not None
     assert tally.ending_seq not in (None, taken)
-    message = await bench.wire.stored(topology.DELIBERATIONS, tally.ending_seq or 0)
+    message = await bench.wire.get(topology.DELIBERATIONS, tally.ending_seq or 0)
     assert message is not None
     assert decode(DeliberationCompleted, message.data).task_id == "t-1"
     stored_after = await bench.all_of(topology.DELIBERATIONS, topology.COMPLETED)
@@ -297,7 +299,7 @@ async def test_an_outcome_that_can_no_longer_be_read_does_not_keep_it_from_endin
     bench: Bench, process: Process
 ) -> None:
     await process.requested("t-1", agents=2)
-    seq = await bench.wire.publish(topology.AGENT_COMPLETED, b'{"written": "by another version"}')
+    seq = (await bench.wire.publish(topology.AGENT_COMPLETED, b'{"written": "by another version"}')).seq
     await process.apply("t-1", Reported(ONE, 1, seq), *await stored(bench, answer_of("t-1", TWO)))
     (ending,) = await bench.endings_of("t-1")
     assert [result.agent_id for result in ending.results] == [TWO]
@@ -322,7 +324,7 @@ async def test_falling_over_at_any_step_of_a_request_skips_none(bench: Bench, st
         await Process(stumbling).requested(task_id, agents=2)
     await Process(bench.wire, bench.notes).requested(task_id, agents=2)  # redelivered, to another process
     assert sorted(one.agent_id for one in await work_of(bench, task_id)) == [ONE, TWO]
-    assert await bench.wire.last(topology.DELIBERATIONS, topology.timer_subject(task_id)) is not None
+    assert await bench.wire.get_last(topology.DELIBERATIONS, topology.timer_subject(task_id)) is not None
     tally = await bench.tally_of(task_id)
     assert tally is not None
     assert tally.state is State.PENDING
@@ -346,7 +348,7 @@ async def test_falling_over_at_any_step_of_an_ending_ends_it_once_and_marks_it(
     assert decided is not None
     if decided.ended and not await bench.endings_of(task_id):
         # Nothing was published, so the deadline is still armed: it would find this out by itself.
-        assert await bench.wire.last(topology.DELIBERATIONS, topology.timer_subject(task_id)) is not None
+        assert await bench.wire.get_last(topology.DELIBERATIONS, topology.timer_subject(task_id)) is not None
     another = Process(bench.wire, bench.notes)
     if by == "the redelivery" or not decided.ended:
         await another.apply(task_id, *events)
@@ -361,7 +363,7 @@ async def test_falling_over_at_any_step_of_an_ending_ends_it_once_and_marks_it(
     tally = await bench.tally_of(task_id)
     assert tally is not None
     assert tally.ending_seq == stored_endings[-1].seq
-    assert await bench.wire.last(topology.DELIBERATIONS, topology.timer_subject(task_id)) is None
+    assert await bench.wire.get_last(topology.DELIBERATIONS, topology.timer_subject(task_id)) is None
     assert json.loads((await heard.next_msg(timeout=5)).data)["task_id"] == task_id
     assert bench.notes.lines.count("ended completed") <= 1
 
@@ -404,7 +406,7 @@ async def test_an_ending_stored_before_everybody_was_away_for_long_is_found_and_
     await bench.js.update_stream(shorter)
 
     async def forgotten() -> bool:
-        return not (await bench.wire.store(topology.CANCEL, b"{}", msg_id="probe")).duplicate
+        return not (await bench.wire.publish(topology.CANCEL, b"{}", msg_id="probe")).duplicate
 
     await forgotten()
     await until(forgotten, "a Msg-Id of that time is forgotten")

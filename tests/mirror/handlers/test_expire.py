@@ -66,7 +66,7 @@ async def test_a_deliberation_whose_time_is_up_times_out_and_its_agents_are_stop
 async def test_the_quorum_decides_what_a_deadline_makes_of_it(
     bench: Bench, expire: Expire, minimum: int, status: str
 ) -> None:
-    seq = await bench.wire.publish(topology.AGENT_COMPLETED, answer_of("t-1", TWO).encode())
+    seq = (await bench.wire.publish(topology.AGENT_COMPLETED, answer_of("t-1", TWO).encode())).seq
     await record(bench, -1.0, Reported(TWO, 1, seq), minimum=minimum)
     await due(bench, expire)
     (ending,) = await bench.endings_of("t-1")
@@ -81,7 +81,7 @@ async def test_a_timer_that_fires_early_is_armed_anew_and_ends_nothing(bench: Be
     tally = await bench.tally_of("t-1")
     assert tally is not None
     assert tally.state is State.PENDING
-    timer = await bench.wire.last(topology.DELIBERATIONS, "deliberation.timer.t-1")
+    timer = await bench.wire.get_last(topology.DELIBERATIONS, "deliberation.timer.t-1")
     assert timer is not None
     assert await bench.endings_of("t-1") == []
 

@@ -88,7 +88,7 @@ async def test_a_request_is_recorded_armed_fanned_out_and_only_then_acknowledged
     assert tally.deadline == tally.accepted_at + 30
     assert abs(tally.accepted_at - time.time()) < 30
     assert await queued(bench) == 2
-    assert await bench.wire.last(topology.DELIBERATIONS, "deliberation.timer.t-1") is not None
+    assert await bench.wire.get_last(topology.DELIBERATIONS, "deliberation.timer.t-1") is not None
     await bench.settled(INTAKE)
     assert bench.notes.lines == ["accepted QA"]
 

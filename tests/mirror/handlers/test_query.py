@@ -42,7 +42,7 @@ async def begin(bench: Bench) -> float:
 async def report(bench: Bench, *outcomes: AgentOutcome, performer: EffectRunner | None = None) -> None:
     events: list[tuple[Event, float]] = []
     for outcome in outcomes:
-        seq = await bench.wire.publish(topology.AGENT_COMPLETED, outcome.encode())
+        seq = (await bench.wire.publish(topology.AGENT_COMPLETED, outcome.encode())).seq
         events.append((Reported(outcome.agent_id, 1, seq, getattr(outcome, "error_type", None)), time.time()))
     await (performer or performer_of(bench)).apply("t-1", events)
 
@@ -190,7 +190,7 @@ async def test_a_question_nobody_can_read_is_answered_with_what_is_wrong(
 class Away(JetStream):
     """The bucket's leader does not answer."""
 
-    async def last(self, stream: str, subject: str) -> StoredMessage | None:
+    async def get_last(self, stream: str, subject: str) -> StoredMessage | None:
         raise BrokerUnavailable("nats://x", "timeout")
 
 

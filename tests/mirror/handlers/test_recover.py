@@ -42,7 +42,7 @@ async def record(bench: Bench, task_id: str, seconds: float, *events: Event, ago
 
 
 async def armed_at(bench: Bench, task_id: str) -> float | None:
-    timer = await bench.wire.last(topology.DELIBERATIONS, topology.timer_subject(task_id))
+    timer = await bench.wire.get_last(topology.DELIBERATIONS, topology.timer_subject(task_id))
     return parse_timestamp(timer.headers["Nats-Schedule"].removeprefix("@at ")) if timer is not None else None
 
 

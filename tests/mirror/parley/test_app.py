@@ -13,7 +13,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from nats.aio.client import Client as Nats
 
 from benchmarks.machine import free_port
 from parley.app import Service, documented, embedded, service, simulator
@@ -27,6 +26,7 @@ from parley.broker.core.errors import (
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import EmbeddedNats, embedded_nats
+from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.client import connect as connect_client
 from parley.handlers.routes import Part
 from parley.monitoring import health

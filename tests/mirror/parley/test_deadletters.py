@@ -320,7 +320,7 @@ async def test_all_or_those_of_a_subject_are_replayed_the_oldest_first(desk: Des
     some = await desk("replay", "--all", "--subject", "*.requested")
     assert some.code == OK
     assert [line.split(":")[0] for line in some.out.splitlines()] == ["1", "2", "3"]
-    stored = [await desk.wire.stored(topology.DELIBERATIONS, seq) for seq in (1, 2, 3)]
+    stored = [await desk.wire.get(topology.DELIBERATIONS, seq) for seq in (1, 2, 3)]
     assert [message.data for message in stored if message is not None] == [b"1", b"2", b"3"]
     assert await desk.left() == [4]
     rest, none = await desk("replay", "--all"), await desk("replay", "--all")

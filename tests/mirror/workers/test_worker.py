@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 from nats.js.api import ConsumerInfo
 
@@ -23,6 +22,7 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.workers import worker as worker_module
 from parley.workers.agent import Desk, Retry

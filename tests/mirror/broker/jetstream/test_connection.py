@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 
 import nats.js.errors
 import pytest
-from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
 from parley.broker.core.errors import BrokerUnavailable, BrokerUnsuitable, Conflict, PayloadTooLarge
@@ -21,6 +20,7 @@ from parley.broker.jetstream import connection, embedded, jetstream, topology
 from parley.broker.jetstream.connection import check_server, connect, connect_options
 from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage
+from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.topology import purge_timer_headers
 from tests.harness import until
 from tests.mirror.broker import send_raw
@@ -174,8 +174,8 @@ async def test_a_server_that_leaves_while_it_is_checked_is_unavailable(hurried: 
 
 
 async def test_what_is_published_is_stored_with_its_headers(wire: JetStream) -> None:
-    seq = await wire.publish(topology.REQUESTED, b"{}", msg_id="m-1", headers={"traceparent": "00-aa"})
-    stored = await wire.stored(topology.DELIBERATIONS, seq)
+    seq = (await wire.publish(topology.REQUESTED, b"{}", msg_id="m-1", headers={"traceparent": "00-aa"})).seq
+    stored = await wire.get(topology.DELIBERATIONS, seq)
     assert stored == StoredMessage(
         seq=seq,
         subject=topology.REQUESTED,
@@ -191,26 +191,28 @@ async def test_what_is_published_is_stored_with_its_headers(wire: JetStream) -> 
 
 
 async def test_the_same_msg_id_again_is_the_first_message(wire: JetStream) -> None:
-    first = await wire.publish(topology.COMPLETED, b"one", msg_id="t-1:ending")
-    other = await wire.publish(topology.COMPLETED, b"two", msg_id="t-2:ending")
-    again = await wire.publish(topology.COMPLETED, b"three", msg_id="t-1:ending")
+    first = (await wire.publish(topology.COMPLETED, b"one", msg_id="t-1:ending")).seq
+    other = (await wire.publish(topology.COMPLETED, b"two", msg_id="t-2:ending")).seq
+    again = (await wire.publish(topology.COMPLETED, b"three", msg_id="t-1:ending")).seq
     assert (again, other) == (first, first + 1)
-    newest = await wire.last(topology.DELIBERATIONS, topology.COMPLETED)
+    newest = await wire.get_last(topology.DELIBERATIONS, topology.COMPLETED)
     assert newest is not None
     assert newest.data == b"two"
 
 
 async def test_without_a_msg_id_the_same_message_is_two(wire: JetStream) -> None:
-    assert await wire.publish(topology.COMPLETED, b"x") < await wire.publish(topology.COMPLETED, b"x")
+    assert (await wire.publish(topology.COMPLETED, b"x")).seq < (
+        await wire.publish(topology.COMPLETED, b"x")
+    ).seq
 
 
 async def test_compare_and_set_refuses_what_was_decided_on_an_old_state(wire: JetStream) -> None:
     key = topology.tally_subject("t-1")
-    first = await wire.publish(key, b"1", headers={"Nats-Expected-Last-Subject-Sequence": "0"})
+    first = (await wire.publish(key, b"1", headers={"Nats-Expected-Last-Subject-Sequence": "0"})).seq
     with pytest.raises(Conflict):
         await wire.publish(key, b"2", headers={"Nats-Expected-Last-Subject-Sequence": "0"})
-    second = await wire.publish(key, b"2", headers={"Nats-Expected-Last-Subject-Sequence": str(first)})
-    newest = await wire.last(topology.TALLIES, key)
+    second = (await wire.publish(key, b"2", headers={"Nats-Expected-Last-Subject-Sequence": str(first)})).seq
+    newest = await wire.get_last(topology.TALLIES, key)
     assert newest is not None
     assert (newest.seq, newest.data) == (second, b"2")
 
@@ -222,8 +224,8 @@ async def test_the_largest_message_the_server_takes_is_sent_and_one_byte_more_is
     assert (caught.value.subject, caught.value.limit_bytes) == (topology.REQUESTED, wire.max_payload)
     extra = caught.value.size_bytes - wire.max_payload
     largest = b"x" * (wire.max_payload - extra)
-    seq = await wire.publish(topology.REQUESTED, largest, msg_id="m", headers=headers)
-    stored = await wire.stored(topology.DELIBERATIONS, seq)
+    seq = (await wire.publish(topology.REQUESTED, largest, msg_id="m", headers=headers)).seq
+    stored = await wire.get(topology.DELIBERATIONS, seq)
     assert stored is not None
     assert stored.data == largest
     with pytest.raises(PayloadTooLarge):
@@ -237,7 +239,7 @@ async def test_the_largest_headers_the_server_keeps_are_sent_and_one_byte_more_a
     with pytest.raises(PayloadTooLarge) as caught:
         await wire.publish(topology.REQUESTED, b"", headers={"x": "y" * 70_000})
     too_many = caught.value.size_bytes - caught.value.limit_bytes
-    assert await wire.publish(topology.REQUESTED, b"", headers={"x": "y" * (70_000 - too_many)}) > 0
+    assert (await wire.publish(topology.REQUESTED, b"", headers={"x": "y" * (70_000 - too_many)})).seq > 0
     with pytest.raises(PayloadTooLarge):
         await wire.publish(topology.REQUESTED, b"", headers={"x": "y" * (70_001 - too_many)})
     # The same byte more, sent past us, is what the server refuses.
@@ -293,8 +295,8 @@ async def test_every_verb_says_that_the_broker_is_away(hurried: None, tmp_path: 
         verbs = (
             wire.publish(topology.REQUESTED, b"x"),
             wire.schedule(topology.timer_subject("t"), topology.deadline_subject("t"), 0.0, b"x"),
-            wire.stored(topology.DELIBERATIONS, 1),
-            wire.last(topology.TALLIES, topology.tally_subject("t-1")),
+            wire.get(topology.DELIBERATIONS, 1),
+            wire.get_last(topology.TALLIES, topology.tally_subject("t-1")),
             wire.put_object("results", "t-1", b"x"),
             wire.get_object(ref),
             wire.delete_object("results", "t-1"),
@@ -323,7 +325,7 @@ async def test_what_was_refused_while_nats_was_away_is_not_sent_when_it_is_back(
         await up.enter_async_context(embedded_nats(tmp_path, port=urlsplit(server.url).port or 0))
         await until(lambda: wire.connected, "NATS is back")
         await nc.flush()
-        assert await wire.publish(topology.COMPLETED, b"three") == 1
+        assert (await wire.publish(topology.COMPLETED, b"three")).seq == 1
         await nc.close()
 
 
@@ -337,7 +339,7 @@ async def test_what_is_published_in_a_short_absence_waits_for_its_end(tmp_path: 
         await until(lambda: not wire.connected, "the connection is known to be lost")
         publishing = asyncio.create_task(wire.publish(topology.COMPLETED, b"client"))
         await up.enter_async_context(embedded_nats(tmp_path, port=urlsplit(server.url).port or 0))
-        assert await publishing == 1
+        assert (await publishing).seq == 1
         await nc.close()
 
 
@@ -374,11 +376,11 @@ async def test_it_works_again_when_the_server_is_back(hurried: None, tmp_path: P
         nc = await connect(server.url, "test")
         await topology.provision(nc.jetstream())
         wire = JetStream(nc)
-        first = await wire.publish(topology.REQUESTED, b"before")
+        first = (await wire.publish(topology.REQUESTED, b"before")).seq
     await until(lambda: not wire.connected, "the connection is known to be lost")
     async with embedded_nats(tmp_path, with_token=False, port=urlsplit(server.url).port or 0):
         await until(lambda: wire.connected, "the connection is back")
-        assert await wire.publish(topology.REQUESTED, b"after") == first + 1
+        assert (await wire.publish(topology.REQUESTED, b"after")).seq == first + 1
         await nc.close()
 
 
@@ -393,13 +395,13 @@ async def test_a_timer_fires_not_before_its_time_and_not_long_after(wire: JetStr
     fired = await next_of(topology.deadline_subject("t-1"), nc)
     assert fired.data == b'{"task_id": "t-1"}'
     assert at <= fired.metadata.timestamp.timestamp() < at + 2
-    assert await wire.last(topology.DELIBERATIONS, topology.timer_subject("t-1")) is None
+    assert await wire.get_last(topology.DELIBERATIONS, topology.timer_subject("t-1")) is None
 
 
 async def test_a_timer_is_ordered_for_the_next_millisecond_never_for_the_one_before(wire: JetStream) -> None:
     for at in (4_000_000_000.0, 4_000_000_000.0001, 4_000_000_000.0009):
         await wire.schedule(topology.timer_subject("t-1"), topology.deadline_subject("t-1"), at, b"x")
-        timer = await wire.last(topology.DELIBERATIONS, topology.timer_subject("t-1"))
+        timer = await wire.get_last(topology.DELIBERATIONS, topology.timer_subject("t-1"))
         assert timer is not None
         assert at <= parse_timestamp(timer.headers["Nats-Schedule"].removeprefix("@at ")) < at + 0.001
 
@@ -428,30 +430,30 @@ async def test_the_ending_cancels_its_own_timer_and_no_other(wire: JetStream, nc
             topology.timer_subject(task_id), topology.deadline_subject(task_id), at, task_id.encode()
         )
     await wire.publish(topology.COMPLETED, b"{}", msg_id="t-1:ending", headers=purge_timer_headers("t-1"))
-    assert await wire.last(topology.DELIBERATIONS, topology.timer_subject("t-1")) is None
-    assert await wire.last(topology.DELIBERATIONS, topology.timer_subject("t-10")) is not None
+    assert await wire.get_last(topology.DELIBERATIONS, topology.timer_subject("t-1")) is None
+    assert await wire.get_last(topology.DELIBERATIONS, topology.timer_subject("t-10")) is not None
     # The later one fires; the earlier one, were it still there, would have come first.
     assert (await next_of(f"{topology.DEADLINE}.*", nc)).data == b"t-10"
 
 
 async def test_an_ending_without_a_timer_is_stored_all_the_same(wire: JetStream) -> None:
-    assert await wire.publish(topology.FAILED, b"{}", headers=purge_timer_headers("never-armed")) > 0
+    assert (await wire.publish(topology.FAILED, b"{}", headers=purge_timer_headers("never-armed"))).seq > 0
 
 
 # ── reading back ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_what_is_not_there_is_none(wire: JetStream) -> None:
-    assert await wire.stored(topology.AGENT_RESPONSES, 1) is None
-    assert await wire.last(topology.TALLIES, topology.tally_subject("nobody")) is None
+    assert await wire.get(topology.AGENT_RESPONSES, 1) is None
+    assert await wire.get_last(topology.TALLIES, topology.tally_subject("nobody")) is None
 
 
 async def test_the_newest_under_a_subject_is_found_with_its_place(wire: JetStream) -> None:
     await wire.publish(topology.AGENT_COMPLETED, b"1")
     await wire.publish(topology.AGENT_FAILED, b"2")
-    seq = await wire.publish(topology.AGENT_COMPLETED, b"3", headers={"traceparent": "00-aa"})
+    seq = (await wire.publish(topology.AGENT_COMPLETED, b"3", headers={"traceparent": "00-aa"})).seq
     await wire.publish(topology.AGENT_FAILED, b"4")
-    newest = await wire.last(topology.AGENT_RESPONSES, topology.AGENT_COMPLETED)
+    newest = await wire.get_last(topology.AGENT_RESPONSES, topology.AGENT_COMPLETED)
     assert newest is not None
     assert (newest.seq, newest.data, newest.subject) == (seq, b"3", topology.AGENT_COMPLETED)
     assert newest.headers["traceparent"] == "00-aa"
@@ -461,10 +463,10 @@ async def test_a_message_that_was_just_delivered_is_read_without_asking(wire: Je
     # Nothing of this is in the stream: whatever is found was remembered.
     message = StoredMessage(seq=5, subject=topology.AGENT_COMPLETED, data=b"words", headers={})
     wire.remember(topology.AGENT_RESPONSES, message)
-    assert await wire.stored(topology.AGENT_RESPONSES, 5) is message
-    assert await wire.stored(topology.DELIBERATIONS, 5) is None  # another stream's fifth
+    assert await wire.get(topology.AGENT_RESPONSES, 5) is message
+    assert await wire.get(topology.DELIBERATIONS, 5) is None  # another stream's fifth
     wire.forget(topology.AGENT_RESPONSES, 5)
-    assert await wire.stored(topology.AGENT_RESPONSES, 5) is None
+    assert await wire.get(topology.AGENT_RESPONSES, 5) is None
     wire.forget(topology.AGENT_RESPONSES, 5)  # and once more harms nobody
 
 
@@ -479,7 +481,7 @@ async def test_a_message_is_read_back_whatever_its_headers_are(
     await send_raw(
         url, b"HPUB agent.response.x %d %d\r\n%s%s\r\n" % (len(head), len(head) + len(body), head, body)
     )
-    stored = await until(lambda: wire.stored(topology.AGENT_RESPONSES, 1), "it is stored")
+    stored = await until(lambda: wire.get(topology.AGENT_RESPONSES, 1), "it is stored")
     assert stored is not None
     assert (stored.seq, stored.subject, stored.data) == (1, "agent.response.x", body)
 
@@ -492,8 +494,8 @@ async def test_what_is_remembered_is_weighed_with_its_headers(
         wire.remember(
             topology.AGENT_RESPONSES, StoredMessage(seq, topology.AGENT_COMPLETED, b"", {"x": "y" * size})
         )
-    assert await wire.stored(topology.AGENT_RESPONSES, 1) is None
-    assert await wire.stored(topology.AGENT_RESPONSES, 2) is not None
+    assert await wire.get(topology.AGENT_RESPONSES, 1) is None
+    assert await wire.get(topology.AGENT_RESPONSES, 2) is not None
 
 
 async def test_what_is_remembered_is_bounded_and_the_oldest_go_first(
@@ -503,7 +505,7 @@ async def test_what_is_remembered_is_bounded_and_the_oldest_go_first(
     monkeypatch.setattr(jetstream, "STORED_BYTES", 0)
 
     async def cached() -> list[int]:
-        return [seq for seq in range(1, 20) if await wire.stored(topology.AGENT_RESPONSES, seq) is not None]
+        return [seq for seq in range(1, 20) if await wire.get(topology.AGENT_RESPONSES, seq) is not None]
 
     def remember(seq: int, size: int) -> None:
         wire.remember(topology.AGENT_RESPONSES, StoredMessage(seq, topology.AGENT_COMPLETED, b"x" * size, {}))

@@ -70,7 +70,7 @@ async def all_of(letters: DeadLetters) -> list[int]:
 
 
 async def stored_last(wire: JetStream, subject: str) -> StoredMessage:
-    found = await wire.last(REPLAYABLE[subject], subject)
+    found = await wire.get_last(REPLAYABLE[subject], subject)
     assert found is not None
     return found
 
@@ -347,7 +347,7 @@ async def test_a_message_goes_back_where_it_came_from_as_it_was(
 async def test_jetstreams_memory_of_the_original_does_not_swallow_it(
     wire: JetStream, letters: DeadLetters
 ) -> None:
-    first = await wire.store(topology.REQUESTED, b"{}", msg_id="m-1")
+    first = await wire.publish(topology.REQUESTED, b"{}", msg_id="m-1")
     letter = await buried(wire, b"{}", seq=first.seq, headers={"Nats-Msg-Id": "m-1"})
     placed = await letters.replay(letter)
     assert placed.seq > first.seq

@@ -162,12 +162,12 @@ async def test_what_was_stored_is_there_after_a_restart_on_the_same_folder_and_p
     async with embedded_nats(tmp_path, sync_always=True) as server:
         nc = await connect(server.url, "test")
         await provision(nc.jetstream())
-        seq = await JetStream(nc).publish(REQUESTED, b"kept")
+        seq = (await JetStream(nc).publish(REQUESTED, b"kept")).seq
         await nc.close()
     async with embedded_nats(tmp_path, port=port_of(server)) as again:
         assert port_of(again) == port_of(server)
         nc = await connect(again.url, "test")
-        message = await JetStream(nc).stored(DELIBERATIONS, seq)
+        message = await JetStream(nc).get(DELIBERATIONS, seq)
         assert message is not None
         assert message.data == b"kept"
         await nc.close()

@@ -3,11 +3,11 @@
 import asyncio
 
 import pytest
-from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.nats_client import NatsClient
+from parley.broker.jetstream.nats_client import NatsClient as Nats
 from tests.harness import until
 from tests.mirror.broker import send_raw
 

@@ -5,12 +5,12 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from nats.aio.client import Client as Nats
 
 from parley.broker.core.errors import BrokerUnavailable, StreamNotFound
 from parley.broker.jetstream import connection, topology
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.scan import walk
 
 STREAM = topology.DEAD_LETTERS

@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 
 import pytest
-from nats.aio.client import Client as Nats
 
 from parley.broker.core.errors import BrokerUnavailable, Conflict
 from parley.broker.core.lifecycle import State
@@ -25,6 +24,7 @@ from parley.broker.jetstream import connection, tally_store, topology
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage
+from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.tally_store import FoldResult, TallyStore
 from tests.harness import until
 
@@ -39,9 +39,9 @@ class CountingWire(JetStream):
         super().__init__(nc)
         self.reads: list[str] = []
 
-    async def last(self, stream: str, subject: str) -> StoredMessage | None:
+    async def get_last(self, stream: str, subject: str) -> StoredMessage | None:
         self.reads.append(subject)
-        return await super().last(stream, subject)
+        return await super().get_last(stream, subject)
 
 
 @pytest.fixture
@@ -117,11 +117,11 @@ async def test_a_redelivered_request_carries_on_in_another_process(
 
 async def test_events_that_come_together_are_one_write(mine: TallyStore, nc: Nats) -> None:
     await happen(mine, requested(), new=True)
-    before = await JetStream(nc).last(topology.TALLIES, topology.tally_subject("t-1"))
+    before = await JetStream(nc).get_last(topology.TALLIES, topology.tally_subject("t-1"))
     applied = await happen(
         mine, Reported(ONE, 1, 4), Reported(ONE, 1, 5), Reported(TWO, 1, 6), Reported(THREE, 1, 7)
     )
-    after = await JetStream(nc).last(topology.TALLIES, topology.tally_subject("t-1"))
+    after = await JetStream(nc).get_last(topology.TALLIES, topology.tally_subject("t-1"))
     assert before is not None
     assert after is not None
     assert after.seq == before.seq + 1
@@ -146,10 +146,10 @@ async def test_each_effect_of_events_that_come_together_is_asked_for_once(mine: 
 
 async def test_what_changes_nothing_is_not_written(mine: TallyStore, nc: Nats) -> None:
     await happen(mine, requested(), new=True)
-    before = await JetStream(nc).last(topology.TALLIES, topology.tally_subject("t-1"))
+    before = await JetStream(nc).get_last(topology.TALLIES, topology.tally_subject("t-1"))
     applied = await happen(mine, Reported("agent-dev-009", 1, 4))
     assert applied.tally is applied.before
-    assert await JetStream(nc).last(topology.TALLIES, topology.tally_subject("t-1")) == before
+    assert await JetStream(nc).get_last(topology.TALLIES, topology.tally_subject("t-1")) == before
 
 
 async def test_an_outcome_for_nobody_records_nobody(mine: TallyStore) -> None:
@@ -303,11 +303,11 @@ async def test_a_published_ending_is_forgotten_after_its_time(nc: Nats) -> None:
 async def test_an_ending_that_is_not_known_to_be_published_is_kept(nc: Nats, mine: TallyStore) -> None:
     await happen(mine, requested(agents=1), new=True)
     await happen(mine, Reported(ONE, 1, 4))
-    stored = await JetStream(nc).last(topology.TALLIES, topology.tally_subject("t-1"))
+    stored = await JetStream(nc).get_last(topology.TALLIES, topology.tally_subject("t-1"))
     assert stored is not None
     assert "Nats-TTL" not in stored.headers
     await happen(mine, EndingPublished(99))
-    stored = await JetStream(nc).last(topology.TALLIES, topology.tally_subject("t-1"))
+    stored = await JetStream(nc).get_last(topology.TALLIES, topology.tally_subject("t-1"))
     assert stored is not None
     assert stored.headers["Nats-TTL"] == "60s"
 
@@ -321,7 +321,7 @@ async def test_a_published_ending_is_kept_for_whole_seconds_and_no_less(
     where = TallyStore(JetStream(nc), keep_seconds=keep_seconds)
     await happen(where, Refused("t-1", 7, NOW, "bad"), new=True)
     await happen(where, EndingPublished(99))
-    stored = await JetStream(nc).last(topology.TALLIES, topology.tally_subject("t-1"))
+    stored = await JetStream(nc).get_last(topology.TALLIES, topology.tally_subject("t-1"))
     assert stored is not None
     assert stored.headers["Nats-TTL"] == kept
 

@@ -300,11 +300,11 @@ async def test_a_consumer_that_was_lost_goes_on_where_tallies_are_still_remember
     await provision(js, keep_seconds=1.0)
     nc = await connect(empty_nats.url, "client")
     wire = JetStream(nc)
-    forgotten = await wire.publish("deliberation.requested", b"forgotten by now")
-    work = await wire.publish("agent.requested", b"work")
+    forgotten = (await wire.publish("deliberation.requested", b"forgotten by now")).seq
+    work = (await wire.publish("agent.requested", b"work")).seq
     published = time.time()
     await until(lambda: time.time() > published + 1.1, "its tally would be forgotten")
-    remembered = await wire.publish("deliberation.requested", b"still remembered")
+    remembered = (await wire.publish("deliberation.requested", b"still remembered")).seq
     for stream, name in (("DELIBERATIONS", "intake"), ("AGENT_REQUESTS", "dispatch")):
         await js.delete_consumer(stream, name)
     assert await provision(js, keep_seconds=1.0) == [

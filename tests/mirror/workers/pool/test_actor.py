@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.embedded import EmbeddedNats
+from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.workers.job import Job, pack
 from parley.workers.pool import actor as crew_module
 from parley.workers.pool.actor import WorkerActor

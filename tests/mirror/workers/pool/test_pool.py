@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from nats.aio.client import Client as Nats
 
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.embedded import EmbeddedNats
+from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.workers.agent import Retry
 from parley.workers.job import Job
 from parley.workers.model.breaker import BreakerPolicy
