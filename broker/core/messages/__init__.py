@@ -21,6 +21,7 @@ from parley.broker.core.messages.agents import (
 )
 from parley.broker.core.messages.base import (
     MAX_AGENTS,
+    MAX_FIGURE,
     MAX_REASON_CHARACTERS,
     MAX_REPORTED_PROBLEMS,
     MAX_TIMEOUT_SECONDS,
@@ -52,6 +53,7 @@ from parley.broker.core.names import OWN_NAME
 
 __all__ = [
     "MAX_AGENTS",
+    "MAX_FIGURE",
     "MAX_REASON_CHARACTERS",
     "MAX_REPORTED_PROBLEMS",
     "MAX_TIMEOUT_SECONDS",

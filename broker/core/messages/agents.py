@@ -131,7 +131,7 @@ class AgentFailed(Message):
     role: str = Field(description="Role of the agent.")
     status: Literal["failed"] = Field("failed", description="Tells the two outcomes apart.")
     error: Annotated[str, StringConstraints(min_length=1)] = Field(description="What went wrong, in words.")
-    error_type: ErrorType = Field(description="What went wrong, as one of the [error types](#error-types).")
+    error_type: ErrorType = Field(description="What went wrong: one of a closed set.")
     attempt: Figure = Field(description="Model calls this outcome took; 0 where none was made.")
     queue_ms: Figure = Field(0, description="From the request's arrival to the start of this agent's work.")
     duration_ms: Figure = Field(description="From the start of this agent's work to its outcome.")

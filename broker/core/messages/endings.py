@@ -24,7 +24,7 @@ class FailedAgent(Message):
 
     agent_id: str = Field(description="The agent.")
     error: str = Field(description="What went wrong, in words; cut after 500 characters.")
-    error_type: ErrorType = Field(description="What went wrong, as one of the [error types](#error-types).")
+    error_type: ErrorType = Field(description="What went wrong: one of a closed set.")
     timestamp: str = Field(description="When the outcome was known, RFC 3339.")
 
 

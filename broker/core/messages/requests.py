@@ -83,8 +83,8 @@ class DeliberationRequested(Sampling):
     )
     role: Role = Field(
         "DEV",
-        description="Role of every agent, in upper case (lower case is converted). DEV, QA, ARCHITECT, DEVOPS and DATA "
-        "have prompts of their own; any other gets a general expert's.",
+        description="Role of every agent: at most 32 of `A-Z`, `0-9` and `_`, a letter first; lower case is converted. DEV, QA, "
+        "ARCHITECT, DEVOPS and DATA have prompts of their own; any other gets a general expert's.",
     )
     num_agents: Annotated[int, Field(ge=1, le=MAX_AGENTS)] = Field(
         3, description="Agents to ask. The service may allow fewer (`PARLEY_MAX_AGENTS`)."
