@@ -147,7 +147,9 @@ def requests() -> str:
 
 def endings() -> str:
     parts = (messages.AgentResult, messages.Proposal, messages.FailedAgent, messages.ResultsRef)
-    return "\n\n".join(map(_section, (messages.DeliberationCompleted, messages.DeliberationFailed, *parts)))
+    return "\n\n".join(
+        _section(model) for model in (messages.DeliberationCompleted, messages.DeliberationFailed, *parts)
+    )
 
 
 def status() -> str:
@@ -155,11 +157,13 @@ def status() -> str:
 
 
 def outcomes() -> str:
-    return "\n\n".join(map(_section, (messages.AgentCompleted, messages.AgentFailed, messages.Usage)))
+    return "\n\n".join(
+        _section(model) for model in (messages.AgentCompleted, messages.AgentFailed, messages.Usage)
+    )
 
 
 def work() -> str:
-    return "\n\n".join(map(_section, (messages.AgentRequested, messages.AgentCancel)))
+    return "\n\n".join(_section(model) for model in (messages.AgentRequested, messages.AgentCancel))
 
 
 def _section(model: type[Message], *, received: bool = False) -> str:
@@ -214,7 +218,7 @@ def _type(shown: Mapping[str, Any]) -> str:  # one row for each kind of schema
             most = shown.get(
                 "maximum", shown["exclusiveMaximum"] - 1 if "exclusiveMaximum" in shown else None
             )
-            return kind + _range(shown.get("minimum"), most)
+            return str(kind) + _range(shown.get("minimum"), most)
         case {"type": kind}:
             return str(kind)
     return "any JSON"
