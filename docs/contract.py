@@ -275,7 +275,8 @@ def msg_ids() -> str:
 def errors() -> str:
     rows = []
     for kind, policy in POLICIES.items():
-        acts = policy.acts.value + ("; `/readyz` fails meanwhile" if policy.final else "")
-        retried = "yes" if policy.retried else "no"
+        note = str(getattr(policy, "retry_note", ""))
+        retried = ("yes" if policy.retried else "no") + (f", {note}" if note else "")
+        acts = str(policy.acts) + ("; `/readyz` fails meanwhile" if policy.final else "")
         rows.append((f"`{kind}`", policy.meaning, retried, SIGNALS[policy.signal], acts))
     return _table(("value", "what happened", "retried", "says of the endpoint", "who acts"), rows)

@@ -4,6 +4,7 @@ A generated part stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. W
 code is 1 if a part is stale.
 """
 
+import ast
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -25,9 +26,42 @@ def state_diagram() -> str:
     return "\n".join([*lines, "```"])
 
 
+# What each folder holds, in the order in which a newcomer should read them.
+FOLDERS: Mapping[str, str] = {
+    "broker": "what travels, what it means, and the NATS it travels over",
+    "broker/core": "the meaning of a deliberation. Pure: no I/O, clock, randomness or NATS",
+    "broker/core/messages": "the payloads",
+    "broker/jetstream": "NATS JetStream. Knows streams and messages, and no handlers",
+    "handlers": "one message in, effects out",
+    "workers": "one agent's work, from a job to its stored outcome",
+    "workers/model": "the model servers: calls, answers, breakers, readiness",
+    "workers/pool": "where workers run: Ray actors, or this process",
+    "workers/simulator": "a model server without a model",
+    "monitoring": "what an operator looks at",
+    "parley": "the front door: the Python client, the command, settings, and the wiring",
+}
+
+
+def files() -> str:
+    """Each file of the product with the first sentence of its docstring."""
+    lines = []
+    for folder, meaning in FOLDERS.items():
+        found = sorted(path for path in (ROOT / folder).glob("*.py") if path.name[0] != "_")
+        if not found:
+            continue
+        lines += ["", f"**{folder}/**: {meaning}.", ""]
+        lines += [f"- [{path.name}](../{folder}/{path.name}): {_purpose(path)}" for path in found]
+    return "\n".join(lines[1:])
+
+
+def _purpose(path: Path) -> str:
+    paragraph = " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").split("\n\n")[0].split())
+    return re.split(r"(?<=[.?]) ", paragraph)[0].rstrip(".")
+
+
 PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "README.md": {"settings": table},
-    "docs/architecture.md": {"states": state_diagram},
+    "docs/architecture.md": {"files": files, "states": state_diagram},
     "docs/contract.md": {
         "subjects": contract.subjects,
         "streams": contract.streams,
