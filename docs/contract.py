@@ -69,14 +69,15 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 # ── subjects, streams, consumers ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _matches(pattern: str, subject: str) -> bool:
+def matches(pattern: str, subject: str) -> bool:
+    """Does `pattern`, in which `*` stands for one token, cover `subject`?"""
     wanted, given = pattern.split("."), subject.split(".")
     return len(wanted) == len(given) and all(w in ("*", g) for w, g in zip(wanted, given, strict=True))
 
 
 def _stream_of(subject: str) -> str | None:
     for stream in topology.streams():
-        if any(_matches(pattern, subject) for pattern in stream.subjects or ()):
+        if any(matches(pattern, subject) for pattern in stream.subjects or ()):
             return stream.name
     return None
 

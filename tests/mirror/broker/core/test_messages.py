@@ -420,6 +420,19 @@ def test_any_bytes_are_a_message_or_a_complaint(junk: bytes) -> None:
         assert error is None or error.problems
 
 
+def models(kind: type[Message]) -> list[type[Message]]:
+    return [model for child in kind.__subclasses__() for model in (child, *models(child))]
+
+
+@pytest.mark.parametrize("model", sorted({*models(Message)}, key=str), ids=lambda model: model.__name__)
+def test_every_field_is_described(model: type[Message]) -> None:
+    """docs/contract.md and the AsyncAPI document show these words."""
+    for name, field in model.model_fields.items():
+        assert field.description, name
+        assert field.description.endswith((".", ")")), name
+    assert model.__doc__
+
+
 # ── there and back ────────────────────────────────────────────────────────────────────────────────────────────────
 
 PROPOSAL = Proposal(
