@@ -115,7 +115,7 @@ def _where(location: Sequence[int | str]) -> str:
 
 
 def check_size(value: Any, limit: int, name: str) -> None:
-    """Raises ValueError if `value` is more than `limit` bytes as JSON. Any: whatever JSON can hold."""
+    """Raises ValueError if `value` is more than `limit` bytes as JSON. Any: every JSON value."""
     size = len(to_json(value))
     if size > limit:
         raise ValueError(f"{name} is {size} bytes as JSON, more than {limit}")
