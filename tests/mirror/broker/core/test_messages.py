@@ -1,4 +1,4 @@
-"""Payloads: every bound of the contract at its edge and one past it, how strictly they are read, what is said about bad ones."""
+"""Payloads: every bound of the contract at its edge and one past it, strict reading, and the description of bad ones."""
 
 import json
 from typing import Any
@@ -45,8 +45,8 @@ def request(**fields: Any) -> DeliberationRequested:
     return decode(DeliberationRequested, body(**{"task_description": "x", **fields}))
 
 
-def complaint(**fields: Any) -> str:
-    """What is said about a request with these fields."""
+def problems_of(**fields: Any) -> str:
+    """The problems of a request with these fields."""
     with pytest.raises(InvalidMessage) as caught:
         request(**fields)
     return str(caught.value)
@@ -161,12 +161,12 @@ def test_a_request_at_the_edge_of_a_bound_is_good(fields: dict[str, Any]) -> Non
 def test_a_request_one_past_a_bound_is_refused_by_the_name_of_the_field(
     fields: dict[str, Any], named: str
 ) -> None:
-    said = complaint(**fields)
+    said = problems_of(**fields)
     assert named in said
     assert len(said) < 1_000
 
 
-def test_a_request_of_nothing_but_its_description_has_the_contracts_defaults() -> None:
+def test_a_request_with_only_a_description_has_the_contracts_defaults() -> None:
     got = request()
     assert (got.role, got.num_agents, got.rounds, got.min_responses) == ("DEV", 3, 1, 1)
     assert (got.diversity, got.finish_early) == (False, False)
@@ -193,7 +193,7 @@ def test_the_requests_own_timeout_goes_before_its_constraints(
     )
 
 
-def test_constraints_may_hold_a_rubric_of_words_or_of_points() -> None:
+def test_a_rubric_is_text_or_an_object() -> None:
     assert request(constraints={"rubric": "be brief"}).constraints.rubric == "be brief"
     points: dict[str, Any] = {"clarity": 3, "depth": {"weight": 0.5, "notes": ["a", None, True]}}
     assert request(constraints={"rubric": points}).constraints.rubric == points
@@ -211,7 +211,7 @@ def test_a_cancels_reason_is_bounded() -> None:
 
 @pytest.mark.parametrize("kind", [DeliberationCancel, DeliberationDeadline, DeliberationGet, AgentCancel])
 @pytest.mark.parametrize("name", [None, "", "a.b", "x" * 65, 5, ["a"]])
-def test_whatever_names_a_deliberation_names_it_properly(kind: type[Message], name: Any) -> None:
+def test_every_message_that_names_a_deliberation_checks_the_name(kind: type[Message], name: Any) -> None:
     with pytest.raises(InvalidMessage, match="task_id"):
         decode(kind, body(task_id=name))
     with pytest.raises(InvalidMessage, match="task_id"):
@@ -259,8 +259,8 @@ def test_whatever_names_a_deliberation_names_it_properly(kind: type[Message], na
     ],
     ids=repr,
 )
-def test_a_value_of_another_type_is_not_turned_into_the_right_one(field: str, value: Any) -> None:
-    assert complaint(**{field: value}).startswith(field)
+def test_a_value_of_another_type_is_not_converted(field: str, value: Any) -> None:
+    assert problems_of(**{field: value}).startswith(field)
 
 
 def test_a_whole_number_of_seconds_is_a_duration() -> None:
@@ -269,7 +269,7 @@ def test_a_whole_number_of_seconds_is_a_duration() -> None:
 
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "1e999"])
 @pytest.mark.parametrize("field", ["timeout_seconds", "temperature"])
-def test_what_is_no_number_is_no_duration_and_no_temperature(field: str, word: str) -> None:
+def test_durations_and_temperatures_are_finite_numbers(field: str, word: str) -> None:
     with pytest.raises(InvalidMessage, match=rf"^{field}: "):
         decode(DeliberationRequested, f'{{"task_description": "x", "{field}": {word}}}'.encode())
 
@@ -294,7 +294,7 @@ def test_what_is_no_number_is_no_duration_and_no_temperature(field: str, word: s
     ],
     ids=shortened,
 )
-def test_what_is_no_json_object_is_refused_as_a_whole(junk: bytes) -> None:
+def test_a_payload_that_is_not_a_json_object_is_refused(junk: bytes) -> None:
     with pytest.raises(InvalidMessage, match=r"^payload: ") as caught:
         decode(DeliberationRequested, junk)
     assert len(str(caught.value)) < 200
@@ -306,7 +306,7 @@ def test_unknown_fields_are_ignored_at_every_level() -> None:
     assert b"colour" not in got.encode()
 
 
-def test_what_the_sender_put_into_metadata_stays_as_it_is() -> None:
+def test_metadata_is_passed_on_unchanged() -> None:
     metadata = {"Ticket": "P-1", "": "", "ключ": "значение", "n": "3"}
     assert request(metadata=metadata).metadata == metadata
     nested: dict[str, Any] = {"a": [1, 2.5, None, {"b": "c"}]}
@@ -335,25 +335,25 @@ def test_a_message_cannot_be_changed() -> None:
 
 
 def test_every_bad_field_is_named() -> None:
-    said = complaint(num_agents=0, role="!", timeout_seconds=-1, task_description="")
+    said = problems_of(num_agents=0, role="!", timeout_seconds=-1, task_description="")
     for field in ("num_agents", "role", "timeout_seconds", "task_description"):
         assert f"{field}: " in said
 
 
-def test_more_problems_than_anybody_reads_are_only_counted() -> None:
-    said = complaint(metadata=dict.fromkeys(map(str, range(500)), 1))
+def test_only_the_first_problems_are_named_and_the_rest_counted() -> None:
+    said = problems_of(metadata=dict.fromkeys(map(str, range(500)), 1))
     assert said.count("metadata.*: ") == messages.MAX_REPORTED_PROBLEMS
     assert said.endswith("and 492 more")
 
 
-def test_a_key_of_the_senders_is_not_quoted_however_long_it_is() -> None:
+def test_a_problem_does_not_quote_the_senders_keys() -> None:
     assert (
-        complaint(metadata={"the sender's own words" * 1_000: 1})
+        problems_of(metadata={"the sender's own words" * 1_000: 1})
         == "metadata.*: Input should be a valid string"
     )
 
 
-def test_a_status_of_the_senders_is_not_quoted() -> None:
+def test_a_problem_does_not_quote_the_senders_status() -> None:
     with pytest.raises(InvalidMessage) as caught:
         decode_ending(body(status="my secret"))
     assert "my secret" not in str(caught.value)
@@ -396,7 +396,7 @@ def with_the_secret_in_it() -> st.SearchStrategy[Any]:
     cut=st.integers(0, 40),
 )
 @settings(max_examples=300, deadline=None)
-def test_a_complaint_never_quotes_the_payload(payload: dict[str, Any], kind: type[Message], cut: int) -> None:
+def test_a_problem_never_quotes_the_payload(payload: dict[str, Any], kind: type[Message], cut: int) -> None:
     whole = json.dumps(payload).encode()
     for sent in (whole, whole[: len(whole) - cut], whole.replace(b'"', b"", cut), SECRET.encode() + whole):
         for error in (refusal(kind, sent), refusal(None, sent)):
@@ -414,10 +414,23 @@ def refusal(kind: type[Message] | None, sent: bytes) -> InvalidMessage | None:
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_a_message_or_a_complaint(junk: bytes) -> None:
+def test_any_bytes_give_a_message_or_a_problem(junk: bytes) -> None:
     for kind in (*KINDS, None):
         error = refusal(kind, junk)
         assert error is None or error.problems
+
+
+def models(kind: type[Message]) -> list[type[Message]]:
+    return [model for child in kind.__subclasses__() for model in (child, *models(child))]
+
+
+@pytest.mark.parametrize("model", sorted({*models(Message)}, key=str), ids=lambda model: model.__name__)
+def test_every_field_is_described(model: type[Message]) -> None:
+    """docs/contract.md and the AsyncAPI document show these words."""
+    for name, field in model.model_fields.items():
+        assert field.description, name
+        assert field.description.endswith((".", ")")), name
+    assert model.__doc__
 
 
 # ── there and back ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -512,7 +525,7 @@ def test_the_status_tells_which_of_the_two_endings_it_is() -> None:
 @pytest.mark.parametrize(
     "junk", [b"", b"{}", b"[]", b'{"status": null}', b'{"status": "pending"}', b'{"status": "completed"}']
 )
-def test_what_is_no_ending_is_refused(junk: bytes) -> None:
+def test_a_payload_that_is_not_an_ending_is_refused(junk: bytes) -> None:
     with pytest.raises(InvalidMessage):
         decode_ending(junk)
 
@@ -561,14 +574,14 @@ REPORTED: dict[str, Any] = {
         ("metadata", {"k": "v" * (16 * KIB)}),
     ],
 )
-def test_work_that_no_worker_could_do_is_refused_before_one_has_it(field: str, value: Any) -> None:
+def test_work_that_no_worker_could_do_is_refused(field: str, value: Any) -> None:
     assert decode(AgentRequested, json.dumps(WORK).encode()).task_id == "t-1"
     with pytest.raises(InvalidMessage, match=field):
         decode(AgentRequested, json.dumps({**WORK, field: value}).encode())
 
 
 @pytest.mark.parametrize("field", ["attempt", "queue_ms", "duration_ms"])
-def test_a_figure_that_no_metric_can_count_is_refused(field: str) -> None:
+def test_a_number_too_large_for_a_metric_is_refused(field: str) -> None:
     assert getattr(decode(AgentFailed, json.dumps({**REPORTED, field: 2**53}).encode()), field) == 2**53
     for value in (2**53 + 1, 10**400, -(10**400)):
         with pytest.raises(InvalidMessage, match=field):

@@ -1,0 +1,143 @@
+"""One agent's work, the broadcast that stops it, and how it went."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from parley.broker.core.messages.base import (
+    MAX_AGENTS,
+    MAX_ROUNDS,
+    AgentId,
+    Figure,
+    Instant,
+    Message,
+    Metadata,
+    Role,
+    TaskId,
+)
+from parley.broker.core.messages.requests import Constraints, Sampling
+
+
+def agent_id(role: str, number: int) -> str:
+    """`agent-dev-001`. Numbers count from 1."""
+    return f"agent-{role.lower()}-{number:03d}"
+
+
+class AgentRequested(Sampling):
+    """`agent.requested`: one agent's work."""
+
+    task_id: TaskId = Field(description="The deliberation.")
+    agent_id: AgentId = Field(description="`agent-<role in lower case>-<number, three digits>`.")
+    agent_number: Annotated[int, Field(ge=1, le=MAX_AGENTS)] = Field(
+        description="Number of this agent, from 1."
+    )
+    round: Annotated[int, Field(ge=1, le=MAX_ROUNDS)] = Field(
+        1, description="Round of the deliberation, from 1."
+    )
+    role: Role = Field(description="Role of the agent.")
+    num_agents: Annotated[int, Field(ge=1, le=MAX_AGENTS)] = Field(description="Agents of the deliberation.")
+    task_description: str = Field(description="The question.")
+    constraints: Constraints = Field(Constraints(), description="What the answer must respect.")
+    diversity: bool = Field(
+        False, description="This agent has a persona, a seed and a temperature of its own."
+    )
+    requested_at: Instant = Field(description="When the request was stored, RFC 3339.")
+    deadline: Instant = Field(
+        description="When the deliberation's time is up, RFC 3339. No call outlives it."
+    )
+    metadata: Metadata = Field(default_factory=dict, description="The request's own.")
+
+
+class AgentCancel(Message):
+    """`agent.cancel`, broadcast over core NATS: workers drop this deliberation's calls now."""
+
+    task_id: TaskId = Field(description="The deliberation.")
+    reason: str = Field("", description="Why its calls are not wanted any more.")
+
+
+class Proposal(Message):
+    """One agent's answer."""
+
+    content: str = Field(description="The answer's text, as the model gave it.")
+    author_id: str = Field(description="The agent's `agent_id`.")
+    author_role: str = Field(description="The agent's role.")
+    model: str = Field(description="Model that answered, as its server names it.")
+    temperature: float | None = Field(description="Temperature that was asked for.")
+    tokens: Figure = Field(
+        description="Generated tokens, as the model server counts them; 0 where it does not."
+    )
+
+
+class Usage(Message):
+    """Tokens of one call, as the model server counts them; 0 where it does not."""
+
+    prompt_tokens: Figure = Field(0, description="Tokens of the prompt.")
+    completion_tokens: Figure = Field(0, description="Generated tokens.")
+    total_tokens: Figure = Field(0, description="Both together.")
+
+
+class ErrorType(StrEnum):
+    """The closed set of `error_type`. `parley.broker.core.error_policy` says what each one means."""
+
+    RATE_LIMITED = "rate_limited"
+    SERVER_ERROR = "server_error"
+    CONNECTION_FAILED = "connection_failed"
+    CONNECTION_LOST = "connection_lost"
+    FIRST_BYTE_TIMEOUT = "first_byte_timeout"
+    TOTAL_TIMEOUT = "total_timeout"
+    CONTEXT_TOO_LONG = "context_too_long"
+    BAD_REQUEST = "bad_request"
+    UNAUTHORIZED = "unauthorized"
+    MODEL_NOT_FOUND = "model_not_found"
+    EMPTY_ANSWER = "empty_answer"
+    MALFORMED_ANSWER = "malformed_answer"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    CANCELLED = "cancelled"
+    INTERNAL_ERROR = "internal_error"
+
+
+class AgentCompleted(Message):
+    """`agent.response.completed`: this agent answered."""
+
+    task_id: TaskId = Field(description="The deliberation.")
+    agent_id: AgentId = Field(description="The agent.")
+    round: int = Field(1, description="Round of the deliberation, from 1.")
+    role: str = Field(description="Role of the agent.")
+    status: Literal["completed"] = Field("completed", description="Tells the two outcomes apart.")
+    proposal: Proposal = Field(description="The answer.")
+    finish_reason: str = Field(
+        description="Why the model stopped, in its server's words, such as `stop` or `length`."
+    )
+    usage: Usage = Field(description="Tokens of the call.")
+    attempt: Figure = Field(description="Model calls this outcome took, from 1.")
+    queue_ms: Figure = Field(description="From the request's arrival to the start of this agent's work.")
+    duration_ms: Figure = Field(description="From the start of this agent's work to its outcome.")
+    timestamp: Instant = Field(description="When the outcome was known, RFC 3339.")
+    model: str = Field(description="Model that answered, as its server names it.")
+    diversity: bool = Field(description="The agent had a persona, a seed and a temperature of its own.")
+    persona: str | None = Field(None, description="Its persona, with `diversity`.")
+    seed: int | None = Field(None, description="The seed that was asked for, if any.")
+    num_agents: int = Field(description="Agents of the deliberation.")
+    metadata: dict[str, str] = Field(default_factory=dict, description="The request's own.")
+
+
+class AgentFailed(Message):
+    """`agent.response.failed`: this agent has no answer, and why."""
+
+    task_id: TaskId = Field(description="The deliberation.")
+    agent_id: AgentId = Field(description="The agent.")
+    round: int = Field(1, description="Round of the deliberation, from 1.")
+    role: str = Field(description="Role of the agent.")
+    status: Literal["failed"] = Field("failed", description="Tells the two outcomes apart.")
+    error: Annotated[str, StringConstraints(min_length=1)] = Field(description="What went wrong, in words.")
+    error_type: ErrorType = Field(description="What went wrong: one of a closed set.")
+    attempt: Figure = Field(description="Model calls this outcome took; 0 where none was made.")
+    queue_ms: Figure = Field(0, description="From the request's arrival to the start of this agent's work.")
+    duration_ms: Figure = Field(description="From the start of this agent's work to its outcome.")
+    timestamp: Instant = Field(description="When the outcome was known, RFC 3339.")
+    num_agents: int = Field(0, description="Agents of the deliberation.")
+    metadata: dict[str, str] = Field(default_factory=dict, description="The request's own.")
+
+
+AgentOutcome = AgentCompleted | AgentFailed

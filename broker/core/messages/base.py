@@ -1,0 +1,130 @@
+"""What all payloads share: their bounds, the types of their fields, how they are read, and how a bad one is described.
+
+Inbound payloads are read strictly (a string is not a number) and unknown fields are ignored. A bad payload raises one
+`InvalidMessage` that names each bad field and quotes none of them: prompts do not belong in logs.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
+from pydantic_core import to_json
+
+from parley.broker.core.errors import InvalidMessage
+from parley.broker.core.timestamps import parse_timestamp
+
+KIB = 1024
+
+# Bounds of the contract. A deployment may lower some of them through settings (`Bounds`), never raise them.
+MAX_DESCRIPTION_BYTES = 256 * KIB
+MAX_CONSTRAINTS_BYTES = 64 * KIB
+MAX_METADATA_BYTES = 16 * KIB
+MAX_AGENTS = 256
+MAX_ROUNDS = 5
+MIN_TIMEOUT_SECONDS = 0.1
+MAX_TIMEOUT_SECONDS = 86_400.0
+# OpenAI's chat API takes at most four stop sequences.
+MAX_STOP_SEQUENCES = 4
+# Longer than any context window on sale. A typing error must not become an integer overflow in a model server.
+MAX_MAX_TOKENS = 10_000_000
+# One line of problems is enough to act on. A hostile payload could otherwise make the service write thousands.
+MAX_REPORTED_PROBLEMS = 8
+MAX_REASON_CHARACTERS = 1_000
+# The largest integer that every language reads exactly from JSON. A larger one does not fit a metric's float.
+MAX_FIGURE = 2**53
+
+TASK_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+
+TaskId = Annotated[str, StringConstraints(pattern=TASK_ID_PATTERN)]
+Role = Annotated[
+    str,
+    BeforeValidator(lambda role: role.upper() if isinstance(role, str) else role),
+    StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,31}$"),
+]
+TimeoutSeconds = Annotated[float, Field(ge=MIN_TIMEOUT_SECONDS, le=MAX_TIMEOUT_SECONDS, allow_inf_nan=False)]
+Figure = Annotated[int, Field(ge=-MAX_FIGURE, le=MAX_FIGURE)]
+# `agent_id()` makes them of a role (at most 32 characters) and a number. An agent_id becomes part of a header.
+AgentId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+def _readable(timestamp: str) -> str:
+    try:
+        parse_timestamp(timestamp)
+    except (ValueError, OverflowError):
+        raise ValueError("is no instant as RFC 3339 writes it") from None
+    return timestamp
+
+
+# RFC 3339 with nanoseconds and an offset needs 35 characters.
+Instant = Annotated[str, StringConstraints(max_length=40), AfterValidator(_readable)]
+
+
+class Message(BaseModel):
+    """A frozen payload. Outbound JSON carries every field; inbound JSON may carry more."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    def encode(self) -> bytes:
+        return self.model_dump_json().encode()
+
+
+AnyMessage = TypeVar("AnyMessage", bound=Message)
+
+
+def decode(kind: type[AnyMessage], body: bytes) -> AnyMessage:
+    """Read `body` as `kind`. Raises InvalidMessage naming each bad field."""
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise InvalidMessage(describe(error)) from None
+
+
+def describe(error: ValidationError) -> list[str]:
+    """Each problem in one line that names the field and does not quote the input."""
+    details = error.errors(include_input=False, include_url=False, include_context=False)
+    problems = [
+        f"{_where(detail['loc'])}: {_UNQUOTED.get(detail['type'], detail['msg'])}"
+        for detail in details[:MAX_REPORTED_PROBLEMS]
+    ]
+    if len(details) > MAX_REPORTED_PROBLEMS:
+        problems.append(f"and {len(details) - MAX_REPORTED_PROBLEMS} more")
+    return problems
+
+
+# Below these fields the sender chooses the names, of any length. A problem there is described without them.
+_FREE = {"metadata": "metadata.*", "rubric": "rubric"}
+# pydantic's own words for these quote the input.
+_UNQUOTED = {"union_tag_invalid": "status is none that an ending can have"}
+
+
+def _where(location: Sequence[int | str]) -> str:
+    named = [str(part) for part in location]
+    for place, part in enumerate(named[:-1]):
+        if part in _FREE:
+            named[place:] = [_FREE[part]]
+            break
+    return ".".join(named) or "payload"
+
+
+def check_size(value: Any, limit: int, name: str) -> None:
+    """Raises ValueError if `value` is more than `limit` bytes as JSON. Any: every JSON value."""
+    size = len(to_json(value))
+    if size > limit:
+        raise ValueError(f"{name} is {size} bytes as JSON, more than {limit}")
+
+
+def _metadata_fits(metadata: dict[str, str]) -> dict[str, str]:
+    if metadata:
+        check_size(metadata, MAX_METADATA_BYTES, "metadata")
+    return metadata
+
+
+Metadata = Annotated[dict[str, str], AfterValidator(_metadata_fits)]

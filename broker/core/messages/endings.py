@@ -1,0 +1,121 @@
+"""The two endings of a deliberation, and the answer to a question for its status."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
+
+from parley.broker.core.errors import InvalidMessage
+from parley.broker.core.messages.agents import ErrorType, Proposal
+from parley.broker.core.messages.base import Message, TaskId, describe
+
+
+class AgentResult(Message):
+    """One agent's answer within an ending."""
+
+    agent_id: str = Field(description="The agent.")
+    role: str = Field(description="Role of the agent.")
+    proposal: Proposal = Field(description="The answer.")
+    duration_ms: int = Field(description="From the start of this agent's work to its outcome.")
+    timestamp: str = Field(description="When the outcome was known, RFC 3339.")
+
+
+class FailedAgent(Message):
+    """One agent without an answer, within an ending."""
+
+    agent_id: str = Field(description="The agent.")
+    error: str = Field(description="What went wrong, in words; cut after 500 characters.")
+    error_type: ErrorType = Field(description="What went wrong: one of a closed set.")
+    timestamp: str = Field(description="When the outcome was known, RFC 3339.")
+
+
+class ResultsRef(Message):
+    """Where `results` are when the ending was too large to carry them: an object of a NATS object store."""
+
+    bucket: str = Field(description="Name of the object store.")
+    name: str = Field(description="Name of the object. It holds `results` as a JSON array.")
+    size: int = Field(description="Its size in bytes.")
+    digest: str = Field(description="Its digest, as NATS writes it (`SHA-256=…`).")
+
+
+class DeliberationCompleted(Message):
+    """`deliberation.completed`: one of the two endings. Read `degraded` first."""
+
+    task_id: TaskId = Field(description="The deliberation.")
+    status: Literal["completed"] = Field("completed", description="Tells the endings apart.")
+    degraded: bool = Field(description="True unless every agent answered. Read it first.")
+    missing_agents: tuple[str, ...] = Field(description="Agents that did not report, by `agent_id`.")
+    failed_agents: tuple[FailedAgent, ...] = Field(description="Agents that failed, and why.")
+    results: tuple[AgentResult, ...] = Field(description="The answers, in the order of the agents' numbers.")
+    results_ref: ResultsRef | None = Field(
+        None,
+        description="Where the results are, if they are too large for a message; `results` is empty then.",
+    )
+    total_agents: int = Field(description="Agents that were asked.")
+    successful_responses: int = Field(description="Agents that answered.")
+    failed_responses: int = Field(description="Agents that failed.")
+    winner_id: str | None = Field(None, description="Null: this version chooses no winner.")
+    duration_ms: int = Field(description="From the request's arrival in the stream to the decision.")
+    completed_at: str = Field(description="When it was decided, RFC 3339.")
+    metadata: dict[str, str] = Field(default_factory=dict, description="The request's own.")
+
+
+class DeliberationFailed(Message):
+    """`deliberation.failed`: the other ending."""
+
+    task_id: TaskId = Field(description="The deliberation.")
+    status: Literal["failed", "timeout", "cancelled", "rejected"] = Field(
+        description="`failed`: too few agents answered. `timeout`: too few had answered at the deadline. `cancelled`: "
+        "a client asked for it. `rejected`: the request cannot be used."
+    )
+    error: Annotated[str, StringConstraints(min_length=1)] = Field(
+        description="Why, in words. For `rejected` it names each bad field."
+    )
+    failed_agents: tuple[FailedAgent, ...] = Field(description="Agents that failed, and why.")
+    missing_agents: tuple[str, ...] = Field(description="Agents that did not report, by `agent_id`.")
+    results: tuple[AgentResult, ...] = Field(
+        description="The answers that did arrive, in the order of the agents' numbers."
+    )
+    results_ref: ResultsRef | None = Field(
+        None,
+        description="Where the results are, if they are too large for a message; `results` is empty then.",
+    )
+    total_agents: int = Field(description="Agents that were asked.")
+    successful_responses: int = Field(description="Agents that answered.")
+    failed_responses: int = Field(description="Agents that failed.")
+    duration_ms: int = Field(description="From the request's arrival in the stream to the decision.")
+    timestamp: str = Field(description="When it was decided, RFC 3339.")
+    metadata: dict[str, str] = Field(default_factory=dict, description="The request's own.")
+
+
+Ending = DeliberationCompleted | DeliberationFailed
+_ENDING: TypeAdapter[Ending] = TypeAdapter(Annotated[Ending, Field(discriminator="status")])
+
+
+def decode_ending(body: bytes) -> Ending:
+    """An ending from its bytes; `status` tells which of the two it is. Raises InvalidMessage."""
+    try:
+        return _ENDING.validate_json(body)
+    except ValidationError as error:
+        raise InvalidMessage(describe(error)) from None
+
+
+class DeliberationStatus(Message):
+    """The answer to `deliberation.get`."""
+
+    task_id: str = Field(description="The deliberation; empty where the question could not be read.")
+    status: Literal["UNKNOWN", "PENDING", "IN_PROGRESS", "COMPLETED", "FAILED", "TIMEOUT"] = Field(
+        description="`UNKNOWN`: never heard of, or forgotten; this is not `PENDING`. `PENDING`: no agent has reported. "
+        "A cancelled or rejected deliberation is `FAILED`."
+    )
+    results: tuple[AgentResult, ...] = Field((), description="As in the ending, once there is one.")
+    results_ref: ResultsRef | None = Field(None, description="As in the ending, once there is one.")
+    error_message: str = Field("", description="The ending's `error`, or why the status is not known.")
+    duration_ms: int = Field(0, description="As in the ending, once there is one.")
+    total_agents: int = Field(0, description="Agents that were asked.")
+    received_count: int = Field(0, description="Agents that have answered.")
+    failed_count: int = Field(0, description="Agents that have failed.")
+    winner_id: str | None = Field(None, description="Null: this version chooses no winner.")
+    metadata: dict[str, str] = Field(default_factory=dict, description="The request's own.")
+    ending_seq: int | None = Field(
+        None, description="The ending's sequence in the stream `DELIBERATIONS`, once it is stored there."
+    )
