@@ -13,8 +13,11 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client.parser import text_string_to_metric_families
 
-from parley.workers.simulator import DEFAULT_MODEL, FAULTS, LATEST, MAX_REQUEST_BYTES, Manner, Simulator, main
-from tests.harness import ModelServer, model_server, until
+from parley.workers.simulator import DEFAULT_MODEL, FAULTS
+from parley.workers.simulator.__main__ import main
+from parley.workers.simulator.behaviour import Behaviour
+from parley.workers.simulator.server import LATEST, MAX_REQUEST_BYTES, Simulator
+from tests.harness import model_server, until
 
 PATH = "/v1/chat/completions"
 
@@ -22,12 +25,13 @@ PATH = "/v1/chat/completions"
 class Talk:
     """A simulator in this process and a client that speaks to it over a real socket."""
 
-    def __init__(self, **manner: Any) -> None:
-        self.simulator = Simulator(Manner(**{"latency_ms": 0, **manner}))
+    def __init__(self, **behaviour: Any) -> None:
+        self.simulator = Simulator(Behaviour(**{"latency_ms": 0, **behaviour}))
         self._server = TestServer(self.simulator.app())
         self.http = TestClient(self._server)
 
     async def __aenter__(self) -> "Talk":
+        await self._server.start_server(handler_cancellation=True)
         await self.http.start_server()
         return self
 
@@ -116,13 +120,14 @@ async def test_it_takes_as_long_as_it_is_told() -> None:
 # ── slots ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def waits(talk: Talk, count: int) -> None:
-    """Until so many requests wait for a slot."""
+async def counts(talk: Talk, **expected: int) -> None:
+    """Wait until the server counts just so many requests as running or waiting."""
 
-    async def told() -> bool:
-        return bool((await (await talk.http.get("/simulator")).json())["waiting"] == count)
+    async def reported() -> bool:
+        stats = await (await talk.http.get("/simulator")).json()
+        return all(stats[name] == count for name, count in expected.items())
 
-    await until(told, f"{count} wait for a slot")
+    await until(reported, f"the server counts {expected}")
 
 
 async def test_more_requests_than_slots_wait_their_turn() -> None:
@@ -130,7 +135,7 @@ async def test_more_requests_than_slots_wait_their_turn() -> None:
         clock = asyncio.get_running_loop().time
         started = clock()
         asked = [asyncio.create_task(talk.text()) for _ in range(5)]
-        await waits(talk, 3)
+        await counts(talk, waiting=3)
         text = await (await talk.http.get("/metrics")).text()
         told = {
             sample.name: sample.value
@@ -165,9 +170,9 @@ async def test_without_a_bound_nobody_waits() -> None:
 async def test_the_number_of_slots_can_be_changed_while_requests_wait() -> None:
     async with Talk(latency_ms=10_000, slots=1) as talk:
         asked = [asyncio.create_task(talk.ask()) for _ in range(3)]
-        await waits(talk, 2)
+        await counts(talk, waiting=2)
         assert (await talk.http.post("/simulator", json={"slots": 0, "latency_ms": 0})).status == 200
-        await waits(talk, 0)
+        await counts(talk, waiting=0)
         done, _ = await asyncio.wait(asked, timeout=5, return_when=asyncio.FIRST_COMPLETED)
         assert done
         for task in asked:
@@ -175,26 +180,29 @@ async def test_the_number_of_slots_can_be_changed_while_requests_wait() -> None:
         await asyncio.gather(*asked, return_exceptions=True)
 
 
-async def test_a_client_that_leaves_while_it_waits_leaves_the_queue() -> None:
-    async with model_server("--latency-ms", "500", "--slots", "1") as model, aiohttp.ClientSession() as http:
-        body = {"model": DEFAULT_MODEL, "messages": []}
-        first = asyncio.create_task(_post(http, f"{model.url}{PATH}", body))
-        await until(lambda: _running(model, 1), "the first has the slot")
-        second = asyncio.create_task(_post(http, f"{model.url}{PATH}", body))
-        await until(lambda: _running(model, 2), "the second waits")
-        second.cancel()
-        await until(lambda: _running(model, 1), "the second has left")
-        assert (await model.seen())["waiting"] == 0
-        assert await first == 200
+async def test_slots_are_given_in_order_and_a_cancelled_request_leaves_the_queue() -> None:
+    async with Talk(latency_ms=10_000, slots=2) as talk:
+        answered = []
 
+        async def ask(number: int) -> None:
+            await talk.text()
+            answered.append(number)
 
-async def _running(model: ModelServer, count: int) -> bool:
-    return bool((await model.seen())["running"] == count)
+        async def change(**behaviour: Any) -> None:
+            assert (await talk.http.post("/simulator", json=behaviour)).status == 200
 
-
-async def _post(http: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> int:
-    async with http.post(url, json=body) as response:
-        return response.status
+        asked = []
+        for number in range(5):
+            asked.append(asyncio.create_task(ask(number)))
+            await counts(talk, running=number + 1, waiting=max(0, number - 1))
+        asked[3].cancel()
+        await counts(talk, running=4, waiting=2)
+        await change(slots=1, latency_ms=0)  # requests that hold a slot keep it
+        asked[0].cancel()
+        await counts(talk, running=3, waiting=2)
+        asked[1].cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        assert answered == [2, 4]
 
 
 # ── what else a server has ────────────────────────────────────────────────────────────────────────────────────────
@@ -325,7 +333,7 @@ async def test_a_way_that_is_not_known_is_refused_by_name_and_changes_nothing(
         response = await talk.http.post("/simulator", json={**change, "tokens": 1})
         assert response.status == 400
         assert named in (await response.json())["error"]["message"]
-        assert talk.simulator.manner == Manner(latency_ms=0)
+        assert talk.simulator.behaviour == Behaviour(latency_ms=0)
 
 
 async def test_it_tells_what_it_has_seen_of_the_latest_requests_only() -> None:
