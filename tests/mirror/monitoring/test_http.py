@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import io
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -9,7 +10,8 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.openmetrics.parser import text_fd_to_metric_families as text_fd_to_openmetrics
+from prometheus_client.parser import text_fd_to_metric_families, text_string_to_metric_families
 
 from parley.monitoring import asyncapi
 from parley.monitoring.health import Check
@@ -70,6 +72,26 @@ async def test_metrics_are_refreshed_and_told_in_prometheus_form() -> None:
                 families = {family.name for family in text_string_to_metric_families(await response.text())}
             assert refreshed == expected
         assert {"parley_deliberations_accepted", "parley_agent_duration_seconds"} <= families
+
+
+async def test_every_form_that_prometheus_asks_for_has_the_same_series() -> None:
+    forms = {
+        "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8": text_fd_to_openmetrics,
+        "text/plain;version=1.0.0;escaping=allow-utf-8": text_fd_to_metric_families,
+        "text/plain;version=0.0.4": text_fd_to_metric_families,
+    }
+    found = []
+    async with door() as (url, http):
+        for accept, parse in forms.items():
+            asked = {"accept": accept, "accept-encoding": "gzip"}
+            async with http.get(f"{url}/metrics", headers=asked) as response:
+                assert response.content_type == accept.partition(";")[0]
+                assert response.headers["content-encoding"] == "gzip"
+                families = parse(io.StringIO(await response.text()))
+            samples = [sample for family in families for sample in family.samples]
+            found.append({(sample.name, *sample.labels.items()): sample.value for sample in samples})
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) > 200
 
 
 async def test_the_document_and_its_page_are_told() -> None:

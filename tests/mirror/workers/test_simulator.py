@@ -31,7 +31,6 @@ class Talk:
         self.http = TestClient(self._server)
 
     async def __aenter__(self) -> "Talk":
-        await self._server.start_server(handler_cancellation=True)
         await self.http.start_server()
         return self
 
