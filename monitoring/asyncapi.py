@@ -6,9 +6,9 @@ FastStream writes the channels, operations and schemas. This file adds what Fast
 It relies on two private things of FastStream 0.7.8, both here and nowhere else:
 - the key of a subscriber's message in `components.messages`, `<subject>:SubscribeMessage`
   (faststream/specification/asyncapi/v3_0_0/schema/channels.py);
-- a fault of `get_model_schema` (faststream/specification/asyncapi/message.py; the branch of ag2ai/faststream#1591, no issue
-  reports it). For a handler with one argument it takes the first entry of `$defs` for the argument's model, but pydantic
-  sorts `$defs` by name.
+- a fault of `get_model_schema` (faststream/specification/asyncapi/message.py, the branch that came with
+  ag2ai/faststream#1591; no issue reports it). If the handler has one argument, the function takes the first entry of
+  `$defs` for the argument's model. But pydantic sorts `$defs` by name.
 """
 
 import html
@@ -26,8 +26,9 @@ from parley.broker.jetstream import topology
 ASSETS = Path(__file__).parent / "assets"
 TITLE = "Parley"
 DESCRIPTION = (
-    "A task-queue bridge for multi-agent deliberation. Publish `deliberation.requested` to NATS JetStream; exactly one of "
-    "`deliberation.completed` and `deliberation.failed` comes back, at the latest a second after the deadline."
+    "A task-queue bridge for multi-agent deliberation. Publish `deliberation.requested` to NATS JetStream; "
+    "exactly one of `deliberation.completed` and `deliberation.failed` comes back, at the latest a second after the "
+    "deadline."
 )
 
 _REPLY = "DeliberationStatus"

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
-# A check that takes longer has failed. /readyz must answer before the probe's timeout, which the Helm chart sets to 5 s.
+# A check that takes longer has failed. /readyz must answer within the probe's timeout: 5 s in the Helm chart.
 CHECK_SECONDS = 3.0
 
 # Returns what is wrong, or None.

@@ -23,8 +23,8 @@ def application(
 ) -> web.Application:
     """The routes. `refresh` is awaited before each scrape: it fetches the numbers that only NATS knows.
 
-    /livez answers 503 once `alive` returns False, which asks the supervisor for a restart. /readyz answers 503 while any
-    of `checks` reports a problem, and names it.
+    /livez answers 503 once `alive` returns False, which asks the supervisor for a restart. /readyz answers 503 while
+    any of `checks` reports a problem, and names it.
     """
     write_metrics = make_aiohttp_handler(metrics.registry)
 

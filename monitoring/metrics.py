@@ -1,5 +1,6 @@
-"""The service's Prometheus metrics. Every label takes its values from a closed set: ids and names that callers choose make no
-series.
+"""The service's Prometheus metrics.
+
+Every label takes its values from a closed set, so ids and names that callers choose make no series.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -34,13 +35,13 @@ TIMEOUTS = frozenset({ErrorType.DEADLINE_EXCEEDED, ErrorType.FIRST_BYTE_TIMEOUT,
 class Metrics(Observer):
     """Counts what the handlers report, in a registry of its own.
 
-    `model` is the configured model; answers of any other count as `other`. A process that runs no agents may not know it
-    and passes "": the first answer then names it.
+    `model` is the configured model; answers of any other count as `other`. A process that runs no agents may not know
+    it and passes "": the first answer then names it.
     """
 
     def __init__(self, model: str) -> None:
         # Without this a third of all series would be `_created` gauges, which Prometheus does not use.
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus-client's only function without types
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they left it untyped
         self.registry = CollectorRegistry()
         # The model counted by name; "" until it is known.
         self._model = model
@@ -122,7 +123,7 @@ class Metrics(Observer):
         """Read the endpoints' breakers, by the endpoint's label, at each scrape."""
         self.registry.register(_BreakerCollector(statuses))
 
-    # ── as an observer ────────────────────────────────────────────────────────────────────────────────────────────
+    # ── what handlers report ────────────────────────────────────────────────────────────────────────────────────────────
 
     def deliberation_accepted(self, role: str) -> None:
         self.accepted.labels(_role(role)).inc()
@@ -142,7 +143,8 @@ class Metrics(Observer):
                 self._model = self._model or outcome.model
                 model = outcome.model if outcome.model == self._model else OTHER
                 self.agent_duration.labels(role, model).observe(outcome.duration_ms / 1000)
-                # Any client may publish an outcome. A negative count would make the counter raise and the message come again.
+                # Any client may publish an outcome. With a negative count the counter would raise, and the message
+                # would be delivered again.
                 self.tokens.labels("prompt").inc(max(0, outcome.usage.prompt_tokens))
                 self.tokens.labels("completion").inc(max(0, outcome.usage.completion_tokens))
             case AgentFailed():

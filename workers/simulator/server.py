@@ -1,7 +1,7 @@
 """The simulated server's HTTP side: `/v1/chat/completions` plain and streamed, `/v1/models`, `/health`, `/metrics`.
 
-`POST /simulator` {"latency_ms": 50, "faults": {"500": 0.2}, "script": ["400", "ok"]} changes the behaviour while the server
-runs. `GET /simulator` returns what the server has counted.
+`POST /simulator` {"latency_ms": 50, "faults": {"500": 0.2}, "script": ["400", "ok"]} changes the behaviour while the
+server runs. `GET /simulator` returns what the server has counted.
 """
 
 import asyncio
