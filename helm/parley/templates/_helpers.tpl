@@ -179,7 +179,7 @@ files of 512 MiB of each log, more than a pod's /tmp can hold.
     sizeLimit: 128Mi
 {{- end }}
 
-{{/* In bytes, near Ray's minimum of 75 MiB as in workers/pool/ray_pool.py: jobs are small, and answers do not pass through Ray. */}}
+{{/* In bytes. Jobs are small and answers never pass through Ray: near its minimum of 75 MiB, as in workers/pool/ray_cluster.py. */}}
 {{- define "parley.rayObjectStore" -}}
 83886080
 {{- end }}
