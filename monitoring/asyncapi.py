@@ -1,7 +1,14 @@
 """The AsyncAPI document, generated from the declared routes, and the page that shows it.
 
-FastStream writes the channels, operations and schemas. What it does not know is added here: the reply of `deliberation.get`,
-and which stream, consumer and retention stand behind each JetStream channel.
+FastStream writes the channels, operations and schemas. This file adds what FastStream does not know: the reply to
+`deliberation.get`, and the stream, consumer and retention behind each JetStream channel.
+
+It relies on two private things of FastStream 0.7.8, both here and nowhere else:
+- the key of a subscriber's message in `components.messages`, `<subject>:SubscribeMessage`
+  (faststream/specification/asyncapi/v3_0_0/schema/channels.py);
+- a fault of `get_model_schema` (faststream/specification/asyncapi/message.py, the branch that came with
+  ag2ai/faststream#1591; no issue reports it). If the handler has one argument, the function takes the first entry of
+  `$defs` for the argument's model. But pydantic sorts `$defs` by name.
 """
 
 import html
@@ -19,29 +26,29 @@ from parley.broker.jetstream import topology
 ASSETS = Path(__file__).parent / "assets"
 TITLE = "Parley"
 DESCRIPTION = (
-    "A task-queue bridge for multi-agent deliberation. Publish `deliberation.requested` to NATS JetStream; exactly one of "
-    "`deliberation.completed` and `deliberation.failed` comes back, at the latest a second after the deadline."
+    "A task-queue bridge for multi-agent deliberation. Publish `deliberation.requested` to NATS JetStream; "
+    "exactly one of `deliberation.completed` and `deliberation.failed` comes back, at the latest a second after the "
+    "deadline."
 )
 
 _REPLY = "DeliberationStatus"
 
 
 def document(broker: NatsBroker, version: str) -> dict[str, Any]:
-    """The document as JSON-like data. Holds no address of a server: where NATS is may be a secret."""
+    """The document as JSON-like data. It names no real server: the URL of NATS may hold a password."""
     specification = AsyncAPI(
         broker, title=TITLE, version=version, description=DESCRIPTION, schema_version="3.0.0"
     )
     spec: dict[str, Any] = json.loads(specification.to_specification().to_json())
     spec["servers"] = {"development": {"host": "127.0.0.1:4222", "protocol": "nats"}}
-    _name_the_request(spec)
+    _fix_request_payload(spec)
     _add_streams(spec)
     _add_reply(spec)
     return spec
 
 
-def _name_the_request(spec: dict[str, Any]) -> None:
-    """FastStream takes the first definition of a payload for the payload itself (0.7.8, `get_model_schema`), and definitions are
-    sorted by name: `Constraints`, which a request only contains, comes before `DeliberationRequested`."""
+def _fix_request_payload(spec: dict[str, Any]) -> None:
+    """Undo the fault above: `Constraints`, a part of the request, sorts before `DeliberationRequested`."""
     message = spec["components"]["messages"][f"{topology.REQUESTED}:SubscribeMessage"]
     message["payload"] = {"$ref": f"#/components/schemas/{DeliberationRequested.__name__}"}
 
@@ -86,7 +93,7 @@ def _add_reply(spec: dict[str, Any]) -> None:
 
 
 def page(spec: Mapping[str, Any]) -> str:
-    """A page that shows the document with local assets only, and offers no way to publish."""
+    """An HTML page that shows the document. It loads local assets only and cannot publish messages."""
     embedded = json.dumps({"schema": spec, "config": {"show": {"sidebar": True}}}).replace("<", "\\u003c")
     return f"""<!DOCTYPE html>
 <html lang="en">

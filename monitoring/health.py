@@ -1,22 +1,22 @@
-"""Live and ready. Live: the event loop turns. Ready: everything a message needs is there, by name."""
+"""The readiness checks: run them all, report each problem under the name of its check."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
-# A check that takes longer has failed: a probe must answer before its own timeout (Kubernetes: 1 s by default, ours says 5).
+# A check that takes longer has failed. /readyz must answer within the probe's timeout: 5 s in the Helm chart.
 CHECK_SECONDS = 3.0
 
-# What is wrong, or None.
+# Returns what is wrong, or None.
 Check = Callable[[], Awaitable[str | None]]
 
 
 async def problems(checks: Mapping[str, Check]) -> dict[str, str]:
-    """What stands in the way, by name of the check; empty when ready."""
-    found = await asyncio.gather(*(_one(check) for check in checks.values()))
+    """The problem of each failed check, by the check's name; empty when ready. A check that raises has failed."""
+    found = await asyncio.gather(*(_run(check) for check in checks.values()))
     return {name: problem for name, problem in zip(checks, found, strict=True) if problem is not None}
 
 
-async def _one(check: Check) -> str | None:
+async def _run(check: Check) -> str | None:
     try:
         async with asyncio.timeout(CHECK_SECONDS):
             return await check()

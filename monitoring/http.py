@@ -1,16 +1,16 @@
-"""The operator's door: /metrics, /livez, /readyz and /docs, on loopback unless asked otherwise. It only tells; nothing is changed here."""
+"""The HTTP server for operators: /metrics, /livez, /readyz and /docs. Read-only: no request changes anything."""
 
 import gzip
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from aiohttp import web
+from prometheus_client.aiohttp import make_aiohttp_handler
 
 from parley.monitoring import asyncapi
 from parley.monitoring.health import Check, problems
 from parley.monitoring.metrics import Metrics
 
-_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _ASSETS = {"asyncapi.js": "text/javascript", "asyncapi.css": "text/css"}
 
 
@@ -21,12 +21,17 @@ def application(
     refresh: Callable[[], Awaitable[None]] | None = None,
     alive: Callable[[], bool] = lambda: True,
 ) -> web.Application:
-    """`refresh` is awaited before metrics are written, for what must be asked for. `alive` False asks for a restart."""
+    """The routes. `refresh` is awaited before each scrape: it fetches the numbers that only NATS knows.
 
-    async def show_metrics(_: web.Request) -> web.Response:
+    /livez answers 503 once `alive` returns False, which asks the supervisor for a restart. /readyz answers 503 while
+    any of `checks` reports a problem, and names it.
+    """
+    write_metrics = make_aiohttp_handler(metrics.registry)
+
+    async def show_metrics(request: web.Request) -> web.StreamResponse:
         if refresh is not None:
             await refresh()
-        return web.Response(body=metrics.text(), headers={"content-type": _METRICS_TYPE})
+        return await write_metrics(request)
 
     async def live(_: web.Request) -> web.Response:
         return web.json_response({"live": alive()}, status=200 if alive() else 503)
@@ -64,7 +69,7 @@ def application(
 
 @asynccontextmanager
 async def serving(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
-    """Serve until the block ends; yields the address. `port` 0 takes a free one. Raises OSError when it is taken."""
+    """Serve until the block ends; yields the URL. Port 0 takes a free one. Raises OSError if the port is taken."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:

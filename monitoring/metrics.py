@@ -1,13 +1,14 @@
-"""What the service counts, for Prometheus. Labels hold only values from closed sets: ids, and names that callers choose, never
-become series.
+"""The service's Prometheus metrics.
+
+Every label takes its values from a closed set, so ids and names that callers choose make no series.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from parley.broker.core.lifecycle import ENDINGS, State
@@ -23,105 +24,71 @@ from parley.broker.core.observer import Observer
 from parley.broker.jetstream import topology
 from parley.workers.model.endpoint_status import EndpointStatus
 
-# Roles with prompts of their own; a caller may invent any other name, and all of those are counted together.
+# The roles with their own prompts. Callers may invent other names; all of those count as OTHER.
 KNOWN_ROLES = frozenset({"DEV", "QA", "ARCHITECT", "DEVOPS", "DATA"})
 OTHER = "other"
-# Seconds. From a fast small model to a deadline of an hour.
+# Bucket bounds in seconds, from a small fast model's answer to the longest deadline.
 DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)
 TIMEOUTS = frozenset({ErrorType.DEADLINE_EXCEEDED, ErrorType.FIRST_BYTE_TIMEOUT, ErrorType.TOTAL_TIMEOUT})
 
 
 class Metrics(Observer):
-    """`model` is the configured one; answers of others are counted as `other`.
+    """Counts what the handlers report, in a registry of its own.
 
-    A process that runs no agents may not be told: "" stands for the first model an answer names.
+    `model` is the configured model; answers of any other count as `other`. A process that runs no agents may not know
+    it and passes "": the first answer then names it.
     """
 
     def __init__(self, model: str) -> None:
-        # A `_created` gauge beside every counter would be a third of all series, and Prometheus makes nothing of it.
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # the one function of theirs without types
+        # Without this a third of all series would be `_created` gauges, which Prometheus does not use.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they left it untyped
         self.registry = CollectorRegistry()
+        # The model counted by name; "" until it is known.
         self._model = model
-        registry = self.registry
-        self.accepted = Counter(
-            "parley_deliberations_accepted", "Deliberations recorded.", ["role"], registry=registry
-        )
-        self.ended = Counter(
-            "parley_deliberations_ended", "Endings published.", ["ending", "degraded"], registry=registry
-        )
-        self.duration = Histogram(
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, buckets=DURATIONS, registry=self.registry)
+        self.accepted = counter("parley_deliberations_accepted", "Deliberations recorded.", ["role"])
+        self.ended = counter("parley_deliberations_ended", "Endings published.", ["ending", "degraded"])
+        self.duration = histogram(
             "parley_deliberation_duration_seconds",
             "From the request's arrival in the stream to its ending.",
             ["ending"],
-            buckets=DURATIONS,
-            registry=registry,
         )
-        self.outcomes = Counter(
+        self.outcomes = counter(
             "parley_agent_outcomes",
             "Agents' outcomes counted. `outcome` is completed or the error type.",
             ["role", "outcome"],
-            registry=registry,
         )
-        self.agent_duration = Histogram(
-            "parley_agent_duration_seconds",
-            "One agent's work, retries included.",
-            ["role", "model"],
-            buckets=DURATIONS,
-            registry=registry,
+        self.agent_duration = histogram(
+            "parley_agent_duration_seconds", "One agent's work, retries included.", ["role", "model"]
         )
-        self.queue = Histogram(
-            "parley_agent_queue_seconds",
-            "From the request's arrival to the start of an agent's work.",
-            buckets=DURATIONS,
-            registry=registry,
+        self.queue = histogram(
+            "parley_agent_queue_seconds", "From the request's arrival to the start of an agent's work."
         )
-        self.retries = Counter(
-            "parley_agent_retries", "Model calls beyond an agent's first.", ["role"], registry=registry
+        self.retries = counter("parley_agent_retries", "Model calls beyond an agent's first.", ["role"])
+        self.timeouts = counter("parley_agent_timeouts", "Agents that ran out of time.", ["role", "kind"])
+        self.tokens = counter("parley_agent_tokens", "Tokens as the model server counts them.", ["kind"])
+        self.ignored = counter(
+            "parley_agent_outcomes_ignored", "Outcomes that came late, twice, or for nobody."
         )
-        self.timeouts = Counter(
-            "parley_agent_timeouts", "Agents that ran out of time.", ["role", "kind"], registry=registry
+        self.dead_letters = counter("parley_dead_letters", "Messages nobody could use.", ["subject"])
+        self.failures = counter(
+            "parley_handler_failures", "Handlers that raised; the message came again.", ["consumer"]
         )
-        self.tokens = Counter(
-            "parley_agent_tokens", "Tokens as the model server counts them.", ["kind"], registry=registry
+        self.backlog = gauge("parley_consumer_pending", "Messages that wait in the stream.", ["consumer"])
+        self.in_hand = gauge(
+            "parley_consumer_ack_pending", "Messages handed out and not settled.", ["consumer"]
         )
-        self.ignored = Counter(
-            "parley_agent_outcomes_ignored",
-            "Outcomes that came late, twice, or for nobody.",
-            registry=registry,
+        self.held = gauge(
+            "parley_consumer_held", "Messages this process has in hand. Jobs are the pool's.", ["consumer"]
         )
-        self.dead_letters = Counter(
-            "parley_dead_letters", "Messages nobody could use.", ["subject"], registry=registry
-        )
-        self.failures = Counter(
-            "parley_handler_failures",
-            "Handlers that raised; the message came again.",
-            ["consumer"],
-            registry=registry,
-        )
-        self.backlog = Gauge(
-            "parley_consumer_pending", "Messages that wait in the stream.", ["consumer"], registry=registry
-        )
-        self.in_hand = Gauge(
-            "parley_consumer_ack_pending",
-            "Messages handed out and not settled.",
-            ["consumer"],
-            registry=registry,
-        )
-
-        self.held = Gauge(
-            "parley_consumer_held",
-            "Messages this process has in hand. Jobs are the pool's.",
-            ["consumer"],
-            registry=registry,
-        )
-        self.limit = Gauge(
-            "parley_consumer_limit", "The most it takes in hand.", ["consumer"], registry=registry
-        )
+        self.limit = gauge("parley_consumer_limit", "The most it takes in hand.", ["consumer"])
 
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
-        """A series that appears with its first event shows no increase: rate() would miss the first dead letter of all."""
+        """Create every series now. rate() sees no increase in a series that begins with its first event."""
         for ending in sorted(ENDINGS):
             self.duration.labels(ending)
             for degraded in ("false", "true") if ending is State.COMPLETED else ("false",):
@@ -142,25 +109,21 @@ class Metrics(Observer):
             self.failures.labels(durable.name)
 
     def watch_pool(self, slots: Callable[[], int], busy: Callable[[], int]) -> None:
-        """Read the pool's numbers whenever they are asked for."""
-        Gauge("parley_pool_slots", "Calls the pool can run at once.", registry=self.registry).set_function(
-            slots
-        )
-        Gauge("parley_pool_busy", "Calls it is running.", registry=self.registry).set_function(busy)
+        """Read the pool's numbers at each scrape."""
+        gauge = partial(Gauge, registry=self.registry)
+        gauge("parley_pool_slots", "Calls the pool can run at once.").set_function(slots)
+        gauge("parley_pool_busy", "Calls it is running.").set_function(busy)
 
     def watch_consumer(self, name: str, held: Callable[[], int], limit: int) -> None:
-        """Read what this process has in hand of a consumer whenever it is asked for; `limit`: the most it takes."""
+        """Read at each scrape how many of a consumer's messages this process holds; `limit` is the most it may hold."""
         self.held.labels(name).set_function(held)
         self.limit.labels(name).set(limit)
 
-    def watch_breakers(self, standings: Callable[[], Mapping[str, EndpointStatus]]) -> None:
-        """Read how the workers see the endpoints whenever it is asked for."""
-        self.registry.register(_Breakers(standings))
+    def watch_breakers(self, statuses: Callable[[], Mapping[str, EndpointStatus]]) -> None:
+        """Read the endpoints' breakers, by the endpoint's label, at each scrape."""
+        self.registry.register(_BreakerCollector(statuses))
 
-    def text(self) -> bytes:
-        return generate_latest(self.registry)
-
-    # ── as an observer ────────────────────────────────────────────────────────────────────────────────────────────
+    # ── what handlers report ────────────────────────────────────────────────────────────────────────────────────────────
 
     def deliberation_accepted(self, role: str) -> None:
         self.accepted.labels(_role(role)).inc()
@@ -180,7 +143,8 @@ class Metrics(Observer):
                 self._model = self._model or outcome.model
                 model = outcome.model if outcome.model == self._model else OTHER
                 self.agent_duration.labels(role, model).observe(outcome.duration_ms / 1000)
-                # A counter refuses to be lowered, and anybody may publish an outcome: it must not come back for that.
+                # Any client may publish an outcome. With a negative count the counter would raise, and the message
+                # would be delivered again.
                 self.tokens.labels("prompt").inc(max(0, outcome.usage.prompt_tokens))
                 self.tokens.labels("completion").inc(max(0, outcome.usage.completion_tokens))
             case AgentFailed():
@@ -204,8 +168,8 @@ class Metrics(Observer):
 
 
 @dataclass(frozen=True, slots=True)
-class _Breakers(Collector):
-    standings: Callable[[], Mapping[str, EndpointStatus]]
+class _BreakerCollector(Collector):
+    statuses: Callable[[], Mapping[str, EndpointStatus]]
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         labels = ["endpoint", "state"]
@@ -215,10 +179,10 @@ class _Breakers(Collector):
         openings = CounterMetricFamily(
             "parley_endpoint_breaker_openings", "Breakers opened.", labels=["endpoint"]
         )
-        for endpoint, standing in self.standings().items():
-            for state, workers in standing.workers.items():
+        for endpoint, status in self.statuses().items():
+            for state, workers in status.workers.items():
                 states.add_metric([endpoint, state.value], workers)
-            openings.add_metric([endpoint], standing.openings)
+            openings.add_metric([endpoint], status.openings)
         yield states
         yield openings
 

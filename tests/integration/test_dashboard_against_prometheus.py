@@ -1,7 +1,7 @@
-"""Dashboard, alert rules and metrics against the real thing: a whole service that works, and a Prometheus that scrapes it.
+"""Dashboard, alert rules and metrics against a real Prometheus that scrapes a whole running service.
 
-One scene is played once, with every kind of ending in it; the tests then ask Prometheus about it. Without a Prometheus only the
-tests that need none are run.
+One scene is played once and has every kind of ending; the tests then query Prometheus about it. Without a Prometheus
+only the tests that need none run.
 """
 
 import json
@@ -31,15 +31,15 @@ from tests.integration.prometheus import Prometheus, Tools
 
 ALERTS = Path(dashboards.__file__).parent / "alerts.yaml"
 JOB = "parley"
-# A role nobody knows; it must be counted, and must not become a label.
+# An unknown role. It must be counted and must not become a label.
 INVENTED_ROLE = "BARD"
-# In place of Grafana's $__rate_interval. The whole scene fits into it.
+# Replaces Grafana's $__rate_interval. The whole scene fits into it.
 WINDOW = "1m"
 
 
 @dataclass(slots=True)
 class Scene:
-    """What the client saw, and where to ask what Prometheus saw."""
+    """What the client saw, and the Prometheus to query."""
 
     server: Prometheus
     page: str = ""
@@ -71,7 +71,7 @@ def tools() -> Tools:
 
 @pytest.fixture(scope="module")
 async def scene(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
-    """Everything of its own, so that its numbers are exact."""
+    """The scene, played once on its own NATS, model and service, so that its numbers are exact."""
     folder = tmp_path_factory.mktemp("scene")
     async with embedded_nats(folder / "nats") as nats_server, model_server() as model:
         nats = await connect(nats_server.url, "tests-metrics")
@@ -104,7 +104,7 @@ async def _has_seen(scene: Scene) -> bool:
 
 
 async def play(on: Running, scene: Scene) -> None:
-    """A deliberation of every kind. What each does to the numbers is said beside it."""
+    """A deliberation with every kind of ending; the comments say what each counts."""
     client, model = on.client, on.model
 
     async def deliberate(agents: int, role: str = "DEV", timeout_seconds: float = 30.0) -> Ending:
@@ -168,13 +168,13 @@ async def test_every_ending_has_been_played(scene: Scene) -> None:
 # ── the dashboard ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_committed_dashboard_is_what_the_code_generates() -> None:
+def test_the_committed_dashboard_is_up_to_date() -> None:
     assert dashboards.OUTPUT.read_text(encoding="utf-8") == dashboards.text(), (
         "run `python -m parley.monitoring.dashboards`"
     )
 
 
-def test_every_panel_says_what_to_do_and_has_a_place_of_its_own() -> None:
+def test_every_panel_says_what_to_do_and_overlaps_no_other() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in json.loads(dashboards.text())["panels"]:
         place = panel["gridPos"]
@@ -193,7 +193,7 @@ def test_every_panel_says_what_to_do_and_has_a_place_of_its_own() -> None:
 
 
 async def substituted(scene: Scene, promql: str) -> str:
-    """With the dashboard's own variables filled in by Prometheus, as Grafana does."""
+    """The query with the dashboard's variables filled in from Prometheus, as Grafana does it."""
     values = {"$__rate_interval": WINDOW}
     for variable in json.loads(dashboards.OUTPUT.read_text())["templating"]["list"]:
         if variable["type"] == "query":
@@ -212,7 +212,7 @@ def filled(text: str, values: Mapping[str, str]) -> str:
 @pytest.mark.parametrize(
     ("title", "promql"), dashboards.queries(), ids=[title for title, _ in dashboards.queries()]
 )
-async def test_every_query_of_the_dashboard_has_an_answer(scene: Scene, title: str, promql: str) -> None:
+async def test_every_query_of_the_dashboard_returns_data(scene: Scene, title: str, promql: str) -> None:
     asked = await substituted(scene, promql)
     assert "$" not in asked
     assert f'instance=~"{scene.instance}"' in asked
@@ -225,7 +225,7 @@ async def test_the_legends_name_labels_that_exist(scene: Scene) -> None:
         for target in panel.get("targets", ()):
             wanted = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
             found = await scene.server.query(await substituted(scene, target["expr"]))
-            # An aggregate has just the labels that its legend names, so no two lines share a name.
+            # No two lines of a graph have the same name.
             assert all(wanted <= set(sample.labels) for sample in found), panel["title"]
             names = [tuple(sample.labels[label] for label in sorted(wanted)) for sample in found]
             assert len(set(names)) == len(names), panel["title"]
@@ -237,8 +237,8 @@ def test_every_metric_has_a_panel(scene: Scene) -> None:
     assert {name for name in names if name not in shown} == set()
 
 
-async def test_rates_count_the_first_event_of_all(scene: Scene) -> None:
-    # One dead letter, ever. Were its series born with it, there would be no increase to see.
+async def test_rates_count_a_first_event(scene: Scene) -> None:
+    # One dead letter. If its series began with it, Prometheus would see no increase.
     rise = await scene.server.values(
         f"sum by (subject) (increase(parley_dead_letters_total[{WINDOW}]))", "subject"
     )
@@ -276,7 +276,7 @@ async def test_agents_are_counted_exactly(scene: Scene) -> None:
     assert await scene.server.value("sum(parley_agent_duration_seconds_count)") == len(scene.results)
     assert await scene.server.value("parley_agent_queue_seconds_count") == sum(outcomes.values())
     assert await scene.server.values("parley_agent_retries_total > 0", "role") == {"DEV": 1}
-    # Two that ran out of time, two that were cancelled: their deliberation had ended, or their outcome said nothing new.
+    # Two timed out and two were cancelled: their deliberation had ended, or their outcome changed nothing.
     assert await scene.server.value("parley_agent_outcomes_ignored_total") == 4
 
 
@@ -286,7 +286,7 @@ async def test_tokens_are_counted_exactly(scene: Scene) -> None:
     assert tokens["prompt"] > 0
 
 
-async def test_nothing_is_left_in_hand(scene: Scene) -> None:
+async def test_no_work_is_left(scene: Scene) -> None:
     consumers = {durable.name: 0.0 for durable in topology.DURABLES}
     assert await scene.server.values("parley_consumer_pending", "consumer") == consumers
     assert await scene.server.values("parley_consumer_ack_pending", "consumer") == consumers
@@ -306,7 +306,7 @@ async def test_nothing_is_left_in_hand(scene: Scene) -> None:
 # ── series ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_no_label_has_a_value_that_a_caller_chose(scene: Scene) -> None:
+def test_no_label_value_is_chosen_by_a_caller(scene: Scene) -> None:
     endings = {str(ending) for ending in ENDINGS}
     allowed = {
         "role": KNOWN_ROLES | {OTHER},
@@ -330,18 +330,18 @@ def test_no_label_has_a_value_that_a_caller_chose(scene: Scene) -> None:
     assert "watched-" not in scene.page
 
 
-def test_promtool_finds_nothing_wrong_with_the_metrics(scene: Scene, tools: Tools) -> None:
+def test_promtool_accepts_the_metrics(scene: Scene, tools: Tools) -> None:
     assert tools.complaints("check", "metrics", text=scene.page) == ""
 
 
 # ── alerts ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_promtool_finds_nothing_wrong_with_the_rules(tools: Tools) -> None:
+def test_promtool_accepts_the_rules(tools: Tools) -> None:
     assert tools.complaints("check", "rules", ALERTS) == ""
 
 
-async def test_the_rules_load_and_only_the_rejected_request_raises_an_alert(scene: Scene) -> None:
+async def test_the_rules_load_and_only_the_rejected_request_fires_an_alert(scene: Scene) -> None:
     async def dead_letters_fire() -> bool:
         return (await scene.server.rules())["ParleyDeadLetters"]["state"] == "firing"
 
@@ -351,7 +351,7 @@ async def test_the_rules_load_and_only_the_rejected_request_raises_an_alert(scen
     assert {name for name, rule in rules.items() if rule["state"] == "firing"} == {"ParleyDeadLetters"}
 
 
-def test_the_rules_ask_only_for_metrics_that_exist(scene: Scene) -> None:
+def test_the_rules_use_only_metrics_that_exist(scene: Scene) -> None:
     asked = set(re.findall(r"\bparley_\w+", ALERTS.read_text()))
     existing = {
         sample.name for family in text_string_to_metric_families(scene.page) for sample in family.samples
@@ -376,12 +376,12 @@ DEAD = 'parley_dead_letters_total{subject="deliberation.requested"}'
 RAISED = 'parley_handler_failures_total{consumer="intake"}'
 BUSY, SLOTS = "parley_pool_busy", "parley_pool_slots"
 REPORTED = 'parley_agent_outcomes_total{role="DEV",outcome="completed"}'
-# Two model servers, as four workers see them.
+# One of two model servers, as four workers see it.
 CALLED, PROBED, LEFT = (breakers("gpu-1:8000", state) for state in BreakerState)
 
-# What a service at work looks like to Prometheus, a step a minute, in promtool's notation: start, change, times. Each trouble
-# changes something of it; None takes the series away.
-CALM = {
+# The series of a healthy service, one step a minute, in promtool's notation: start, change, times. Each trouble
+# changes some of them; None removes the series.
+HEALTHY = {
     ended("completed"): "0+60x90",
     **{ended(ending): "0x90" for ending in ("failed", "timeout", "rejected")},
     **{pending(durable.name): "0x90" for durable in topology.DURABLES},
@@ -398,9 +398,9 @@ CALM = {
     PROBED: "0x90",
     LEFT: "0x90",
 }
-# The alert that must fire an hour later, or None, and what is different.
+# The alert that must fire after an hour, or None, and the series that differ.
 TROUBLES: Mapping[str, tuple[str | None, Mapping[str, str | None]]] = {
-    "all is well": (None, {}),
+    "the service is healthy": (None, {}),
     "one request in ten is rejected": (None, {ended("rejected"): "0+6x90"}),
     "one in a hundred times out": (None, {ended("timeout"): "0+0.6x90"}),
     "the only one of a quiet night times out": (
@@ -419,14 +419,14 @@ TROUBLES: Mapping[str, tuple[str | None, Mapping[str, str | None]]] = {
         "ParleyBacklogWhilePoolIdle",
         {pending("dispatch"): "0+10x90", BUSY: "64x90"},
     ),
-    "work waits, nobody has a pool": (
+    "work waits, no process has a pool": (
         "ParleyBacklogWhilePoolIdle",
         {pending("dispatch"): "7x90", BUSY: None, SLOTS: None},
     ),
     "the pool is full for long": ("ParleyPoolFull", {pending("dispatch"): "500x90", BUSY: "250x90"}),
     "a server restarts": (None, {CALLED: "4x59 0 4x30", LEFT: "0x59 4 0x30"}),
     "one worker of four cannot reach a server": (None, {CALLED: "3x90", LEFT: "1x90"}),
-    "a server is down and nobody asks": (None, {CALLED: "0x90", LEFT: "4x90", REPORTED: "0x90"}),
+    "a server is down and no agent runs": (None, {CALLED: "0x90", LEFT: "4x90", REPORTED: "0x90"}),
     "no worker is up": (None, {CALLED: "0x90", breakers("gpu-2:8000", BreakerState.CLOSED): "0x90"}),
     "a server is down": ("ParleyModelServerDown", {CALLED: "0x90", LEFT: "4x90"}),
     "a server is down and being probed": (
@@ -434,19 +434,19 @@ TROUBLES: Mapping[str, tuple[str | None, Mapping[str, str | None]]] = {
         {CALLED: "0x90", PROBED: "1x90", LEFT: "3x90"},
     ),
     "every actor has died": ("ParleyPoolFull", {pending("dispatch"): "500x90", BUSY: "0x90", SLOTS: "0x90"}),
-    "nobody takes requests in": ("ParleyConsumerStuck", {pending("intake"): "0+5x90"}),
-    "no process is scraped": ("ParleyNotScraped", dict.fromkeys(CALM)),
+    "intake is down": ("ParleyConsumerStuck", {pending("intake"): "0+5x90"}),
+    "no process is scraped": ("ParleyNotScraped", dict.fromkeys(HEALTHY)),
 }
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
-def test_each_alert_fires_for_its_trouble_and_for_nothing_else(
+def test_each_alert_fires_for_its_trouble_and_for_no_other(
     trouble: str, tools: Tools, tmp_path: Path
 ) -> None:
     alert, changed = TROUBLES[trouble]
     series = [
         {"series": name, "values": values}
-        for name, values in {**CALM, **changed}.items()
+        for name, values in {**HEALTHY, **changed}.items()
         if values is not None
     ]
     hour_later = {
@@ -460,7 +460,7 @@ def test_each_alert_fires_for_its_trouble_and_for_nothing_else(
     assert tools.complaints("test", "rules", path) == ""
 
 
-def test_every_alert_has_a_trouble_that_raises_it() -> None:
+def test_every_alert_has_a_trouble() -> None:
     assert set(re.findall(r"- alert: (\w+)", ALERTS.read_text())) == {
         alert for alert, _ in TROUBLES.values() if alert
     }

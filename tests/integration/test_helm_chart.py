@@ -711,7 +711,8 @@ def test_the_dockerfile_agrees_with_the_chart_and_the_project(chart: helm_python
     user = pod["securityContext"]["runAsUser"]
     assert f"\nUSER {user}:{pod['securityContext']['runAsGroup']}\n" in dockerfile
     copied = set(re.findall(r"^COPY (\w+) \1$", dockerfile, re.MULTILINE))
-    assert copied == set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
+    assert copied == set(project["tool"]["hatch"]["build"]["only-include"])
+    assert all("--extra server" in line for line in dockerfile.splitlines() if " uv sync " in line)
     allowed = (ROOT / "helm" / "Dockerfile.dockerignore").read_text().splitlines()
     assert {
         f"!{name}" for name in (*copied, "pyproject.toml", "uv.lock", project["project"]["readme"])

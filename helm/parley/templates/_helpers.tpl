@@ -1,4 +1,4 @@
-{{/* The parts, in the order of handlers.routes.Part. */}}
+{{/* The parts, in the order of parley.handlers.routes.Part. */}}
 {{- define "parley.parts" -}}
 intake dispatch aggregate query
 {{- end }}
@@ -7,7 +7,7 @@ intake dispatch aggregate query
 {{- default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" }}
 {{- end }}
 
-{{/* 50 characters, so that the longest suffix still fits into 63. */}}
+{{/* 50 characters: the longest suffix must still fit into 63. */}}
 {{- define "parley.fullname" -}}
 {{- if .Values.fullnameOverride }}
 {{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
@@ -47,7 +47,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
-{{/* A number of values.yaml reaches a template as a float: 1048576 would be written 1.048576e+06. */}}
+{{/* Numbers of values.yaml reach a template as floats: 1048576 would be written 1.048576e+06. */}}
 {{- define "parley.scalar" -}}
 {{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ . }}{{ end }}
 {{- end }}
@@ -74,8 +74,8 @@ PARLEY_RAY_ACTOR_CPUS: {{ include "parley.scalar" .Values.ray.actorCpus | quote 
 {{- end }}
 
 {{/*
-What every pod has, the parts' and Ray's. No service links: Kubernetes would describe each Service of the namespace in variables,
-and one named `parley-http` would set PARLEY_HTTP_PORT to a URL.
+For every pod, Ray's included. No service links: with them Kubernetes sets variables for each Service of the namespace, and a
+Service named `parley-http` would set PARLEY_HTTP_PORT to a URL.
 */}}
 {{- define "parley.podCommon" -}}
 serviceAccountName: {{ include "parley.serviceAccountName" . }}
@@ -112,19 +112,19 @@ securityContext:
 
 {{/* ── Ray ── */}}
 
-{{/* True where the chart brings its own cluster. */}}
+{{/* True if the chart creates the Ray cluster. */}}
 {{- define "parley.ownRay" -}}
 {{- if not .Values.ray.address }}true{{ end }}
 {{- end }}
 
-{{/* True where dispatch joins a cluster as a node; Ray Client (ray://) does not. */}}
+{{/* True if dispatch joins the cluster as a node. With Ray Client (ray://) it does not. */}}
 {{- define "parley.joinsRay" -}}
 {{- if not (hasPrefix "ray://" .Values.ray.address) }}true{{ end }}
 {{- end }}
 
 {{/*
-KubeRay replaces no running pod when a RayCluster changes, so the name carries a checksum of what must be the same on all nodes.
-At most 41 characters: KubeRay cuts `<name>-head-svc` to 50, from the front, and dispatch must know the result.
+KubeRay does not replace running pods when a RayCluster changes. So the name has a checksum of all that must be equal on all
+nodes. At most 41 characters: KubeRay cuts `<name>-head-svc` to 50, from the front, and dispatch must know the result.
 */}}
 {{- define "parley.rayName" -}}
 {{- $nodes := list .Values.ray.version (include "parley.rayHead" .) (include "parley.rayWorker" .) | join "\n" }}
@@ -136,8 +136,8 @@ At most 41 characters: KubeRay cuts `<name>-head-svc` to 50, from the front, and
 {{- end }}
 
 {{/*
-Of whatever runs a Ray node: its own nodes and dispatch. HOME, since user 10001 has no other folder to write to. Ray's logs are
-rotated at 512 MiB by default, five times each, which no /tmp of a pod can hold.
+For every Ray node, dispatch included. HOME: user 10001 has no other writable folder. Log rotation: by default Ray keeps five
+files of 512 MiB of each log, more than a pod's /tmp can hold.
 */}}
 {{- define "parley.rayEnv" -}}
 - name: HOME
@@ -179,19 +179,19 @@ rotated at 512 MiB by default, five times each, which no /tmp of a pod can hold.
     sizeLimit: 128Mi
 {{- end }}
 
-{{/* In bytes. Jobs are small and answers never pass through Ray: near its minimum of 75 MiB, as in workers/pool/ray_pool.py. */}}
+{{/* In bytes. Jobs are small and answers never pass through Ray: near its minimum of 75 MiB, as in workers/pool/ray_cluster.py. */}}
 {{- define "parley.rayObjectStore" -}}
 83886080
 {{- end }}
 
-{{/* Of the raylet on every node but the head. Ray takes any free port by default; probes need to know it. */}}
+{{/* The raylet's port on every node but the head. By default Ray takes any free port, but the probes must know it. */}}
 {{- define "parley.rayletPort" -}}
 6380
 {{- end }}
 
 {{/*
-Probes of a Ray node. KubeRay's own ask the dashboard agent over HTTP, which answers only where `ray[default]` is installed; with
-plain `ray` it listens nowhere and every node would be killed. GCS and raylet answer gRPC health checks themselves, without a token.
+Probes of a Ray node. KubeRay's own probes call the dashboard agent over HTTP. It exists only with `ray[default]`: with plain `ray`
+every node would be killed. GCS and raylet answer gRPC health checks themselves, without a token.
 */}}
 {{- define "parley.rayProbes" -}}
 startupProbe:
@@ -210,7 +210,7 @@ readinessProbe:
   timeoutSeconds: 5
 {{- end }}
 
-{{/* KubeRay selects the head by labels of its own, so `app.kubernetes.io/name` is left to it. */}}
+{{/* `app.kubernetes.io/name` is missing: KubeRay sets it and selects the head by it. */}}
 {{- define "parley.rayPodMetadata" -}}
 labels:
   app.kubernetes.io/instance: {{ .root.Release.Name }}
@@ -221,7 +221,7 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{/* Refuses values that are each fine but cannot work together. */}}
+{{/* Refuses values that are valid alone but cannot work together. */}}
 {{- define "parley.check" -}}
 {{- if include "parley.ownRay" . }}
 {{- $needed := mul (add1 .Values.parts.dispatch.replicas) .Values.ray.actors }}

@@ -1,4 +1,4 @@
-"""The AsyncAPI document says what the contract says, a parser that is not ours accepts it, and a real browser shows it."""
+"""The AsyncAPI document agrees with the contract, the AsyncAPI project's parser accepts it, and a browser shows it."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ from tests.harness import Running
 
 PARSER = "@asyncapi/parser@3.6.3"
 NPM_SECONDS, APT_SECONDS, BROWSER_SECONDS = 90, 240, 60
-# Each file on the command line, parsed: what is wrong with it, one line an error.
+# Parses each file named on the command line and prints one line of JSON for it, errors included.
 CHECK = """
 import { readFileSync } from "node:fs";
 import { Parser } from "@asyncapi/parser";
@@ -30,7 +30,7 @@ for (const file of process.argv.slice(2)) {
   console.log(JSON.stringify({ parsed: document !== undefined, errors, version: document?.version() }));
 }
 """
-# Of the contract: what clients publish, what the service publishes, and what it keeps in which stream.
+# The subjects of docs/contract.md that the service receives, and those that it sends.
 RECEIVED = {
     "deliberation.requested",
     "deliberation.cancel",
@@ -91,7 +91,7 @@ def addresses(spec: dict[str, Any], action: str) -> set[str]:
 
 
 def payload(spec: dict[str, Any], address: str, action: str) -> dict[str, Any]:
-    """The schema of what travels on a subject in this direction."""
+    """The schema of a subject's payload in one direction."""
     (operation,) = [
         one
         for one in spec["operations"].values()
@@ -106,7 +106,7 @@ def payload(spec: dict[str, Any], address: str, action: str) -> dict[str, Any]:
 # ── what it says ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_every_reference_leads_somewhere(spec: dict[str, Any]) -> None:
+def test_every_reference_resolves(spec: dict[str, Any]) -> None:
     found = set(references(spec))
     assert len(found) > 20
     for reference in found:
@@ -122,7 +122,7 @@ def test_it_has_every_subject_of_the_contract_in_the_right_direction(spec: dict[
     assert addresses(spec, "send") == SENT
 
 
-def test_it_holds_no_address_but_an_example(spec: dict[str, Any]) -> None:
+def test_it_names_no_server_except_an_example(spec: dict[str, Any]) -> None:
     assert spec["servers"] == {"development": {"host": "127.0.0.1:4222", "protocol": "nats"}}
     for one in spec["channels"].values():
         assert one.get("servers", [{"$ref": "#/servers/development"}]) == [{"$ref": "#/servers/development"}]
@@ -154,7 +154,7 @@ def test_each_subject_has_its_own_payload(
     assert set(schema["properties"]) == set(kind.model_fields)
 
 
-def test_an_outcome_is_one_of_two(spec: dict[str, Any]) -> None:
+def test_an_outcome_is_completed_or_failed(spec: dict[str, Any]) -> None:
     outcome = payload(spec, "agent.response.*", "receive")
     assert {resolved(spec, one["$ref"])["title"] for one in outcome["anyOf"]} == {
         "AgentCompleted",
@@ -177,20 +177,20 @@ def test_the_request_has_the_contracts_fields_and_bounds(spec: dict[str, Any]) -
     ) == (1, 256, 3)
 
 
-def test_the_question_for_a_status_has_its_answer(spec: dict[str, Any]) -> None:
-    (question,) = [
+def test_a_status_request_has_a_reply(spec: dict[str, Any]) -> None:
+    (request,) = [
         one for one in spec["operations"].values() if channel(spec, one)["address"] == "deliberation.get"
     ]
-    answers = resolved(spec, question["reply"]["channel"]["$ref"])
+    answers = resolved(spec, request["reply"]["channel"]["$ref"])
     assert answers["address"] is None  # the inbox that the request names
     (message,) = answers["messages"].values()
     schema = resolved(spec, resolved(spec, message["$ref"])["payload"]["$ref"])
     assert set(schema["properties"]) == set(DeliberationStatus.model_fields)
-    others = [one for one in spec["operations"].values() if one is not question]
+    others = [one for one in spec["operations"].values() if one is not request]
     assert not any("reply" in one for one in others)
 
 
-def test_each_stored_subject_says_in_which_stream_and_who_works_through_it(spec: dict[str, Any]) -> None:
+def test_each_stored_subject_names_its_stream_and_consumer(spec: dict[str, Any]) -> None:
     said: dict[str, dict[str, Any]] = {}
     for one in spec["channels"].values():
         said.setdefault(one["address"], {}).update(one.get("x-jetstream", {}))
@@ -214,7 +214,7 @@ def test_each_stored_subject_says_in_which_stream_and_who_works_through_it(spec:
 # ── the page ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_nothing_in_the_document_can_break_out_of_the_page() -> None:
+def test_the_document_cannot_inject_markup_into_the_page() -> None:
     html = page({"info": {"description": "</script><script>alert(1)</script><!-- "}})
     assert html.count("</script>") == 2
     assert "<script>alert" not in html
@@ -227,7 +227,7 @@ def test_the_page_offers_no_way_to_publish(spec: dict[str, Any]) -> None:
     assert "https://" not in page(spec)
 
 
-# ── others' tools ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── external tools ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def skip(reason: str) -> None:
@@ -237,7 +237,7 @@ def skip(reason: str) -> None:
 
 @pytest.fixture(scope="module")
 def parser(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the AsyncAPI project's own parser in it."""
+    """A folder with the AsyncAPI project's parser installed."""
     if shutil.which("npm") is None or shutil.which("node") is None:
         skip("node and npm are not installed")
     folder = tmp_path_factory.mktemp("asyncapi-parser")
@@ -258,7 +258,7 @@ def parser(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_asyncapi_projects_own_parser_accepts_it(spec: dict[str, Any], parser: Path) -> None:
+def test_the_asyncapi_projects_parser_accepts_it(spec: dict[str, Any], parser: Path) -> None:
     good, bad = parser / "good.json", parser / "bad.json"
     good.write_text(json.dumps(spec))
     spoilt = json.loads(json.dumps(spec))
@@ -274,7 +274,7 @@ def test_the_asyncapi_projects_own_parser_accepts_it(spec: dict[str, Any], parse
 
 @pytest.fixture(scope="module")
 def chromium() -> str:
-    """A browser; where there is none and we may, Debian's."""
+    """Chromium from the PATH, or else installed with apt-get if the tests run as root."""
     found = shutil.which("chromium")
     if found is None and os.geteuid() == 0 and shutil.which("apt-get") is not None:
         install = ["apt-get", "install", "-y", "--no-install-recommends", "chromium"]
@@ -324,7 +324,7 @@ async def test_a_browser_shows_the_documentation_of_a_running_service(
         if process.returncode is None:
             process.kill()
             await process.wait()
-    # The document itself is in the page's source; what was made of it stands before its scripts.
+    # The page's scripts hold the document, too; the text that the browser rendered comes before them.
     rendered = dom.decode().partition("<script")[0]
     for words in ("deliberation.requested", "agent.response.completed", "task_description", "Parley"):
         assert words in rendered

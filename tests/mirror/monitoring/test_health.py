@@ -1,4 +1,4 @@
-"""Ready means that nothing stands in the way; whatever does is named, and nothing can hold the answer up."""
+"""Every failed check is reported by name, and no check can delay the answer or the others."""
 
 import asyncio
 import time
@@ -9,38 +9,38 @@ from parley.monitoring import health
 from parley.monitoring.health import problems
 
 
-async def well() -> str | None:
+async def healthy() -> str | None:
     return None
 
 
-async def ill() -> str | None:
+async def unhealthy() -> str | None:
     return "no streams"
 
 
-async def broken() -> str | None:
+async def raising() -> str | None:
     raise ConnectionError("it is gone")
 
 
-async def mute() -> str | None:
+async def without_message() -> str | None:
     raise ZeroDivisionError
 
 
-async def stuck() -> str | None:
+async def hanging() -> str | None:
     await asyncio.Event().wait()
     return None
 
 
-async def test_where_every_check_is_well_there_are_no_problems() -> None:
-    assert await problems({"nats": well, "pool": well}) == {}
+async def test_there_are_no_problems_when_every_check_succeeds() -> None:
+    assert await problems({"nats": healthy, "pool": healthy}) == {}
     assert await problems({}) == {}
 
 
-async def test_what_stands_in_the_way_is_told_under_the_name_of_its_check() -> None:
-    assert await problems({"nats": well, "streams": ill}) == {"streams": "no streams"}
+async def test_a_problem_is_reported_under_the_name_of_its_check() -> None:
+    assert await problems({"nats": healthy, "streams": unhealthy}) == {"streams": "no streams"}
 
 
-async def test_a_check_that_raises_has_failed_with_its_words_or_its_kind() -> None:
-    assert await problems({"a": broken, "b": mute, "c": well}) == {
+async def test_a_check_that_raises_has_failed_with_its_message_or_its_type() -> None:
+    assert await problems({"a": raising, "b": without_message, "c": healthy}) == {
         "a": "it is gone",
         "b": "ZeroDivisionError",
     }
@@ -51,22 +51,22 @@ async def test_a_check_that_takes_too_long_has_failed_and_delays_no_other(
 ) -> None:
     monkeypatch.setattr(health, "CHECK_SECONDS", 0.2)
     started = time.monotonic()
-    found = await problems({"slow": stuck, "slower": stuck, "streams": ill})
+    found = await problems({"slow": hanging, "slower": hanging, "streams": unhealthy})
     assert found == {
         "slow": "no answer within 0.2 s",
         "slower": "no answer within 0.2 s",
         "streams": "no streams",
     }
-    assert 0.2 <= time.monotonic() - started < 2  # side by side, not one after the other
+    assert 0.2 <= time.monotonic() - started < 2  # the checks run concurrently
 
 
-def test_a_check_is_cut_short_before_a_probe_would_be() -> None:
+def test_a_check_times_out_before_the_probe_does() -> None:
     # The chart gives its probes five seconds.
     assert health.CHECK_SECONDS < 5
 
 
-async def test_being_cancelled_is_no_problem_of_a_check() -> None:
-    asked = asyncio.create_task(problems({"slow": stuck}))
+async def test_cancellation_is_not_reported_as_a_problem() -> None:
+    asked = asyncio.create_task(problems({"slow": hanging}))
     await asyncio.sleep(0)
     asked.cancel()
     with pytest.raises(asyncio.CancelledError):

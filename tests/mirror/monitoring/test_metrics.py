@@ -1,9 +1,10 @@
-"""What is counted at which event, and that no name a caller invents ever becomes a series."""
+"""What each event counts, and that no name chosen by a caller becomes a series."""
 
 import json
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from parley.broker.core.lifecycle import ENDINGS
@@ -30,7 +31,7 @@ Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def series(metrics: Metrics) -> Series:
-    families = text_string_to_metric_families(metrics.text().decode())
+    families = text_string_to_metric_families(generate_latest(metrics.registry).decode())
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in families
@@ -39,7 +40,7 @@ def series(metrics: Metrics) -> Series:
 
 
 def changed(metrics: Metrics, before: Series) -> dict[tuple[str, ...], float]:
-    """What has grown since, as (name, label values in order of their names); of histograms, count and sum."""
+    """The series that changed: (name, label values in order of the labels' names). Of histograms only count and sum."""
     return {
         (name, *(value for _, value in sorted(labels))): value - before.get((name, labels), 0.0)
         for (name, labels), value in series(metrics).items()
@@ -108,7 +109,7 @@ def test_an_accepted_deliberation_is_counted_by_its_role(metrics: Metrics) -> No
 
 
 @pytest.mark.parametrize("status", sorted(ENDINGS))
-def test_an_ending_is_counted_and_timed_by_how_it_ended(metrics: Metrics, status: str) -> None:
+def test_an_ending_is_counted_and_timed_by_its_status(metrics: Metrics, status: str) -> None:
     before = series(metrics)
     metrics.deliberation_ended(ending(status))
     assert changed(metrics, before) == {
@@ -118,13 +119,13 @@ def test_an_ending_is_counted_and_timed_by_how_it_ended(metrics: Metrics, status
     }
 
 
-def test_a_degraded_ending_is_told_from_a_whole_one(metrics: Metrics) -> None:
+def test_a_degraded_ending_has_its_own_series(metrics: Metrics) -> None:
     before = series(metrics)
     metrics.deliberation_ended(ending("completed", degraded=True))
     assert changed(metrics, before)["parley_deliberations_ended_total", "true", "completed"] == 1
 
 
-def test_an_answer_is_counted_with_its_work_its_wait_its_retries_and_its_tokens(metrics: Metrics) -> None:
+def test_an_answer_counts_its_duration_queue_time_retries_and_tokens(metrics: Metrics) -> None:
     before = series(metrics)
     metrics.agent_reported(completed(attempt=3))
     assert changed(metrics, before) == {
@@ -140,7 +141,7 @@ def test_an_answer_is_counted_with_its_work_its_wait_its_retries_and_its_tokens(
 
 
 @pytest.mark.parametrize("kind", ErrorType)
-def test_a_failure_is_counted_by_its_kind_and_once_more_if_it_was_about_time(
+def test_a_failure_is_counted_by_its_type_and_also_as_a_timeout_if_it_is_one(
     metrics: Metrics, kind: ErrorType
 ) -> None:
     before = series(metrics)
@@ -148,17 +149,17 @@ def test_a_failure_is_counted_by_its_kind_and_once_more_if_it_was_about_time(
     grown = changed(metrics, before)
     assert grown.pop(("parley_agent_outcomes_total", kind.value, "QA")) == 1
     assert grown.pop(("parley_agent_queue_seconds_count",)) == 1
-    about_time = {("parley_agent_timeouts_total", kind.value, "QA"): 1.0} if kind in TIMEOUTS else {}
-    assert grown == about_time
+    timeout = {("parley_agent_timeouts_total", kind.value, "QA"): 1.0} if kind in TIMEOUTS else {}
+    assert grown == timeout
 
 
-def test_an_agent_that_never_made_a_call_made_no_retries(metrics: Metrics) -> None:
+def test_an_agent_without_a_call_counts_no_retries(metrics: Metrics) -> None:
     before = series(metrics)
     metrics.agent_reported(failed(ErrorType.DEADLINE_EXCEEDED, attempt=0))
     assert ("parley_agent_retries_total", "QA") not in changed(metrics, before)
 
 
-def test_an_ignored_outcome_is_counted_apart_but_a_timeout_stays_one(metrics: Metrics) -> None:
+def test_an_ignored_outcome_is_counted_separately_but_its_timeout_still_counts(metrics: Metrics) -> None:
     before = series(metrics)
     metrics.outcome_ignored(completed())
     metrics.outcome_ignored(failed(ErrorType.DEADLINE_EXCEEDED))
@@ -178,8 +179,8 @@ def test_dead_letters_and_failures_are_counted_by_consumer(metrics: Metrics) -> 
     }
 
 
-def test_an_outcome_that_counts_backwards_does_not_stop_the_counting(metrics: Metrics) -> None:
-    """Anybody may publish an outcome, and a counter refuses to be lowered."""
+def test_an_outcome_with_negative_numbers_is_still_counted(metrics: Metrics) -> None:
+    """Any client may publish an outcome, and a counter raises when it is lowered."""
     body = {
         **json.loads(completed().encode()),
         "usage": {"prompt_tokens": -5, "completion_tokens": -1},
@@ -195,7 +196,7 @@ def test_an_outcome_that_counts_backwards_does_not_stop_the_counting(metrics: Me
 # ── series ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_names_that_callers_invent_make_no_series(metrics: Metrics) -> None:
+def test_names_chosen_by_callers_make_no_series(metrics: Metrics) -> None:
     metrics.agent_reported(completed(role="INVENTED", model="invented"))  # the first of each kind of `other`
     before = set(series(metrics))
     for number in range(50):
@@ -213,7 +214,7 @@ def test_names_that_callers_invent_make_no_series(metrics: Metrics) -> None:
     assert series(metrics)["parley_deliberations_accepted_total", frozenset({("role", OTHER)})] == 50
 
 
-def test_a_process_that_was_not_told_its_model_takes_the_first_answers_and_no_other() -> None:
+def test_a_process_without_a_model_name_takes_the_first_answers() -> None:
     metrics = Metrics("")
     for model in ("llama", "invented-1", "invented-2"):
         metrics.agent_reported(completed(model=model))
@@ -223,7 +224,7 @@ def test_a_process_that_was_not_told_its_model_takes_the_first_answers_and_no_ot
     }
 
 
-def test_every_series_of_a_counter_is_there_from_the_start_at_zero(metrics: Metrics) -> None:
+def test_every_counter_series_exists_from_the_start_at_zero(metrics: Metrics) -> None:
     found = {key: value for key, value in series(metrics).items() if key[0].endswith("_total")}
     assert set(found.values()) == {0}
     metrics.deliberation_accepted("DEV")
@@ -240,15 +241,15 @@ def test_every_series_of_a_counter_is_there_from_the_start_at_zero(metrics: Metr
     assert len({name for name, _ in found}) == 9
 
 
-def test_the_roles_counted_by_name_are_those_with_prompts_of_their_own() -> None:
+def test_the_roles_counted_by_name_are_those_with_their_own_prompts() -> None:
     assert frozenset(ROLES) == KNOWN_ROLES
 
 
-def test_all_series_together_stay_within_what_one_scrape_should_hold(metrics: Metrics) -> None:
+def test_there_are_fewer_than_500_series(metrics: Metrics) -> None:
     assert len(series(metrics)) < 500
 
 
-def test_the_pool_is_read_when_it_is_asked_for(metrics: Metrics) -> None:
+def test_the_pool_is_read_at_each_scrape(metrics: Metrics) -> None:
     busy = 0
     metrics.watch_pool(lambda: 256, lambda: busy)
     assert series(metrics)["parley_pool_busy", frozenset()] == 0
@@ -257,16 +258,16 @@ def test_the_pool_is_read_when_it_is_asked_for(metrics: Metrics) -> None:
     assert series(metrics)["parley_pool_slots", frozenset()] == 256
 
 
-def test_what_a_consumer_has_in_hand_is_read_when_it_is_asked_for(metrics: Metrics) -> None:
-    in_hand = 0
-    metrics.watch_consumer("intake", lambda: in_hand, 64)
+def test_the_messages_a_process_holds_are_read_at_each_scrape(metrics: Metrics) -> None:
+    held = 0
+    metrics.watch_consumer("intake", lambda: held, 64)
     assert series(metrics)["parley_consumer_held", frozenset({("consumer", "intake")})] == 0
-    in_hand = 3
+    held = 3
     assert series(metrics)["parley_consumer_held", frozenset({("consumer", "intake")})] == 3
     assert series(metrics)["parley_consumer_limit", frozenset({("consumer", "intake")})] == 64
 
 
-def test_breakers_are_read_when_they_are_asked_for_and_every_state_is_there(metrics: Metrics) -> None:
+def test_breakers_are_read_at_each_scrape_in_every_state(metrics: Metrics) -> None:
     seen = {
         "gpu-1:8000": EndpointStatus(
             {BreakerState.CLOSED: 2, BreakerState.HALF_OPEN: 0, BreakerState.OPEN: 0}, 0
