@@ -189,7 +189,7 @@ async def test_an_answer_is_stored_under_its_own_name_and_the_work_is_gone(
     await shop.wire.publish(topology.AGENT_REQUESTED, request.encode(), headers={"traceparent": trace})
     (msg,) = await shop.deliveries()
     async with hired(shop, model) as worker:
-        worker.begin([Job(msg.reply, msg.data, trace)])
+        worker.start_jobs([Job(msg.reply, msg.data, trace)])
         assert await settled(worker, 1) == [msg.reply]
         stored = await shop.one_outcome()
         assert stored.subject == topology.AGENT_COMPLETED
@@ -204,9 +204,9 @@ async def test_many_jobs_run_at_once_and_each_is_reported_once(shop: Shop, model
     await model.behave(latency_ms=300)
     jobs = await shop.jobs(*(work(n, num_agents=20) for n in range(1, 21)))
     async with hired(shop, model) as worker:
-        worker.begin(jobs)
+        worker.start_jobs(jobs)
         await at_the_model(model, 20)
-        assert sorted(await settled(worker, 20)) == sorted(job.reply for job in jobs)
+        assert sorted(await settled(worker, 20)) == sorted(job.key for job in jobs)
         assert len(await shop.outcomes()) == 20
         await shop.all_settled()
 
@@ -214,7 +214,7 @@ async def test_many_jobs_run_at_once_and_each_is_reported_once(shop: Shop, model
 async def test_a_failure_is_an_outcome_and_the_work_is_done(shop: Shop, model: ModelServer) -> None:
     await model.behave(faults={"400": 1.0})
     async with hired(shop, model) as worker:
-        worker.begin(await shop.jobs(work()))
+        worker.start_jobs(await shop.jobs(work()))
         failure = await shop.failure()
         assert (failure.error_type, failure.attempt) == (ErrorType.BAD_REQUEST, 1)
         await shop.all_settled()
@@ -229,7 +229,7 @@ async def test_work_is_not_acknowledged_before_its_outcome_is_stored(
     monkeypatch.setattr(worker_module, "STORE_RETRY_WAIT_SECONDS", 0.05)
     await shop.nc.jetstream().delete_stream(topology.AGENT_RESPONSES)
     async with hired(shop, model) as worker:
-        worker.begin(await shop.jobs(work()))
+        worker.start_jobs(await shop.jobs(work()))
         await until(
             lambda: caplog.text.count("not stored yet") >= 2, "storing was tried in vain, and tried again"
         )
@@ -247,7 +247,7 @@ async def test_an_outcome_that_cannot_be_stored_for_long_goes_back_as_work(
     monkeypatch.setattr(worker_module, "BUG_RETRY_SECONDS", 0.1)
     await shop.nc.jetstream().delete_stream(topology.AGENT_RESPONSES)
     async with hired(shop, model) as worker:
-        worker.begin(await shop.jobs(work(seconds=0.5)))
+        worker.start_jobs(await shop.jobs(work(seconds=0.5)))
         await settled(worker, 1)
         (again,) = await shop.deliveries()
         assert again.metadata.num_delivered == 2
@@ -266,7 +266,7 @@ async def test_an_outage_of_nats_while_the_answer_is_in_hand_is_survived(
         shop = await stack.enter_async_context(opened(server.url, LONG_ACK_WAIT_SECONDS))
         worker = await stack.enter_async_context(hired(shop, model))
         before = await model.seen()
-        worker.begin(await shop.jobs(work()))
+        worker.start_jobs(await shop.jobs(work()))
         await at_the_model(model, 1)
         os.kill(server.pid, signal.SIGKILL)
         await first.aclose()
@@ -292,7 +292,7 @@ async def test_an_answer_too_large_for_the_broker_becomes_a_failure_that_says_so
         tokens=500_000
     )  # 250,000 words at least, of some five bytes each; the broker takes 1 MiB
     async with hired(shop, model) as worker:
-        worker.begin(await shop.jobs(work()))
+        worker.start_jobs(await shop.jobs(work()))
         failure = await shop.failure()
         assert failure.error_type is ErrorType.MALFORMED_ANSWER
         assert "too large" in failure.error
@@ -306,12 +306,12 @@ async def test_work_whose_very_failure_is_too_large_goes_back_and_holds_up_nobod
     async with hired(shop, model) as worker:
         (job, other) = await shop.jobs(work(metadata={"k": "v" * 1_000}), work())
         monkeypatch.setattr(JetStream, "max_payload", 1_000)
-        worker.begin([job])
+        worker.start_jobs([job])
         await settled(worker, 1)
         (again,) = await shop.deliveries()
         assert (again.data, again.metadata.num_delivered) == (job.body, 2)
         monkeypatch.undo()
-        worker.begin([other])
+        worker.start_jobs([other])
         assert (await shop.one_outcome()).subject == topology.AGENT_COMPLETED
 
 
@@ -324,7 +324,7 @@ async def test_work_that_takes_longer_than_ack_wait_is_not_handed_to_somebody_el
     await model.behave(latency_ms=ACK_WAIT_SECONDS * 3_000)
     (job,) = await impatient_shop.jobs(work())
     async with hired(impatient_shop, model, ack_wait_seconds=ACK_WAIT_SECONDS) as worker:
-        worker.begin([job])
+        worker.start_jobs([job])
         with pytest.raises(TimeoutError):
             await impatient_shop.deliveries(seconds=ACK_WAIT_SECONDS * 2.5)
         await settled(worker, 1)
@@ -347,7 +347,7 @@ async def test_a_cancel_closes_the_calls_of_its_task_and_no_others(shop: Shop, m
     await model.behave(faults={"hang": 1.0})
     cancelled, other = work(1), work(1)
     async with hired(shop, model) as worker:
-        worker.begin(await shop.jobs(cancelled, other))
+        worker.start_jobs(await shop.jobs(cancelled, other))
         await at_the_model(model, 2)
         broadcast = AgentCancel(task_id=cancelled.task_id, reason="the user left")
         await shop.wire.broadcast(topology.AGENT_CANCEL, broadcast.encode())
@@ -367,7 +367,7 @@ async def test_a_cancel_that_comes_before_its_work_lets_no_call_begin(shop: Shop
     async with hired(shop, model, cancels=cancels) as worker:
         await shop.wire.broadcast(topology.AGENT_CANCEL, AgentCancel(task_id=request.task_id).encode())
         await until(lambda: cancels.reason(request.task_id), "the worker has heard the broadcast")
-        worker.begin(await shop.jobs(request))
+        worker.start_jobs(await shop.jobs(request))
         failure = await shop.failure()
         assert (failure.task_id, failure.error_type) == (request.task_id, ErrorType.CANCELLED)
         await shop.all_settled()
@@ -377,7 +377,7 @@ async def test_a_cancel_that_comes_before_its_work_lets_no_call_begin(shop: Shop
 async def test_a_cancel_that_cannot_be_read_stops_nothing(shop: Shop, model: ModelServer) -> None:
     await model.behave(latency_ms=200)
     async with hired(shop, model) as worker:
-        worker.begin(await shop.jobs(work()))
+        worker.start_jobs(await shop.jobs(work()))
         await at_the_model(model, 1)
         await shop.wire.broadcast(topology.AGENT_CANCEL, b"not JSON")
         assert (await shop.one_outcome()).subject == topology.AGENT_COMPLETED
@@ -393,10 +393,11 @@ async def test_a_cancel_that_went_out_while_nats_was_away_is_learnt_from_the_tal
         requested = Requested(request.task_id, seq=1, at=now, deadline=now + 60, role="DEV", num_agents=3)
         await ledger.apply(request.task_id, [(requested, now)])
     async with hired(shop, model, ack_wait_seconds=0.3) as worker:
-        worker.begin(await shop.jobs(ended, open_))
+        worker.start_jobs(await shop.jobs(ended, open_))
         await at_the_model(model, 2)
         await ledger.apply(ended.task_id, [(CancelRequested("the user left"), now)])
         shop.nc.stats["reconnects"] += 1
+        shop.nc._note_change()
         failure = await shop.failure()
         assert (failure.task_id, failure.error_type) == (ended.task_id, ErrorType.CANCELLED)
         await at_the_model(model, 1)
@@ -411,7 +412,7 @@ async def test_closing_with_grace_lets_running_jobs_finish_and_gives_the_rest_ba
 ) -> None:
     await model.behave(latency_ms=300, script=["ok", "hang"])
     async with hired(shop, model) as worker:
-        worker.begin(await shop.jobs(work(1), work(2)))
+        worker.start_jobs(await shop.jobs(work(1), work(2)))
         await at_the_model(model, 2)
         started = time.monotonic()
         await worker.close(grace_seconds=1.0)
@@ -428,11 +429,11 @@ async def test_a_job_that_comes_while_it_closes_goes_back_at_once_and_disturbs_n
     await model.behave(latency_ms=300)
     first, late = await shop.jobs(work(1), work(2))
     async with hired(shop, model) as worker:
-        worker.begin([first])
+        worker.start_jobs([first])
         await at_the_model(model, 1)
         closing = asyncio.create_task(worker.close(grace_seconds=60.0))
         await asyncio.sleep(0)
-        worker.begin([late])
+        worker.start_jobs([late])
         (again,) = await shop.deliveries()  # ack_wait is five minutes: this was given back
         assert (again.data, again.metadata.num_delivered) == (late.body, 2)
         await closing
@@ -443,7 +444,7 @@ async def test_closing_does_not_use_up_its_grace_when_everything_has_finished(
     shop: Shop, model: ModelServer
 ) -> None:
     async with hired(shop, model) as worker:
-        worker.begin(await shop.jobs(work()))
+        worker.start_jobs(await shop.jobs(work()))
         started = time.monotonic()
         await worker.close(grace_seconds=60.0)
         assert time.monotonic() - started < 10
@@ -456,11 +457,11 @@ async def test_jobs_that_were_begun_a_moment_before_closing_are_given_back_too(
     await model.behave(faults={"hang": 1.0})
     jobs = await shop.jobs(work(1), work(2))
     async with hired(shop, model) as worker:
-        worker.begin(jobs)
+        worker.start_jobs(jobs)
         await worker.close()
         again = await shop.deliveries(2)
         assert [msg.metadata.num_delivered for msg in again] == [2, 2]
-        assert sorted(await settled(worker, 2)) == sorted(job.reply for job in jobs)
+        assert sorted(await settled(worker, 2)) == sorted(job.key for job in jobs)
 
 
 async def test_a_flood_of_jobs_begins_bit_by_bit_and_those_still_waiting_are_given_back_too(
@@ -478,7 +479,7 @@ async def test_a_flood_of_jobs_begins_bit_by_bit_and_those_still_waiting_are_giv
     monkeypatch.setattr("parley.workers.agent.answer", answer)
     jobs = [Job(f"jobs.{number}", work(1 + number % 200).encode()) for number in range(10 * STARTS_A_ROUND)]
     async with hired(shop, model) as worker:
-        worker.begin(jobs)
+        worker.start_jobs(jobs)
         rounds = []
         while begun < 5 * STARTS_A_ROUND:
             before = begun
@@ -486,7 +487,7 @@ async def test_a_flood_of_jobs_begins_bit_by_bit_and_those_still_waiting_are_giv
             rounds.append(begun - before)
         assert max(rounds) <= STARTS_A_ROUND
         await worker.close()
-        assert sorted(await settled(worker, len(jobs))) == sorted(job.reply for job in jobs)
+        assert sorted(await settled(worker, len(jobs))) == sorted(job.key for job in jobs)
 
 
 @pytest.mark.parametrize("body", [b"not JSON", b"{}"])
@@ -497,8 +498,8 @@ async def test_work_that_cannot_be_read_is_given_back_after_a_while(
     (job,) = await shop.jobs(work())
     async with hired(shop, model) as worker:
         started = time.monotonic()
-        worker.begin([Job(job.reply, body)])
-        assert await settled(worker, 1) == [job.reply]
+        worker.start_jobs([Job(job.key, body)])
+        assert await settled(worker, 1) == [job.key]
         (again,) = await shop.deliveries()
         assert time.monotonic() - started >= 0.3
         assert again.metadata.num_delivered == 2
@@ -517,7 +518,7 @@ async def test_a_bug_of_ours_gives_the_work_back_and_is_told_in_the_log(
     monkeypatch.setattr(worker_module, "BUG_RETRY_SECONDS", 0.1)
     worker = Worker(shop.wire, Desk(Buggy(), "m", [Endpoint("http://nowhere")]))
     await worker.start()
-    worker.begin(await shop.jobs(work()))
+    worker.start_jobs(await shop.jobs(work()))
     await settled(worker, 1)
     (again,) = await shop.deliveries()
     assert again.metadata.num_delivered == 2
