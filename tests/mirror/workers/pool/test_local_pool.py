@@ -38,7 +38,7 @@ def config(nats_url: str, model: ModelServer, *, slots: int, drain_seconds: floa
 
 
 class Replies:
-    """Jobs of our own making, settled to an inbox of ours instead of a consumer's."""
+    """Makes jobs that are settled to an inbox of this test instead of a consumer's."""
 
     def __init__(self, nc: Nats) -> None:
         self._nc = nc
@@ -76,7 +76,7 @@ async def test_a_pool_that_has_not_started_says_so(nats_server: EmbeddedNats, mo
         assert pool.unready_reason is None
 
 
-async def test_a_local_pool_is_busy_with_what_it_was_handed_and_free_when_that_is_done(
+async def test_a_local_pool_is_busy_until_its_jobs_are_done(
     nats_server: EmbeddedNats, model: ModelServer, replies: Replies
 ) -> None:
     await model.behave(latency_ms=200)
@@ -91,7 +91,7 @@ async def test_a_local_pool_is_busy_with_what_it_was_handed_and_free_when_that_i
         await until(lambda: replies.settled(b"+ACK") == ["1", "2", "3"], "all jobs are acknowledged")
 
 
-async def test_a_local_pool_tells_how_its_worker_sees_the_endpoints(
+async def test_a_local_pool_says_how_its_worker_sees_the_endpoints(
     nats_server: EmbeddedNats, model: ModelServer, replies: Replies
 ) -> None:
     await model.behave(faults={"reset": 1.0})
@@ -124,7 +124,7 @@ async def test_a_local_pool_that_is_closed_lets_its_jobs_finish(
     await until(lambda: replies.settled(b"+ACK") == ["1"], "the job is acknowledged")
 
 
-async def test_a_local_pool_gives_back_what_does_not_finish_within_its_drain(
+async def test_a_local_pool_gives_back_jobs_that_do_not_finish_within_its_drain(
     nats_server: EmbeddedNats, model: ModelServer, replies: Replies
 ) -> None:
     await model.behave(faults={"hang": 1.0})

@@ -59,12 +59,13 @@ def test_files_in_the_working_directory_named_like_ours_or_a_library_break_no_ac
     )
     assert ended.returncode == 0, ended.stderr
     assert str(tmp_path) not in ended.stdout
+    assert "''" not in ended.stdout, "the working directory"
 
 
 @pytest.mark.parametrize(
     "address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}", "no-such-host.invalid:{port}", "127.0.0.1:port"]
 )
-async def test_a_ray_that_is_not_there_is_told_at_once_in_one_line_that_names_it(address: str) -> None:
+async def test_a_ray_that_is_not_there_is_named_at_once_in_one_line(address: str) -> None:
     config = WorkerConfig(
         "nats://127.0.0.1:1", ("http://127.0.0.1:1",), "m", None, Limits(), Retry(), False, 1, 30.0, 1.0
     )
