@@ -1,4 +1,4 @@
-"""Asyncio helpers that the standard library lacks: a cheap `gather` for one item, a counted capacity, and a semaphore for bytes."""
+"""What asyncio lacks: a `gather` that is cheap for one item, a counted capacity, and a semaphore for weights."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterable
@@ -9,7 +9,10 @@ Result = TypeVar("Result")
 
 
 async def gather(works: Iterable[Awaitable[Result]]) -> list[Result]:
-    """As `asyncio.gather`, without a task for a single item: most batches are one message, and a task cost a tenth of its handling."""
+    """As `asyncio.gather`, without a task for a single item.
+
+    Most batches are one message, and a task for it cost a tenth of its handling.
+    """
     waiting = list(works)
     if len(waiting) == 1:
         return [await waiting[0]]

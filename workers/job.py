@@ -1,4 +1,4 @@
-"""A job, and how it travels to an actor: as a core NATS message on the actor's own inbox, which its event loop reads itself.
+"""A job, and the core NATS message that carries it to an actor's own inbox, which the actor's event loop reads.
 
 The same job as a call of Ray's wakes five threads in two processes on its way.
 """
@@ -10,13 +10,13 @@ from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.traceparent import traceparent as parse_traceparent
 from parley.broker.jetstream import topology
 
-# The two limits together bound what waits for an actor to read it: 8 MiB. nats-server disconnects a reader that has 64 MiB to
-# read. A larger job, or one too many, goes as a call.
+# The two limits together bound what waits for an actor to read it: 8 MiB. nats-server disconnects a reader that has
+# 64 MiB to read. A larger job, or one too many, goes as a call.
 MAX_JOB_BYTES = 32 * 1024
 MAX_UNCONFIRMED = 256
-# The subject that settles a delivery of the work queue: `$JS.ACK.<stream>.<consumer>.<five numbers>`. Some servers put a domain
-# and an account hash before the stream, and a token at the end. A worker publishes to this subject, so a forged job must not
-# make it write elsewhere.
+# The subject that settles a delivery of the work queue: `$JS.ACK.<stream>.<consumer>.<five numbers>`. Some servers
+# put a domain and an account hash before the stream, and a token at the end. A worker publishes to this subject, so a
+# forged job must not make it write elsewhere.
 _WORD = r"[^\s.*>]{1,64}"
 _KEY = re.compile(
     rf"\$JS\.ACK\.(?:{_WORD}\.{_WORD}\.)?{topology.DISPATCH.stream}\.{topology.DISPATCH.name}(?:\.\d{{1,20}}){{5}}(?:\.{_WORD})?"
@@ -25,7 +25,7 @@ _KEY = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Plain values: a job crosses to an actor. `key`: the subject that settles its delivery, and unique to that delivery."""
+    """`key`: the subject that settles its delivery, unique to that delivery. Plain values: a job crosses to an actor."""
 
     key: str
     body: bytes

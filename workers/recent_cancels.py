@@ -1,7 +1,7 @@
-"""Deliberations that were cancelled in the last minute, as broadcasts of `agent.cancel` said. Bounded: the oldest are forgotten.
+"""Deliberations cancelled in the last minute, as broadcasts of `agent.cancel` said. Bounded: the oldest are forgotten.
 
-A broadcast may arrive before the work that it cancels. The dispatcher and each worker therefore remember cancels and check them
-before a call begins, so that no order of arrival starts a call that is not wanted.
+A broadcast may arrive before the work that it cancels. The dispatcher and each worker therefore remember cancels and
+check them before a call begins, so that no order of arrival starts a call that is not wanted.
 """
 
 import logging
@@ -19,8 +19,8 @@ log = logging.getLogger("parley.workers")
 REMEMBERED = 10_000
 # A cancel's own reason and the words before it. Anybody may broadcast a longer one.
 REASON_CHARACTERS = MAX_REASON_CHARACTERS + 24
-# Long enough for cancelled work to arrive after its cancel (work that waited over a second is looked up in its tally instead).
-# Short enough that a task_id used again later is not cancelled by the old broadcast.
+# Long enough for cancelled work to arrive after its cancel (work that waited over a second is looked up in its tally
+# instead). Short enough that a task_id used again later is not cancelled by the old broadcast.
 REMEMBERED_SECONDS = 60.0
 
 

@@ -1,8 +1,9 @@
 """Carries jobs out, one asyncio task each. A job's outcome is stored first, and the job is acknowledged after that.
 
-A job is an `agent.requested` message that the dispatcher took from the work queue. Any connection may settle it through the
-reply subject of its delivery, so the worker does: in-progress signals while the model thinks, `+ACK` once the outcome is in
-AGENT_RESPONSES, `-NAK` to give the job back to the queue. The same worker runs in the service's own process and in a Ray actor.
+A job is an `agent.requested` message that the dispatcher took from the work queue. Any connection may settle it
+through the reply subject of its delivery, so the worker does: in-progress signals while the model thinks, `+ACK` once
+the outcome is in AGENT_RESPONSES, `-NAK` to give the job back to the queue. The same worker runs in the service's own
+process and in a Ray actor.
 """
 
 import asyncio
@@ -36,7 +37,8 @@ from parley.workers.recent_cancels import Cancels
 
 log = logging.getLogger("parley.workers")
 
-# While NATS is away a worker keeps an answer and tries again to store it: this long past the deadline. Then the job goes back.
+# While NATS is away a worker keeps an answer and tries again to store it: this long past the deadline. Then the job
+# goes back.
 STORE_RETRY_SECONDS = 60.0
 STORE_RETRY_WAIT_SECONDS = 0.5
 # Between two tries to read the tallies after a reconnect.
@@ -45,8 +47,8 @@ CATCH_UP_SECONDS = 1.0
 BUG_RETRY_SECONDS = 2.0
 # Keys of settled jobs that are remembered, so that a copy that arrives late does not run again. Some MiB.
 REMEMBERED = 8_192
-# Jobs that start in one round of the event loop. Fifteen thousand at once stopped the loop for 7 s, and connections that were open
-# by then counted as not made in time (measured).
+# Jobs that start in one round of the event loop. Fifteen thousand at once stopped the loop for 7 s, and connections
+# that were open by then counted as not made in time (measured).
 STARTS_A_ROUND = 32
 
 
@@ -99,7 +101,8 @@ class Worker:
     def start_jobs(self, jobs: Iterable[Job]) -> None:
         """Start these jobs and return at once.
 
-        A job that runs or was settled lately is left alone: it may arrive twice. Once the worker closes, jobs are given back.
+        A job that runs or was settled lately is left alone: it may arrive twice. Once the worker closes, jobs are
+        given back.
         """
         for job in jobs:
             if job.key in self._running or job.key in self._settled:
@@ -129,7 +132,7 @@ class Worker:
             await self._settle(key, nak(0))
 
     async def finished(self, batch_size: int = 1, linger_seconds: float = 0.0) -> list[str]:
-        """Wait until a job is settled, and then up to `linger_seconds` for `batch_size` jobs. Returns the keys of all that are.
+        """Wait for a settled job, and then up to `linger_seconds` for `batch_size` of them. Returns their keys.
 
         Returns an empty list when only a breaker has changed: the caller passes `breaker_statuses` on, too.
         """
@@ -150,7 +153,7 @@ class Worker:
         return self.desk.switchboard.breaker_statuses(self.desk.endpoints)
 
     async def close(self, grace_seconds: float = 0.0) -> None:
-        """Let running jobs finish for up to `grace_seconds`. Then cancel the others, which gives them back to the queue."""
+        """Let running jobs finish for up to `grace_seconds`. Then give the others back to the queue."""
         self._closing = True
         if self._tasks and grace_seconds > 0:
             await asyncio.wait(self._tasks, timeout=grace_seconds)
@@ -212,7 +215,7 @@ class Worker:
         await self._store(request, outcome, job.traceparent)
 
     async def _store(self, request: AgentRequested, outcome: AgentOutcome, traceparent: str | None) -> None:
-        """Publish the outcome, again and again while NATS is away. Raises BrokerUnavailable after `STORE_RETRY_SECONDS`."""
+        """Publish the outcome; try again while NATS is away. Raises BrokerUnavailable after `STORE_RETRY_SECONDS`."""
         headers: Mapping[str, str] = {"traceparent": traceparent} if traceparent else {}
         give_up = max(parse_timestamp(request.deadline), self.desk.now()) + STORE_RETRY_SECONDS
         while True:
@@ -268,7 +271,7 @@ class Worker:
                 running.call.cancel()
 
     async def _catch_up(self) -> None:
-        """A cancel broadcast while NATS was away was not heard: after each reconnect, ask the tallies which calls are wanted."""
+        """Ask the tallies after each reconnect which calls are wanted: cancels broadcast meanwhile were not heard."""
         reconnects = self.wire.nc.reconnects
         while True:
             reconnects = await self.wire.nc.wait_reconnected(reconnects)

@@ -1,4 +1,4 @@
-"""A pool of actors that die apart from their dispatcher. Workers, job book and slots are the real ones; Ray and the model are not."""
+"""A pool of actors that die apart from their dispatcher. All but Ray and the model is the code that runs."""
 
 import asyncio
 import contextvars
@@ -94,7 +94,7 @@ class Actor:
 
 
 class ActorPool(WorkerPool):
-    """`link`: the dispatcher's connection, on which a dead actor's jobs are given back. `slots_each`: slots of an actor."""
+    """`link`: the dispatcher's connection, which gives a dead actor's jobs back. `slots_each`: slots of an actor."""
 
     def __init__(
         self, server: Server, link: Link, context: contextvars.Context, *, slots_each: int, moods: Moods

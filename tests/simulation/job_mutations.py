@@ -48,7 +48,7 @@ def _book(name: str, broken: Callable[..., Any]) -> Callable[[], AbstractContext
     return lambda: patch.object(JobBook, name, broken)
 
 
-# Not here, because it does no harm: "sends again what was settled". The worker remembers what it settled, and runs it once.
+# Not here, because it is harmless: "sends again what was settled". A worker remembers what it settled.
 JOB_MUTATIONS = (
     Mutation("never sends a lost job again", Invariant.HANDED_OVER, _book("confirm", _resends_nothing)),
     Mutation("never asks for a lost job", Invariant.HANDED_OVER, _book("overdue", _asks_for_nothing)),

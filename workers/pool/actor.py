@@ -23,12 +23,12 @@ from parley.workers.worker import Worker
 
 log = logging.getLogger("parley.workers")
 
-# Settled jobs are reported together: a call for each outcome would take the driver's time just when it folds that outcome. The
-# driver hears of a freed slot this late at most, and at once when one slot in `BATCH_SHARE` is freed.
+# Settled jobs are reported together: a call for each outcome would take the driver's time just when it folds that
+# outcome. The driver hears of a freed slot this late at most, and at once when one slot in `BATCH_SHARE` is freed.
 LINGER_SECONDS = 0.05
 BATCH_SHARE = 8
-# Safety limit, in times the slots. The dispatcher never sends more jobs than slots, but others may know the inbox. Twice the
-# slots, because a slot is freed here before the dispatcher hears of it.
+# Safety limit, in times the slots. The dispatcher never sends more jobs than slots, but others may know the inbox.
+# Twice the slots, because a slot is freed here before the dispatcher hears of it.
 MAX_LOAD = 2
 # When an actor closes, it waits this long for messages on their way. While NATS is away there are none.
 FLUSH_SECONDS = 1
@@ -89,7 +89,7 @@ class WorkerActor:
         return self._worker.missing(keys)
 
     async def finished(self) -> tuple[list[str], tuple[BreakerStatus, ...]]:
-        """Wait for settled jobs or a breaker's change. Returns the keys settled since the last call, and each endpoint's status."""
+        """Wait for settled jobs or a breaker's change. Returns the keys settled since, and each endpoint's status."""
         assert self._worker is not None
         batch_size = max(1, self._config.slots // BATCH_SHARE)
         return await self._worker.finished(batch_size, LINGER_SECONDS), self._worker.breaker_statuses

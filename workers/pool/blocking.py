@@ -1,7 +1,8 @@
 """A thread for blocking calls that the event loop may stop waiting for.
 
-Not asyncio's own thread pool: the interpreter joins that at exit, and Ray may block for minutes. One thread for the life of the
-process, because what Ray starts locally ends with the *thread* that started it (Linux's PR_SET_PDEATHSIG).
+Not asyncio's own thread pool: the interpreter joins that at exit, and Ray may block for minutes. One thread for the
+life of the process, because what Ray starts locally ends with the *thread* that started it (Linux's
+PR_SET_PDEATHSIG).
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from contextlib import suppress
 
 
 class BlockingThread:
-    """Runs one call after another in a daemon thread. A call that never returns blocks the calls behind it, but not the exit."""
+    """Runs one call after another in a daemon thread. A call that never returns blocks those behind it, not the exit."""
 
     def __init__(self, name: str) -> None:
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()

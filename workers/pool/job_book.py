@@ -1,7 +1,8 @@
-"""Which worker has which job. Pure: no I/O and no clock, callers pass `now`. Every pool keeps one, and so does the simulated pool.
+"""Which worker has which job. Pure: no I/O and no clock, callers pass `now`. Every pool keeps one.
 
-A job's key is the subject that acknowledges its delivery. A job that is sent over NATS counts as unconfirmed until its worker
-says that it has it: core NATS promises no delivery. Small jobs go over NATS while few are unconfirmed, the others as a call.
+A job's key is the subject that acknowledges its delivery. A job that is sent over NATS counts as unconfirmed until
+its worker says that it has it: core NATS promises no delivery. Small jobs go over NATS while few are unconfirmed, the
+others as a call.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 
 from parley.workers.job import MAX_UNCONFIRMED, Job, pack
 
-# A worker is asked for a job this long after it was sent over NATS. A job that the worker does not have is sent again, as a call.
+# A worker is asked for a job this long after it was sent over NATS. If it has not got it, the job is sent as a call.
 RESEND_SECONDS = 1.0
 
 
@@ -49,8 +50,8 @@ class JobBook:
     def assign(self, jobs: Iterable[Job]) -> tuple[dict[int, list[Job]], list[Job]]:
         """Give each job to the worker with the fewest.
 
-        Returns what each worker is to be sent, each such job taking a slot, and the jobs to be given back because there is no
-        worker. A job that a worker has already is left out.
+        Returns what each worker is to be sent, each such job taking a slot, and the jobs to be given back because
+        there is no worker. A job that a worker has already is left out.
         """
         shares: dict[int, list[Job]] = {}
         unplaced = []
@@ -71,7 +72,7 @@ class JobBook:
     def message(self, worker: int, job: Job, now: float) -> bytes | None:
         """The message that carries a job to its worker over NATS, to be sent at once.
 
-        None for a job that is to go as a call: it is too large, too many are unconfirmed, or it is not this worker's any more.
+        None for a job that goes as a call: too large, too many are unconfirmed, or not this worker's any more.
         """
         assigned = self._workers.get(worker)
         if assigned is None or job.key not in assigned.jobs or len(assigned.unconfirmed) >= MAX_UNCONFIRMED:
@@ -102,7 +103,7 @@ class JobBook:
         return [key for key, sent_at in self._unconfirmed(worker).items() if sent_at <= sent_by]
 
     def confirm(self, worker: int, asked: Sequence[str], missing: Iterable[str]) -> list[Job]:
-        """The worker answers that of the jobs `asked` for it never got those `missing`. Returns the jobs to call it with.
+        """Of the jobs `asked` for, the worker never got those `missing`. Returns the jobs to call it with.
 
         A job that was settled meanwhile, or given back, is not sent again.
         """

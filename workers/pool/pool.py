@@ -1,7 +1,7 @@
 """What a pool of workers is, how a worker is configured, and how one is started.
 
-A pool has slots. The dispatcher asks how many are free, takes that many messages from the work queue and submits them as jobs.
-Everything else waits in the stream, where another replica can take it. Pools: `local_pool` and `ray_pool`.
+A pool has slots. The dispatcher asks how many are free, takes that many messages from the work queue and submits them
+as jobs. Everything else waits in the stream, where another replica can take it. Pools: `local_pool` and `ray_pool`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -79,7 +79,7 @@ class Pool(Protocol):
 
 
 class WorkerPool:
-    """What all pools have in common: workers of as many slots each, a job book, and a slot taken for each job in it."""
+    """What all pools share: workers with `slots_each` slots, a job book, and a slot taken for each job in it."""
 
     def __init__(
         self, endpoints: Iterable[str], *, slots_each: int, resend_seconds: float = RESEND_SECONDS

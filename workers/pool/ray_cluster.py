@@ -1,4 +1,4 @@
-"""The Ray that runs the actors: started here or joined, left in bounded time, and told apart from one that is not there."""
+"""The Ray that runs the actors: started here or joined, and left within bounded time."""
 
 import asyncio
 import logging
@@ -38,7 +38,7 @@ class RayUnavailable(Unavailable):
 
 
 class RayCluster:
-    """`address` None: a local Ray, which starts and stops with this process. `cpus`: what its actors need together."""
+    """`address` None: a local Ray, which lives as long as this process. `cpus`: what all actors need together."""
 
     def __init__(self, address: str | None, *, cpus: float) -> None:
         self._address = address
@@ -71,7 +71,7 @@ class RayCluster:
         if self._address is not None:
             ray_head.check_reachable(self._address)
         if self._address is not None and self._address.startswith("ray://"):
-            # Ray's client adds no folders of ours to the import path. Its server would have to import the job config's class.
+            # Ray's client adds no folders to the import path, and its server need not have the class of our job config.
             ray.init(address=self._address, **options)
             self._head = ray_head.parse_address(self._address)
             return

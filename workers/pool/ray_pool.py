@@ -1,10 +1,10 @@
 """The pool on Ray: a few long-lived async actors, each a `WorkerActor`.
 
-A small job is sent over NATS, which costs an actor one wake-up where a call costs five (decision 11). Large jobs, and those that
-did not arrive, go as a call of `start_jobs`. The call `finished` waits, and returns the keys of the jobs settled since and how
-the actor sees the endpoints. It fails when the actor dies: then the actor's jobs go back to the queue at once, and another actor
-takes its place. Ray retries nothing, because JetStream redelivers (`max_restarts` without `max_task_retries` would not retry
-calls, and `ray.util.ActorPool` can hang, ray#50313).
+A small job is sent over NATS, which costs an actor one wake-up where a call costs five (decision 11). Large jobs, and
+those that did not arrive, go as a call of `start_jobs`. The call `finished` waits, and returns the keys of the jobs
+settled since and how the actor sees the endpoints. It fails when the actor dies: then the actor's jobs go back to the
+queue at once, and another actor takes its place. Ray retries nothing, because JetStream redelivers (`max_restarts`
+without `max_task_retries` would not retry calls, and `ray.util.ActorPool` can hang, ray#50313).
 """
 
 import asyncio
@@ -29,8 +29,9 @@ log = logging.getLogger("parley.workers")
 
 # Between two checks that Ray's head can be reached.
 HEAD_CHECK_SECONDS = 2.0
-# A pool that has no actor, or cannot reach Ray's head, for this long does not recover by itself. Ray ends a driver that lost its
-# head after 60 s without a log line (measured, 2.60). The service ends in good order before that, and is started again.
+# A pool that has no actor, or cannot reach Ray's head, for this long does not recover by itself. Ray ends a driver
+# that lost its head after 60 s without a log line (measured, 2.60). The service ends in good order before that, and
+# is started again.
 LOST_SECONDS = 15.0
 # Where `ack_wait` is short, a lost job is sent again after this share of it: before the server redelivers it.
 RESEND_SHARE = 5
@@ -58,8 +59,8 @@ class ActorSlot:
 class RayPool(WorkerPool):
     """`actors` async actors of `config.slots` slots each. Use as an async context manager.
 
-    `address` None starts a local Ray with this process and stops it again; any other address is joined. `name` makes the actors'
-    names unique among the replicas of a cluster. Raises RayUnavailable on entry.
+    `address` None starts a local Ray with this process and stops it again; any other address is joined. `name` makes
+    the actors' names unique among the replicas of a cluster. Raises RayUnavailable on entry.
     """
 
     def __init__(
@@ -207,7 +208,7 @@ class RayPool(WorkerPool):
                 await asyncio.sleep(REPLACE_WAIT_SECONDS)
 
     async def _give_back(self, jobs: Sequence[Job]) -> None:
-        """At once if another actor can take them, else after a pause: each delivery counts, and none could be used now."""
+        """At once if another actor can take them, else after a pause: a delivery that cannot be used counts, too."""
         assert self._nc is not None
         acknowledgement = nak(0.0 if self.unready_reason is None else REPLACE_WAIT_SECONDS)
         try:

@@ -1,4 +1,4 @@
-"""An actor without Ray, on a real NATS: it takes jobs from its inbox and as calls, runs each once, and says which it has."""
+"""An actor without Ray, on a real NATS: it takes jobs from its inbox and as calls, and runs each once."""
 
 import asyncio
 import dataclasses

@@ -1,4 +1,4 @@
-"""The pool on real Ray: what happens to its jobs when an actor's process is killed, or when they are lost on their way."""
+"""The pool on real Ray: what becomes of its jobs when an actor is killed, or when they are lost on their way."""
 
 import os
 import signal
@@ -51,7 +51,8 @@ async def test_an_actor_that_is_killed_loses_no_job_and_is_replaced(
     pool = ray_pool(ray_service)
     slots, before, (victim, other) = pool.slots, pool._actor_slots[0].generation, await pids(pool)
     await model.behave(faults={"hang": 1.0})
-    # Eight calls over two actors, the least loaded first: four each. Only the four that are lost can answer, the others hang on.
+    # Eight calls over two actors, the least loaded first: four each. Only the four that are lost can answer, the
+    # others hang on.
     submitted = await ray_service.client.submit(
         "x", agents=8, min_responses=4, finish_early=True, timeout_seconds=60
     )
