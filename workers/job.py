@@ -19,13 +19,14 @@ MAX_UNCONFIRMED = 256
 # forged job must not make it write elsewhere.
 _WORD = r"[^\s.*>]{1,64}"
 _KEY = re.compile(
-    rf"\$JS\.ACK\.(?:{_WORD}\.{_WORD}\.)?{topology.DISPATCH.stream}\.{topology.DISPATCH.name}(?:\.\d{{1,20}}){{5}}(?:\.{_WORD})?"
+    rf"\$JS\.ACK\.(?:{_WORD}\.{_WORD}\.)?"
+    rf"{topology.DISPATCH.stream}\.{topology.DISPATCH.name}(?:\.\d{{1,20}}){{5}}(?:\.{_WORD})?"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`key`: the subject that settles its delivery, unique to that delivery. Plain values: a job crosses to an actor."""
+    """`key`: the subject that settles its delivery, unique to it. Plain values: a job crosses to an actor."""
 
     key: str
     body: bytes

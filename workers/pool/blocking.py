@@ -13,7 +13,7 @@ from contextlib import suppress
 
 
 class BlockingThread:
-    """Runs one call after another in a daemon thread. A call that never returns blocks those behind it, not the exit."""
+    """Runs one call after another in a daemon thread. One that never returns blocks those behind it, not the exit."""
 
     def __init__(self, name: str) -> None:
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()

@@ -179,7 +179,7 @@ rotated at 512 MiB by default, five times each, which no /tmp of a pod can hold.
     sizeLimit: 128Mi
 {{- end }}
 
-{{/* In bytes. Jobs are small and answers never pass through Ray: near its minimum of 75 MiB, as in workers/pool/ray_pool.py. */}}
+{{/* In bytes. Jobs are small and answers never pass through Ray: near its minimum of 75 MiB, as in workers/pool/ray_cluster.py. */}}
 {{- define "parley.rayObjectStore" -}}
 83886080
 {{- end }}

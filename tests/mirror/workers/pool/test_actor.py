@@ -57,7 +57,7 @@ async def working(server: EmbeddedNats, model: ModelServer, **changes: float) ->
     nc = await connect(server.url, "tests-actor")
     try:
         await topology.provision(nc.jetstream())
-        changed = dataclasses.replace(config(server.url, model, slots=8), **changes)  # type: ignore[arg-type]  # floats only
+        changed = dataclasses.replace(config(server.url, model, slots=8), **changes)  # type: ignore[arg-type]  # floats
         actor = WorkerActor(changed, "tests-actor-1")
         inbox = await actor.start()
         driver = Driver(nc, actor, inbox)

@@ -54,7 +54,7 @@ class Replies:
     @asynccontextmanager
     async def listening(self) -> AsyncIterator["Replies"]:
         async def hear(msg: object) -> None:
-            self.heard.append((msg.subject, msg.data))  # type: ignore[attr-defined]  # nats-py types its callbacks loosely
+            self.heard.append((msg.subject, msg.data))  # type: ignore[attr-defined]  # nats-py's callback types
 
         subscription = await self._nc.subscribe(f"{self.prefix}.*", cb=hear)
         await self._nc.flush()
