@@ -1,4 +1,4 @@
-"""Two asyncio helpers that the standard library lacks: a cheap `gather` for one item, and a semaphore that counts bytes."""
+"""What asyncio lacks: a `gather` that is cheap for one item, a counted capacity, and a semaphore for weights."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterable
@@ -9,32 +9,70 @@ Result = TypeVar("Result")
 
 
 async def gather(works: Iterable[Awaitable[Result]]) -> list[Result]:
-    """As `asyncio.gather`. A batch is mostly a single message, and a task for each cost a tenth of what its handling does."""
+    """As `asyncio.gather`, without a task for a single item.
+
+    Most batches are one message, and a task for it cost a tenth of its handling.
+    """
     waiting = list(works)
     if len(waiting) == 1:
         return [await waiting[0]]
     return await asyncio.gather(*waiting)
 
 
+class Capacity:
+    """Counts how much of `total` is taken. `total` may change; below what is taken, nothing is free."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.taken = 0
+        # Set when more may be free than before.
+        self._freed = asyncio.Event()
+
+    @property
+    def free(self) -> int:
+        return max(0, self.total - self.taken)
+
+    async def wait_free(self) -> int:
+        """Return how much is free, once there is some."""
+        while not self.free:
+            self._freed.clear()
+            await self._freed.wait()
+        return self.free
+
+    def take(self, count: int) -> None:
+        self.taken += count
+
+    def give(self, count: int) -> None:
+        self.taken -= count
+        self._freed.set()
+
+    def resize(self, total: int) -> None:
+        self.total = total
+        self._freed.set()
+
+
 class WeightedSemaphore:
-    """At most `limit` at a time; one holder heavier than that is let in alone. First come, first served."""
+    """Weights of at most `limit` together; a heavier holder is let in alone. First come, first served."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        # The weight of all holders together.
         self.held = 0
+        # Held by the first in the queue until there is room for it.
         self._turn = asyncio.Lock()
-        self._lighter = asyncio.Event()
+        # Set when a holder leaves.
+        self._released = asyncio.Event()
 
     @asynccontextmanager
     async def holding(self, weight: int) -> AsyncIterator[None]:
         """Hold `weight` for as long as the block lasts, once there is room."""
         async with self._turn:
             while self.held and self.held + weight > self._limit:
-                self._lighter.clear()
-                await self._lighter.wait()
+                self._released.clear()
+                await self._released.wait()
             self.held += weight
         try:
             yield
         finally:
             self.held -= weight
-            self._lighter.set()
+            self._released.set()

@@ -51,7 +51,7 @@ class Dispatch:
             await self._settler.failed(delivery, error)
             return None
         return (
-            Job(reply=delivery.msg.reply, body=delivery.data, traceparent=delivery.traceparent)
+            Job(key=delivery.msg.reply, body=delivery.data, traceparent=delivery.traceparent)
             if wanted
             else None
         )

@@ -33,7 +33,7 @@ from parley.handlers.dispatch import Dispatch
 from parley.handlers.effects import EffectRunner
 from parley.handlers.expire import Expire
 from parley.handlers.intake import Bounds, Intake
-from parley.handlers.pull import ServiceBroker, flows
+from parley.handlers.pull import Room, ServiceBroker, flows
 from parley.handlers.query import Query
 from parley.handlers.recover import Recover
 from parley.handlers.routes import Handlers, Part, declare
@@ -46,7 +46,8 @@ from parley.workers.model.client import ModelClient
 from parley.workers.model.endpoint import Endpoint
 from parley.workers.model.readiness import ModelReadiness, find
 from parley.workers.model.responses import ModelError
-from parley.workers.pool.pool import LocalPool, Pool
+from parley.workers.pool.local_pool import LocalPool
+from parley.workers.pool.pool import Pool
 
 log = logging.getLogger("parley")
 
@@ -70,7 +71,7 @@ class Service:
         """Why it cannot work any more in this process; None while it can. A supervisor starts another."""
         if self.wire.closed:
             return "NATS closed the connection for good (were credentials changed?)"
-        return self.pool.lost if self.pool is not None else None
+        return self.pool.fatal_reason if self.pool is not None else None
 
 
 @asynccontextmanager
@@ -102,13 +103,13 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
         stack.push_async_callback(_leave, broker, wire)
         metrics = Metrics(model)
         handlers, recover = _handlers(settings, wire, parts, pool, metrics)
-        room, slots = (pool.room, pool.slots) if pool is not None else (None, 1)
+        room, slots = (_room(pool), pool.slots) if pool is not None else (None, 1)
         declare(broker, handlers, room=room, job_limit=max(1, slots))
         for subscriber in flows(broker):
             metrics.watch_consumer(subscriber.durable.name, subscriber.held, subscriber.budget.limit)
         if pool is not None:
             metrics.watch_pool(lambda: pool.slots, lambda: pool.busy)
-            metrics.watch_breakers(lambda: pool.breakers)
+            metrics.watch_breakers(lambda: pool.endpoint_statuses)
         discovery = (
             await stack.enter_async_context(_discovery(settings, model, pool)) if pool is not None else None
         )
@@ -160,7 +161,7 @@ async def _discovery(settings: Settings, model: str, pool: Pool) -> AsyncIterato
         ModelClient(
             api_key=config.api_key, limits=config.limits, stream=config.stream, connections=2 * len(endpoints)
         ) as client,
-        ModelReadiness(client, endpoints, model, lambda: pool.breakers) as discovery,
+        ModelReadiness(client, endpoints, model, lambda: pool.endpoint_statuses) as discovery,
     ):
         yield discovery
 
@@ -185,6 +186,13 @@ async def _pool(settings: Settings, nats_url: str, model: str) -> AsyncIterator[
         actor_cpus=settings.ray_actor_cpus,
     ) as cluster:
         yield cluster
+
+
+def _room(pool: Pool) -> Room:
+    async def room(wait: bool) -> int:
+        return await pool.wait_free_slots() if wait else pool.free_slots()
+
+    return room
 
 
 def _broker(settings: Settings, nats_url: str) -> NatsBroker:
@@ -256,10 +264,10 @@ async def _door(
         return f"missing: {', '.join(missing)}" if missing else None
 
     def alive() -> bool:
-        return not wire.closed and (pool is None or pool.lost is None)
+        return not wire.closed and (pool is None or pool.fatal_reason is None)
 
     async def slots() -> str | None:
-        return pool.problem if pool is not None else None
+        return pool.unready_reason if pool is not None else None
 
     async def refresh() -> None:
         if not wire.connected:

@@ -1,51 +1,56 @@
-"""How a job travels to an actor: a core NATS message on the actor's own inbox, which its event loop reads by itself.
+"""A job, and the core NATS message that carries it to an actor's own inbox, which the actor's event loop reads.
 
-As a call of Ray's the same job wakes five threads in two processes on its way.
+The same job as a call of Ray's wakes five threads in two processes on its way.
 """
 
 import re
 from dataclasses import dataclass
 
 from parley.broker.core.errors import InvalidMessage
-from parley.broker.core.traceparent import traceparent as context
+from parley.broker.core.traceparent import traceparent as parse_traceparent
 from parley.broker.jetstream import topology
 
-# Both together: the most that waits for an actor to read it, 8 MiB. nats-server cuts a reader off that has 64 MiB to read. What is larger, or one
-# more, goes as a call.
+# The two limits together bound what waits for an actor to read it: 8 MiB. nats-server disconnects a reader that has
+# 64 MiB to read. A larger job, or one too many, goes as a call.
 MAX_JOB_BYTES = 32 * 1024
 MAX_UNCONFIRMED = 256
-# What settles a delivery of the work queue: `$JS.ACK.<stream>.<consumer>.<five numbers>`, with a domain and an account hash before the stream and
-# a token at the end on some servers. The worker publishes there, and is not to be made to write on any other subject.
+# The subject that settles a delivery of the work queue: `$JS.ACK.<stream>.<consumer>.<five numbers>`. Some servers
+# put a domain and an account hash before the stream, and a token at the end. A worker publishes to this subject, so a
+# forged job must not make it write elsewhere.
 _WORD = r"[^\s.*>]{1,64}"
-_REPLY = re.compile(
-    rf"\$JS\.ACK\.(?:{_WORD}\.{_WORD}\.)?{topology.DISPATCH.stream}\.{topology.DISPATCH.name}(?:\.\d{{1,20}}){{5}}(?:\.{_WORD})?"
+_KEY = re.compile(
+    rf"\$JS\.ACK\.(?:{_WORD}\.{_WORD}\.)?"
+    rf"{topology.DISPATCH.stream}\.{topology.DISPATCH.name}(?:\.\d{{1,20}}){{5}}(?:\.{_WORD})?"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`reply` settles the message and is unique to this delivery; it is the job's key. Plain values: it crosses to an actor."""
+    """`key`: the subject that settles its delivery, unique to it. Plain values: a job crosses to an actor."""
 
-    reply: str
+    key: str
     body: bytes
     traceparent: str | None = None
 
 
 def pack(job: Job) -> bytes | None:
-    """The job as one message; None for one that is too large. Not in headers: a server takes no `$JS.ACK` for a reply subject from a client."""
-    parcel = b"\n".join((job.reply.encode(), (job.traceparent or "").encode(), job.body))
-    return parcel if len(parcel) <= MAX_JOB_BYTES else None
+    """The job as one message; None if it is over `MAX_JOB_BYTES`.
+
+    The key is in the payload because a server takes no `$JS.ACK` subject as the reply subject of a client's message.
+    """
+    message = b"\n".join((job.key.encode(), (job.traceparent or "").encode(), job.body))
+    return message if len(message) <= MAX_JOB_BYTES else None
 
 
-def unpack(parcel: bytes) -> Job:
-    """What `pack` made. Raises InvalidMessage."""
-    if len(parcel) > MAX_JOB_BYTES:
+def unpack(message: bytes) -> Job:
+    """The job in a message that `pack` made. Raises InvalidMessage."""
+    if len(message) > MAX_JOB_BYTES:
         raise InvalidMessage([f"over {MAX_JOB_BYTES} bytes"])
     try:
-        reply, traceparent, body = parcel.split(b"\n", 2)
-        job = Job(reply.decode(), body, context(traceparent.decode()))
+        key, traceparent, body = message.split(b"\n", 2)
+        job = Job(key.decode(), body, parse_traceparent(traceparent.decode()))
     except ValueError as error:
         raise InvalidMessage([f"no job: {error}"]) from error
-    if not _REPLY.fullmatch(job.reply):
-        raise InvalidMessage(["reply: settles no work"])
+    if not _KEY.fullmatch(job.key):
+        raise InvalidMessage(["key: settles no work"])
     return job

@@ -1,8 +1,9 @@
-"""Carries jobs out: one asyncio task a job, each ending in a stored outcome and only then in an acknowledgement.
+"""Carries jobs out, one asyncio task each. A job's outcome is stored first, and the job is acknowledged after that.
 
-A job is an `agent.requested` message that the dispatcher took from the work queue. Any connection may settle it through its
-reply subject, so the one who does the work does: in-progress signals while the model thinks, `+ACK` once the outcome is in
-AGENT_RESPONSES, `-NAK` when it has to be done elsewhere. The same worker runs in the service's own process and in a Ray actor.
+A job is an `agent.requested` message that the dispatcher took from the work queue. Any connection may settle it
+through the reply subject of its delivery, so the worker does: in-progress signals while the model thinks, `+ACK` once
+the outcome is in AGENT_RESPONSES, `-NAK` to give the job back to the queue. The same worker runs in the service's own
+process and in a Ray actor.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from cachetools import LRUCache
 from nats.aio.msg import Msg
 
 from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, PayloadTooLarge
@@ -35,65 +37,83 @@ from parley.workers.recent_cancels import Cancels
 
 log = logging.getLogger("parley.workers")
 
-# NATS may be away while the answer is in hand; the work is not thrown away for that. After this the job goes back.
+# While NATS is away a worker keeps an answer and tries again to store it: this long past the deadline. Then the job
+# goes back.
 STORE_RETRY_SECONDS = 60.0
 STORE_RETRY_WAIT_SECONDS = 0.5
-# How often a worker looks whether NATS went and came back.
+# Between two tries to read the tallies after a reconnect.
 CATCH_UP_SECONDS = 1.0
-# A job that failed through a bug of ours is not to spin.
+# A job that fails through a bug of ours is delivered again after this, not at once.
 BUG_RETRY_SECONDS = 2.0
-# Jobs settled lately: one that comes once more, late, is not run again. Some MiB.
+# Keys of settled jobs that are remembered, so that a copy that arrives late does not run again. Some MiB.
 REMEMBERED = 8_192
-# Jobs that begin in one round of the event loop. Thousands at once held it up for 7 s, and connections that were open long ago then counted
-# as not made in time (measured with 15,000).
+# Jobs that start in one round of the event loop. Fifteen thousand at once stopped the loop for 7 s, and connections
+# that were open by then counted as not made in time (measured).
 STARTS_A_ROUND = 32
 
 
 @dataclass(slots=True)
 class _Running:
-    task_id: str
+    # "" until the job is decoded.
+    task_id: str = ""
+    # The model call, once it has begun.
     call: asyncio.Task[AgentOutcome] | None = None
 
 
 @dataclass(slots=True)
 class Worker:
-    """Runs any number of jobs at once; whoever hands them over counts them. `start` before, `close` after."""
+    """Runs any number of jobs at once; the pool bounds how many. Call `start` before and `close` after."""
 
     wire: JetStream
     desk: agent.Desk
     ack_wait_seconds: float = topology.ACK_WAIT_SECONDS
+    # Cancels heard lately, for jobs that arrive after them.
     _cancels: Cancels = field(default_factory=Cancels)
+    # By key: every job that is here and not settled.
     _running: dict[str, _Running] = field(default_factory=dict)
+    # One task for each job that runs or is being given back.
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    _settled: dict[str, None] = field(default_factory=dict)
+    # Keys of jobs settled lately.
+    _settled: LRUCache[str, None] = field(default_factory=lambda: LRUCache(REMEMBERED))
+    # Keys of jobs settled since the last call of `finished`.
     _finished: list[str] = field(default_factory=list)
-    _enough: int = 1
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
-    _plenty: asyncio.Event = field(default_factory=asyncio.Event)
+    # How many finished jobs end the linger of `finished`.
+    _batch_size: int = 1
+    # A job is settled, or a breaker has changed: `finished` has something to report.
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    # As many jobs are finished as `_batch_size` says.
+    _batch_full: asyncio.Event = field(default_factory=asyncio.Event)
+    # Set by `close`: jobs that arrive now are given back.
     _closing: bool = False
+    # Bounds the jobs that start in one round of the event loop.
     _starts: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(STARTS_A_ROUND))
-    _heart: asyncio.Task[None] | None = None
-    _ear: asyncio.Task[None] | None = None
+    # Sends the in-progress signals.
+    _keepalive_task: asyncio.Task[None] | None = None
+    # Stops what ended while NATS was away.
+    _reconnect_task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         await self.wire.nc.subscribe(topology.AGENT_CANCEL, cb=self._cancel)
-        self.desk.switchboard.watch(self._news.set)
-        self._heart = asyncio.create_task(self._keep_alive(), name="keep-alive")
-        self._ear = asyncio.create_task(self._catch_up(), name="catch-up")
+        self.desk.switchboard.watch(self._changed.set)
+        self._keepalive_task = asyncio.create_task(self._keep_alive(), name="keep-alive")
+        self._reconnect_task = asyncio.create_task(self._catch_up(), name="catch-up")
 
-    def begin(self, jobs: Iterable[Job]) -> None:
-        """Start these jobs and return at once. One that runs or was settled lately is left alone: it may have been handed over twice. Once this
-        closes, jobs go back to the queue."""
+    def start_jobs(self, jobs: Iterable[Job]) -> None:
+        """Start these jobs and return at once.
+
+        A job that runs or was settled lately is left alone: it may arrive twice. Once the worker closes, jobs are
+        given back.
+        """
         for job in jobs:
-            if job.reply in self._running or job.reply in self._settled:
+            if job.key in self._running or job.key in self._settled:
                 continue
             if self._closing:
-                self._do(self._settle(job.reply, nak(0)))
+                self._spawn(self._settle(job.key, nak(0)))
                 continue
-            self._running[job.reply] = _Running(task_id="")
-            self._do(self._carry_out(job))
+            self._running[job.key] = _Running()
+            self._spawn(self._carry_out(job))
 
-    def _do(self, work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -103,27 +123,27 @@ class Worker:
         return len(self._running)
 
     def missing(self, keys: Iterable[str]) -> list[str]:
-        """Of these jobs those that never came."""
+        """Those of these jobs that never arrived here."""
         return [key for key in keys if key not in self._running and key not in self._settled]
 
     async def give_back(self, keys: Iterable[str]) -> None:
-        """Have somebody else do these jobs, which are not here."""
+        """Give these jobs, which never arrived here, back to the queue."""
         for key in keys:
             await self._settle(key, nak(0))
 
-    async def finished(self, enough: int = 1, patience_seconds: float = 0.0) -> list[str]:
-        """Wait until at least one job is settled, and then for `enough`, or up to `patience_seconds`; the keys of all that are.
+    async def finished(self, batch_size: int = 1, linger_seconds: float = 0.0) -> list[str]:
+        """Wait for a settled job, and then up to `linger_seconds` for `batch_size` of them. Returns their keys.
 
-        None at all when a breaker changed meanwhile: whoever waits here passes `statuses` on too.
+        Returns an empty list when only a breaker has changed: the caller passes `breaker_statuses` on, too.
         """
-        await self._news.wait()
-        if len(self._finished) < enough and patience_seconds:
-            self._enough = enough
-            self._plenty.clear()
+        await self._changed.wait()
+        if len(self._finished) < batch_size and linger_seconds:
+            self._batch_size = batch_size
+            self._batch_full.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(patience_seconds):
-                    await self._plenty.wait()
-        self._news.clear()
+                async with asyncio.timeout(linger_seconds):
+                    await self._batch_full.wait()
+        self._changed.clear()
         done, self._finished = self._finished, []
         return done
 
@@ -133,17 +153,16 @@ class Worker:
         return self.desk.switchboard.breaker_statuses(self.desk.endpoints)
 
     async def close(self, grace_seconds: float = 0.0) -> None:
-        """Let running jobs finish for up to `grace_seconds`, then give the rest back to the queue."""
+        """Let running jobs finish for up to `grace_seconds`. Then give the others back to the queue."""
         self._closing = True
         if self._tasks and grace_seconds > 0:
             await asyncio.wait(self._tasks, timeout=grace_seconds)
-        await asyncio.sleep(
-            0
-        )  # a task cancelled before its first step would not run its `finally`: its job would not go back
+        # A task cancelled before its first step runs no `finally`, and its job would not go back.
+        await asyncio.sleep(0)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for watch in (self._heart, self._ear):
+        for watch in (self._keepalive_task, self._reconnect_task):
             if watch is not None:
                 watch.cancel()
 
@@ -154,7 +173,7 @@ class Worker:
         try:
             await self._outcome_of(job)
         except InvalidMessage as error:
-            # The dispatcher validates before it hands over: only a version mismatch between the two gets here.
+            # The dispatcher validates each job: only a version mismatch between it and the worker leads here.
             log.error("job cannot be read, given back: %s", error)
             settle = nak(BUG_RETRY_SECONDS)
         except BrokerUnavailable as error:
@@ -167,26 +186,24 @@ class Worker:
             log.exception("job failed through a bug, given back")
             settle = nak(BUG_RETRY_SECONDS)
         finally:
-            self._running.pop(job.reply, None)
-            await self._settle(job.reply, settle)
-            self._settled[job.reply] = None
-            if len(self._settled) > REMEMBERED:
-                del self._settled[next(iter(self._settled))]
-            self._finished.append(job.reply)
-            self._news.set()
-            if len(self._finished) >= self._enough:
-                self._plenty.set()
+            self._running.pop(job.key, None)
+            await self._settle(job.key, settle)
+            self._settled[job.key] = None
+            self._finished.append(job.key)
+            self._changed.set()
+            if len(self._finished) >= self._batch_size:
+                self._batch_full.set()
 
     async def _outcome_of(self, job: Job) -> None:
         await self._starts.acquire()
         asyncio.get_running_loop().call_soon(self._starts.release)
         request = decode(AgentRequested, job.body)
-        running = self._running[job.reply]
+        running = self._running[job.key]
         running.task_id = request.task_id
         started = self.desk.now()
         running.call = asyncio.create_task(agent.answer(self.desk, request, job.traceparent))
         if self._cancels.reason(request.task_id) is not None:
-            running.call.cancel()  # the broadcast came before the work
+            running.call.cancel()  # the broadcast came before the job
         try:
             outcome = await running.call
         except asyncio.CancelledError:
@@ -198,7 +215,7 @@ class Worker:
         await self._store(request, outcome, job.traceparent)
 
     async def _store(self, request: AgentRequested, outcome: AgentOutcome, traceparent: str | None) -> None:
-        """Publish the outcome, through an absence of NATS if need be. Raises BrokerUnavailable when that lasts too long."""
+        """Publish the outcome; try again while NATS is away. Raises BrokerUnavailable after `STORE_RETRY_SECONDS`."""
         headers: Mapping[str, str] = {"traceparent": traceparent} if traceparent else {}
         give_up = max(parse_timestamp(request.deadline), self.desk.now()) + STORE_RETRY_SECONDS
         while True:
@@ -210,7 +227,7 @@ class Worker:
                 return
             except PayloadTooLarge as error:
                 if isinstance(outcome, AgentFailed):
-                    raise  # nothing smaller can be said: without this the same failure was made again for ever
+                    raise  # no smaller outcome can be made: another try would make the same failure
                 outcome = agent.failed(
                     request,
                     self.desk,
@@ -225,21 +242,22 @@ class Worker:
                 log.warning("outcome of %s not stored yet: %s", msg_id, error)
                 await asyncio.sleep(STORE_RETRY_WAIT_SECONDS)
 
-    async def _settle(self, key: str, word: bytes) -> None:
+    async def _settle(self, key: str, acknowledgement: bytes) -> None:
         try:
-            await self.wire.nc.publish(key, word)
-        except Exception as error:  # NATS is gone: the server redelivers after ack_wait, and the fold ignores a second outcome
+            await self.wire.nc.publish(key, acknowledgement)
+        # NATS is away: the server redelivers the job after ack_wait, and a second outcome changes nothing.
+        except Exception as error:
             log.warning("could not settle a job: %s", error)
 
     # ── all jobs ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _keep_alive(self) -> None:
-        """Tell the server that the jobs are being worked on, three times within `ack_wait`."""
+        """Tell the server three times within `ack_wait` that the jobs are in progress."""
         while True:
             await asyncio.sleep(self.ack_wait_seconds / 3)
-            for reply in list(self._running):
+            for key in list(self._running):
                 try:
-                    await self.wire.nc.publish(reply, b"+WPI")
+                    await self.wire.nc.publish(key, b"+WPI")
                 except Exception as error:
                     log.warning("in-progress signal not sent: %s", error)
                     break
@@ -253,34 +271,35 @@ class Worker:
                 running.call.cancel()
 
     async def _catch_up(self) -> None:
-        """A broadcast that went out while we were away was not heard: after each reconnect the tallies are asked what is still wanted."""
-        connects = self.wire.nc.stats["reconnects"]
+        """Ask the tallies after each reconnect which calls are wanted: cancels broadcast meanwhile were not heard."""
+        reconnects = self.wire.nc.reconnects
         while True:
-            await asyncio.sleep(CATCH_UP_SECONDS)
-            now = self.wire.nc.stats["reconnects"]
-            if now == connects or not self.wire.connected:
-                continue
+            reconnects = await self.wire.nc.wait_reconnected(reconnects)
             try:
-                await self._stop_what_has_ended()
-                connects = now
-            except BrokerUnavailable as error:  # back, but not ready: asked again
-                log.warning("not known yet which calls are still wanted: %s", error)
-            except Exception:  # whatever it was, it must not end the watch
+                while not await self._stop_ended():  # noqa: ASYNC110  # JetStream has no event for being ready
+                    await asyncio.sleep(CATCH_UP_SECONDS)
+            except Exception:  # a bug must not end the watch
                 log.exception("which calls are still wanted is not known through a bug")
-                connects = now
 
-    async def _stop_what_has_ended(self) -> None:
-        ledger = TallyStore(self.wire, keep_seconds=0)
-        for task_id in {running.task_id for running in self._running.values() if running.call is not None}:
-            tally = await ledger.read(task_id)
-            if tally is not None and tally.ended:
-                self._stop(
-                    self._cancels.note(AgentCancel(task_id=task_id, reason="ended while NATS was away"))
-                )
+    async def _stop_ended(self) -> bool:
+        """Stop the calls whose deliberation has ended. False when the tallies could not be read."""
+        store = TallyStore(self.wire, keep_seconds=0)
+        try:
+            for task_id in {
+                running.task_id for running in self._running.values() if running.call is not None
+            }:
+                tally = await store.read(task_id)
+                if tally is not None and tally.ended:
+                    cancel = AgentCancel(task_id=task_id, reason="ended while NATS was away")
+                    self._stop(self._cancels.note(cancel))
+        except BrokerUnavailable as error:  # connected, but JetStream is not ready
+            log.warning("not known yet which calls are still wanted: %s", error)
+            return False
+        return True
 
 
 def nak(delay_seconds: float) -> bytes:
-    """The word that gives a message back, to be delivered again after a delay."""
+    """The acknowledgement that gives a message back to the queue, to be delivered again after `delay_seconds`."""
     if not delay_seconds:
         return b"-NAK"
     return b"-NAK " + json.dumps({"delay": int(delay_seconds * 1e9)}).encode()

@@ -41,13 +41,10 @@ class ActorEach:
 
 @asynccontextmanager
 async def running(model_url: str) -> AsyncIterator[System]:
-    from parley.workers.pool.ray_pool import (  # first: it sets Ray's switches
-        LOCAL_OBJECT_STORE_BYTES,
-        stay_on_loopback,
-    )
+    from parley.workers.pool.ray_cluster import LOCAL_OBJECT_STORE_BYTES
+    from parley.workers.pool.ray_private import ray, stay_on_loopback
 
     stay_on_loopback()
-    import ray
 
     await asyncio.to_thread(
         ray.init,

@@ -13,8 +13,8 @@ from parley.broker.core.messages import DeliberationGet
 from parley.broker.core.observer import Observer
 from parley.handlers.recover import SWEEP_SECONDS
 from tests.simulation import asking, faults
+from tests.simulation.actors import Moods
 from tests.simulation.clock import virtual_time
-from tests.simulation.crew import Moods
 from tests.simulation.faults import TWO_HANDS
 from tests.simulation.invariants import Invariant, Violation
 from tests.simulation.lateness import RESTART_SECONDS

@@ -57,6 +57,12 @@ class Invariant(Enum):
         "each step",
         "a question is answered with an ending only once it is stored, and with that one",
     )
+    WITHIN_SLOTS = (16, "each step", "no actor runs more jobs than it has slots")
+    HANDED_OVER = (
+        17,
+        "each step",
+        "a job lost on its way to an actor is soon sent again, and a dead actor's jobs are given back",
+    )
 
     @property
     def number(self) -> int:

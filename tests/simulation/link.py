@@ -73,6 +73,8 @@ class Link:
         self._closed = False
         self._cut = float("inf")
         self._resumes = 0.0
+        # How often its owner has been stopped.
+        self.stops = 0
         self._sent = 0.0
         self._held: list[asyncio.Future[Any]] = []
 
@@ -92,6 +94,7 @@ class Link:
         self._cut = self._server.arrival()
 
     def stop(self, seconds: float) -> None:
+        self.stops += 1
         self._resumes = max(self._resumes, self._server.now + seconds)
 
     def close(self) -> None:

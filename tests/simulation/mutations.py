@@ -164,7 +164,7 @@ async def _fans_out_first(
 
 
 async def _worker_acks_first(self: Worker, job: Job) -> None:
-    await self._settle(job.reply, b"+ACK")
+    await self._settle(job.key, b"+ACK")
     await _outcome_of(self, job)
 
 

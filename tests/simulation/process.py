@@ -22,9 +22,9 @@ from parley.handlers.query import Query
 from parley.handlers.recover import Recover
 from parley.handlers.settle import Settler
 from parley.workers.recent_cancels import Cancels
+from tests.simulation.actors import ActorPool, Moods
 from tests.simulation.clock import SKEW, VirtualTime
 from tests.simulation.consumer import Consumer
-from tests.simulation.crew import Crew, Moods
 from tests.simulation.link import Link, as_client
 from tests.simulation.loop import in_context
 from tests.simulation.server import Server
@@ -55,14 +55,14 @@ class Hands:
         consumer: Consumer,
         handler: Callable[[Any], Awaitable[None]],
         limit: int,
-        crew: Crew | None = None,
+        pool: ActorPool | None = None,
     ) -> None:
         self.name = f"{process.name}:{consumer.durable.name}"
         self._process = process
         self._consumer = consumer
         self._handler = handler
         self._limit = limit
-        self._crew = crew
+        self._pool = pool
         self._promised = 0
         self._in_hand = 0
         self._arrived: list[Delivery[Any]] = []
@@ -72,10 +72,8 @@ class Hands:
         if self._process.dead:
             return 0
         free = self._limit - self._promised - len(self._arrived) - self._in_hand
-        if self._crew is not None:
-            free = min(
-                free, self._crew.slots - self._crew.busy - self._promised - len(self._arrived) - self._in_hand
-            )
+        if self._pool is not None:
+            free = min(free, self._pool.free_slots() - self._promised - len(self._arrived) - self._in_hand)
         return free
 
     def promise(self) -> None:
@@ -126,7 +124,7 @@ class Process:
         self._killed = killed
         self.context = contextvars.copy_context()
         self.context.run(SKEW.set, making.skew_seconds * (2 * server.rng.random() - 1))
-        self.crew = Crew(server, self.link, self.context, slots=making.slots, moods=making.moods)
+        self.pool = ActorPool(server, self.link, self.context, slots_each=making.slots, moods=making.moods)
         wire = JetStream(as_client(self.link))
         ledger = TallyStore(wire, keep_seconds=making.keep_seconds)
         performer = EffectRunner(wire, ledger, observer, claim_check_bytes=_CLAIM_CHECK_BYTES)
@@ -144,8 +142,8 @@ class Process:
     async def _start(self) -> None:
         wire, performer, observer = self._wire, self._performer, self._observer
         for _ in range(2):
-            await self.crew.start_worker()
-        pool: Any = self.crew  # what `Dispatch` needs of a pool
+            await self.pool.start_worker()
+        pool: Any = self.pool  # what `Dispatch` needs of a pool
         dispatch = Dispatch(wire, self._ledger, pool, self._settler(topology.DISPATCH))
         dispatch._cancels = Cancels(VirtualTime.monotonic)
 
@@ -160,7 +158,7 @@ class Process:
         self._take(
             topology.AGGREGATE, Aggregate(wire, performer, self._settler(topology.AGGREGATE), observer)
         )
-        self._take(topology.DISPATCH, dispatch, self.crew)
+        self._take(topology.DISPATCH, dispatch, self.pool)
 
         self.server.reconnected.append(self.reconnected)
         await self.sweep()
@@ -186,10 +184,13 @@ class Process:
         return Settler(self._wire, durable, self._observer, deliveries)
 
     def _take(
-        self, durable: topology.Durable, handler: Callable[[Any], Awaitable[None]], crew: Crew | None = None
+        self,
+        durable: topology.Durable,
+        handler: Callable[[Any], Awaitable[None]],
+        pool: ActorPool | None = None,
     ) -> None:
         consumer = self.server.consumers[durable.name]
-        consumer.pullers.append(Hands(self, consumer, handler, self._making.in_hand, crew))
+        consumer.pullers.append(Hands(self, consumer, handler, self._making.in_hand, pool))
         consumer.pump()
 
     def kill(self) -> None:
@@ -197,7 +198,7 @@ class Process:
         if self.dead:
             return
         self.link.die()
-        self.crew.kill()
+        self.pool.kill()
         for consumer in self.server.consumers.values():
             consumer.pullers = [
                 puller for puller in consumer.pullers if getattr(puller, "_process", None) is not self
@@ -210,4 +211,4 @@ class Process:
 
     def close(self) -> None:
         self.link.close()
-        self.crew.close()
+        self.pool.close()

@@ -4,13 +4,15 @@ import pytest
 
 from tests.simulation.history import run, simulated
 from tests.simulation.invariants import Invariant
+from tests.simulation.job_mutations import JOB_MUTATIONS
 from tests.simulation.mutations import MUTATIONS, Mutation
 
 # The most client mutation needs about ninety.
 SEEDS = 300
+ALL = (*MUTATIONS, *JOB_MUTATIONS)
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+@pytest.mark.parametrize("mutation", ALL, ids=lambda mutation: mutation.name)
 def test_a_broken_rule_is_noticed(mutation: Mutation) -> None:
     with simulated(), mutation.breaking():
         for seed in range(SEEDS):
@@ -21,7 +23,7 @@ def test_a_broken_rule_is_noticed(mutation: Mutation) -> None:
 
 
 def test_every_invariant_is_tripped_by_some_mutation() -> None:
-    assert {mutation.trips for mutation in MUTATIONS} == set(Invariant)
+    assert {mutation.trips for mutation in ALL} == set(Invariant)
 
 
 def test_invariants_are_numbered_in_order() -> None:

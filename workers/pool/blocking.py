@@ -1,7 +1,8 @@
-"""A thread for what blocks, and nobody has to wait for.
+"""A thread for blocking calls that the event loop may stop waiting for.
 
-Not asyncio's own pool: that is joined at exit, and Ray may block for minutes. And one thread for the life of the process, not one a
-call: what Ray starts locally ends with the *thread* that started it (Linux's PR_SET_PDEATHSIG).
+Not asyncio's own thread pool: the interpreter joins that at exit, and Ray may block for minutes. One thread for the
+life of the process, because what Ray starts locally ends with the *thread* that started it (Linux's
+PR_SET_PDEATHSIG).
 """
 
 import asyncio
@@ -12,22 +13,22 @@ from contextlib import suppress
 
 
 class BlockingThread:
-    """Runs one thing after another in a daemon thread. What never returns keeps the rest from running, and no exit from ending."""
+    """Runs one call after another in a daemon thread. One that never returns blocks those behind it, not the exit."""
 
     def __init__(self, name: str) -> None:
-        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        threading.Thread(target=self._serve, name=name, daemon=True).start()
 
-    def _run(self) -> None:
+    def _serve(self) -> None:
         while True:
-            self._work.get()()
+            self._calls.get()()
 
-    async def do(self, work: Callable[[], object]) -> None:
-        """Run `work` and wait for it. Raises what it raised; cancelled, it leaves `work` to itself."""
+    async def run(self, call: Callable[[], object]) -> None:
+        """Run `call` and wait for it. Raises what it raised. When cancelled, `call` goes on."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
 
-        def tell(error: BaseException | None) -> None:
+        def finish(error: BaseException | None) -> None:
             if done.done():
                 return
             if error is None:
@@ -35,14 +36,14 @@ class BlockingThread:
             else:
                 done.set_exception(error)
 
-        def carry_out() -> None:
+        def run_here() -> None:
             error: BaseException | None = None
             try:
-                work()
+                call()
             except BaseException as raised:
                 error = raised
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(tell, error)
+            with suppress(RuntimeError):  # the loop is closed by now
+                loop.call_soon_threadsafe(finish, error)
 
-        self._work.put(carry_out)
+        self._calls.put(run_here)
         await done

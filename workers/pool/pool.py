@@ -1,16 +1,15 @@
-"""What a pool of agents is, and the plain asyncio one.
+"""What a pool of workers is, how a worker is configured, and how one is started.
 
-A pool has slots. The dispatcher asks how many are free, takes that many messages from the work queue and hands them over;
-whatever waits, waits in the stream, where another replica can take it. The Ray pool is in `parley.workers.pool.ray_pool`.
+A pool has slots. The dispatcher asks how many are free, takes that many messages from the work queue and submits them
+as jobs. Everything else waits in the stream, where another replica can take it. Pools: `local_pool` and `ray_pool`.
 """
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Protocol
 
-from parley.broker.jetstream.connection import close, connect
+from parley.broker.concurrency import Capacity
 from parley.broker.jetstream.jetstream import JetStream
 from parley.workers.agent import PROBE_SECONDS, Desk, Retry
 from parley.workers.job import Job
@@ -19,12 +18,13 @@ from parley.workers.model.breaker import BreakerPolicy
 from parley.workers.model.client import Limits, ModelClient
 from parley.workers.model.endpoint import Endpoint
 from parley.workers.model.endpoint_status import EndpointStatus, EndpointStatuses
+from parley.workers.pool.job_book import RESEND_SECONDS, JobBook
 from parley.workers.worker import Worker
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """Everything a worker needs to know. Plain values: it crosses to Ray."""
+    """Everything that a worker needs to know. Plain values: a config crosses to an actor."""
 
     nats_url: str
     endpoints: tuple[str, ...]
@@ -42,66 +42,97 @@ class WorkerConfig:
 class Pool(Protocol):
     @property
     def slots(self) -> int:
-        """How many jobs can run at once."""
+        """How many jobs can run at once. Fewer while an actor is being replaced."""
         ...
 
     @property
     def busy(self) -> int:
-        """How many do."""
+        """How many jobs run."""
+        ...
+
+    def free_slots(self) -> int:
+        """How many jobs `submit` takes now."""
+        ...
+
+    async def wait_free_slots(self) -> int:
+        """Wait until at least one slot is free. Returns how many are."""
+        ...
+
+    async def submit(self, jobs: Sequence[Job]) -> None:
+        """Take these jobs over. Never more than there are free slots."""
         ...
 
     @property
-    def problem(self) -> str | None:
-        """Why the pool cannot work at the moment, for readiness; None when it can."""
-        ...
-
-    @property
-    def breakers(self) -> Mapping[str, EndpointStatus]:
+    def endpoint_statuses(self) -> Mapping[str, EndpointStatus]:
         """How the workers see each endpoint, by `host:port`."""
         ...
 
     @property
-    def lost(self) -> str | None:
+    def unready_reason(self) -> str | None:
+        """Why the pool cannot work at the moment, for readiness; None when it can."""
+        ...
+
+    @property
+    def fatal_reason(self) -> str | None:
         """Why the pool will not work again in this process, for its supervisor; None while it may."""
         ...
 
-    async def room(self, wait: bool = True) -> int:
-        """How many slots are free; with `wait`, not before there is at least one."""
-        ...
 
-    async def submit(self, jobs: Sequence[Job]) -> None:
-        """Take these over. Never more than `room` said."""
-        ...
+class WorkerPool:
+    """What all pools share: workers with `slots_each` slots, a job book, and a slot taken for each job in it."""
 
+    def __init__(
+        self, endpoints: Iterable[str], *, slots_each: int, resend_seconds: float = RESEND_SECONDS
+    ) -> None:
+        self._book = JobBook(resend_seconds)
+        # The slots of the workers that are up.
+        self._capacity = Capacity(0)
+        self._slots_each = slots_each
+        self._statuses = EndpointStatuses(Endpoint(url).label for url in endpoints)
 
-class Slots:
-    """Counts what is free and wakes who waits for it."""
+    @property
+    def slots(self) -> int:
+        return self._capacity.total
 
-    def __init__(self, slots: int) -> None:
-        self.total = slots
-        self.taken = 0
-        self._freed = asyncio.Event()
+    @property
+    def busy(self) -> int:
+        return self._capacity.taken
 
-    async def room(self, wait: bool = True) -> int:
-        while wait and self.total - self.taken < 1:
-            self._freed.clear()
-            await self._freed.wait()
-        return max(0, self.total - self.taken)
+    def free_slots(self) -> int:
+        return self._capacity.free
 
-    def take(self, count: int) -> None:
-        self.taken += count
+    async def wait_free_slots(self) -> int:
+        return await self._capacity.wait_free()
 
-    def free(self, count: int) -> None:
-        self.taken -= count
-        self._freed.set()
+    @property
+    def endpoint_statuses(self) -> Mapping[str, EndpointStatus]:
+        return self._statuses.by_endpoint
 
-    def resize(self, total: int) -> None:
-        self.total = total
-        self._freed.set()
+    def _add_worker(self, worker: int) -> None:
+        self._book.add_worker(worker)
+        self._statuses.add_worker(worker)
+        self._capacity.resize(self._capacity.total + self._slots_each)
+
+    def _remove_worker(self, worker: int) -> list[Job]:
+        """Returns the jobs to be given back."""
+        jobs = self._book.remove_worker(worker)
+        self._statuses.remove_worker(worker)
+        self._capacity.resize(self._capacity.total - self._slots_each)
+        self._capacity.give(len(jobs))
+        return jobs
+
+    def _assign(self, jobs: Sequence[Job]) -> tuple[dict[int, list[Job]], list[Job]]:
+        """Returns what each worker is to be sent, and the jobs to be given back."""
+        shares, unplaced = self._book.assign(jobs)
+        self._capacity.take(sum(map(len, shares.values())))
+        return shares, unplaced
+
+    def _settle(self, worker: int, keys: Iterable[str]) -> None:
+        self._capacity.give(self._book.settle(worker, keys))
 
 
 async def start_worker(config: WorkerConfig, wire: JetStream, stack: AsyncExitStack) -> Worker:
-    """A started worker with a model client and a switchboard of its own; `stack` closes them."""
+    """A started worker with a model client and a balancer of its own; `stack` closes them."""
     model = await stack.enter_async_context(
         ModelClient(
             api_key=config.api_key, limits=config.limits, stream=config.stream, connections=config.slots
@@ -121,60 +152,3 @@ async def start_worker(config: WorkerConfig, wire: JetStream, stack: AsyncExitSt
     await worker.start()
     stack.push_async_callback(worker.close, config.drain_seconds)
     return worker
-
-
-class LocalPool:
-    """One worker in this process: for tests, and for a laptop without Ray. Use as an async context manager."""
-
-    def __init__(self, config: WorkerConfig) -> None:
-        self._config = config
-        self._slots = Slots(config.slots)
-        self._statuses = EndpointStatuses(Endpoint(url).label for url in config.endpoints)
-        self._stack = AsyncExitStack()
-        self._worker: Worker | None = None
-
-    async def __aenter__(self) -> Self:
-        nc = await connect(self._config.nats_url, "parley-worker-local")
-        self._stack.push_async_callback(close, nc)
-        self._worker = await start_worker(self._config, JetStream(nc), self._stack)
-        self._statuses.add_worker(0)
-        watch = asyncio.create_task(self._watch(self._worker), name="pool-watch")
-        self._stack.callback(watch.cancel)
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self._stack.aclose()
-
-    @property
-    def slots(self) -> int:
-        return self._slots.total
-
-    @property
-    def busy(self) -> int:
-        return self._slots.taken
-
-    @property
-    def problem(self) -> str | None:
-        return None if self._worker is not None else "the pool has not started"
-
-    @property
-    def lost(self) -> str | None:
-        return None
-
-    @property
-    def breakers(self) -> Mapping[str, EndpointStatus]:
-        return self._statuses.by_endpoint
-
-    async def room(self, wait: bool = True) -> int:
-        return await self._slots.room(wait)
-
-    async def submit(self, jobs: Sequence[Job]) -> None:
-        assert self._worker is not None
-        self._slots.take(len(jobs))
-        self._worker.begin(jobs)
-
-    async def _watch(self, worker: Worker) -> None:
-        while True:
-            settled = await worker.finished()
-            self._statuses.update(0, worker.breaker_statuses)
-            self._slots.free(len(settled))

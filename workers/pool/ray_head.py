@@ -1,17 +1,20 @@
-"""Ray's head, seen from outside: where it is, and whether anybody answers there. Plain TCP; Ray itself takes minutes to say so."""
+"""Whether a Ray cluster's head can be reached, by plain TCP: Ray itself takes minutes to say so."""
 
 import asyncio
 import socket
 from urllib.parse import urlsplit
 
-# To find out that nobody listens. Ray tries a wrong address for over 200 s (2.60).
+# A connection attempt takes at most this. Ray tries a wrong address for over 200 s (2.60).
 REACH_SECONDS = 3.0
 
-Place = tuple[str, int]
+Address = tuple[str, int]
 
 
-def parse_address(address: str) -> Place | None:
-    """Of `host:port` or `ray://host:port`; None for what holds neither (`auto`). Raises ConnectionError for a port that is none."""
+def parse_address(address: str) -> Address | None:
+    """Host and port of `host:port` or `ray://host:port`; None for an address without them (`auto`).
+
+    Raises ConnectionError for a port that is not a port number.
+    """
     parts = urlsplit(address if "://" in address else f"//{address}")
     try:
         return (parts.hostname, parts.port) if parts.hostname is not None and parts.port is not None else None
@@ -20,7 +23,7 @@ def parse_address(address: str) -> Place | None:
 
 
 def check_reachable(address: str) -> None:
-    """Raises ConnectionError when nobody listens there. What names no place is Ray's to resolve."""
+    """Raises ConnectionError when nothing listens at `address`. An address without host and port is left to Ray."""
     place = parse_address(address)
     if place is None:
         return
@@ -30,9 +33,9 @@ def check_reachable(address: str) -> None:
         raise ConnectionError(f"nobody listens there ({error})") from error
 
 
-async def unreachable(place: Place) -> str | None:
-    """What is wrong, for readiness; None when somebody answers."""
-    host, port = place
+async def unreachable(head: Address) -> str | None:
+    """Why Ray's head cannot be reached, for readiness; None when it can."""
+    host, port = head
     try:
         async with asyncio.timeout(REACH_SECONDS):
             _, writer = await asyncio.open_connection(host, port)

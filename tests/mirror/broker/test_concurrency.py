@@ -1,10 +1,10 @@
-"""Done at a time; in order; and without a task where there is only one."""
+"""`gather` needs no task for one item, a capacity is counted and waited for, and a semaphore bounds bytes."""
 
 import asyncio
 
 import pytest
 
-from parley.broker.concurrency import gather
+from parley.broker.concurrency import Capacity, WeightedSemaphore, gather
 
 
 async def _task() -> "asyncio.Task[None] | None":
@@ -15,7 +15,7 @@ async def test_one_needs_no_task_of_its_own() -> None:
     assert await gather([_task()]) == [asyncio.current_task()]
 
 
-async def test_several_run_at_a_time_and_answer_in_order() -> None:
+async def test_several_run_at_once_and_answer_in_order() -> None:
     met = asyncio.Barrier(3)
 
     async def meet(name: str) -> str:
@@ -25,7 +25,7 @@ async def test_several_run_at_a_time_and_answer_in_order() -> None:
     assert await gather(map(meet, "abc")) == ["a", "b", "c"]
 
 
-async def test_none_is_no_matter() -> None:
+async def test_nothing_to_gather_gives_an_empty_list() -> None:
     assert await gather([]) == []
 
 
@@ -36,3 +36,100 @@ async def test_what_one_raises_is_raised(others: int) -> None:
 
     with pytest.raises(LookupError):
         await gather([*(asyncio.sleep(0) for _ in range(others)), fail()])
+
+
+# ── capacity ──
+
+
+async def waiting(capacity: Capacity) -> asyncio.Task[int]:
+    """A waiter that has begun to wait."""
+    task = asyncio.create_task(capacity.wait_free())
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_free_is_what_is_not_taken() -> None:
+    capacity = Capacity(3)
+    assert await capacity.wait_free() == 3
+    capacity.take(2)
+    assert await capacity.wait_free() == 1
+
+
+async def test_a_waiter_waits_for_the_first_free_place() -> None:
+    capacity = Capacity(2)
+    capacity.take(2)
+    waiter = await waiting(capacity)
+    assert not waiter.done()
+    capacity.give(1)
+    assert await asyncio.wait_for(waiter, 5) == 1
+
+
+async def test_nothing_is_free_when_all_is_taken() -> None:
+    capacity = Capacity(2)
+    capacity.take(2)
+    assert capacity.free == 0
+
+
+async def test_growing_wakes_a_waiter_and_nothing_is_free_below_what_is_taken() -> None:
+    capacity = Capacity(0)
+    waiter = await waiting(capacity)
+    capacity.resize(4)
+    assert await asyncio.wait_for(waiter, 5) == 4
+    capacity.take(3)
+    capacity.resize(2)
+    assert capacity.free == 0
+    capacity.give(1)
+    assert capacity.free == 0
+    capacity.give(1)
+    assert await capacity.wait_free() == 1
+
+
+async def test_a_place_given_and_taken_again_before_the_waiter_runs_is_not_free() -> None:
+    capacity = Capacity(1)
+    capacity.take(1)
+    waiter = await waiting(capacity)
+    capacity.give(1)
+    capacity.take(1)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not waiter.done()
+    capacity.give(1)
+    assert await asyncio.wait_for(waiter, 5) == 1
+
+
+# ── weighted semaphore ──
+
+
+async def test_no_more_is_held_than_the_limit_and_each_holder_gets_its_turn() -> None:
+    semaphore, most, done = WeightedSemaphore(10), 0, 0
+
+    async def hold(weight: int) -> None:
+        nonlocal most, done
+        async with semaphore.holding(weight):
+            most = max(most, semaphore.held)
+            await asyncio.sleep(0)
+            done += 1
+
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(hold(weight) for weight in [3, 4, 5, 1, 10, 2] * 20))
+    assert most <= 10
+    assert (done, semaphore.held) == (120, 0)
+
+
+async def test_one_heavier_than_the_limit_is_let_in_alone() -> None:
+    semaphore = WeightedSemaphore(10)
+    async with asyncio.timeout(5), semaphore.holding(99):
+        assert semaphore.held == 99
+    assert semaphore.held == 0
+
+
+async def test_a_waiter_that_gives_up_holds_nothing() -> None:
+    semaphore = WeightedSemaphore(10)
+    async with semaphore.holding(10):
+        waiting = asyncio.ensure_future(semaphore.holding(1).__aenter__())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    assert semaphore.held == 0
+    async with asyncio.timeout(5), semaphore.holding(10):
+        pass

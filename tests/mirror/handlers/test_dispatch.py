@@ -36,13 +36,16 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 class Hands:
     """A pool that takes jobs and does nothing with them: settling is the worker's business, not dispatch's."""
 
-    slots, busy, problem, lost = 8, 0, None, None
-    breakers: Mapping[str, EndpointStatus] = MappingProxyType({})
+    slots, busy, unready_reason, fatal_reason = 8, 0, None, None
+    endpoint_statuses: Mapping[str, EndpointStatus] = MappingProxyType({})
 
     def __init__(self) -> None:
         self.handed: list[list[Job]] = []
 
-    async def room(self, wait: bool = True) -> int:
+    def free_slots(self) -> int:
+        return self.slots
+
+    async def wait_free_slots(self) -> int:
         return self.slots
 
     async def submit(self, jobs: Sequence[Job]) -> None:
@@ -102,12 +105,12 @@ async def test_work_is_handed_over_as_it_came_and_left_to_the_worker_to_settle(
     await bench.publish(topology.AGENT_REQUESTED, work(), {"traceparent": TRACE})
     (delivery,) = await bench.taken(DISPATCH)
     await dispatch(Batch([delivery]))
-    assert pool.handed == [[Job(reply=delivery.msg.reply, body=delivery.data, traceparent=TRACE)]]
+    assert pool.handed == [[Job(key=delivery.msg.reply, body=delivery.data, traceparent=TRACE)]]
     assert not delivery.msg.is_acked
     info = await bench.js.consumer_info(DISPATCH.stream, DISPATCH.name)
     assert info.num_ack_pending == 1
     # Its reply subject is all a worker needs, on a connection of its own.
-    await bench.nc.publish(pool.handed[0][0].reply, b"+ACK")
+    await bench.nc.publish(pool.handed[0][0].key, b"+ACK")
     await bench.settled(DISPATCH)
 
 
@@ -156,7 +159,7 @@ async def test_work_of_a_cancelled_deliberation_is_dropped(
     await dispatch(await bench.taken(DISPATCH, 2))
     ((job,),) = pool.handed
     assert json.loads(job.body)["task_id"] == "t-2"
-    await bench.nc.publish(job.reply, b"+ACK")
+    await bench.nc.publish(job.key, b"+ACK")
     await bench.settled(DISPATCH)
     assert await bench.dead_letters() == []
 

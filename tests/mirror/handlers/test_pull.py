@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from nats.aio.msg import Msg
 
+from parley.broker.concurrency import Capacity
 from parley.broker.jetstream import connection, topology
 from parley.broker.jetstream.connection import connect_options
 from parley.broker.jetstream.embedded import embedded_nats
@@ -19,7 +20,6 @@ from parley.broker.jetstream.topology import DISPATCH
 from parley.handlers import pull
 from parley.handlers.delivery import Batch, Delivery
 from parley.handlers.pull import Budget, PullSubscriber, Room, ServiceBroker, subscribe
-from parley.workers.pool.pool import Slots
 from tests.harness import until
 from tests.mirror.handlers import MALFORMED_HEADERS, Bench, bench_at, publish_raw
 
@@ -154,8 +154,15 @@ async def test_the_rest_waits_where_another_replica_can_take_it(bench: Bench) ->
     assert len(busy.finished) == 5
 
 
+def outside(slots: Capacity) -> Room:
+    async def room(wait: bool) -> int:
+        return await slots.wait_free() if wait else slots.free
+
+    return room
+
+
 async def test_the_room_outside_bounds_it_too(bench: Bench) -> None:
-    slots = Slots(4)
+    slots = Capacity(4)
     running: list[Delivery[Any]] = []
     most = done = 0
 
@@ -166,7 +173,7 @@ async def test_the_room_outside_bounds_it_too(bench: Bench) -> None:
         most = max(most, slots.taken)
 
     await publish(bench, 31)
-    async with flowing(bench.url, submit, limit=64, room=slots.room):
+    async with flowing(bench.url, submit, limit=64, room=outside(slots)):
         while done < 31:
             left = min(4, 31 - done)
 
@@ -177,17 +184,17 @@ async def test_the_room_outside_bounds_it_too(bench: Bench) -> None:
             for delivery in running[:3]:
                 await delivery.ack()
                 running.remove(delivery)
-                slots.free(1)
+                slots.give(1)
                 done += 1
     assert most == 4
 
 
 async def test_with_no_room_outside_nothing_is_taken_until_there_is(bench: Bench) -> None:
-    slots = Slots(0)
+    slots = Capacity(0)
     workers = Workers()
     workers.may_finish.set()
     await publish(bench, 3)
-    async with flowing(bench.url, workers, room=slots.room):
+    async with flowing(bench.url, workers, room=outside(slots)):
         quiet = await bench.js.consumer_info(DISPATCH.stream, DISPATCH.name)
         assert (quiet.num_waiting, quiet.num_ack_pending, quiet.num_pending) == (0, 0, 3)
         slots.resize(1)

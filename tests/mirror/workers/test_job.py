@@ -1,4 +1,4 @@
-"""A job as one message: what comes out is what went in, and nothing that settles anything else than a delivery."""
+"""A job as one message: it arrives as it was sent, and only with a key that settles a delivery of the work queue."""
 
 import pytest
 from hypothesis import given
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from parley.broker.core.errors import InvalidMessage
 from parley.workers.job import MAX_JOB_BYTES, Job, pack, unpack
 
-REPLY = "$JS.ACK.AGENT_REQUESTS.dispatch.1.2.3.1764144000000000000.0"
+KEY = "$JS.ACK.AGENT_REQUESTS.dispatch.1.2.3.1764144000000000000.0"
 
 
 @given(
@@ -15,45 +15,45 @@ REPLY = "$JS.ACK.AGENT_REQUESTS.dispatch.1.2.3.1764144000000000000.0"
     traceparent=st.none() | st.just("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
 )
 def test_a_job_arrives_as_it_was_sent(body: bytes, traceparent: str | None) -> None:
-    job = Job(REPLY, body, traceparent)
-    parcel = pack(job)
-    assert parcel is not None
-    assert unpack(parcel) == job
+    job = Job(KEY, body, traceparent)
+    message = pack(job)
+    assert message is not None
+    assert unpack(message) == job
 
 
 @pytest.mark.parametrize(
-    "reply",
+    "key",
     [
-        REPLY,
-        REPLY.replace("AGENT", "hub.Xy12abCD.AGENT"),
-        REPLY.replace("AGENT", "_.Xy12abCD.AGENT") + ".t0ken",
+        KEY,
+        KEY.replace("AGENT", "hub.Xy12abCD.AGENT"),
+        KEY.replace("AGENT", "_.Xy12abCD.AGENT") + ".t0ken",
     ],
 )
-def test_a_delivery_is_known_in_each_form_that_servers_give_it(reply: str) -> None:
-    assert unpack(pack(Job(reply, b"{}")) or b"").reply == reply
+def test_a_delivery_is_known_in_each_form_that_servers_give_it(key: str) -> None:
+    assert unpack(pack(Job(key, b"{}")) or b"").key == key
 
 
-def test_a_trace_that_is_none_is_left_behind() -> None:
-    assert unpack(f"{REPLY}\nx: y\n{{}}".encode()).traceparent is None
+def test_an_invalid_trace_context_is_dropped() -> None:
+    assert unpack(f"{KEY}\nx: y\n{{}}".encode()).traceparent is None
 
 
 def test_a_job_with_line_breaks_in_its_body_is_cut_nowhere() -> None:
-    job = Job(REPLY, b'{"a": 1}\n\n{"b": 2}\n')
+    job = Job(KEY, b'{"a": 1}\n\n{"b": 2}\n')
     assert unpack(pack(job) or b"") == job
 
 
-def test_a_job_that_is_too_large_is_no_parcel() -> None:
-    room = MAX_JOB_BYTES - len(REPLY) - 2
-    assert pack(Job(REPLY, b"x" * room)) is not None
-    assert pack(Job(REPLY, b"x" * (room + 1))) is None
+def test_a_job_that_is_too_large_is_not_packed() -> None:
+    room = MAX_JOB_BYTES - len(KEY) - 2
+    assert pack(Job(KEY, b"x" * room)) is not None
+    assert pack(Job(KEY, b"x" * (room + 1))) is None
 
 
 @pytest.mark.parametrize(
-    "parcel",
+    "message",
     [
         b"",
         b"one line",
-        f"{REPLY}\n".encode(),
+        f"{KEY}\n".encode(),
         b"deliberation.requested\n\n{}",
         b"$JS.API.STREAM.DELETE.DELIBERATIONS\n\n{}",
         b"$JS.ACK.\n\n{}",
@@ -66,10 +66,10 @@ def test_a_job_that_is_too_large_is_no_parcel() -> None:
         b"$JS.ACK.a\rPUB x 1\n\n{}",
         b"$JS.ACK.>\n\n{}",
         b"\xff\xfe\n\n{}",
-        f"{REPLY}\n\xff\n".encode("latin-1"),
-        f"{REPLY}\n\n".encode() + b"x" * MAX_JOB_BYTES,
+        f"{KEY}\n\xff\n".encode("latin-1"),
+        f"{KEY}\n\n".encode() + b"x" * MAX_JOB_BYTES,
     ],
 )
-def test_what_is_no_job_or_would_write_elsewhere_is_refused(parcel: bytes) -> None:
+def test_a_message_that_is_no_job_or_would_publish_elsewhere_is_refused(message: bytes) -> None:
     with pytest.raises(InvalidMessage):
-        unpack(parcel)
+        unpack(message)

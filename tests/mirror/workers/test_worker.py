@@ -1,4 +1,4 @@
-"""Jobs carried out over a real NATS: stored before acknowledged, kept alive, cancelled, given back. Nothing lost, nothing doubled."""
+"""A worker on a real NATS: it stores before it acknowledges, keeps jobs alive, cancels them, and gives them back."""
 
 import asyncio
 import json
@@ -37,15 +37,15 @@ from tests.harness import ModelServer, until
 from tests.mirror.broker import Accounts, accounts
 from tests.mirror.workers import work
 
-# Short, so that a redelivery would be seen at once; the worker's signals come three times within it.
+# Short, so that a redelivery shows at once. The worker signals three times within it.
 ACK_WAIT_SECONDS = 0.75
-# Long, so that a message seen again within a test was given back and did not just run out.
+# Long: a message that comes again within a test was given back, its time did not run out.
 LONG_ACK_WAIT_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class Shop:
-    """A NATS with its streams, and a hand that takes work from the queue as a dispatcher would."""
+class WorkQueue:
+    """A NATS with its streams. Takes work from the queue as the dispatcher does."""
 
     nc: Nats
 
@@ -59,16 +59,16 @@ class Shop:
 
     async def deliveries(self, count: int = 1, seconds: float = 10.0) -> list[Msg]:
         """What the queue hands out next: that many, or TimeoutError."""
-        queue = await self.nc.jetstream().pull_subscribe_bind(
+        subscription = await self.nc.jetstream().pull_subscribe_bind(
             topology.DISPATCH.name, topology.DISPATCH.stream
         )
         try:
             found: list[Msg] = []
             while len(found) < count:
-                found += await queue.fetch(count - len(found), timeout=seconds)
+                found += await subscription.fetch(count - len(found), timeout=seconds)
             return found
         finally:
-            await queue.unsubscribe()
+            await subscription.unsubscribe()
 
     async def jobs(self, *requests: AgentRequested) -> list[Job]:
         """These requests, posted and taken from the queue."""
@@ -78,18 +78,18 @@ class Shop:
             for msg in await self.deliveries(len(requests))
         ]
 
-    async def queue(self) -> ConsumerInfo:
+    async def info(self) -> ConsumerInfo:
         info: ConsumerInfo = await self.nc.jetstream().consumer_info(
             topology.DISPATCH.stream, topology.DISPATCH.name
         )
         return info
 
     async def unsettled(self) -> int:
-        return (await self.queue()).num_ack_pending or 0
+        return (await self.info()).num_ack_pending or 0
 
     async def all_settled(self) -> None:
         async def nothing_is_left() -> bool:
-            info = await self.queue()
+            info = await self.info()
             return not info.num_ack_pending and not info.num_pending
 
         await until(nothing_is_left, "every job is acknowledged")
@@ -119,36 +119,36 @@ class Shop:
 
 @pytest.fixture(scope="module")
 async def own_nats(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
-    """Not the session's: a service on it would take the work from under us."""
+    """Not the session's server: a service on it would take the work."""
     async with accounts(tmp_path_factory.mktemp("nats-worker")) as server:
         yield server
 
 
 @asynccontextmanager
-async def opened(url: str, ack_wait_seconds: float) -> AsyncIterator[Shop]:
+async def opened(url: str, ack_wait_seconds: float) -> AsyncIterator[WorkQueue]:
     nc = await connect(url, "tests-worker")
     try:
         await topology.provision(nc.jetstream(), ack_wait_seconds=ack_wait_seconds)
-        yield Shop(nc)
+        yield WorkQueue(nc)
     finally:
         await close(nc)
 
 
 @pytest.fixture
-async def shop(own_nats: Accounts) -> AsyncIterator[Shop]:
-    async with opened(own_nats.fresh_url(), LONG_ACK_WAIT_SECONDS) as shop:
-        yield shop
+async def queue(own_nats: Accounts) -> AsyncIterator[WorkQueue]:
+    async with opened(own_nats.fresh_url(), LONG_ACK_WAIT_SECONDS) as queue:
+        yield queue
 
 
 @pytest.fixture
-async def impatient_shop(own_nats: Accounts) -> AsyncIterator[Shop]:
-    async with opened(own_nats.fresh_url(), ACK_WAIT_SECONDS) as shop:
-        yield shop
+async def impatient_queue(own_nats: Accounts) -> AsyncIterator[WorkQueue]:
+    async with opened(own_nats.fresh_url(), ACK_WAIT_SECONDS) as queue:
+        yield queue
 
 
 @asynccontextmanager
-async def hired(
-    shop: Shop,
+async def working(
+    queue: WorkQueue,
     model: ModelServer,
     *,
     ack_wait_seconds: float = LONG_ACK_WAIT_SECONDS,
@@ -157,7 +157,7 @@ async def hired(
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(ModelClient())
         desk = Desk(client, DEFAULT_MODEL, [Endpoint(model.url)], Retry(attempts=1))
-        worker = Worker(shop.wire, desk, ack_wait_seconds, cancels or Cancels())
+        worker = Worker(queue.wire, desk, ack_wait_seconds, cancels or Cancels())
         await worker.start()
         stack.push_async_callback(worker.close)
         yield worker
@@ -181,79 +181,79 @@ async def settled(worker: Worker, count: int) -> list[str]:
 # ── the ordinary case ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_an_answer_is_stored_under_its_own_name_and_the_work_is_gone(
-    shop: Shop, model: ModelServer
+async def test_an_answer_is_stored_with_its_own_msg_id_and_the_work_is_acknowledged(
+    queue: WorkQueue, model: ModelServer
 ) -> None:
     request = work(2)
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-    await shop.wire.publish(topology.AGENT_REQUESTED, request.encode(), headers={"traceparent": trace})
-    (msg,) = await shop.deliveries()
-    async with hired(shop, model) as worker:
-        worker.begin([Job(msg.reply, msg.data, trace)])
+    await queue.wire.publish(topology.AGENT_REQUESTED, request.encode(), headers={"traceparent": trace})
+    (msg,) = await queue.deliveries()
+    async with working(queue, model) as worker:
+        worker.start_jobs([Job(msg.reply, msg.data, trace)])
         assert await settled(worker, 1) == [msg.reply]
-        stored = await shop.one_outcome()
+        stored = await queue.one_outcome()
         assert stored.subject == topology.AGENT_COMPLETED
         assert (stored.headers or {})["Nats-Msg-Id"] == f"{request.task_id}:agent-dev-002:1"
         assert (stored.headers or {})["traceparent"] == trace
         assert json.loads(stored.data)["proposal"]["content"].startswith("[simulated answer]")
-        await shop.all_settled()
+        await queue.all_settled()
     assert (await model.seen())["latest"][-1]["traceparent"] == trace
 
 
-async def test_many_jobs_run_at_once_and_each_is_reported_once(shop: Shop, model: ModelServer) -> None:
+async def test_many_jobs_run_at_once_and_each_is_reported_once(queue: WorkQueue, model: ModelServer) -> None:
     await model.behave(latency_ms=300)
-    jobs = await shop.jobs(*(work(n, num_agents=20) for n in range(1, 21)))
-    async with hired(shop, model) as worker:
-        worker.begin(jobs)
+    jobs = await queue.jobs(*(work(n, num_agents=20) for n in range(1, 21)))
+    async with working(queue, model) as worker:
+        worker.start_jobs(jobs)
         await at_the_model(model, 20)
-        assert sorted(await settled(worker, 20)) == sorted(job.reply for job in jobs)
-        assert len(await shop.outcomes()) == 20
-        await shop.all_settled()
+        assert sorted(await settled(worker, 20)) == sorted(job.key for job in jobs)
+        assert len(await queue.outcomes()) == 20
+        await queue.all_settled()
 
 
-async def test_a_failure_is_an_outcome_and_the_work_is_done(shop: Shop, model: ModelServer) -> None:
+async def test_a_failure_is_an_outcome_and_the_work_is_done(queue: WorkQueue, model: ModelServer) -> None:
     await model.behave(faults={"400": 1.0})
-    async with hired(shop, model) as worker:
-        worker.begin(await shop.jobs(work()))
-        failure = await shop.failure()
+    async with working(queue, model) as worker:
+        worker.start_jobs(await queue.jobs(work()))
+        failure = await queue.failure()
         assert (failure.error_type, failure.attempt) == (ErrorType.BAD_REQUEST, 1)
-        await shop.all_settled()
+        await queue.all_settled()
 
 
 # ── stored before acknowledged ────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_work_is_not_acknowledged_before_its_outcome_is_stored(
-    shop: Shop, model: ModelServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    queue: WorkQueue, model: ModelServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_module, "STORE_RETRY_WAIT_SECONDS", 0.05)
-    await shop.nc.jetstream().delete_stream(topology.AGENT_RESPONSES)
-    async with hired(shop, model) as worker:
-        worker.begin(await shop.jobs(work()))
+    await queue.nc.jetstream().delete_stream(topology.AGENT_RESPONSES)
+    async with working(queue, model) as worker:
+        worker.start_jobs(await queue.jobs(work()))
         await until(
             lambda: caplog.text.count("not stored yet") >= 2, "storing was tried in vain, and tried again"
         )
-        assert await shop.unsettled() == 1
-        await topology.provision(shop.nc.jetstream(), ack_wait_seconds=LONG_ACK_WAIT_SECONDS)
-        await shop.one_outcome()
-        await shop.all_settled()
+        assert await queue.unsettled() == 1
+        await topology.provision(queue.nc.jetstream(), ack_wait_seconds=LONG_ACK_WAIT_SECONDS)
+        await queue.one_outcome()
+        await queue.all_settled()
 
 
 async def test_an_outcome_that_cannot_be_stored_for_long_goes_back_as_work(
-    shop: Shop, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+    queue: WorkQueue, model: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_module, "STORE_RETRY_WAIT_SECONDS", 0.05)
     monkeypatch.setattr(worker_module, "STORE_RETRY_SECONDS", 0.0)
     monkeypatch.setattr(worker_module, "BUG_RETRY_SECONDS", 0.1)
-    await shop.nc.jetstream().delete_stream(topology.AGENT_RESPONSES)
-    async with hired(shop, model) as worker:
-        worker.begin(await shop.jobs(work(seconds=0.5)))
+    await queue.nc.jetstream().delete_stream(topology.AGENT_RESPONSES)
+    async with working(queue, model) as worker:
+        worker.start_jobs(await queue.jobs(work(seconds=0.5)))
         await settled(worker, 1)
-        (again,) = await shop.deliveries()
+        (again,) = await queue.deliveries()
         assert again.metadata.num_delivered == 2
 
 
-async def test_an_outage_of_nats_while_the_answer_is_in_hand_is_survived(
+async def test_an_answer_that_arrives_while_nats_is_away_is_stored_when_it_is_back(
     tmp_path: Path, model: ModelServer
 ) -> None:
     with socket.socket() as probe:
@@ -263,141 +263,146 @@ async def test_an_outage_of_nats_while_the_answer_is_in_hand_is_survived(
     async with AsyncExitStack() as stack:
         first = await stack.enter_async_context(AsyncExitStack())
         server = await first.enter_async_context(embedded_nats(tmp_path, port=port, with_token=False))
-        shop = await stack.enter_async_context(opened(server.url, LONG_ACK_WAIT_SECONDS))
-        worker = await stack.enter_async_context(hired(shop, model))
+        queue = await stack.enter_async_context(opened(server.url, LONG_ACK_WAIT_SECONDS))
+        worker = await stack.enter_async_context(working(queue, model))
         before = await model.seen()
-        worker.begin(await shop.jobs(work()))
+        worker.start_jobs(await queue.jobs(work()))
         await at_the_model(model, 1)
         os.kill(server.pid, signal.SIGKILL)
         await first.aclose()
-        await until(lambda: not shop.nc.is_connected, "NATS is gone")
+        await until(lambda: not queue.nc.is_connected, "NATS is gone")
 
         async def answered() -> bool:
             return bool((await model.seen())["completed"] == before["completed"] + 1)
 
         await until(answered, "the model has answered meanwhile")
         await stack.enter_async_context(embedded_nats(tmp_path, port=port, with_token=False))
-        await until(lambda: shop.nc.is_connected, "NATS is back")
-        assert (await shop.one_outcome()).subject == topology.AGENT_COMPLETED
-        await shop.all_settled()
+        await until(lambda: queue.nc.is_connected, "NATS is back")
+        assert (await queue.one_outcome()).subject == topology.AGENT_COMPLETED
+        await queue.all_settled()
         assert (await model.seen())["requests"] == before[
             "requests"
         ] + 1  # the answer was kept, not asked for again
 
 
 async def test_an_answer_too_large_for_the_broker_becomes_a_failure_that_says_so(
-    shop: Shop, model: ModelServer
+    queue: WorkQueue, model: ModelServer
 ) -> None:
     await model.behave(
         tokens=500_000
     )  # 250,000 words at least, of some five bytes each; the broker takes 1 MiB
-    async with hired(shop, model) as worker:
-        worker.begin(await shop.jobs(work()))
-        failure = await shop.failure()
+    async with working(queue, model) as worker:
+        worker.start_jobs(await queue.jobs(work()))
+        failure = await queue.failure()
         assert failure.error_type is ErrorType.MALFORMED_ANSWER
         assert "too large" in failure.error
-        await shop.all_settled()
+        await queue.all_settled()
 
 
-async def test_work_whose_very_failure_is_too_large_goes_back_and_holds_up_nobody(
-    shop: Shop, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+async def test_work_whose_failure_is_too_large_goes_back_and_holds_up_no_other(
+    queue: WorkQueue, model: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_module, "BUG_RETRY_SECONDS", 0.1)
-    async with hired(shop, model) as worker:
-        (job, other) = await shop.jobs(work(metadata={"k": "v" * 1_000}), work())
+    async with working(queue, model) as worker:
+        (job, other) = await queue.jobs(work(metadata={"k": "v" * 1_000}), work())
         monkeypatch.setattr(JetStream, "max_payload", 1_000)
-        worker.begin([job])
+        worker.start_jobs([job])
         await settled(worker, 1)
-        (again,) = await shop.deliveries()
+        (again,) = await queue.deliveries()
         assert (again.data, again.metadata.num_delivered) == (job.body, 2)
         monkeypatch.undo()
-        worker.begin([other])
-        assert (await shop.one_outcome()).subject == topology.AGENT_COMPLETED
+        worker.start_jobs([other])
+        assert (await queue.one_outcome()).subject == topology.AGENT_COMPLETED
 
 
 # ── keeping it alive ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_work_that_takes_longer_than_ack_wait_is_not_handed_to_somebody_else(
-    impatient_shop: Shop, model: ModelServer
+async def test_work_that_takes_longer_than_ack_wait_is_not_redelivered(
+    impatient_queue: WorkQueue, model: ModelServer
 ) -> None:
     await model.behave(latency_ms=ACK_WAIT_SECONDS * 3_000)
-    (job,) = await impatient_shop.jobs(work())
-    async with hired(impatient_shop, model, ack_wait_seconds=ACK_WAIT_SECONDS) as worker:
-        worker.begin([job])
+    (job,) = await impatient_queue.jobs(work())
+    async with working(impatient_queue, model, ack_wait_seconds=ACK_WAIT_SECONDS) as worker:
+        worker.start_jobs([job])
         with pytest.raises(TimeoutError):
-            await impatient_shop.deliveries(seconds=ACK_WAIT_SECONDS * 2.5)
+            await impatient_queue.deliveries(seconds=ACK_WAIT_SECONDS * 2.5)
         await settled(worker, 1)
-        await impatient_shop.all_settled()
-        assert (await impatient_shop.queue()).num_redelivered == 0
+        await impatient_queue.all_settled()
+        assert (await impatient_queue.info()).num_redelivered == 0
 
 
-async def test_work_whose_worker_is_silent_is_handed_to_somebody_else(impatient_shop: Shop) -> None:
-    await impatient_shop.jobs(
+async def test_work_whose_worker_sends_no_signals_is_redelivered(impatient_queue: WorkQueue) -> None:
+    await impatient_queue.jobs(
         work()
     )  # taken, and never begun: what the test above would see without the signals
-    (again,) = await impatient_shop.deliveries()
+    (again,) = await impatient_queue.deliveries()
     assert again.metadata.num_delivered == 2
 
 
 # ── cancelling ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_cancel_closes_the_calls_of_its_task_and_no_others(shop: Shop, model: ModelServer) -> None:
+async def test_a_cancel_closes_the_calls_of_its_task_and_no_others(
+    queue: WorkQueue, model: ModelServer
+) -> None:
     await model.behave(faults={"hang": 1.0})
     cancelled, other = work(1), work(1)
-    async with hired(shop, model) as worker:
-        worker.begin(await shop.jobs(cancelled, other))
+    async with working(queue, model) as worker:
+        worker.start_jobs(await queue.jobs(cancelled, other))
         await at_the_model(model, 2)
         broadcast = AgentCancel(task_id=cancelled.task_id, reason="the user left")
-        await shop.wire.broadcast(topology.AGENT_CANCEL, broadcast.encode())
-        failure = await shop.failure()
+        await queue.wire.broadcast(topology.AGENT_CANCEL, broadcast.encode())
+        failure = await queue.failure()
         assert (failure.task_id, failure.error_type, failure.error) == (
             cancelled.task_id,
             ErrorType.CANCELLED,
             "the user left",
         )
         await at_the_model(model, 1)
-        assert await shop.unsettled() == 1
+        assert await queue.unsettled() == 1
     await model.idle()
 
 
-async def test_a_cancel_that_comes_before_its_work_lets_no_call_begin(shop: Shop, model: ModelServer) -> None:
+async def test_a_cancel_that_comes_before_its_work_lets_no_call_begin(
+    queue: WorkQueue, model: ModelServer
+) -> None:
     request, before, cancels = work(), (await model.seen())["requests"], Cancels()
-    async with hired(shop, model, cancels=cancels) as worker:
-        await shop.wire.broadcast(topology.AGENT_CANCEL, AgentCancel(task_id=request.task_id).encode())
+    async with working(queue, model, cancels=cancels) as worker:
+        await queue.wire.broadcast(topology.AGENT_CANCEL, AgentCancel(task_id=request.task_id).encode())
         await until(lambda: cancels.reason(request.task_id), "the worker has heard the broadcast")
-        worker.begin(await shop.jobs(request))
-        failure = await shop.failure()
+        worker.start_jobs(await queue.jobs(request))
+        failure = await queue.failure()
         assert (failure.task_id, failure.error_type) == (request.task_id, ErrorType.CANCELLED)
-        await shop.all_settled()
+        await queue.all_settled()
     assert (await model.seen())["requests"] == before
 
 
-async def test_a_cancel_that_cannot_be_read_stops_nothing(shop: Shop, model: ModelServer) -> None:
+async def test_a_cancel_that_cannot_be_read_stops_nothing(queue: WorkQueue, model: ModelServer) -> None:
     await model.behave(latency_ms=200)
-    async with hired(shop, model) as worker:
-        worker.begin(await shop.jobs(work()))
+    async with working(queue, model) as worker:
+        worker.start_jobs(await queue.jobs(work()))
         await at_the_model(model, 1)
-        await shop.wire.broadcast(topology.AGENT_CANCEL, b"not JSON")
-        assert (await shop.one_outcome()).subject == topology.AGENT_COMPLETED
+        await queue.wire.broadcast(topology.AGENT_CANCEL, b"not JSON")
+        assert (await queue.one_outcome()).subject == topology.AGENT_COMPLETED
 
 
-async def test_a_cancel_that_went_out_while_nats_was_away_is_learnt_from_the_tally(
-    shop: Shop, model: ModelServer
+async def test_a_cancel_missed_while_nats_was_away_is_read_from_the_tally(
+    queue: WorkQueue, model: ModelServer
 ) -> None:
     await model.behave(faults={"hang": 1.0})
     ended, open_ = work(1), work(1)
-    ledger, now = TallyStore(shop.wire, keep_seconds=60), time.time()
+    ledger, now = TallyStore(queue.wire, keep_seconds=60), time.time()
     for request in (ended, open_):
         requested = Requested(request.task_id, seq=1, at=now, deadline=now + 60, role="DEV", num_agents=3)
         await ledger.apply(request.task_id, [(requested, now)])
-    async with hired(shop, model, ack_wait_seconds=0.3) as worker:
-        worker.begin(await shop.jobs(ended, open_))
+    async with working(queue, model, ack_wait_seconds=0.3) as worker:
+        worker.start_jobs(await queue.jobs(ended, open_))
         await at_the_model(model, 2)
         await ledger.apply(ended.task_id, [(CancelRequested("the user left"), now)])
-        shop.nc.stats["reconnects"] += 1
-        failure = await shop.failure()
+        queue.nc.stats["reconnects"] += 1
+        queue.nc._note_change()
+        failure = await queue.failure()
         assert (failure.task_id, failure.error_type) == (ended.task_id, ErrorType.CANCELLED)
         await at_the_model(model, 1)
     await model.idle()
@@ -407,66 +412,66 @@ async def test_a_cancel_that_went_out_while_nats_was_away_is_learnt_from_the_tal
 
 
 async def test_closing_with_grace_lets_running_jobs_finish_and_gives_the_rest_back_at_once(
-    shop: Shop, model: ModelServer
+    queue: WorkQueue, model: ModelServer
 ) -> None:
     await model.behave(latency_ms=300, script=["ok", "hang"])
-    async with hired(shop, model) as worker:
-        worker.begin(await shop.jobs(work(1), work(2)))
+    async with working(queue, model) as worker:
+        worker.start_jobs(await queue.jobs(work(1), work(2)))
         await at_the_model(model, 2)
         started = time.monotonic()
         await worker.close(grace_seconds=1.0)
         assert 0.9 < time.monotonic() - started < 5
-        assert (await shop.one_outcome()).subject == topology.AGENT_COMPLETED
-        (again,) = await shop.deliveries()  # ack_wait is five minutes: this was given back
+        assert (await queue.one_outcome()).subject == topology.AGENT_COMPLETED
+        (again,) = await queue.deliveries()  # ack_wait is five minutes: this was given back
         assert again.metadata.num_delivered == 2
         await model.idle()
 
 
-async def test_a_job_that_comes_while_it_closes_goes_back_at_once_and_disturbs_nobody(
-    shop: Shop, model: ModelServer
+async def test_a_job_that_arrives_while_the_worker_closes_goes_back_at_once(
+    queue: WorkQueue, model: ModelServer
 ) -> None:
     await model.behave(latency_ms=300)
-    first, late = await shop.jobs(work(1), work(2))
-    async with hired(shop, model) as worker:
-        worker.begin([first])
+    first, late = await queue.jobs(work(1), work(2))
+    async with working(queue, model) as worker:
+        worker.start_jobs([first])
         await at_the_model(model, 1)
         closing = asyncio.create_task(worker.close(grace_seconds=60.0))
         await asyncio.sleep(0)
-        worker.begin([late])
-        (again,) = await shop.deliveries()  # ack_wait is five minutes: this was given back
+        worker.start_jobs([late])
+        (again,) = await queue.deliveries()  # ack_wait is five minutes: this was given back
         assert (again.data, again.metadata.num_delivered) == (late.body, 2)
         await closing
-        assert (await shop.one_outcome()).subject == topology.AGENT_COMPLETED
+        assert (await queue.one_outcome()).subject == topology.AGENT_COMPLETED
 
 
 async def test_closing_does_not_use_up_its_grace_when_everything_has_finished(
-    shop: Shop, model: ModelServer
+    queue: WorkQueue, model: ModelServer
 ) -> None:
-    async with hired(shop, model) as worker:
-        worker.begin(await shop.jobs(work()))
+    async with working(queue, model) as worker:
+        worker.start_jobs(await queue.jobs(work()))
         started = time.monotonic()
         await worker.close(grace_seconds=60.0)
         assert time.monotonic() - started < 10
-        await shop.all_settled()
+        await queue.all_settled()
 
 
 async def test_jobs_that_were_begun_a_moment_before_closing_are_given_back_too(
-    shop: Shop, model: ModelServer
+    queue: WorkQueue, model: ModelServer
 ) -> None:
     await model.behave(faults={"hang": 1.0})
-    jobs = await shop.jobs(work(1), work(2))
-    async with hired(shop, model) as worker:
-        worker.begin(jobs)
+    jobs = await queue.jobs(work(1), work(2))
+    async with working(queue, model) as worker:
+        worker.start_jobs(jobs)
         await worker.close()
-        again = await shop.deliveries(2)
+        again = await queue.deliveries(2)
         assert [msg.metadata.num_delivered for msg in again] == [2, 2]
-        assert sorted(await settled(worker, 2)) == sorted(job.reply for job in jobs)
+        assert sorted(await settled(worker, 2)) == sorted(job.key for job in jobs)
 
 
-async def test_a_flood_of_jobs_begins_bit_by_bit_and_those_still_waiting_are_given_back_too(
-    shop: Shop, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+async def test_many_jobs_start_a_few_a_round_and_those_still_waiting_are_given_back_too(
+    queue: WorkQueue, model: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Thousands begun at once would hold the event loop up until connections that are open count as not made in time."""
+    """Thousands started at once would stop the event loop until open connections count as not made in time."""
     begun = 0
 
     async def answer(*_: object) -> AgentOutcome:
@@ -477,8 +482,8 @@ async def test_a_flood_of_jobs_begins_bit_by_bit_and_those_still_waiting_are_giv
 
     monkeypatch.setattr("parley.workers.agent.answer", answer)
     jobs = [Job(f"jobs.{number}", work(1 + number % 200).encode()) for number in range(10 * STARTS_A_ROUND)]
-    async with hired(shop, model) as worker:
-        worker.begin(jobs)
+    async with working(queue, model) as worker:
+        worker.start_jobs(jobs)
         rounds = []
         while begun < 5 * STARTS_A_ROUND:
             before = begun
@@ -486,27 +491,27 @@ async def test_a_flood_of_jobs_begins_bit_by_bit_and_those_still_waiting_are_giv
             rounds.append(begun - before)
         assert max(rounds) <= STARTS_A_ROUND
         await worker.close()
-        assert sorted(await settled(worker, len(jobs))) == sorted(job.reply for job in jobs)
+        assert sorted(await settled(worker, len(jobs))) == sorted(job.key for job in jobs)
 
 
 @pytest.mark.parametrize("body", [b"not JSON", b"{}"])
 async def test_work_that_cannot_be_read_is_given_back_after_a_while(
-    shop: Shop, model: ModelServer, body: bytes, monkeypatch: pytest.MonkeyPatch
+    queue: WorkQueue, model: ModelServer, body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_module, "BUG_RETRY_SECONDS", 0.3)
-    (job,) = await shop.jobs(work())
-    async with hired(shop, model) as worker:
+    (job,) = await queue.jobs(work())
+    async with working(queue, model) as worker:
         started = time.monotonic()
-        worker.begin([Job(job.reply, body)])
-        assert await settled(worker, 1) == [job.reply]
-        (again,) = await shop.deliveries()
+        worker.start_jobs([Job(job.key, body)])
+        assert await settled(worker, 1) == [job.key]
+        (again,) = await queue.deliveries()
         assert time.monotonic() - started >= 0.3
         assert again.metadata.num_delivered == 2
-        assert await shop.outcomes() == []
+        assert await queue.outcomes() == []
 
 
-async def test_a_bug_of_ours_gives_the_work_back_and_is_told_in_the_log(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_a_bug_gives_the_work_back_and_is_logged(
+    queue: WorkQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Buggy:
         """A model client with a bug in it."""
@@ -515,11 +520,11 @@ async def test_a_bug_of_ours_gives_the_work_back_and_is_told_in_the_log(
             raise ZeroDivisionError
 
     monkeypatch.setattr(worker_module, "BUG_RETRY_SECONDS", 0.1)
-    worker = Worker(shop.wire, Desk(Buggy(), "m", [Endpoint("http://nowhere")]))
+    worker = Worker(queue.wire, Desk(Buggy(), "m", [Endpoint("http://nowhere")]))
     await worker.start()
-    worker.begin(await shop.jobs(work()))
+    worker.start_jobs(await queue.jobs(work()))
     await settled(worker, 1)
-    (again,) = await shop.deliveries()
+    (again,) = await queue.deliveries()
     assert again.metadata.num_delivered == 2
     assert [record.levelno for record in caplog.records if "bug" in record.message] == [logging.ERROR]
     await worker.close()

@@ -1,4 +1,4 @@
-"""What blocks is waited for without blocking anybody, and may be left to itself."""
+"""A blocking call is waited for without blocking the event loop, and may be abandoned."""
 
 import asyncio
 import threading
@@ -8,30 +8,30 @@ import pytest
 from parley.workers.pool.blocking import BlockingThread
 
 
-async def test_work_is_waited_for_and_what_it_raises_is_raised() -> None:
-    aside, done = BlockingThread("test"), []
-    await aside.do(lambda: done.append(threading.current_thread().name))
+async def test_a_call_is_waited_for_and_its_exception_is_raised() -> None:
+    thread, done = BlockingThread("test"), []
+    await thread.run(lambda: done.append(threading.current_thread().name))
     assert done == ["test"]
     with pytest.raises(ZeroDivisionError):
-        await aside.do(lambda: 1 // 0)
+        await thread.run(lambda: 1 // 0)
 
 
-async def test_everything_runs_in_one_thread_that_outlives_each_piece_of_work() -> None:
+async def test_all_calls_run_in_one_thread_that_outlives_them() -> None:
     """What Ray starts locally ends with the thread that started it."""
-    aside, threads = BlockingThread("test"), set()
+    thread, threads = BlockingThread("test"), set()
     for _ in range(3):
-        await aside.do(lambda: threads.add(threading.current_thread()))
-    (thread,) = threads
-    assert thread.is_alive()
-    assert thread.daemon
+        await thread.run(lambda: threads.add(threading.current_thread()))
+    (only,) = threads
+    assert only.is_alive()
+    assert only.daemon
 
 
-async def test_work_that_does_not_return_can_be_left_and_the_loop_goes_on() -> None:
-    aside, forever = BlockingThread("test"), threading.Event()
+async def test_a_call_that_does_not_return_can_be_abandoned_and_the_loop_goes_on() -> None:
+    thread, forever = BlockingThread("test"), threading.Event()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
-            await aside.do(forever.wait)
-    later = asyncio.create_task(aside.do(lambda: None))
+            await thread.run(forever.wait)
+    later = asyncio.create_task(thread.run(lambda: None))
     await asyncio.sleep(0)
     assert not later.done()
     forever.set()

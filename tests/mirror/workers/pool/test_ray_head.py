@@ -34,26 +34,26 @@ def nobody() -> int:
         ("local", None),
     ],
 )
-def test_an_address_names_a_place_or_leaves_it_to_ray(address: str, place: tuple[str, int] | None) -> None:
+def test_an_address_has_host_and_port_or_is_left_to_ray(address: str, place: tuple[str, int] | None) -> None:
     assert parse_address(address) == place
 
 
 @pytest.mark.parametrize("address", ["head:port", "head:99999", "ray://head:-1"])
-def test_a_port_that_is_none_is_said(address: str) -> None:
+def test_a_port_that_is_no_number_is_refused(address: str) -> None:
     with pytest.raises(ConnectionError):
         parse_address(address)
 
 
-async def test_who_listens_is_reached(listening: int) -> None:
+async def test_a_listening_head_is_reachable(listening: int) -> None:
     check_reachable(f"127.0.0.1:{listening}")
     assert await unreachable(("127.0.0.1", listening)) is None
 
 
-async def test_where_nobody_listens_is_said(nobody: int) -> None:
+async def test_a_head_that_does_not_listen_is_unreachable(nobody: int) -> None:
     with pytest.raises(ConnectionError, match="nobody listens there"):
         check_reachable(f"ray://127.0.0.1:{nobody}")
     assert await unreachable(("127.0.0.1", nobody)) == f"Ray's head at 127.0.0.1:{nobody} cannot be reached"
 
 
-def test_what_names_no_place_is_not_knocked_at() -> None:
+def test_an_address_without_a_port_is_not_checked() -> None:
     check_reachable("auto")

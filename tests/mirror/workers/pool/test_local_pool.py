@@ -1,4 +1,4 @@
-"""Slots are counted and waited for; the pool in this process takes jobs, says how busy it is, and is free again after."""
+"""The pool in this process takes jobs, says how busy it is, and has free slots again afterwards."""
 
 import asyncio
 import dataclasses
@@ -15,68 +15,11 @@ from parley.workers.job import Job
 from parley.workers.model.breaker import BreakerPolicy
 from parley.workers.model.client import Limits
 from parley.workers.model.endpoint import Endpoint
-from parley.workers.pool.pool import LocalPool, Slots, WorkerConfig
+from parley.workers.pool.local_pool import LocalPool
+from parley.workers.pool.pool import WorkerConfig
 from parley.workers.simulator import DEFAULT_MODEL
 from tests.harness import ModelServer, until
 from tests.mirror.workers import work
-
-
-async def waiting(slots: Slots) -> asyncio.Task[int]:
-    """Somebody who waits for room, and has begun to."""
-    task = asyncio.create_task(slots.room())
-    await asyncio.sleep(0)
-    return task
-
-
-async def test_room_is_what_is_not_taken() -> None:
-    slots = Slots(3)
-    assert await slots.room() == 3
-    slots.take(2)
-    assert await slots.room() == 1
-
-
-async def test_who_finds_no_room_waits_for_the_first_free_slot() -> None:
-    slots = Slots(2)
-    slots.take(2)
-    someone = await waiting(slots)
-    assert not someone.done()
-    slots.free(1)
-    assert await asyncio.wait_for(someone, 5) == 1
-
-
-async def test_who_does_not_want_to_wait_is_told_that_there_is_no_room() -> None:
-    slots = Slots(2)
-    slots.take(2)
-    assert await slots.room(wait=False) == 0
-
-
-async def test_a_pool_that_grows_wakes_who_waits_and_one_that_shrinks_below_what_is_taken_has_no_room() -> (
-    None
-):
-    slots = Slots(0)
-    someone = await waiting(slots)
-    slots.resize(4)
-    assert await asyncio.wait_for(someone, 5) == 4
-    slots.take(3)
-    slots.resize(2)
-    assert await slots.room(wait=False) == 0
-    slots.free(1)
-    assert await slots.room(wait=False) == 0
-    slots.free(1)
-    assert await slots.room() == 1
-
-
-async def test_a_slot_that_was_freed_and_taken_again_before_anybody_looked_is_no_room() -> None:
-    slots = Slots(1)
-    slots.take(1)
-    someone = await waiting(slots)
-    slots.free(1)
-    slots.take(1)
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert not someone.done()
-    slots.free(1)
-    assert await asyncio.wait_for(someone, 5) == 1
 
 
 def config(nats_url: str, model: ModelServer, *, slots: int, drain_seconds: float = 5.0) -> WorkerConfig:
@@ -95,7 +38,7 @@ def config(nats_url: str, model: ModelServer, *, slots: int, drain_seconds: floa
 
 
 class Replies:
-    """Jobs of our own making, settled to an inbox of ours instead of a consumer's."""
+    """Makes jobs that are settled to an inbox of this test instead of a consumer's."""
 
     def __init__(self, nc: Nats) -> None:
         self._nc = nc
@@ -111,7 +54,7 @@ class Replies:
     @asynccontextmanager
     async def listening(self) -> AsyncIterator["Replies"]:
         async def hear(msg: object) -> None:
-            self.heard.append((msg.subject, msg.data))  # type: ignore[attr-defined]  # nats-py types its callbacks loosely
+            self.heard.append((msg.subject, msg.data))  # type: ignore[attr-defined]  # nats-py's callback types
 
         subscription = await self._nc.subscribe(f"{self.prefix}.*", cb=hear)
         await self._nc.flush()
@@ -128,27 +71,27 @@ async def replies(nats: Nats) -> AsyncIterator[Replies]:
 
 async def test_a_pool_that_has_not_started_says_so(nats_server: EmbeddedNats, model: ModelServer) -> None:
     pool = LocalPool(config(nats_server.url, model, slots=2))
-    assert pool.problem == "the pool has not started"
+    assert pool.unready_reason == "the pool has not started"
     async with pool:
-        assert pool.problem is None
+        assert pool.unready_reason is None
 
 
-async def test_a_local_pool_is_busy_with_what_it_was_handed_and_free_when_that_is_done(
+async def test_a_local_pool_is_busy_until_its_jobs_are_done(
     nats_server: EmbeddedNats, model: ModelServer, replies: Replies
 ) -> None:
     await model.behave(latency_ms=200)
     async with LocalPool(config(nats_server.url, model, slots=3)) as pool:
-        assert (pool.slots, pool.busy, await pool.room()) == (3, 0, 3)
+        assert (pool.slots, pool.busy, pool.free_slots()) == (3, 0, 3)
         await pool.submit([replies.job(1), replies.job(2)])
-        assert (pool.busy, await pool.room()) == (2, 1)
+        assert (pool.busy, pool.free_slots()) == (2, 1)
         await pool.submit([replies.job(3)])
-        assert (pool.busy, await pool.room(wait=False)) == (3, 0)
-        assert await asyncio.wait_for(pool.room(), 20) >= 1  # not before there is a free slot
+        assert (pool.busy, pool.free_slots()) == (3, 0)
+        assert await asyncio.wait_for(pool.wait_free_slots(), 20) >= 1  # not before there is a free slot
         await until(lambda: pool.busy == 0, "all jobs are done")
         await until(lambda: replies.settled(b"+ACK") == ["1", "2", "3"], "all jobs are acknowledged")
 
 
-async def test_a_local_pool_tells_how_its_worker_sees_the_endpoints(
+async def test_a_local_pool_says_how_its_worker_sees_the_endpoints(
     nats_server: EmbeddedNats, model: ModelServer, replies: Replies
 ) -> None:
     await model.behave(faults={"reset": 1.0})
@@ -161,8 +104,8 @@ async def test_a_local_pool_tells_how_its_worker_sees_the_endpoints(
     )
 
     def seen(pool: LocalPool) -> tuple[int, ...]:
-        standing = pool.breakers[endpoint]
-        return (*standing.workers.values(), standing.openings)
+        status = pool.endpoint_statuses[endpoint]
+        return (*status.workers.values(), status.openings)
 
     async with LocalPool(quick) as pool:
         assert seen(pool) == (1, 0, 0, 0)
@@ -181,7 +124,7 @@ async def test_a_local_pool_that_is_closed_lets_its_jobs_finish(
     await until(lambda: replies.settled(b"+ACK") == ["1"], "the job is acknowledged")
 
 
-async def test_a_local_pool_gives_back_what_does_not_finish_within_its_drain(
+async def test_a_local_pool_gives_back_jobs_that_do_not_finish_within_its_drain(
     nats_server: EmbeddedNats, model: ModelServer, replies: Replies
 ) -> None:
     await model.behave(faults={"hang": 1.0})

@@ -1,0 +1,59 @@
+"""The pool without Ray: one worker in this process, for tests and laptops."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Self
+
+from parley.broker.jetstream.connection import close, connect
+from parley.broker.jetstream.jetstream import JetStream
+from parley.workers.job import Job
+from parley.workers.pool.pool import WorkerConfig, WorkerPool, start_worker
+from parley.workers.worker import Worker
+
+# The number of the only worker.
+ONLY = 0
+
+
+class LocalPool(WorkerPool):
+    """Use as an async context manager."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        super().__init__(config.endpoints, slots_each=config.slots)
+        self._config = config
+        # Closes the worker and its connection.
+        self._stack = AsyncExitStack()
+        # None until the pool has started.
+        self._worker: Worker | None = None
+
+    async def __aenter__(self) -> Self:
+        nc = await connect(self._config.nats_url, "parley-worker-local")
+        self._stack.push_async_callback(close, nc)
+        self._worker = await start_worker(self._config, JetStream(nc), self._stack)
+        self._add_worker(ONLY)
+        watch = asyncio.create_task(self._watch(self._worker), name="pool-watch")
+        self._stack.callback(watch.cancel)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    @property
+    def unready_reason(self) -> str | None:
+        return None if self._worker is not None else "the pool has not started"
+
+    @property
+    def fatal_reason(self) -> str | None:
+        return None
+
+    async def submit(self, jobs: Sequence[Job]) -> None:
+        assert self._worker is not None
+        shares, _ = self._assign(jobs)
+        for share in shares.values():
+            self._worker.start_jobs(share)
+
+    async def _watch(self, worker: Worker) -> None:
+        while True:
+            settled = await worker.finished()
+            self._statuses.update(ONLY, worker.breaker_statuses)
+            self._settle(ONLY, settled)
