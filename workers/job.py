@@ -3,23 +3,19 @@
 As a call of Ray's the same job wakes five threads in two processes on its way.
 """
 
-import re
 from dataclasses import dataclass
 
 from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.traceparent import traceparent as context
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.acks import reply_pattern
 
 # Both together: the most that waits for an actor to read it, 8 MiB. nats-server cuts a reader off that has 64 MiB to read. What is larger, or one
 # more, goes as a call.
 MAX_JOB_BYTES = 32 * 1024
 MAX_UNCONFIRMED = 256
-# What settles a delivery of the work queue: `$JS.ACK.<stream>.<consumer>.<five numbers>`, with a domain and an account hash before the stream and
-# a token at the end on some servers. The worker publishes there, and is not to be made to write on any other subject.
-_WORD = r"[^\s.*>]{1,64}"
-_REPLY = re.compile(
-    rf"\$JS\.ACK\.(?:{_WORD}\.{_WORD}\.)?{topology.DISPATCH.stream}\.{topology.DISPATCH.name}(?:\.\d{{1,20}}){{5}}(?:\.{_WORD})?"
-)
+# The worker publishes to a job's reply subject: it must not be made to write on any other subject.
+_REPLY = reply_pattern(topology.DISPATCH.stream, topology.DISPATCH.name)
 
 
 @dataclass(frozen=True, slots=True)

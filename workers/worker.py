@@ -6,7 +6,6 @@ AGENT_RESPONSES, `-NAK` when it has to be done elsewhere. The same worker runs i
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import suppress
@@ -26,6 +25,7 @@ from parley.broker.core.messages import (
 )
 from parley.broker.core.timestamps import parse_timestamp
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.acks import ACK, IN_PROGRESS, nak
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.workers import agent
@@ -150,7 +150,7 @@ class Worker:
     # ── one job ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _carry_out(self, job: Job) -> None:
-        settle = b"+ACK"
+        settle = ACK
         try:
             await self._outcome_of(job)
         except InvalidMessage as error:
@@ -239,7 +239,7 @@ class Worker:
             await asyncio.sleep(self.ack_wait_seconds / 3)
             for reply in list(self._running):
                 try:
-                    await self.wire.nc.publish(reply, b"+WPI")
+                    await self.wire.nc.publish(reply, IN_PROGRESS)
                 except Exception as error:
                     log.warning("in-progress signal not sent: %s", error)
                     break
@@ -277,10 +277,3 @@ class Worker:
                 self._stop(
                     self._cancels.note(AgentCancel(task_id=task_id, reason="ended while NATS was away"))
                 )
-
-
-def nak(delay_seconds: float) -> bytes:
-    """The word that gives a message back, to be delivered again after a delay."""
-    if not delay_seconds:
-        return b"-NAK"
-    return b"-NAK " + json.dumps({"delay": int(delay_seconds * 1e9)}).encode()

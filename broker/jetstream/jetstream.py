@@ -6,7 +6,6 @@ Knows headers and limits. Does not know what a deliberation is. nats-py's errors
 import asyncio
 import hashlib
 import math
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,10 +22,6 @@ from parley.broker.core.urls import masked
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS, reason
 from parley.broker.jetstream.nats_client import NatsClient
 
-# Outcomes read back to compose an ending: most are still here from when they were counted.
-READ_CACHE_BYTES = 16 * 1024 * 1024
-# What a kept message takes beside its bytes: the objects around them (measured: 0.9 KiB with three headers).
-STORED_BYTES = 1024
 # JetStream stores the size of a message's headers in 16 bits.
 MAX_HEADER_BYTES = 65_535
 # JetStream's errors for a refused compare-and-set. A stream with replicas says 10164 while another write is being agreed on.
@@ -45,13 +40,6 @@ class StoredMessage:
     data: bytes
     headers: Mapping[str, str]
 
-    @property
-    def weight(self) -> int:
-        """Bytes it takes in memory, about: headers may be many times the payload."""
-        return (
-            STORED_BYTES + len(self.data) + sum(len(key) + len(value) for key, value in self.headers.items())
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class PubAck:
@@ -67,8 +55,6 @@ class JetStream:
     def __init__(self, nc: NatsClient) -> None:
         self.nc = nc
         self.js: JetStreamContext = nc.jetstream(timeout=PUBLISH_TIMEOUT_SECONDS)
-        self._read: OrderedDict[tuple[str, int], StoredMessage] = OrderedDict()
-        self._read_bytes = 0
 
     @property
     def connected(self) -> bool:
@@ -149,9 +135,6 @@ class JetStream:
 
     async def get(self, stream: str, seq: int) -> StoredMessage | None:
         """The message at `seq`, or None if the stream no longer holds it."""
-        known = self._read.get((stream, seq))
-        if known is not None:
-            return known
         with self.translate_errors():
             try:
                 raw = await self._at(stream, seq)
@@ -173,21 +156,6 @@ class JetStream:
             # Any replica answers a direct get, one that lags too (nats-server#4710). The leader knows. And its answer is not made
             # of the message's own headers, which may be none that nats-py can read, or look like the server's own refusal.
             return await self.js.get_msg(stream, seq=seq)
-
-    def remember(self, stream: str, message: StoredMessage) -> None:
-        """Keep a message that was just delivered, for `stored` to find without asking. Bounded; the oldest go first."""
-        if (stream, message.seq) in self._read:
-            return
-        self._read[stream, message.seq] = message
-        self._read_bytes += message.weight
-        while self._read_bytes > READ_CACHE_BYTES:
-            _, oldest = self._read.popitem(last=False)
-            self._read_bytes -= oldest.weight
-
-    def forget(self, stream: str, seq: int) -> None:
-        gone = self._read.pop((stream, seq), None)
-        if gone is not None:
-            self._read_bytes -= gone.weight
 
     async def get_last(self, stream: str, subject: str) -> StoredMessage | None:
         """The newest message under `subject` as the stream's leader has it, or None. A direct get would be served by any

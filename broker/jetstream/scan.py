@@ -5,7 +5,6 @@ takes "nothing is pending" for "nothing is there" when all of it is on its way a
 the answer that creates the consumer has the count, and each message says how many come after it.
 """
 
-import json
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 
@@ -15,6 +14,7 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from parley.broker.core.errors import BrokerUnavailable, StreamNotFound
+from parley.broker.jetstream.acks import next_subject, pull_request
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS
 from parley.broker.jetstream.jetstream import JetStream
 
@@ -69,9 +69,8 @@ async def _asked_for(
     try:
         while pending:
             wanted = min(pending, batch)
-            request = json.dumps({"batch": wanted, "no_wait": True}).encode()
             with wire.translate_errors():
-                await wire.nc.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", request, reply=inbox)
+                await wire.nc.publish(next_subject(stream, consumer), pull_request(wanted), reply=inbox)
             for _ in range(wanted):
                 with wire.translate_errors():
                     message = await subscription.next_msg(timeout=PUBLISH_TIMEOUT_SECONDS)

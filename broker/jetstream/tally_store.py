@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from parley.broker.core.errors import Conflict
-from parley.broker.core.tally import Effect, Event, Reaction, Tally, react
+from parley.broker.core.tally import Effect, EndingPublished, Event, Reaction, Tally, react
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 
@@ -42,6 +42,11 @@ class FoldResult:
     tally: Tally | None
     effects: tuple[Effect, ...]
     reactions: tuple[Reaction, ...]
+
+    @property
+    def changed(self) -> bool:
+        """Whether the tally was written."""
+        return self.tally is not self.before
 
 
 class TallyStore:
@@ -86,6 +91,10 @@ class TallyStore:
                 continue
             return FoldResult(entry.tally, tally, effects, reactions)
         raise Conflict(task_id)
+
+    async def mark_published(self, task_id: str, seq: int) -> FoldResult:
+        """Note that the ending is stored at `seq` in DELIBERATIONS. It reports a change to the first process that marks it."""
+        return await self.apply(task_id, [(EndingPublished(seq), 0.0)])
 
     async def _fetch(self, task_id: str) -> Entry:
         stored = await self._wire.get_last(topology.TALLIES, topology.tally_subject(task_id))

@@ -28,6 +28,7 @@ from ray._private import ray_constants
 from ray.exceptions import RayError
 
 from parley.broker.core.errors import ParleyError, Unavailable
+from parley.broker.jetstream.acks import nak
 from parley.broker.jetstream.connection import close, connect
 from parley.workers.job import MAX_UNCONFIRMED, Job, pack
 from parley.workers.model.endpoint import Endpoint
@@ -36,7 +37,6 @@ from parley.workers.pool import ray_head
 from parley.workers.pool.actor import FLUSH_SECONDS, WorkerActor
 from parley.workers.pool.blocking import BlockingThread
 from parley.workers.pool.pool import Slots, WorkerConfig
-from parley.workers.worker import nak
 
 log = logging.getLogger("parley.workers")
 

@@ -170,7 +170,7 @@ async def test_what_nobody_can_read_is_kept_whole_with_why_and_where_from(
     assert headers["Parley-Reason"] == "num_agents: must be more; role: unknown"
     assert (headers["Parley-Stream"], headers["Parley-Consumer"]) == ("DELIBERATIONS", "intake")
     assert (headers["Parley-Sequence"], headers["Parley-Deliveries"]) == (str(seq), "1")
-    assert headers["Parley-StoredMessage-At"].endswith("Z")
+    assert headers["Parley-Stored-At"].endswith("Z")
     assert bench.notes.lines == ["dead-lettered deliberation.requested"]
 
 

@@ -197,7 +197,7 @@ async def test_one_that_says_nothing_of_itself_is_read_all_the_same(
         "Parley-Sequence": "9" * 5_000,
         "Parley-Deliveries": "-1",
         "Parley-Payload-Size": "many",
-        "Parley-StoredMessage-At": "never",
+        "Parley-Stored-At": "never",
     }
     await wire.js.publish("deadletter.x", b"123", headers=odd)
     forged = await newest_of(letters)
