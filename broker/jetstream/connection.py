@@ -77,13 +77,7 @@ async def _within(seconds: float, work: Coroutine[None, None, None]) -> None:
 
 
 async def close(nc: NatsClient) -> None:
-    """Close a connection, whatever state it is in.
-
-    nats-py first writes what it still holds; where the server is gone that raises half-way, and its subscriptions' tasks stay.
-    So what nobody can be sent any more is dropped before.
-    """
-    if not nc.is_connected:
-        nc._pending, nc._pending_data_size = [], 0
+    """Close a connection, whatever state it is in."""
     with suppress(OSError, nats.errors.Error):
         await nc.close()
 

@@ -33,6 +33,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting for what will not come is made short."""
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT_SECONDS", 0.1)
     monkeypatch.setattr(connection, "PUBLISH_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(jetstream, "PUBLISH_TIMEOUT_SECONDS", 0.3)
     monkeypatch.setattr(connection, "RECONNECT_WAIT_SECONDS", 0.05)
 
 

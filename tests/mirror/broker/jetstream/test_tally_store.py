@@ -20,7 +20,7 @@ from parley.broker.core.tally import (
     Requested,
     Tally,
 )
-from parley.broker.jetstream import connection, tally_store, topology
+from parley.broker.jetstream import connection, jetstream, tally_store, topology
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage
@@ -356,7 +356,7 @@ async def test_a_key_an_operator_deleted_or_purged_can_be_recorded_anew(
 async def test_without_the_bucket_nothing_is_decided(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    monkeypatch.setattr(connection, "PUBLISH_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(jetstream, "PUBLISH_TIMEOUT_SECONDS", 0.3)
     monkeypatch.setattr(connection, "RECONNECT_WAIT_SECONDS", 0.05)
     folder = tmp_path_factory.mktemp("nats")
     async with embedded_nats(folder, with_token=False) as server:
