@@ -8,7 +8,7 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema
 
 from parley.broker.core.messages import Message, decode
-from parley.broker.core.traceparent import traceparent
+from parley.broker.core.traceparent import parse_traceparent
 from parley.broker.jetstream.acks import parse_reply
 
 # A union of messages counts as one: outcomes come in two kinds.
@@ -39,7 +39,7 @@ class Delivery(Generic[Payload]):
 
     @property
     def traceparent(self) -> str | None:
-        return traceparent(self.headers.get("traceparent"))
+        return parse_traceparent(self.headers.get("traceparent"))
 
     def payload(self, kind: type[Kind]) -> Kind:
         """The payload. Raises InvalidMessage."""

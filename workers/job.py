@@ -6,7 +6,7 @@ As a call of Ray's the same job wakes five threads in two processes on its way.
 from dataclasses import dataclass
 
 from parley.broker.core.errors import InvalidMessage
-from parley.broker.core.traceparent import traceparent as context
+from parley.broker.core.traceparent import parse_traceparent
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.acks import reply_pattern
 
@@ -39,7 +39,7 @@ def unpack(parcel: bytes) -> Job:
         raise InvalidMessage([f"over {MAX_JOB_BYTES} bytes"])
     try:
         reply, traceparent, body = parcel.split(b"\n", 2)
-        job = Job(reply.decode(), body, context(traceparent.decode()))
+        job = Job(reply.decode(), body, parse_traceparent(traceparent.decode()))
     except ValueError as error:
         raise InvalidMessage([f"no job: {error}"]) from error
     if not _REPLY.fullmatch(job.reply):

@@ -1,16 +1,16 @@
-"""Every error Parley raises on purpose, and who should act on it.
+"""Every error that Parley raises on purpose, and who has to act on it.
 
     ParleyError
-    ├── SettingsError        the operator: a setting is wrong            (exit code 2)
-    ├── Unavailable          the operator: something we need is not there (exit code 3)
-    │   ├── BrokerUnavailable    NATS cannot be reached, or left
-    │   │   └── StoreInUse           the embedded one's folder is held by another
-    │   ├── BrokerUnsuitable     NATS is there but too old, or without JetStream
-    │   ├── StreamNotFound             NATS is there, and no service has ever made its streams on it
-    │   └── TopologyMismatch     a live stream differs from what we declare
-    ├── InvalidMessage           the sender: the payload cannot be used
-    ├── Conflict             nobody: somebody else wrote first; read again and decide again
-    └── PayloadTooLarge            the caller: the payload does not fit through the broker
+    ├── SettingsError        the operator: a setting is wrong                     (exit code 2)
+    ├── Unavailable          the operator: something Parley needs is not there    (exit code 3)
+    │   ├── BrokerUnavailable    NATS cannot be reached, or is gone
+    │   │   └── StoreInUse           another embedded server uses this folder
+    │   ├── BrokerUnsuitable     NATS is too old, or has no JetStream
+    │   ├── StreamNotFound       NATS has none of Parley's streams: no service has run on it
+    │   └── TopologyMismatch     a live stream differs from the declared one
+    ├── InvalidMessage       the sender: the payload cannot be used
+    ├── Conflict             no one: another process wrote first; read again and decide again
+    └── PayloadTooLarge      the caller: the payload exceeds what NATS accepts
 
 Expected endings (failed, timeout, cancelled, rejected) are values, not exceptions: see `parley.broker.core.messages`.
 """
@@ -34,7 +34,7 @@ class SettingsError(ParleyError):
 
 
 class Unavailable(ParleyError):
-    """Something the service needs is not there, or not as it must be."""
+    """Something that Parley needs is not there, or not as it must be."""
 
 
 class BrokerUnavailable(Unavailable):
@@ -48,7 +48,7 @@ class BrokerUnavailable(Unavailable):
 
 
 class StoreInUse(BrokerUnavailable):
-    """The folder of an embedded server is held by another one."""
+    """Another embedded server uses this folder."""
 
     def __str__(self) -> str:
         return f"another one of ours runs on {self.url}; use that one, or set another PARLEY_HOME"
