@@ -169,10 +169,8 @@ async def test_what_this_process_wrote_last_is_not_read_again(mine: TallyStore, 
     assert wire.reads == [topology.tally_subject("t-1")]
 
 
-async def test_what_one_process_remembers_is_bounded(
-    mine: TallyStore, wire: CountingWire, nc: Nats, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tally_store, "CACHED_TALLIES", 2)
+async def test_what_one_process_remembers_is_bounded(wire: CountingWire) -> None:
+    mine = TallyStore(wire, keep_seconds=60, cached_tallies=2)
     for name in ("a", "b", "c"):
         await happen(mine, requested(name), task_id=name, new=True)
     for name in ("b", "c", "a"):
