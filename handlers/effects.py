@@ -41,7 +41,7 @@ from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.outcome_store import OutcomeStore
-from parley.broker.jetstream.scan import walk
+from parley.broker.jetstream.scan import scan
 from parley.broker.jetstream.tally_store import FoldResult, TallyStore
 from parley.broker.jetstream.topology import purge_timer_headers
 
@@ -188,7 +188,7 @@ class EffectRunner:
             return None
         for subject in (topology.COMPLETED, topology.FAILED):
             async with aclosing(
-                walk(self._wire, topology.DELIBERATIONS, subject, first=tally.request_seq)
+                scan(self._wire, topology.DELIBERATIONS, subject, first=tally.request_seq)
             ) as endings_:
                 async for message in endings_:
                     if _names(message.data, tally.task_id):

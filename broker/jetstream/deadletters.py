@@ -25,7 +25,7 @@ from parley.broker.core.messages import ResultsRef
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream, PubAck
-from parley.broker.jetstream.scan import walk
+from parley.broker.jetstream.scan import scan
 from parley.broker.jetstream.topology import DEAD_LETTERS, RESULTS_BUCKET, Durable, dead_letter_subject
 
 REASON = "Parley-Reason"
@@ -337,7 +337,7 @@ class DeadLetters:
     ) -> AsyncGenerator[DeadLetter, None]:
         batch = _batch(self._wire.max_payload)
         async with aclosing(
-            walk(self._wire, DEAD_LETTERS, _filter(subject), first=first, batch=batch)
+            scan(self._wire, DEAD_LETTERS, _filter(subject), first=first, batch=batch)
         ) as messages:
             async for message in messages:
                 if last is not None and message.metadata.sequence.stream > last:
@@ -345,7 +345,7 @@ class DeadLetters:
                 yield DeadLetter.of(message)
 
     async def _at(self, seq: int) -> Msg | None:
-        async with aclosing(walk(self._wire, DEAD_LETTERS, _filter(None), first=seq, batch=1)) as messages:
+        async with aclosing(scan(self._wire, DEAD_LETTERS, _filter(None), first=seq, batch=1)) as messages:
             async for message in messages:
                 return message if message.metadata.sequence.stream == seq else None
         return None
