@@ -17,7 +17,8 @@ from parley.broker.core.messages import (
 from parley.broker.core.tally import Tally
 from parley.broker.core.timestamps import format_timestamp
 
-# So that an ending of 256 failed agents fits into one message, even if JSON escapes every letter. Workers' errors are no longer.
+# So that an ending of 256 failed agents fits into one message, even if JSON escapes every letter. Workers' errors are
+# no longer.
 MAX_ERROR_CHARACTERS = 500
 
 

@@ -70,7 +70,10 @@ class StreamNotFound(Unavailable):
         self.stream = stream
 
     def __str__(self) -> str:
-        return f"this NATS has no stream {self.stream}: no Parley service has run on it; start one with `parley serve`, or set NATS_URL"
+        return (
+            f"this NATS has no stream {self.stream}: no Parley service has run on it; "
+            "start one with `parley serve`, or set NATS_URL"
+        )
 
 
 class TopologyMismatch(Unavailable):
@@ -82,7 +85,10 @@ class TopologyMismatch(Unavailable):
 
     def __str__(self) -> str:
         listed = "; ".join(self.differences)
-        return f"live NATS configuration differs from Parley's and was left alone: {listed}. Change it with the nats CLI, or the setting."
+        return (
+            f"live NATS configuration differs from Parley's and was left alone: {listed}. "
+            "Change it with the nats CLI, or the setting."
+        )
 
 
 class InvalidMessage(ParleyError):

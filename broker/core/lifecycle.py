@@ -1,7 +1,8 @@
 """The states a deliberation can be in, and every legal move between them, as one table.
 
-`react` (tally.py) decides where a deliberation goes, and takes every new state from `move`, which refuses a move that is not in the
-table. docs/architecture.md draws its state diagram from the table, so the picture cannot disagree with the code.
+`react` (tally.py) decides where a deliberation goes, and takes every new state from `move`, which refuses a move that
+is not in the table. docs/architecture.md draws its state diagram from the table, so the picture cannot disagree with
+the code.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,5 @@
-"""The seam between handlers and monitoring, which never import each other: handlers call an `Observer`, metrics subclass it.
+"""The seam between handlers and monitoring, which never import each other: handlers call an `Observer`, metrics
+subclass it.
 
 Every method does nothing here.
 """

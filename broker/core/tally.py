@@ -3,14 +3,14 @@
     request ──► pending ──► in_progress ──► an ending: completed, failed, timeout, cancelled or rejected
                         first outcome      last outcome, deadline or cancel
 
-`react(tally, event, now)` is pure: no I/O, no clock, no randomness. It returns the next tally, and the effects that the caller
-carries out, in order, once the tally is stored. A duplicate, a late outcome or an illegal move changes nothing: the same tally comes
-back, with a note that says why.
+`react(tally, event, now)` is pure: no I/O, no clock, no randomness. It returns the next tally, and the effects that
+the caller carries out, in order, once the tally is stored. A duplicate, a late outcome or an illegal move changes
+nothing: the same tally comes back, with a note that says why.
 
-A tally counts outcomes and does not hold them. It keeps each one's sequence in the stream AGENT_RESPONSES, so that a tally of 256
-agents stays at a few KiB.
+A tally counts outcomes and does not hold them. It keeps each one's sequence in the stream AGENT_RESPONSES, so that a
+tally of 256 agents stays at a few KiB.
 
-A deliberation has phases, one a round. The agents of a phase report; when the last phase is settled, the deliberation ends.
+A deliberation has phases, one a round. It ends when the last phase is settled.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from parley.broker.core.lifecycle import ENDINGS, Cause, State, move
 from parley.broker.core.messages import ErrorType, agent_id
 from parley.broker.core.timestamps import format_timestamp
 
-# ── the tally, as the KV bucket `deliberations` holds it: clients read it there, so its field names stay ──────────────
+# ── the tally, as the KV bucket `deliberations` holds it. Clients read it there, so its field names stay ──────────
 
 
 class Outcome(BaseModel, frozen=True):
@@ -51,10 +51,9 @@ class Phase(BaseModel, frozen=True):
 
 
 class Decision(BaseModel, frozen=True):
-    """How the deliberation ended, and when that was decided. `error` is empty for a completed deliberation, and only there.
+    """How the deliberation ended, and when that was decided. `error` is empty if it completed.
 
-    `by`: the sequence of the outcome (in AGENT_RESPONSES) or of the cancel (in DELIBERATIONS) that decided it. None: the deadline or
-    the request itself decided it, or an older version wrote it.
+    `by`: the sequence of the outcome (in AGENT_RESPONSES) or the cancel (in DELIBERATIONS) that decided it; else None.
     """
 
     error: str = ""
@@ -65,8 +64,8 @@ class Decision(BaseModel, frozen=True):
 class Tally(BaseModel, frozen=True):
     """The value under the key `task_id`. Instants are seconds since the epoch, on the NATS server's clock.
 
-    `verdict`: the decision, None while the deliberation runs. `ending_seq`: where the ending is in DELIBERATIONS; it is set once the
-    ending is stored, and so marks it as published.
+    `verdict`: the decision, None while the deliberation runs. `ending_seq`: where the ending is in DELIBERATIONS; it
+    is set once the ending is stored, and so marks it as published.
     """
 
     task_id: str
@@ -132,7 +131,7 @@ class Requested:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A request that cannot be run. `cause` REFUSED: it is invalid. ABANDONED: it is valid, and every attempt to handle it failed."""
+    """A request that cannot be run. `cause` REFUSED: it is invalid. ABANDONED: every attempt to handle it failed."""
 
     task_id: str
     seq: int
@@ -270,14 +269,14 @@ def _requested(tally: Tally | None, event: Requested, now: float) -> Reaction:
     )
     if now < event.deadline:
         return Reaction(new, _start_effects(new))
-    verdict = Decision(error=_too_late(new, "before any agent could start"), decided_at=now)
     state = move(None, Cause.REQUESTED, State.TIMEOUT)
+    verdict = Decision(error=_too_late(new, "before any agent could start"), decided_at=now)
     ended = new.model_copy(update={"state": state, "verdict": verdict})
     return Reaction(ended, _ending_effects(ended))
 
 
 def _requested_again(tally: Tally, event: Requested) -> Reaction:
-    """A redelivery carries out what the first delivery may not have finished. Another request with this task_id changes nothing."""
+    """A redelivery finishes what the first delivery began. Another request with this task_id changes nothing."""
     if tally.ended:
         return _already_ended(tally, event)
     if tally.request_seq == event.seq:
@@ -365,8 +364,8 @@ def _ending_effects(ended: Tally) -> tuple[Effect, ...]:
 
 
 def _already_ended(tally: Tally, event: Event) -> Reaction:
-    """Only the message that decided the ending, or the deadline, publishes it again. Any other message is ignored: the publisher is
-    probably mid-way, and core NATS subscribers would see a duplicate."""
+    """Only the message that decided the ending, or the deadline, publishes it again. Any other message is ignored:
+    the publisher is probably mid-way, and core NATS subscribers would see a duplicate."""
     if not tally.ending_unpublished:
         return Reaction(tally, note="already ended")
     if not _may_have_decided(tally, event):
@@ -397,5 +396,5 @@ def _published(tally: Tally | None, event: EndingPublished) -> Reaction:
 
 
 def _too_late(tally: Tally, how: str) -> str:
-    allowed = tally.deadline - tally.accepted_at
-    return f"deadline of {allowed:g} s passed at {format_timestamp(tally.deadline)} {how}"
+    seconds = tally.deadline - tally.accepted_at
+    return f"deadline of {seconds:g} s passed at {format_timestamp(tally.deadline)} {how}"

@@ -1,4 +1,5 @@
-"""Timestamps in messages are RFC 3339 in UTC with `Z`. In the program an instant is a float: seconds since the epoch."""
+"""Timestamps in messages are RFC 3339 in UTC with `Z`. In the program an instant is a float: seconds since the
+epoch."""
 
 from datetime import UTC, datetime
 from functools import lru_cache

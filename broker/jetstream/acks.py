@@ -1,6 +1,7 @@
 """What a JetStream consumer sends and reads by itself: acknowledgements, reply subjects, pull requests.
 
-JetStream settles a message by what is published to its reply subject, so any process that knows the subject can settle it.
+JetStream settles a message by what is published to its reply subject, so any process that knows the subject can
+settle it.
 """
 
 import json
@@ -27,12 +28,13 @@ def nak(delay_seconds: float = 0.0) -> bytes:
 
 
 def parse_reply(reply: str) -> tuple[int, float, int]:
-    """What a delivered message's reply subject says: its sequence in the stream, when it was stored (seconds since the epoch, on
-    the server's clock), and which delivery this is, from 1. Raises nats-py's NotJSMessageError for any other subject.
+    """What a delivered message's reply subject says: its sequence in the stream, when it was stored (seconds since
+    the epoch, on the server's clock), and which delivery this is, from 1. Raises nats-py's NotJSMessageError for any
+    other subject.
 
-    The subject is `$JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<timestamp ns>.<pending>`; some servers
-    put a domain and an account hash before the stream, and a random token at the end. nats-py's own `Msg.metadata` builds
-    datetimes, which cost more than the rest of a delivery.
+    The subject is `$JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<timestamp ns>.<pending>`;
+    some servers put a domain and an account hash before the stream, and a random token at the end. nats-py's own
+    `Msg.metadata` builds datetimes, which cost more than the rest of a delivery.
     """
     tokens = reply.split(".")
     if len(tokens) == _PLAIN_TOKENS:
@@ -47,11 +49,10 @@ def parse_reply(reply: str) -> tuple[int, float, int]:
 
 
 def reply_pattern(stream: str, consumer: str) -> re.Pattern[str]:
-    """Matches (`fullmatch`) the reply subjects of this consumer and no other subject: a process that is told a reply subject from
-    outside must not be made to publish anywhere else."""
-    return re.compile(
-        rf"\$JS\.ACK\.(?:{_TOKEN}\.{_TOKEN}\.)?{re.escape(stream)}\.{re.escape(consumer)}(?:\.\d{{1,20}}){{5}}(?:\.{_TOKEN})?"
-    )
+    """Matches (`fullmatch`) the reply subjects of this consumer and no other subject: a process that is told a reply
+    subject from outside must not be made to publish anywhere else."""
+    domain, numbers, token = rf"(?:{_TOKEN}\.{_TOKEN}\.)?", r"(?:\.\d{1,20}){5}", rf"(?:\.{_TOKEN})?"
+    return re.compile(rf"\$JS\.ACK\.{domain}{re.escape(stream)}\.{re.escape(consumer)}{numbers}{token}")
 
 
 def next_subject(stream: str, consumer: str) -> str:

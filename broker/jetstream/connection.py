@@ -24,7 +24,8 @@ CONNECT_TIMEOUT_SECONDS = 2
 RECONNECT_WAIT_SECONDS = 1
 # How often a first connection that ignores cancellation is cancelled again.
 CANCEL_AGAIN_SECONDS = 0.05
-# A server that vanishes silently is noticed after about 10 s. With nats-py's defaults it took six minutes (measured: 359 s).
+# A server that vanishes silently is noticed after about 10 s. With nats-py's defaults it took six minutes (measured:
+# 359 s).
 PING_SECONDS = 5
 MAX_OUTSTANDING_PINGS = 2
 # What may wait to be written. nats-py's own bound is 2 MiB; one large fan-out is more.
@@ -62,8 +63,8 @@ async def connect(url: str, name: str) -> NatsClient:
 
 
 async def _within(seconds: float, work: Coroutine[None, None, None]) -> None:
-    """As `asyncio.wait_for`, but cancels until the work ends: nats-py may swallow a cancellation that meets a failed attempt (Python
-    3.11), and then tries again for ever (seen: a test that hung)."""
+    """As `asyncio.wait_for`, but cancels until the work ends: nats-py may swallow a cancellation that meets a failed
+    attempt (Python 3.11), and then tries again for ever (seen: a test that hung)."""
     task = asyncio.create_task(work)
     try:
         await asyncio.wait({task}, timeout=seconds)
@@ -90,12 +91,14 @@ def reason(error: BaseException) -> str:
 
 
 async def check_server(nc: NatsClient, url: str) -> str:
-    """The server's version. Raises BrokerUnsuitable for one too old for schedules or without JetStream, BrokerUnavailable."""
+    """The server's version. Raises BrokerUnsuitable for one too old for schedules or without JetStream,
+    BrokerUnavailable."""
     version = nc.connected_server_version
     if (version.major, version.minor) < OLDEST_SERVER:
         raise BrokerUnsuitable(
             masked(url),
-            f"is version {version.major}.{version.minor}.{version.patch}; Parley needs 2.12 or newer for durable deadlines",
+            f"is version {version.major}.{version.minor}.{version.patch}; "
+            "Parley needs 2.12 or newer for durable deadlines",
         )
     try:
         await nc.jetstream(timeout=PUBLISH_TIMEOUT_SECONDS).account_info()

@@ -24,7 +24,8 @@ from parley.broker.jetstream.nats_client import NatsClient
 
 # JetStream stores the size of a message's headers in 16 bits.
 MAX_HEADER_BYTES = 65_535
-# JetStream's error codes for a refused compare-and-set; 10164 while the replicas of a stream still agree on another write.
+# JetStream's error codes for a refused compare-and-set; 10164 while the replicas of a stream still agree on another
+# write.
 _WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
 # JetStream's status codes are HTTP's. From here on the fault is the server's and may pass.
 _SERVER_TROUBLE = 500
@@ -43,7 +44,8 @@ class StoredMessage:
 
 @dataclass(frozen=True, slots=True)
 class PubAck:
-    """Where a published message is stored. `duplicate`: at `seq` is an earlier message with the same Msg-Id, whatever its payload."""
+    """Where a published message is stored. `duplicate`: at `seq` is an earlier message with the same Msg-Id, whatever
+    its payload."""
 
     seq: int
     duplicate: bool = False
@@ -62,7 +64,8 @@ class JetStream:
 
     @property
     def closed(self) -> bool:
-        """Closed for good. nats-py does not reconnect after most errors that a server reports (a token that is no longer valid)."""
+        """Closed for good. nats-py does not reconnect after most errors that a server reports (a token that is no
+        longer valid)."""
         return bool(self.nc.is_closed)
 
     @property
@@ -78,11 +81,12 @@ class JetStream:
         msg_id: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> PubAck:
-        """Store a message. If the stream knows `msg_id`, nothing is stored, and the acknowledgement names the first message.
+        """Store a message. If the stream knows `msg_id`, nothing is stored, and the acknowledgement names the first
+        message.
 
-        Raises PayloadTooLarge; Conflict (only with an expected sequence in `headers`); BrokerUnavailable if no acknowledgement came
-        (the message may or may not be stored, so the caller must be able to repeat) or the server cannot store now (disk full, no
-        leader: its 5xx); nats-py's APIError for any other refusal (4xx).
+        Raises PayloadTooLarge; Conflict (only with an expected sequence in `headers`); BrokerUnavailable if no
+        acknowledgement came (the message may or may not be stored, so the caller must be able to repeat) or the
+        server cannot store now (disk full, no leader: its 5xx); nats-py's APIError for any other refusal (4xx).
         """
         out = {**JSON_HEADER, **(headers or {})}
         if msg_id is not None:
@@ -102,7 +106,8 @@ class JetStream:
         return PubAck(int(ack.seq), duplicate=bool(ack.duplicate))
 
     async def broadcast(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
-        """Send over core NATS: to the subscribers of this moment, at most once. Raises PayloadTooLarge, BrokerUnavailable."""
+        """Send over core NATS: to the subscribers of this moment, at most once. Raises PayloadTooLarge,
+        BrokerUnavailable."""
         out = {**JSON_HEADER, **(headers or {})}
         self._check_size(subject, body, out)
         await self._wait_connected()
@@ -114,8 +119,8 @@ class JetStream:
     async def _wait_connected(self) -> None:
         """Wait for a connection, as long as an acknowledgement may take. Raises BrokerUnavailable.
 
-        Without this nats-py would keep messages while NATS is away and send them when it is back, beside their repetitions:
-        subscribers of core NATS got every fourth ending twice after a minute's absence (measured).
+        Without this nats-py would keep messages while NATS is away and send them when it is back, beside their
+        repetitions: subscribers of core NATS got every fourth ending twice after a minute's absence (measured).
         """
         if self.connected:
             return
@@ -126,7 +131,8 @@ class JetStream:
             raise BrokerUnavailable(self._where(), "not connected") from error
 
     async def schedule(self, timer: str, target: str, at: float, body: bytes) -> None:
-        """Have the server publish `body` to `target` at the instant `at`. A schedule under the same `timer` is replaced."""
+        """Have the server publish `body` to `target` at the instant `at`. A schedule under the same `timer` is
+        replaced."""
         # Rounded up to a millisecond: a timer must not fire early.
         when = format_timestamp(math.ceil(at * 1000) / 1000)
         await self.publish(
@@ -153,13 +159,14 @@ class JetStream:
             TypeError,
             AttributeError,
         ):
-            # Any replica answers a direct get, even one that lags (nats-server#4710), and the answer has the message's own headers,
-            # which nats-py may not be able to read, or which may look like a refusal by the server. Ask the leader instead.
+            # Any replica answers a direct get, even one that lags (nats-server#4710), and the answer has the
+            # message's own headers, which nats-py may not be able to read, or which may look like a refusal by the
+            # server. Ask the leader instead.
             return await self.js.get_msg(stream, seq=seq)
 
     async def get_last(self, stream: str, subject: str) -> StoredMessage | None:
-        """The newest message under `subject`, or None. It asks the stream's leader: a direct get may be answered by a stale
-        replica (nats-server#4710)."""
+        """The newest message under `subject`, or None. It asks the stream's leader: a direct get may be answered by a
+        stale replica (nats-server#4710)."""
         with self.translate_errors():
             try:
                 raw = await self.js.get_msg(stream, subject=subject)
@@ -168,8 +175,8 @@ class JetStream:
         return _stored(raw, int(raw.seq or 0))
 
     async def put_object(self, bucket: str, name: str, data: bytes) -> ResultsRef:
-        """Claim-check: keep `data` in an object store; the reference says where. Replaces an object of this name. Raises
-        BrokerUnavailable."""
+        """Claim-check: keep `data` in an object store; the reference says where. Replaces an object of this name.
+        Raises BrokerUnavailable."""
         with self.translate_errors():
             store = await self.js.object_store(bucket)
             info = await store.put(name, data)
@@ -177,7 +184,8 @@ class JetStream:
         return ResultsRef(bucket=bucket, name=name, size=len(data), digest=digest)
 
     async def get_object(self, ref: ResultsRef) -> bytes:
-        """The data that `put_object` kept; nats-py checks its digest. Raises BrokerUnavailable, also if it is no longer kept."""
+        """The data that `put_object` kept; nats-py checks its digest. Raises BrokerUnavailable, also if it is no
+        longer kept."""
         with self.translate_errors():
             store = await self.js.object_store(ref.bucket)
             return (await store.get(ref.name)).data or b""
@@ -190,7 +198,8 @@ class JetStream:
 
     @contextmanager
     def translate_errors(self) -> Iterator[None]:
-        """Raises nats-py's errors in the block as BrokerUnavailable. Also for callers that use `js` or `nc` directly."""
+        """Raises nats-py's errors in the block as BrokerUnavailable. Also for callers that use `js` or `nc`
+        directly."""
         try:
             yield
         except (nats.errors.Error, TimeoutError) as error:

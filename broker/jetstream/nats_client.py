@@ -1,7 +1,7 @@
 """nats-py's client: what we mend in it, and what we do faster. Knows NATS's protocol and nothing of Parley.
 
-Every private name of nats-py that we use stands in this file. The bound on its version (pyproject.toml) and tests on a real server
-hold them. Nothing here changes nats-py for other users in the same process.
+Every private name of nats-py that we use stands in this file. The bound on its version (pyproject.toml) and tests on
+a real server hold them. Nothing here changes nats-py for other users in the same process.
 """
 
 import asyncio
@@ -32,10 +32,12 @@ _NETWORK_ERRORS = (nats.errors.Error, OSError)
 
 
 class _Parser(parser.Parser):
-    """nats-py (2.16.0) splits a protocol line at form feed and vertical tab, which the server allows in a subject. It does not
-    recognise such a message, reconnects, gets the message again, and so on (measured: no deliberation ended any more).
+    """nats-py (2.16.0) splits a protocol line at form feed and vertical tab, which the server allows in a subject. It
+    does not recognise such a message, reconnects, gets the message again, and so on (measured: no deliberation ended
+    any more).
 
-    `parse` is nats-py's code with two other regexes among its globals. No upstream issue yet. Drop it when `MSG_RE` accepts \\x0b.
+    `parse` is nats-py's code with two other regexes among its globals. No upstream issue yet. Drop it when `MSG_RE`
+    accepts \\x0b.
     """
 
     # Any: a class attribute cannot be typed as the method that it replaces.
@@ -55,11 +57,11 @@ class _Parser(parser.Parser):
 
 
 class MendedClient(Client):
-    """A nats-py client that survives six faults of nats-py 2.16.0: that of its parser, above, and one an override. Drop each
-    override when its fault is mended.
+    """A nats-py client that survives six faults of nats-py 2.16.0: that of its parser, above, and one an override.
+    Drop each override when its fault is mended.
 
-    At most of them nats-py ends its reading task for good and still calls itself connected (nats.py#914): one malformed message on
-    a subject that anybody may publish to would stop every process that consumes it.
+    At most of them nats-py ends its reading task for good and still calls itself connected (nats.py#914): one
+    malformed message on a subject that anybody may publish to would stop every process that consumes it.
     """
 
     def __init__(self) -> None:
@@ -90,7 +92,8 @@ class MendedClient(Client):
         )
 
     async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
-        """Fault: a PING overtakes pending writes, so `flush` may return before a subscription has arrived (one in ten)."""
+        """Fault: a PING overtakes pending writes, so `flush` may return before a subscription has arrived (one in
+        ten)."""
         if self._pending and self._transport is not None:
             self._transport.writelines(self._pending)
             self._pending, self._pending_data_size = [], 0
@@ -106,8 +109,8 @@ class MendedClient(Client):
         await super()._process_pong()
 
     async def close(self) -> None:
-        """Fault: nats-py first writes what is pending. Without a server that raises half-way, and the tasks of its subscriptions
-        stay. Here pending writes are dropped where there is no server to take them."""
+        """Fault: nats-py first writes what is pending. Without a server that raises half-way, and the tasks of its
+        subscriptions stay. Here pending writes are dropped where there is no server to take them."""
         if not self.is_connected:
             self._pending, self._pending_data_size = [], 0
         await super().close()
@@ -119,9 +122,10 @@ class MendedClient(Client):
 class NatsClient(MendedClient):
     """The client that all of Parley uses: connection events to await, one log line an absence, and inline messages.
 
-    nats-py puts each message into a queue, and a task of the subscription takes it out and calls back; replies to requests take the
-    same way, through `wait_for`. That is a third of what a publish costs (docs/decisions, 10). Here an inline subscription acts on a
-    message as it is read. Inline messages are not counted in `stats` and have no limits.
+    nats-py puts each message into a queue, and a task of the subscription takes it out and calls back; replies to
+    requests take the same way, through `wait_for`. That is a third of what a publish costs (docs/decisions, 10). Here
+    an inline subscription acts on a message as it is read. Inline messages are not counted in `stats` and have no
+    limits.
     """
 
     def __init__(self) -> None:
@@ -132,7 +136,8 @@ class NatsClient(MendedClient):
         self._tokens = _request_tokens()
         # The reply subject of a request, without its token. Made with the first request.
         self._reply_prefix = ""
-        # Set and replaced at every change of the connection's state. A waiter holds the event of the time when it began to wait.
+        # Set and replaced at every change of the connection's state. A waiter holds the event of the time when it
+        # began to wait.
         self._changed = asyncio.Event()
         # The last error logged, so that an error that repeats is logged once.
         self._logged_error = ""
@@ -140,7 +145,8 @@ class NatsClient(MendedClient):
     # ── connection events ─────────────────────────────────────────────────────────────────────────────────────────
 
     async def connect(self, *arguments: Any, **options: Any) -> None:
-        """As nats-py's, which reports connection events only to callbacks given here. The caller's callbacks run too."""
+        """As nats-py's, which reports connection events only to callbacks given here. The caller's callbacks run
+        too."""
         options["disconnected_cb"] = self._noting(self._log_lost, options.get("disconnected_cb"))
         options["reconnected_cb"] = self._noting(self._log_back, options.get("reconnected_cb"))
         options["closed_cb"] = self._noting(None, options.get("closed_cb"))
@@ -183,7 +189,8 @@ class NatsClient(MendedClient):
             await self._changed.wait()
 
     async def wait_closed(self) -> None:
-        """Return once the connection is closed for good: nats-py does not come back from most errors that a server states."""
+        """Return once the connection is closed for good: nats-py does not come back from most errors that a server
+        states."""
         while not self.is_closed:
             await self._changed.wait()
 
@@ -272,8 +279,8 @@ class NatsClient(MendedClient):
 
 
 def _request_tokens() -> Iterator[str]:
-    """Unique by a counter, unpredictable by eight random bytes: a sender that has seen one reply subject cannot guess the next.
-    The bytes are drawn for 256 tokens at a time (measured: 0.3 instead of 0.6 µs a token)."""
+    """Unique by a counter, unpredictable by eight random bytes: a sender that has seen one reply subject cannot guess
+    the next. The bytes are drawn for 256 tokens at a time (measured: 0.3 instead of 0.6 µs a token)."""
     for first in itertools.count(step=256):
         random = os.urandom(256 * 8).hex()
         for place in range(256):

@@ -1,8 +1,9 @@
 """Read a stream from one sequence to its end.
 
-nats-py's `watchall` uses a push consumer, which sends before the reader knows how much there is: it asks for the count after it has
-subscribed, and takes "nothing is pending" for "nothing is there" when all of it is on its way already. Here the reader pulls. The
-answer that creates the consumer has the count, and each message says how many are left.
+nats-py's `watchall` uses a push consumer, which sends before the reader knows how much there is: it asks for the
+count after it has subscribed, and takes "nothing is pending" for "nothing is there" when all of it is on its way
+already. Here the reader pulls. The answer that creates the consumer has the count, and each message says how many are
+left.
 """
 
 from collections.abc import AsyncGenerator
@@ -18,7 +19,8 @@ from parley.broker.jetstream.acks import next_subject, pull_request
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS
 from parley.broker.jetstream.jetstream import JetStream
 
-# Messages a request. nats-py drops what a subscription holds beyond 128 MiB; with the usual limit of 1 MiB a message this stays below.
+# Messages a request. nats-py drops what a subscription holds beyond 128 MiB; with the usual limit of 1 MiB a message
+# this stays below.
 BATCH = 100
 # The server removes the consumer of a reader that has died after this long without a request.
 INACTIVE_SECONDS = 60.0

@@ -1,10 +1,10 @@
 """The tallies of all deliberations, in the KV bucket `deliberations`, changed only by compare-and-set.
 
-`TallyStore.apply` reads a tally, lets `react` decide, and writes the result if it changed. If another process wrote first, it starts
-again. The effects go back to the caller, who carries them out before it acknowledges anything.
+`TallyStore.apply` reads a tally, lets `react` decide, and writes the result if it changed. If another process wrote
+first, it starts again. The effects go back to the caller, who carries them out before it acknowledges anything.
 
-Reads come from a small cache of what this process wrote last. A stale entry costs one refused write, and then a read from the
-stream's leader.
+Reads come from a small cache of what this process wrote last. A stale entry costs one refused write, and then a read
+from the stream's leader.
 """
 
 import math
@@ -89,15 +89,16 @@ class TallyStore:
                     entry = await self._fetch(task_id)
                     continue
             elif entry is cached:
-                # No write will tell whether the cached entry is stale: another replica may have ended the deliberation, and
-                # its task_id may even be free again.
+                # No write will tell whether the cached entry is stale: another replica may have ended the
+                # deliberation, and its task_id may even be free again.
                 entry = await self._fetch(task_id)
                 continue
             return FoldResult(entry.tally, tally, _distinct_effects(reactions), reactions)
         raise Conflict(task_id)
 
     async def mark_published(self, task_id: str, seq: int) -> FoldResult:
-        """Note that the ending is stored at `seq` in DELIBERATIONS. Only the first process that does so sees a change."""
+        """Note that the ending is stored at `seq` in DELIBERATIONS. Only the first process that does so sees a
+        change."""
         return await self.apply(task_id, [(EndingPublished(seq), 0.0)])
 
     async def _fetch(self, task_id: str) -> Entry:
