@@ -16,7 +16,7 @@ from benchmarks.targets import Found, Target
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.jetstream import JetStream
-from parley.broker.jetstream.scan import walk
+from parley.broker.jetstream.scan import scan
 
 COUNT = 100_000
 AGENTS = 1
@@ -69,7 +69,7 @@ async def drained(its: Parts, wire: JetStream, count: int, pid: int) -> float:
 
 async def moments(wire: JetStream) -> list[float]:
     """When each ending was stored, in seconds since the epoch."""
-    async with aclosing(walk(wire, topology.DELIBERATIONS, topology.COMPLETED, batch=BATCH)) as messages:
+    async with aclosing(scan(wire, topology.DELIBERATIONS, topology.COMPLETED, batch=BATCH)) as messages:
         return [message.metadata.timestamp.timestamp() async for message in messages]
 
 

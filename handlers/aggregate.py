@@ -15,7 +15,7 @@ from parley.broker.core.messages import AgentCompleted, AgentFailed, AgentOutcom
 from parley.broker.core.observer import Observer
 from parley.broker.core.tally import Event, Reported
 from parley.broker.jetstream import topology
-from parley.broker.jetstream.jetstream import JetStream, StoredMessage
+from parley.broker.jetstream.jetstream import JetStream
 from parley.handlers.delivery import Batch, Delivery
 from parley.handlers.effects import EffectRunner
 from parley.handlers.settle import Settler
@@ -109,16 +109,13 @@ class Aggregate:
     async def _fold(self, task_id: str, group: Sequence[Arrival]) -> None:
         events: list[tuple[Event, float]] = []
         for delivery, outcome, _ in group:
-            message = StoredMessage(delivery.seq, delivery.msg.subject, delivery.data, delivery.headers)
-            self._wire.remember(topology.AGENT_RESPONSES, message)
+            self._performer.outcomes.remember(delivery.seq, delivery.data)
             error_type = outcome.error_type if isinstance(outcome, AgentFailed) else None
             events.append((Reported(outcome.agent_id, outcome.round, delivery.seq, error_type), delivery.at))
         applied = await self._performer.apply(task_id, events)
         for (delivery, outcome, _), reaction in zip(group, applied.reactions, strict=True):
             if reaction.note:
-                self._wire.forget(
-                    topology.AGENT_RESPONSES, delivery.seq
-                )  # no ending will need it: it came late, or for nobody
+                self._performer.outcomes.forget(delivery.seq)  # it came late, or for nobody
                 self._observer.outcome_ignored(outcome)
             else:
                 self._observer.agent_reported(outcome)

@@ -1,7 +1,6 @@
 """One delivered JetStream message: what it says about itself, and how to settle it."""
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from nats.aio.msg import Msg
@@ -9,7 +8,8 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema
 
 from parley.broker.core.messages import Message, decode
-from parley.broker.core.traceparent import traceparent
+from parley.broker.core.traceparent import parse_traceparent
+from parley.broker.jetstream.acks import parse_reply
 
 # A union of messages counts as one: outcomes come in two kinds.
 Payload = TypeVar("Payload")
@@ -27,15 +27,7 @@ class Delivery(Generic[Payload]):
 
     @classmethod
     def of(cls, msg: Msg) -> "Delivery[Payload]":
-        # "$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<timestamp ns>.<pending>", with a domain and an
-        # account hash in front of the stream on some servers. Read here because nats-py's metadata builds datetimes that cost
-        # more than the rest of a delivery; it stays the fallback for anything unexpected.
-        parts = msg.reply.split(".")
-        if len(parts) == 9:
-            return cls(msg, int(parts[5]), int(parts[7]) / 1e9, int(parts[4]))
-        metadata = msg.metadata
-        stored: datetime = metadata.timestamp
-        return cls(msg, metadata.sequence.stream, stored.timestamp(), metadata.num_delivered)
+        return cls(msg, *parse_reply(msg.reply))
 
     @property
     def data(self) -> bytes:
@@ -47,7 +39,7 @@ class Delivery(Generic[Payload]):
 
     @property
     def traceparent(self) -> str | None:
-        return traceparent(self.headers.get("traceparent"))
+        return parse_traceparent(self.headers.get("traceparent"))
 
     def payload(self, kind: type[Kind]) -> Kind:
         """The payload. Raises InvalidMessage."""

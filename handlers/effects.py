@@ -31,7 +31,6 @@ from parley.broker.core.observer import Observer
 from parley.broker.core.tally import (
     ArmDeadline,
     Effect,
-    EndingPublished,
     Event,
     PublishEnding,
     RequestAgents,
@@ -41,7 +40,8 @@ from parley.broker.core.tally import (
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
-from parley.broker.jetstream.scan import walk
+from parley.broker.jetstream.outcome_store import OutcomeStore
+from parley.broker.jetstream.scan import scan
 from parley.broker.jetstream.tally_store import FoldResult, TallyStore
 from parley.broker.jetstream.topology import purge_timer_headers
 
@@ -65,6 +65,8 @@ class EffectRunner:
     ) -> None:
         self._wire = wire
         self._ledger = ledger
+        # Shared with the handler that counts outcomes.
+        self.outcomes = OutcomeStore(wire)
         self._observer = observer
         self._claim_check_bytes = claim_check_bytes
         self._fan_out = WeightedSemaphore(FAN_OUT_BYTES)
@@ -158,11 +160,11 @@ class EffectRunner:
         seq = await self._store_ending(tally, subject, body)
         if tally.reply_to is not None:
             await self._wire.broadcast(tally.reply_to, body, {**_trace(tally), "Parley-Subject": subject})
-        marked = await self._ledger.apply(tally.task_id, [(EndingPublished(seq), 0.0)])
-        if marked.tally is not marked.before:
+        marked = await self._ledger.mark_published(tally.task_id, seq)
+        if marked.changed:
             self._observer.deliberation_ended(ending)
         for outcome in tally.phase.outcomes.values():
-            self._wire.forget(topology.AGENT_RESPONSES, outcome.seq)
+            self.outcomes.forget(outcome.seq)
 
     async def _store_ending(self, tally: Tally, subject: str, body: bytes) -> int:
         # The ending cancels its own deadline as it is stored: an ending that was not stored leaves it armed.
@@ -186,7 +188,7 @@ class EffectRunner:
             return None
         for subject in (topology.COMPLETED, topology.FAILED):
             async with aclosing(
-                walk(self._wire, topology.DELIBERATIONS, subject, first=tally.request_seq)
+                scan(self._wire, topology.DELIBERATIONS, subject, first=tally.request_seq)
             ) as endings_:
                 async for message in endings_:
                     if _names(message.data, tally.task_id):
@@ -201,14 +203,11 @@ class EffectRunner:
 
     async def _outcomes(self, tally: Tally) -> dict[str, AgentOutcome]:
         counted = tally.phase.outcomes
-        stored = await asyncio.gather(
-            *(self._wire.get(topology.AGENT_RESPONSES, outcome.seq) for outcome in counted.values())
-        )
+        stored = await asyncio.gather(*(self.outcomes.get(outcome.seq) for outcome in counted.values()))
         outcomes: dict[str, AgentOutcome] = {}
-        for (agent, outcome), message in zip(counted.items(), stored, strict=True):
-            if message is not None:
+        for (agent, outcome), body in zip(counted.items(), stored, strict=True):
+            if body is not None:
                 try:
-                    body = message.data
                     outcomes[agent] = (
                         decode(AgentCompleted, body) if outcome.succeeded else decode(AgentFailed, body)
                     )

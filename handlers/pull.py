@@ -6,7 +6,6 @@ messages as there is room for, starts the handler on whatever came, and asks for
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -25,6 +24,7 @@ from nats.aio.msg import Msg
 from nats.js.api import ConsumerConfig
 from nats.js.client import DEFAULT_JS_SUB_PENDING_BYTES_LIMIT, DEFAULT_JS_SUB_PENDING_MSGS_LIMIT
 
+from parley.broker.jetstream.acks import next_subject, pull_request
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.topology import Durable
 from parley.handlers.delivery import Batch, Delivery
@@ -166,7 +166,7 @@ class PullSubscriber(BatchPullStreamSubscriber):
         # Top up in bites, not one by one.
         if wanted < 1 or (self._asked and wanted < self.pull_sub.batch_size // 4):
             return
-        request = json.dumps({"batch": wanted, "expires": int(REQUEST_SECONDS * 1e9)}).encode()
+        request = pull_request(wanted, expires_seconds=REQUEST_SECONDS)
         try:
             await self.connection.publish(self._next_subject, request, reply=self._inbox)
         except nats.errors.Error as error:
@@ -176,7 +176,7 @@ class PullSubscriber(BatchPullStreamSubscriber):
 
     @property
     def _next_subject(self) -> str:
-        return f"$JS.API.CONSUMER.MSG.NEXT.{self.durable.stream}.{self.durable.name}"
+        return next_subject(self.durable.stream, self.durable.name)
 
     def _arrive(self, msg: Msg) -> None:
         status = (msg.headers or {}).get("Status")

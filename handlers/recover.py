@@ -21,7 +21,7 @@ from parley.broker.core.messages import TASK_ID_PATTERN, describe
 from parley.broker.core.tally import Tally
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
-from parley.broker.jetstream.scan import walk
+from parley.broker.jetstream.scan import scan
 from parley.handlers.effects import EffectRunner
 
 log = logging.getLogger("parley.handlers")
@@ -67,7 +67,7 @@ class Recover:
         began, armed, seen = time.monotonic(), 0, 0
         group: list[Tally] = []
         async with aclosing(
-            walk(self._wire, topology.TALLIES, topology.tally_subject(">"), batch=BATCH)
+            scan(self._wire, topology.TALLIES, topology.tally_subject(">"), batch=BATCH)
         ) as tallies:
             async for message in tallies:
                 seen += 1

@@ -47,7 +47,7 @@ from parley.broker.jetstream.connection import close
 from parley.broker.jetstream.connection import connect as open_connection
 from parley.broker.jetstream.deadletters import DeadLetters
 from parley.broker.jetstream.jetstream import JetStream
-from parley.broker.jetstream.scan import walk
+from parley.broker.jetstream.scan import scan
 from parley.settings import load
 
 # Without an ending this long after the deadline, something is wrong that waiting does not mend: the promise is one second.
@@ -266,7 +266,7 @@ class Client:
         """Every deliberation the service remembers, the newest first. Raises BrokerUnavailable, NoService."""
         found: dict[str, Tally] = {}
         try:
-            async with aclosing(walk(self._wire, topology.TALLIES, topology.tally_subject(">"))) as messages:
+            async with aclosing(scan(self._wire, topology.TALLIES, topology.tally_subject(">"))) as messages:
                 async for message in messages:
                     if message.data:
                         found[message.subject] = Tally.model_validate_json(message.data)

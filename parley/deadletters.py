@@ -255,7 +255,7 @@ def _lines(letter: DeadLetter) -> list[tuple[str, str]]:
     came = f"message {letter.sequence or '?'} of {letter.stream or '?'}, stored {letter.stored_at or '?'}"
     gave_up = f"{letter.consumer or '?'}, after {letter.deliveries or '?'} deliver{'y' if letter.deliveries == 1 else 'ies'}"
     size = "of unknown size" if letter.size is None else f"{letter.size:,} bytes"
-    where = f", in the object store {RESULTS_BUCKET}/{letter.put_object}" if letter.put_object else ""
+    where = f", in the object store {RESULTS_BUCKET}/{letter.put_aside}" if letter.put_aside else ""
     return [
         ("dead letter", f"{letter.seq} of {DEAD_LETTERS}, since {format_timestamp(letter.buried_at)}"),
         ("subject", letter.subject),

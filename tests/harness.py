@@ -17,7 +17,7 @@ from parley.app import Service, service, simulator
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient as Nats
-from parley.broker.jetstream.scan import walk
+from parley.broker.jetstream.scan import scan
 from parley.client import Client
 from parley.client import connect as connect_client
 from parley.settings import Settings, load
@@ -129,7 +129,7 @@ class Running:
 
     async def all_of(self, subject: str, stream: str = topology.DELIBERATIONS) -> list[Msg]:
         """Every stored message under `subject`, oldest first."""
-        return [message async for message in walk(self.wire, stream, subject)]
+        return [message async for message in scan(self.wire, stream, subject)]
 
 
 def is_ending(msg: Msg, task_id: str) -> bool:

@@ -3,25 +3,19 @@
 The same job as a call of Ray's wakes five threads in two processes on its way.
 """
 
-import re
 from dataclasses import dataclass
 
 from parley.broker.core.errors import InvalidMessage
-from parley.broker.core.traceparent import traceparent as parse_traceparent
+from parley.broker.core.traceparent import parse_traceparent
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.acks import reply_pattern
 
 # The two limits together bound what waits for an actor to read it: 8 MiB. nats-server disconnects a reader that has
 # 64 MiB to read. A larger job, or one too many, goes as a call.
 MAX_JOB_BYTES = 32 * 1024
 MAX_UNCONFIRMED = 256
-# The subject that settles a delivery of the work queue: `$JS.ACK.<stream>.<consumer>.<five numbers>`. Some servers
-# put a domain and an account hash before the stream, and a token at the end. A worker publishes to this subject, so a
-# forged job must not make it write elsewhere.
-_WORD = r"[^\s.*>]{1,64}"
-_KEY = re.compile(
-    rf"\$JS\.ACK\.(?:{_WORD}\.{_WORD}\.)?"
-    rf"{topology.DISPATCH.stream}\.{topology.DISPATCH.name}(?:\.\d{{1,20}}){{5}}(?:\.{_WORD})?"
-)
+# The worker publishes to a job's key: a forged job must not make it write on any other subject.
+_KEY = reply_pattern(topology.DISPATCH.stream, topology.DISPATCH.name)
 
 
 @dataclass(frozen=True, slots=True)

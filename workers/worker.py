@@ -7,7 +7,6 @@ process and in a Ray actor.
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import suppress
@@ -28,6 +27,7 @@ from parley.broker.core.messages import (
 )
 from parley.broker.core.timestamps import parse_timestamp
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.acks import ACK, IN_PROGRESS, nak
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.workers import agent
@@ -169,7 +169,7 @@ class Worker:
     # ── one job ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _carry_out(self, job: Job) -> None:
-        settle = b"+ACK"
+        settle = ACK
         try:
             await self._outcome_of(job)
         except InvalidMessage as error:
@@ -257,7 +257,7 @@ class Worker:
             await asyncio.sleep(self.ack_wait_seconds / 3)
             for key in list(self._running):
                 try:
-                    await self.wire.nc.publish(key, b"+WPI")
+                    await self.wire.nc.publish(key, IN_PROGRESS)
                 except Exception as error:
                     log.warning("in-progress signal not sent: %s", error)
                     break
@@ -296,10 +296,3 @@ class Worker:
             log.warning("not known yet which calls are still wanted: %s", error)
             return False
         return True
-
-
-def nak(delay_seconds: float) -> bytes:
-    """The acknowledgement that gives a message back to the queue, to be delivered again after `delay_seconds`."""
-    if not delay_seconds:
-        return b"-NAK"
-    return b"-NAK " + json.dumps({"delay": int(delay_seconds * 1e9)}).encode()

@@ -1,4 +1,4 @@
-"""From a decided tally and its agents' outcomes to the one message that says how it went. Pure."""
+"""Compose the ending of a deliberation from its decided tally and the outcomes of its agents. Pure."""
 
 from collections.abc import Mapping
 
@@ -17,15 +17,15 @@ from parley.broker.core.messages import (
 from parley.broker.core.tally import Tally
 from parley.broker.core.timestamps import format_timestamp
 
-# An ending of 256 failed agents fits into one message, whatever letters JSON has to escape. A worker's own errors are no longer.
+# So that an ending of 256 failed agents fits into one message, even if JSON escapes every letter. Workers' errors are
+# no longer.
 MAX_ERROR_CHARACTERS = 500
 
 
 def compose(tally: Tally, outcomes: Mapping[str, AgentOutcome]) -> Ending:
-    """The ending of `tally`. `outcomes` maps agent_id to what that agent reported, for every agent the tally counts.
+    """The ending of `tally`, which is decided. `outcomes` maps agent_id to the outcome that the tally counts for it.
 
-    An outcome the tally counts but the stream no longer holds (its limits removed it) is listed as a failed agent:
-    said, not hidden.
+    An outcome that is counted but missing there (the stream's limits removed it) is listed as a failed agent.
     """
     assert tally.verdict is not None, "only a decided deliberation has an ending"
     phase, verdict = tally.phase, tally.verdict

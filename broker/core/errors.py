@@ -1,16 +1,16 @@
-"""Every error Parley raises on purpose, and who should act on it.
+"""Every error that Parley raises on purpose, and who has to act on it.
 
     ParleyError
-    ├── SettingsError        the operator: a setting is wrong            (exit code 2)
-    ├── Unavailable          the operator: something we need is not there (exit code 3)
-    │   ├── BrokerUnavailable    NATS cannot be reached, or left
-    │   │   └── StoreInUse           the embedded one's folder is held by another
-    │   ├── BrokerUnsuitable     NATS is there but too old, or without JetStream
-    │   ├── StreamNotFound             NATS is there, and no service has ever made its streams on it
-    │   └── TopologyMismatch     a live stream differs from what we declare
-    ├── InvalidMessage           the sender: the payload cannot be used
-    ├── Conflict             nobody: somebody else wrote first; read again and decide again
-    └── PayloadTooLarge            the caller: the payload does not fit through the broker
+    ├── SettingsError        the operator: a setting is wrong                     (exit code 2)
+    ├── Unavailable          the operator: something Parley needs is not there    (exit code 3)
+    │   ├── BrokerUnavailable    NATS cannot be reached, or is gone
+    │   │   └── StoreInUse           another embedded server uses this folder
+    │   ├── BrokerUnsuitable     NATS is too old, or has no JetStream
+    │   ├── StreamNotFound       NATS has none of Parley's streams: no service has run on it
+    │   └── TopologyMismatch     a live stream differs from the declared one
+    ├── InvalidMessage       the sender: the payload cannot be used
+    ├── Conflict             no one: another process wrote first; read again and decide again
+    └── PayloadTooLarge      the caller: the payload exceeds what NATS accepts
 
 Expected endings (failed, timeout, cancelled, rejected) are values, not exceptions: see `parley.broker.core.messages`.
 """
@@ -34,7 +34,7 @@ class SettingsError(ParleyError):
 
 
 class Unavailable(ParleyError):
-    """Something the service needs is not there, or not as it must be."""
+    """Something that Parley needs is not there, or not as it must be."""
 
 
 class BrokerUnavailable(Unavailable):
@@ -48,7 +48,7 @@ class BrokerUnavailable(Unavailable):
 
 
 class StoreInUse(BrokerUnavailable):
-    """The folder of an embedded server is held by another one."""
+    """Another embedded server uses this folder."""
 
     def __str__(self) -> str:
         return f"another one of ours runs on {self.url}; use that one, or set another PARLEY_HOME"
@@ -70,7 +70,10 @@ class StreamNotFound(Unavailable):
         self.stream = stream
 
     def __str__(self) -> str:
-        return f"this NATS has no stream {self.stream}: no Parley service has run on it; start one with `parley serve`, or set NATS_URL"
+        return (
+            f"this NATS has no stream {self.stream}: no Parley service has run on it; "
+            "start one with `parley serve`, or set NATS_URL"
+        )
 
 
 class TopologyMismatch(Unavailable):
@@ -82,7 +85,10 @@ class TopologyMismatch(Unavailable):
 
     def __str__(self) -> str:
         listed = "; ".join(self.differences)
-        return f"live NATS configuration differs from Parley's and was left alone: {listed}. Change it with the nats CLI, or the setting."
+        return (
+            f"live NATS configuration differs from Parley's and was left alone: {listed}. "
+            "Change it with the nats CLI, or the setting."
+        )
 
 
 class InvalidMessage(ParleyError):

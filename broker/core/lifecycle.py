@@ -1,7 +1,8 @@
 """The states a deliberation can be in, and every legal move between them, as one table.
 
-docs/architecture.md draws its state diagram from `MOVES`, so the picture cannot disagree with the code.
-Endings absorb: no row leaves one.
+`react` (tally.py) decides where a deliberation goes, and takes every new state from `move`, which refuses a move that
+is not in the table. docs/architecture.md draws its state diagram from the table, so the picture cannot disagree with
+the code.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ class State(StrEnum):
 
 
 class Cause(StrEnum):
-    """What can move a deliberation."""
+    """Why a deliberation moves."""
 
     REQUESTED = "requested"
     REFUSED = "refused"
@@ -31,7 +32,7 @@ class Cause(StrEnum):
 
 ENDINGS = frozenset({State.COMPLETED, State.FAILED, State.TIMEOUT, State.CANCELLED, State.REJECTED})
 
-# (from, because) → where it may lead. `None` is a deliberation nobody has recorded yet.
+# (state, cause) → the states it may lead to. None: not recorded yet. No move leaves an ending.
 MOVES: Mapping[tuple[State | None, Cause], frozenset[State]] = {
     (None, Cause.REQUESTED): frozenset({State.PENDING, State.TIMEOUT}),
     (None, Cause.REFUSED): frozenset({State.REJECTED}),
@@ -48,7 +49,7 @@ MOVES: Mapping[tuple[State | None, Cause], frozenset[State]] = {
 
 
 class IllegalMove(Exception):
-    """A move that is not in the table: our own bug, never a caller's."""
+    """A move that is not in the table: a bug in `react`."""
 
 
 def move(state: State | None, cause: Cause, to: State) -> State:

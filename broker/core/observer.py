@@ -1,6 +1,7 @@
-"""What happens, told to whoever wants to count it. The handlers call it; `parley.monitoring.metrics` listens.
+"""The seam between handlers and monitoring, which never import each other: handlers call an `Observer`, metrics
+subclass it.
 
-Handlers and monitoring never import each other; this is the seam. Every method does nothing here.
+Every method does nothing here.
 """
 
 from parley.broker.core.messages import AgentOutcome, Ending
@@ -11,16 +12,16 @@ class Observer:
         """A request was recorded for the first time."""
 
     def deliberation_ended(self, ending: Ending) -> None:
-        """An ending was stored in the stream for the first time, as far as this process knows."""
+        """An ending was published, and this process was the first to mark it."""
 
     def agent_reported(self, outcome: AgentOutcome) -> None:
-        """An outcome was counted in a tally; late and doubled ones are not."""
+        """An outcome was counted in a tally."""
 
     def outcome_ignored(self, outcome: AgentOutcome) -> None:
-        """An outcome changed nothing: late, doubled, or for nobody."""
+        """An outcome was not counted: late, a duplicate, or of an unknown deliberation."""
 
     def dead_lettered(self, subject: str) -> None:
-        """A message nobody could use went to DEAD_LETTERS. `subject` is the consumer's filter, so that its values are few."""
+        """A message went to DEAD_LETTERS. `subject`: the consumer's filter, which has few values."""
 
     def handler_failed(self, consumer: str) -> None:
-        """A handler raised; the message goes back to be delivered again."""
+        """A handler raised; the message will be delivered again."""

@@ -1,41 +1,40 @@
-"""A deliberation's running account, and the one function that decides what happens to it.
+"""The tally of one deliberation, and `react`, which decides what an event does to it.
 
-`react(tally, event, now)` is pure: no I/O, no clock, no randomness. It returns the next tally and the effects somebody
-else must carry out, in order, after the tally is stored. A duplicate, a late answer or an illegal move gives back
-the same tally, no effects, and a note saying why.
+    request ──► pending ──► in_progress ──► an ending: completed, failed, timeout, cancelled or rejected
+                        first outcome      last outcome, deadline or cancel
 
-The tally counts; it does not hold answers. An outcome is remembered by its place in the AGENT_RESPONSES stream, so that a
-tally of 256 agents stays a few KiB whatever they wrote, and every compare-and-set stays cheap.
+`react(tally, event, now)` is pure: no I/O, no clock, no randomness. It returns the next tally, and the effects that
+the caller carries out, in order, once the tally is stored. A duplicate, a late outcome or an illegal move changes
+nothing: the same tally comes back, with a note that says why.
 
-A deliberation has phases, one per round. Agents of a phase report; when the last phase is settled, the deliberation ends.
+A tally counts outcomes and does not hold them. It keeps each one's sequence in the stream AGENT_RESPONSES, so that a
+tally of 256 agents stays at a few KiB.
+
+A deliberation has phases, one a round. It ends when the last phase is settled.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, assert_never
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from parley.broker.core.lifecycle import ENDINGS, Cause, State, move
 from parley.broker.core.messages import ErrorType, agent_id
 from parley.broker.core.timestamps import format_timestamp
 
-# ── the account ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the tally, as the KV bucket `deliberations` holds it. Clients read it there, so its field names stay ──────────
 
 
-class FrozenModel(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Outcome(FrozenModel):
-    """One agent has reported: how, and where its words are (sequence in AGENT_RESPONSES)."""
+class Outcome(BaseModel, frozen=True):
+    """One agent has reported. `seq`: where its outcome is in AGENT_RESPONSES."""
 
     succeeded: bool
     seq: int
 
 
-class Phase(FrozenModel):
-    """One round: its agents, in order, and who has reported."""
+class Phase(BaseModel, frozen=True):
+    """One round: its agents, in order, and the outcomes counted so far, by agent."""
 
     number: int
     agents: tuple[str, ...]
@@ -47,13 +46,14 @@ class Phase(FrozenModel):
 
     @property
     def missing(self) -> tuple[str, ...]:
+        """The agents that have not reported."""
         return tuple(agent for agent in self.agents if agent not in self.outcomes)
 
 
-class Decision(FrozenModel):
-    """How it ended and when that was decided. `error` is empty only for a completed deliberation.
+class Decision(BaseModel, frozen=True):
+    """How the deliberation ended, and when that was decided. `error` is empty if it completed.
 
-    `by`: the place in its stream of the outcome or the cancel that decided it; None for a deadline and what tallies of older versions say.
+    `by`: the sequence of the outcome (in AGENT_RESPONSES) or the cancel (in DELIBERATIONS) that decided it; else None.
     """
 
     error: str = ""
@@ -61,11 +61,11 @@ class Decision(FrozenModel):
     by: int | None = None
 
 
-class Tally(FrozenModel):
-    """What the KV bucket `deliberations` holds under `task_id`.
+class Tally(BaseModel, frozen=True):
+    """The value under the key `task_id`. Instants are seconds since the epoch, on the NATS server's clock.
 
-    Instants are seconds since the epoch, on the NATS server's clock. `verdict` is the decision; `ending_seq` is the
-    ending's place in DELIBERATIONS and doubles as the mark that it was published.
+    `verdict`: the decision, None while the deliberation runs. `ending_seq`: where the ending is in DELIBERATIONS; it
+    is set once the ending is stored, and so marks it as published.
     """
 
     task_id: str
@@ -86,7 +86,7 @@ class Tally(FrozenModel):
 
     @property
     def phase(self) -> Phase:
-        """The current one. A deliberation that ended before it began has an empty phase 0."""
+        """The current phase. A deliberation that was refused has an empty phase 0."""
         return self.phases[-1] if self.phases else Phase(number=0, agents=())
 
     @property
@@ -95,25 +95,25 @@ class Tally(FrozenModel):
 
     @property
     def ending_unpublished(self) -> bool:
-        """Decided, but not known to be published: whoever meets it publishes it (again)."""
+        """Ended, but not marked as published."""
         return self.ended and self.ending_seq is None
 
     @property
     def outcomes_needed(self) -> int:
-        """How many more outcomes it takes at the least to end it. At least 1."""
+        """How many more outcomes could end the deliberation, if all of them succeed. At least 1."""
         phase = self.phase
-        fewest = len(phase.agents) - len(phase.outcomes)
+        needed = len(phase.agents) - len(phase.outcomes)
         if self.finish_early:
-            fewest = min(fewest, self.min_responses - phase.successes)
-        return max(1, fewest)
+            needed = min(needed, self.min_responses - phase.successes)
+        return max(1, needed)
 
 
-# ── what can happen ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── events ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
 class Requested:
-    """A valid request, at its place `seq` in the stream since `at`. `num_agents` ≥ 1, `deadline` absolute."""
+    """A valid request, stored at `seq` in DELIBERATIONS at the instant `at`. `num_agents` is at least 1."""
 
     task_id: str
     seq: int
@@ -131,7 +131,7 @@ class Requested:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A request that cannot be run. `cause` REFUSED: the sender's mistake. ABANDONED: ours, after every retry."""
+    """A request that cannot be run. `cause` REFUSED: it is invalid. ABANDONED: every attempt to handle it failed."""
 
     task_id: str
     seq: int
@@ -144,7 +144,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """An agent's outcome, stored at `seq` in AGENT_RESPONSES. `error_type` None means it succeeded."""
+    """An agent's outcome, stored at `seq` in AGENT_RESPONSES. `error_type` None: it succeeded."""
 
     agent_id: str
     round: int
@@ -154,12 +154,12 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class DeadlineReached:
-    pass
+    """The deadline's timer fired. Timers may fire early or be forged, so `react` compares `now` with the deadline."""
 
 
 @dataclass(frozen=True, slots=True)
 class CancelRequested:
-    """`seq`: its place in DELIBERATIONS."""
+    """A cancel, stored at `seq` in DELIBERATIONS."""
 
     reason: str | None = None
     seq: int | None = None
@@ -175,11 +175,13 @@ class EndingPublished:
 Event = Requested | Refused | Reported | DeadlineReached | CancelRequested | EndingPublished
 
 
-# ── what must be done ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── effects, and the reaction that holds them ─────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
 class ArmDeadline:
+    """Have the server send the deadline at `at`."""
+
     at: float
 
 
@@ -193,12 +195,12 @@ class RequestAgents:
 
 @dataclass(frozen=True, slots=True)
 class PublishEnding:
-    pass
+    """Compose the ending, publish it, and mark it."""
 
 
 @dataclass(frozen=True, slots=True)
 class StopAgents:
-    """Tell the workers that nobody waits for this deliberation any more."""
+    """Tell the workers that the outcomes still missing are not needed any more."""
 
     reason: str
 
@@ -208,14 +210,14 @@ Effect = ArmDeadline | RequestAgents | PublishEnding | StopAgents
 
 @dataclass(frozen=True, slots=True)
 class Reaction:
-    """`note` says why nothing changed; it is empty when something did."""
+    """`note` says why nothing changed. It is empty when something changed."""
 
     tally: Tally | None
     effects: tuple[Effect, ...] = ()
     note: str = ""
 
 
-# ── the decision ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── react ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def react(tally: Tally | None, event: Event, now: float) -> Reaction:
@@ -227,31 +229,32 @@ def react(tally: Tally | None, event: Event, now: float) -> Reaction:
             return _refused(tally, event, now)
         case EndingPublished():
             return _published(tally, event)
-        case Reported() | DeadlineReached() | CancelRequested():
-            if tally is None:
-                return Reaction(None, note="no such deliberation")
-            if tally.ended:
-                return _already_ended(tally, event)
-            match event:
-                case Reported():
-                    return _reported(tally, event, now)
-                case DeadlineReached():
-                    return _deadline(tally, now)
-                case CancelRequested():
-                    error = f"cancelled: {event.reason}" if event.reason else "cancelled by request"
-                    return _end(tally, Cause.CANCEL, State.CANCELLED, now, error, by=event.seq)
-                case _:
-                    assert_never(event)
+    if tally is None:
+        return Reaction(None, note="no such deliberation")
+    if tally.ended:
+        return _already_ended(tally, event)
+    match event:
+        case Reported():
+            return _reported(tally, event, now)
+        case DeadlineReached():
+            return _deadline(tally, now)
+        case CancelRequested():
+            error = f"cancelled: {event.reason}" if event.reason else "cancelled by request"
+            return _end(tally, Cause.CANCEL, State.CANCELLED, now, error, by=event.seq)
         case _:
             assert_never(event)
 
 
+# ── a request: record it, or refuse it ────────────────────────────────────────────────────────────────────────────
+
+
 def _requested(tally: Tally | None, event: Requested, now: float) -> Reaction:
     if tally is not None:
-        return _seen_before(tally, event)
+        return _requested_again(tally, event)
+    agents = tuple(agent_id(event.role, place) for place in range(1, event.num_agents + 1))
     new = Tally(
         task_id=event.task_id,
-        state=State.PENDING,
+        state=move(None, Cause.REQUESTED, State.PENDING),
         request_seq=event.seq,
         role=event.role,
         min_responses=event.min_responses,
@@ -259,36 +262,30 @@ def _requested(tally: Tally | None, event: Requested, now: float) -> Reaction:
         rounds=event.rounds,
         accepted_at=event.at,
         deadline=event.deadline,
-        phases=(_phase(1, event),),
+        phases=(Phase(number=1, agents=agents),),
         metadata=dict(event.metadata),
         reply_to=event.reply_to,
         traceparent=event.traceparent,
     )
-    if now >= event.deadline:
-        state = move(None, Cause.REQUESTED, State.TIMEOUT)
-        verdict = Decision(error=_too_late(new, "before any agent could start"), decided_at=now)
-        ended = new.model_copy(update={"state": state, "verdict": verdict})
-        return Reaction(ended, _after(ended))
-    move(None, Cause.REQUESTED, State.PENDING)
-    return Reaction(new, _start(new))
+    if now < event.deadline:
+        return Reaction(new, _start_effects(new))
+    state = move(None, Cause.REQUESTED, State.TIMEOUT)
+    verdict = Decision(error=_too_late(new, "before any agent could start"), decided_at=now)
+    ended = new.model_copy(update={"state": state, "verdict": verdict})
+    return Reaction(ended, _ending_effects(ended))
 
 
-def _phase(number: int, event: Requested) -> Phase:
-    agents = tuple(agent_id(event.role, place) for place in range(1, event.num_agents + 1))
-    return Phase(number=number, agents=agents)
-
-
-def _start(tally: Tally) -> tuple[Effect, ...]:
-    return ArmDeadline(tally.deadline), RequestAgents(tally.phase.number, tally.phase.missing)
-
-
-def _seen_before(tally: Tally, event: Requested) -> Reaction:
-    """The same message again finishes what its first delivery began; another message of that name does nothing."""
+def _requested_again(tally: Tally, event: Requested) -> Reaction:
+    """A redelivery finishes what the first delivery began. Another request with this task_id changes nothing."""
     if tally.ended:
         return _already_ended(tally, event)
     if tally.request_seq == event.seq:
-        return Reaction(tally, _start(tally), note="redelivered request: carried on")
+        return Reaction(tally, _start_effects(tally), note="redelivered request: carried on")
     return Reaction(tally, note="a deliberation of this task_id exists")
+
+
+def _start_effects(tally: Tally) -> tuple[Effect, ...]:
+    return ArmDeadline(tally.deadline), RequestAgents(tally.phase.number, tally.phase.missing)
 
 
 def _refused(tally: Tally | None, event: Refused, now: float) -> Reaction:
@@ -297,7 +294,7 @@ def _refused(tally: Tally | None, event: Refused, now: float) -> Reaction:
     if tally is not None and tally.request_seq != event.seq:
         return Reaction(tally, note="a deliberation of this task_id exists")
     if tally is not None:
-        # Recorded, and only then found impossible to carry out.
+        # It was recorded, and its effects could not be carried out.
         return _end(tally, Cause.ABANDONED, State.FAILED, now, event.error)
     state = State.REJECTED if event.cause is Cause.REFUSED else State.FAILED
     new = Tally(
@@ -310,7 +307,10 @@ def _refused(tally: Tally | None, event: Refused, now: float) -> Reaction:
         reply_to=event.reply_to,
         traceparent=event.traceparent,
     )
-    return Reaction(new, (PublishEnding(),))
+    return Reaction(new, _ending_effects(new))
+
+
+# ── while it runs: outcomes, and the deadline ─────────────────────────────────────────────────────────────────────
 
 
 def _reported(tally: Tally, event: Reported, now: float) -> Reaction:
@@ -322,7 +322,7 @@ def _reported(tally: Tally, event: Reported, now: float) -> Reaction:
     if event.agent_id in phase.outcomes:
         return Reaction(tally, note="this agent has reported before")
     if event.error_type is ErrorType.DEADLINE_EXCEEDED:
-        # Only the deadline ends by deadline: a worker's clock must not decide between `failed` and `timeout`.
+        # A worker's clock must not decide between `failed` and `timeout`.
         return Reaction(tally, note="ran out of time: the deadline decides")
     if now >= tally.deadline:
         return Reaction(tally, note="late: the deadline decides")
@@ -330,68 +330,61 @@ def _reported(tally: Tally, event: Reported, now: float) -> Reaction:
     phase = phase.model_copy(update={"outcomes": {**phase.outcomes, event.agent_id: outcome}})
     counted = tally.model_copy(update={"phases": (*tally.phases[:-1], phase)})
     enough = phase.successes >= tally.min_responses
-    if not phase.missing:
-        error = "" if enough else _too_few(counted)
-        return _end(
-            counted, Cause.REPORTED, State.COMPLETED if enough else State.FAILED, now, error, by=event.seq
-        )
-    if tally.finish_early and enough:
+    if enough and (tally.finish_early or not phase.missing):
         return _end(counted, Cause.REPORTED, State.COMPLETED, now, by=event.seq)
+    if not phase.missing:
+        error = f"{phase.successes} of {len(phase.agents)} agents answered, {tally.min_responses} needed"
+        return _end(counted, Cause.REPORTED, State.FAILED, now, error, by=event.seq)
     state = move(tally.state, Cause.REPORTED, State.IN_PROGRESS)
     return Reaction(counted.model_copy(update={"state": state}))
 
 
 def _deadline(tally: Tally, now: float) -> Reaction:
     if now < tally.deadline:
-        # A timer that fired early, or was forged. Armed anew rather than awaited: what fires then has a time of its own.
         return Reaction(tally, (ArmDeadline(tally.deadline),), note="early: the deadline is still to come")
     if tally.phase.successes >= tally.min_responses:
         return _end(tally, Cause.DEADLINE, State.COMPLETED, now)
-    reported = len(tally.phase.outcomes)
-    error = _too_late(tally, f"with {reported} of {len(tally.phase.agents)} agents heard")
+    error = _too_late(tally, f"with {len(tally.phase.outcomes)} of {len(tally.phase.agents)} agents heard")
     return _end(tally, Cause.DEADLINE, State.TIMEOUT, now, error)
 
 
-def _end(
-    tally: Tally, cause: Cause, to: State, now: float, error: str = "", by: int | None = None
-) -> Reaction:
+# ── the ending: decide it, publish it, mark it ────────────────────────────────────────────────────────────────────
+
+
+def _end(old: Tally, cause: Cause, to: State, now: float, error: str = "", by: int | None = None) -> Reaction:
     verdict = Decision(error=error, decided_at=now, by=by)
-    ended = tally.model_copy(update={"state": move(tally.state, cause, to), "verdict": verdict})
-    return Reaction(ended, _after(ended))
+    ended = old.model_copy(update={"state": move(old.state, cause, to), "verdict": verdict})
+    return Reaction(ended, _ending_effects(ended))
 
 
-def _after(ended: Tally) -> tuple[Effect, ...]:
-    """What follows an ending, and follows again where it may not have been done to its end."""
+def _ending_effects(ended: Tally) -> tuple[Effect, ...]:
     if not ended.phase.missing or ended.verdict is None:
         return (PublishEnding(),)
     return PublishEnding(), StopAgents(ended.verdict.error or "finished early")
 
 
 def _already_ended(tally: Tally, event: Event) -> Reaction:
-    """What may have decided the ending publishes it, should it come again. What comes by leaves that to it: the ending is most likely
-    on its way just now, and core NATS would carry a second copy to everybody."""
+    """Only the message that decided the ending, or the deadline, publishes it again. Any other message is ignored:
+    the publisher is probably mid-way, and core NATS subscribers would see a duplicate."""
     if not tally.ending_unpublished:
         return Reaction(tally, note="already ended")
-    if not _may_have_ended(tally, event):
-        return Reaction(tally, note="already ended: who decided it publishes it")
-    return Reaction(tally, _after(tally), note="ended, but not known to be published: published again")
+    if not _may_have_decided(tally, event):
+        return Reaction(tally, note="already ended: the message that decided it publishes the ending")
+    return Reaction(tally, _ending_effects(tally), note="ended, not marked as published: published again")
 
 
-def _may_have_ended(tally: Tally, event: Event) -> bool:
-    """Whether the tally's ending can be this very message's doing. The deadline, which comes last, answers for all."""
+def _may_have_decided(tally: Tally, event: Event) -> bool:
+    """Whether this message may have decided the ending. The deadline comes last and answers for all others."""
+    decided_by = tally.verdict.by if tally.verdict is not None else None
     match event:
         case Requested() | Refused():
             return event.seq == tally.request_seq
         case Reported():
-            return tally.state is not State.CANCELLED and _decided_by(tally, event.seq)
+            return tally.state is not State.CANCELLED and event.seq == decided_by
         case CancelRequested():
-            return tally.state is State.CANCELLED and _decided_by(tally, event.seq)
+            return tally.state is State.CANCELLED and event.seq == decided_by
         case _:
             return True
-
-
-def _decided_by(tally: Tally, seq: int | None) -> bool:
-    return tally.verdict is not None and tally.verdict.by == seq
 
 
 def _published(tally: Tally | None, event: EndingPublished) -> Reaction:
@@ -403,10 +396,5 @@ def _published(tally: Tally | None, event: EndingPublished) -> Reaction:
 
 
 def _too_late(tally: Tally, how: str) -> str:
-    waited = tally.deadline - tally.accepted_at
-    return f"deadline of {waited:g} s passed at {format_timestamp(tally.deadline)} {how}"
-
-
-def _too_few(tally: Tally) -> str:
-    phase = tally.phase
-    return f"{phase.successes} of {len(phase.agents)} agents answered, {tally.min_responses} needed"
+    seconds = tally.deadline - tally.accepted_at
+    return f"deadline of {seconds:g} s passed at {format_timestamp(tally.deadline)} {how}"

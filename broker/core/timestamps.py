@@ -1,4 +1,5 @@
-"""Instants on the wire: RFC 3339 in UTC with `Z`. Inside, an instant is seconds since the epoch as a float."""
+"""Timestamps in messages are RFC 3339 in UTC with `Z`. In the program an instant is a float: seconds since the
+epoch."""
 
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -10,14 +11,14 @@ def format_timestamp(instant: float) -> str:
     return f"{_second(second)}.{micros // 1000:03d}Z"
 
 
-# Most instants that are written at about one time lie within a few seconds, or are deadlines a few timeouts ahead.
+# Instants formatted at about one time lie within a few seconds, or are deadlines a few timeouts ahead.
 @lru_cache(maxsize=1024)
 def _second(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def parse_timestamp(timestamp: str) -> float:
-    """The instant an RFC 3339 timestamp names. Raises ValueError for anything else."""
+    """The instant that an RFC 3339 timestamp names. Raises ValueError for any other text."""
     moment = datetime.fromisoformat(timestamp)
     if moment.tzinfo is None:
         raise ValueError(f"{timestamp!r} has no time zone")

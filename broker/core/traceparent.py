@@ -6,6 +6,7 @@ import re
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-def traceparent(value: str | None) -> str | None:
-    """What it is, if it is one; a malformed one is ignored, as the W3C asks. It goes on into HTTP headers."""
+def parse_traceparent(value: str | None) -> str | None:
+    """`value` if it is a trace context, else None: the W3C asks to ignore a malformed one, and this value goes on
+    into HTTP headers."""
     return value if value is not None and _TRACEPARENT.fullmatch(value) else None

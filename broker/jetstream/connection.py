@@ -18,21 +18,22 @@ log = logging.getLogger("parley.broker")
 
 # Message schedules (`@at`) came with this version: deadlines need them.
 OLDEST_SERVER = (2, 12)
-# A PubAck that takes longer than this is taken for lost; the caller's message is then redelivered.
+# A PubAck that takes longer counts as lost, and the message that the caller handles is redelivered.
 PUBLISH_TIMEOUT_SECONDS = 5.0
 CONNECT_TIMEOUT_SECONDS = 2
 RECONNECT_WAIT_SECONDS = 1
-# Between two cancellations of a first connection that swallows them.
+# How often a first connection that ignores cancellation is cancelled again.
 CANCEL_AGAIN_SECONDS = 0.05
-# A peer that vanished without a word is noticed after about 10 s. nats-py's default took six minutes (measured: 359 s).
+# A server that vanishes silently is noticed after about 10 s. With nats-py's defaults it took six minutes (measured:
+# 359 s).
 PING_SECONDS = 5
 MAX_OUTSTANDING_PINGS = 2
-# Written while NATS is away, kept until it is back. nats-py's own bound is 2 MiB; one large fan-out is more.
+# What may wait to be written. nats-py's own bound is 2 MiB; one large fan-out is more.
 PENDING_BYTES = 16 * 1024 * 1024
 
 
 def connect_options(url: str, name: str) -> dict[str, Any]:
-    """What every connection of ours is opened with. nats-py's default gives up after 60 reconnects; ours never do."""
+    """The options of every connection. It never stops reconnecting; nats-py's default gives up after 60 attempts."""
     return {
         "servers": [part.strip() for part in url.split(",")],
         "name": name,
@@ -51,19 +52,19 @@ async def connect(url: str, name: str) -> NatsClient:
     options = connect_options(url, name)
     client = NatsClient()
     try:
-        # The first connection must not be retried for ever: a wrong URL is to be said now.
+        # The first connection is not retried for ever: a wrong URL must be reported now.
         await _within(2 * CONNECT_TIMEOUT_SECONDS + 1, client.connect(**options))
     except (TimeoutError, OSError, ValueError, nats.errors.Error) as error:
-        with suppress(Exception):  # nats-py cannot close what it never began to open
+        with suppress(Exception):  # nats-py cannot close a connection that it never began to open
             await client.close()
-        # That time is up says nothing; what went wrong meanwhile does.
+        # The last error says more than a timeout.
         raise BrokerUnavailable(masked(url), reason(client.last_error or error)) from error
     return client
 
 
 async def _within(seconds: float, work: Coroutine[None, None, None]) -> None:
-    """As `asyncio.wait_for`, but the work is cancelled until it ends: nats-py may swallow a cancellation that meets a failed attempt
-    (Python 3.11), and then tries again for ever (seen: a test that hung)."""
+    """As `asyncio.wait_for`, but cancels until the work ends: nats-py may swallow a cancellation that meets a failed
+    attempt (Python 3.11), and then tries again for ever (seen: a test that hung)."""
     task = asyncio.create_task(work)
     try:
         await asyncio.wait({task}, timeout=seconds)
@@ -77,30 +78,27 @@ async def _within(seconds: float, work: Coroutine[None, None, None]) -> None:
 
 
 async def close(nc: NatsClient) -> None:
-    """Close a connection, whatever state it is in.
-
-    nats-py first writes what it still holds; where the server is gone that raises half-way, and its subscriptions' tasks stay.
-    So what nobody can be sent any more is dropped before.
-    """
-    if not nc.is_connected:
-        nc._pending, nc._pending_data_size = [], 0
+    """Close a connection, whatever state it is in."""
     with suppress(OSError, nats.errors.Error):
         await nc.close()
 
 
 def reason(error: BaseException) -> str:
+    """What an operator should read instead of nats-py's error."""
     if "authorization" in str(error).lower():
         return "its token or password is missing from the URL, or wrong (nats://TOKEN@host:port)"
     return str(error) or type(error).__name__
 
 
 async def check_server(nc: NatsClient, url: str) -> str:
-    """The server's version. Raises BrokerUnsuitable for one too old for schedules or without JetStream, BrokerUnavailable."""
+    """The server's version. Raises BrokerUnsuitable for one too old for schedules or without JetStream,
+    BrokerUnavailable."""
     version = nc.connected_server_version
     if (version.major, version.minor) < OLDEST_SERVER:
         raise BrokerUnsuitable(
             masked(url),
-            f"is version {version.major}.{version.minor}.{version.patch}; Parley needs 2.12 or newer for durable deadlines",
+            f"is version {version.major}.{version.minor}.{version.patch}; "
+            "Parley needs 2.12 or newer for durable deadlines",
         )
     try:
         await nc.jetstream(timeout=PUBLISH_TIMEOUT_SECONDS).account_info()

@@ -1,8 +1,9 @@
-"""A dead letter: a message nobody could use, whole in DEAD_LETTERS, with why and where from in its headers.
+"""Dead letters: messages that could not be handled, whole in the stream DEAD_LETTERS, with the reason and the origin
+in headers.
 
-The one place where those headers have their names: written by `bury`, read back as a `DeadLetter`. Why a message is given up is
-`parley.handlers.settle`'s to decide, and what is in it nobody's here. A dead letter's headers are believed as little as any message's:
-whoever may publish to `deadletter.>` can forge one.
+`dead_letter` writes those headers and `DeadLetter` reads them; no other file knows their names.
+`parley.handlers.settle` decides which messages to give up. Headers of dead letters are not trusted: any sender that
+may publish to `deadletter.>` can forge one.
 """
 
 import re
@@ -25,7 +26,7 @@ from parley.broker.core.messages import ResultsRef
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream, PubAck
-from parley.broker.jetstream.scan import walk
+from parley.broker.jetstream.scan import scan
 from parley.broker.jetstream.topology import DEAD_LETTERS, RESULTS_BUCKET, Durable, dead_letter_subject
 
 REASON = "Parley-Reason"
@@ -37,19 +38,19 @@ STORED_AT = "Parley-Stored-At"
 PAYLOAD_BUCKET = "Parley-Payload-Bucket"
 PAYLOAD_NAME = "Parley-Payload-Name"
 PAYLOAD_SIZE = "Parley-Payload-Size"
-# Before a header that the server would act upon, had it kept its name.
+# Put before the name of a header that the server would otherwise act upon.
 ORIGINAL = "Parley-Original-"
 
-# A dead letter's headers say why, up to this length.
 MAX_REASON_CHARACTERS = 500
-# `newest` first looks at so many sequences from the end; where others were removed or another subject's, at ever more.
+# `newest` first reads this many sequences from the end, and four times as many each time that it has not found enough.
 FIRST_WINDOW = 64
-# Letters come whole, for the server cannot be asked for less (`parley.broker.jetstream.scan`): so many at a time, or so many bytes of them.
+# Bounds of one pull request. Letters come whole: the server cannot be asked for headers only
+# (`parley.broker.jetstream.scan`).
 BATCH = 16
 BATCH_BYTES = 16 * 1024 * 1024
 
-# What a dead letter may be put back on, and the stream that takes it: what our consumers give up on, and nothing by wildcard.
-# Not the endings, of which each deliberation has one; nor timers and deadlines, which the service keeps by itself.
+# The subjects that a dead letter may be replayed to, each with its stream: those of our consumers, without wildcards.
+# Not the endings, of which each deliberation has one, and not timers and deadlines, which the service sets by itself.
 REPLAYABLE: Mapping[str, str] = {
     topology.REQUESTED: topology.DELIBERATIONS,
     topology.CANCEL: topology.DELIBERATIONS,
@@ -58,16 +59,16 @@ REPLAYABLE: Mapping[str, str] = {
     topology.AGENT_FAILED: topology.AGENT_RESPONSES,
 }
 
-# What nats-py will write (RFC 9110's tokens). It reads more than that; a header of any other name is left out.
+# The header names that nats-py can write (RFC 9110's tokens). It reads others too; those are left out.
 _HEADER_KEY = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-# Subjects we take for what they are. Under a wildcard a sender may invent others, and longer ones than we could publish to.
+# Subjects that can be published to. Under a wildcard a sender may use others, and longer ones.
 _SUBJECT = re.compile(r"[A-Za-z0-9_$.-]{1,256}")
 _TOKEN = r"(?:\*|[A-Za-z0-9_$-]+)"
 _FILTER = re.compile(rf"(?:{_TOKEN}(?:\.{_TOKEN})*(?:\.>)?|>)")
 
 
 class CannotReplay(ParleyError):
-    """This dead letter cannot be put back. It stays where it is."""
+    """This dead letter cannot be replayed. It stays in DEAD_LETTERS."""
 
     def __init__(self, seq: int, reason: str) -> None:
         super().__init__(seq, reason)
@@ -80,10 +81,11 @@ class CannotReplay(ParleyError):
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """`seq`: its place in DEAD_LETTERS; `stream` and `sequence`: the original's. None or "" is what its headers do not say.
+    """`seq`: its sequence in DEAD_LETTERS; `stream`, `sequence`: the original's. A header that is missing is "" or
+    None here.
 
-    `size`: of the payload in bytes, wherever that is; `put_object`: its name in the object store, if it did not fit in here.
-    `headers`: the sender's own; `control_headers`: those that NATS acted upon, which a replay leaves out.
+    `size`: of the payload, in bytes. `put_aside`: the payload's name in the object store, if it did not fit into the
+    letter. `headers`: the sender's own. `control_headers`: those that NATS acted upon; a replay leaves them out.
     """
 
     seq: int
@@ -96,13 +98,13 @@ class DeadLetter:
     stored_at: str
     buried_at: float
     size: int | None
-    put_object: str | None
+    put_aside: str | None
     headers: Mapping[str, str]
     control_headers: Mapping[str, str]
 
     @classmethod
     def of(cls, message: Msg) -> "DeadLetter":
-        """A message of DEAD_LETTERS. Its payload is not kept, only how long it is."""
+        """Read a message of DEAD_LETTERS. Keeps its payload's size and not the payload."""
         headers = message.headers or {}
         stream, sequence, consumer = (
             headers.get(STREAM, ""),
@@ -110,7 +112,8 @@ class DeadLetter:
             headers.get(CONSUMER, ""),
         )
         name = headers.get(PAYLOAD_NAME)
-        # A forged one may name any object. Only a dead letter's is believed, of the origin it claims; never somebody's results.
+        # A forged letter may name any object, such as a deliberation's results. Only the name for its own origin is
+        # accepted.
         own = _aside_name(stream, sequence, consumer) if sequence is not None else None
         aside = headers.get(PAYLOAD_BUCKET) == RESULTS_BUCKET and name is not None and name == own
         return cls(
@@ -124,7 +127,7 @@ class DeadLetter:
             stored_at=headers.get(STORED_AT, ""),
             buried_at=message.metadata.timestamp.timestamp(),
             size=_number(headers.get(PAYLOAD_SIZE)) if aside else len(message.data),
-            put_object=name if aside else None,
+            put_aside=name if aside else None,
             headers=_senders(headers),
             control_headers={
                 key.removeprefix(ORIGINAL): value
@@ -139,7 +142,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class OriginalMessage:
-    """The message to be buried, as it was delivered for the `count`th time. `at`: when it was stored."""
+    """A message to be given up. `at`: when it was stored. `count`: which delivery this is, from 1."""
 
     subject: str
     data: bytes
@@ -149,8 +152,9 @@ class OriginalMessage:
     count: int
 
 
-async def dead_letter(wire: JetStream, durable: Durable, message: OriginalMessage, reason: str) -> None:
-    """Put a message into DEAD_LETTERS. Once, however often it is tried: its origin is its Msg-Id."""
+async def dead_letter(jetstream: JetStream, durable: Durable, message: OriginalMessage, reason: str) -> None:
+    """Put a message into DEAD_LETTERS. Safe to repeat: the Msg-Id names the message's origin. Raises
+    BrokerUnavailable."""
     ours = {
         REASON: _header_safe(reason),
         STREAM: durable.stream,
@@ -166,20 +170,21 @@ async def dead_letter(wire: JetStream, durable: Durable, message: OriginalMessag
     known = message.subject if _SUBJECT.fullmatch(message.subject) else durable.filter.rstrip(".*")
     subject = dead_letter_subject(known)
     try:
-        await wire.publish(
+        await jetstream.publish(
             subject, message.data, msg_id=msg_id, headers={**_senders(message.headers), **kept, **ours}
         )
     except PayloadTooLarge:
-        # The payload fits, since it came; with our headers it does not. It is put aside whole, and the dead letter says where.
-        ref = await wire.put_object(
+        # The payload was deliverable, and does not fit beside our headers. It goes to the object store, and the
+        # letter names it.
+        ref = await jetstream.put_object(
             RESULTS_BUCKET, _aside_name(durable.stream, message.seq, durable.name), message.data
         )
         aside = {PAYLOAD_BUCKET: ref.bucket, PAYLOAD_NAME: ref.name, PAYLOAD_SIZE: str(ref.size)}
-        await wire.publish(subject, b"", msg_id=msg_id, headers={**ours, **aside})
+        await jetstream.publish(subject, b"", msg_id=msg_id, headers={**ours, **aside})
 
 
 def _aside_name(stream: str, seq: int, consumer: str) -> str:
-    # Results are kept in the same bucket under their task_id, which has no dots.
+    # The bucket also has results under their task_id, which has no dots.
     return f"dead.letter.{stream}.{seq}.{consumer}"
 
 
@@ -192,7 +197,7 @@ def _writable(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _senders(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers that are neither NATS's nor ours."""
+    """The headers that neither NATS nor Parley sets."""
     return {
         key: value
         for key, value in _writable(headers).items()
@@ -205,7 +210,7 @@ def _is_control(key: str) -> bool:
 
 
 def _number(text: str | None) -> int | None:
-    # No sequence or size has more digits; Python would refuse to read some thousands of them.
+    # No sequence or size has more digits. Python refuses to read some thousands of digits.
     return int(text) if text is not None and re.fullmatch(r"[0-9]{1,20}", text) else None
 
 
@@ -213,18 +218,20 @@ def _number(text: str | None) -> int | None:
 
 
 class DeadLetters:
-    """Those that a NATS keeps. `subject`: the original one, wildcards allowed. Every method raises StreamNotFound, BrokerUnavailable,
-    and InvalidMessage for what is no subject."""
+    """The dead letters of one NATS. `subject` selects by the original subject; wildcards are allowed.
 
-    def __init__(self, wire: JetStream) -> None:
-        self._wire = wire
+    Every method raises StreamNotFound, BrokerUnavailable, and InvalidMessage for a malformed `subject`.
+    """
+
+    def __init__(self, jetstream: JetStream) -> None:
+        self._jetstream = jetstream
 
     async def newest(self, limit: int, *, subject: str | None = None) -> list[DeadLetter]:
-        """At most `limit`, the newest first. No more than `limit` are held, and no payloads, however many there are."""
+        """At most `limit` letters, the newest first. Holds no more than `limit` letters, and no payloads, in memory."""
         _filter(subject)
-        with self._wire.translate_errors():
+        with self._jetstream.translate_errors():
             try:
-                state = (await self._wire.js.stream_info(DEAD_LETTERS)).state
+                state = (await self._jetstream.js.stream_info(DEAD_LETTERS)).state
             except nats.js.errors.NotFoundError as error:
                 raise StreamNotFound(DEAD_LETTERS) from error
         found: list[DeadLetter] = []
@@ -232,7 +239,7 @@ class DeadLetters:
         while len(found) < limit and end >= max(1, state.first_seq):
             start = max(1, state.first_seq, end - window + 1)
             latest: deque[DeadLetter] = deque(maxlen=limit - len(found))
-            async with aclosing(self._walk(subject, first=start, last=end)) as letters:
+            async with aclosing(self._scan(subject, first=start, last=end)) as letters:
                 async for letter in letters:
                     latest.append(letter)
             found += reversed(latest)
@@ -240,9 +247,9 @@ class DeadLetters:
         return found
 
     async def sequences(self, *, subject: str | None = None, before: float | None = None) -> list[int]:
-        """Of all there are, the oldest first. `before`: only of those buried before that instant."""
+        """The sequences of all letters, the oldest first. `before`: only of letters written before that instant."""
         found = []
-        async with aclosing(self._walk(subject)) as letters:
+        async with aclosing(self._scan(subject)) as letters:
             async for letter in letters:
                 if before is not None and letter.buried_at >= before:
                     break
@@ -250,19 +257,19 @@ class DeadLetters:
         return found
 
     async def find(self, seq: int) -> DeadLetter | None:
-        """The one at `seq`, or None if there is none (any more)."""
+        """The letter at `seq`, or None."""
         message = await self._at(seq)
         return DeadLetter.of(message) if message is not None else None
 
     async def payload(self, letter: DeadLetter) -> bytes | None:
         """The original's payload, or None if it is no longer kept."""
-        if letter.put_object is None:
+        if letter.put_aside is None:
             message = await self._at(letter.seq)
             return message.data if message is not None else None
         try:
-            # The digest is nats-py's to know and to check.
-            return await self._wire.get_object(
-                ResultsRef(bucket=RESULTS_BUCKET, name=letter.put_object, size=0, digest="")
+            # nats-py knows and checks the digest.
+            return await self._jetstream.get_object(
+                ResultsRef(bucket=RESULTS_BUCKET, name=letter.put_aside, size=0, digest="")
             )
         except BrokerUnavailable as error:
             if isinstance(error.__cause__, nats.js.errors.NotFoundError):
@@ -270,11 +277,11 @@ class DeadLetters:
             raise
 
     async def replay(self, letter: DeadLetter, *, keep: bool = False) -> PubAck:
-        """Store its payload under its original subject, with the sender's headers, then remove it (unless `keep`).
+        """Publish the payload to its original subject, with the sender's headers, then remove the letter unless `keep`.
 
-        The Msg-Id is the dead letter's: the original's could be one that JetStream still remembers, and would swallow it.
-        Replayed again within the stream's window for duplicates (an hour for requests, two minutes for agents' messages), nothing
-        is stored and the place is the first one's. Raises CannotReplay.
+        The letter has a Msg-Id of its own: JetStream may still remember the original's and drop the message. If the
+        letter is replayed again within the stream's duplicate window (an hour for requests, two minutes for agents'
+        messages), nothing is stored, and the acknowledgement names the first replay. Raises CannotReplay.
         """
         stream = REPLAYABLE.get(letter.subject)
         if stream is None:
@@ -284,10 +291,12 @@ class DeadLetters:
         payload = await self.payload(letter)
         if payload is None:
             raise CannotReplay(letter.seq, "its payload is no longer kept")
-        # Its time too, for the numbers of a stream that was made anew begin at 1.
+        # With its time: the sequences of a stream that was deleted and created again begin at 1.
         msg_id = f"replay:{letter.seq}:{round(letter.buried_at * 1000)}"
         try:
-            placed = await self._wire.publish(letter.subject, payload, msg_id=msg_id, headers=letter.headers)
+            placed = await self._jetstream.publish(
+                letter.subject, payload, msg_id=msg_id, headers=letter.headers
+            )
         except BrokerUnavailable as error:
             if isinstance(error.__cause__, nats.js.errors.NoStreamResponseError):
                 raise StreamNotFound(stream) from error
@@ -301,43 +310,46 @@ class DeadLetters:
         return placed
 
     async def erase(self, letter: DeadLetter) -> bool:
-        """Remove one, and what was put aside for it unless another names that too. Whether it was still there."""
-        with self._wire.translate_errors():
+        """Remove a letter, and its payload in the object store unless another letter names that. Returns whether it
+        was there."""
+        with self._jetstream.translate_errors():
             try:
-                await self._wire.js.delete_msg(DEAD_LETTERS, letter.seq)
+                await self._jetstream.js.delete_msg(DEAD_LETTERS, letter.seq)
                 there = True
             except nats.js.errors.APIError:
-                # The server has several codes for a message that is not there, some of which also mean other things.
+                # The server has several codes for a missing message, and some of them have other meanings too.
                 if await self.find(letter.seq) is not None:
                     raise
                 there = False
-        if letter.put_object is not None:
-            await self._drop({letter.put_object})
+        if letter.put_aside is not None:
+            await self._drop({letter.put_aside})
         return there
 
     async def purge(self, last: int, *, subject: str | None = None) -> None:
-        """Remove all up to the sequence `last`, and what was put aside for them unless one that stays names that too."""
-        async with aclosing(self._walk(subject, last=last)) as letters:
-            asides = {letter.put_object async for letter in letters if letter.put_object is not None}
-        with self._wire.translate_errors():
-            await self._wire.js.purge_stream(DEAD_LETTERS, seq=last + 1, subject=_filter(subject))
+        """Remove all letters up to the sequence `last`, and their payloads in the object store unless another letter
+        names them."""
+        async with aclosing(self._scan(subject, last=last)) as letters:
+            asides = {letter.put_aside async for letter in letters if letter.put_aside is not None}
+        with self._jetstream.translate_errors():
+            await self._jetstream.js.purge_stream(DEAD_LETTERS, seq=last + 1, subject=_filter(subject))
         await self._drop(asides)
 
     async def _drop(self, asides: set[str]) -> None:
-        """What was put aside for letters that are gone. One of them may have been forged, to take another's with it."""
+        """Delete the payloads of removed letters. A removed letter may be a forgery that names the payload of another
+        letter."""
         if not asides:
             return
-        async with aclosing(self._walk(None)) as letters:
-            kept = {letter.put_object async for letter in letters if letter.put_object in asides}
+        async with aclosing(self._scan(None)) as letters:
+            kept = {letter.put_aside async for letter in letters if letter.put_aside in asides}
         for name in asides - kept:
-            await self._wire.delete_object(RESULTS_BUCKET, name)
+            await self._jetstream.delete_object(RESULTS_BUCKET, name)
 
-    async def _walk(
+    async def _scan(
         self, subject: str | None, *, first: int = 1, last: int | None = None
     ) -> AsyncGenerator[DeadLetter, None]:
-        batch = _batch(self._wire.max_payload)
+        batch = _batch(self._jetstream.max_payload)
         async with aclosing(
-            walk(self._wire, DEAD_LETTERS, _filter(subject), first=first, batch=batch)
+            scan(self._jetstream, DEAD_LETTERS, _filter(subject), first=first, batch=batch)
         ) as messages:
             async for message in messages:
                 if last is not None and message.metadata.sequence.stream > last:
@@ -345,7 +357,9 @@ class DeadLetters:
                 yield DeadLetter.of(message)
 
     async def _at(self, seq: int) -> Msg | None:
-        async with aclosing(walk(self._wire, DEAD_LETTERS, _filter(None), first=seq, batch=1)) as messages:
+        async with aclosing(
+            scan(self._jetstream, DEAD_LETTERS, _filter(None), first=seq, batch=1)
+        ) as messages:
             async for message in messages:
                 return message if message.metadata.sequence.stream == seq else None
         return None

@@ -1,12 +1,11 @@
-"""The JetStream verbs everything else uses: publish, broadcast, schedule, read back, keep an object.
+"""The JetStream operations that Parley uses: publish, broadcast, schedule, read back, keep an object.
 
-Knows headers and limits. Does not know what a deliberation is. nats-py's errors are translated here, once.
+Knows headers and limits, and nothing of deliberations. Translates nats-py's errors into Parley's.
 """
 
 import asyncio
 import hashlib
 import math
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,52 +22,41 @@ from parley.broker.core.urls import masked
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS, reason
 from parley.broker.jetstream.nats_client import NatsClient
 
-# Outcomes read back to compose an ending: most are still here from when they were counted.
-READ_CACHE_BYTES = 16 * 1024 * 1024
-# What a kept message takes beside its bytes: the objects around them (measured: 0.9 KiB with three headers).
-STORED_BYTES = 1024
 # JetStream stores the size of a message's headers in 16 bits.
 MAX_HEADER_BYTES = 65_535
-# JetStream's errors for a refused compare-and-set. A stream with replicas says 10164 while another write is being agreed on.
+# JetStream's error codes for a refused compare-and-set; 10164 while the replicas of a stream still agree on another
+# write.
 _WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
-# Its codes are HTTP's: from here on it is the server's trouble and may pass.
+# JetStream's status codes are HTTP's. From here on the fault is the server's and may pass.
 _SERVER_TROUBLE = 500
 JSON_HEADER = {"content-type": "application/json"}
 
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """A message as the stream holds it."""
+    """A message in a stream."""
 
     seq: int
     subject: str
     data: bytes
     headers: Mapping[str, str]
 
-    @property
-    def weight(self) -> int:
-        """Bytes it takes in memory, about: headers may be many times the payload."""
-        return (
-            STORED_BYTES + len(self.data) + sum(len(key) + len(value) for key, value in self.headers.items())
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class PubAck:
-    """Where a published message is. `duplicate`: JetStream had its Msg-Id already, and kept whatever came with it then."""
+    """Where a published message is stored. `duplicate`: at `seq` is an earlier message with the same Msg-Id, whatever
+    its payload."""
 
     seq: int
     duplicate: bool = False
 
 
 class JetStream:
-    """The verbs. Made from an open connection, which stays its opener's to close."""
+    """Made from an open connection, which the opener closes."""
 
     def __init__(self, nc: NatsClient) -> None:
         self.nc = nc
         self.js: JetStreamContext = nc.jetstream(timeout=PUBLISH_TIMEOUT_SECONDS)
-        self._read: OrderedDict[tuple[str, int], StoredMessage] = OrderedDict()
-        self._read_bytes = 0
 
     @property
     def connected(self) -> bool:
@@ -76,12 +64,13 @@ class JetStream:
 
     @property
     def closed(self) -> bool:
-        """Closed for good: nats-py does not come back from most errors that a server states (a token that is no longer right)."""
+        """Closed for good. nats-py does not reconnect after most errors that a server reports (a token that is no
+        longer valid)."""
         return bool(self.nc.is_closed)
 
     @property
     def max_payload(self) -> int:
-        """Bytes one message may have, headers included, as the server says."""
+        """The server's limit for one message in bytes, headers included."""
         return int(self.nc.max_payload)
 
     async def publish(
@@ -92,11 +81,12 @@ class JetStream:
         msg_id: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> PubAck:
-        """Store a message. With a `msg_id` seen before nothing is stored, and the place is the first one's.
+        """Store a message. If the stream knows `msg_id`, nothing is stored, and the acknowledgement names the first
+        message.
 
-        Raises PayloadTooLarge, Conflict (only with an expected sequence in `headers`), or BrokerUnavailable when no PubAck came:
-        the message may or may not be stored, so whatever led to it must be safe to do again. A server that cannot store now
-        (disk full, no leader: its 5xx) is unavailable too; what it calls our mistake (4xx) is raised as nats-py's APIError.
+        Raises PayloadTooLarge; Conflict (only with an expected sequence in `headers`); BrokerUnavailable if no
+        acknowledgement came (the message may or may not be stored, so the caller must be able to repeat) or the
+        server cannot store now (disk full, no leader: its 5xx); nats-py's APIError for any other refusal (4xx).
         """
         out = {**JSON_HEADER, **(headers or {})}
         if msg_id is not None:
@@ -116,7 +106,8 @@ class JetStream:
         return PubAck(int(ack.seq), duplicate=bool(ack.duplicate))
 
     async def broadcast(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
-        """Send over core NATS: to whoever listens now, at most once."""
+        """Send over core NATS: to the subscribers of this moment, at most once. Raises PayloadTooLarge,
+        BrokerUnavailable."""
         out = {**JSON_HEADER, **(headers or {})}
         self._check_size(subject, body, out)
         await self._wait_connected()
@@ -126,10 +117,10 @@ class JetStream:
             raise BrokerUnavailable(self._where(), reason(error)) from error
 
     async def _wait_connected(self) -> None:
-        """Wait for a connection. Raises BrokerUnavailable when none comes in the time a PubAck may take.
+        """Wait for a connection, as long as an acknowledgement may take. Raises BrokerUnavailable.
 
-        nats-py would keep what is written meanwhile and send it on its return, beside whatever had been written again by then:
-        listeners of core NATS heard every fourth ending twice after a minute's absence (measured).
+        Without this nats-py would keep messages while NATS is away and send them when it is back, beside their
+        repetitions: subscribers of core NATS got every fourth ending twice after a minute's absence (measured).
         """
         if self.connected:
             return
@@ -140,8 +131,9 @@ class JetStream:
             raise BrokerUnavailable(self._where(), "not connected") from error
 
     async def schedule(self, timer: str, target: str, at: float, body: bytes) -> None:
-        """Have the server store `body` under `target` at the instant `at`. A second order under `timer` replaces the first."""
-        # Up to the next millisecond: a timer must not fire before its time.
+        """Have the server publish `body` to `target` at the instant `at`. A schedule under the same `timer` is
+        replaced."""
+        # Rounded up to a millisecond: a timer must not fire early.
         when = format_timestamp(math.ceil(at * 1000) / 1000)
         await self.publish(
             timer, body, headers={"Nats-Schedule": f"@at {when}", "Nats-Schedule-Target": target}
@@ -149,9 +141,6 @@ class JetStream:
 
     async def get(self, stream: str, seq: int) -> StoredMessage | None:
         """The message at `seq`, or None if the stream no longer holds it."""
-        known = self._read.get((stream, seq))
-        if known is not None:
-            return known
         with self.translate_errors():
             try:
                 raw = await self._at(stream, seq)
@@ -170,28 +159,14 @@ class JetStream:
             TypeError,
             AttributeError,
         ):
-            # Any replica answers a direct get, one that lags too (nats-server#4710). The leader knows. And its answer is not made
-            # of the message's own headers, which may be none that nats-py can read, or look like the server's own refusal.
+            # Any replica answers a direct get, even one that lags (nats-server#4710), and the answer has the
+            # message's own headers, which nats-py may not be able to read, or which may look like a refusal by the
+            # server. Ask the leader instead.
             return await self.js.get_msg(stream, seq=seq)
 
-    def remember(self, stream: str, message: StoredMessage) -> None:
-        """Keep a message that was just delivered, for `stored` to find without asking. Bounded; the oldest go first."""
-        if (stream, message.seq) in self._read:
-            return
-        self._read[stream, message.seq] = message
-        self._read_bytes += message.weight
-        while self._read_bytes > READ_CACHE_BYTES:
-            _, oldest = self._read.popitem(last=False)
-            self._read_bytes -= oldest.weight
-
-    def forget(self, stream: str, seq: int) -> None:
-        gone = self._read.pop((stream, seq), None)
-        if gone is not None:
-            self._read_bytes -= gone.weight
-
     async def get_last(self, stream: str, subject: str) -> StoredMessage | None:
-        """The newest message under `subject` as the stream's leader has it, or None. A direct get would be served by any
-        replica, a stale one too (nats-server#4710)."""
+        """The newest message under `subject`, or None. It asks the stream's leader: a direct get may be answered by a
+        stale replica (nats-server#4710)."""
         with self.translate_errors():
             try:
                 raw = await self.js.get_msg(stream, subject=subject)
@@ -200,7 +175,8 @@ class JetStream:
         return _stored(raw, int(raw.seq or 0))
 
     async def put_object(self, bucket: str, name: str, data: bytes) -> ResultsRef:
-        """Claim-check: keep `data` in an object store and say where. The same name again replaces it. Raises BrokerUnavailable."""
+        """Claim-check: keep `data` in an object store; the reference says where. Replaces an object of this name.
+        Raises BrokerUnavailable."""
         with self.translate_errors():
             store = await self.js.object_store(bucket)
             info = await store.put(name, data)
@@ -208,20 +184,22 @@ class JetStream:
         return ResultsRef(bucket=bucket, name=name, size=len(data), digest=digest)
 
     async def get_object(self, ref: ResultsRef) -> bytes:
-        """What `put_object` kept. nats-py checks the digest. Raises BrokerUnavailable, also for what is no longer kept."""
+        """The data that `put_object` kept; nats-py checks its digest. Raises BrokerUnavailable, also if it is no
+        longer kept."""
         with self.translate_errors():
             store = await self.js.object_store(ref.bucket)
             return (await store.get(ref.name)).data or b""
 
     async def delete_object(self, bucket: str, name: str) -> None:
-        """Forget what `put_object` kept; nothing, if it is not kept. Raises BrokerUnavailable."""
+        """Delete an object, if it is there. Raises BrokerUnavailable."""
         with self.translate_errors(), suppress(nats.js.errors.NotFoundError):
             store = await self.js.object_store(bucket)
             await store.delete(name)
 
     @contextmanager
     def translate_errors(self) -> Iterator[None]:
-        """nats-py's errors in the block are raised as BrokerUnavailable; also for who uses `js` or `nc` beside these verbs."""
+        """Raises nats-py's errors in the block as BrokerUnavailable. Also for callers that use `js` or `nc`
+        directly."""
         try:
             yield
         except (nats.errors.Error, TimeoutError) as error:

@@ -1,31 +1,32 @@
 """The tallies of all deliberations, in the KV bucket `deliberations`, changed only by compare-and-set.
 
-`apply` is the whole of it: read the tally, let `react` decide, write if something changed, try again if somebody else wrote
-first. The effects come back to the caller, to be carried out after the write and before anything is acknowledged.
+`TallyStore.apply` reads a tally, lets `react` decide, and writes the result if it changed. If another process wrote
+first, it starts again. The effects go back to the caller, who carries them out before it acknowledges anything.
 
-Reads come from a small cache of what this process wrote last; a stale one costs one refused write and a second look, which
-asks the stream's leader.
+Reads come from a small cache of what this process wrote last. A stale entry costs one refused write, and then a read
+from the stream's leader.
 """
 
 import math
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from cachetools import LRUCache
+
 from parley.broker.core.errors import Conflict
-from parley.broker.core.tally import Effect, Event, Reaction, Tally, react
+from parley.broker.core.tally import Effect, EndingPublished, Event, Reaction, Tally, react
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 
-# Tallies remembered by one process, about 2 KiB each.
+# About 2 KiB each.
 CACHED_TALLIES = 8_192
-# Writers of one tally at one time are replicas of three handlers; each refusal means another one got on.
+# Replicas of three handlers may write one tally at a time. Each refusal means that another one has written.
 MAX_CAS_TRIES = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A tally and the revision it was read at; revision 0 means there is none yet."""
+    """A tally, and the revision it was read at. Revision 0: the key has never been written."""
 
     tally: Tally | None
     revision: int
@@ -36,86 +37,96 @@ _NOTHING = Entry(None, 0)
 
 @dataclass(frozen=True, slots=True)
 class FoldResult:
-    """What became of some events: the tally they left, what to do about it, and a note for each that changed nothing."""
+    """What some events did: the tally before and after, the effects to carry out, and one reaction an event."""
 
     before: Tally | None
     tally: Tally | None
     effects: tuple[Effect, ...]
     reactions: tuple[Reaction, ...]
 
+    @property
+    def changed(self) -> bool:
+        """Whether the tally was written."""
+        return self.tally is not self.before
+
 
 class TallyStore:
-    def __init__(self, wire: JetStream, *, keep_seconds: float) -> None:
-        self._wire = wire
+    """`keep_seconds`: how long a tally stays after its ending is published. `cached_tallies` bounds the cache."""
+
+    def __init__(
+        self, jetstream: JetStream, *, keep_seconds: float, cached_tallies: int = CACHED_TALLIES
+    ) -> None:
+        self._jetstream = jetstream
         self._keep_seconds = keep_seconds
-        self._cache: OrderedDict[str, Entry] = OrderedDict()
+        # Tallies that this process read or wrote last, by task_id. Only those that have no published ending.
+        self._cache: LRUCache[str, Entry] = LRUCache(cached_tallies)
 
     async def read(self, task_id: str) -> Tally | None:
-        """The tally as the bucket has it now."""
+        """The tally as the stream's leader has it now. Raises BrokerUnavailable."""
         return (await self._fetch(task_id)).tally
 
     def cached(self, task_id: str) -> Tally | None:
-        """The tally as this process wrote or read it last, if it still knows. Asks nobody."""
+        """The tally as this process read or wrote it last, or None if it is not cached. May be stale."""
         entry = self._cache.get(task_id)
         return entry.tally if entry is not None else None
 
     async def apply(
         self, task_id: str, events: Sequence[tuple[Event, float]], *, new: bool = False
     ) -> FoldResult:
-        """Let `events`, each with the instant it was seen, happen to a deliberation, in one write.
+        """Fold `events`, each with the instant at which it was seen, into a tally, in one write.
 
-        `new`: it is probably not recorded yet, so write first and read only if that is refused.
-        Raises BrokerUnavailable when the bucket cannot be reached; nothing is lost, for the events are not acknowledged yet.
+        `new`: the deliberation is probably not recorded yet, so write first, and read only if that is refused.
+        Raises BrokerUnavailable. Nothing is lost then: the events are not acknowledged yet.
         """
-        remembered = self._cache.get(task_id)
-        entry = remembered or (_NOTHING if new else await self._fetch(task_id))
+        cached = self._cache.get(task_id)
+        entry = cached or (_NOTHING if new else await self._fetch(task_id))
         for _ in range(MAX_CAS_TRIES):
             reactions, tally = _fold(entry.tally, events)
-            effects = _in_force(reactions)
-            if (tally is entry.tally or tally is None) and entry is remembered:
-                # Nothing would be written, so nothing would tell that what we remember is old: another replica may have
-                # ended it, and it may even be forgotten and its name free again.
+            if tally is not entry.tally and tally is not None:
+                try:
+                    await self._write(tally, entry.revision)
+                except Conflict:
+                    entry = await self._fetch(task_id)
+                    continue
+            elif entry is cached:
+                # No write will tell whether the cached entry is stale: another replica may have ended the
+                # deliberation, and its task_id may even be free again.
                 entry = await self._fetch(task_id)
                 continue
-            if tally is entry.tally or tally is None:
-                return FoldResult(entry.tally, tally, effects, reactions)
-            try:
-                await self._write(tally, entry.revision)
-            except Conflict:
-                entry = await self._fetch(task_id)
-                continue
-            return FoldResult(entry.tally, tally, effects, reactions)
+            return FoldResult(entry.tally, tally, _distinct_effects(reactions), reactions)
         raise Conflict(task_id)
 
+    async def mark_published(self, task_id: str, seq: int) -> FoldResult:
+        """Note that the ending is stored at `seq` in DELIBERATIONS. Only the first process that does so sees a
+        change."""
+        return await self.apply(task_id, [(EndingPublished(seq), 0.0)])
+
     async def _fetch(self, task_id: str) -> Entry:
-        stored = await self._wire.get_last(topology.TALLIES, topology.tally_subject(task_id))
+        stored = await self._jetstream.get_last(topology.TALLIES, topology.tally_subject(task_id))
         if stored is None or not stored.data or "KV-Operation" in stored.headers:
-            # A delete or purge marker: gone, but a new key must still name the marker's revision.
+            # A delete or purge marker counts as nothing, but the next write must name its revision.
             entry = Entry(None, stored.seq if stored is not None else 0)
         else:
             entry = Entry(Tally.model_validate_json(stored.data), stored.seq)
-        self._remember(task_id, entry)
+        self._cache_entry(task_id, entry)
         return entry
 
     async def _write(self, tally: Tally, revision: int) -> None:
-        self._cache.pop(tally.task_id, None)  # whatever happens to this write, what we knew is no longer so
+        self._cache.pop(tally.task_id, None)  # stale by now, whether or not the write succeeds
         headers = {"Nats-Expected-Last-Subject-Sequence": str(revision)}
         if tally.ending_seq is not None:
-            # Per-message TTL on an update: nats-py's KV offers it on create only, the server takes it on any message.
+            # The server takes a TTL on any message. nats-py's KV offers it only when a key is created.
             headers["Nats-TTL"] = f"{max(1, math.ceil(self._keep_seconds))}s"
         body = tally.model_dump_json(exclude_defaults=True).encode()
-        seq = (await self._wire.publish(topology.tally_subject(tally.task_id), body, headers=headers)).seq
-        if tally.ending_seq is None:
-            self._remember(tally.task_id, Entry(tally, seq))
+        subject = topology.tally_subject(tally.task_id)
+        ack = await self._jetstream.publish(subject, body, headers=headers)
+        self._cache_entry(tally.task_id, Entry(tally, ack.seq))
 
-    def _remember(self, task_id: str, entry: Entry) -> None:
+    def _cache_entry(self, task_id: str, entry: Entry) -> None:
         if entry.tally is None or entry.tally.ending_seq is not None:
-            self._cache.pop(task_id, None)  # finished or unknown: nothing to be quick about
-            return
-        self._cache[task_id] = entry
-        self._cache.move_to_end(task_id)
-        if len(self._cache) > CACHED_TALLIES:
-            self._cache.popitem(last=False)
+            self._cache.pop(task_id, None)
+        else:
+            self._cache[task_id] = entry
 
 
 def _fold(
@@ -129,6 +140,6 @@ def _fold(
     return tuple(reactions), tally
 
 
-def _in_force(reactions: Iterable[Reaction]) -> tuple[Effect, ...]:
-    """Every effect once, in order: events folded together may each ask to publish the same ending."""
+def _distinct_effects(reactions: Iterable[Reaction]) -> tuple[Effect, ...]:
+    """Every effect once, in order: several events of one fold may ask to publish the same ending."""
     return tuple(dict.fromkeys(effect for reaction in reactions for effect in reaction.effects))

@@ -1,9 +1,9 @@
-"""The streams, consumers and buckets Parley needs, as data, and `provision()`, which makes them so.
+"""The streams, consumers and buckets that Parley needs, as data, and `provision()`, which creates them.
 
-`provision` is idempotent and never overwrites: what is missing is created, what is there and differs is reported. FastStream
-would overwrite a live stream's configuration at start-up, so its own declaration is switched off and this is the one place.
+`provision` is idempotent and never overwrites: it creates what is missing, and reports what differs. FastStream would
+overwrite a live stream's configuration at start-up, so its own declaration is switched off.
 
-The KV bucket and the object store are streams by convention (`KV_…`, `OBJ_…`), declared here in the same words.
+A KV bucket and an object store are streams with certain names (`KV_…`, `OBJ_…`) and are declared like the others.
 """
 
 from collections.abc import Iterable
@@ -51,27 +51,29 @@ RESULTS = f"OBJ_{RESULTS_BUCKET}"
 
 # ── bounds ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-# A deadline may lie a day ahead and its timer waits in the stream that long; the second day is for who comes late to read.
+# A deadline may lie a day ahead, and its timer waits in the stream until then. The second day is for late readers.
 HISTORY_SECONDS = 2 * MAX_TIMEOUT_SECONDS
-# Dead letters wait for a person.
+# Dead letters wait for an operator.
 DEAD_LETTERS_SECONDS = 14 * 86_400.0
-# How long JetStream remembers an ending's Nats-Msg-Id. Beyond it the published mark in the tally takes over.
+# How long JetStream remembers an ending's Nats-Msg-Id. After that the mark in the tally prevents a second ending.
 ENDING_DUPLICATE_SECONDS = 3_600.0
 # A worker's outcome or a fan-out is repeated within seconds of its first try, or after `ack_wait`.
 WORK_DUPLICATE_SECONDS = 120.0
-# A message nobody settled goes to somebody else after this long. Workers signal progress three times within it.
+# A message that is not settled is delivered again after this long. Workers signal progress three times within it.
 ACK_WAIT_SECONDS = 30.0
-# Messages handed out and not settled, over all replicas. Above any pool we know of; below what a server keeps with ease.
+# Messages delivered and not settled, over all replicas. Above any pool we know of, and within what a server keeps
+# easily.
 MAX_ACK_PENDING = 50_000
-# Pull requests that wait at the server: one for each replica, with room for the ones a reconnect left behind.
+# Pull requests that wait at the server: one a replica, with room for those that a reconnect left behind.
 MAX_WAITING = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Durable:
-    """A durable pull consumer. `filter` is its subject; who works through it is its name.
+    """A durable pull consumer. `filter`: the subject that it consumes.
 
-    `ack_wait_seconds` None: as set for the deployment (work that may take long and is kept alive by signals).
+    `ack_wait_seconds` None: the deployment's setting, for work that may take long and is kept alive by progress
+    signals.
     """
 
     stream: str
@@ -80,8 +82,8 @@ class Durable:
     ack_wait_seconds: float | None = None
 
 
-# These take milliseconds, and handlers give signs of life where they take longer (`parley.handlers.pulse`). An ending is promised a second
-# after its deadline, also where the process that has the deadline, or the request, in hand dies with it.
+# These messages take milliseconds to handle, and a handler signals progress where one takes longer. An ending is
+# promised within a second after its deadline, even if the process that handles the deadline, or the request, dies.
 QUICK_ACK_WAIT_SECONDS = 1.0
 DEADLINE_ACK_WAIT_SECONDS = 0.5
 
@@ -99,7 +101,7 @@ def timer_subject(task_id: str) -> str:
 
 
 def purge_timer_headers(task_id: str) -> dict[str, str]:
-    """Headers with which a message of DELIBERATIONS, as it is stored, cancels the deadline of `task_id`."""
+    """A message of DELIBERATIONS that is stored with these headers cancels the timer of `task_id`."""
     return {"Nats-Schedule-Next": "purge", "Nats-Scheduler": timer_subject(task_id)}
 
 
@@ -119,7 +121,8 @@ def dead_letter_subject(subject: str) -> str:
 
 
 def streams(*, replicas: int = 1, keep_seconds: float = 3_600.0) -> tuple[StreamConfig, ...]:
-    """Every stream. `keep_seconds`: how long a tally outlives its ending; an ending's Msg-Id is forgotten no later."""
+    """Every stream. `keep_seconds`: how long a tally outlives its ending. An ending's Msg-Id is remembered no longer
+    than that."""
 
     def stream(name: str, subjects: list[str], max_age: float, **more: object) -> StreamConfig:
         return StreamConfig(
@@ -139,7 +142,7 @@ def streams(*, replicas: int = 1, keep_seconds: float = 3_600.0) -> tuple[Stream
             HISTORY_SECONDS,
             retention=RetentionPolicy.LIMITS,
             allow_msg_schedules=True,
-            allow_rollup_hdrs=True,  # the server turns it on with schedules; declared so that it is not a difference
+            allow_rollup_hdrs=True,  # the server turns it on with schedules
             allow_msg_ttl=True,
             duplicate_window=min(ENDING_DUPLICATE_SECONDS, keep_seconds),
         ),
@@ -181,8 +184,9 @@ def streams(*, replicas: int = 1, keep_seconds: float = 3_600.0) -> tuple[Stream
 
 
 def consumer(durable: Durable, ack_wait_seconds: float = ACK_WAIT_SECONDS) -> ConsumerConfig:
-    """Deliveries are unlimited at the server: a message past its `max_deliver` would stay in the work queue for ever and its
-    advisory would not carry the payload (nats-server#5049). We count deliveries ourselves and dead-letter the whole message."""
+    """The server delivers without limit. A message past `max_deliver` would stay in the work queue for ever, and the
+    advisory has no payload (nats-server#5049). `parley.handlers.settle` counts deliveries and dead-letters the whole
+    message instead."""
     return ConsumerConfig(
         durable_name=durable.name,
         filter_subject=durable.filter,
@@ -194,7 +198,7 @@ def consumer(durable: Durable, ack_wait_seconds: float = ACK_WAIT_SECONDS) -> Co
     )
 
 
-# ── making it so ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── provisioning ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def provision(
@@ -205,10 +209,10 @@ async def provision(
     ack_wait_seconds: float = ACK_WAIT_SECONDS,
     create: bool = True,
 ) -> list[str]:
-    """Create what is missing. Returns what was created (or, with `create=False`, what is missing).
+    """Create what is missing. Returns what was created; with `create=False`, what is missing.
 
-    Raises TopologyMismatch, having changed nothing that existed, when something live differs or the server refuses a stream
-    (more replicas than it has servers, say).
+    Raises TopologyMismatch if a live stream or consumer differs or the server refuses a stream (more replicas than
+    servers, say). Nothing that exists is ever changed.
     """
     made: list[str] = []
     differences: list[str] = []
@@ -246,8 +250,8 @@ async def provision(
 async def _resumed(
     js: JetStreamContext, durable: Durable, config: ConsumerConfig, keep_seconds: float
 ) -> ConsumerConfig:
-    """A consumer lost from a stream that has a past begins where tallies are still remembered. From the beginning it would run
-    two days of requests again, each of which has had its ending."""
+    """The configuration for a consumer that was lost. In a stream with messages it begins where tallies are still
+    kept. From the beginning it would run two days of requests again that have had their endings."""
     if durable.stream == AGENT_REQUESTS or not (await js.stream_info(durable.stream)).state.messages:
         return config
     since = datetime.now(UTC) - timedelta(seconds=keep_seconds)
@@ -283,7 +287,7 @@ def _differences(
     fields = _STREAM_FIELDS if isinstance(wanted, StreamConfig) else _CONSUMER_FIELDS
     for name in fields:
         expected, found = getattr(wanted, name), getattr(live, name)
-        # What we leave to the server's default is the operator's to choose.
+        # Where the declaration leaves a field to the server's default, the operator may choose.
         unset = expected is None or (name == "duplicate_window" and not expected)
         if not unset and expected != found:
             yield f"{what}: {name} is {_shown(found)}, declared {_shown(expected)}"

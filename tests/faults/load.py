@@ -15,7 +15,7 @@ from parley.broker.core.errors import BrokerUnavailable
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient as Nats
-from parley.broker.jetstream.scan import walk
+from parley.broker.jetstream.scan import scan
 from tests.faults.processes import clock
 from tests.harness import fresh, until
 
@@ -156,7 +156,7 @@ async def _read_back(nats: Nats, asked: dict[str, Asked]) -> None:
 
 async def stored(nats: Nats, stream: str, subject: str) -> list[Msg]:
     """Every message stored under `subject`, oldest first."""
-    return [message async for message in walk(JetStream(nats), stream, subject)]
+    return [message async for message in scan(JetStream(nats), stream, subject)]
 
 
 async def _judge(

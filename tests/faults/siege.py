@@ -25,7 +25,7 @@ from parley.broker.core.messages import (
 )
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
-from parley.broker.jetstream.scan import walk
+from parley.broker.jetstream.scan import scan
 from parley.broker.jetstream.topology import Durable
 from parley.handlers.intake import own_name, readable_task_id
 from tests.faults.hostile import LIVE, NEW, Hostile, Kind
@@ -143,11 +143,11 @@ def digest(body: bytes) -> bytes:
 async def read_books(wire: JetStream) -> Books:
     books = Books()
     for subject in (topology.COMPLETED, topology.FAILED):
-        async with aclosing(walk(wire, topology.DELIBERATIONS, subject)) as messages:
+        async with aclosing(scan(wire, topology.DELIBERATIONS, subject)) as messages:
             async for msg in messages:
                 ending = decode_ending(msg.data)
                 books.endings.setdefault(ending.task_id, []).append(ending.status)
-    async with aclosing(walk(wire, topology.DEAD_LETTERS, "deadletter.>")) as messages:
+    async with aclosing(scan(wire, topology.DEAD_LETTERS, "deadletter.>")) as messages:
         async for msg in messages:
             headers = msg.headers or {}
             body = msg.data
@@ -160,7 +160,7 @@ async def read_books(wire: JetStream) -> Books:
                 )
                 body = await wire.get_object(ref)
             books.dead[headers["Parley-Consumer"], int(headers["Parley-Sequence"])] = digest(body)
-    async with aclosing(walk(wire, topology.AGENT_RESPONSES, "agent.response.*")) as messages:
+    async with aclosing(scan(wire, topology.AGENT_RESPONSES, "agent.response.*")) as messages:
         async for _ in messages:
             books.outcomes += 1
     return books

@@ -34,7 +34,7 @@ SETTLE_SECONDS = 60.0
 # Deadline of the well-formed ones, and of whoever names none. A victim whose agents a forged broadcast stopped waits for it.
 PATIENCE_SECONDS = 8.0
 # Beyond the most that the service had during the first fifth of the messages. Outcomes kept for their endings may still take their
-# 16 MiB (READ_CACHE_BYTES) by then, and the allocator as much again for the largest messages in hand. Measured: 6 to 14 MiB with
+# 16 MiB (outcome_store.MAX_BYTES) by then, and the allocator as much again for the largest messages in hand. Measured: 6 to 14 MiB with
 # 10,000 messages, which are 83 MB, and 8 to 16 MiB with 1,500.
 GROWTH_MIB = 32.0
 

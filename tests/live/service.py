@@ -13,7 +13,7 @@ from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient as Nats
-from parley.broker.jetstream.scan import walk
+from parley.broker.jetstream.scan import scan
 from parley.client import Client
 from parley.client import connect as connect_client
 from tests.live.server import MODEL
@@ -39,7 +39,7 @@ class Front:
     async def outcomes(self, task_id: str) -> list[AgentOutcome]:
         """What every agent of a task has published, by agent."""
         found: list[AgentOutcome] = []
-        async for message in walk(JetStream(self.nats), topology.AGENT_RESPONSES, "agent.response.*"):
+        async for message in scan(JetStream(self.nats), topology.AGENT_RESPONSES, "agent.response.*"):
             done = message.subject == topology.AGENT_COMPLETED
             found.append(decode(AgentCompleted, message.data) if done else decode(AgentFailed, message.data))
         return sorted((each for each in found if each.task_id == task_id), key=lambda each: each.agent_id)

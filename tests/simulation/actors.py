@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parley.broker.core.messages import ErrorType, Usage
+from parley.broker.jetstream.acks import nak
 from parley.broker.jetstream.jetstream import JetStream
 from parley.workers.agent import Desk
 from parley.workers.job import Job
@@ -16,7 +17,7 @@ from parley.workers.model.responses import Completion, ModelError
 from parley.workers.pool.job_book import RESEND_SECONDS
 from parley.workers.pool.pool import WorkerPool
 from parley.workers.recent_cancels import Cancels
-from parley.workers.worker import Worker, nak
+from parley.workers.worker import Worker
 from tests.simulation.clock import VirtualTime
 from tests.simulation.faults import Kind
 from tests.simulation.invariants import Invariant, holds

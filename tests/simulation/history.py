@@ -20,7 +20,7 @@ from tests.simulation.invariants import Invariant, Violation
 from tests.simulation.lateness import RESTART_SECONDS
 from tests.simulation.loop import BEGINNING, VirtualLoop, in_context
 from tests.simulation.process import Making, Process
-from tests.simulation.reading import walk
+from tests.simulation.scan import scan
 from tests.simulation.server import Server
 from tests.simulation.trace import Trace
 from tests.simulation.watch import Eyes
@@ -129,8 +129,8 @@ def simulated() -> Iterator[None]:
     try:
         with (
             virtual_time(),
-            patch("parley.handlers.recover.walk", walk),
-            patch("parley.handlers.effects.walk", walk),
+            patch("parley.handlers.recover.scan", scan),
+            patch("parley.handlers.effects.scan", scan),
         ):
             yield
     finally:

@@ -311,12 +311,12 @@ class Jet:
         return found
 
     async def everything(self, stream: str) -> list[Msg]:
-        """All that a stream holds: what `parley.broker.jetstream.scan.walk` asks for bit by bit."""
+        """All that a stream holds: what `parley.broker.jetstream.scan.scan` asks for bit by bit."""
 
         def apply() -> list[Msg]:
             held, now = self._server.streams[stream], self._server.now
             kept = [held.at(seq, now) for seq in list(held.messages)]
-            reply = "$JS.ACK.{0}.walk.1.{1}.1.{2}.0"
+            reply = "$JS.ACK.{0}.scan.1.{1}.1.{2}.0"
             return [
                 self._link.delivered(m, reply.format(stream, m.seq, int(m.at * 1e9)))
                 for m in kept

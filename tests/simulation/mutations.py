@@ -180,7 +180,7 @@ async def _publishes_before_deciding(
     for event, now in events:
         decided = _react(before, event, now).tally if before is not None else None
         if decided is not None and decided.ended and before is not None and not before.ended:
-            performer = EffectRunner(self._wire, self, Any, claim_check_bytes=1_000_000)  # type: ignore[arg-type]  # unused here
+            performer = EffectRunner(self._jetstream, self, Any, claim_check_bytes=1_000_000)  # type: ignore[arg-type]  # unused here
             body = f'{{"task_id":"{task_id}","status":"timeout"}}'.encode()
             await _store_ending(performer, decided, "deliberation.failed", body)
     return await _apply(self, task_id, events, new=new)

@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
+from parley.broker.jetstream.acks import nak
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.workers.job import Job
@@ -23,7 +24,6 @@ from parley.workers.pool.job_book import RESEND_SECONDS
 from parley.workers.pool.pool import WorkerConfig, WorkerPool
 from parley.workers.pool.ray_cluster import RayCluster, first_line
 from parley.workers.pool.ray_private import RayError, is_another_cluster
-from parley.workers.worker import nak
 
 log = logging.getLogger("parley.workers")
 

@@ -256,14 +256,14 @@ async def test_an_outcome_nobody_counts_is_acknowledged_and_told(
     assert await bench.dead_letters() == []
 
 
-async def test_an_outcome_nobody_counts_is_not_kept_for_an_ending(bench: Bench) -> None:
-    wire = JetStream(bench.nc)
+async def test_an_outcome_nobody_counts_is_not_kept_for_an_ending(bench: Bench, aggregate: Aggregate) -> None:
+    outcomes = aggregate._performer.outcomes
     await record(bench)
     (counted, stray) = await report(bench, answer_of("t-1", ONE), answer_of("nobody", ONE))
-    await aggregate_of(bench, wire)(await bench.taken(AGGREGATE, 2))
+    await aggregate(await bench.taken(AGGREGATE, 2))
     await bench.js.purge_stream(topology.AGENT_RESPONSES)
-    assert await wire.get(topology.AGENT_RESPONSES, counted) is not None
-    assert await wire.get(topology.AGENT_RESPONSES, stray) is None
+    assert await outcomes.get(counted) is not None
+    assert await outcomes.get(stray) is None
 
 
 async def test_a_doubled_outcome_is_counted_once(bench: Bench, aggregate: Aggregate) -> None:

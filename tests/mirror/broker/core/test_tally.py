@@ -428,7 +428,7 @@ def test_an_unpublished_ending_is_published_again_by_what_may_have_decided_it(
     tally = ENDED[ended]()
     if not responsible(tally, event):
         # Who decided it is most likely publishing it just now.
-        unchanged(react(tally, event, DEADLINE + 3_600), tally, "already ended: who decided it publishes it")
+        unchanged(react(tally, event, DEADLINE + 3_600), tally, "already ended: the message that decided it")
         return
     reaction = react(tally, event, DEADLINE + 3_600)
     assert reaction.tally is tally

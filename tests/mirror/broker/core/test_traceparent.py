@@ -2,13 +2,13 @@
 
 import pytest
 
-from parley.broker.core.traceparent import traceparent
+from parley.broker.core.traceparent import parse_traceparent
 
 GOOD = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 def test_a_trace_goes_on_to_the_letter() -> None:
-    assert traceparent(GOOD) == GOOD
+    assert parse_traceparent(GOOD) == GOOD
 
 
 @pytest.mark.parametrize(
@@ -24,4 +24,4 @@ def test_a_trace_goes_on_to_the_letter() -> None:
     ],
 )
 def test_what_is_none_is_ignored(value: str | None) -> None:
-    assert traceparent(value) is None
+    assert parse_traceparent(value) is None

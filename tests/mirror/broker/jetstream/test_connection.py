@@ -33,6 +33,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting for what will not come is made short."""
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT_SECONDS", 0.1)
     monkeypatch.setattr(connection, "PUBLISH_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(jetstream, "PUBLISH_TIMEOUT_SECONDS", 0.3)
     monkeypatch.setattr(connection, "RECONNECT_WAIT_SECONDS", 0.05)
 
 
@@ -459,17 +460,6 @@ async def test_the_newest_under_a_subject_is_found_with_its_place(wire: JetStrea
     assert newest.headers["traceparent"] == "00-aa"
 
 
-async def test_a_message_that_was_just_delivered_is_read_without_asking(wire: JetStream) -> None:
-    # Nothing of this is in the stream: whatever is found was remembered.
-    message = StoredMessage(seq=5, subject=topology.AGENT_COMPLETED, data=b"words", headers={})
-    wire.remember(topology.AGENT_RESPONSES, message)
-    assert await wire.get(topology.AGENT_RESPONSES, 5) is message
-    assert await wire.get(topology.DELIBERATIONS, 5) is None  # another stream's fifth
-    wire.forget(topology.AGENT_RESPONSES, 5)
-    assert await wire.get(topology.AGENT_RESPONSES, 5) is None
-    wire.forget(topology.AGENT_RESPONSES, 5)  # and once more harms nobody
-
-
 @pytest.mark.parametrize(
     "block", [b"Status: 503", b"Status: 404", b"broken", b"Nats-Sequence: x", b"\xff: \xff"]
 )
@@ -484,43 +474,6 @@ async def test_a_message_is_read_back_whatever_its_headers_are(
     stored = await until(lambda: wire.get(topology.AGENT_RESPONSES, 1), "it is stored")
     assert stored is not None
     assert (stored.seq, stored.subject, stored.data) == (1, "agent.response.x", body)
-
-
-async def test_what_is_remembered_is_weighed_with_its_headers(
-    wire: JetStream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jetstream, "READ_CACHE_BYTES", 2 * jetstream.STORED_BYTES + 5_000)
-    for seq, size in ((1, 3_000), (2, 3_000)):
-        wire.remember(
-            topology.AGENT_RESPONSES, StoredMessage(seq, topology.AGENT_COMPLETED, b"", {"x": "y" * size})
-        )
-    assert await wire.get(topology.AGENT_RESPONSES, 1) is None
-    assert await wire.get(topology.AGENT_RESPONSES, 2) is not None
-
-
-async def test_what_is_remembered_is_bounded_and_the_oldest_go_first(
-    wire: JetStream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jetstream, "READ_CACHE_BYTES", 1_000)
-    monkeypatch.setattr(jetstream, "STORED_BYTES", 0)
-
-    async def cached() -> list[int]:
-        return [seq for seq in range(1, 20) if await wire.get(topology.AGENT_RESPONSES, seq) is not None]
-
-    def remember(seq: int, size: int) -> None:
-        wire.remember(topology.AGENT_RESPONSES, StoredMessage(seq, topology.AGENT_COMPLETED, b"x" * size, {}))
-
-    for seq in range(1, 11):
-        remember(seq, 300)
-        remember(seq, 300)  # a redelivery: the same message counts once
-    assert await cached() == [8, 9, 10]
-    wire.forget(topology.AGENT_RESPONSES, 9)
-    remember(11, 400)
-    assert await cached() == [8, 10, 11]  # 1,000 bytes, not one more
-    remember(12, 1)
-    assert await cached() == [10, 11, 12]
-    remember(13, 1_001)
-    assert await cached() == []
 
 
 # ── claim-check ───────────────────────────────────────────────────────────────────────────────────────────────────

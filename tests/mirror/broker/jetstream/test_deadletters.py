@@ -99,7 +99,7 @@ async def test_it_is_read_back_as_it_was_buried(wire: JetStream) -> None:
         stored_at=format_timestamp(AT),
         buried_at=letter.buried_at,
         size=5,
-        put_object=None,
+        put_aside=None,
         headers={"traceparent": "00-aa", "content-type": "text/plain"},
         control_headers={"Nats-Msg-Id": "m-1"},
     )
@@ -122,7 +122,7 @@ async def test_a_payload_that_was_put_aside_is_found_there_and_its_size_is_known
 ) -> None:
     data = b"x" * wire.max_payload
     letter = await buried(wire, data, seq=7)
-    assert (letter.put_object, letter.size) == ("dead.letter.DELIBERATIONS.7.intake", len(data))
+    assert (letter.put_aside, letter.size) == ("dead.letter.DELIBERATIONS.7.intake", len(data))
     assert await letters.payload(letter) == data
 
 
@@ -137,8 +137,8 @@ async def test_what_two_consumers_give_up_is_put_aside_for_each(
 
 async def test_no_task_id_is_the_name_of_what_was_put_aside(wire: JetStream, letters: DeadLetters) -> None:
     letter = await buried(wire, b"x" * wire.max_payload, seq=7)
-    assert letter.put_object is not None
-    assert not re.search(TASK_ID_PATTERN, letter.put_object)
+    assert letter.put_aside is not None
+    assert not re.search(TASK_ID_PATTERN, letter.put_aside)
     for task_id in ("dead-letter-DELIBERATIONS-7", "dead-letter-DELIBERATIONS-7-intake"):
         await wire.put_object(RESULTS_BUCKET, task_id, b"results")  # as `perform` does
     assert await letters.payload(letter) == b"x" * wire.max_payload
@@ -148,13 +148,13 @@ async def test_no_task_id_is_the_name_of_what_was_put_aside(wire: JetStream, let
 
 async def test_a_payload_that_is_kept_no_longer_is_none(wire: JetStream, letters: DeadLetters) -> None:
     letter = await buried(wire, b"x" * wire.max_payload)
-    await wire.delete_object(RESULTS_BUCKET, letter.put_object or "")
+    await wire.delete_object(RESULTS_BUCKET, letter.put_aside or "")
     assert await letters.payload(letter) is None
     with pytest.raises(CannotReplay, match="no longer kept"):
         await letters.replay(letter)
     assert await all_of(letters) == [letter.seq]
     await wire.js.delete_msg(DEAD_LETTERS, letter.seq)
-    assert await letters.payload(replace(letter, put_object=None)) is None
+    assert await letters.payload(replace(letter, put_aside=None)) is None
 
 
 async def test_a_sequence_that_is_gone_or_never_was_is_none(wire: JetStream, letters: DeadLetters) -> None:
@@ -397,11 +397,11 @@ async def test_what_was_put_aside_goes_back_and_is_kept_nowhere_else(
 ) -> None:
     # Headers that leave no room for ours: the payload is what was put aside, and they are lost.
     letter = await buried(wire, b"x" * 40_000, headers={f"X-{n}": "y" * 1_000 for n in range(10, 75)})
-    assert letter.put_object is not None
+    assert letter.put_aside is not None
     await letters.replay(letter)
     assert (await stored_last(wire, topology.REQUESTED)).data == b"x" * 40_000
     with pytest.raises(nats.js.errors.NotFoundError):
-        await (await wire.js.object_store(RESULTS_BUCKET)).get(letter.put_object)
+        await (await wire.js.object_store(RESULTS_BUCKET)).get(letter.put_aside)
 
 
 async def test_what_does_not_fit_through_nats_again_stays_here(wire: JetStream, letters: DeadLetters) -> None:
@@ -504,7 +504,7 @@ async def test_a_forged_one_neither_reads_nor_removes_what_is_anothers(
     }
     await wire.js.publish("deadletter.deliberation.requested", b"mine", headers=headers)
     letter = await newest_of(letters)
-    assert (letter.put_object, letter.size) == (None, 4)
+    assert (letter.put_aside, letter.size) == (None, 4)
     assert await letters.payload(letter) == b"mine"
     await letters.erase(letter)
     assert (await (await wire.js.object_store(RESULTS_BUCKET)).get(name)).data == b"somebody's results"
@@ -517,12 +517,12 @@ async def twin_of(wire: JetStream, letter: DeadLetter) -> DeadLetter:
         "Parley-Sequence": str(letter.sequence),
         "Parley-Consumer": letter.consumer,
         "Parley-Payload-Bucket": RESULTS_BUCKET,
-        "Parley-Payload-Name": letter.put_object or "",
+        "Parley-Payload-Name": letter.put_aside or "",
         "Parley-Payload-Size": "9",
     }
     await wire.js.publish("deadletter.deliberation.cancel", b"", headers=headers)
     forged = await newest_of(DeadLetters(wire))
-    assert forged.put_object == letter.put_object
+    assert forged.put_aside == letter.put_aside
     return forged
 
 
@@ -544,7 +544,7 @@ async def test_a_payload_goes_with_the_last_that_names_it(wire: JetStream, lette
     letter = await buried(wire, b"x" * wire.max_payload, seq=7)
     forged = await twin_of(wire, letter)
     await letters.purge(letter.seq)
-    assert await kept_aside(wire) == {letter.put_object}
+    assert await kept_aside(wire) == {letter.put_aside}
     await letters.erase(forged)
     assert await kept_aside(wire) == set()
     await twin_of(wire, letter := await buried(wire, b"x" * wire.max_payload, seq=8))

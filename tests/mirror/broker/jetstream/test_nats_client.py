@@ -1,12 +1,23 @@
 """The connection on a real NATS: what a sender of its own making may send stops nobody, and a message is acted on as it is read."""
 
 import asyncio
+import logging
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
 
+import nats.errors
 import pytest
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from parley.broker.core.errors import BrokerUnavailable
+from parley.broker.jetstream import connection
 from parley.broker.jetstream.connection import connect
-from parley.broker.jetstream.nats_client import NatsClient
+from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.nats_client import NatsClient as Nats
 from tests.harness import until
 from tests.mirror.broker import send_raw
@@ -57,7 +68,6 @@ async def test_a_letter_that_python_takes_for_a_blank_is_one_of_the_subject(
 
 
 async def test_a_message_is_acted_on_as_it_is_read_in_the_order_it_came(nc: Nats, url: str) -> None:
-    assert isinstance(nc, NatsClient)
     heard: list[tuple[str, bytes]] = []
 
     def act(message: Msg) -> None:
@@ -82,3 +92,127 @@ async def test_a_pong_that_nobody_waits_for_any_more_does_not_stop_the_reading(n
     await nc.flush()
     await nc.publish("after", b"x")
     assert (await heard.next_msg(timeout=5)).data == b"x"
+
+
+async def test_an_inline_subscription_that_ends_leaves_nothing_behind(nc: Nats) -> None:
+    before = dict(nc._inline)
+    ended = [await nc.subscribe_inline(subject, lambda _: None) for subject in ("a", "b")]
+    await ended[0].unsubscribe()
+    await ended[1].drain()  # type: ignore[no-untyped-call]  # nats-py has no types here
+    assert nc._inline == before
+
+
+async def test_requests_made_together_on_a_new_connection_are_all_answered(nc: Nats, url: str) -> None:
+    other = await connect(url, "other")
+    replies: list[str] = []
+
+    async def answer(message: Msg) -> None:
+        replies.append(message.reply)
+        await message.respond(message.data)
+
+    await other.subscribe("asked", cb=answer)
+    await other.flush()
+    sent = [b"%d" % number for number in range(50)]
+    answers = await asyncio.gather(*(nc.request("asked", data, timeout=5) for data in sent))
+    assert [answer.data for answer in answers] == sent
+    assert not nc._resp_map
+    tokens = [reply.rpartition(".")[2] for reply in replies]
+    assert len({reply.rpartition(".")[0] for reply in replies}) == 1
+    # The random part: nobody guesses a reply subject from the one before.
+    assert len({token[-16:] for token in tokens}) == len({token[:-16] for token in tokens}) == 50
+    await other.close()
+
+
+async def test_a_connection_that_drains_sends_no_more_requests(nc: Nats) -> None:
+    await nc.request("$SYS.REQ.USER.INFO", timeout=5)
+    nc._status = Client.DRAINING_PUBS
+    with pytest.raises(nats.errors.ConnectionDrainingError):
+        await nc.request("asked", b"")
+    assert not nc._resp_map
+    nc._status = Client.CONNECTED
+
+
+CLIENT_PROGRAM = """
+import asyncio, sys
+from nats.protocol import parser
+own = (parser.MSG_RE, parser.HMSG_RE, parser.Parser.parse)
+import parley
+async def main():
+    async with parley.connect(sys.argv[1]):
+        assert own == (parser.MSG_RE, parser.HMSG_RE, parser.Parser.parse)
+asyncio.run(main())
+"""
+
+
+def test_a_program_that_uses_the_client_keeps_its_nats_py_as_it_is(url: str) -> None:
+    subprocess.run([sys.executable, "-c", CLIENT_PROGRAM, url], check=True, timeout=30)
+
+
+# ── what is logged ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    assert not [record for record in caplog.records if record.exc_info], "a traceback"
+    return [record.getMessage() for record in caplog.records if record.name.startswith(("parley", "nats"))]
+
+
+async def test_an_absence_of_nats_is_two_lines_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connection, "RECONNECT_WAIT_SECONDS", 0.05)
+    async with AsyncExitStack() as up:
+        server = await up.enter_async_context(embedded_nats(tmp_path))
+        nc = await connect(server.url, "test")
+        caplog.clear()
+        await up.aclose()
+        await nc.wait_disconnected()
+        await until(lambda: nc.last_error is not None, "an attempt failed")
+        await asyncio.sleep(0.3)  # some more attempts
+        await up.enter_async_context(embedded_nats(tmp_path, port=urlsplit(server.url).port or 0))
+        await nc.wait_connected()
+        await until(lambda: "back" in lines(caplog)[-1], "it is said")
+        await nc.close()
+    assert lines(caplog) == [
+        "the connection to NATS is lost; trying to reconnect",
+        "the connection to NATS is back",
+    ]
+    assert {record.levelno for record in caplog.records if record.name == "parley.nats"} == {logging.WARNING}
+
+
+async def test_a_first_connection_that_fails_is_raised_and_not_logged(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT_SECONDS", 0.1)
+    with pytest.raises(BrokerUnavailable):
+        await connect("nats://127.0.0.1:1", "test")
+    assert lines(caplog) == []
+
+
+@asynccontextmanager
+async def server_that_forbids() -> AsyncIterator[str]:
+    """Answers each PUB with a violation of permissions."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(
+            b'INFO {"server_id": "X", "version": "2.12.0", "max_payload": 1048576, "headers": true}\r\n'
+        )
+        while line := await reader.readline():
+            if line.startswith(b"PING"):
+                writer.write(b"PONG\r\n")
+            elif line.startswith(b"PUB"):
+                writer.write(b"-ERR 'Permissions Violation for Publish to \"x\"'\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
+        yield f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_a_violation_of_permissions_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    async with server_that_forbids() as url:
+        nc = await connect(url, "test")
+        for _ in range(3):
+            await nc.publish("x", b"")
+            await nc.flush()
+        await nc.close()
+    (line,) = lines(caplog)
+    assert line == 'nats: permissions violation for publish to "x"'

@@ -11,7 +11,7 @@ from parley.broker.jetstream import connection, topology
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient as Nats
-from parley.broker.jetstream.scan import walk
+from parley.broker.jetstream.scan import scan
 
 STREAM = topology.DEAD_LETTERS
 ALL = "deadletter.>"
@@ -22,7 +22,7 @@ async def fill(wire: JetStream, count: int, subject: str = "deadletter.a") -> No
 
 
 async def read(wire: JetStream, subject: str = ALL, **more: Any) -> list[int]:
-    return [message.metadata.sequence.stream async for message in walk(wire, STREAM, subject, **more)]
+    return [message.metadata.sequence.stream async for message in scan(wire, STREAM, subject, **more)]
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 9])
@@ -45,7 +45,7 @@ async def test_it_is_read_from_a_sequence_on_and_by_subject(wire: JetStream) -> 
 
 async def test_messages_come_whole(wire: JetStream) -> None:
     await wire.publish("deadletter.a", b"x" * 100_000, headers={"X-Mine": "yes"})
-    (whole,) = [message async for message in walk(wire, STREAM, ALL)]
+    (whole,) = [message async for message in scan(wire, STREAM, ALL)]
     assert whole.data == b"x" * 100_000
     assert (whole.headers or {})["X-Mine"] == "yes"
 
@@ -57,7 +57,7 @@ async def test_what_others_remove_ahead_of_the_reader_is_not_waited_for(
     await fill(wire, 6)
     found = []
     async with asyncio.timeout(connection.PUBLISH_TIMEOUT_SECONDS / 2):
-        async for message in walk(wire, STREAM, ALL, batch=1):
+        async for message in scan(wire, STREAM, ALL, batch=1):
             found.append(message.metadata.sequence.stream)
             await wire.js.purge_stream(STREAM, seq=kept_from)
     assert found == seen
@@ -66,7 +66,7 @@ async def test_what_others_remove_ahead_of_the_reader_is_not_waited_for(
 async def test_what_others_add_meanwhile_is_read_too(wire: JetStream) -> None:
     await fill(wire, 2)
     seen = []
-    async for message in walk(wire, STREAM, ALL, batch=1):
+    async for message in scan(wire, STREAM, ALL, batch=1):
         seen.append(message.metadata.sequence.stream)
         if seen == [1]:
             await fill(wire, 1)
@@ -76,7 +76,7 @@ async def test_what_others_add_meanwhile_is_read_too(wire: JetStream) -> None:
 async def test_nothing_is_left_at_the_server_whether_it_is_read_to_the_end_or_not(wire: JetStream) -> None:
     await fill(wire, 10)
     await read(wire)
-    async with aclosing(walk(wire, STREAM, ALL, batch=3)) as messages:
+    async with aclosing(scan(wire, STREAM, ALL, batch=3)) as messages:
         async for _ in messages:
             break
     assert await wire.js.consumers_info(STREAM) == []
@@ -90,7 +90,7 @@ async def test_a_stream_that_does_not_exist_is_named(wire: JetStream) -> None:
 
 async def test_a_stream_that_goes_away_while_it_is_read_is_no_end(wire: JetStream) -> None:
     await fill(wire, 3)
-    messages = walk(wire, STREAM, ALL, batch=1)
+    messages = scan(wire, STREAM, ALL, batch=1)
     await anext(messages)
     await wire.js.delete_stream(STREAM)
     with pytest.raises(BrokerUnavailable):
@@ -101,7 +101,7 @@ async def test_a_connection_that_is_gone_is_said(url: str, nc: Nats) -> None:
     reader = await connect(url, "reader")
     wire = JetStream(reader)
     await fill(wire, 3)
-    messages = walk(wire, STREAM, ALL, batch=1)
+    messages = scan(wire, STREAM, ALL, batch=1)
     await anext(messages)
     await close(reader)
     with pytest.raises(BrokerUnavailable):

@@ -20,7 +20,7 @@ from parley.broker.core.tally import (
     Requested,
     Tally,
 )
-from parley.broker.jetstream import connection, tally_store, topology
+from parley.broker.jetstream import connection, jetstream, tally_store, topology
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage
@@ -169,10 +169,8 @@ async def test_what_this_process_wrote_last_is_not_read_again(mine: TallyStore, 
     assert wire.reads == [topology.tally_subject("t-1")]
 
 
-async def test_what_one_process_remembers_is_bounded(
-    mine: TallyStore, wire: CountingWire, nc: Nats, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tally_store, "CACHED_TALLIES", 2)
+async def test_what_one_process_remembers_is_bounded(wire: CountingWire) -> None:
+    mine = TallyStore(wire, keep_seconds=60, cached_tallies=2)
     for name in ("a", "b", "c"):
         await happen(mine, requested(name), task_id=name, new=True)
     for name in ("b", "c", "a"):
@@ -356,7 +354,7 @@ async def test_a_key_an_operator_deleted_or_purged_can_be_recorded_anew(
 async def test_without_the_bucket_nothing_is_decided(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    monkeypatch.setattr(connection, "PUBLISH_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(jetstream, "PUBLISH_TIMEOUT_SECONDS", 0.3)
     monkeypatch.setattr(connection, "RECONNECT_WAIT_SECONDS", 0.05)
     folder = tmp_path_factory.mktemp("nats")
     async with embedded_nats(folder, with_token=False) as server:

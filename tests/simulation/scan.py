@@ -1,4 +1,4 @@
-"""Stands in for `parley.broker.jetstream.scan.walk`: the same messages, read in one step."""
+"""Stands in for `parley.broker.jetstream.scan.scan`: the same messages, read in one step."""
 
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -9,7 +9,7 @@ from parley.broker.jetstream.jetstream import JetStream
 from tests.simulation.link import Link
 
 
-async def walk(
+async def scan(
     wire: JetStream, stream: str, subject: str, *, first: int = 1, **how: Any
 ) -> AsyncGenerator[Msg, None]:
     link: Any = wire.nc

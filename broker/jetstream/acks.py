@@ -1,0 +1,66 @@
+"""What a JetStream consumer sends and reads by itself: acknowledgements, reply subjects, pull requests.
+
+JetStream settles a message by what is published to its reply subject, so any process that knows the subject can
+settle it.
+"""
+
+import json
+import re
+
+from nats.errors import NotJSMessageError
+
+# Settled: JetStream does not deliver it again.
+ACK = b"+ACK"
+# Still in progress: JetStream waits another `ack_wait` before it delivers the message again.
+IN_PROGRESS = b"+WPI"
+
+_TOKEN = r"[^\s.*>]{1,64}"
+# Tokens of a reply subject without and with a domain. A server that knows domains may add one more.
+_PLAIN_TOKENS = 9
+_DOMAIN_TOKENS = 11
+
+
+def nak(delay_seconds: float = 0.0) -> bytes:
+    """Not settled: JetStream delivers the message again, after a delay if there is one."""
+    if not delay_seconds:
+        return b"-NAK"
+    return b"-NAK " + json.dumps({"delay": int(delay_seconds * 1e9)}).encode()
+
+
+def parse_reply(reply: str) -> tuple[int, float, int]:
+    """What a delivered message's reply subject says: its sequence in the stream, when it was stored (seconds since
+    the epoch, on the server's clock), and which delivery this is, from 1. Raises nats-py's NotJSMessageError for any
+    other subject.
+
+    The subject is `$JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<timestamp ns>.<pending>`;
+    some servers put a domain and an account hash before the stream, and a random token at the end. nats-py's own
+    `Msg.metadata` builds datetimes, which cost more than the rest of a delivery.
+    """
+    tokens = reply.split(".")
+    if len(tokens) == _PLAIN_TOKENS:
+        first = 4
+    elif len(tokens) >= _DOMAIN_TOKENS:
+        first = 6
+    else:
+        raise NotJSMessageError
+    if tokens[0] != "$JS" or tokens[1] != "ACK":
+        raise NotJSMessageError
+    return int(tokens[first + 1]), int(tokens[first + 3]) / 1e9, int(tokens[first])
+
+
+def reply_pattern(stream: str, consumer: str) -> re.Pattern[str]:
+    """Matches (`fullmatch`) the reply subjects of this consumer and no other subject: a process that is told a reply
+    subject from outside must not be made to publish anywhere else."""
+    domain, numbers, token = rf"(?:{_TOKEN}\.{_TOKEN}\.)?", r"(?:\.\d{1,20}){5}", rf"(?:\.{_TOKEN})?"
+    return re.compile(rf"\$JS\.ACK\.{domain}{re.escape(stream)}\.{re.escape(consumer)}{numbers}{token}")
+
+
+def next_subject(stream: str, consumer: str) -> str:
+    """The subject to send `pull_request` to."""
+    return f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+
+
+def pull_request(batch: int, *, expires_seconds: float | None = None) -> bytes:
+    """Ask for up to `batch` messages. The request waits at the server for `expires_seconds`; None: it does not wait."""
+    wait = {"no_wait": True} if expires_seconds is None else {"expires": int(expires_seconds * 1e9)}
+    return json.dumps({"batch": batch, **wait}).encode()
