@@ -28,9 +28,9 @@ from parley.broker.core.timestamps import parse_timestamp
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import TallyStore
-from parley.workers import agent
+from parley.workers.agent import Agent
 from parley.workers.job import Job
-from parley.workers.model.balancer import BreakerStatus
+from parley.workers.model.breaker import BreakerStatus
 from parley.workers.recent_cancels import Cancels
 
 log = logging.getLogger("parley.workers")
@@ -60,7 +60,7 @@ class Worker:
     """Runs any number of jobs at once; whoever hands them over counts them. `start` before, `close` after."""
 
     wire: JetStream
-    desk: agent.Desk
+    agent: Agent
     ack_wait_seconds: float = topology.ACK_WAIT_SECONDS
     _cancels: Cancels = field(default_factory=Cancels)
     _running: dict[str, _Running] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class Worker:
 
     async def start(self) -> None:
         await self.wire.nc.subscribe(topology.AGENT_CANCEL, cb=self._cancel)
-        self.desk.switchboard.watch(self._news.set)
+        self.agent.balancer.breakers.watch(self._news.set)
         self._heart = asyncio.create_task(self._keep_alive(), name="keep-alive")
         self._ear = asyncio.create_task(self._catch_up(), name="catch-up")
 
@@ -130,7 +130,7 @@ class Worker:
     @property
     def breaker_statuses(self) -> tuple[BreakerStatus, ...]:
         """How this worker sees each endpoint."""
-        return self.desk.switchboard.breaker_statuses(self.desk.endpoints)
+        return self.agent.balancer.breakers.statuses
 
     async def close(self, grace_seconds: float = 0.0) -> None:
         """Let running jobs finish for up to `grace_seconds`, then give the rest back to the queue."""
@@ -183,8 +183,8 @@ class Worker:
         request = decode(AgentRequested, job.body)
         running = self._running[job.reply]
         running.task_id = request.task_id
-        started = self.desk.now()
-        running.call = asyncio.create_task(agent.answer(self.desk, request, job.traceparent))
+        started = self.agent.now()
+        running.call = asyncio.create_task(self.agent.answer(request, job.traceparent))
         if self._cancels.reason(request.task_id) is not None:
             running.call.cancel()  # the broadcast came before the work
         try:
@@ -194,13 +194,13 @@ class Worker:
             if reason is None:
                 running.call.cancel()
                 raise
-            outcome = agent.failed(request, self.desk, started, 1, ErrorType.CANCELLED, reason)
+            outcome = self.agent.failed(request, started, 1, ErrorType.CANCELLED, reason)
         await self._store(request, outcome, job.traceparent)
 
     async def _store(self, request: AgentRequested, outcome: AgentOutcome, traceparent: str | None) -> None:
         """Publish the outcome, through an absence of NATS if need be. Raises BrokerUnavailable when that lasts too long."""
         headers: Mapping[str, str] = {"traceparent": traceparent} if traceparent else {}
-        give_up = max(parse_timestamp(request.deadline), self.desk.now()) + STORE_RETRY_SECONDS
+        give_up = max(parse_timestamp(request.deadline), self.agent.now()) + STORE_RETRY_SECONDS
         while True:
             done = isinstance(outcome, AgentCompleted)
             subject = topology.AGENT_COMPLETED if done else topology.AGENT_FAILED
@@ -211,16 +211,15 @@ class Worker:
             except PayloadTooLarge as error:
                 if isinstance(outcome, AgentFailed):
                     raise  # nothing smaller can be said: without this the same failure was made again for ever
-                outcome = agent.failed(
+                outcome = self.agent.failed(
                     request,
-                    self.desk,
-                    self.desk.now(),
+                    self.agent.now(),
                     outcome.attempt,
                     ErrorType.MALFORMED_ANSWER,
                     f"the answer is too large: {error}",
                 )
             except BrokerUnavailable as error:
-                if self.desk.now() >= give_up:
+                if self.agent.now() >= give_up:
                     raise
                 log.warning("outcome of %s not stored yet: %s", msg_id, error)
                 await asyncio.sleep(STORE_RETRY_WAIT_SECONDS)

@@ -1,6 +1,6 @@
-"""What each `error_type` means: one table, from which agents, breakers, readiness, metrics and the documents read. Pure."""
+"""What each `error_type` means: the one table that the balancer, breakers, readiness, metrics and documents read. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum, auto
 from typing import NamedTuple
 
@@ -17,69 +17,130 @@ class Signal(StrEnum):
     IGNORED = auto()  # the call was cancelled, or cut short by its own deadline
 
 
-class Actor(StrEnum):
-    """Who should act on an error."""
-
-    CALLER = auto()
-    OPERATOR = auto()
-    NOBODY = auto()
-
-
 class ErrorPolicy(NamedTuple):
-    """`retried`: by the agent, within its deadline and attempts. `signal`: what it says of the endpoint's health.
+    """One row of the table.
 
-    `final`: every call of every agent to this endpoint would end so, so one such endpoint makes the service not ready.
+    `meaning`: what happened. `acts`: who should act on it, and on what. Both are texts of the contract (Markdown).
+    `retried`: whether the call is made again, within its attempts and its deadline. `retry_note`: what the contract adds.
+    `signal`: what the error says of the endpoint's health.
+    `timeout`: the error is that a time limit passed.
+    `final`: every other call to this endpoint would fail alike, so one such endpoint makes the service not ready.
     """
 
     meaning: str
     retried: bool
     signal: Signal
-    acts: Actor
+    acts: str
+    retry_note: str = ""
+    timeout: bool = False
     final: bool = False
 
 
 POLICIES: Mapping[ErrorType, ErrorPolicy] = {
     ErrorType.RATE_LIMITED: ErrorPolicy(
-        "The model server answered 429 at every attempt.", True, Signal.ALIVE, Actor.OPERATOR
+        "HTTP 429",
+        retried=True,
+        retry_note="after `Retry-After` if given",
+        signal=Signal.ALIVE,
+        acts="operator: more capacity",
     ),
     ErrorType.SERVER_ERROR: ErrorPolicy(
-        "The model server answered 5xx, or broke off its answer.", True, Signal.AMBIGUOUS, Actor.OPERATOR
+        "HTTP 5xx, an error inside a stream, or an answer that vLLM aborted",
+        retried=True,
+        signal=Signal.AMBIGUOUS,
+        acts="operator",
     ),
     ErrorType.CONNECTION_FAILED: ErrorPolicy(
-        "No connection to the model server could be opened.", True, Signal.DEAD, Actor.OPERATOR
+        "no connection: refused, timed out, no such host, or no TLS",
+        retried=True,
+        retry_note="at the next endpoint",
+        signal=Signal.DEAD,
+        acts="operator",
     ),
     ErrorType.CONNECTION_LOST: ErrorPolicy(
-        "The connection was closed before the answer was complete.", True, Signal.DEAD, Actor.OPERATOR
+        "the connection closed before the answer was complete",
+        retried=True,
+        signal=Signal.DEAD,
+        acts="operator",
     ),
     ErrorType.FIRST_BYTE_TIMEOUT: ErrorPolicy(
-        "The model server sent nothing within the time for the first byte.", True, Signal.DEAD, Actor.OPERATOR
+        "a streamed call got no headers within `PARLEY_VLLM_FIRST_BYTE_TIMEOUT_SECONDS`",
+        retried=True,
+        signal=Signal.DEAD,
+        acts="operator",
+        timeout=True,
     ),
     ErrorType.TOTAL_TIMEOUT: ErrorPolicy(
-        "The answer was not complete within the time for one call.", True, Signal.AMBIGUOUS, Actor.OPERATOR
+        "one call took longer than `PARLEY_VLLM_TOTAL_TIMEOUT_SECONDS`",
+        retried=True,
+        signal=Signal.AMBIGUOUS,  # a server that hangs, or an answer that is long
+        acts="operator",
+        timeout=True,
+    ),
+    ErrorType.MALFORMED_ANSWER: ErrorPolicy(
+        "the answer is not JSON, has no choices, or is too large to pass on",
+        retried=True,
+        signal=Signal.ALIVE,
+        acts="operator",
     ),
     ErrorType.CONTEXT_TOO_LONG: ErrorPolicy(
-        "Prompt and answer do not fit into the model's context.", False, Signal.ALIVE, Actor.CALLER
+        "HTTP 400: the prompt does not fit the model's context",
+        retried=False,
+        signal=Signal.ALIVE,
+        acts="caller",
     ),
     ErrorType.BAD_REQUEST: ErrorPolicy(
-        "The model server refused the request.", False, Signal.ALIVE, Actor.CALLER
+        "another HTTP 4xx",
+        retried=False,
+        signal=Signal.ALIVE,
+        acts="caller",
     ),
     ErrorType.UNAUTHORIZED: ErrorPolicy(
-        "The model server refused the key.", False, Signal.ALIVE, Actor.OPERATOR, final=True
+        "HTTP 401 or 403",
+        retried=False,
+        signal=Signal.ALIVE,
+        acts="operator: `VLLM_API_KEY`",
+        final=True,
     ),
     ErrorType.MODEL_NOT_FOUND: ErrorPolicy(
-        "The model server does not serve this model.", False, Signal.ALIVE, Actor.OPERATOR, final=True
+        "HTTP 404",
+        retried=False,
+        signal=Signal.ALIVE,
+        acts="caller or operator",
+        final=True,
     ),
-    ErrorType.EMPTY_ANSWER: ErrorPolicy("The model answered nothing.", False, Signal.ALIVE, Actor.CALLER),
-    ErrorType.MALFORMED_ANSWER: ErrorPolicy(
-        "The answer could not be read, or is too large.", True, Signal.ALIVE, Actor.OPERATOR
+    ErrorType.EMPTY_ANSWER: ErrorPolicy(
+        "the model answered with no text",
+        retried=False,
+        signal=Signal.ALIVE,
+        acts="caller: `max_tokens`, the prompt",
     ),
     ErrorType.DEADLINE_EXCEEDED: ErrorPolicy(
-        "The deliberation's deadline passed first.", False, Signal.IGNORED, Actor.CALLER
+        "the deliberation's deadline passed; the agent counts as missing",
+        retried=False,
+        signal=Signal.IGNORED,  # the caller chose how much time a call gets
+        acts="caller: `timeout_seconds`",
+        timeout=True,
     ),
     ErrorType.CANCELLED: ErrorPolicy(
-        "The deliberation was ended first.", False, Signal.IGNORED, Actor.NOBODY
+        "the deliberation was cancelled, or ended without this agent",
+        retried=False,
+        signal=Signal.IGNORED,
+        acts="nobody",
     ),
     ErrorType.INTERNAL_ERROR: ErrorPolicy(
-        "A fault of Parley's own; the logs tell.", False, Signal.IGNORED, Actor.OPERATOR
+        "a bug in Parley; the work is in `DEAD_LETTERS`",
+        retried=False,
+        retry_note="but the work is delivered up to five times",
+        signal=Signal.IGNORED,
+        acts="Parley's developers",
     ),
 }
+
+
+def contract_rows() -> Iterator[tuple[str, str, str, str]]:
+    """The contract's table, row by row: value, what happened, retried, who acts. Markdown."""
+    for error_type, policy in POLICIES.items():
+        retried = "yes" if policy.retried else "no"
+        note = f", {policy.retry_note}" if policy.retry_note else ""
+        yield f"`{error_type}`", policy.meaning, retried + note, policy.acts

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from parley.broker.core.messages import ErrorType, Usage
 from parley.broker.jetstream.jetstream import JetStream
-from parley.workers.agent import Desk
+from parley.workers.agent import Agent
 from parley.workers.job import Job
+from parley.workers.model.balancer import EndpointBalancer
 from parley.workers.model.client import ChatRequest
 from parley.workers.model.endpoint import Endpoint
 from parley.workers.model.responses import Completion, ModelError
@@ -64,14 +65,14 @@ class Actor:
         self.jobs: list[str] = []
         self._crew = crew
         self.link = Link(server, self, name)
-        desk = Desk(
-            model=Oracle(server.rng, moods),
-            model_name="oracle",
-            endpoints=(Endpoint("http://oracle"),),
+        balancer = EndpointBalancer(
+            Oracle(server.rng, moods),
+            (Endpoint("http://oracle"),),
             now=VirtualTime.time,
             jitter=server.rng.random,
         )
-        self.worker = Worker(JetStream(as_client(self.link)), desk, _cancels=Cancels(VirtualTime.monotonic))
+        agent = Agent(balancer, "oracle", VirtualTime.time)
+        self.worker = Worker(JetStream(as_client(self.link)), agent, _cancels=Cancels(VirtualTime.monotonic))
 
     def take(self, job: Job) -> None:
         """It has come, by whichever way. The dead take nothing, and who stands still takes it later."""

@@ -13,7 +13,8 @@ import pytest
 
 from parley.broker.core.messages import ErrorType, Usage
 from parley.workers.model import client
-from parley.workers.model.client import ChatRequest, Limits, ModelClient
+from parley.workers.model.call_policy import CallTimeouts
+from parley.workers.model.client import ChatRequest, ModelClient
 from parley.workers.model.endpoint import Endpoint
 from parley.workers.model.responses import (
     MAX_ANSWER_BYTES,
@@ -92,14 +93,14 @@ class Clients:
     """By how they are set up, kept for the whole file: a new client reads the machine's certificates each time, 40 ms."""
 
     def __init__(self) -> None:
-        self._open: dict[tuple[bool, Limits], ModelClient] = {}
+        self._open: dict[tuple[bool, CallTimeouts], ModelClient] = {}
         self._stack = AsyncExitStack()
 
-    async def of(self, stream: bool, limits: Limits) -> ModelClient:
-        if (stream, limits) not in self._open:
-            client = ModelClient(stream=stream, limits=limits)
-            self._open[stream, limits] = await self._stack.enter_async_context(client)
-        return self._open[stream, limits]
+    async def of(self, stream: bool, timeouts: CallTimeouts) -> ModelClient:
+        if (stream, timeouts) not in self._open:
+            client = ModelClient(stream=stream, timeouts=timeouts)
+            self._open[stream, timeouts] = await self._stack.enter_async_context(client)
+        return self._open[stream, timeouts]
 
     async def close(self) -> None:
         await self._stack.aclose()
@@ -119,10 +120,10 @@ async def call(
     *,
     stream: bool = False,
     seconds: float = 20.0,
-    limits: Limits | None = None,
+    timeouts: CallTimeouts | None = None,
     request: ChatRequest = ASK,
 ) -> Completion:
-    client = await CLIENTS.of(stream, limits or Limits())
+    client = await CLIENTS.of(stream, timeouts or CallTimeouts())
     return await client.complete(Endpoint(url), request, seconds=seconds)
 
 
@@ -207,14 +208,14 @@ async def test_each_fault_comes_out_as_its_documented_kind(
 ) -> None:
     await model.behave(faults={fault: 1.0})
     expected = OUTCOMES[fault][stream]
-    limits = Limits(first_byte=0.2, total=0.4)
+    timeouts = CallTimeouts(first_byte=0.2, total=0.4)
     if isinstance(expected, ErrorType):
-        error = await refused(model.url, stream=stream, limits=limits)
+        error = await refused(model.url, stream=stream, timeouts=timeouts)
         assert error.error_type is expected, error
         assert str(error)
         assert error.retry_after == (1.0 if fault == "429-retry-after" else None)
     else:
-        assert (await call(model.url, stream=stream, limits=limits)).finish_reason == expected
+        assert (await call(model.url, stream=stream, timeouts=timeouts)).finish_reason == expected
 
 
 async def test_a_missing_key_is_told_in_the_servers_own_words_though_they_are_a_plain_string() -> None:
@@ -263,7 +264,9 @@ async def test_connecting_has_a_limit_of_its_own() -> None:
             one.setblocking(False)
             one.connect_ex(address)
         started = time.monotonic()
-        error = await refused(f"http://127.0.0.1:{address[1]}", limits=Limits(connect=0.3), seconds=20)
+        error = await refused(
+            f"http://127.0.0.1:{address[1]}", timeouts=CallTimeouts(connect=0.3), seconds=20
+        )
         assert error.error_type is ErrorType.CONNECTION_FAILED
         assert 0.3 <= time.monotonic() - started < 5
         for one in waiting:
@@ -477,18 +480,18 @@ async def test_a_server_that_quotes_the_whole_prompt_is_cut_short(form: str) -> 
 
 async def test_only_streamed_calls_have_a_limit_to_the_first_byte(model: ModelServer) -> None:
     await model.behave(latency_ms=500)
-    limits = Limits(first_byte=0.2)
-    assert (await call(model.url, limits=limits)).finish_reason == "stop"
+    timeouts = CallTimeouts(first_byte=0.2)
+    assert (await call(model.url, timeouts=timeouts)).finish_reason == "stop"
     await model.behave(faults={"hang": 1.0})
     started = time.monotonic()
-    error = await refused(model.url, stream=True, limits=limits)
+    error = await refused(model.url, stream=True, timeouts=timeouts)
     assert error.error_type is ErrorType.FIRST_BYTE_TIMEOUT
     assert time.monotonic() - started < 5
 
 
 async def test_the_limit_to_the_first_byte_does_not_count_for_what_comes_after_it(model: ModelServer) -> None:
     await model.behave(tokens_per_second=20, tokens=16)
-    assert (await call(model.url, stream=True, limits=Limits(first_byte=0.3))).finish_reason == "stop"
+    assert (await call(model.url, stream=True, timeouts=CallTimeouts(first_byte=0.3))).finish_reason == "stop"
 
 
 @both
@@ -496,7 +499,7 @@ async def test_a_call_that_takes_longer_than_its_total_limit_is_a_total_timeout(
     model: ModelServer, stream: bool
 ) -> None:
     await model.behave(faults={"drip": 1.0})
-    error = await refused(model.url, stream=stream, limits=Limits(total=0.2), seconds=20)
+    error = await refused(model.url, stream=stream, timeouts=CallTimeouts(total=0.2), seconds=20)
     assert error.error_type is ErrorType.TOTAL_TIMEOUT
     await model.idle()
 
@@ -507,7 +510,7 @@ async def test_a_call_that_meets_its_deadline_first_says_so(
     model: ModelServer, stream: bool, total: float | None
 ) -> None:
     await model.behave(faults={"hang": 1.0})
-    error = await refused(model.url, stream=stream, limits=Limits(total=total), seconds=0.2)
+    error = await refused(model.url, stream=stream, timeouts=CallTimeouts(total=total), seconds=0.2)
     assert error.error_type is ErrorType.DEADLINE_EXCEEDED
     await model.idle()
 

@@ -8,9 +8,8 @@ import time
 import pytest
 
 from parley.broker.core.messages import DeliberationCompleted
-from parley.workers.agent import Retry
 from parley.workers.job import MAX_JOB_BYTES
-from parley.workers.model.client import Limits
+from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
 from parley.workers.pool.pool import WorkerConfig
 from parley.workers.pool.ray_pool import RESEND_SECONDS, RayPool, RayUnavailable
 from tests.harness import ACK_WAIT_SECONDS, ModelServer, Running, until
@@ -143,7 +142,16 @@ async def test_a_job_that_cannot_be_sent_is_called(
 )
 async def test_a_ray_that_is_not_there_is_told_at_once_in_one_line_that_names_it(address: str) -> None:
     config = WorkerConfig(
-        "nats://127.0.0.1:1", ("http://127.0.0.1:1",), "m", None, Limits(), Retry(), False, 1, 30.0, 1.0
+        "nats://127.0.0.1:1",
+        ("http://127.0.0.1:1",),
+        "m",
+        None,
+        CallTimeouts(),
+        RetryPolicy(),
+        False,
+        1,
+        30.0,
+        1.0,
     )
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
