@@ -1,4 +1,4 @@
-"""One agent of one deliberation: compose its prompt, ask the model, say how it went. Knows nothing of NATS, Ray or HTTP."""
+"""One agent of one deliberation: compose its prompt, ask the model, say how it went. No NATS, no Ray."""
 
 import time
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class Agent:
     now: Callable[[], float] = time.time
 
     async def answer(self, request: AgentRequested, traceparent: str | None = None) -> AgentOutcome:
-        """The agent's outcome, at its deadline at the latest. Sends `traceparent` with each call to the model.
+        """The agent's outcome, at its deadline at the latest. `traceparent` goes with each call to the model.
 
         Raises CancelledError only, unless there is a bug.
         """
@@ -83,7 +83,7 @@ class Agent:
     def failed(
         self, request: AgentRequested, started: float, attempt: int, error_type: ErrorType, error: str
     ) -> AgentFailed:
-        """The outcome of an agent without an answer. `started`: in seconds since the epoch. `attempt`: the calls it made."""
+        """The outcome of an agent without an answer. `started`: since the epoch. `attempt`: its calls."""
         now = self.now()
         return AgentFailed(
             task_id=request.task_id,

@@ -1,4 +1,4 @@
-"""What each `error_type` means: the one table that the balancer, breakers, readiness, metrics and documents read. Pure."""
+"""What each `error_type` means: one table for balancer, breakers, readiness, metrics and documents. Pure."""
 
 from collections.abc import Iterator, Mapping
 from enum import StrEnum, auto
@@ -8,7 +8,7 @@ from parley.broker.core.messages import ErrorType
 
 
 class Signal(StrEnum):
-    """What the end of a call says of its endpoint, whatever it says of the call."""
+    """What the end of a call says of its endpoint."""
 
     ALIVE = auto()  # the server answered, if only to refuse
     DEAD = auto()  # nothing answered
@@ -20,11 +20,10 @@ class Signal(StrEnum):
 class ErrorPolicy(NamedTuple):
     """One row of the table.
 
-    `meaning`: what happened. `acts`: who should act on it, and on what. Both are texts of the contract (Markdown).
-    `retried`: whether the call is made again, within its attempts and its deadline. `retry_note`: what the contract adds.
-    `signal`: what the error says of the endpoint's health.
-    `timeout`: the error is that a time limit passed.
-    `final`: every other call to this endpoint would fail alike, so one such endpoint makes the service not ready.
+    `meaning`: what happened. `retried`: whether the call is repeated, within its attempts and its deadline.
+    `acts`: the person to act on it, and what to change. `retry_note`: what the contract adds to `retried`.
+    `signal`: what the error says of the endpoint's health. `timeout`: the error is that a time limit passed.
+    `final`: every call to this endpoint would fail alike, so one such endpoint makes the service unready.
     """
 
     meaning: str
@@ -36,6 +35,7 @@ class ErrorPolicy(NamedTuple):
     final: bool = False
 
 
+# fmt: off  # the formatter would give each argument a line of its own
 POLICIES: Mapping[ErrorType, ErrorPolicy] = {
     ErrorType.RATE_LIMITED: ErrorPolicy(
         "HTTP 429",
@@ -70,10 +70,10 @@ POLICIES: Mapping[ErrorType, ErrorPolicy] = {
         acts="operator",
         timeout=True,
     ),
-    ErrorType.TOTAL_TIMEOUT: ErrorPolicy(
+    ErrorType.TOTAL_TIMEOUT: ErrorPolicy(  # the server may hang, or the answer may be long
         "one call took longer than `PARLEY_VLLM_TOTAL_TIMEOUT_SECONDS`",
         retried=True,
-        signal=Signal.AMBIGUOUS,  # a server that hangs, or an answer that is long
+        signal=Signal.AMBIGUOUS,
         acts="operator",
         timeout=True,
     ),
@@ -89,25 +89,12 @@ POLICIES: Mapping[ErrorType, ErrorPolicy] = {
         signal=Signal.ALIVE,
         acts="caller",
     ),
-    ErrorType.BAD_REQUEST: ErrorPolicy(
-        "another HTTP 4xx",
-        retried=False,
-        signal=Signal.ALIVE,
-        acts="caller",
-    ),
+    ErrorType.BAD_REQUEST: ErrorPolicy("another HTTP 4xx", retried=False, signal=Signal.ALIVE, acts="caller"),
     ErrorType.UNAUTHORIZED: ErrorPolicy(
-        "HTTP 401 or 403",
-        retried=False,
-        signal=Signal.ALIVE,
-        acts="operator: `VLLM_API_KEY`",
-        final=True,
+        "HTTP 401 or 403", retried=False, signal=Signal.ALIVE, acts="operator: `VLLM_API_KEY`", final=True
     ),
     ErrorType.MODEL_NOT_FOUND: ErrorPolicy(
-        "HTTP 404",
-        retried=False,
-        signal=Signal.ALIVE,
-        acts="caller or operator",
-        final=True,
+        "HTTP 404", retried=False, signal=Signal.ALIVE, acts="caller or operator", final=True
     ),
     ErrorType.EMPTY_ANSWER: ErrorPolicy(
         "the model answered with no text",
@@ -115,10 +102,10 @@ POLICIES: Mapping[ErrorType, ErrorPolicy] = {
         signal=Signal.ALIVE,
         acts="caller: `max_tokens`, the prompt",
     ),
-    ErrorType.DEADLINE_EXCEEDED: ErrorPolicy(
+    ErrorType.DEADLINE_EXCEEDED: ErrorPolicy(  # the caller chose how much time a call gets
         "the deliberation's deadline passed; the agent counts as missing",
         retried=False,
-        signal=Signal.IGNORED,  # the caller chose how much time a call gets
+        signal=Signal.IGNORED,
         acts="caller: `timeout_seconds`",
         timeout=True,
     ),
@@ -136,6 +123,7 @@ POLICIES: Mapping[ErrorType, ErrorPolicy] = {
         acts="Parley's developers",
     ),
 }
+# fmt: on
 
 
 def contract_rows() -> Iterator[tuple[str, str, str, str]]:

@@ -1,11 +1,11 @@
-"""Gets one answer from several endpoints: picks an endpoint, calls it, retries, and probes endpoints that were down.
+"""Gets an answer from several endpoints: chooses one, calls it, retries, and probes those that were down.
 
-`EndpointBalancer.complete` retries errors that may pass, with jittered backoff, each time at the next endpoint of the task's
-order. No wait outlives the deadline. An endpoint whose breaker is open is passed over. If all are open, the caller waits for
-as long as its backoffs would have taken together, and then gets the failure that opened the breaker.
+`EndpointBalancer.complete` retries errors that may pass, with jittered backoff, each time at the task's next
+endpoint. No wait outlives the deadline. Endpoints whose breaker is open are passed over. If all are open, the
+caller waits as long as its backoffs would have taken together, then gets the failure that opened the breaker.
 
-A probe asks an open endpoint for one token. It runs in a task of its own, so it neither delays the caller that triggered it
-nor is cancelled with it.
+A probe asks an open endpoint for one token. It runs in a task of its own, so it neither delays the caller
+that triggered it nor is cancelled with it.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ TOO_LATE = "the deadline passed before an answer came"
 
 
 class ChatModel(Protocol):
-    """What makes one call; `ModelClient` over HTTP."""
+    """Makes one call, within `seconds`. Raises ModelError. `ModelClient` does it over HTTP."""
 
     async def complete(self, endpoint: Endpoint, request: ChatRequest, *, seconds: float) -> Completion: ...
 
@@ -41,8 +41,8 @@ class ChatModel(Protocol):
 class EndpointBalancer:
     """All agents of a worker share one. Close it with `close`.
 
-    `endpoints`: at least one. `probe_seconds`: the limit of a probe, connection included. `now`: seconds since the epoch.
-    `jitter`: a random number from 0 to 1.
+    `endpoints`: at least one. `probe_seconds`: the limit of a probe, connection included. `now`: since the
+    epoch. `jitter`: a random number from 0 to 1.
     """
 
     model: ChatModel
@@ -70,8 +70,8 @@ class EndpointBalancer:
     async def complete(self, task_id: str, request: ChatRequest, deadline: float) -> Completion:
         """The answer to `request`, with the number of calls it took. `deadline`: seconds since the epoch.
 
-        Raises ModelError, also with that number: the last call's error, DEADLINE_EXCEEDED, or, if no endpoint could be called,
-        the failure that opened the breaker. A probe is not counted as a call.
+        Raises ModelError, also with that number: the last call's error, DEADLINE_EXCEEDED, or, if no endpoint
+        could be called, the failure that opened the breaker. A probe is not counted as a call.
         """
         order = preference_order(task_id, self.endpoints)
         turn = attempts = 0
@@ -81,8 +81,8 @@ class EndpointBalancer:
             if now >= deadline:
                 raise self._too_late(order, attempts)
             shift, last = (turn - 1) % len(order), turn >= self.retry.attempts
-            # A turn without a call may take as long as its longest backoff: a waiting agent loads no server. The last turn
-            # has no backoff after it.
+            # A turn without a call may take as long as its longest backoff: a waiting agent loads no server.
+            # The last turn has no backoff after it.
             pause, patience = (0.0, self.probe_seconds) if last else (self.retry.pause(turn, None, 1.0), 0.0)
             admitted = await self._admit(
                 (*order[shift:], *order[:shift]), request.model, now + pause, patience, deadline
@@ -97,7 +97,7 @@ class EndpointBalancer:
                 completion = await self.model.complete(endpoint, request, seconds=deadline - self.now())
             except ModelError as error:
                 error.attempts = attempts
-                self._failed(endpoint, permit, error, task_id)
+                self._end_failed(endpoint, permit, error, task_id)
                 wait = self.retry.pause(turn, error.retry_after, self.jitter())
                 if not POLICIES[error.error_type].retried or last or self.now() + wait >= deadline:
                     raise
@@ -112,9 +112,10 @@ class EndpointBalancer:
     async def _admit(
         self, order: Sequence[Endpoint], model: str, until: float, patience: float, deadline: float
     ) -> tuple[Endpoint, Permit] | None:
-        """Wait for a permit to call the first closed endpoint. None if there is none by `until`, nor `patience` later while a probe runs.
+        """Wait for a permit to call the first closed endpoint; None if none is closed by `until`.
 
-        Starts the probes that are due, and waits for them only if no other endpoint is closed.
+        While a probe runs, wait `patience` seconds longer. Starts the probes that are due, and waits for them
+        only if no other endpoint is closed.
         """
         breakers = self.breakers
         while (now := self.now()) < deadline:
@@ -129,19 +130,13 @@ class EndpointBalancer:
             await breakers.wait_changed(min(end, breakers.next_probe_at(order)) - now, self.sleep)
         return None
 
-    def _failed(self, endpoint: Endpoint, permit: Permit, error: ModelError, task_id: str = "") -> None:
-        failure = Failure(error.error_type, error.public_text)
+    def _end_failed(self, endpoint: Endpoint, permit: Permit, error: ModelError, task_id: str = "") -> None:
+        failure, now, jitter = Failure(error.error_type, error.public_text), self.now(), self.jitter()
         self.breakers.end(
-            endpoint,
-            permit,
-            error.signal,
-            self.now(),
-            failure=failure,
-            task_id=task_id,
-            jitter=self.jitter(),
+            endpoint, permit, error.signal, now, failure=failure, task_id=task_id, jitter=jitter
         )
 
-    # ── probes ────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── probes ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def _start_probe(self, endpoint: Endpoint, permit: Permit, model: str) -> None:
         task = asyncio.create_task(self._probe(endpoint, permit, model), name="probe")
@@ -157,7 +152,7 @@ class EndpointBalancer:
             if error.error_type is ErrorType.DEADLINE_EXCEEDED:
                 self.breakers.end(endpoint, permit, Signal.SLOW, self.now(), jitter=self.jitter())
             else:
-                self._failed(endpoint, permit, error)
+                self._end_failed(endpoint, permit, error)
         except asyncio.CancelledError:
             self.breakers.end(endpoint, permit, Signal.IGNORED, self.now())
             raise
@@ -167,15 +162,15 @@ class EndpointBalancer:
         else:
             self.breakers.end(endpoint, permit, Signal.ALIVE, self.now())
 
-    # ── failing without a call ────────────────────────────────────────────────────────────────────────────────────
+    # ── failing without a call ──────────────────────────────────────────────────────────────────────────────
 
     def _all_open(self, order: Sequence[Endpoint], attempts: int) -> ModelError:
-        """No endpoint could be called: the failure that opened the breaker of the one that this task prefers."""
+        """For no closed endpoint: the failure that opened the breaker of the one that the task prefers."""
         failure, text = self._open_since(order)
         return ModelError(failure.error_type, text, attempts=attempts)
 
     def _too_late(self, order: Sequence[Endpoint], attempts: int) -> ModelError:
-        """The deadline passed; with the breaker's failure if no endpoint could be called."""
+        """For a passed deadline; with the breaker's failure if no endpoint could be called."""
         closed = any(self.breakers[endpoint].state is BreakerState.CLOSED for endpoint in order)
         text = TOO_LATE if closed else f"{TOO_LATE}; {self._open_since(order)[1]}"
         return ModelError(ErrorType.DEADLINE_EXCEEDED, text, attempts=attempts)

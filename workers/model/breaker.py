@@ -1,13 +1,13 @@
 """A circuit breaker: whether one endpoint is worth a call.
 
-    closed ──`failures` in a row──▶ open ──cool-down over, next ask──▶ half-open ──probe failed──▶ open, for longer
-       ▲                                                                  │
-       └─────────────────────────the server answered the probe────────────┘
+    closed ──`failures` in a row──▶ open ──cool-down over──▶ half-open ──probe failed──▶ open, for longer
+       ▲                                                        │
+       └────────────────the server answered the probe───────────┘
 
 Closed: calls pass. Open: no call passes. Half-open: one call, the probe, is under way.
 
-A pure state machine: callers tell it how calls ended and what time it is. It reads no clock, draws no random number and
-knows nothing of HTTP. Times are seconds since the epoch.
+A pure state machine: callers tell it how calls ended and what time it is. It reads no clock, draws no random
+number and knows nothing of HTTP. Times are seconds since the epoch.
 """
 
 from dataclasses import dataclass, field
@@ -17,8 +17,8 @@ from typing import NamedTuple
 from parley.broker.core.error_policy import POLICIES, Signal
 from parley.broker.core.messages import ErrorType
 
-# The cool-down doubles up to this many times the first. With the defaults that is 5 s: shorter than all retries of one
-# agent together (up to 7.75 s), so an agent that has to wait still sees a probe.
+# The cool-down doubles up to this many times the first. With the defaults that is 5 s: shorter than all
+# retries of one agent together (up to 7.75 s), so an agent that has to wait still sees a probe.
 LONGEST_COOLDOWNS = 5.0
 
 
@@ -32,15 +32,16 @@ class BreakerState(StrEnum):
 class BreakerPolicy:
     """`failures`: how many in a row open a breaker. `cooldown`: how long it first stays open, in seconds.
 
-    The default of five is that of Envoy's outlier detection. A single failure is common: a server closes an idle keep-alive
-    connection first. And a load balancer with one dead replica of two fails five calls in a row one time in 32.
+    The default of five is that of Envoy's outlier detection. A single failure is common: a server closes an
+    idle keep-alive connection first. And a load balancer with one dead replica of two fails five calls in a
+    row one time in 32.
     """
 
     failures: int = 5
     cooldown: float = 1.0
 
     def pause(self, doublings: int, jitter: float) -> float:
-        """Seconds to stay open. Half of it is jitter, so that workers that saw a server die together come back apart."""
+        """Seconds to stay open. Half is jitter: workers that saw a server die together come back apart."""
         # The cap is reached at 2³ times; 2.0 ** 2000 would overflow.
         longest = self.cooldown * min(LONGEST_COOLDOWNS, 2.0 ** min(doublings, 16))
         return longest * (1 + jitter) / 2
@@ -61,7 +62,7 @@ class Permit(NamedTuple):
 
 
 class BreakerStatus(NamedTuple):
-    """An endpoint (`host:port`) as one worker sees it. `openings`: since the worker started. Plain values: it crosses to Ray."""
+    """An endpoint (`host:port`) as one worker has seen it since its start. Crosses to Ray."""
 
     endpoint: str
     state: BreakerState
@@ -75,8 +76,8 @@ FIRST_PERMIT = Permit(0, probe=False)
 class Breaker:
     """One endpoint as one worker sees it.
 
-    `openings`: how often it left the closed state, and `opened_at`: when it last did. `probe_at`: while open, when a probe is due.
-    `failure`: the latest that counted; None while closed.
+    `openings`: how often it left the closed state. `opened_at`: when it last did. `probe_at`: when a probe is
+    due, while open. `failure`: the latest that counted; None while closed.
     """
 
     policy: BreakerPolicy = BreakerPolicy()
@@ -91,15 +92,15 @@ class Breaker:
     _ambiguous_tasks: set[str] = field(default_factory=set)
     # How often the cool-down has doubled since the breaker opened.
     _doublings: int = 0
-    # The permit for calls while closed. Its generation grows with each closing: a failure of a call from an earlier
-    # generation is not counted, so a hundred calls that time out together open the breaker once.
+    # The permit for calls while closed. Its generation grows with each closing: a failure of a call from an
+    # earlier generation is not counted, so a hundred calls that time out together open the breaker once.
     _permit: Permit = FIRST_PERMIT
 
     def admit(self, now: float) -> Permit | None:
-        """Permission to call, or None. If the breaker is open and its cool-down over, the permit is for the probe."""
+        """A permit to call, or None. Once the cool-down of an open breaker is over, it is for the probe."""
         if self.state is BreakerState.CLOSED:
             return self._permit
-        # A time further away than any cool-down means that the clock was set back, which must not keep the breaker open.
+        # Further away than any cool-down: the clock was set back, which must not keep the breaker open.
         cooling = 0 < self.probe_at - now <= self.policy.cooldown * LONGEST_COOLDOWNS
         if self.state is BreakerState.HALF_OPEN or cooling:
             return None
@@ -116,19 +117,15 @@ class Breaker:
         task_id: str = "",
         jitter: float = 1.0,
     ) -> None:
-        """Report how the call with `permit` ended. An ambiguous failure counts once a task: one bad request opens nothing."""
+        """Report how a call ended. An ambiguous failure counts once a task: one bad request opens nothing."""
         if permit.probe:
             self._end_probe(signal, now, failure, jitter)
         elif signal is Signal.ALIVE:
             self._reset_count()
             if self.state is BreakerState.OPEN:
-                # A call from before the opening. The server may be draining, so this closes nothing: probe at once.
+                # An earlier call. The server may be draining, so its answer closes nothing: probe at once.
                 self.probe_at = now
-        elif (
-            self.state is BreakerState.CLOSED
-            and permit.generation == self._permit.generation
-            and self._counts(signal, task_id)
-        ):
+        elif self.state is BreakerState.CLOSED and permit == self._permit and self._counts(signal, task_id):
             self._failures_in_a_row += 1
             if self._failures_in_a_row >= self.policy.failures:
                 self.failure = failure
@@ -146,8 +143,8 @@ class Breaker:
     def _end_probe(self, signal: Signal, now: float, failure: Failure | None, jitter: float) -> None:
         """A probe's request is never the cause of a failure, so an ambiguous end is a failed probe."""
         if signal is Signal.SLOW:
-            # The server accepted the connection and did not refuse: it is busy. But if the breaker opened because the
-            # server was silent, more silence proves nothing.
+            # The server accepted the connection and did not refuse: it is busy. But if the breaker opened
+            # because the server was silent, more silence proves nothing.
             silent = self.failure is not None and POLICIES[self.failure.error_type].timeout
             signal = Signal.DEAD if silent else Signal.ALIVE
         match signal:

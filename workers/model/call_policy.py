@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-# Time for a probe's one token once a connection is open. A server under full load takes longer, and is not dead.
+# Time for a probe's token once a connection is open. A server under full load takes longer and is not dead.
 PROBE_TOKEN_SECONDS = 2.0
 
 
@@ -22,7 +22,10 @@ class CallTimeouts:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """At most `attempts` calls. The pause between two is fully jittered: up to `base` seconds, doubled each time, at most `cap`."""
+    """At most `attempts` calls.
+
+    The pause between two is fully jittered: up to `base` seconds, doubled each time, at most `cap`.
+    """
 
     attempts: int = 6
     base: float = 0.25

@@ -1,8 +1,8 @@
 """One call to an OpenAI-compatible server. The only module that imports an HTTP client.
 
-A call has three limits: connect, first byte (streamed calls: vLLM sends headers at once), and total. Cancelling a call
-closes its connection, which makes vLLM abort the request. Every failure is a `ModelError` whose `error_type` is one of the
-contract's closed set. Nothing here retries.
+A call has three limits: connect, first byte (streamed calls: vLLM sends headers at once), and total.
+Cancelling a call closes its connection, which makes vLLM abort the request. Every failure is a `ModelError`
+whose `error_type` is one of the contract's closed set. Nothing here retries.
 """
 
 import asyncio
@@ -33,13 +33,13 @@ from parley.workers.model.responses import (
     served,
 )
 
-# The prompt of a probe, which asks for one token. A real prompt may take a minute, and all agents would wait for it.
+# What a probe asks, for one token. A real prompt may take a minute, and all agents would wait for it.
 PROBE_MESSAGES = ({"role": "user", "content": "ping"},)
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One chat completion. None leaves the choice to the server. `traceparent`: sent as the header of that name."""
+    """One chat completion. None: the server chooses. `traceparent`: sent as the header of that name."""
 
     model: str
     messages: Sequence[Mapping[str, str]]
@@ -149,7 +149,10 @@ class ModelClient:
         headers: Mapping[str, str] | None = None,
         content: bytes | None = None,
     ) -> httpx.Request:
-        """A request for the transport. httpx's client is left out: its redirects, cookies and URL merging cost a third of a call."""
+        """A request for the transport.
+
+        httpx's client is left out: its redirects, cookies and URL merging cost a third of a call.
+        """
         all_headers = {**self._headers, **_authorization(endpoint), **(headers or {})}
         return httpx.Request(
             method, _url(endpoint, path), headers=all_headers, content=content, extensions=self._extensions
@@ -189,8 +192,8 @@ def _authorization(endpoint: Endpoint) -> Mapping[str, str]:
 def _broken(endpoint: Endpoint, error: Exception) -> ModelError:
     """The error for a call that broke, told by aiohttp's exception.
 
-    httpx-aiohttp makes a ConnectTimeout of a connection that the server closed, with aiohttp's exception as its cause. For
-    an answer that is not HTTP it raises aiohttp's exception itself.
+    httpx-aiohttp makes a ConnectTimeout of a connection that the server closed, with aiohttp's exception as
+    its cause. For an answer that is not HTTP it raises aiohttp's exception itself.
     """
     match error if isinstance(error, aiohttp.ClientError) else error.__cause__:
         case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError() | aiohttp.InvalidURL():

@@ -1,4 +1,4 @@
-"""Where a model is served: an address, whose password is never shown, and the order in which a task tries several."""
+"""Where a model is served: an address with a secret password, and the order in which a task tries several."""
 
 import hashlib
 from base64 import b64encode
@@ -11,7 +11,7 @@ from parley.broker.core.urls import masked
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One address. `url`: `/v1` is added if it is missing; `user:password@` in it is sent as HTTP Basic authorization."""
+    """`url`: `/v1` is added if it is missing; `user:password@` in it is sent as HTTP Basic authorization."""
 
     url: str
 
@@ -44,9 +44,10 @@ class Endpoint:
 
 
 def preference_order(task_id: str, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
-    """The order in which a task tries the endpoints. All its agents have the same, so that they share one prefix cache.
+    """The order in which a task tries the endpoints.
 
-    Rendezvous hashing: an endpoint that is added or removed changes the order of its own tasks only.
+    All its agents have the same order, so that they share one prefix cache. Rendezvous hashing: an endpoint
+    that is added or removed moves its own tasks only.
     """
 
     def weight(endpoint: Endpoint) -> bytes:

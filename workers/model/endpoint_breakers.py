@@ -1,4 +1,4 @@
-"""The breakers of a worker's endpoints: which endpoint may be called, which is due for a probe, and waiting for a change.
+"""The breakers of a worker's endpoints: which may be called or is due for a probe, and waiting for a change.
 
 Reads no clock and makes no call: callers pass `now`, in seconds since the epoch.
 """
@@ -36,10 +36,10 @@ class EndpointBreakers:
     def __getitem__(self, endpoint: Endpoint) -> Breaker:
         return self._breakers[endpoint]
 
-    # ── calls ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── calls ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def admit(self, order: Iterable[Endpoint], now: float) -> tuple[Endpoint, Permit] | None:
-        """The first endpoint whose breaker is closed, with a permit that must be passed to `end`; None if there is none."""
+        """The first closed endpoint, with a permit that must be passed to `end`; None if none is closed."""
         for endpoint in order:
             breaker = self._breakers[endpoint]
             if breaker.state is BreakerState.CLOSED and (permit := breaker.admit(now)) is not None:
@@ -82,7 +82,7 @@ class EndpointBreakers:
         elif breaker.state is BreakerState.CLOSED:
             log.info("%s is called again", endpoint)
 
-    # ── waiting ───────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── waiting ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def probing(self, order: Iterable[Endpoint]) -> bool:
         """Whether any of these is being probed."""
@@ -113,7 +113,7 @@ class EndpointBreakers:
         for watcher in self._watchers:
             watcher()
 
-    # ── reporting ─────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── reporting ───────────────────────────────────────────────────────────────────────────────────────────
 
     def watch(self, watcher: Callable[[], object]) -> None:
         """Call `watcher` whenever a breaker changes."""

@@ -1,4 +1,4 @@
-"""How all workers of a pool see the endpoints, from the latest report of each. For operators and for readiness."""
+"""How all workers of a pool see the endpoints, by the latest report of each. For operators and readiness."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,14 +8,17 @@ from parley.workers.model.breaker import BreakerState, BreakerStatus
 
 
 class EndpointStatus(NamedTuple):
-    """One endpoint. `workers`: how many have its breaker in each state. `openings`: by all workers, those that are gone included."""
+    """One endpoint.
+
+    `workers`: how many have its breaker in each state. `openings`: by all workers there have been.
+    """
 
     workers: Mapping[BreakerState, int]
     openings: int
 
 
 class EndpointStatuses:
-    """`endpoints`: the labels (`host:port`) of all endpoints. Those with the same label are counted together."""
+    """`endpoints`: the labels (`host:port`) of all. Those with the same label are counted together."""
 
     def __init__(self, endpoints: Iterable[str]) -> None:
         self._endpoints = tuple(endpoints)

@@ -1,8 +1,8 @@
-"""Whether the model servers serve the model: its name in `/v1/models`, and one token generated. For readiness and the doctor.
+"""Whether the model servers serve the model: its name is listed, and a token comes. For readiness and doctor.
 
-vLLM's `/health` can be 200 while its workers are dead (vllm#16259), and so can its list; only a token proves that it works.
-A token for each check would be waste: one is asked for at the first check, and again after a server was away. In between
-the list is enough.
+vLLM's `/health` can be 200 while its workers are dead (vllm#16259), and so can its list; only a token proves
+that it works. A token for each check would be waste: one is asked for at the first check, and again after a
+server was away. In between the list is enough.
 """
 
 import asyncio
@@ -22,23 +22,19 @@ log = logging.getLogger("parley.workers")
 
 # A model that takes longer than this for one token counts as not answering.
 ONE_TOKEN_SECONDS = 30.0
-# How long `unready_reason` waits for the checks to end: far below the timeout of a Kubernetes probe. The checks go on after it.
+# How long `unready_reason` waits for the checks, which go on after it. Below a Kubernetes probe's timeout.
 PATIENCE_SECONDS = 1.0
 
 
 async def find(client: ModelClient, endpoint: Endpoint, wanted: str | None) -> ServedModel:
-    """The listed model named `wanted`; the first of the list if that is None. Raises ModelError, MODEL_NOT_FOUND without one."""
+    """The listed model named `wanted`; for None the first. Raises ModelError, MODEL_NOT_FOUND without one."""
     models = await client.models(endpoint)
     for model in models:
         if wanted in (None, model.name):
             return model
     listed = ", ".join(model.name for model in models)[:MAX_ERROR_CHARACTERS]
-    text = (
-        f"{wanted} is not served there; it serves {listed or 'nothing'}"
-        if wanted
-        else "no model is served there"
-    )
-    raise ModelError(ErrorType.MODEL_NOT_FOUND, text)
+    missing = f"{wanted} is not served there; it serves {listed or 'nothing'}"
+    raise ModelError(ErrorType.MODEL_NOT_FOUND, missing if wanted else "no model is served there")
 
 
 async def generate(
@@ -50,10 +46,9 @@ async def generate(
     seconds: float = ONE_TOKEN_SECONDS,
 ) -> None:
     """Ask for one token. Raises ModelError if the model generates none within `seconds`."""
+    request = ChatRequest(model=model, messages=messages, max_tokens=1)
     try:
-        await client.complete(
-            endpoint, ChatRequest(model=model, messages=messages, max_tokens=1), seconds=seconds
-        )
+        await client.complete(endpoint, request, seconds=seconds)
     except ModelError as error:
         # There was a token, but it is not text: a blank, or the start of a model's reasoning.
         if error.error_type is not ErrorType.EMPTY_ANSWER:
@@ -61,17 +56,17 @@ async def generate(
 
 
 def advice(error: ModelError) -> str:
-    """The error for an operator, with the server's own text; but a server that refuses the key may quote it."""
+    """The error's text for an operator. Without the server's own if that refuses the key: it may quote it."""
     if error.error_type is ErrorType.UNAUTHORIZED:
         return f"HTTP {error.status}: it refuses the key, is VLLM_API_KEY right?"
     return str(error)
 
 
 class ModelReadiness:
-    """Checks the endpoints when asked, each in a task of its own. Use as an async context manager, inside that of `client`.
+    """Checks the endpoints when asked, each in its own task. An async context manager, inside `client`'s.
 
-    `statuses`: how the workers see each endpoint, by label. An endpoint that no worker calls must prove itself with a token,
-    whatever it lists.
+    `statuses`: how the workers see each endpoint, by label. If no worker calls an endpoint, its list is not
+    enough: it must generate a token.
     """
 
     def __init__(
@@ -85,7 +80,7 @@ class ModelReadiness:
         self._endpoints = endpoints
         self._model = model
         self._statuses = statuses
-        # The result of each endpoint's latest check; None: usable. Missing: no check has ended yet, or its token is awaited.
+        # By each endpoint's latest check. None: usable. Missing: no check has ended, or its token is awaited.
         self._results: dict[Endpoint, ModelError | None] = {}
         # Each endpoint's latest check, under way or done.
         self._checks: dict[Endpoint, asyncio.Task[None]] = {}
@@ -100,20 +95,19 @@ class ModelReadiness:
         await asyncio.gather(*checks, return_exceptions=True)
 
     async def unready_reason(self) -> str | None:
-        """Why agents cannot be answered; None when they can. From a check now or, for a slow server, from the check before.
+        """Why agents cannot be answered, or None. By a check now; for a slow server, by the one before.
 
-        Unready is a service without any usable endpoint, or with one at which every agent fails for good. An endpoint that
-        is only away costs no agent anything while another is usable.
+        A service is unready without any usable endpoint, or with one at which every call fails for good. An
+        endpoint that is only away does no harm while another is usable.
         """
-        for endpoint in self._endpoints:
+        endpoints = self._endpoints
+        for endpoint in endpoints:
             check = self._checks.get(endpoint)
             if check is None or check.done():
                 self._checks[endpoint] = asyncio.create_task(self._check(endpoint), name="model-readiness")
         await asyncio.wait(self._checks.values(), timeout=PATIENCE_SECONDS)
-        usable = any(self._results.get(endpoint, True) is None for endpoint in self._endpoints)
-        reasons = [
-            self._reason(endpoint) for endpoint in self._endpoints if not usable or self._final(endpoint)
-        ]
+        usable = any(self._results.get(endpoint, True) is None for endpoint in endpoints)
+        reasons = [self._reason(endpoint) for endpoint in endpoints if not usable or self._final(endpoint)]
         return "; ".join(dict.fromkeys(reasons)) or None
 
     def _final(self, endpoint: Endpoint) -> bool:

@@ -1,6 +1,6 @@
-"""Reads what a model server sends: an answer, a streamed answer, a list of models, a refusal. Pure: bytes in, values out.
+"""Reads what a model server sends: an answer, plain or streamed, a list of models, a refusal.
 
-Anything wrong with it raises a `ModelError` whose `error_type` is one of the contract's closed set.
+Pure: bytes in, values out. Any fault is a `ModelError` with an `error_type` of the contract's closed set.
 """
 
 import json
@@ -14,21 +14,18 @@ from parley.workers.model.endpoint import Endpoint
 
 # Larger than any answer that can be passed on: an outcome must fit into one NATS message (1 MiB).
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
-# vLLM's finish_reason for an answer that it gave up. It sends HTTP 200 and the text so far. A vLLM that stops ends all its
-# answers so (`--shutdown-timeout 0`, its default).
+# vLLM's finish_reason for an answer that it gave up. It sends HTTP 200 and the text so far. A vLLM that stops
+# ends all its answers so (`--shutdown-timeout 0`, its default).
 ABORTED = "abort"
 # A server's error text is passed on up to this length; some servers quote the whole prompt.
 MAX_ERROR_CHARACTERS = 500
-# A gateway answers so if no server is behind it. A 500 may be caused by the request, and vLLM sheds load with 503.
+# A gateway without a server behind it. A 500 may be caused by the request, and vLLM sheds load with 503.
 GATEWAY_STATUSES = frozenset({502, 504})
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """An entry of `/v1/models`.
-
-    `max_model_len`: tokens, prompt and answer together; None if the server does not say (vLLM does).
-    """
+    """An entry of `/v1/models`. `max_model_len`: of prompt and answer, in tokens; vLLM gives it."""
 
     name: str
     max_model_len: int | None = None
@@ -48,7 +45,8 @@ class Completion:
 class ModelError(Exception):
     """A request that got no answer.
 
-    `retry_after`: the pause that the server asked for, in seconds. `status`: of the HTTP response, if there was one.
+    `retry_after`: the pause that the server asked for, in seconds. `status`: of the HTTP response, if there
+    was one.
     `attempts`: the calls that were made, the failed one included.
     """
 
@@ -69,13 +67,10 @@ class ModelError(Exception):
 
     @property
     def public_text(self) -> str:
-        """The message for callers other than the one whose call failed. Without the server's own text, which may quote a prompt."""
+        """The message for other callers: without the server's own text, which may quote a prompt."""
         if self.error_type is ErrorType.SERVER_ERROR:
-            return (
-                "the model server broke off"
-                if self.status is None
-                else f"HTTP {self.status} from the model server"
-            )
+            status = self.status
+            return "the model server broke off" if status is None else f"HTTP {status} from the model server"
         return self.message
 
     @property
@@ -93,8 +88,9 @@ class ModelError(Exception):
 
 
 class StreamAssembler:
-    """Puts server-sent events together to one completion. An error event is an error, even after HTTP 200 and before `[DONE]`.
+    """Puts server-sent events together to one completion.
 
+    An error event is an error, even after HTTP 200 and before `[DONE]`.
     `model`: as requested, for a server that does not name it.
     """
 
@@ -156,7 +152,7 @@ def _deltas(event: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def completion(body: bytes, model: str) -> Completion:
-    """Reads an answer that was not streamed. `model`: as requested, for a server that does not name it. Raises ModelError."""
+    """Reads a plain answer. `model`: as requested, if the server names none. Raises ModelError."""
     answer = _json(body)
     try:
         choice = answer["choices"][0]
@@ -179,7 +175,7 @@ def _checked(content: Any, finish_reason: Any, model: Any, usage: Usage) -> Comp
 
 
 def _encodable(text: Any) -> str:
-    """The text as UTF-8 can hold it. JSON may contain half a surrogate pair (`\\ud83d`, an emoji cut by max_tokens)."""
+    """The text in UTF-8. JSON may contain half a surrogate pair (`\\ud83d`, an emoji cut by max_tokens)."""
     return str(text).encode(errors="replace").decode()
 
 
@@ -255,7 +251,7 @@ def _refusal_text(body: bytes) -> str:
 
 
 def error_text(answer: Mapping[str, Any]) -> str:
-    """The server's own error text. vLLM sends `error` as an object, but as a plain string if the key is missing."""
+    """The server's error text. vLLM sends `error` as an object, but as a string if the key is missing."""
     error = answer.get("error", answer)
     if isinstance(error, dict):
         error = error.get("message") or error.get("detail") or error
@@ -263,7 +259,7 @@ def error_text(answer: Mapping[str, Any]) -> str:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """The header as seconds, else None. Model servers rarely send its other form, an HTTP date; our own backoff covers that."""
+    """The header as seconds. None for its other form, an HTTP date, which model servers rarely send."""
     try:
         seconds = float(retry_after or "")
     except ValueError:

@@ -33,7 +33,10 @@ class Clock:
 
 
 class ScriptedModel:
-    """Answers as its script says, and for ever with its last step. Every call takes `call_seconds`. Probes are recorded apart."""
+    """Answers as its script says, and for ever with its last step.
+
+    Every call takes `call_seconds`. Probes are recorded apart.
+    """
 
     def __init__(
         self, clock: Clock, script: Sequence[Completion | ModelError], call_seconds: float = 0.0

@@ -1,4 +1,4 @@
-"""How one request gets its answer: which endpoint is called, what is retried, how long a caller waits, and when a probe runs."""
+"""How a request gets its answer: the endpoint that is called, retries, waiting, and probes."""
 
 import asyncio
 import random
@@ -88,7 +88,7 @@ def success(answer: Completion | ModelError) -> Completion:
     return answer
 
 
-# ── retries and time ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── retries and time ────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("kind", RETRIED)
@@ -185,23 +185,7 @@ async def test_whatever_fails_no_call_and_no_wait_is_past_the_deadline(seed: int
     assert answer.attempts == len(bench.model.calls)
 
 
-async def test_a_cancelled_caller_is_cancelled() -> None:
-    class Silent:
-        """A model that never answers."""
-
-        async def complete(self, endpoint: Endpoint, request: ChatRequest, *, seconds: float) -> Completion:
-            await asyncio.Event().wait()
-            raise AssertionError("unreachable")
-
-    balancer = EndpointBalancer(Silent(), THREE)
-    task = asyncio.create_task(ask(balancer))
-    await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-# ── which server ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── which server ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_each_attempt_goes_to_the_next_endpoint_in_the_tasks_own_order() -> None:
@@ -211,7 +195,7 @@ async def test_each_attempt_goes_to_the_next_endpoint_in_the_tasks_own_order() -
     assert [endpoint for endpoint, _, _ in bench.model.calls] == [*order, *order[:2]]
 
 
-# ── behind breakers ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── behind breakers ─────────────────────────────────────────────────────────────────────────────────────────
 
 REFUSED = ModelError(ErrorType.CONNECTION_FAILED, "cannot connect: refused")
 ONE_FAILURE_OPENS = BreakerPolicy(failures=1, cooldown=1.0)
@@ -439,7 +423,7 @@ async def test_closing_the_balancer_cancels_its_probes_and_a_bug_in_one_leaves_t
 
 
 async def test_a_server_that_drops_packets_delays_no_caller_while_another_is_there() -> None:
-    """The first of two drops packets: each caller takes as long as with the other alone, however the probes end."""
+    """The first of two drops packets: each caller takes as long as with the other alone."""
     two = THREE[:2]
     hole, task_id = two[0], task_that_prefers(two[0], two)
     servers = Servers(

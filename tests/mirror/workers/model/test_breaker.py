@@ -1,4 +1,4 @@
-"""One breaker, its time given by the test: what opens it, when it is probed, what closes it, and any order of events."""
+"""One breaker, with time as an argument: what opens it, probes, what closes it, and any order of events."""
 
 import copy
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def probe(breaker: Breaker) -> Permit:
     return given
 
 
-# ── closed ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── closed ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_closed_breaker_admits_every_call() -> None:
@@ -98,7 +98,7 @@ def test_an_ambiguous_failure_counts_once_a_task() -> None:
     assert breaker.state is BreakerState.OPEN
 
 
-# ── open ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── open ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_no_call_is_admitted_until_the_cooldown_is_over_and_then_exactly_one() -> None:
@@ -165,7 +165,7 @@ def test_an_answer_to_an_earlier_call_makes_a_probe_due_at_once() -> None:
     assert breaker.admit(START + 0.1) is None
 
 
-# ── half-open ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── half-open ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_an_answered_probe_closes_it() -> None:
@@ -221,7 +221,7 @@ def test_only_the_probe_ends_the_half_open_state(end: Signal) -> None:
     assert breaker.state is BreakerState.HALF_OPEN
 
 
-# ── any order of events ───────────────────────────────────────────────────────────────────────────────────────────
+# ── any order of events ─────────────────────────────────────────────────────────────────────────────────────
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -229,11 +229,10 @@ class AnyOrder(RuleBasedStateMachine):
 
     1. At most one probe is under way, and none while it is closed.
     2. While it is open or half-open only a probe gets a permit.
-    3. It opens only after as many failures since the last answer as its policy says. Neither refusals nor the ambiguous
-       failures of one task open it.
-    4. While it is open without a probe, a caller now or after the longest cool-down is the probe, even if the clock was set.
-    5. An answered probe leaves it closed; a failed or cancelled one leaves it open and cooling.
-    6. It has a failure just while it is not closed.
+    3. It opens only after as many failures since the last answer as its policy says. Neither refusals nor the
+    ambiguous failures of one task open it. 4. While it is open without a probe, a caller now or after the
+    longest cool-down is the probe, even if the clock was set. 5. An answered probe leaves it closed; a failed
+    or cancelled one leaves it open and cooling. 6. It has a failure just while it is not closed.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""An endpoint's address as it is called, as a metric names it, and as others may see it; and the order of several."""
+"""An endpoint's address in calls, metrics and messages, and the order of several."""
 
 from collections import Counter
 
@@ -19,7 +19,7 @@ THREE = tuple(Endpoint(f"http://gpu-{name}:8000") for name in "abc")
         ("https://user:hush@host/v1", "https://host/v1"),
     ],
 )
-def test_an_endpoint_is_called_under_its_v1_and_a_path_of_its_own_is_kept(url: str, base: str) -> None:
+def test_the_base_url_ends_in_v1_and_keeps_its_path(url: str, base: str) -> None:
     assert Endpoint(url).base == base
 
 
@@ -36,7 +36,7 @@ def test_an_endpoints_label_is_its_host_and_port_and_nothing_else(url: str, labe
     assert Endpoint(url).label == label
 
 
-def test_what_stands_before_the_at_becomes_basic_authorization_and_is_shown_to_nobody() -> None:
+def test_user_and_password_become_basic_authorization_and_are_never_shown() -> None:
     endpoint = Endpoint("https://user:p%40ss@host")
     assert endpoint.authorization == "Basic dXNlcjpwQHNz"
     assert "p%40ss" not in str(endpoint)
@@ -44,7 +44,7 @@ def test_what_stands_before_the_at_becomes_basic_authorization_and_is_shown_to_n
     assert Endpoint("https://host").authorization is None
 
 
-# ── the order in which a task tries them ──────────────────────────────────────────────────────────────────────────
+# ── the order in which a task tries them ────────────────────────────────────────────────────────────────────
 
 
 def test_all_agents_of_a_task_prefer_the_same_endpoint_in_whatever_order_they_are_configured() -> None:

@@ -1,4 +1,4 @@
-"""Readiness of the model servers: each check looks for the name; the first, and one after an absence, asks for a token."""
+"""Readiness of the model servers: when a check asks for the name only, and when for a token too."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping

@@ -148,40 +148,15 @@ def test_a_refusal_that_quotes_the_whole_prompt_is_cut_short() -> None:
     assert len(str(error)) < MAX_ERROR_CHARACTERS + 100
 
 
-# ── what an error says of its endpoint ────────────────────────────────────────────────────────────────────────────
+def test_an_error_says_whether_its_endpoint_is_alive_dead_or_neither() -> None:
+    def signal(kind: ErrorType, status: int | None = None, retry_after: float | None = None) -> Signal:
+        return ModelError(kind, "no", retry_after, status).signal
 
-
-@pytest.mark.parametrize(
-    ("kind", "status"),
-    [
-        (ErrorType.BAD_REQUEST, 400),
-        (ErrorType.CONTEXT_TOO_LONG, 400),
-        (ErrorType.UNAUTHORIZED, 401),
-        (ErrorType.MODEL_NOT_FOUND, 404),
-        (ErrorType.RATE_LIMITED, 429),
-    ],
-)
-def test_a_server_that_refuses_is_alive(kind: ErrorType, status: int) -> None:
-    assert ModelError(kind, "no", status=status).signal is Signal.ALIVE
-
-
-@pytest.mark.parametrize(
-    ("kind", "status", "retry_after", "signal"),
-    [
-        (ErrorType.CONNECTION_FAILED, None, None, Signal.DEAD),
-        (ErrorType.CONNECTION_LOST, None, None, Signal.DEAD),
-        (ErrorType.FIRST_BYTE_TIMEOUT, None, None, Signal.DEAD),
-        (ErrorType.SERVER_ERROR, 502, None, Signal.DEAD),
-        (ErrorType.SERVER_ERROR, 504, None, Signal.DEAD),
-        (ErrorType.SERVER_ERROR, 500, None, Signal.AMBIGUOUS),
-        (ErrorType.SERVER_ERROR, 503, None, Signal.AMBIGUOUS),
-        (ErrorType.SERVER_ERROR, None, None, Signal.AMBIGUOUS),
-        (ErrorType.SERVER_ERROR, 503, 1.0, Signal.ALIVE),
-        (ErrorType.DEADLINE_EXCEEDED, None, None, Signal.IGNORED),
-        (ErrorType.CANCELLED, None, None, Signal.IGNORED),
-    ],
-)
-def test_a_dead_server_is_told_from_a_failed_request_and_from_overload(
-    kind: ErrorType, status: int | None, retry_after: float | None, signal: Signal
-) -> None:
-    assert ModelError(kind, "no", retry_after, status).signal is signal
+    assert signal(ErrorType.BAD_REQUEST, 400) is signal(ErrorType.CONTEXT_TOO_LONG, 400) is Signal.ALIVE
+    assert signal(ErrorType.UNAUTHORIZED, 401) is signal(ErrorType.MODEL_NOT_FOUND, 404) is Signal.ALIVE
+    assert signal(ErrorType.RATE_LIMITED, 429) is signal(ErrorType.SERVER_ERROR, 503, 1.0) is Signal.ALIVE
+    assert signal(ErrorType.CONNECTION_FAILED) is signal(ErrorType.CONNECTION_LOST) is Signal.DEAD
+    assert signal(ErrorType.FIRST_BYTE_TIMEOUT) is Signal.DEAD
+    assert [signal(ErrorType.SERVER_ERROR, status) for status in (502, 504)] == [Signal.DEAD] * 2
+    assert [signal(ErrorType.SERVER_ERROR, status) for status in (500, 503, None)] == [Signal.AMBIGUOUS] * 3
+    assert signal(ErrorType.DEADLINE_EXCEEDED) is signal(ErrorType.CANCELLED) is Signal.IGNORED
