@@ -45,8 +45,7 @@ class Completion:
 class ModelError(Exception):
     """A request that got no answer.
 
-    `retry_after`: the pause that the server asked for, in seconds. `status`: of the HTTP response, if there
-    was one.
+    `retry_after`: the pause that the server asked for, in seconds. `status`: of the HTTP response, if any.
     `attempts`: the calls that were made, the failed one included.
     """
 
