@@ -276,7 +276,7 @@ def msg_ids() -> str:
 def errors() -> str:
     rows = []
     for kind, policy in POLICIES.items():
-        note = str(getattr(policy, "retry_note", ""))
+        note = policy.retry_note
         retried = ("yes" if policy.retried else "no") + (f", {note}" if note else "")
         acts = str(policy.acts) + ("; `/readyz` fails meanwhile" if policy.final else "")
         rows.append((f"`{kind}`", policy.meaning, retried, SIGNALS[policy.signal], acts))

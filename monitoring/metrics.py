@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from parley.broker.core.error_policy import POLICIES
 from parley.broker.core.lifecycle import ENDINGS, State
 from parley.broker.core.messages import (
     AgentCompleted,
@@ -29,7 +30,7 @@ KNOWN_ROLES = frozenset({"DEV", "QA", "ARCHITECT", "DEVOPS", "DATA"})
 OTHER = "other"
 # Bucket bounds in seconds, from a small fast model's answer to the longest deadline.
 DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)
-TIMEOUTS = frozenset({ErrorType.DEADLINE_EXCEEDED, ErrorType.FIRST_BYTE_TIMEOUT, ErrorType.TOTAL_TIMEOUT})
+TIMEOUTS = frozenset(error_type for error_type, policy in POLICIES.items() if policy.timeout)
 
 
 class Metrics(Observer):

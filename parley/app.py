@@ -159,7 +159,10 @@ async def _discovery(settings: Settings, model: str, pool: Pool) -> AsyncIterato
     endpoints = [Endpoint(url) for url in config.endpoints]
     async with (
         ModelClient(
-            api_key=config.api_key, limits=config.limits, stream=config.stream, connections=2 * len(endpoints)
+            api_key=config.api_key,
+            timeouts=config.timeouts,
+            stream=config.stream,
+            connections=2 * len(endpoints),
         ) as client,
         ModelReadiness(client, endpoints, model, lambda: pool.endpoint_statuses) as discovery,
     ):
@@ -279,7 +282,7 @@ async def _door(
 
     checks: dict[str, Check] = {"nats": connected, "streams": streams, "pool": slots}
     if discovery is not None:
-        checks["models"] = discovery.problem
+        checks["models"] = discovery.unready_reason
     app = http.application(metrics, checks, documented(), refresh, alive)
     async with AsyncExitStack() as stack:
         try:  # around the opening only: an OSError or TimeoutError of the service's own has nothing to do with this port

@@ -17,9 +17,8 @@ from parley.broker.core import messages
 from parley.broker.core.errors import SettingsError
 from parley.broker.core.urls import masked
 from parley.broker.jetstream.topology import ACK_WAIT_SECONDS
-from parley.workers.agent import Retry
 from parley.workers.model.breaker import BreakerPolicy
-from parley.workers.model.client import Limits
+from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
 from parley.workers.pool.pool import WorkerConfig
 
 PREFIX = "PARLEY_"
@@ -206,17 +205,17 @@ class Settings(BaseSettings):
             endpoints=self.endpoints,
             model=model,
             api_key=self.vllm_api_key.get_secret_value() if self.vllm_api_key else None,
-            limits=Limits(
+            timeouts=CallTimeouts(
                 connect=self.vllm_connect_timeout_seconds,
                 first_byte=self.vllm_first_byte_timeout_seconds,
                 total=self.vllm_total_timeout_seconds,
             ),
-            retry=Retry(self.retry_attempts, self.retry_base_seconds, self.retry_cap_seconds),
+            retry=RetryPolicy(self.retry_attempts, self.retry_base_seconds, self.retry_cap_seconds),
             stream=self.vllm_stream,
             slots=self.pool_slots,
             ack_wait_seconds=self.ack_wait_seconds,
             drain_seconds=self.drain_seconds,
-            tolerance=BreakerPolicy(self.breaker_failures, self.breaker_cooldown_seconds),
+            breaker_policy=BreakerPolicy(self.breaker_failures, self.breaker_cooldown_seconds),
         )
 
 

@@ -1,8 +1,8 @@
-"""What an agent is told. Pure text in, pure text out.
+"""The prompt of an agent. Pure: a request in, text out.
 
-A prompt has two parts. The front is the same, word for word, for every agent of a deliberation: the role's guidance, the task,
-what the answer must respect. vLLM caches shared prefixes, so N agents pay for the front once. Only the tail, at the very end,
-differs: the persona of one agent when the request asks for diversity.
+A prompt has two parts. The front is the same, word for word, for every agent of a deliberation: the role's
+guidance, the task, its constraints. vLLM caches shared prefixes, so N agents pay for the front once.
+The tail differs: the persona of one agent, if the request asks for diversity.
 """
 
 import hashlib
@@ -136,14 +136,14 @@ If something cannot be known from what you were given, say so instead of filling
 
 @dataclass(frozen=True, slots=True)
 class Persona:
-    """A way of looking at the task, and how far from the base temperature it samples."""
+    """A point of view on the task. `temperature_offset`: added to the base temperature."""
 
     name: str
     guidance: str
     temperature_offset: float
 
 
-# Angles that pull in different directions, so that agents disagree about something worth disagreeing about.
+# Points of view that pull in different directions, so that the agents' answers differ in substance.
 PERSONAS: Sequence[Persona] = (
     Persona(
         "pragmatist",
@@ -187,7 +187,7 @@ PERSONAS: Sequence[Persona] = (
     ),
 )
 
-# vLLM's own default is 1.0; answers to engineering tasks are steadier below it.
+# Below vLLM's default of 1.0, because answers to engineering tasks vary less there.
 DEFAULT_TEMPERATURE = 0.7
 MAX_TEMPERATURE = 2.0
 _SEED_BOUND = 2**63
@@ -195,7 +195,7 @@ _SEED_BOUND = 2**63
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One agent's conversation and how it is sampled. `temperature` and `seed` None leave the choice to the server."""
+    """One agent's messages and sampling. `temperature` or `seed` None: the server chooses."""
 
     messages: tuple[Mapping[str, str], ...]
     temperature: float | None
@@ -224,7 +224,7 @@ def compose(request: AgentRequested) -> Prompt:
 
 
 def _front(request: AgentRequested) -> str:
-    """Shared by all agents of the task, to the letter: nothing of one agent may appear in it."""
+    """The part that all agents of the task share, word for word. It contains nothing about a single agent."""
     parts = [f"# Task\n\n{request.task_description}", *_constraints(request.constraints)]
     if request.num_agents > 1:
         parts.append(
@@ -260,13 +260,13 @@ def _temperature(request: AgentRequested, persona: Persona | None) -> float:
     base = request.temperature if request.temperature is not None else DEFAULT_TEMPERATURE
     if persona is None:
         return base
-    # Personas come round again after the last one: each lap samples a little warmer, so that no two agents are alike.
+    # More agents than personas: each further lap has a higher temperature, so that no two agents are alike.
     lap = (request.agent_number - 1) // len(PERSONAS)
     return round(min(MAX_TEMPERATURE, max(0.0, base + persona.temperature_offset + 0.05 * lap)), 3)
 
 
 def _seed(request: AgentRequested) -> int | None:
-    """The caller's seed plus the agent's place, so that a deliberation can be repeated and its agents still differ."""
+    """The caller's seed plus the agent's index: a deliberation is repeatable, and its agents still differ."""
     if request.seed is not None:
         return (request.seed + request.agent_number - 1) % _SEED_BOUND
     if request.diversity:
@@ -275,5 +275,5 @@ def _seed(request: AgentRequested) -> int | None:
 
 
 def _stable(text: str) -> int:
-    """A number for a text, the same in every process (Python's own hash is not)."""
+    """A number for a text, the same in every process, unlike Python's `hash`."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") % (2**31)

@@ -30,9 +30,9 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.acks import ACK, IN_PROGRESS, nak
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import TallyStore
-from parley.workers import agent
+from parley.workers.agent import Agent
 from parley.workers.job import Job
-from parley.workers.model.balancer import BreakerStatus
+from parley.workers.model.breaker import BreakerStatus
 from parley.workers.recent_cancels import Cancels
 
 log = logging.getLogger("parley.workers")
@@ -65,7 +65,7 @@ class Worker:
     """Runs any number of jobs at once; the pool bounds how many. Call `start` before and `close` after."""
 
     wire: JetStream
-    desk: agent.Desk
+    agent: Agent
     ack_wait_seconds: float = topology.ACK_WAIT_SECONDS
     # Cancels heard lately, for jobs that arrive after them.
     _cancels: Cancels = field(default_factory=Cancels)
@@ -94,7 +94,7 @@ class Worker:
 
     async def start(self) -> None:
         await self.wire.nc.subscribe(topology.AGENT_CANCEL, cb=self._cancel)
-        self.desk.switchboard.watch(self._changed.set)
+        self.agent.balancer.breakers.watch(self._changed.set)
         self._keepalive_task = asyncio.create_task(self._keep_alive(), name="keep-alive")
         self._reconnect_task = asyncio.create_task(self._catch_up(), name="catch-up")
 
@@ -150,7 +150,7 @@ class Worker:
     @property
     def breaker_statuses(self) -> tuple[BreakerStatus, ...]:
         """How this worker sees each endpoint."""
-        return self.desk.switchboard.breaker_statuses(self.desk.endpoints)
+        return self.agent.balancer.breakers.statuses
 
     async def close(self, grace_seconds: float = 0.0) -> None:
         """Let running jobs finish for up to `grace_seconds`. Then give the others back to the queue."""
@@ -200,8 +200,8 @@ class Worker:
         request = decode(AgentRequested, job.body)
         running = self._running[job.key]
         running.task_id = request.task_id
-        started = self.desk.now()
-        running.call = asyncio.create_task(agent.answer(self.desk, request, job.traceparent))
+        started = self.agent.now()
+        running.call = asyncio.create_task(self.agent.answer(request, job.traceparent))
         if self._cancels.reason(request.task_id) is not None:
             running.call.cancel()  # the broadcast came before the job
         try:
@@ -211,13 +211,13 @@ class Worker:
             if reason is None:
                 running.call.cancel()
                 raise
-            outcome = agent.failed(request, self.desk, started, 1, ErrorType.CANCELLED, reason)
+            outcome = self.agent.failed(request, started, 1, ErrorType.CANCELLED, reason)
         await self._store(request, outcome, job.traceparent)
 
     async def _store(self, request: AgentRequested, outcome: AgentOutcome, traceparent: str | None) -> None:
         """Publish the outcome; try again while NATS is away. Raises BrokerUnavailable after `STORE_RETRY_SECONDS`."""
         headers: Mapping[str, str] = {"traceparent": traceparent} if traceparent else {}
-        give_up = max(parse_timestamp(request.deadline), self.desk.now()) + STORE_RETRY_SECONDS
+        give_up = max(parse_timestamp(request.deadline), self.agent.now()) + STORE_RETRY_SECONDS
         while True:
             done = isinstance(outcome, AgentCompleted)
             subject = topology.AGENT_COMPLETED if done else topology.AGENT_FAILED
@@ -228,16 +228,15 @@ class Worker:
             except PayloadTooLarge as error:
                 if isinstance(outcome, AgentFailed):
                     raise  # no smaller outcome can be made: another try would make the same failure
-                outcome = agent.failed(
+                outcome = self.agent.failed(
                     request,
-                    self.desk,
-                    self.desk.now(),
+                    self.agent.now(),
                     outcome.attempt,
                     ErrorType.MALFORMED_ANSWER,
                     f"the answer is too large: {error}",
                 )
             except BrokerUnavailable as error:
-                if self.desk.now() >= give_up:
+                if self.agent.now() >= give_up:
                     raise
                 log.warning("outcome of %s not stored yet: %s", msg_id, error)
                 await asyncio.sleep(STORE_RETRY_WAIT_SECONDS)

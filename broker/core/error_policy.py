@@ -1,4 +1,4 @@
-"""What each `error_type` means: one table, from which agents, breakers, readiness, metrics and the documents read. Pure."""
+"""What each `error_type` means: one table for balancer, breakers, readiness, metrics and documents. Pure."""
 
 from collections.abc import Mapping
 from enum import StrEnum, auto
@@ -8,7 +8,7 @@ from parley.broker.core.messages import ErrorType
 
 
 class Signal(StrEnum):
-    """What the end of a call says of its endpoint, whatever it says of the call."""
+    """What the end of a call says of its endpoint."""
 
     ALIVE = auto()  # the server answered, if only to refuse
     DEAD = auto()  # nothing answered
@@ -17,69 +17,110 @@ class Signal(StrEnum):
     IGNORED = auto()  # the call was cancelled, or cut short by its own deadline
 
 
-class Actor(StrEnum):
-    """Who should act on an error."""
-
-    CALLER = auto()
-    OPERATOR = auto()
-    NOBODY = auto()
-
-
 class ErrorPolicy(NamedTuple):
-    """`retried`: by the agent, within its deadline and attempts. `signal`: what it says of the endpoint's health.
+    """One row of the table.
 
-    `final`: every call of every agent to this endpoint would end so, so one such endpoint makes the service not ready.
+    `meaning`: what happened. `retried`: whether the call is repeated, within its attempts and its deadline.
+    `acts`: the person to act on it, and what to change. `retry_note`: what the contract adds to `retried`.
+    `signal`: what the error says of the endpoint's health. `timeout`: the error is that a time limit passed.
+    `final`: every call to this endpoint would fail alike, so one such endpoint makes the service unready.
     """
 
     meaning: str
     retried: bool
     signal: Signal
-    acts: Actor
+    acts: str
+    retry_note: str = ""
+    timeout: bool = False
     final: bool = False
 
 
+# fmt: off  # the formatter would give each argument a line of its own
 POLICIES: Mapping[ErrorType, ErrorPolicy] = {
     ErrorType.RATE_LIMITED: ErrorPolicy(
-        "The model server answered 429 at every attempt.", True, Signal.ALIVE, Actor.OPERATOR
+        "HTTP 429",
+        retried=True,
+        retry_note="after `Retry-After` if given",
+        signal=Signal.ALIVE,
+        acts="operator: more capacity",
     ),
     ErrorType.SERVER_ERROR: ErrorPolicy(
-        "The model server answered 5xx, or broke off its answer.", True, Signal.AMBIGUOUS, Actor.OPERATOR
+        "HTTP 5xx, an error inside a stream, or an answer that vLLM aborted",
+        retried=True,
+        signal=Signal.AMBIGUOUS,
+        acts="operator",
     ),
     ErrorType.CONNECTION_FAILED: ErrorPolicy(
-        "No connection to the model server could be opened.", True, Signal.DEAD, Actor.OPERATOR
+        "no connection: refused, timed out, no such host, or no TLS",
+        retried=True,
+        retry_note="at the next endpoint",
+        signal=Signal.DEAD,
+        acts="operator",
     ),
     ErrorType.CONNECTION_LOST: ErrorPolicy(
-        "The connection was closed before the answer was complete.", True, Signal.DEAD, Actor.OPERATOR
+        "the connection closed before the answer was complete",
+        retried=True,
+        signal=Signal.DEAD,
+        acts="operator",
     ),
     ErrorType.FIRST_BYTE_TIMEOUT: ErrorPolicy(
-        "The model server sent nothing within the time for the first byte.", True, Signal.DEAD, Actor.OPERATOR
+        "a streamed call got no headers within `PARLEY_VLLM_FIRST_BYTE_TIMEOUT_SECONDS`",
+        retried=True,
+        signal=Signal.DEAD,
+        acts="operator",
+        timeout=True,
     ),
-    ErrorType.TOTAL_TIMEOUT: ErrorPolicy(
-        "The answer was not complete within the time for one call.", True, Signal.AMBIGUOUS, Actor.OPERATOR
+    ErrorType.TOTAL_TIMEOUT: ErrorPolicy(  # the server may hang, or the answer may be long
+        "one call took longer than `PARLEY_VLLM_TOTAL_TIMEOUT_SECONDS`",
+        retried=True,
+        signal=Signal.AMBIGUOUS,
+        acts="operator",
+        timeout=True,
+    ),
+    ErrorType.MALFORMED_ANSWER: ErrorPolicy(
+        "the answer is not JSON, has no choices, or is too large to pass on",
+        retried=True,
+        signal=Signal.ALIVE,
+        acts="operator",
     ),
     ErrorType.CONTEXT_TOO_LONG: ErrorPolicy(
-        "Prompt and answer do not fit into the model's context.", False, Signal.ALIVE, Actor.CALLER
+        "HTTP 400: the prompt does not fit the model's context",
+        retried=False,
+        signal=Signal.ALIVE,
+        acts="caller",
     ),
-    ErrorType.BAD_REQUEST: ErrorPolicy(
-        "The model server refused the request.", False, Signal.ALIVE, Actor.CALLER
-    ),
+    ErrorType.BAD_REQUEST: ErrorPolicy("another HTTP 4xx", retried=False, signal=Signal.ALIVE, acts="caller"),
     ErrorType.UNAUTHORIZED: ErrorPolicy(
-        "The model server refused the key.", False, Signal.ALIVE, Actor.OPERATOR, final=True
+        "HTTP 401 or 403", retried=False, signal=Signal.ALIVE, acts="operator: `VLLM_API_KEY`", final=True
     ),
     ErrorType.MODEL_NOT_FOUND: ErrorPolicy(
-        "The model server does not serve this model.", False, Signal.ALIVE, Actor.OPERATOR, final=True
+        "HTTP 404", retried=False, signal=Signal.ALIVE, acts="caller or operator", final=True
     ),
-    ErrorType.EMPTY_ANSWER: ErrorPolicy("The model answered nothing.", False, Signal.ALIVE, Actor.CALLER),
-    ErrorType.MALFORMED_ANSWER: ErrorPolicy(
-        "The answer could not be read, or is too large.", True, Signal.ALIVE, Actor.OPERATOR
+    ErrorType.EMPTY_ANSWER: ErrorPolicy(
+        "the model answered with no text",
+        retried=False,
+        signal=Signal.ALIVE,
+        acts="caller: `max_tokens`, the prompt",
     ),
-    ErrorType.DEADLINE_EXCEEDED: ErrorPolicy(
-        "The deliberation's deadline passed first.", False, Signal.IGNORED, Actor.CALLER
+    ErrorType.DEADLINE_EXCEEDED: ErrorPolicy(  # the caller chose how much time a call gets
+        "the deliberation's deadline passed; the agent counts as missing",
+        retried=False,
+        signal=Signal.IGNORED,
+        acts="caller: `timeout_seconds`",
+        timeout=True,
     ),
     ErrorType.CANCELLED: ErrorPolicy(
-        "The deliberation was ended first.", False, Signal.IGNORED, Actor.NOBODY
+        "the deliberation was cancelled, or ended without this agent",
+        retried=False,
+        signal=Signal.IGNORED,
+        acts="nobody",
     ),
     ErrorType.INTERNAL_ERROR: ErrorPolicy(
-        "A fault of Parley's own; the logs tell.", False, Signal.IGNORED, Actor.OPERATOR
+        "a bug in Parley; the work is in `DEAD_LETTERS`",
+        retried=False,
+        retry_note="but the work is delivered up to five times",
+        signal=Signal.IGNORED,
+        acts="Parley's developers",
     ),
 }
+# fmt: on

@@ -1,4 +1,4 @@
-"""Model servers that die, as a whole service meets them: agents in its own process and in real Ray actors, over real TCP."""
+"""Model servers that die under a whole service: agents in its process and in Ray actors, over real TCP."""
 
 import asyncio
 import socket
@@ -24,14 +24,14 @@ COOLDOWN_SECONDS = 0.4
 POOLS = [pytest.param("local", 1, id="local"), pytest.param("ray", 2, id="ray", marks=pytest.mark.ray)]
 
 
-class Grave:
-    """Takes connections and resets them, like the port of a program that is no more; counts them."""
+class DeadServer:
+    """Resets every connection, like the port of a program that has ended, and counts them."""
 
     def __init__(self) -> None:
         self.tries = 0
         self.url = ""
 
-    async def dead_letter(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def reset(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.tries += 1
         connection: socket.socket = writer.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -39,17 +39,17 @@ class Grave:
 
 
 @asynccontextmanager
-async def grave() -> AsyncIterator[Grave]:
-    made = Grave()
-    listener = await asyncio.start_server(made.dead_letter, "127.0.0.1", 0)
-    made.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+async def dead_server() -> AsyncIterator[DeadServer]:
+    server = DeadServer()
+    listener = await asyncio.start_server(server.reset, "127.0.0.1", 0)
+    server.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
     async with listener:
-        yield made
+        yield server
 
 
 @asynccontextmanager
 async def black_hole() -> AsyncIterator[str]:
-    """The URL of a listener that takes nobody any more: its backlog is full, and the kernel drops whatever else knocks."""
+    """The URL of a listener whose backlog is full: the kernel drops every further packet to it."""
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
@@ -67,7 +67,7 @@ async def service(pool: str, vllm_url: str, **environment: str) -> AsyncIterator
     environment |= {"VLLM_URL": vllm_url, "VLLM_MODEL": DEFAULT_MODEL}
     environment |= {"PARLEY_BREAKER_COOLDOWN_SECONDS": str(COOLDOWN_SECONDS), "PARLEY_POOL_ACTORS": "2"}
     async with (
-        # Some have no server that lives, and are not to become ready.
+        # Some services have no live server and do not become ready.
         serving(pool=pool, latency_ms=20, tokens=12, environment=environment, awaited="/livez") as started,
         connect(started.nats_url) as client,
     ):
@@ -75,7 +75,7 @@ async def service(pool: str, vllm_url: str, **environment: str) -> AsyncIterator
 
 
 async def breakers(on: Serving, url: str) -> dict[str, int]:
-    """How many workers see that endpoint in which state, and the openings, as /metrics tells."""
+    """The number of workers by the state of that endpoint's breaker, and the openings, from /metrics."""
     async with aiohttp.ClientSession() as http, http.get(f"{on.http_url}/metrics") as response:
         page = await response.text()
     found: dict[str, int] = defaultdict(int)
@@ -86,28 +86,28 @@ async def breakers(on: Serving, url: str) -> dict[str, int]:
     return found
 
 
-def whole(ending: Ending) -> bool:
+def complete(ending: Ending) -> bool:
     return isinstance(ending, DeliberationCompleted) and not ending.degraded
 
 
 @pytest.mark.parametrize(("pool", "workers"), POOLS)
-async def test_a_dead_server_beside_a_live_one_costs_a_probe_now_and_then(pool: str, workers: int) -> None:
+async def test_a_dead_server_beside_a_live_one_gets_only_probes(pool: str, workers: int) -> None:
     async with (
-        grave() as dead,
+        dead_server() as dead,
         simulator("--latency-ms", "20") as live,
         service(pool, f"{dead.url},{live}") as (on, client),
     ):
 
-        async def every_worker_leaves_it_alone() -> bool:
-            assert whole(await client.deliberate("Is anybody there?", agents=4))
+        async def every_breaker_is_open() -> bool:
+            assert complete(await client.deliberate("x", agents=4))
             seen = await breakers(on, dead.url)
             return seen["closed"] == 0 and seen["open"] + seen["half_open"] == workers
 
-        await until(every_worker_leaves_it_alone, "every worker has met the dead server often enough")
+        await until(every_breaker_is_open, "every worker has opened its breaker")
         assert (await breakers(on, dead.url))["openings"] == workers
         before, began = dead.tries, time.monotonic()
         endings = await asyncio.gather(*(client.deliberate("x", agents=4) for _ in range(100)))
-        assert all(whole(ending) for ending in endings)
+        assert all(complete(ending) for ending in endings)
         assert {result.proposal.model for ending in endings for result in ending.results} == {DEFAULT_MODEL}
         # No cool-down is shorter than half of the first.
         probes = workers * (1 + (time.monotonic() - began) / (COOLDOWN_SECONDS / 2))
@@ -115,7 +115,7 @@ async def test_a_dead_server_beside_a_live_one_costs_a_probe_now_and_then(pool: 
         assert await breakers(on, live) == {"closed": workers, "half_open": 0, "open": 0, "openings": 0}
 
 
-async def test_a_server_that_drops_packets_beside_a_live_one_costs_no_agent_its_time() -> None:
+async def test_a_server_that_drops_packets_beside_a_live_one_delays_no_agent() -> None:
     connect_seconds = 1.5
     limits = {"PARLEY_VLLM_CONNECT_TIMEOUT_SECONDS": str(connect_seconds)}
     async with (
@@ -124,15 +124,15 @@ async def test_a_server_that_drops_packets_beside_a_live_one_costs_no_agent_its_
         service("local", f"{hole},{live}", **limits) as (on, client),
     ):
 
-        async def nobody_calls_it() -> bool:
-            assert whole(await client.deliberate("Is anybody there?", agents=4))
+        async def its_breaker_is_open() -> bool:
+            assert complete(await client.deliberate("x", agents=4))
             return (await breakers(on, hole))["closed"] == 0
 
-        await until(nobody_calls_it, "the breaker is open")
+        await until(its_breaker_is_open, "the breaker is open")
         seen, end = set[str](), time.monotonic() + 6
-        while time.monotonic() < end:  # some probes long
+        while time.monotonic() < end:  # for some probes
             ending = await client.deliberate("x", agents=4)
-            assert whole(ending)
+            assert complete(ending)
             assert all(result.duration_ms < connect_seconds * 1000 for result in ending.results)
             seen |= {state for state, count in (await breakers(on, hole)).items() if count}
         assert {"half_open", "open"} <= seen
@@ -140,7 +140,7 @@ async def test_a_server_that_drops_packets_beside_a_live_one_costs_no_agent_its_
 
 
 @pytest.mark.parametrize(("pool", "workers"), POOLS)
-async def test_the_only_server_is_restarted_and_everything_goes_on(pool: str, workers: int) -> None:
+async def test_deliberations_survive_a_restart_of_the_only_server(pool: str, workers: int) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -148,7 +148,7 @@ async def test_the_only_server_is_restarted_and_everything_goes_on(pool: str, wo
     # Backoffs of 25 s in all: Python itself may take seconds to start again on a busy machine.
     async with service(pool, url, PARLEY_RETRY_ATTEMPTS="8") as (on, client), AsyncExitStack() as server:
         await server.enter_async_context(simulator("--port", str(port), "--latency-ms", "20"))
-        assert whole(await client.deliberate("x", agents=4))
+        assert complete(await client.deliberate("x", agents=4))
         assert await breakers(on, url) == {"closed": workers, "half_open": 0, "open": 0, "openings": 0}
         await server.aclose()
 
@@ -157,7 +157,7 @@ async def test_the_only_server_is_restarted_and_everything_goes_on(pool: str, wo
         async def open_everywhere() -> bool:
             return (await breakers(on, url))["open"] == workers
 
-        await until(open_everywhere, "every worker tells that the server is gone")
+        await until(open_everywhere, "every worker reports that the server is gone")
         assert not any(
             tally.ended
             for tally in await client.tallies()
@@ -166,25 +166,25 @@ async def test_the_only_server_is_restarted_and_everything_goes_on(pool: str, wo
 
         await server.enter_async_context(simulator("--port", str(port), "--latency-ms", "20"))
         endings = await asyncio.gather(*(client.ending(each, wait_seconds=60) for each in waiting))
-        assert all(whole(ending) for ending in endings)
+        assert all(complete(ending) for ending in endings)
 
         async def closed_everywhere() -> bool:
             return (await breakers(on, url))["closed"] == workers
 
-        # An idle worker is not asked by anybody, and yet its last word is told.
-        await until(closed_everywhere, "every worker tells that the server is back")
+        # A worker reports a change even if it is idle.
+        await until(closed_everywhere, "every worker reports that the server is back")
         assert (await breakers(on, url))["openings"] == workers
 
 
 @pytest.mark.parametrize("pool", ["local", pytest.param("ray", marks=pytest.mark.ray)])
-async def test_a_server_that_is_gone_for_good_fails_its_deliberations_soon_and_by_its_name(pool: str) -> None:
-    async with grave() as dead, service(pool, dead.url, PARLEY_RETRY_ATTEMPTS="4") as (_, client):
+async def test_with_the_only_server_gone_deliberations_fail_soon_and_name_it(pool: str) -> None:
+    async with dead_server() as dead, service(pool, dead.url, PARLEY_RETRY_ATTEMPTS="4") as (_, client):
         endings, began = [], time.monotonic()
         for _ in range(2):
             endings += await asyncio.gather(
                 *(client.deliberate("x", agents=10, timeout_seconds=60) for _ in range(5))
             )
-        # 0.25 + 0.5 + 1 s of backoff each time, and what a busy machine adds; nowhere near the deadline.
+        # 0.25 + 0.5 + 1 s of backoff each time, and what a busy machine adds; far from the deadline.
         assert time.monotonic() - began < 20
         failures = [agent for ending in endings for agent in ending.failed_agents]
         assert len(failures) == 100
@@ -192,5 +192,6 @@ async def test_a_server_that_is_gone_for_good_fails_its_deliberations_soon_and_b
         assert all(dead.url in agent.error for agent in failures)
         last = [agent.error for ending in endings[5:] for agent in ending.failed_agents]
         assert all(f"the breaker of {dead.url} is open since " in error for error in last)
-        # Fifty agents met it before any of them knew; four calls for each of a hundred would be the price without.
+        # Fifty agents met it before any of them knew; four calls for each of a hundred would be the price
+        # without.
         assert dead.tries < 200

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from parley.broker.core.messages import ErrorType, Usage
 from parley.broker.jetstream.acks import nak
 from parley.broker.jetstream.jetstream import JetStream
-from parley.workers.agent import Desk
+from parley.workers.agent import Agent
 from parley.workers.job import Job
+from parley.workers.model.balancer import EndpointBalancer
 from parley.workers.model.client import ChatRequest
 from parley.workers.model.endpoint import Endpoint
 from parley.workers.model.responses import Completion, ModelError
@@ -67,14 +68,14 @@ class Actor:
         self.name = name
         self._pool = pool
         self.link = Link(server, self, name)
-        desk = Desk(
-            model=Oracle(server.rng, moods),
-            model_name="oracle",
-            endpoints=(Endpoint("http://oracle"),),
+        balancer = EndpointBalancer(
+            Oracle(server.rng, moods),
+            (Endpoint("http://oracle"),),
             now=VirtualTime.time,
             jitter=server.rng.random,
         )
-        self.worker = Worker(JetStream(as_client(self.link)), desk, _cancels=Cancels(VirtualTime.monotonic))
+        agent = Agent(balancer, "oracle", VirtualTime.time)
+        self.worker = Worker(JetStream(as_client(self.link)), agent, _cancels=Cancels(VirtualTime.monotonic))
 
     def take(self, job: Job) -> None:
         """A job arrives. A dead actor takes nothing, a stopped one takes it later."""

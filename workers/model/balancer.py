@@ -1,182 +1,183 @@
-"""A worker's endpoints, each behind its breaker: which of them may be called now, and who waits for one to come back.
+"""Gets an answer from several endpoints: chooses one, calls it, retries, and probes those that were down.
 
-All agents of a worker share one. It keeps the time of whoever asks it. Probes are tasks of its own, so that no agent spends its time
-on one, nor takes it along when it ends; what a probe does is theirs who send it out.
+`EndpointBalancer.complete` retries errors that may pass, with jittered backoff, each time at the task's next
+endpoint. No wait outlives the deadline. Endpoints whose breaker is open are passed over. If all are open, the
+caller waits as long as its backoffs would have taken together, then gets the failure that opened the breaker.
+
+A probe asks an open endpoint for one token. It runs in a task of its own, so it neither delays the caller
+that triggered it nor is cancelled with it.
 """
 
 import asyncio
 import logging
-import math
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
-from parley.workers.model.breaker import (
-    Breaker,
-    BreakerPolicy,
-    BreakerState,
-    Failure,
-    Permit,
-    Signal,
-    verdict,
-)
-from parley.workers.model.endpoint import Endpoint
-from parley.workers.model.responses import ModelError
+from parley.broker.core.error_policy import POLICIES, Signal
+from parley.broker.core.messages import ErrorType
+from parley.broker.core.timestamps import format_timestamp
+from parley.workers.model.breaker import BreakerPolicy, BreakerState, Failure, Permit
+from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
+from parley.workers.model.client import PROBE_MESSAGES, ChatRequest
+from parley.workers.model.endpoint import Endpoint, preference_order
+from parley.workers.model.endpoint_breakers import EndpointBreakers
+from parley.workers.model.responses import Completion, ModelError
 
 log = logging.getLogger("parley.workers")
 
-
-class BreakerStatus(NamedTuple):
-    """An endpoint (`host:port`) as one worker sees it. `openings`: since the worker began. Plain values: it crosses from Ray."""
-
-    endpoint: str
-    state: BreakerState
-    openings: int
+TOO_LATE = "the deadline passed before an answer came"
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointPermit:
-    """An endpoint, and the leave to call it once."""
+class ChatModel(Protocol):
+    """Makes one call, within `seconds`. Raises ModelError. `ModelClient` does it over HTTP."""
 
-    endpoint: Endpoint
-    breaker: Breaker
-    leave: Permit
+    async def complete(self, endpoint: Endpoint, request: ChatRequest, *, seconds: float) -> Completion: ...
 
 
+@dataclass(slots=True)
 class EndpointBalancer:
-    def __init__(self, tolerance: BreakerPolicy | None = None) -> None:
-        self._tolerance = tolerance or BreakerPolicy()
-        self._breakers: dict[Endpoint, Breaker] = {}
-        self._waiting: set[asyncio.Future[None]] = set()
-        self._watchers: list[Callable[[], object]] = []
-        self._probes: set[asyncio.Task[None]] = set()
+    """All agents of a worker share one. Close it with `close`.
 
-    def breaker(self, endpoint: Endpoint) -> Breaker:
-        found = self._breakers.get(endpoint)
-        if found is None:
-            found = self._breakers[endpoint] = Breaker(self._tolerance)
-        return found
+    `endpoints`: at least one. `probe_seconds`: the limit of a probe, connection included. `now`: since the
+    epoch. `jitter`: a random number from 0 to 1.
+    """
 
-    def admit(self, order: Iterable[Endpoint], now: float) -> EndpointPermit | None:
-        """The first that is closed. Its `end` has to be told."""
-        for endpoint in order:
-            breaker = self.breaker(endpoint)
-            if breaker.state is BreakerState.CLOSED and (leave := breaker.admit(now)) is not None:
-                return EndpointPermit(endpoint, breaker, leave)
-        return None
+    model: ChatModel
+    endpoints: Sequence[Endpoint]
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    breaker_policy: BreakerPolicy = field(default_factory=BreakerPolicy)
+    probe_seconds: float = CallTimeouts().probe
+    now: Callable[[], float] = time.time
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    jitter: Callable[[], float] = random.random
+    breakers: EndpointBreakers = field(init=False)
+    # Probes under way.
+    _probes: set[asyncio.Task[None]] = field(default_factory=set, init=False)
 
-    def due(self, order: Iterable[Endpoint], now: float) -> list[EndpointPermit]:
-        """All whose cool-down is over, each to be probed. They are nobody else's until their `end` is told."""
-        lines = []
-        for endpoint in order:
-            breaker = self.breaker(endpoint)
-            if breaker.state is BreakerState.OPEN and (leave := breaker.admit(now)) is not None:
-                lines.append(EndpointPermit(endpoint, breaker, leave))
-        if lines:
-            self._changed()
-        return lines
-
-    def end(
-        self,
-        line: EndpointPermit,
-        error: ModelError | None,
-        now: float,
-        *,
-        task_id: str = "",
-        jitter: float = 1.0,
-    ) -> None:
-        """A call came to its end, with an answer or without."""
-        if error is None:
-            self._tell(line, Signal.ALIVE, now)
-            return
-        cause = Failure(error.error_type, error.public_text)
-        self._tell(
-            line, verdict(error.error_type, error.status, error.retry_after), now, cause, task_id, jitter
-        )
-
-    def end_slow(self, line: EndpointPermit, now: float, *, jitter: float) -> None:
-        """A probe had its time and still waits."""
-        self._tell(line, Signal.SLOW, now, jitter=jitter)
-
-    def call_off(self, line: EndpointPermit, now: float) -> None:
-        """A call was cancelled. After a probe, the cool-down begins again."""
-        self._tell(line, Signal.IGNORED, now)
-
-    def _tell(
-        self,
-        line: EndpointPermit,
-        verdict: Signal,
-        now: float,
-        cause: Failure | None = None,
-        task_id: str = "",
-        jitter: float = 1.0,
-    ) -> None:
-        breaker = line.breaker
-        before, due = breaker.state, breaker.probe_at
-        breaker.end(line.leave, verdict, now, cause=cause, task_id=task_id, jitter=jitter)
-        if breaker.state is before and breaker.probe_at == due:
-            return
-        self._changed()
-        if before is BreakerState.CLOSED:
-            log.warning(
-                "%s is not called for now: %s", line.endpoint, breaker.cause.words if breaker.cause else ""
-            )
-        elif breaker.state is BreakerState.CLOSED:
-            log.info("%s is called again", line.endpoint)
-
-    # ── probing ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def send_out(self, probe: Coroutine[Any, Any, None]) -> None:
-        """Let a probe run by itself, until it ends or the switchboard is closed."""
-        task = asyncio.create_task(probe, name="probe")
-        self._probes.add(task)
-        task.add_done_callback(self._probes.discard)
-
-    def probing(self, order: Iterable[Endpoint]) -> bool:
-        return any(self.breaker(endpoint).state is BreakerState.HALF_OPEN for endpoint in order)
+    def __post_init__(self) -> None:
+        self.breakers = EndpointBreakers(self.endpoints, self.breaker_policy)
 
     async def close(self) -> None:
-        """Call off the probes that are out. After it nobody asks any more."""
+        """Cancel the probes under way. `complete` must not be called after it."""
         probes = list(self._probes)
         for probe in probes:
             probe.cancel()
         await asyncio.gather(*probes, return_exceptions=True)
 
-    # ── waiting ───────────────────────────────────────────────────────────────────────────────────────────────────
+    async def complete(self, task_id: str, request: ChatRequest, deadline: float) -> Completion:
+        """The answer to `request`, with the number of calls it took. `deadline`: seconds since the epoch.
 
-    def probe_at(self, order: Iterable[Endpoint]) -> float:
-        """When the first of these may be probed; infinity while each has its probe out."""
-        breakers = (self.breaker(endpoint) for endpoint in order)
-        return min(
-            (breaker.probe_at for breaker in breakers if breaker.state is BreakerState.OPEN), default=math.inf
+        Raises ModelError, also with that number: the last call's error, DEADLINE_EXCEEDED, or, if no endpoint
+        could be called, the failure that opened the breaker. A probe is not counted as a call.
+        """
+        order = preference_order(task_id, self.endpoints)
+        turn = attempts = 0
+        while True:
+            turn += 1
+            now = self.now()
+            if now >= deadline:
+                raise self._too_late(order, attempts)
+            shift, last = (turn - 1) % len(order), turn >= self.retry.attempts
+            # A turn without a call may take as long as its longest backoff: a waiting agent loads no server.
+            # The last turn has no backoff after it.
+            pause, patience = (0.0, self.probe_seconds) if last else (self.retry.pause(turn, None, 1.0), 0.0)
+            admitted = await self._admit(
+                (*order[shift:], *order[:shift]), request.model, now + pause, patience, deadline
+            )
+            if admitted is None:
+                if last and self.now() < deadline:
+                    raise self._all_open(order, attempts)
+                continue
+            endpoint, permit = admitted
+            attempts += 1
+            try:
+                completion = await self.model.complete(endpoint, request, seconds=deadline - self.now())
+            except ModelError as error:
+                error.attempts = attempts
+                self._end_failed(endpoint, permit, error, task_id)
+                wait = self.retry.pause(turn, error.retry_after, self.jitter())
+                if not POLICIES[error.error_type].retried or last or self.now() + wait >= deadline:
+                    raise
+                await self.sleep(wait)
+                continue
+            except BaseException:
+                self.breakers.end(endpoint, permit, Signal.IGNORED, self.now())
+                raise
+            self.breakers.end(endpoint, permit, Signal.ALIVE, self.now())
+            return completion if attempts == 1 else replace(completion, attempts=attempts)
+
+    async def _admit(
+        self, order: Sequence[Endpoint], model: str, until: float, patience: float, deadline: float
+    ) -> tuple[Endpoint, Permit] | None:
+        """Wait for a permit to call the first closed endpoint; None if none is closed by `until`.
+
+        While a probe runs, wait `patience` seconds longer. Starts the probes that are due, and waits for them
+        only if no other endpoint is closed.
+        """
+        breakers = self.breakers
+        while (now := self.now()) < deadline:
+            for endpoint, permit in breakers.probes_due(order, now):
+                self._start_probe(endpoint, permit, model)
+            admitted = breakers.admit(order, now)
+            if admitted is not None:
+                return admitted
+            end = min(until + patience if breakers.probing(order) else until, deadline)
+            if now >= end:
+                return None
+            await breakers.wait_changed(min(end, breakers.next_probe_at(order)) - now, self.sleep)
+        return None
+
+    def _end_failed(self, endpoint: Endpoint, permit: Permit, error: ModelError, task_id: str = "") -> None:
+        failure, now, jitter = Failure(error.error_type, error.public_text), self.now(), self.jitter()
+        self.breakers.end(
+            endpoint, permit, error.signal, now, failure=failure, task_id=task_id, jitter=jitter
         )
 
-    async def news(self, seconds: float, sleep: Callable[[float], Awaitable[None]]) -> None:
-        """Wait for any breaker to change, for at most that long."""
-        change = asyncio.get_running_loop().create_future()
-        timer = asyncio.ensure_future(sleep(seconds))
-        self._waiting.add(change)
+    # ── probes ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _start_probe(self, endpoint: Endpoint, permit: Permit, model: str) -> None:
+        task = asyncio.create_task(self._probe(endpoint, permit, model), name="probe")
+        self._probes.add(task)
+        task.add_done_callback(self._probes.discard)
+
+    async def _probe(self, endpoint: Endpoint, permit: Permit, model: str) -> None:
+        """Ask for one token and tell the breaker how that ended."""
+        request = ChatRequest(model=model, messages=PROBE_MESSAGES, max_tokens=1)
         try:
-            await asyncio.wait((change, timer), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self._waiting.discard(change)
-            timer.cancel()
+            await self.model.complete(endpoint, request, seconds=self.probe_seconds)
+        except ModelError as error:
+            if error.error_type is ErrorType.DEADLINE_EXCEEDED:
+                self.breakers.end(endpoint, permit, Signal.SLOW, self.now(), jitter=self.jitter())
+            else:
+                self._end_failed(endpoint, permit, error)
+        except asyncio.CancelledError:
+            self.breakers.end(endpoint, permit, Signal.IGNORED, self.now())
+            raise
+        except Exception:
+            self.breakers.end(endpoint, permit, Signal.IGNORED, self.now())
+            log.exception("probe of %s failed through a bug", endpoint)
+        else:
+            self.breakers.end(endpoint, permit, Signal.ALIVE, self.now())
 
-    def _changed(self) -> None:
-        for change in self._waiting:
-            if not change.done():
-                change.set_result(None)
-        for watcher in self._watchers:
-            watcher()
+    # ── failing without a call ──────────────────────────────────────────────────────────────────────────────
 
-    # ── telling ───────────────────────────────────────────────────────────────────────────────────────────────────
+    def _all_open(self, order: Sequence[Endpoint], attempts: int) -> ModelError:
+        """For no closed endpoint: the failure that opened the breaker of the one that the task prefers."""
+        failure, text = self._open_since(order)
+        return ModelError(failure.error_type, text, attempts=attempts)
 
-    def watch(self, watcher: Callable[[], object]) -> None:
-        """Have `watcher` called whenever a breaker changes."""
-        self._watchers.append(watcher)
+    def _too_late(self, order: Sequence[Endpoint], attempts: int) -> ModelError:
+        """For a passed deadline; with the breaker's failure if no endpoint could be called."""
+        closed = any(self.breakers[endpoint].state is BreakerState.CLOSED for endpoint in order)
+        text = TOO_LATE if closed else f"{TOO_LATE}; {self._open_since(order)[1]}"
+        return ModelError(ErrorType.DEADLINE_EXCEEDED, text, attempts=attempts)
 
-    def breaker_statuses(self, endpoints: Sequence[Endpoint]) -> tuple[BreakerStatus, ...]:
-        breakers = ((endpoint, self.breaker(endpoint)) for endpoint in endpoints)
-        return tuple(
-            BreakerStatus(endpoint.label, breaker.state, breaker.openings) for endpoint, breaker in breakers
-        )
+    def _open_since(self, order: Sequence[Endpoint]) -> tuple[Failure, str]:
+        breaker = self.breakers[order[0]]
+        assert breaker.failure is not None, "no breaker is closed"
+        others = f" (and {len(order) - 1} more)" if len(order) > 1 else ""
+        since = f"the breaker of {order[0]}{others} is open since {format_timestamp(breaker.opened_at)}"
+        return breaker.failure, f"{since}: {breaker.failure.text}"

@@ -1,22 +1,24 @@
-"""Whether an endpoint is worth a call: closed (yes), open (no), half-open (one call is out to see).
+"""A circuit breaker: whether one endpoint is worth a call.
 
-    closed ──`failures` in a row──▶ open ──cool-down over, somebody asks──▶ half-open ──the probe failed──▶ open, for longer
-       ▲                                                                       │
-       └────────────────────────────the probe found somebody───────────────────┘
+    closed ──`failures` in a row──▶ open ──cool-down over──▶ half-open ──probe failed──▶ open, for longer
+       ▲                                                        │
+       └────────────────the server answered the probe───────────┘
 
-A pure machine: it is told how calls ended and what time it is. It reads no clock, throws no dice, calls nobody and knows nothing of
-HTTP. Instants are seconds since the epoch, whoever gives them.
+Closed: calls pass. Open: no call passes. Half-open: one call, the probe, is under way.
+
+A pure state machine: callers tell it how calls ended and what time it is. It reads no clock, draws no random
+number and knows nothing of HTTP. Times are seconds since the epoch.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum, auto
+from enum import StrEnum
 from typing import NamedTuple
 
+from parley.broker.core.error_policy import POLICIES, Signal
 from parley.broker.core.messages import ErrorType
 
-# The cool-down doubles up to this many times the first. With the defaults 5 s: shorter than what an agent's own retries
-# take together (up to 7.75 s), so that whoever has to wait lives to see a probe.
+# The cool-down doubles up to this many times the first. With the defaults that is 5 s: shorter than all
+# retries of one agent together (up to 7.75 s), so an agent that has to wait still sees a probe.
 LONGEST_COOLDOWNS = 5.0
 
 
@@ -26,167 +28,144 @@ class BreakerState(StrEnum):
     OPEN = "open"
 
 
-class Signal(StrEnum):
-    """What the end of a call says of the endpoint, whatever it says of the call."""
-
-    ALIVE = auto()  # somebody answered, if only to refuse
-    DEAD = auto()  # nobody did
-    AMBIGUOUS = auto()  # the request itself may be the cause
-    SLOW = auto()  # a probe still waited when its time was up
-    IGNORED = auto()  # the call was called off, or cut short
-
-
-SIGNALS: Mapping[ErrorType, Signal] = {
-    ErrorType.CONNECTION_FAILED: Signal.DEAD,
-    ErrorType.CONNECTION_LOST: Signal.DEAD,
-    ErrorType.FIRST_BYTE_TIMEOUT: Signal.DEAD,
-    ErrorType.SERVER_ERROR: Signal.AMBIGUOUS,
-    ErrorType.TOTAL_TIMEOUT: Signal.AMBIGUOUS,  # a server that hangs, or an answer that is long
-    ErrorType.RATE_LIMITED: Signal.ALIVE,
-    ErrorType.CONTEXT_TOO_LONG: Signal.ALIVE,
-    ErrorType.BAD_REQUEST: Signal.ALIVE,
-    ErrorType.UNAUTHORIZED: Signal.ALIVE,
-    ErrorType.MODEL_NOT_FOUND: Signal.ALIVE,
-    ErrorType.EMPTY_ANSWER: Signal.ALIVE,
-    ErrorType.MALFORMED_ANSWER: Signal.ALIVE,
-    ErrorType.DEADLINE_EXCEEDED: Signal.IGNORED,  # how much time a call was given is its caller's choice
-    ErrorType.CANCELLED: Signal.IGNORED,
-    ErrorType.INTERNAL_ERROR: Signal.IGNORED,
-}
-# What a gateway says when nobody stands behind it. 500 may be one request's own doing, and vLLM sheds load as 503.
-GATEWAY = frozenset({502, 504})
-# An endpoint that was opened for its silence is not closed by more of it.
-SILENCE = frozenset({ErrorType.FIRST_BYTE_TIMEOUT, ErrorType.TOTAL_TIMEOUT})
-
-
-def verdict(error_type: ErrorType, status: int | None = None, retry_after: float | None = None) -> Signal:
-    """What an error says of its endpoint. `status`: of the HTTP response, if there was one; `retry_after`: what it asked for."""
-    if error_type is ErrorType.SERVER_ERROR:
-        if retry_after is not None:
-            return Signal.ALIVE  # "come back later" is the word of a living server
-        if status in GATEWAY:
-            return Signal.DEAD
-    return SIGNALS[error_type]
-
-
 @dataclass(frozen=True, slots=True)
 class BreakerPolicy:
-    """What a breaker bears. `cooldown`: the first pause of an open one, in seconds.
+    """`failures`: how many in a row open a breaker. `cooldown`: how long it first stays open, in seconds.
 
-    Five in a row, as Envoy's outlier detection has it: a keep-alive connection that the server closed first costs a call now
-    and then, and a balancer with one dead replica of two must fail five calls running (one time in 32) to be taken for dead.
+    The default of five is that of Envoy's outlier detection. A single failure is common: a server closes an
+    idle keep-alive connection first. And a load balancer with one dead replica of two fails five calls in a
+    row one time in 32.
     """
 
     failures: int = 5
     cooldown: float = 1.0
 
     def pause(self, doublings: int, jitter: float) -> float:
-        """Seconds to stay open. Half of it is jitter: workers that saw a server die together must not come back together."""
+        """Seconds to stay open. Half is jitter: workers that saw a server die together come back apart."""
         # The cap is reached at 2³ times; 2.0 ** 2000 would overflow.
-        whole = self.cooldown * min(LONGEST_COOLDOWNS, 2.0 ** min(doublings, 16))
-        return whole * (1 + jitter) / 2
+        longest = self.cooldown * min(LONGEST_COOLDOWNS, 2.0 ** min(doublings, 16))
+        return longest * (1 + jitter) / 2
 
 
 class Failure(NamedTuple):
+    """Why a call failed. `text` may be shown to any caller."""
+
     error_type: ErrorType
-    words: str
+    text: str
 
 
 class Permit(NamedTuple):
-    """To make one call. Whoever has it tells its `end`, exactly once."""
+    """Permission for one call. Its holder calls `Breaker.end` with it exactly once."""
 
     generation: int
     probe: bool
 
 
-FIRST = Permit(0, probe=False)
+class BreakerStatus(NamedTuple):
+    """An endpoint (`host:port`) as one worker has seen it since its start. Crosses to Ray."""
+
+    endpoint: str
+    state: BreakerState
+    openings: int
+
+
+FIRST_PERMIT = Permit(0, probe=False)
 
 
 @dataclass(slots=True)
 class Breaker:
-    """One endpoint as one worker knows it. `cause`: the latest failure that counted, None while closed; `opened_at`: when it was last closed."""
+    """One endpoint as one worker sees it.
 
-    tolerance: BreakerPolicy = BreakerPolicy()
+    `openings`: how often it left the closed state. `opened_at`: when it last did. `probe_at`: when a probe is
+    due, while open. `failure`: the latest that counted; None while closed.
+    """
+
+    policy: BreakerPolicy = BreakerPolicy()
     state: BreakerState = BreakerState.CLOSED
     openings: int = 0
     opened_at: float = 0.0
     probe_at: float = 0.0
-    cause: Failure | None = None
-    _streak: int = 0
-    _doubted: set[str] = field(default_factory=set)
+    failure: Failure | None = None
+    # Failures since the last answer.
+    _failures_in_a_row: int = 0
+    # Tasks whose ambiguous failure is among them.
+    _ambiguous_tasks: set[str] = field(default_factory=set)
+    # How often the cool-down has doubled since the breaker opened.
     _doublings: int = 0
-    # Calls of an earlier generation tell of what is known already: a hundred that time out together are one event.
-    _leave: Permit = FIRST
+    # The permit for calls while closed. Its generation grows with each closing: a failure of a call from an
+    # earlier generation is not counted, so a hundred calls that time out together open the breaker once.
+    _permit: Permit = FIRST_PERMIT
 
     def admit(self, now: float) -> Permit | None:
-        """Leave to call, or None. Open and past its cool-down, the one who asks first is the probe."""
+        """A permit to call, or None. Once the cool-down of an open breaker is over, it is for the probe."""
         if self.state is BreakerState.CLOSED:
-            return self._leave
-        # Further off than any cool-down: the clock was set back, and that is not to keep it open.
-        cooling = 0 < self.probe_at - now <= self.tolerance.cooldown * LONGEST_COOLDOWNS
+            return self._permit
+        # Further away than any cool-down: the clock was set back, which must not keep the breaker open.
+        cooling = 0 < self.probe_at - now <= self.policy.cooldown * LONGEST_COOLDOWNS
         if self.state is BreakerState.HALF_OPEN or cooling:
             return None
         self.state = BreakerState.HALF_OPEN
-        return Permit(self._leave.generation, probe=True)
+        return Permit(self._permit.generation, probe=True)
 
     def end(
         self,
-        leave: Permit,
-        verdict: Signal,
+        permit: Permit,
+        signal: Signal,
         now: float,
         *,
-        cause: Failure | None = None,
+        failure: Failure | None = None,
         task_id: str = "",
         jitter: float = 1.0,
     ) -> None:
-        """How a call ended that had `leave`. What is in doubt counts once a task: one poisonous deliberation opens nothing."""
-        if leave.probe:
-            self._end_probe(verdict, now, cause, jitter)
-        elif verdict is Signal.ALIVE:
-            self._streak = 0
-            self._doubted.clear()
+        """Report how a call ended. An ambiguous failure counts once a task: one bad request opens nothing."""
+        if permit.probe:
+            self._end_probe(signal, now, failure, jitter)
+        elif signal is Signal.ALIVE:
+            self._reset_count()
             if self.state is BreakerState.OPEN:
-                # A call from before. It may be the last of a server that drains, so it closes nothing: ask at once.
+                # An earlier call. The server may be draining, so its answer closes nothing: probe at once.
                 self.probe_at = now
-        elif (
-            self.state is BreakerState.CLOSED
-            and leave.generation == self._leave.generation
-            and self._counts(verdict, task_id)
-        ):
-            self._streak += 1
-            if self._streak >= self.tolerance.failures:
-                self.cause = cause
+        elif self.state is BreakerState.CLOSED and permit == self._permit and self._counts(signal, task_id):
+            self._failures_in_a_row += 1
+            if self._failures_in_a_row >= self.policy.failures:
+                self.failure = failure
                 self.openings += 1
                 self.opened_at = now
                 self._doublings = 0
                 self._open(now, jitter)
 
-    def _counts(self, verdict: Signal, task_id: str) -> bool:
-        if verdict is Signal.AMBIGUOUS and task_id not in self._doubted:
-            self._doubted.add(task_id)
+    def _counts(self, signal: Signal, task_id: str) -> bool:
+        if signal is Signal.AMBIGUOUS and task_id not in self._ambiguous_tasks:
+            self._ambiguous_tasks.add(task_id)
             return True
-        return verdict is Signal.DEAD
+        return signal is Signal.DEAD
 
-    def _end_probe(self, verdict: Signal, now: float, cause: Failure | None, jitter: float) -> None:
-        """Nothing that a probe asks for can be its own fault, so a doubtful end is a failed one."""
-        if verdict is Signal.SLOW:
-            # Connected and not refused: it is busy, unless silence is just what it was opened for.
-            silent = self.cause is not None and self.cause.error_type in SILENCE
-            verdict = Signal.DEAD if silent else Signal.ALIVE
-        match verdict:
+    def _end_probe(self, signal: Signal, now: float, failure: Failure | None, jitter: float) -> None:
+        """A probe's request is never the cause of a failure, so an ambiguous end is a failed probe."""
+        if signal is Signal.SLOW:
+            # The server accepted the connection and did not refuse: it is busy. But if the breaker opened
+            # because the server was silent, more silence proves nothing.
+            silent = self.failure is not None and POLICIES[self.failure.error_type].timeout
+            signal = Signal.DEAD if silent else Signal.ALIVE
+        match signal:
             case Signal.ALIVE:
                 self.state = BreakerState.CLOSED
-                self.cause = None
-                self._leave = Permit(self._leave.generation + 1, probe=False)
+                self.failure = None
+                self._permit = Permit(self._permit.generation + 1, probe=False)
             case Signal.IGNORED:
-                self._open(now, jitter)  # as before, or it would be cut short again and again
+                self._open(
+                    now, jitter
+                )  # as long as before: a probe at once might be cancelled again and again
             case _:
-                self.cause = cause or self.cause
+                self.failure = failure or self.failure
                 self._doublings += 1
                 self._open(now, jitter)
 
     def _open(self, now: float, jitter: float) -> None:
         self.state = BreakerState.OPEN
-        self.probe_at = now + self.tolerance.pause(self._doublings, jitter)
-        self._streak = 0
-        self._doubted.clear()
+        self.probe_at = now + self.policy.pause(self._doublings, jitter)
+        self._reset_count()
+
+    def _reset_count(self) -> None:
+        self._failures_in_a_row = 0
+        self._ambiguous_tasks.clear()

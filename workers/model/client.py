@@ -1,8 +1,8 @@
-"""One call to an OpenAI-compatible server. The only importer of an HTTP client.
+"""One call to an OpenAI-compatible server. The only module that imports an HTTP client.
 
-A call has three limits: connect, first byte (streamed calls: vLLM sends headers at once), and total. Cancelling a call closes its
-connection, which makes vLLM abort the request. Whatever goes wrong comes out as a `ModelError` whose `error_type` is one of
-the contract's closed set; nothing here retries.
+A call has three limits: connect, first byte (streamed calls: vLLM sends headers at once), and total.
+Cancelling a call closes its connection, which makes vLLM abort the request. Every failure is a `ModelError`
+whose `error_type` is one of the contract's closed set. Nothing here retries.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from httpx_aiohttp import AiohttpTransport
 from pydantic_core import to_json
 
 from parley.broker.core.messages import ErrorType
+from parley.workers.model.call_policy import CallTimeouts
 from parley.workers.model.endpoint import Endpoint
 from parley.workers.model.responses import (
     MAX_ANSWER_BYTES,
@@ -25,25 +26,21 @@ from parley.workers.model.responses import (
     ModelError,
     ServedModel,
     StreamAssembler,
-    bounded,
+    check_size,
     completion,
     error_text,
     refusal,
     served,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Seconds. `total` None means what is left of the deadline; `first_byte` counts for streamed calls only."""
-
-    connect: float = 5.0
-    first_byte: float = 30.0
-    total: float | None = None
+# What a probe asks, for one token. A real prompt may take a minute, and all agents would wait for it.
+PROBE_MESSAGES = ({"role": "user", "content": "ping"},)
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
+    """One chat completion. None: the server chooses. `traceparent`: sent as the header of that name."""
+
     model: str
     messages: Sequence[Mapping[str, str]]
     temperature: float | None = None
@@ -53,6 +50,7 @@ class ChatRequest:
     traceparent: str | None = None
 
     def body(self, *, stream: bool) -> dict[str, Any]:
+        """The JSON body."""
         wanted = {
             "model": self.model,
             "messages": list(self.messages),
@@ -66,28 +64,33 @@ class ChatRequest:
 
 
 class ModelClient:
-    """Calls to any number of endpoints over kept connections. Use as an async context manager."""
+    """Calls any number of endpoints over kept connections. Use as an async context manager.
+
+    `connections`: how many may be open at once. `stream`: ask for streamed answers.
+    """
 
     def __init__(
         self,
         *,
         api_key: str | None = None,
-        limits: Limits | None = None,
+        timeouts: CallTimeouts | None = None,
         stream: bool = False,
         connections: int = 256,
     ) -> None:
-        self._limits = limits or Limits()
+        self._timeouts = timeouts or CallTimeouts()
         self._stream = stream
-        # httpx's own transport does 130 requests/s at 50 to 200 concurrent here, this one 1,300 to 1,800.
+        # httpx's own transport does 130 requests/s with 50 to 200 concurrent calls, this one 1,300 to 1,800.
         self._transport = AiohttpTransport(
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-            # Not trust_env: a proxy setting meant for the outside must not swallow calls inside a cluster.
+            # A proxy setting for traffic to the outside must not redirect calls inside a cluster.
             trust_env=False,
         )
+        # For every request.
         self._headers = {"accept": "*/*", "user-agent": "parley"}
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"
-        self._extensions = {"timeout": httpx.Timeout(None, connect=self._limits.connect).as_dict()}
+        self._extensions = {"timeout": httpx.Timeout(None, connect=self._timeouts.connect).as_dict()}
+        # Closes the transport.
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -99,22 +102,22 @@ class ModelClient:
 
     async def complete(self, endpoint: Endpoint, request: ChatRequest, *, seconds: float) -> Completion:
         """One chat completion within `seconds`. Raises ModelError; cancelling closes the connection."""
-        total = min(seconds, self._limits.total) if self._limits.total is not None else seconds
+        total = min(seconds, self._timeouts.total) if self._timeouts.total is not None else seconds
         try:
             async with asyncio.timeout(total):
                 return await self._call(endpoint, request)
         except TimeoutError as error:
-            kind = ErrorType.DEADLINE_EXCEEDED if total >= seconds else ErrorType.TOTAL_TIMEOUT
-            raise ModelError(kind, f"no whole answer from {endpoint} within {total:.1f} s") from error
+            error_type = ErrorType.DEADLINE_EXCEEDED if total >= seconds else ErrorType.TOTAL_TIMEOUT
+            raise ModelError(error_type, f"no whole answer from {endpoint} within {total:.1f} s") from error
 
     async def _call(self, endpoint: Endpoint, request: ChatRequest) -> Completion:
         body = to_json(request.body(stream=self._stream))
-        more = {"content-type": "application/json"}
+        headers = {"content-type": "application/json"}
         if request.traceparent:
-            more["traceparent"] = request.traceparent
-        out = self._request("POST", endpoint, "/chat/completions", more, body)
+            headers["traceparent"] = request.traceparent
+        http_request = self._request("POST", endpoint, "/chat/completions", headers, body)
         try:
-            response = await self._first_bytes(endpoint, out)
+            response = await self._first_bytes(endpoint, http_request)
             try:
                 if response.status_code != httpx.codes.OK:
                     raise _refused(response, await _read(response))
@@ -126,13 +129,13 @@ class ModelClient:
         except (httpx.HTTPError, aiohttp.ClientError) as error:
             raise _broken(endpoint, error) from error
 
-    async def _first_bytes(self, endpoint: Endpoint, out: httpx.Request) -> httpx.Response:
+    async def _first_bytes(self, endpoint: Endpoint, request: httpx.Request) -> httpx.Response:
         if not self._stream:
-            return await self._transport.handle_async_request(out)
-        limit = self._limits.first_byte
+            return await self._transport.handle_async_request(request)
+        limit = self._timeouts.first_byte
         try:
             async with asyncio.timeout(limit):
-                return await self._transport.handle_async_request(out)
+                return await self._transport.handle_async_request(request)
         except TimeoutError as error:
             raise ModelError(
                 ErrorType.FIRST_BYTE_TIMEOUT, f"nothing from {endpoint} within {limit:g} s"
@@ -146,14 +149,17 @@ class ModelClient:
         headers: Mapping[str, str] | None = None,
         content: bytes | None = None,
     ) -> httpx.Request:
-        """For the transport itself. httpx's client would follow redirects, keep cookies and merge URLs first: a third of what a call costs."""
-        out = {**self._headers, **_authorization(endpoint), **(headers or {})}
+        """A request for the transport.
+
+        httpx's client is left out: its redirects, cookies and URL merging cost a third of a call.
+        """
+        all_headers = {**self._headers, **_authorization(endpoint), **(headers or {})}
         return httpx.Request(
-            method, _url(endpoint, path), headers=out, content=content, extensions=self._extensions
+            method, _url(endpoint, path), headers=all_headers, content=content, extensions=self._extensions
         )
 
     async def models(self, endpoint: Endpoint, *, seconds: float = 5.0) -> list[ServedModel]:
-        """What `/v1/models` lists. Raises ModelError."""
+        """The models that the server lists in `/v1/models`. Raises ModelError."""
         try:
             async with asyncio.timeout(seconds):
                 response = await self._transport.handle_async_request(
@@ -184,14 +190,17 @@ def _authorization(endpoint: Endpoint) -> Mapping[str, str]:
 
 
 def _broken(endpoint: Endpoint, error: Exception) -> ModelError:
-    """A call that broke. httpx-aiohttp calls a connection that the server closed a ConnectTimeout, and lets answers that are
-    not HTTP through as aiohttp's own error: aiohttp's, which is the cause, tells them apart."""
+    """The error for a call that broke, told by aiohttp's exception.
+
+    httpx-aiohttp makes a ConnectTimeout of a connection that the server closed, with aiohttp's exception as
+    its cause. For an answer that is not HTTP it raises aiohttp's exception itself.
+    """
     match error if isinstance(error, aiohttp.ClientError) else error.__cause__:
         case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError() | aiohttp.InvalidURL():
             return ModelError(ErrorType.CONNECTION_FAILED, f"cannot connect to {endpoint}: {_reason(error)}")
         case aiohttp.ClientResponseError() as response:
-            told = " ".join(error_text({"error": response.message}).split())
-            return ModelError(ErrorType.MALFORMED_ANSWER, f"{endpoint} does not answer in HTTP: {told}")
+            text = " ".join(error_text({"error": response.message}).split())
+            return ModelError(ErrorType.MALFORMED_ANSWER, f"{endpoint} does not answer in HTTP: {text}")
         case _:
             return ModelError(ErrorType.CONNECTION_LOST, f"connection to {endpoint} lost: {_reason(error)}")
 
@@ -201,20 +210,20 @@ async def _read(response: httpx.Response) -> bytes:
     async for chunk in response.aiter_bytes():
         chunks.append(chunk)
         size += len(chunk)
-        bounded(size)
+        check_size(size)
     return b"".join(chunks)
 
 
 async def _read_stream(response: httpx.Response, model: str) -> Completion:
-    gathering = StreamAssembler(model)
+    answer = StreamAssembler(model)
     async for line in _lines(response):
-        if gathering.take(line):
+        if answer.add(line):
             break
-    return gathering.whole()
+    return answer.completion()
 
 
 async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
-    """What httpx's `aiter_lines` gives, but a line that does not end is not gathered for ever."""
+    """Like httpx's `aiter_lines`, but the length of a line is bounded."""
     rest = b""
     async for chunk in response.aiter_bytes():
         *lines, rest = (rest + chunk).split(b"\n")

@@ -1,6 +1,8 @@
-"""Where a model is served: one address, which may hold a password that is for nobody to see."""
+"""Where a model is served: an address with a secret password, and the order in which a task tries several."""
 
+import hashlib
 from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
@@ -9,19 +11,20 @@ from parley.broker.core.urls import masked
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a model is served. `url` without a path stands for its `/v1`; `user:password@` in it is for HTTP Basic."""
+    """`url`: `/v1` is added if it is missing; `user:password@` in it is sent as HTTP Basic authorization."""
 
     url: str
 
     @property
     def base(self) -> str:
+        """The URL for calls: with `/v1`, without user and password."""
         parts = urlsplit(self.url)
         url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
         return url if url.endswith("/v1") else f"{url}/v1"
 
     @property
     def authorization(self) -> str | None:
-        """What stands before `@`, as a header's value."""
+        """The value of the `Authorization` header, from `user:password@`; None without."""
         parts = urlsplit(self.url)
         if parts.username is None:
             return None
@@ -30,11 +33,24 @@ class Endpoint:
 
     @property
     def label(self) -> str:
-        """`host:port`, for a metric: without user, password or path."""
+        """`host:port` for metrics, without user, password or path."""
         parts = urlsplit(self.url)
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
         return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
 
     def __str__(self) -> str:
-        """For messages: an outcome's `error` is read by others."""
+        """The URL for messages, its password masked: others read an outcome's `error`."""
         return masked(self.url)
+
+
+def preference_order(task_id: str, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
+    """The order in which a task tries the endpoints.
+
+    All its agents have the same order, so that they share one prefix cache. Rendezvous hashing: an endpoint
+    that is added or removed moves its own tasks only.
+    """
+
+    def weight(endpoint: Endpoint) -> bytes:
+        return hashlib.blake2b(f"{task_id}\n{endpoint.url}".encode(), digest_size=8).digest()
+
+    return sorted(endpoints, key=weight, reverse=True)

@@ -1,6 +1,6 @@
-"""What a model server says, read: an answer, a stream of them, a list of models, a refusal. Pure: bytes in, values out.
+"""Reads what a model server sends: an answer, plain or streamed, a list of models, a refusal.
 
-Whatever is wrong with it comes out as a `ModelError` whose `error_type` is one of the contract's closed set.
+Pure: bytes in, values out. Any fault is a `ModelError` with an `error_type` of the contract's closed set.
 """
 
 import json
@@ -8,21 +8,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from parley.broker.core.error_policy import POLICIES, Signal
 from parley.broker.core.messages import ErrorType, Usage
 from parley.workers.model.endpoint import Endpoint
 
-# More than any answer we could pass on: an outcome has to fit into one NATS message (1 MiB).
+# Larger than any answer that can be passed on: an outcome must fit into one NATS message (1 MiB).
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
-# What vLLM calls the end of an answer that it gave up, with HTTP 200 and the words there were: a stop (`--shutdown-timeout 0`, its default)
-# ends so whatever is under way.
+# vLLM's finish_reason for an answer that it gave up. It sends HTTP 200 and the text so far. A vLLM that stops
+# ends all its answers so (`--shutdown-timeout 0`, its default).
 ABORTED = "abort"
-# What a server says about its error is passed on up to this length; some quote the whole prompt.
+# A server's error text is passed on up to this length; some servers quote the whole prompt.
 MAX_ERROR_CHARACTERS = 500
+# A gateway without a server behind it. A 500 may be caused by the request, and vLLM sheds load with 503.
+GATEWAY_STATUSES = frozenset({502, 504})
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """An entry of `/v1/models`. `max_model_len`: tokens, prompt and answer together; None where the server does not say (vLLM does)."""
+    """An entry of `/v1/models`. `max_model_len`: of prompt and answer, in tokens; vLLM gives it."""
 
     name: str
     max_model_len: int | None = None
@@ -30,51 +33,77 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
+    """One answer. `attempts`: the calls it took, this one included."""
+
     content: str
     finish_reason: str
     model: str
     usage: Usage
+    attempts: int = 1
 
 
 class ModelError(Exception):
-    """A call that gave no answer. `retry_after` is what the server asked for, in seconds; `status` is of HTTP, if it got so far."""
+    """A request that got no answer.
+
+    `retry_after`: the pause that the server asked for, in seconds. `status`: of the HTTP response, if any.
+    `attempts`: the calls that were made, the failed one included.
+    """
 
     def __init__(
-        self, error_type: ErrorType, message: str, retry_after: float | None = None, status: int | None = None
+        self,
+        error_type: ErrorType,
+        message: str,
+        retry_after: float | None = None,
+        status: int | None = None,
+        attempts: int = 1,
     ) -> None:
         super().__init__(error_type, message)
         self.error_type = error_type
         self.message = message
         self.retry_after = retry_after
         self.status = status
+        self.attempts = attempts
 
     @property
     def public_text(self) -> str:
-        """The message without the server's own words, which may quote the prompt: for others than who made the call."""
+        """The message for other callers: without the server's own text, which may quote a prompt."""
         if self.error_type is ErrorType.SERVER_ERROR:
-            return (
-                "the model server broke off"
-                if self.status is None
-                else f"HTTP {self.status} from the model server"
-            )
+            status = self.status
+            return "the model server broke off" if status is None else f"HTTP {status} from the model server"
         return self.message
+
+    @property
+    def signal(self) -> Signal:
+        """What this error says of its endpoint."""
+        if self.error_type is ErrorType.SERVER_ERROR:
+            if self.retry_after is not None:
+                return Signal.ALIVE  # only a living server asks to come back later
+            if self.status in GATEWAY_STATUSES:
+                return Signal.DEAD
+        return POLICIES[self.error_type].signal
 
     def __str__(self) -> str:
         return self.message
 
 
 class StreamAssembler:
-    """Server-sent events on their way to one completion. An error line inside a 200 is an error, `[DONE]` or not."""
+    """Puts server-sent events together to one completion.
+
+    An error event is an error, even after HTTP 200 and before `[DONE]`.
+    `model`: as requested, for a server that does not name it.
+    """
 
     def __init__(self, model: str) -> None:
+        # The text so far, and its size in bytes.
         self._parts: list[str] = []
         self._size = 0
+        # The latest that the server sent of each. Any: unchecked JSON.
         self._finish_reason: Any = None
         self._model: Any = model
         self._usage = Usage()
 
-    def take(self, line: bytes) -> bool:
-        """One line of the stream; whether it was the last."""
+    def add(self, line: bytes) -> bool:
+        """Read one line of the stream. True if it was the last. Raises ModelError."""
         if not line.startswith(b"data:"):
             return False
         data = line[5:].strip()
@@ -89,16 +118,17 @@ class StreamAssembler:
             self._parts.append(content)
             self._size += len(content.encode(errors="replace"))
             self._finish_reason = reason or self._finish_reason
-        bounded(self._size)
+        check_size(self._size)
         return False
 
-    def whole(self) -> Completion:
+    def completion(self) -> Completion:
+        """The answer, after the last line. Raises ModelError if it is incomplete."""
         if self._finish_reason is None:
             raise ModelError(ErrorType.CONNECTION_LOST, "the stream ended before the answer did")
         return _checked("".join(self._parts), self._finish_reason, self._model, self._usage)
 
 
-def bounded(size: int) -> None:
+def check_size(size: int) -> None:
     """Raises ModelError for an answer of more than MAX_ANSWER_BYTES."""
     if size > MAX_ANSWER_BYTES:
         raise ModelError(ErrorType.MALFORMED_ANSWER, f"answer is over {MAX_ANSWER_BYTES} bytes")
@@ -121,7 +151,7 @@ def _deltas(event: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def completion(body: bytes, model: str) -> Completion:
-    """A whole answer. `model`: as it was asked for, where the answer does not say."""
+    """Reads a plain answer. `model`: as requested, if the server names none. Raises ModelError."""
     answer = _json(body)
     try:
         choice = answer["choices"][0]
@@ -144,12 +174,12 @@ def _checked(content: Any, finish_reason: Any, model: Any, usage: Usage) -> Comp
 
 
 def _encodable(text: Any) -> str:
-    """JSON may hold half a surrogate pair (`\\ud83d`, an emoji cut by max_tokens); UTF-8 may not."""
+    """The text in UTF-8. JSON may contain half a surrogate pair (`\\ud83d`, an emoji cut by max_tokens)."""
     return str(text).encode(errors="replace").decode()
 
 
 def served(endpoint: Endpoint, body: bytes) -> list[ServedModel]:
-    """What `/v1/models` lists."""
+    """Reads the list of `/v1/models`. Raises ModelError."""
     try:
         return [ServedModel(_encodable(entry["id"]), _length(entry)) for entry in _json(body)["data"]]
     except (AttributeError, KeyError, TypeError) as error:
@@ -175,7 +205,7 @@ def _usage(answer: Mapping[str, Any]) -> Usage:
     counts = answer.get("usage")
     if not isinstance(counts, dict):
         return Usage()
-    # Numbers a counter can take; anything else is no count, and no reason to refuse an answer.
+    # Only numbers that a counter can take. The others are left out: they are no reason to refuse the answer.
     known = {
         key: counts[key]
         for key in Usage.model_fields
@@ -185,14 +215,17 @@ def _usage(answer: Mapping[str, Any]) -> Usage:
 
 
 def refusal(status: int, retry_after: str | None, body: bytes) -> ModelError:
-    """What an HTTP status other than 200 says. `retry_after`: the header of that name."""
-    told = _words_of(body)
+    """The error for an HTTP status other than 200. `retry_after`: the header of that name."""
+    text = _refusal_text(body)
     return ModelError(
-        _kind(status, told), f"HTTP {status} from the model server: {told}", _seconds(retry_after), status
+        _error_type(status, text),
+        f"HTTP {status} from the model server: {text}",
+        _seconds(retry_after),
+        status,
     )
 
 
-def _kind(status: int, words: str) -> ErrorType:
+def _error_type(status: int, text: str) -> ErrorType:
     match status:
         case 401 | 403:
             return ErrorType.UNAUTHORIZED
@@ -202,13 +235,13 @@ def _kind(status: int, words: str) -> ErrorType:
             return ErrorType.RATE_LIMITED
         case _ if status >= 500:
             return ErrorType.SERVER_ERROR
-        case 400 if "context length" in words.lower() or "maximum context" in words.lower():
+        case 400 if "context length" in text.lower() or "maximum context" in text.lower():
             return ErrorType.CONTEXT_TOO_LONG
         case _:
             return ErrorType.BAD_REQUEST
 
 
-def _words_of(body: bytes) -> str:
+def _refusal_text(body: bytes) -> str:
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):
@@ -217,7 +250,7 @@ def _words_of(body: bytes) -> str:
 
 
 def error_text(answer: Mapping[str, Any]) -> str:
-    """The server's own words. vLLM sends `error` as an object, and as a plain string for a missing key."""
+    """The server's error text. vLLM sends `error` as an object, but as a string if the key is missing."""
     error = answer.get("error", answer)
     if isinstance(error, dict):
         error = error.get("message") or error.get("detail") or error
@@ -225,7 +258,7 @@ def error_text(answer: Mapping[str, Any]) -> str:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """The HTTP-date form is rare from model servers and is left to our own backoff."""
+    """The header as seconds. None for its other form, an HTTP date, which model servers rarely send."""
     try:
         seconds = float(retry_after or "")
     except ValueError:

@@ -17,7 +17,7 @@ from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.workers.job import Job, unpack
-from parley.workers.model.balancer import BreakerStatus
+from parley.workers.model.breaker import BreakerStatus
 from parley.workers.pool.pool import WorkerConfig, start_worker
 from parley.workers.worker import Worker
 

@@ -11,11 +11,12 @@ from typing import Protocol
 
 from parley.broker.concurrency import Capacity
 from parley.broker.jetstream.jetstream import JetStream
-from parley.workers.agent import PROBE_SECONDS, Desk, Retry
+from parley.workers.agent import Agent
 from parley.workers.job import Job
 from parley.workers.model.balancer import EndpointBalancer
 from parley.workers.model.breaker import BreakerPolicy
-from parley.workers.model.client import Limits, ModelClient
+from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
+from parley.workers.model.client import ModelClient
 from parley.workers.model.endpoint import Endpoint
 from parley.workers.model.endpoint_status import EndpointStatus, EndpointStatuses
 from parley.workers.pool.job_book import RESEND_SECONDS, JobBook
@@ -30,13 +31,13 @@ class WorkerConfig:
     endpoints: tuple[str, ...]
     model: str
     api_key: str | None
-    limits: Limits
-    retry: Retry
+    timeouts: CallTimeouts
+    retry: RetryPolicy
     stream: bool
     slots: int
     ack_wait_seconds: float
     drain_seconds: float
-    tolerance: BreakerPolicy = field(default_factory=BreakerPolicy)
+    breaker_policy: BreakerPolicy = field(default_factory=BreakerPolicy)
 
 
 class Pool(Protocol):
@@ -135,20 +136,18 @@ async def start_worker(config: WorkerConfig, wire: JetStream, stack: AsyncExitSt
     """A started worker with a model client and a balancer of its own; `stack` closes them."""
     model = await stack.enter_async_context(
         ModelClient(
-            api_key=config.api_key, limits=config.limits, stream=config.stream, connections=config.slots
+            api_key=config.api_key, timeouts=config.timeouts, stream=config.stream, connections=config.slots
         )
     )
-    switchboard = EndpointBalancer(config.tolerance)
-    stack.push_async_callback(switchboard.close)
-    desk = Desk(
-        model=model,
-        model_name=config.model,
-        endpoints=tuple(Endpoint(url) for url in config.endpoints),
-        retry=config.retry,
-        switchboard=switchboard,
-        probe_seconds=config.limits.connect + PROBE_SECONDS,
+    balancer = EndpointBalancer(
+        model,
+        tuple(Endpoint(url) for url in config.endpoints),
+        config.retry,
+        config.breaker_policy,
+        config.timeouts.probe,
     )
-    worker = Worker(wire=wire, desk=desk, ack_wait_seconds=config.ack_wait_seconds)
+    stack.push_async_callback(balancer.close)
+    worker = Worker(wire=wire, agent=Agent(balancer, config.model), ack_wait_seconds=config.ack_wait_seconds)
     await worker.start()
     stack.push_async_callback(worker.close, config.drain_seconds)
     return worker

@@ -11,9 +11,8 @@ from pydantic import SecretStr
 
 from parley.broker.core.errors import SettingsError
 from parley.settings import Settings, load, shown, table, variable
-from parley.workers.agent import Retry
 from parley.workers.model.breaker import BreakerPolicy
-from parley.workers.model.client import Limits
+from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
 
 # Of each field: a value as the environment holds it, and what it becomes. None is a default.
 VALUES: dict[str, tuple[str, Any]] = {
@@ -283,9 +282,9 @@ def test_a_worker_gets_everything_that_is_set_for_it(monkeypatch: pytest.MonkeyP
     config = load().worker_config("nats://real", "real-model")
     assert (config.nats_url, config.model, config.api_key) == ("nats://real", "real-model", "sesame")
     assert config.endpoints == ("http://gpu-1:8000", "https://gpu-2/v1")
-    assert config.limits == Limits(connect=1.5, first_byte=2.5, total=99.0)
-    assert config.retry == Retry(attempts=9, base=0.125, cap=60.0)
-    assert config.tolerance == BreakerPolicy(failures=3, cooldown=0.5)
+    assert config.timeouts == CallTimeouts(connect=1.5, first_byte=2.5, total=99.0)
+    assert config.retry == RetryPolicy(attempts=9, base=0.125, cap=60.0)
+    assert config.breaker_policy == BreakerPolicy(failures=3, cooldown=0.5)
     assert (config.stream, config.slots, config.ack_wait_seconds, config.drain_seconds) == (
         True,
         64,
@@ -296,7 +295,11 @@ def test_a_worker_gets_everything_that_is_set_for_it(monkeypatch: pytest.MonkeyP
 
 def test_the_defaults_of_the_settings_are_those_of_the_code() -> None:
     config = load().worker_config("nats://x", "m")
-    assert (config.limits, config.retry, config.tolerance) == (Limits(), Retry(), BreakerPolicy())
+    assert (config.timeouts, config.retry, config.breaker_policy) == (
+        CallTimeouts(),
+        RetryPolicy(),
+        BreakerPolicy(),
+    )
 
 
 # ── shown ─────────────────────────────────────────────────────────────────────────────────────────────────────────

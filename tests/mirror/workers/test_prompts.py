@@ -1,4 +1,4 @@
-"""What an agent is told: its role's own guidance, everything the client asked for, and nothing that spoils a shared prefix."""
+"""An agent's prompt: its role's guidance, all that the client asked for, and a front that all agents share."""
 
 from collections import Counter
 from itertools import combinations
@@ -14,7 +14,7 @@ from parley.workers.prompts import DEFAULT_TEMPERATURE, MAX_TEMPERATURE, PERSONA
 from tests.mirror.workers import work
 
 KNOWN = ["DEV", "QA", "ARCHITECT", "DEVOPS", "DATA"]
-# Headings that every role's guidance has; all its other lines are to be its own.
+# The headings that all roles share; no other line may be in the guidance of two roles.
 COMMON_LINES = {"", "How to think before you write:", "What to give:"}
 ANGLE = "# Your angle"
 
@@ -29,7 +29,7 @@ def user(prompt: Prompt) -> str:
     return prompt.messages[1]["content"]
 
 
-def crew(count: int, **fields: Any) -> list[AgentRequested]:
+def agents(count: int, **fields: Any) -> list[AgentRequested]:
     """All agents of one deliberation."""
     first = work(1, num_agents=count, **fields)
     return [
@@ -38,12 +38,12 @@ def crew(count: int, **fields: Any) -> list[AgentRequested]:
     ]
 
 
-def test_the_roles_with_prompts_of_their_own_are_those_of_the_contract() -> None:
+def test_the_roles_with_prompts_are_those_of_the_contract() -> None:
     assert sorted(ROLES) == sorted(KNOWN)
 
 
 @pytest.mark.parametrize("role", KNOWN)
-def test_a_known_role_is_guided_at_length_by_what_it_has_to_think_of_and_to_give(role: str) -> None:
+def test_a_known_role_has_long_guidance_of_its_own(role: str) -> None:
     guidance = system(compose(work(role=role)))
     assert guidance == ROLES[role]
     assert len(guidance.split()) > 200
@@ -85,28 +85,28 @@ def test_a_rubric_may_be_an_object() -> None:
     assert '- weights: {"style": 0.2}' in text
 
 
-def test_what_was_not_asked_for_leaves_no_empty_heading() -> None:
+def test_a_missing_constraint_leaves_no_empty_heading() -> None:
     text = user(compose(work(num_agents=1)))
     assert text == "# Task\n\nWrite a factorial function"
 
 
 @given(st.text(min_size=1))
-def test_any_description_is_passed_on_to_the_letter(description: str) -> None:
+def test_any_description_is_passed_on_unchanged(description: str) -> None:
     assert description in user(compose(work(task_description=description)))
 
 
 @pytest.mark.parametrize("count", [2, 3, 64])
-def test_without_diversity_all_agents_are_told_the_same_to_the_letter(count: int) -> None:
-    prompts = [compose(request) for request in crew(count)]
+def test_without_diversity_all_agents_get_the_same_prompt(count: int) -> None:
+    prompts = [compose(request) for request in agents(count)]
     assert len({prompt.messages[0]["content"] + prompt.messages[1]["content"] for prompt in prompts}) == 1
     assert {prompt.temperature for prompt in prompts} == {DEFAULT_TEMPERATURE}
     assert {(prompt.persona, prompt.seed) for prompt in prompts} == {(None, None)}
 
 
 @pytest.mark.parametrize("count", [3, 8, 64])
-def test_with_diversity_all_agents_share_everything_up_to_their_angle(count: int) -> None:
+def test_with_diversity_all_agents_share_everything_up_to_the_persona(count: int) -> None:
     asked = Constraints(rubric="r", requirements=("one",), metadata={"k": "v"})
-    prompts = [compose(request) for request in crew(count, diversity=True, constraints=asked)]
+    prompts = [compose(request) for request in agents(count, diversity=True, constraints=asked)]
     assert len({system(prompt) for prompt in prompts}) == 1
     assert {user(prompt).count(ANGLE) for prompt in prompts} == {1}
     fronts = {user(prompt).partition(ANGLE)[0] for prompt in prompts}
@@ -114,7 +114,7 @@ def test_with_diversity_all_agents_share_everything_up_to_their_angle(count: int
     assert len({user(prompt).partition(ANGLE)[2] for prompt in prompts}) == min(count, len(PERSONAS))
 
 
-def test_nothing_of_one_agent_is_in_the_shared_front() -> None:
+def test_the_shared_front_contains_nothing_about_one_agent() -> None:
     request = work(7, num_agents=9, diversity=True, metadata={"ticket": "P-1"})
     front = system(compose(request)) + user(compose(request)).partition(ANGLE)[0]
     for own in (request.agent_id, request.task_id, request.deadline, request.requested_at, "P-1"):
@@ -123,7 +123,7 @@ def test_nothing_of_one_agent_is_in_the_shared_front() -> None:
 
 @pytest.mark.parametrize("count", [3, 8])
 def test_up_to_eight_diverse_agents_differ_in_persona_temperature_and_seed_alike(count: int) -> None:
-    prompts = [compose(request) for request in crew(count, diversity=True)]
+    prompts = [compose(request) for request in agents(count, diversity=True)]
     for values in ([p.persona for p in prompts], [p.temperature for p in prompts], [p.seed for p in prompts]):
         assert len(set(values)) == count
     for prompt in prompts:
@@ -132,7 +132,7 @@ def test_up_to_eight_diverse_agents_differ_in_persona_temperature_and_seed_alike
 
 @pytest.mark.parametrize("base", [None, 0.0, 2.0])
 def test_sixty_four_diverse_agents_share_eight_personas_and_no_two_are_alike(base: float | None) -> None:
-    prompts = [compose(request) for request in crew(64, diversity=True, temperature=base)]
+    prompts = [compose(request) for request in agents(64, diversity=True, temperature=base)]
     assert set(Counter(p.persona for p in prompts).values()) == {8}
     assert len({(p.persona, p.temperature, p.seed) for p in prompts}) == 64
     assert len({p.seed for p in prompts}) == 64
@@ -142,7 +142,7 @@ def test_sixty_four_diverse_agents_share_eight_personas_and_no_two_are_alike(bas
 
 
 @given(st.integers(1, 256), st.floats(0, 2))
-def test_no_temperature_leaves_the_range_of_the_api(number: int, base: float) -> None:
+def test_every_temperature_is_in_the_range_of_the_api(number: int, base: float) -> None:
     prompt = compose(work(number, num_agents=256, diversity=True, temperature=base))
     assert prompt.temperature is not None
     assert 0 <= prompt.temperature <= MAX_TEMPERATURE
@@ -153,25 +153,25 @@ def test_equal_requests_give_equal_prompts() -> None:
     assert compose(request) == compose(request.model_copy())
 
 
-def test_the_callers_temperature_is_used_as_it_is_where_no_diversity_is_wanted() -> None:
+def test_without_diversity_the_callers_temperature_is_used() -> None:
     assert compose(work(temperature=0.0)).temperature == 0.0
 
 
-def test_an_agents_seed_is_the_callers_plus_its_place() -> None:
-    assert [compose(request).seed for request in crew(3, seed=41)] == [41, 42, 43]
-    assert [compose(request).seed for request in crew(3, seed=41, diversity=True)] == [41, 42, 43]
+def test_an_agents_seed_is_the_callers_plus_its_index() -> None:
+    assert [compose(request).seed for request in agents(3, seed=41)] == [41, 42, 43]
+    assert [compose(request).seed for request in agents(3, seed=41, diversity=True)] == [41, 42, 43]
 
 
 @pytest.mark.parametrize("seed", [2**63 - 1, -(2**63), -1])
-def test_a_seed_at_the_edge_stays_within_what_servers_take(seed: int) -> None:
-    seeds = [compose(request).seed for request in crew(3, seed=seed)]
+def test_a_seed_at_the_edge_of_its_range_stays_in_it(seed: int) -> None:
+    seeds = [compose(request).seed for request in agents(3, seed=seed)]
     assert len(set(seeds)) == 3
     assert all(s is not None and 0 <= s < 2**63 for s in seeds)
 
 
 @pytest.mark.parametrize("names", [("alpha-0001", "bravo-0001"), ("d-100", "d-101"), ("a", "b")])
-def test_diverse_agents_of_different_tasks_draw_different_seeds(names: tuple[str, str]) -> None:
+def test_diverse_agents_of_different_tasks_have_different_seeds(names: tuple[str, str]) -> None:
     one, other = (
-        {compose(request).seed for request in crew(64, diversity=True, task_id=name)} for name in names
+        {compose(request).seed for request in agents(64, diversity=True, task_id=name)} for name in names
     )
     assert not one & other

@@ -25,8 +25,10 @@ from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.workers import worker as worker_module
-from parley.workers.agent import Desk, Retry
+from parley.workers.agent import Agent
 from parley.workers.job import Job
+from parley.workers.model.balancer import EndpointBalancer
+from parley.workers.model.call_policy import RetryPolicy
 from parley.workers.model.client import ChatRequest, ModelClient
 from parley.workers.model.endpoint import Endpoint
 from parley.workers.model.responses import Completion
@@ -156,8 +158,8 @@ async def working(
 ) -> AsyncIterator[Worker]:
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(ModelClient())
-        desk = Desk(client, DEFAULT_MODEL, [Endpoint(model.url)], Retry(attempts=1))
-        worker = Worker(queue.wire, desk, ack_wait_seconds, cancels or Cancels())
+        balancer = EndpointBalancer(client, [Endpoint(model.url)], RetryPolicy(attempts=1))
+        worker = Worker(queue.wire, Agent(balancer, DEFAULT_MODEL), ack_wait_seconds, cancels or Cancels())
         await worker.start()
         stack.push_async_callback(worker.close)
         yield worker
@@ -480,7 +482,7 @@ async def test_many_jobs_start_a_few_a_round_and_those_still_waiting_are_given_b
         await asyncio.Event().wait()
         raise AssertionError
 
-    monkeypatch.setattr("parley.workers.agent.answer", answer)
+    monkeypatch.setattr(Agent, "answer", answer)
     jobs = [Job(f"jobs.{number}", work(1 + number % 200).encode()) for number in range(10 * STARTS_A_ROUND)]
     async with working(queue, model) as worker:
         worker.start_jobs(jobs)
@@ -520,7 +522,7 @@ async def test_a_bug_gives_the_work_back_and_is_logged(
             raise ZeroDivisionError
 
     monkeypatch.setattr(worker_module, "BUG_RETRY_SECONDS", 0.1)
-    worker = Worker(queue.wire, Desk(Buggy(), "m", [Endpoint("http://nowhere")]))
+    worker = Worker(queue.wire, Agent(EndpointBalancer(Buggy(), [Endpoint("http://nowhere")]), "m"))
     await worker.start()
     worker.start_jobs(await queue.jobs(work()))
     await settled(worker, 1)

@@ -1,161 +1,507 @@
-"""Which endpoint may be called, who is told of a change, and what others see of the breakers."""
+"""How a request gets its answer: the endpoint that is called, retries, waiting, and probes."""
 
 import asyncio
-import math
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 
+import pytest
+
+from parley.broker.core.error_policy import POLICIES
 from parley.broker.core.messages import ErrorType
-from parley.workers.model.balancer import BreakerStatus, EndpointBalancer, EndpointPermit
+from parley.broker.core.timestamps import format_timestamp
+from parley.workers.model.balancer import TOO_LATE, EndpointBalancer
 from parley.workers.model.breaker import BreakerPolicy, BreakerState
-from parley.workers.model.endpoint import Endpoint
-from parley.workers.model.responses import ModelError
-from tests.harness import until
+from parley.workers.model.call_policy import RetryPolicy
+from parley.workers.model.client import PROBE_MESSAGES, ChatRequest
+from parley.workers.model.endpoint import Endpoint, preference_order
+from parley.workers.model.responses import Completion, ModelError
+from tests.harness import fresh, until
+from tests.mirror.workers.model.scripted import DONE, START, THREE, Clock, ScriptedModel, trouble
 
-START = 1_800_000_000.0
-ONE, TWO = Endpoint("http://user:secret@gpu-1:8000"), Endpoint("https://gpu-2/v1")
-REFUSED = ModelError(ErrorType.CONNECTION_FAILED, "refused")
-
-
-def board(**tolerance: float) -> EndpointBalancer:
-    return EndpointBalancer(BreakerPolicy(failures=1, **tolerance))
-
-
-def line(switchboard: EndpointBalancer, *order: Endpoint, now: float = START) -> EndpointPermit:
-    found = switchboard.admit(order, now)
-    assert found is not None
-    return found
+DEADLINE_SECONDS = 60.0
+RETRIED = sorted(kind for kind, policy in POLICIES.items() if policy.retried)
+NOT_RETRIED = sorted(set(ErrorType) - set(RETRIED))
+ASK = ChatRequest(model="some-model", messages=[{"role": "user", "content": "Say something"}])
 
 
-def probe(switchboard: EndpointBalancer, *order: Endpoint, now: float) -> EndpointPermit:
-    """The only one that is due."""
-    (found,) = switchboard.due(order, now)
-    assert found.leave.probe
-    return found
+async def ask(
+    balancer: EndpointBalancer,
+    task_id: str | None = None,
+    *,
+    deadline: float | None = None,
+    request: ChatRequest = ASK,
+) -> Completion | ModelError:
+    """The answer or the error; without `deadline`, for a minute from now."""
+    due = time.time() + DEADLINE_SECONDS if deadline is None else deadline
+    try:
+        return await balancer.complete(task_id or fresh("w"), request, due)
+    except ModelError as error:
+        return error
 
 
-def opened(switchboard: EndpointBalancer, *endpoints: Endpoint, now: float = START) -> None:
-    for endpoint in endpoints:
-        switchboard.end(line(switchboard, endpoint, now=now), REFUSED, now)
+class Bench:
+    """A balancer over a scripted model and clock."""
 
-
-def test_the_first_that_is_closed_is_called_in_the_order_that_was_asked_for() -> None:
-    switchboard = board()
-    assert line(switchboard, ONE, TWO).endpoint == ONE
-    assert line(switchboard, TWO, ONE).endpoint == TWO
-    opened(switchboard, ONE)
-    assert line(switchboard, ONE, TWO).endpoint == TWO
-
-
-def test_one_that_is_due_is_probed_by_one_only_and_whoever_asks_calls_a_closed_one() -> None:
-    switchboard = board()
-    opened(switchboard, ONE)
-    due = switchboard.probe_at((ONE, TWO))
-    assert switchboard.due((ONE, TWO), due - 0.1) == []
-    assert line(switchboard, ONE, TWO, now=due).endpoint == TWO
-    assert not switchboard.probing((ONE, TWO))
-    assert probe(switchboard, ONE, TWO, now=due).endpoint == ONE
-    assert switchboard.probing((ONE, TWO))
-    assert switchboard.due((ONE, TWO), due) == []
-    assert line(switchboard, ONE, TWO, now=due).endpoint == TWO
-
-
-def test_there_is_nobody_to_call_while_all_are_open_until_the_first_is_due() -> None:
-    switchboard = board()
-    opened(switchboard, ONE)
-    opened(switchboard, TWO, now=START + 0.5)
-    assert switchboard.admit((ONE, TWO), START + 0.6) is None
-    assert switchboard.probe_at((ONE, TWO)) == START + 1.0
-    probe(switchboard, ONE, TWO, now=START + 1.0)
-    assert switchboard.probe_at((ONE, TWO)) == START + 1.5
-    probe(switchboard, ONE, TWO, now=START + 1.5)
-    assert switchboard.probe_at((ONE, TWO)) == math.inf
-
-
-def test_every_call_is_told_of_by_its_kind() -> None:
-    switchboard = EndpointBalancer(BreakerPolicy(failures=2))
-    for _ in range(10):
-        switchboard.end(line(switchboard, ONE), ModelError(ErrorType.RATE_LIMITED, "later"), START)
-        switchboard.call_off(line(switchboard, ONE), START)
-        switchboard.end(
-            line(switchboard, ONE),
-            ModelError(ErrorType.SERVER_ERROR, "500", status=500),
-            START,
-            task_id="one",
+    def __init__(
+        self,
+        *script: Completion | ModelError,
+        retry: RetryPolicy | None = None,
+        jitter: float = 1.0,
+        call_seconds: float = 0.0,
+        endpoints: Sequence[Endpoint] = THREE[:1],
+        policy: BreakerPolicy | None = None,
+    ) -> None:
+        self.clock = Clock()
+        self.model = ScriptedModel(self.clock, script, call_seconds)
+        self.balancer = EndpointBalancer(
+            self.model,
+            endpoints,
+            retry or RetryPolicy(),
+            policy or BreakerPolicy(),
+            now=self.clock.now,
+            sleep=self.clock.sleep,
+            jitter=lambda: jitter,
         )
-        switchboard.end(line(switchboard, ONE), None, START)
-    assert switchboard.breaker(ONE).state is BreakerState.CLOSED
-    for _ in range(2):
-        switchboard.end(
-            line(switchboard, ONE),
-            ModelError(ErrorType.SERVER_ERROR, "502", status=502),
-            START,
-            task_id="one",
-        )
-    assert switchboard.breaker(ONE).state is BreakerState.OPEN
+
+    def state(self, endpoint: Endpoint) -> BreakerState:
+        return self.balancer.breakers[endpoint].state
+
+    async def ask(
+        self,
+        task_id: str | None = None,
+        *,
+        deadline: float = START + DEADLINE_SECONDS,
+        request: ChatRequest = ASK,
+    ) -> Completion | ModelError:
+        return await ask(self.balancer, task_id, deadline=deadline, request=request)
 
 
-async def test_who_waits_hears_of_a_change_and_else_of_the_time() -> None:
-    switchboard = board()
-    await asyncio.wait_for(switchboard.news(0.001, asyncio.sleep), 5)
-    waiting = [asyncio.create_task(switchboard.news(3_600, asyncio.sleep)) for _ in range(10)]
-    await asyncio.sleep(0)
-    opened(switchboard, ONE)
-    await asyncio.wait_for(asyncio.gather(*waiting), 5)
+def failure(answer: Completion | ModelError) -> ModelError:
+    assert isinstance(answer, ModelError), answer
+    return answer
 
 
-async def test_who_stops_waiting_leaves_nothing_behind() -> None:
-    switchboard, before = board(), asyncio.all_tasks()
-    waiting = asyncio.create_task(switchboard.news(3_600, asyncio.sleep))
-    await asyncio.sleep(0)
-    waiting.cancel()
-    await until(lambda: asyncio.all_tasks() == before, "the timer is gone too")
-    opened(switchboard, ONE)
+def success(answer: Completion | ModelError) -> Completion:
+    assert isinstance(answer, Completion), answer
+    return answer
 
 
-async def test_a_probe_that_is_out_runs_by_itself_and_is_called_off_when_the_switchboard_closes() -> None:
-    switchboard, before, ends = board(), asyncio.all_tasks(), list[str]()
-
-    async def quick() -> None:
-        ends.append("quick")
-
-    async def endless() -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await asyncio.sleep(0)
-            ends.append("endless")
-
-    switchboard.send_out(quick())
-    switchboard.send_out(endless())
-    await until(lambda: ends == ["quick"], "the first probe is over")
-    await asyncio.wait_for(switchboard.close(), 5)
-    assert ends == ["quick", "endless"]
-    assert asyncio.all_tasks() == before
-    await switchboard.close()
+# ── retries and time ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_watcher_is_told_of_every_change_and_of_nothing_else() -> None:
-    switchboard, seen = board(), list[BreakerState]()
-    switchboard.watch(lambda: seen.append(switchboard.breaker(ONE).state))
-    for _ in range(100):
-        switchboard.end(line(switchboard, ONE), None, START)
-    assert seen == []
-    opened(switchboard, ONE)
-    switchboard.call_off(probe(switchboard, ONE, now=START + 1), START + 1)
-    switchboard.end(probe(switchboard, ONE, now=START + 2), None, START + 2)
-    assert seen == [
-        BreakerState.OPEN,
-        BreakerState.HALF_OPEN,
-        BreakerState.OPEN,
-        BreakerState.HALF_OPEN,
-        BreakerState.CLOSED,
+@pytest.mark.parametrize("kind", RETRIED)
+async def test_an_error_that_may_pass_is_retried(kind: ErrorType) -> None:
+    bench = Bench(trouble(kind), trouble(kind), DONE)
+    answer = success(await bench.ask())
+    assert answer.attempts == len(bench.model.calls) == 3
+
+
+@pytest.mark.parametrize("kind", NOT_RETRIED)
+async def test_an_error_that_will_not_pass_is_not_retried(kind: ErrorType) -> None:
+    bench = Bench(trouble(kind), DONE)
+    answer = failure(await bench.ask())
+    assert (answer.error_type, str(answer), answer.attempts) == (kind, f"{kind.value} it is", 1)
+    assert len(bench.model.calls) == 1
+    assert bench.clock.slept == []
+
+
+async def test_after_the_last_attempt_the_error_itself_is_raised() -> None:
+    bench = Bench(trouble(ErrorType.RATE_LIMITED), retry=RetryPolicy(attempts=4))
+    answer = failure(await bench.ask())
+    assert answer.error_type is ErrorType.RATE_LIMITED
+    assert answer.attempts == len(bench.model.calls) == 4
+    assert len(bench.clock.slept) == 3
+
+
+async def test_backoff_doubles_up_to_its_cap() -> None:
+    bench = Bench(trouble(), retry=RetryPolicy(attempts=7, base=0.5, cap=5.0))
+    await bench.ask()
+    assert bench.clock.slept == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+
+
+async def test_backoff_is_fully_jittered() -> None:
+    bench = Bench(trouble(), retry=RetryPolicy(attempts=3, base=1.0), jitter=0.25)
+    await bench.ask()
+    assert bench.clock.slept == [0.25, 0.5]
+
+
+@pytest.mark.parametrize(("asked", "waited"), [(3.0, 3.0), (0.1, 0.5), (0.0, 0.5), (None, 0.5)])
+async def test_retry_after_is_a_lower_bound(asked: float | None, waited: float) -> None:
+    bench = Bench(trouble(ErrorType.RATE_LIMITED, asked), DONE, retry=RetryPolicy(base=0.5))
+    success(await bench.ask())
+    assert bench.clock.slept == [waited]
+
+
+async def test_retry_after_may_be_longer_than_the_cap() -> None:
+    bench = Bench(trouble(ErrorType.RATE_LIMITED, 30.0), DONE, retry=RetryPolicy(cap=1.0))
+    success(await bench.ask())
+    assert bench.clock.slept == [30.0]
+
+
+async def test_no_call_starts_after_the_deadline() -> None:
+    bench = Bench(DONE)
+    answer = failure(await bench.ask(deadline=START))
+    assert answer.error_type is ErrorType.DEADLINE_EXCEEDED
+    assert answer.attempts == 0
+    assert bench.model.calls == []
+
+
+async def test_a_wait_that_would_outlive_the_deadline_is_not_begun() -> None:
+    bench = Bench(trouble(ErrorType.RATE_LIMITED, DEADLINE_SECONDS), DONE)
+    answer = failure(await bench.ask())
+    assert answer.error_type is ErrorType.RATE_LIMITED
+    assert bench.clock.slept == []
+    assert bench.clock.now() == START
+
+
+async def test_every_call_gets_the_time_left_to_the_deadline() -> None:
+    bench = Bench(trouble(), trouble(), DONE, retry=RetryPolicy(base=2.0), call_seconds=10.0)
+    await bench.ask()
+    assert [seconds for _, _, seconds in bench.model.calls] == [60.0, 48.0, 34.0]
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_whatever_fails_no_call_and_no_wait_is_past_the_deadline(seed: int) -> None:
+    rng = random.Random(seed)
+    script = [
+        trouble(rng.choice(RETRIED), rng.choice([None, rng.uniform(0, 30)]))
+        for _ in range(rng.randint(1, 40))
     ]
-
-
-def test_what_is_seen_from_outside_names_host_and_port_and_no_secret() -> None:
-    switchboard = board()
-    assert switchboard.breaker_statuses((ONE, TWO)) == (
-        BreakerStatus("gpu-1:8000", BreakerState.CLOSED, 0),
-        BreakerStatus("gpu-2:443", BreakerState.CLOSED, 0),
+    bench = Bench(
+        *script, retry=RetryPolicy(attempts=100), jitter=rng.random(), call_seconds=rng.uniform(0, 15)
     )
-    opened(switchboard, TWO)
-    assert switchboard.breaker_statuses((ONE, TWO))[1] == BreakerStatus("gpu-2:443", BreakerState.OPEN, 1)
+    answer = failure(await bench.ask())
+    deadline = START + DEADLINE_SECONDS
+    assert bench.model.calls
+    for _, at, seconds in bench.model.calls:
+        assert at < deadline
+        assert seconds == pytest.approx(deadline - at)
+    for _, at, seconds in bench.model.probes:
+        assert 0 < seconds <= deadline - at
+    # The last call may end late; no wait of the balancer does.
+    assert bench.model.calls[-1][1] <= deadline
+    assert answer.attempts == len(bench.model.calls)
+
+
+# ── which server ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_each_attempt_goes_to_the_next_endpoint_in_the_tasks_own_order() -> None:
+    bench = Bench(trouble(), endpoints=THREE, retry=RetryPolicy(attempts=5))
+    await bench.ask("task-1")
+    order = preference_order("task-1", THREE)
+    assert [endpoint for endpoint, _, _ in bench.model.calls] == [*order, *order[:2]]
+
+
+# ── behind breakers ─────────────────────────────────────────────────────────────────────────────────────────
+
+REFUSED = ModelError(ErrorType.CONNECTION_FAILED, "cannot connect: refused")
+ONE_FAILURE_OPENS = BreakerPolicy(failures=1, cooldown=1.0)
+
+
+class Servers:
+    """A balancer over several endpoints that can be down, silent or held up, in real but short time."""
+
+    def __init__(
+        self, *, policy: BreakerPolicy, retry: RetryPolicy, endpoints: Sequence[Endpoint] = THREE[:1]
+    ) -> None:
+        self.down: dict[Endpoint, ModelError] = {}
+        self.called: list[Endpoint] = []
+        self.probed: list[Endpoint] = []
+        self.held: asyncio.Event | None = None
+        self.waiting = 0
+        self.black_holes: set[Endpoint] = set()
+        self.bug = False
+        self.balancer = EndpointBalancer(self, endpoints, retry, policy)
+
+    async def complete(self, endpoint: Endpoint, request: ChatRequest, *, seconds: float) -> Completion:
+        (self.probed if request.messages == PROBE_MESSAGES else self.called).append(endpoint)
+        await asyncio.sleep(0)
+        if self.bug:
+            raise RuntimeError("a bug")
+        if self.held is not None:
+            self.waiting += 1
+            try:
+                await self.held.wait()
+            finally:
+                self.waiting -= 1
+        if endpoint in self.black_holes:
+            await asyncio.sleep(seconds)
+            raise ModelError(ErrorType.CONNECTION_FAILED, "cannot connect: timed out")
+        if endpoint in self.down:
+            raise self.down[endpoint]
+        return DONE
+
+    def state(self, endpoint: Endpoint) -> BreakerState:
+        return self.balancer.breakers[endpoint].state
+
+    async def ask(self, task_id: str | None = None, *, seconds: float = 60.0) -> Completion | ModelError:
+        return await ask(self.balancer, task_id, deadline=time.time() + seconds)
+
+    async def lose(self, endpoint: Endpoint, task_id: str | None = None) -> None:
+        """The endpoint refuses, the first caller opens its breaker, and the cool-down passes."""
+        self.down[endpoint] = REFUSED
+        await self.ask(task_id)
+        assert self.state(endpoint) is BreakerState.OPEN
+        await until(lambda: time.time() >= self.balancer.breakers[endpoint].probe_at, "the cool-down is over")
+
+
+def task_that_prefers(endpoint: Endpoint, endpoints: Sequence[Endpoint] = THREE) -> str:
+    return next(f"task-{n}" for n in range(1_000) if preference_order(f"task-{n}", endpoints)[0] == endpoint)
+
+
+async def test_while_the_first_endpoint_is_open_the_next_closed_one_is_called_in_one_attempt() -> None:
+    bench = Bench(REFUSED, DONE, endpoints=THREE, policy=ONE_FAILURE_OPENS, retry=RetryPolicy(base=0.1))
+    first, second, _ = preference_order("task-1", THREE)
+    await bench.ask("task-1")
+    answer = success(await bench.ask("task-1"))
+    assert answer.attempts == 1
+    assert [endpoint for endpoint, _, _ in bench.model.calls] == [first, second, second]
+    assert bench.model.probes == []
+
+
+async def test_a_dead_endpoint_costs_only_the_attempts_that_open_its_breaker() -> None:
+    servers = Servers(
+        policy=BreakerPolicy(failures=3, cooldown=60.0), retry=RetryPolicy(base=0.001), endpoints=THREE
+    )
+    servers.down[THREE[0]] = REFUSED
+    answers = [success(await servers.ask(f"task-{n}")) for n in range(100)]
+    assert servers.called.count(THREE[0]) == 3
+    assert sum(answer.attempts - 1 for answer in answers) == 3
+    assert servers.probed == []
+
+
+async def test_the_only_endpoint_if_dead_costs_a_probe_a_cooldown_and_not_every_callers_attempts() -> None:
+    bench = Bench(REFUSED, policy=BreakerPolicy(failures=5, cooldown=1.0))
+    answers = [failure(await bench.ask()) for _ in range(6)]  # one after the other, up to 7.75 s each
+    assert {answer.error_type for answer in answers} == {ErrorType.CONNECTION_FAILED}
+    assert len(bench.model.calls) == 5
+    # 1 s, 2 s, 4 s, then every 5 s.
+    elapsed = bench.clock.now() - START
+    assert 3 <= len(bench.model.probes) <= 3 + elapsed / 5.0
+
+
+async def test_with_every_endpoint_open_a_caller_fails_after_its_backoffs_and_names_the_failure() -> None:
+    retry = RetryPolicy(attempts=4, base=0.5, cap=10.0)
+    bench = Bench(REFUSED, endpoints=THREE[:2], policy=BreakerPolicy(failures=1, cooldown=60.0), retry=retry)
+    opened = failure(await bench.ask("task-1"))
+    assert opened.attempts == 2
+    opened_at = bench.balancer.breakers[preference_order("task-1", THREE[:2])[0]].opened_at
+    before = bench.clock.now()
+    answer = failure(await bench.ask("task-1"))
+    assert bench.clock.now() - before == 0.5 + 1.0 + 2.0
+    assert (answer.error_type, answer.attempts) == (ErrorType.CONNECTION_FAILED, 0)
+    for word in (
+        str(preference_order("task-1", THREE[:2])[0]),
+        "and 1 more",
+        format_timestamp(opened_at),
+        "cannot connect: refused",
+    ):
+        assert word in str(answer)
+
+
+async def test_with_every_endpoint_open_a_caller_without_retries_fails_at_once() -> None:
+    bench = Bench(REFUSED, policy=BreakerPolicy(failures=1, cooldown=60.0), retry=RetryPolicy(attempts=1))
+    await bench.ask()
+    before = bench.clock.now()
+    assert failure(await bench.ask()).attempts == 0
+    assert bench.clock.now() == before
+
+
+async def test_at_its_deadline_a_waiting_caller_fails_by_the_deadline_and_names_the_open_breaker() -> None:
+    bench = Bench(REFUSED, policy=BreakerPolicy(failures=1, cooldown=60.0), retry=RetryPolicy(attempts=1))
+    await bench.ask()
+    bench.balancer.retry = RetryPolicy(attempts=50)
+    answer = failure(await bench.ask())
+    assert bench.clock.now() == START + DEADLINE_SECONDS
+    assert (answer.error_type, answer.attempts) == (ErrorType.DEADLINE_EXCEEDED, 0)
+    for word in ("deadline", f"the breaker of {THREE[0]} is open since {format_timestamp(START)}", "refused"):
+        assert word in str(answer)
+
+
+async def test_a_passed_deadline_does_not_name_a_breaker_while_an_endpoint_is_closed() -> None:
+    bench = Bench(REFUSED, DONE, endpoints=THREE[:2], policy=ONE_FAILURE_OPENS)
+    await bench.ask("task-1")
+    assert bench.state(preference_order("task-1", THREE[:2])[0]) is BreakerState.OPEN
+    assert failure(await bench.ask("task-1", deadline=START)).message == TOO_LATE
+    bench = Bench(REFUSED, retry=RetryPolicy(attempts=1))
+    await bench.ask()
+    assert failure(await bench.ask(deadline=START)).message == TOO_LATE
+
+
+@pytest.mark.parametrize("policy", [BreakerPolicy(), BreakerPolicy(failures=1)])
+async def test_a_caller_waits_for_a_server_that_restarts_within_its_backoffs(
+    policy: BreakerPolicy,
+) -> None:
+    """Down for five seconds, with the defaults of a worker: a caller in that time sees it come back."""
+    bench = Bench(DONE, policy=policy)
+
+    class Restarting:
+        async def complete(self, endpoint: Endpoint, request: ChatRequest, *, seconds: float) -> Completion:
+            if bench.clock.now() < START + 5.0:
+                raise REFUSED
+            return DONE
+
+    bench.balancer.model = Restarting()
+    success(await bench.ask())
+    assert bench.clock.now() - START < 7.75 + 0.01
+
+
+async def test_a_probe_asks_for_one_token_in_little_time_and_is_not_an_attempt() -> None:
+    bench = Bench(REFUSED, DONE, policy=ONE_FAILURE_OPENS, retry=RetryPolicy(attempts=2, base=4.0))
+    answer = success(await bench.ask(request=replace(ASK, model="theirs", traceparent="00-a-b-01")))
+    assert answer.attempts == len(bench.model.calls) == 2
+    ((_, _, seconds),) = bench.model.probes
+    assert seconds == bench.balancer.probe_seconds
+    _, probe, real = bench.model.requests
+    assert (probe.model, probe.max_tokens, probe.traceparent) == ("theirs", 1, None)
+    assert real.messages != probe.messages
+
+
+@pytest.mark.parametrize("kind", [ErrorType.RATE_LIMITED, ErrorType.MODEL_NOT_FOUND, ErrorType.EMPTY_ANSWER])
+async def test_a_refused_probe_closes_the_breaker(kind: ErrorType) -> None:
+    bench = Bench(
+        REFUSED, trouble(kind), DONE, policy=ONE_FAILURE_OPENS, retry=RetryPolicy(attempts=2, base=4.0)
+    )
+    success(await bench.ask())
+    assert (len(bench.model.calls), len(bench.model.probes)) == (2, 1)
+
+
+async def test_a_probe_that_times_out_closes_the_breaker_unless_silence_opened_it() -> None:
+    late = ModelError(ErrorType.DEADLINE_EXCEEDED, "no whole answer")
+    bench = Bench(REFUSED, late, DONE, policy=ONE_FAILURE_OPENS, retry=RetryPolicy(attempts=2, base=4.0))
+    success(await bench.ask())
+    silence = trouble(ErrorType.FIRST_BYTE_TIMEOUT)
+    bench = Bench(silence, late, DONE, policy=ONE_FAILURE_OPENS, retry=RetryPolicy(attempts=2, base=1.0))
+    assert failure(await bench.ask()).error_type is ErrorType.FIRST_BYTE_TIMEOUT
+
+
+async def test_a_probe_outlives_the_deadline_of_the_caller_that_triggered_it() -> None:
+    servers = Servers(policy=BreakerPolicy(failures=1, cooldown=0.001), retry=RetryPolicy(attempts=1))
+    await servers.lose(THREE[0])
+    servers.held = asyncio.Event()
+    answer = failure(await servers.ask(seconds=0.05))
+    assert (answer.error_type, answer.attempts) == (ErrorType.DEADLINE_EXCEEDED, 0)
+    assert "refused" in str(answer)
+    assert servers.state(THREE[0]) is BreakerState.HALF_OPEN
+    servers.held.set()
+    servers.down = {}
+    await until(lambda: servers.state(THREE[0]) is BreakerState.CLOSED, "the probe is answered")
+    assert servers.probed == [THREE[0]]
+
+
+async def test_a_probe_goes_on_when_the_caller_that_triggered_it_is_cancelled() -> None:
+    servers = Servers(policy=BreakerPolicy(failures=1, cooldown=0.001), retry=RetryPolicy(attempts=1))
+    await servers.lose(THREE[0])
+    servers.held = asyncio.Event()
+    first, second = (asyncio.create_task(servers.ask()) for _ in range(2))
+    await until(lambda: servers.probed == [THREE[0]], "the probe is under way")
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    servers.held.set()
+    servers.down = {}
+    assert success(await second).attempts == 1
+    assert servers.probed == [THREE[0]]
+
+
+async def test_closing_the_balancer_cancels_its_probes_and_a_bug_in_one_leaves_the_breaker_open() -> None:
+    servers = Servers(policy=BreakerPolicy(failures=1, cooldown=0.001), retry=RetryPolicy(attempts=1))
+    await servers.lose(THREE[0])
+    servers.held, before = asyncio.Event(), asyncio.all_tasks()
+    failure(await servers.ask(seconds=0.05))
+    assert asyncio.all_tasks() > before
+    await asyncio.wait_for(servers.balancer.close(), 5)
+    assert asyncio.all_tasks() == before
+    assert servers.state(THREE[0]) is BreakerState.OPEN
+    servers.held, servers.bug = None, True
+    await until(lambda: time.time() >= servers.balancer.breakers[THREE[0]].probe_at, "the cool-down is over")
+    assert failure(await servers.ask()).error_type is ErrorType.CONNECTION_FAILED
+    assert servers.state(THREE[0]) is BreakerState.OPEN
+
+
+async def test_a_server_that_drops_packets_delays_no_caller_while_another_is_there() -> None:
+    """The first of two drops packets: each caller takes as long as with the other alone."""
+    two = THREE[:2]
+    hole, task_id = two[0], task_that_prefers(two[0], two)
+    servers = Servers(
+        policy=BreakerPolicy(failures=1, cooldown=0.01), retry=RetryPolicy(base=0.001), endpoints=two
+    )
+    await servers.lose(hole, task_id)
+    servers.black_holes = {hole}
+    servers.balancer.probe_seconds = 0.1
+    for _ in range(50):
+        began = time.monotonic()
+        assert success(await servers.ask(task_id, seconds=1.0)).attempts == 1
+        assert time.monotonic() - began < 0.5
+        await asyncio.sleep(0.01)
+    assert 2 <= len(servers.probed) <= 10
+    assert set(servers.probed) == {hole}
+    # It comes back, and is called again though the other never failed.
+    servers.black_holes, servers.down = set(), {}
+
+    async def found() -> bool:
+        success(await servers.ask(task_id))
+        return servers.called[-1] == hole
+
+    await until(found, "the first server is called again")
+
+
+async def test_of_many_waiting_callers_one_probes_and_all_go_on_when_it_is_answered() -> None:
+    servers = Servers(policy=BreakerPolicy(failures=1, cooldown=0.2), retry=RetryPolicy(attempts=1))
+    servers.down[THREE[0]] = REFUSED
+    await servers.ask()
+    servers.balancer.retry = RetryPolicy(attempts=20, base=1.0)
+    callers = [asyncio.create_task(servers.ask()) for _ in range(100)]
+    servers.down = {}
+    for answer in await asyncio.gather(*callers):
+        assert success(answer).attempts == 1
+    assert (len(servers.probed), len(servers.called)) == (1, 101)
+
+
+async def test_only_dead_servers_open_a_breaker_not_refusals_cancelled_calls_or_one_failing_task() -> None:
+    servers = Servers(policy=BreakerPolicy(failures=2), retry=RetryPolicy(attempts=1))
+
+    async def fail(error: ModelError) -> None:
+        servers.down = {THREE[0]: error}
+        failure(await servers.ask("one"))
+
+    for _ in range(10):
+        await fail(trouble(ErrorType.RATE_LIMITED))
+        servers.held = asyncio.Event()
+        cancelled = asyncio.create_task(servers.ask())
+        await until(lambda: servers.waiting == 1, "the call is under way")
+        cancelled.cancel()
+        servers.held = None
+        await fail(ModelError(ErrorType.SERVER_ERROR, "500", status=500))
+        servers.down = {}
+        success(await servers.ask())
+    assert servers.state(THREE[0]) is BreakerState.CLOSED
+    for _ in range(2):
+        await fail(ModelError(ErrorType.SERVER_ERROR, "502", status=502))
+    assert servers.state(THREE[0]) is BreakerState.OPEN
+
+
+async def test_the_failures_of_one_task_do_not_open_the_breaker_for_the_others() -> None:
+    bench = Bench(
+        ModelError(ErrorType.SERVER_ERROR, "HTTP 500", status=500),
+        retry=RetryPolicy(attempts=100),
+        jitter=0.0,
+    )
+    failure(await bench.ask("poisonous"))
+    assert bench.balancer.breakers[THREE[0]].state is BreakerState.CLOSED
+    assert len(bench.model.calls) == 100
+
+
+async def test_a_prompt_that_a_server_quoted_is_not_shown_to_another_caller() -> None:
+    said = ModelError(
+        ErrorType.SERVER_ERROR, "HTTP 502 from the model server: bad prompt 'my secret'", status=502
+    )
+    bench = Bench(said, policy=BreakerPolicy(failures=1, cooldown=60.0), retry=RetryPolicy(attempts=1))
+    assert "my secret" in failure(await bench.ask()).message
+    answer = failure(await bench.ask())
+    assert answer.error_type is ErrorType.SERVER_ERROR
+    assert "HTTP 502" in str(answer)
+    assert "my secret" not in str(answer)

@@ -1,4 +1,4 @@
-"""One call to a model server: the simulator's real process, and servers that say what no simulator should have to."""
+"""One call to a model server: the simulator in its own process, and servers that answer with given bytes."""
 
 import asyncio
 import json
@@ -13,7 +13,8 @@ import pytest
 
 from parley.broker.core.messages import ErrorType, Usage
 from parley.workers.model import client
-from parley.workers.model.client import ChatRequest, Limits, ModelClient
+from parley.workers.model.call_policy import CallTimeouts
+from parley.workers.model.client import ChatRequest, ModelClient
 from parley.workers.model.endpoint import Endpoint
 from parley.workers.model.responses import (
     MAX_ANSWER_BYTES,
@@ -28,7 +29,8 @@ from tests.harness import ModelServer, model_server, until
 ASK = ChatRequest(
     model=DEFAULT_MODEL, messages=[{"role": "user", "content": "Say something"}], temperature=0.5, seed=1
 )
-# What a call must come to for each fault of the simulator: its error, or how its answer ended. (plain, streamed)
+# What a call must come to for each fault of the simulator: its error, or how its answer ended. (plain,
+# streamed)
 OUTCOMES: dict[str, tuple[ErrorType | str, ErrorType | str]] = {
     "429": (ErrorType.RATE_LIMITED, ErrorType.RATE_LIMITED),
     "429-retry-after": (ErrorType.RATE_LIMITED, ErrorType.RATE_LIMITED),
@@ -51,7 +53,7 @@ OUTCOMES: dict[str, tuple[ErrorType | str, ErrorType | str]] = {
 
 
 class Canned:
-    """A server that answers every connection with the same bytes and closes it. What HTTP servers do not do, it can."""
+    """A server that answers every connection with the same bytes and closes it; they need not be HTTP."""
 
     def __init__(self, answer: bytes) -> None:
         self.answer = answer
@@ -89,17 +91,17 @@ def event(**fields: Any) -> bytes:
 
 
 class Clients:
-    """By how they are set up, kept for the whole file: a new client reads the machine's certificates each time, 40 ms."""
+    """Clients by their settings, shared by all tests: a new one reads the machine's certificates, 40 ms."""
 
     def __init__(self) -> None:
-        self._open: dict[tuple[bool, Limits], ModelClient] = {}
+        self._open: dict[tuple[bool, CallTimeouts], ModelClient] = {}
         self._stack = AsyncExitStack()
 
-    async def of(self, stream: bool, limits: Limits) -> ModelClient:
-        if (stream, limits) not in self._open:
-            client = ModelClient(stream=stream, limits=limits)
-            self._open[stream, limits] = await self._stack.enter_async_context(client)
-        return self._open[stream, limits]
+    async def of(self, stream: bool, timeouts: CallTimeouts) -> ModelClient:
+        if (stream, timeouts) not in self._open:
+            client = ModelClient(stream=stream, timeouts=timeouts)
+            self._open[stream, timeouts] = await self._stack.enter_async_context(client)
+        return self._open[stream, timeouts]
 
     async def close(self) -> None:
         await self._stack.aclose()
@@ -119,10 +121,10 @@ async def call(
     *,
     stream: bool = False,
     seconds: float = 20.0,
-    limits: Limits | None = None,
+    timeouts: CallTimeouts | None = None,
     request: ChatRequest = ASK,
 ) -> Completion:
-    client = await CLIENTS.of(stream, limits or Limits())
+    client = await CLIENTS.of(stream, timeouts or CallTimeouts())
     return await client.complete(Endpoint(url), request, seconds=seconds)
 
 
@@ -135,7 +137,7 @@ async def refused(url: str, **how: Any) -> ModelError:
 both = pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
 
 
-# ── answers ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── answers ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_a_plain_and_a_streamed_answer_agree(model: ModelServer) -> None:
@@ -151,17 +153,18 @@ async def test_a_long_answer_is_the_same_in_thousands_of_events_as_in_one_piece(
     await model.behave(tokens=50_000)
     plain, streamed = await call(model.url), await call(model.url, stream=True)
     assert plain == streamed
-    # As events it was more bytes than an answer may have; it is the answer that is bounded.
+    # The events together are larger than the bound, which is about the answer.
     assert plain.usage.completion_tokens * 170 > MAX_ANSWER_BYTES
 
 
-async def test_the_request_carries_what_was_asked_for_and_the_trace(model: ModelServer) -> None:
+async def test_the_request_carries_its_fields_and_the_trace(model: ModelServer) -> None:
     asked = replace(ASK, max_tokens=5, stop=["END"], traceparent="00-a-b-01")
     await call(model.url, request=asked)
     await call(model.url, request=ChatRequest(model=DEFAULT_MODEL, messages=ASK.messages), stream=True)
     full, bare = (await model.seen())["latest"][-2:]
     assert full == {
-        "model": DEFAULT_MODEL, "temperature": 0.5, "max_tokens": 5, "seed": 1, "stop": ["END"], "traceparent": "00-a-b-01",
+        "model": DEFAULT_MODEL, "temperature": 0.5, "max_tokens": 5,
+        "seed": 1, "stop": ["END"], "traceparent": "00-a-b-01",
     }  # fmt: skip
     assert bare == {"model": DEFAULT_MODEL, "stream": True, "traceparent": None}
 
@@ -179,7 +182,7 @@ async def test_half_an_emoji_does_not_make_an_answer_unstorable() -> None:
         assert (await call(server.url)).content == "hi ?"
 
 
-async def test_what_a_server_does_not_say_is_filled_in_plainly() -> None:
+async def test_fields_that_a_server_leaves_out_get_plain_defaults() -> None:
     async with canned(ok(b'{"choices": [{"message": {"content": "hi"}}]}')) as server:
         assert await call(server.url) == Completion("hi", "unknown", DEFAULT_MODEL, Usage())
 
@@ -187,13 +190,13 @@ async def test_what_a_server_does_not_say_is_filled_in_plainly() -> None:
 @pytest.mark.parametrize(
     "usage", ["5", "null", "[]", '{"prompt_tokens": true, "completion_tokens": -1, "total_tokens": 1e3}']
 )
-async def test_a_usage_that_counts_nothing_is_no_reason_to_refuse_the_answer(usage: str) -> None:
+async def test_an_invalid_usage_does_not_spoil_the_answer(usage: str) -> None:
     body = b'{"choices": [{"message": {"content": "hi"}}], "usage": ' + usage.encode() + b"}"
     async with canned(ok(body)) as server:
         assert (await call(server.url)).usage == Usage()
 
 
-# ── faults ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── faults ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_every_fault_of_the_simulator_is_tried_here() -> None:
@@ -202,22 +205,22 @@ def test_every_fault_of_the_simulator_is_tried_here() -> None:
 
 @both
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_each_fault_comes_out_as_its_documented_kind(
+async def test_each_fault_becomes_its_documented_error_type(
     model: ModelServer, fault: str, stream: bool
 ) -> None:
     await model.behave(faults={fault: 1.0})
     expected = OUTCOMES[fault][stream]
-    limits = Limits(first_byte=0.2, total=0.4)
+    timeouts = CallTimeouts(first_byte=0.2, total=0.4)
     if isinstance(expected, ErrorType):
-        error = await refused(model.url, stream=stream, limits=limits)
+        error = await refused(model.url, stream=stream, timeouts=timeouts)
         assert error.error_type is expected, error
         assert str(error)
         assert error.retry_after == (1.0 if fault == "429-retry-after" else None)
     else:
-        assert (await call(model.url, stream=stream, limits=limits)).finish_reason == expected
+        assert (await call(model.url, stream=stream, timeouts=timeouts)).finish_reason == expected
 
 
-async def test_a_missing_key_is_told_in_the_servers_own_words_though_they_are_a_plain_string() -> None:
+async def test_a_missing_key_is_reported_in_the_servers_text_though_it_is_a_plain_string() -> None:
     async with model_server("--api-key", "open-sesame") as server:
         for stream in (False, True):
             error = await refused(server.url, stream=stream)
@@ -239,9 +242,9 @@ async def test_an_unknown_model_is_named(model: ModelServer, stream: bool) -> No
 
 @both
 async def test_a_refused_connection_names_the_server(stream: bool) -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # taken, so that nobody else listens there either
-        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # bound, so that no other process listens there
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}"
         error = await refused(url, stream=stream)
     assert error.error_type is ErrorType.CONNECTION_FAILED
     assert url in str(error)
@@ -257,13 +260,15 @@ async def test_connecting_has_a_limit_of_its_own() -> None:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
         address = full.getsockname()
-        # The queue of a listener that accepts nobody: once it is full, the kernel leaves who comes next unanswered.
+        # The listener accepts no connection: once its queue is full, the kernel does not answer the next one.
         waiting = [socket.socket() for _ in range(3)]
         for one in waiting:
             one.setblocking(False)
             one.connect_ex(address)
         started = time.monotonic()
-        error = await refused(f"http://127.0.0.1:{address[1]}", limits=Limits(connect=0.3), seconds=20)
+        error = await refused(
+            f"http://127.0.0.1:{address[1]}", timeouts=CallTimeouts(connect=0.3), seconds=20
+        )
         assert error.error_type is ErrorType.CONNECTION_FAILED
         assert 0.3 <= time.monotonic() - started < 5
         for one in waiting:
@@ -280,9 +285,7 @@ async def test_connecting_has_a_limit_of_its_own() -> None:
     ],
     ids=["another protocol", "bad chunk", "endless header"],
 )
-async def test_a_server_that_does_not_speak_http_is_an_error_like_any_other(
-    answer: bytes, stream: bool
-) -> None:
+async def test_an_answer_that_is_not_http_is_a_model_error(answer: bytes, stream: bool) -> None:
     async with canned(answer + b"\r\n\r\n") as server:
         error = await refused(server.url, stream=stream)
         assert error.error_type is ErrorType.MALFORMED_ANSWER
@@ -291,7 +294,7 @@ async def test_a_server_that_does_not_speak_http_is_an_error_like_any_other(
 
 
 @both
-async def test_a_connection_that_is_closed_without_a_word_was_lost_and_not_refused(stream: bool) -> None:
+async def test_a_connection_that_closes_without_an_answer_is_lost_and_not_refused(stream: bool) -> None:
     async with canned(b"") as server:
         assert (await refused(server.url, stream=stream)).error_type is ErrorType.CONNECTION_LOST
 
@@ -319,7 +322,7 @@ async def test_an_answer_of_another_shape_is_malformed(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", " \n\t", 5, ["hi"]])
-async def test_an_answer_without_words_is_empty(content: object) -> None:
+async def test_an_answer_without_text_is_empty(content: object) -> None:
     body = json.dumps({"choices": [{"message": {"content": content}, "finish_reason": "stop"}]}).encode()
     async with canned(ok(body)) as server:
         assert (await refused(server.url)).error_type is ErrorType.EMPTY_ANSWER
@@ -337,7 +340,7 @@ async def test_an_answer_without_words_is_empty(content: object) -> None:
         event(choices=[{"delta": {"content": ["hi"]}}]),
     ],
 )
-async def test_a_line_of_another_shape_spoils_a_stream(line: bytes) -> None:
+async def test_a_line_of_another_shape_makes_a_stream_malformed(line: bytes) -> None:
     async with canned(
         ok(line + event(choices=[{"delta": {}, "finish_reason": "stop"}]) + b"data: [DONE]\n\n")
     ) as server:
@@ -352,7 +355,7 @@ async def test_a_stream_may_hold_comments_and_windows_line_ends() -> None:
         assert (await call(server.url, stream=True)).content == "hi"
 
 
-async def test_an_error_line_inside_a_good_stream_is_an_error_even_after_words_and_before_done() -> None:
+async def test_an_error_event_in_a_stream_is_an_error_even_after_text_and_before_done() -> None:
     lines = event(choices=[{"delta": {"content": "hi"}, "finish_reason": "stop"}]) + event(
         error={"message": "engine died"}
     )
@@ -363,7 +366,7 @@ async def test_an_error_line_inside_a_good_stream_is_an_error_even_after_words_a
 
 
 @pytest.mark.parametrize("end", [b"", b"data: [DONE]\n\n"], ids=["silence", "done"])
-async def test_a_stream_that_ends_before_its_answer_does_was_lost(end: bytes) -> None:
+async def test_a_stream_that_ends_before_its_answer_is_a_lost_connection(end: bytes) -> None:
     async with canned(
         ok(event(choices=[{"delta": {"content": "half an ans"}, "finish_reason": None}]) + end)
     ) as server:
@@ -371,7 +374,7 @@ async def test_a_stream_that_ends_before_its_answer_does_was_lost(end: bytes) ->
 
 
 @pytest.mark.parametrize("content", ["half an ans", "", None])
-async def test_an_answer_that_the_server_gave_up_is_none(content: str | None) -> None:
+async def test_an_answer_that_the_server_aborted_is_an_error(content: str | None) -> None:
     """vLLM 0.32 at SIGTERM: HTTP 200, the words so far, `finish_reason: abort`."""
     body = json.dumps({"choices": [{"message": {"content": content}, "finish_reason": "abort"}]}).encode()
     lines = event(choices=[{"delta": {"content": content}, "finish_reason": None}])
@@ -407,7 +410,7 @@ async def test_a_line_that_never_ends_is_not_gathered_for_ever(monkeypatch: pyte
         assert (await refused(server.url, stream=True)).error_type is ErrorType.MALFORMED_ANSWER
 
 
-# ── refusals ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── refusals ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -472,23 +475,23 @@ async def test_a_server_that_quotes_the_whole_prompt_is_cut_short(form: str) -> 
         assert len(message) < MAX_ERROR_CHARACTERS + 100
 
 
-# ── time ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── time ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_only_streamed_calls_have_a_limit_to_the_first_byte(model: ModelServer) -> None:
     await model.behave(latency_ms=500)
-    limits = Limits(first_byte=0.2)
-    assert (await call(model.url, limits=limits)).finish_reason == "stop"
+    timeouts = CallTimeouts(first_byte=0.2)
+    assert (await call(model.url, timeouts=timeouts)).finish_reason == "stop"
     await model.behave(faults={"hang": 1.0})
     started = time.monotonic()
-    error = await refused(model.url, stream=True, limits=limits)
+    error = await refused(model.url, stream=True, timeouts=timeouts)
     assert error.error_type is ErrorType.FIRST_BYTE_TIMEOUT
     assert time.monotonic() - started < 5
 
 
 async def test_the_limit_to_the_first_byte_does_not_count_for_what_comes_after_it(model: ModelServer) -> None:
     await model.behave(tokens_per_second=20, tokens=16)
-    assert (await call(model.url, stream=True, limits=Limits(first_byte=0.3))).finish_reason == "stop"
+    assert (await call(model.url, stream=True, timeouts=CallTimeouts(first_byte=0.3))).finish_reason == "stop"
 
 
 @both
@@ -496,7 +499,7 @@ async def test_a_call_that_takes_longer_than_its_total_limit_is_a_total_timeout(
     model: ModelServer, stream: bool
 ) -> None:
     await model.behave(faults={"drip": 1.0})
-    error = await refused(model.url, stream=stream, limits=Limits(total=0.2), seconds=20)
+    error = await refused(model.url, stream=stream, timeouts=CallTimeouts(total=0.2), seconds=20)
     assert error.error_type is ErrorType.TOTAL_TIMEOUT
     await model.idle()
 
@@ -507,7 +510,7 @@ async def test_a_call_that_meets_its_deadline_first_says_so(
     model: ModelServer, stream: bool, total: float | None
 ) -> None:
     await model.behave(faults={"hang": 1.0})
-    error = await refused(model.url, stream=stream, limits=Limits(total=total), seconds=0.2)
+    error = await refused(model.url, stream=stream, timeouts=CallTimeouts(total=total), seconds=0.2)
     assert error.error_type is ErrorType.DEADLINE_EXCEEDED
     await model.idle()
 
@@ -546,7 +549,7 @@ async def test_one_client_makes_many_calls_at_once(model: ModelServer) -> None:
     assert (await model.seen())["most_running"] >= 50
 
 
-# ── secrets ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── secrets ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_a_password_in_the_url_is_sent_as_basic_authorization() -> None:
@@ -567,7 +570,7 @@ async def test_no_message_shows_a_password_of_the_url(model: ModelServer, fault:
     await model.idle()
 
 
-# ── what a server serves ──────────────────────────────────────────────────────────────────────────────────────────
+# ── what a server serves ────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -581,7 +584,7 @@ async def test_no_message_shows_a_password_of_the_url(model: ModelServer, fault:
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", ErrorType.MALFORMED_ANSWER),
     ],
 )
-async def test_asking_for_models_fails_by_kind_too(answer: bytes, kind: ErrorType) -> None:
+async def test_listing_models_raises_the_same_error_types(answer: bytes, kind: ErrorType) -> None:
     async with canned(answer) as server, ModelClient() as client:
         with pytest.raises(ModelError) as caught:
             await client.models(Endpoint(server.url))
@@ -591,12 +594,12 @@ async def test_asking_for_models_fails_by_kind_too(answer: bytes, kind: ErrorTyp
 @pytest.mark.parametrize(
     "length", ["", ', "max_model_len": null', ', "max_model_len": "2048"', ', "max_model_len": 0']
 )
-async def test_a_server_need_not_say_how_long_its_context_is(length: str) -> None:
+async def test_a_server_need_not_list_its_context_length(length: str) -> None:
     async with canned(ok(f'{{"data": [{{"id": "m"{length}}}]}}'.encode())) as server, ModelClient() as client:
         assert await client.models(Endpoint(server.url)) == [ServedModel("m", None)]
 
 
-async def test_asking_for_models_has_a_time_limit() -> None:
+async def test_listing_models_has_a_time_limit() -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()  # until the client goes
         writer.close()
@@ -608,10 +611,10 @@ async def test_asking_for_models_has_a_time_limit() -> None:
         assert caught.value.error_type is ErrorType.FIRST_BYTE_TIMEOUT
 
 
-# ── what a breaker and its metric are told ────────────────────────────────────────────────────────────────────────
+# ── texts for others ──────────────────────────────────────────────────────────────────
 
 
-async def test_a_refusal_carries_its_status_and_a_gist_without_the_servers_words() -> None:
+async def test_a_refusal_has_its_status_and_a_public_text_without_the_servers_own() -> None:
     async with (
         canned(refusal(503, b'{"error": {"message": "no room for my secret prompt"}}')) as server,
         ModelClient() as client,

@@ -1,8 +1,12 @@
-"""An endpoint's address as it is called, as a metric names it, and as others may see it."""
+"""An endpoint's address in calls, metrics and messages, and the order of several."""
+
+from collections import Counter
 
 import pytest
 
-from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.endpoint import Endpoint, preference_order
+
+THREE = tuple(Endpoint(f"http://gpu-{name}:8000") for name in "abc")
 
 
 @pytest.mark.parametrize(
@@ -15,7 +19,7 @@ from parley.workers.model.endpoint import Endpoint
         ("https://user:hush@host/v1", "https://host/v1"),
     ],
 )
-def test_an_endpoint_is_called_under_its_v1_and_a_path_of_its_own_is_kept(url: str, base: str) -> None:
+def test_the_base_url_ends_in_v1_and_keeps_its_path(url: str, base: str) -> None:
     assert Endpoint(url).base == base
 
 
@@ -32,9 +36,32 @@ def test_an_endpoints_label_is_its_host_and_port_and_nothing_else(url: str, labe
     assert Endpoint(url).label == label
 
 
-def test_what_stands_before_the_at_becomes_basic_authorization_and_is_shown_to_nobody() -> None:
+def test_user_and_password_become_basic_authorization_and_are_never_shown() -> None:
     endpoint = Endpoint("https://user:p%40ss@host")
     assert endpoint.authorization == "Basic dXNlcjpwQHNz"
     assert "p%40ss" not in str(endpoint)
     assert "p@ss" not in str(endpoint)
     assert Endpoint("https://host").authorization is None
+
+
+# ── the order in which a task tries them ────────────────────────────────────────────────────────────────────
+
+
+def test_all_agents_of_a_task_prefer_the_same_endpoint_in_whatever_order_they_are_configured() -> None:
+    assert preference_order("task-1", THREE) == preference_order("task-1", THREE[::-1])
+    assert sorted(e.url for e in preference_order("task-1", THREE)) == [e.url for e in THREE]
+
+
+def test_tasks_spread_over_the_endpoints() -> None:
+    first = Counter(preference_order(f"task-{n}", THREE)[0].url for n in range(3_000))
+    assert set(first) == {endpoint.url for endpoint in THREE}
+    # A fair share is 1,000 with a standard deviation of 26.
+    assert all(850 < count < 1_150 for count in first.values()), first
+
+
+def test_losing_an_endpoint_moves_only_its_own_tasks() -> None:
+    *left, gone = THREE
+    before = {f"task-{n}": preference_order(f"task-{n}", THREE) for n in range(500)}
+    for task, order in before.items():
+        after = preference_order(task, left)
+        assert after == [endpoint for endpoint in order if endpoint != gone]

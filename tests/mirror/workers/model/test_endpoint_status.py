@@ -1,7 +1,6 @@
-"""What the workers of a pool see of the endpoints, added up: those that are there, and what those that are gone had opened."""
+"""How all workers of a pool see the endpoints, and the openings of those that are gone."""
 
-from parley.workers.model.balancer import BreakerStatus
-from parley.workers.model.breaker import BreakerState
+from parley.workers.model.breaker import BreakerState, BreakerStatus
 from parley.workers.model.endpoint_status import EndpointStatus, EndpointStatuses
 
 
@@ -9,21 +8,21 @@ def counts(closed: int = 0, half_open: int = 0, opened: int = 0) -> dict[Breaker
     return {BreakerState.CLOSED: closed, BreakerState.HALF_OPEN: half_open, BreakerState.OPEN: opened}
 
 
-def test_every_endpoint_and_every_state_is_there_before_anybody_has_joined() -> None:
+def test_every_endpoint_and_every_state_is_there_before_the_first_worker() -> None:
     assert EndpointStatuses(["a:1", "b:1"]).by_endpoint == {
         "a:1": EndpointStatus(counts(), 0),
         "b:1": EndpointStatus(counts(), 0),
     }
 
 
-def test_a_worker_that_told_nothing_yet_has_all_closed() -> None:
+def test_a_new_worker_has_all_breakers_closed() -> None:
     statuses = EndpointStatuses(["a:1"])
     statuses.add_worker(1)
     statuses.add_worker(2)
     assert statuses.by_endpoint == {"a:1": EndpointStatus(counts(closed=2), 0)}
 
 
-def test_the_latest_word_of_each_worker_counts() -> None:
+def test_the_latest_report_of_each_worker_counts() -> None:
     statuses = EndpointStatuses(["a:1"])
     statuses.add_worker(1)
     statuses.add_worker(2)
@@ -34,7 +33,7 @@ def test_the_latest_word_of_each_worker_counts() -> None:
     assert statuses.by_endpoint["a:1"] == EndpointStatus(counts(half_open=1, opened=1), 4)
 
 
-def test_a_worker_that_is_gone_sees_nothing_but_what_it_opened_stays_counted() -> None:
+def test_a_removed_worker_counts_no_more_but_its_openings_do() -> None:
     statuses = EndpointStatuses(["a:1"])
     statuses.add_worker(1)
     statuses.update(1, [BreakerStatus("a:1", BreakerState.OPEN, 2)])

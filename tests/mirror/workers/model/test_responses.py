@@ -1,4 +1,4 @@
-"""What a model server says, read without a server. That it says so over HTTP, and in how many other ways, is in test_vllm.py."""
+"""Reading what a model server sends, without a server. The same over HTTP is in test_client.py."""
 
 import json
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parley.broker.core.error_policy import Signal
 from parley.broker.core.messages import ErrorType, Usage
 from parley.workers.model.endpoint import Endpoint
 from parley.workers.model.responses import (
@@ -35,16 +36,16 @@ def said(content: str | None = None, finish_reason: str | None = None) -> bytes:
     return line(model="m", choices=[{"delta": {"content": content}, "finish_reason": finish_reason}])
 
 
-def gathered(lines: Sequence[bytes]) -> Completion:
-    gathering = StreamAssembler("asked")
+def assembled(lines: Sequence[bytes]) -> Completion:
+    answer = StreamAssembler("asked")
     for each in lines:
-        if gathering.take(each):
+        if answer.add(each):
             break
-    return gathering.whole()
+    return answer.completion()
 
 
 @given(parts=st.lists(WORDS, min_size=1, max_size=8))
-def test_however_an_answer_is_cut_into_events_it_is_the_one_that_comes_whole(parts: list[str]) -> None:
+def test_a_streamed_answer_equals_the_plain_one_however_it_is_cut_into_events(parts: list[str]) -> None:
     content = "".join(parts)
     body = {
         "model": "m",
@@ -54,15 +55,15 @@ def test_however_an_answer_is_cut_into_events_it_is_the_one_that_comes_whole(par
     whole = completion(json.dumps(body).encode(), "asked")
     assert whole == Completion(content, "stop", "m", Usage(**USAGE))
     lines = [said(""), *map(said, parts), said(None, "stop"), line(choices=[], usage=USAGE), b"data: [DONE]"]
-    assert gathered(lines) == whole
-    assert gathered([each + b"\r" for line_ in lines for each in (b": comment", b"", line_)]) == whole
+    assert assembled(lines) == whole
+    assert assembled([each + b"\r" for line_ in lines for each in (b": comment", b"", line_)]) == whole
 
 
-def test_what_comes_after_the_last_line_is_not_read() -> None:
-    gathering = StreamAssembler("asked")
-    assert not gathering.take(said("hi", "stop"))
-    assert gathering.take(b"data: [DONE]")
-    assert gathering.whole().content == "hi"
+def test_the_last_line_says_so() -> None:
+    answer = StreamAssembler("asked")
+    assert not answer.add(said("hi", "stop"))
+    assert answer.add(b"data: [DONE]")
+    assert answer.completion().content == "hi"
 
 
 @pytest.mark.parametrize(
@@ -82,9 +83,9 @@ def test_what_comes_after_the_last_line_is_not_read() -> None:
         ([said("x" * (MAX_ANSWER_BYTES // 2))] * 3, ErrorType.MALFORMED_ANSWER),
     ],
 )
-def test_a_stream_that_brings_no_answer_says_of_which_kind(lines: Sequence[bytes], kind: ErrorType) -> None:
+def test_a_stream_without_an_answer_is_an_error_of_its_kind(lines: Sequence[bytes], kind: ErrorType) -> None:
     with pytest.raises(ModelError) as caught:
-        gathered(lines)
+        assembled(lines)
     assert caught.value.error_type is kind
     assert str(caught.value)
 
@@ -114,18 +115,18 @@ def test_a_stream_that_brings_no_answer_says_of_which_kind(lines: Sequence[bytes
         ),
     ).map(lambda value: json.dumps(value).encode())
 )
-def test_no_body_brings_anything_but_an_answer_or_a_model_error(body: bytes) -> None:
+def test_any_body_is_an_answer_or_a_model_error(body: bytes) -> None:
     for read in (
         lambda: completion(body, "m"),
         lambda: served(Endpoint("http://h"), body),
-        lambda: gathered([b"data: " + body]),
+        lambda: assembled([b"data: " + body]),
     ):
         with suppress(ModelError):
             read()
     assert refusal(400, "1", body).status == 400
 
 
-def test_models_are_listed_with_what_they_take_where_the_server_says_so() -> None:
+def test_models_are_listed_with_their_context_length_if_the_server_gives_it() -> None:
     body = json.dumps(
         {"data": [{"id": "a", "max_model_len": 4096}, {"id": "b"}, {"id": "c", "max_model_len": "many"}]}
     ).encode()
@@ -136,7 +137,7 @@ def test_models_are_listed_with_what_they_take_where_the_server_says_so() -> Non
     ("retry_after", "seconds"),
     [(None, None), ("2", 2.0), ("0.5", 0.5), ("-1", None), ("nan", None), ("inf", None), ("soon", None)],
 )
-def test_a_refusal_asks_for_a_pause_where_it_names_seconds(
+def test_a_refusal_asks_for_a_pause_if_it_names_seconds(
     retry_after: str | None, seconds: float | None
 ) -> None:
     assert refusal(503, retry_after, b"{}").retry_after == seconds
@@ -145,3 +146,17 @@ def test_a_refusal_asks_for_a_pause_where_it_names_seconds(
 def test_a_refusal_that_quotes_the_whole_prompt_is_cut_short() -> None:
     error = refusal(400, None, json.dumps({"error": {"message": "prompt " * 10_000}}).encode())
     assert len(str(error)) < MAX_ERROR_CHARACTERS + 100
+
+
+def test_an_error_says_whether_its_endpoint_is_alive_dead_or_neither() -> None:
+    def signal(kind: ErrorType, status: int | None = None, retry_after: float | None = None) -> Signal:
+        return ModelError(kind, "no", retry_after, status).signal
+
+    assert signal(ErrorType.BAD_REQUEST, 400) is signal(ErrorType.CONTEXT_TOO_LONG, 400) is Signal.ALIVE
+    assert signal(ErrorType.UNAUTHORIZED, 401) is signal(ErrorType.MODEL_NOT_FOUND, 404) is Signal.ALIVE
+    assert signal(ErrorType.RATE_LIMITED, 429) is signal(ErrorType.SERVER_ERROR, 503, 1.0) is Signal.ALIVE
+    assert signal(ErrorType.CONNECTION_FAILED) is signal(ErrorType.CONNECTION_LOST) is Signal.DEAD
+    assert signal(ErrorType.FIRST_BYTE_TIMEOUT) is Signal.DEAD
+    assert [signal(ErrorType.SERVER_ERROR, status) for status in (502, 504)] == [Signal.DEAD] * 2
+    assert [signal(ErrorType.SERVER_ERROR, status) for status in (500, 503, None)] == [Signal.AMBIGUOUS] * 3
+    assert signal(ErrorType.DEADLINE_EXCEEDED) is signal(ErrorType.CANCELLED) is Signal.IGNORED

@@ -10,10 +10,9 @@ import pytest
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.nats_client import NatsClient as Nats
-from parley.workers.agent import Retry
 from parley.workers.job import Job
 from parley.workers.model.breaker import BreakerPolicy
-from parley.workers.model.client import Limits
+from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
 from parley.workers.model.endpoint import Endpoint
 from parley.workers.pool.local_pool import LocalPool
 from parley.workers.pool.pool import WorkerConfig
@@ -28,8 +27,8 @@ def config(nats_url: str, model: ModelServer, *, slots: int, drain_seconds: floa
         endpoints=(model.url,),
         model=DEFAULT_MODEL,
         api_key=None,
-        limits=Limits(),
-        retry=Retry(),
+        timeouts=CallTimeouts(),
+        retry=RetryPolicy(),
         stream=False,
         slots=slots,
         ack_wait_seconds=30.0,
@@ -98,9 +97,9 @@ async def test_a_local_pool_says_how_its_worker_sees_the_endpoints(
     endpoint = Endpoint(model.url).label
     quick = dataclasses.replace(
         config(nats_server.url, model, slots=3),
-        retry=Retry(attempts=2, base=30.0, cap=30.0),
+        retry=RetryPolicy(attempts=2, base=30.0, cap=30.0),
         drain_seconds=0.0,
-        tolerance=BreakerPolicy(failures=3, cooldown=0.05),
+        breaker_policy=BreakerPolicy(failures=3, cooldown=0.05),
     )
 
     def seen(pool: LocalPool) -> tuple[int, ...]:

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from parley.broker.jetstream.embedded import EmbeddedNats
-from parley.workers.agent import Retry
-from parley.workers.model.client import Limits
+from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
 from parley.workers.pool.pool import WorkerConfig
 from parley.workers.pool.ray_cluster import RayUnavailable
 from parley.workers.pool.ray_pool import RayPool
@@ -19,14 +18,13 @@ from parley.workers.pool.ray_pool import RayPool
 # A driver whose folder, which is also its working directory, is on its own import path, but behind everything else.
 DRIVER = """
 import asyncio, sys
-from parley.workers.agent import Retry
-from parley.workers.model.client import Limits
+from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
 from parley.workers.pool.pool import WorkerConfig
 from parley.workers.pool.ray_pool import RayPool
 
 async def main():
     config = WorkerConfig(
-        {nats_url!r}, ("http://127.0.0.1:1",), "m", None, Limits(), Retry(), False, 1, 30.0, 1.0
+        {nats_url!r}, ("http://127.0.0.1:1",), "m", None, CallTimeouts(), RetryPolicy(), False, 1, 30.0, 1.0
     )
     async with RayPool(config, name="x", actors=2, address=None, actor_cpus=0.1) as pool:
         actor = pool._actor_slots[0].actor
@@ -67,7 +65,16 @@ def test_files_in_the_working_directory_named_like_ours_or_a_library_break_no_ac
 )
 async def test_a_ray_that_is_not_there_is_named_at_once_in_one_line(address: str) -> None:
     config = WorkerConfig(
-        "nats://127.0.0.1:1", ("http://127.0.0.1:1",), "m", None, Limits(), Retry(), False, 1, 30.0, 1.0
+        "nats://127.0.0.1:1",
+        ("http://127.0.0.1:1",),
+        "m",
+        None,
+        CallTimeouts(),
+        RetryPolicy(),
+        False,
+        1,
+        30.0,
+        1.0,
     )
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))

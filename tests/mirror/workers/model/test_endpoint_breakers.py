@@ -1,0 +1,116 @@
+"""Which endpoint may be called or probed, waiting for a change, and what others see of the breakers."""
+
+import asyncio
+import math
+
+from parley.broker.core.error_policy import Signal
+from parley.broker.core.messages import ErrorType
+from parley.workers.model.breaker import BreakerPolicy, BreakerState, BreakerStatus, Failure, Permit
+from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.endpoint_breakers import EndpointBreakers
+from tests.harness import until
+
+START = 1_800_000_000.0
+ONE, TWO = Endpoint("http://user:secret@gpu-1:8000"), Endpoint("https://gpu-2/v1")
+REFUSED = Failure(ErrorType.CONNECTION_FAILED, "refused")
+
+
+def two() -> EndpointBreakers:
+    return EndpointBreakers((ONE, TWO), BreakerPolicy(failures=1))
+
+
+def admitted(breakers: EndpointBreakers, *order: Endpoint, now: float = START) -> tuple[Endpoint, Permit]:
+    found = breakers.admit(order, now)
+    assert found is not None
+    return found
+
+
+def probe(breakers: EndpointBreakers, *order: Endpoint, now: float) -> tuple[Endpoint, Permit]:
+    """The only one that is due."""
+    ((endpoint, permit),) = breakers.probes_due(order, now)
+    assert permit.probe
+    return endpoint, permit
+
+
+def open_breakers(breakers: EndpointBreakers, *endpoints: Endpoint, now: float = START) -> None:
+    for endpoint in endpoints:
+        breakers.end(*admitted(breakers, endpoint, now=now), Signal.DEAD, now, failure=REFUSED)
+
+
+def test_the_first_closed_endpoint_of_the_given_order_is_called() -> None:
+    breakers = two()
+    assert admitted(breakers, ONE, TWO)[0] == ONE
+    assert admitted(breakers, TWO, ONE)[0] == TWO
+    open_breakers(breakers, ONE)
+    assert admitted(breakers, ONE, TWO)[0] == TWO
+
+
+def test_one_caller_probes_an_endpoint_that_is_due_and_all_call_a_closed_one() -> None:
+    breakers = two()
+    open_breakers(breakers, ONE)
+    due = breakers.next_probe_at((ONE, TWO))
+    assert breakers.probes_due((ONE, TWO), due - 0.1) == []
+    assert admitted(breakers, ONE, TWO, now=due)[0] == TWO
+    assert not breakers.probing((ONE, TWO))
+    assert probe(breakers, ONE, TWO, now=due)[0] == ONE
+    assert breakers.probing((ONE, TWO))
+    assert breakers.probes_due((ONE, TWO), due) == []
+    assert admitted(breakers, ONE, TWO, now=due)[0] == TWO
+
+
+def test_while_all_are_open_none_is_called_until_the_first_is_due() -> None:
+    breakers = two()
+    open_breakers(breakers, ONE)
+    open_breakers(breakers, TWO, now=START + 0.5)
+    assert breakers.admit((ONE, TWO), START + 0.6) is None
+    assert breakers.next_probe_at((ONE, TWO)) == START + 1.0
+    probe(breakers, ONE, TWO, now=START + 1.0)
+    assert breakers.next_probe_at((ONE, TWO)) == START + 1.5
+    probe(breakers, ONE, TWO, now=START + 1.5)
+    assert breakers.next_probe_at((ONE, TWO)) == math.inf
+
+
+async def test_a_waiting_caller_wakes_at_a_change_or_when_its_time_is_up() -> None:
+    breakers = two()
+    await asyncio.wait_for(breakers.wait_changed(0.001, asyncio.sleep), 5)
+    waiting = [asyncio.create_task(breakers.wait_changed(3_600, asyncio.sleep)) for _ in range(10)]
+    await asyncio.sleep(0)
+    open_breakers(breakers, ONE)
+    await asyncio.wait_for(asyncio.gather(*waiting), 5)
+
+
+async def test_a_caller_that_stops_waiting_leaves_nothing_behind() -> None:
+    breakers, before = two(), asyncio.all_tasks()
+    waiting = asyncio.create_task(breakers.wait_changed(3_600, asyncio.sleep))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await until(lambda: asyncio.all_tasks() == before, "the timer is gone too")
+    open_breakers(breakers, ONE)
+
+
+def test_a_watcher_is_called_at_every_change_and_at_nothing_else() -> None:
+    breakers, seen = two(), list[BreakerState]()
+    breakers.watch(lambda: seen.append(breakers[ONE].state))
+    for _ in range(100):
+        breakers.end(*admitted(breakers, ONE), Signal.ALIVE, START)
+    assert seen == []
+    open_breakers(breakers, ONE)
+    breakers.end(*probe(breakers, ONE, now=START + 1), Signal.IGNORED, START + 1)
+    breakers.end(*probe(breakers, ONE, now=START + 2), Signal.ALIVE, START + 2)
+    assert seen == [
+        BreakerState.OPEN,
+        BreakerState.HALF_OPEN,
+        BreakerState.OPEN,
+        BreakerState.HALF_OPEN,
+        BreakerState.CLOSED,
+    ]
+
+
+def test_a_status_names_host_and_port_and_no_secret() -> None:
+    breakers = two()
+    assert breakers.statuses == (
+        BreakerStatus("gpu-1:8000", BreakerState.CLOSED, 0),
+        BreakerStatus("gpu-2:443", BreakerState.CLOSED, 0),
+    )
+    open_breakers(breakers, TWO)
+    assert breakers.statuses[1] == BreakerStatus("gpu-2:443", BreakerState.OPEN, 1)
