@@ -23,7 +23,7 @@ from tests.simulation.process import Making, Process
 from tests.simulation.scan import scan
 from tests.simulation.server import Server
 from tests.simulation.trace import Trace
-from tests.simulation.watch import Eyes
+from tests.simulation.watch import Watcher
 
 # Steps of a history that a failure tells.
 TOLD_STEPS = 60
@@ -144,7 +144,7 @@ class History:
         self.rng = random.Random(seed)
         self.plan = Plan.of(self.rng)
         self.trace = Trace()
-        self.eyes = Eyes(blind)
+        self.eyes = Watcher(blind)
         self.faults = faults.Faults(list(self.plan.faults))
         # Of dice of their own: what a seed stood for before there were parcels, it stands for still.
         self.parcels = faults.Faults(faults.parcels(random.Random(f"{seed} parcels"), len(self.plan.asked)))

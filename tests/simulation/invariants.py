@@ -1,17 +1,17 @@
-"""What must be so, whatever dies. Each has a number, a name, and one line of plain words; `watch` checks them."""
+"""What must hold, whatever process dies. `watch` checks it."""
 
 from enum import Enum
 
 
 class Invariant(Enum):
-    """(number, when it is checked, what must be so)."""
+    """(number, when it is checked, what must hold)."""
 
     ONE_ENDING = (1, "each step", "an accepted request has at most one ending in the stream")
     AN_ENDING = (2, "at rest", "an accepted request has exactly one ending, and its tally is marked with it")
     IN_TIME = (
         3,
         "each step",
-        "an ending is stored no later than its deadline and a second, faults' own costs added",
+        "an ending is stored within a second after its deadline, plus what the faults cost",
     )
     AGREES = (
         4,
@@ -21,9 +21,9 @@ class Invariant(Enum):
     ABSORBS = (
         5,
         "each step",
-        "a tally that has ended never changes but for its mark, and moves only as the table of states allows",
+        "a tally moves only as the table of states allows, and changes after its end only by its mark",
     )
-    EFFECTS_FIRST = (6, "each step", "no message is acknowledged before what follows from it is stored")
+    EFFECTS_FIRST = (6, "each step", "no message is acknowledged before its effects are stored")
     COUNTED_ONCE = (
         7,
         "each step",
@@ -32,30 +32,30 @@ class Invariant(Enum):
     COMES_TO_REST = (
         8,
         "at rest",
-        "every message ends acknowledged or in dead letters; none is handed out for ever",
+        "every message is acknowledged in the end or in DEAD_LETTERS",
     )
-    MARK_KEPT = (9, "each step", "the mark names the ending's place, is set once, and is never lost")
+    MARK_KEPT = (9, "each step", "the mark names the ending's sequence, is set once, and is never lost")
     HEARD_ONCE = (
         10,
         "each step",
-        "core NATS carries an ending twice only where a fault struck or two messages that may have decided it came together",
+        "core NATS carries an ending twice only after a fault, or if two messages that may have decided it meet",
     )
-    HEARD = (11, "each step", "who gave an inbox has been sent the ending before it is marked")
+    HEARD = (11, "each step", "the ending is sent to the requester's inbox before it is marked")
     RECORD_FIRST = (
         12,
         "each step",
-        "no agent is asked and no deadline armed before the deliberation is recorded",
+        "no agent is requested and no deadline armed before the deliberation is recorded",
     )
     NOT_LOST = (
         13,
         "each step",
-        "a request is acknowledged only if it is recorded, refused aloud, or its name was taken",
+        "a request is acknowledged only if it is recorded, refused with an ending, or its task_id is taken",
     )
-    NO_BUG = (14, "each step", "no handler fails but by a broker that is away")
+    NO_BUG = (14, "each step", "no handler fails, except while NATS is away")
     STATUS_TRUE = (
         15,
         "each step",
-        "a question is answered with an ending only once it is stored, and with that one",
+        "a query is answered with an ending only once that is stored",
     )
     WITHIN_SLOTS = (16, "each step", "no actor runs more jobs than it has slots")
     HANDED_OVER = (

@@ -1,7 +1,9 @@
-"""One connection to the modelled broker, with the few methods of nats-py's client that Parley calls. The real `JetStream` sits on it.
+"""One connection to the modelled server: the methods of nats-py's client that Parley calls. The real `JetStream` uses
+it.
 
-Each call is a step: on its way, applied, answered; and between any two of these its owner may be killed, stopped or cut off.
-Requests of one connection arrive in the order they were made, unless a fault holds one up. A killed owner's calls never return.
+Each call is a step: on its way, applied, answered. Between any two of these its owner may be killed, stopped or cut
+off. Requests of one connection arrive in the order they were made, unless a fault delays one. The calls of a killed
+owner never return.
 """
 
 import asyncio
@@ -16,6 +18,7 @@ from nats.aio.msg import Msg
 from nats.js.api import PubAck, RawStreamMsg
 
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.acks import IN_PROGRESS, nak
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS
 from parley.broker.jetstream.nats_client import NatsClient
 from tests.simulation.faults import Fault, Kind
@@ -23,13 +26,13 @@ from tests.simulation.server import Server
 from tests.simulation.stream import Kept, WrongLastSequence
 
 _MAX_PAYLOAD = 1024 * 1024
-# Two requests of one connection never arrive at one instant, whose order a timer heap would not keep.
+# Seconds between two requests of one connection: a timer heap does not keep the order of equal instants.
 _APART = 1e-7
 _ENDINGS = (topology.COMPLETED, topology.FAILED)
 
 
-class Mortal(Protocol):
-    """Who holds a connection, and can be killed or stopped."""
+class Owner(Protocol):
+    """The process or worker that has the connection."""
 
     name: str
 
@@ -43,7 +46,7 @@ def label(subject: str, headers: Mapping[str, str], data: bytes) -> str:
     if subject.startswith("$KV."):
         return "mark" if "Nats-TTL" in headers else "tally"
     if subject.startswith("$JS.ACK"):
-        return "progress" if data == b"+WPI" else "nak" if data.startswith(b"-NAK") else "ack"
+        return "progress" if data == IN_PROGRESS else "nak" if data.startswith(nak()) else "ack"
     if subject.startswith(topology.TIMER):
         return "timer"
     if subject.startswith("agent.response"):
@@ -65,20 +68,25 @@ class Link:
     connected_url = None
     max_payload = _MAX_PAYLOAD
 
-    def __init__(self, server: Server, owner: Mortal | None, name: str) -> None:
+    def __init__(self, server: Server, owner: Owner | None, name: str) -> None:
         self.name = name
         self._server = server
         self._owner = owner
         self._dead = False
+        # The history is over.
         self._closed = False
+        # What a killed owner wrote arrives up to this instant.
         self._cut = float("inf")
+        # A stopped owner goes on at this instant.
         self._resumes = 0.0
         # How often its owner has been stopped.
         self.stops = 0
+        # When the latest request arrives.
         self._sent = 0.0
+        # References to the futures of calls that have not returned: see `_never`.
         self._held: list[asyncio.Future[Any]] = []
 
-    # ── its owner's fate ──────────────────────────────────────────────────────────────────────────────────────────
+    # ── faults of its owner ──────────────────────────────────────────────────────────────────────────────────────────
 
     @property
     def dead(self) -> bool:
@@ -89,7 +97,7 @@ class Link:
         return self._server.now < self._resumes
 
     def die(self) -> None:
-        """Nothing of its owner runs any more; what it wrote last may still arrive."""
+        """Its owner is killed. What it wrote last may still arrive."""
         self._dead = True
         self._cut = self._server.arrival()
 
@@ -98,11 +106,11 @@ class Link:
         self._resumes = max(self._resumes, self._server.now + seconds)
 
     def close(self) -> None:
-        """The history is over: calls return at once and do nothing, so that what is left of tasks can end."""
+        """The history is over: calls fail at once, so that the remaining tasks end."""
         self._closed = True
 
     def when_awake(self, act: Callable[[], None]) -> None:
-        """Now, or once it is resumed; never if it is dead by then."""
+        """Call `act` now, or once the owner is resumed; never if it is dead by then."""
         if self._dead:
             return
         if self.stopped:
@@ -111,14 +119,14 @@ class Link:
             act()
 
     async def _never(self) -> None:
-        # Held on to: a task that nobody holds is collected, and Python would then run its `finally` blocks.
+        # A task that nothing refers to is collected, and Python would run its `finally` blocks. So a reference is kept.
         self._held.append(self._server.loop.create_future())
         await self._held[-1]
 
     # ── steps ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def step(self, what: str, about: str, apply: Callable[[], Any], *, answered: bool = True) -> Any:
-        """Carry `apply` to the server and its answer back. Raises nats-py's TimeoutError when none came."""
+        """Run `apply` at the server and return its answer. Raises nats-py's TimeoutError if no answer comes."""
         if self._closed:
             raise nats.errors.ConnectionClosedError
         server = self._server
@@ -243,7 +251,7 @@ class Link:
             )
 
     async def _tell(self, what: str, about: str, apply: Callable[[], None]) -> None:
-        """Core NATS: written and forgotten, without an answer."""
+        """Core NATS: no answer."""
         await self.step(what, about, apply, answered=False)
 
     async def subscribe(self, subject: str, cb: Callable[[Msg], Awaitable[None]]) -> None:
@@ -311,7 +319,7 @@ class Jet:
         return found
 
     async def everything(self, stream: str) -> list[Msg]:
-        """All that a stream holds: what `parley.broker.jetstream.scan.scan` asks for bit by bit."""
+        """All messages of a stream, which `parley.broker.jetstream.scan.scan` reads in batches."""
 
         def apply() -> list[Msg]:
             held, now = self._server.streams[stream], self._server.now
@@ -340,7 +348,7 @@ class Jet:
 
 
 def as_client(link: Link) -> NatsClient:
-    """Passed for nats-py's client, of which it has what is called."""
+    """The link, typed as the client that it stands in for."""
     stand_in: Any = link
     client: NatsClient = stand_in
     return client

@@ -1,4 +1,4 @@
-"""What the watch knows of one accepted deliberation, and how a tally may follow another."""
+"""What the watcher knows of one accepted deliberation, and the rules that it checks."""
 
 import json
 from dataclasses import dataclass, field
@@ -14,8 +14,8 @@ from tests.simulation.stream import Kept
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """An outcome as AGENT_RESPONSES holds it."""
+class StoredOutcome:
+    """An outcome in AGENT_RESPONSES."""
 
     task_id: str
     agent_id: str
@@ -27,8 +27,8 @@ class Told:
 
 @dataclass(slots=True)
 class Record:
-    """`carried`: how often core NATS carried its ending. `met`: another message about it was in somebody's hands between verdict and mark.
-    `squatted`: a stranger had its Msg-Id."""
+    """`carried`: how often core NATS carried its ending. `met`: two messages that may have decided it were being
+    handled between verdict and mark. `squatted`: another sender's message had its Msg-Id."""
 
     tally: Tally
     created_at: float
@@ -48,7 +48,7 @@ class Record:
 
     @property
     def begun(self) -> bool:
-        """Its deadline was armed and every agent asked, or heard without."""
+        """Its deadline is armed, and every agent was requested or has reported."""
         return self.armed and self.asked | set(self.tally.phase.outcomes) >= set(self.tally.phase.agents)
 
 
@@ -60,9 +60,9 @@ def payload(data: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def told(kept: Kept) -> Told:
+def stored_outcome(kept: Kept) -> StoredOutcome:
     body = payload(kept.data)
-    return Told(
+    return StoredOutcome(
         str(body.get("task_id")),
         str(body.get("agent_id")),
         int(body.get("round", 1)),
@@ -73,7 +73,7 @@ def told(kept: Kept) -> Told:
 
 
 def readable(kept: Kept) -> bool:
-    """Whether a message of ours or a stranger's is one that a handler can use."""
+    """Whether a handler can use this message."""
     body = payload(kept.data)
     if kept.subject != topology.REQUESTED:
         return "task_id" in body
@@ -82,7 +82,7 @@ def readable(kept: Kept) -> bool:
 
 
 def follows(old: Tally, new: Tally) -> None:
-    """Whether `new` may stand where `old` stood."""
+    """Check that `new` may replace `old`."""
     if new.request_seq != old.request_seq:
         raise Violation(
             Invariant.ABSORBS,
@@ -112,8 +112,8 @@ def follows(old: Tally, new: Tally) -> None:
                 )
 
 
-def counts(tally: Tally, outcomes: dict[int, Told]) -> None:
-    """Whether what the tally counts is what the stream holds."""
+def counts(tally: Tally, outcomes: dict[int, StoredOutcome]) -> None:
+    """Check that the stream holds what the tally counts."""
     phase = tally.phase
     for agent, outcome in phase.outcomes.items():
         source = outcomes.get(outcome.seq)
@@ -131,7 +131,7 @@ def counts(tally: Tally, outcomes: dict[int, Told]) -> None:
             )
 
 
-def countable(tally: Tally, outcome: Told) -> bool:
+def countable(tally: Tally, outcome: StoredOutcome) -> bool:
     """Whether a tally that has not ended must count this outcome."""
     phase = tally.phase
     return (
@@ -144,7 +144,7 @@ def countable(tally: Tally, outcome: Told) -> bool:
 
 
 def may_have_decided(kept: Kept, tally: Tally) -> bool:
-    """Whether the tally's ending can be this message's doing, or its deadline's, which answers for all."""
+    """Whether this message may have decided the ending. The deadline answers for all others."""
     by = tally.verdict.by if tally.verdict is not None else None
     if kept.stream == topology.AGENT_RESPONSES:
         return tally.state is not State.CANCELLED and kept.seq == by
@@ -154,7 +154,7 @@ def may_have_decided(kept: Kept, tally: Tally) -> bool:
 
 
 def decided_rightly(tally: Tally, request: Kept, cancelled: bool) -> None:
-    """'Which ending', as the contract has it."""
+    """Check the decision against docs/contract.md, 'Which ending'."""
     assert tally.verdict is not None
     phase, at = tally.phase, tally.verdict.decided_at
     enough = phase.successes >= tally.min_responses
@@ -174,7 +174,7 @@ def decided_rightly(tally: Tally, request: Kept, cancelled: bool) -> None:
 
 
 def says_the_same(tally: Tally, kept: Kept) -> None:
-    """Whether an ending tells what its tally holds."""
+    """Check that an ending says what its tally holds."""
     body = payload(kept.data)
     phase = tally.phase
     completed = tally.state is State.COMPLETED

@@ -1,4 +1,4 @@
-"""Stands in for `parley.broker.jetstream.scan.scan`: the same messages, read in one step."""
+"""Replaces `parley.broker.jetstream.scan.scan`: the same messages, read in one step."""
 
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -10,11 +10,11 @@ from tests.simulation.link import Link
 
 
 async def scan(
-    wire: JetStream, stream: str, subject: str, *, first: int = 1, **how: Any
+    jetstream: JetStream, stream: str, subject: str, *, first: int = 1, **how: Any
 ) -> AsyncGenerator[Msg, None]:
-    link: Any = wire.nc
+    link: Any = jetstream.nc
     assert isinstance(link, Link)
-    with wire.translate_errors():
+    with jetstream.translate_errors():
         messages = await link.jetstream().everything(stream)
     for message in messages:
         wanted = (

@@ -1,6 +1,6 @@
-"""The modelled broker: streams and consumers from `parley.broker.jetstream.topology`, the scheduler, core NATS. It redelivers, and never lies.
+"""The modelled NATS server: streams and consumers of `parley.broker.jetstream.topology`, the scheduler, core NATS.
 
-Every change is told to `watch` at the moment it happens; that is where invariants are checked.
+It reports every change to `watch` at once, which checks the invariants.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from tests.simulation.trace import Trace
 
 
 class Watch(Protocol):
-    """Who looks at every step."""
+    """Sees every step (`tests.simulation.watch`)."""
 
     def stored(self, kept: Kept, before: Kept | None, by: str) -> None: ...
 
@@ -76,7 +76,7 @@ class Server:
         return self.loop.time()
 
     def delay(self) -> float:
-        """Seconds on the way: mostly little, now and then ten times that."""
+        """Seconds of a random latency. One in twenty is ten times as long."""
         lot = self.rng.random()
         return self._latency * (lot if lot < 0.95 else 10 * lot)
 

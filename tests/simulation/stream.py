@@ -1,6 +1,7 @@
-"""What a JetStream stream does with a message: de-duplicates by Msg-Id, compares and sets, keeps one a subject, forgets by TTL.
+"""A modelled JetStream stream: duplicates by Msg-Id, compare-and-set, one message a subject, TTLs.
 
-Configured by `parley.broker.jetstream.topology`'s own `StreamConfig`, so that a window declared there is the window here.
+Configured by the `StreamConfig` of `parley.broker.jetstream.topology`, so that a window declared there is the window
+here.
 """
 
 from dataclasses import dataclass
@@ -11,12 +12,12 @@ _DEFAULT_WINDOW_SECONDS = 120.0
 
 
 class WrongLastSequence(Exception):
-    """The subject moved on since the writer read it (JetStream's error 10071)."""
+    """The subject has a newer message than the writer expects (JetStream's error 10071)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A stored message. `at`: when, on the server's clock. `expires` None: not by a TTL."""
+    """A stored message. `at`: when it was stored, on the server's clock. `expires` None: it has no TTL."""
 
     stream: str
     seq: int
@@ -36,11 +37,14 @@ class Stream:
         self.one_a_subject = config.max_msgs_per_subject == 1
         self.last_seq = 0
         self.messages: dict[int, Kept] = {}
+        # The newest sequence of each subject.
         self._newest: dict[str, int] = {}
+        # Sequence and time of each Msg-Id.
         self._ids: dict[str, tuple[int, float]] = {}
 
     def store(self, subject: str, data: bytes, headers: dict[str, str], now: float) -> tuple[int, bool]:
-        """Its sequence, and whether it is a duplicate's. Checked in the server's order. Raises WrongLastSequence."""
+        """The message's sequence, and whether it is a duplicate. Checks in the server's order. Raises
+        WrongLastSequence."""
         msg_id = headers.get("Nats-Msg-Id")
         if msg_id is not None:
             seq, at = self._ids.get(msg_id, (0, 0.0))

@@ -1,4 +1,4 @@
-"""Looks at every step of a history, and knows at each what must be so."""
+"""Sees every step of a history and checks the invariants at each."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from tests.simulation.invariants import Invariant, Violation
 from tests.simulation.lateness import allowed
 from tests.simulation.record import (
     Record,
-    Told,
+    StoredOutcome,
     countable,
     counts,
     decided_rightly,
@@ -22,7 +22,7 @@ from tests.simulation.record import (
     payload,
     readable,
     says_the_same,
-    told,
+    stored_outcome,
 )
 from tests.simulation.stream import Kept
 
@@ -32,23 +32,30 @@ if TYPE_CHECKING:
 _ENDINGS = (topology.COMPLETED, topology.FAILED)
 
 
-class Eyes:
-    """The watch itself. `server` is set once there is one."""
+class Watcher:
+    """`server` is set once it exists. `blind`: invariants that are not checked."""
 
     server: "Server"
 
     def __init__(self, blind: frozenset[Invariant] = frozenset()) -> None:
         self.blind = blind
+        # By task_id and request_seq.
         self.records: dict[tuple[str, int], Record] = {}
+        # How often each kind of event occurred, for the report.
         self.seen: Counter[str] = Counter()
-        # The sweep that comes now and then has been: what it mended was late, and is not held against the rest.
+        # The sweep has run. Endings that it mends are late, which is not a violation.
         self.swept = False
+        # The newest record of each task_id.
         self._live: dict[str, Record] = {}
+        # What is stored, by sequence: requests, the task_ids of cancels, outcomes.
         self._requests: dict[int, Kept] = {}
         self._cancels: dict[int, str] = {}
-        self._outcomes: dict[int, Told] = {}
+        self._outcomes: dict[int, StoredOutcome] = {}
+        # (task_id, agent, round) of the outcomes stored.
         self._reported: set[tuple[str, str, int]] = set()
-        self._buried: set[tuple[str, int, str]] = set()
+        # (stream, sequence, consumer) of the messages in DEAD_LETTERS.
+        self._dead_letters: set[tuple[str, int, str]] = set()
+        # What to check when a message of each consumer is acknowledged.
         self._settle: dict[str, Callable[[Kept], None]] = {
             "intake": self._request_settled,
             "cancel": self._cancel_settled,
@@ -70,7 +77,7 @@ class Eyes:
             case topology.AGENT_REQUESTS:
                 self._asked(payload(kept.data))
             case topology.AGENT_RESPONSES:
-                outcome = told(kept)
+                outcome = stored_outcome(kept)
                 self._outcomes[kept.seq] = outcome
                 self.seen["outcome of an agent stored again"] += (
                     outcome.task_id,
@@ -80,7 +87,7 @@ class Eyes:
                 self._reported.add((outcome.task_id, outcome.agent_id, outcome.round))
             case topology.DEAD_LETTERS:
                 origin = kept.headers
-                self._buried.add(
+                self._dead_letters.add(
                     (origin["Parley-Stream"], int(origin["Parley-Sequence"]), origin["Parley-Consumer"])
                 )
             case _ if kept.subject in _ENDINGS:
@@ -133,7 +140,7 @@ class Eyes:
             )
 
     def _met(self, record: Record) -> None:
-        """Note whether two hold a message that may have decided it, between its verdict and its mark."""
+        """Note whether two messages that may have decided it are being handled, between its verdict and its mark."""
         if not self.server.faults.struck and not record.met:
             record.met = (
                 sum(may_have_decided(kept, record.tally) for kept in self._in_hand(record.tally.task_id)) > 1
@@ -188,7 +195,7 @@ class Eyes:
             )
 
     def repeated(self, kept_seq: int, subject: str, data: bytes) -> None:
-        """A message was dropped by its Msg-Id; the one at `kept_seq` stands for it."""
+        """A message was dropped as a duplicate of the one at `kept_seq`."""
         if subject == topology.AGENT_REQUESTED:
             work = payload(data)
             record = self.live(work["task_id"])
@@ -219,7 +226,7 @@ class Eyes:
                 )
 
     def _in_hand(self, task_id: str) -> list[Kept]:
-        """Messages about a deliberation that are handed out and not settled: whoever holds one may meet its tally."""
+        """The messages about a deliberation that are delivered and not settled."""
         held = [
             consumer.stream.messages[seq]
             for consumer in self.server.consumers.values()
@@ -237,14 +244,14 @@ class Eyes:
 
     def settled(self, consumer: Consumer, kept: Kept) -> None:
         name = consumer.durable.name
-        if (kept.stream, kept.seq, name) in self._buried:
+        if (kept.stream, kept.seq, name) in self._dead_letters:
             self.seen["dead letter"] += 1
             if name != "intake":
                 return
         elif not readable(kept):
             raise Violation(
                 Invariant.NOT_LOST,
-                f"{name} acknowledged {kept.seq}, which nobody can read, and did not bury it",
+                f"{name} acknowledged {kept.seq}, which is unreadable, and did not dead-letter it",
             )
         if Invariant.EFFECTS_FIRST not in self.blind:
             self._settle[name](kept)
@@ -269,8 +276,9 @@ class Eyes:
         task_id = str(payload(kept.data)["task_id"])
         record = self.live(task_id)
         if record is not None and record.tally.request_seq < kept.seq:
-            # One that was stored before its request may have been let go by another hand, as for nobody: then the deadline publishes
-            # what it decided. Of the others the one that decided it has to stay until it is done.
+            # A cancel that was stored before its request may have been acknowledged as one of an unknown
+            # deliberation; then the deadline publishes what it decided. Any other cancel that decided the ending must
+            # stay until that is marked.
             if not record.tally.ended:
                 raise Violation(
                     Invariant.EFFECTS_FIRST,
@@ -344,7 +352,7 @@ class Eyes:
         return any(not record.marked for record in self.records.values())
 
     def rested(self) -> None:
-        """Nothing is left to do: what must be so by now."""
+        """Nothing is left to do: every deliberation must have its ending by now."""
         for (task_id, seq), record in self.records.items():
             if len(record.endings) != 1 or not record.marked:
                 raise Violation(
@@ -354,7 +362,7 @@ class Eyes:
                 )
 
     def restless(self) -> None:
-        """It should have come to rest by now and has not."""
+        """The history has not come to rest in time."""
         left = [
             f"{name} {sorted(consumer.handed)}"
             for name, consumer in self.server.consumers.items()
@@ -385,7 +393,7 @@ class Eyes:
             )
 
     def killed(self) -> None:
-        """A process dies: between which steps?"""
+        """A process was killed: count between which steps."""
         for record in self.records.values():
             if record.endings and not record.marked:
                 self.seen["killed between ending and mark"] += 1
