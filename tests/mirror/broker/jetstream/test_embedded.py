@@ -6,7 +6,6 @@ import re
 import signal
 import socket
 import stat
-import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -14,22 +13,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from parley.broker import host
 from parley.broker.core.errors import BrokerUnavailable
 from parley.broker.jetstream import connection, embedded
 from parley.broker.jetstream.connection import connect
-from parley.broker.jetstream.embedded import EmbeddedNats, config, embedded_nats, executable, stop
+from parley.broker.jetstream.embedded import EmbeddedNats, config, embedded_nats, executable
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.topology import DELIBERATIONS, REQUESTED, provision
 from tests.harness import until
-
-
-def one_that_ignores_sigterm() -> subprocess.Popen[bytes]:
-    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    with process.stdout:
-        assert process.stdout.readline() == b"deaf\n"
-    return process
 
 
 def alive(pid: int) -> bool:
@@ -142,13 +133,6 @@ asyncio.run(main())
     await until(lambda: not alive(pid), "the server ended with its parent")
 
 
-async def test_a_process_that_will_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "STOP_TIMEOUT_SECONDS", 0.2)
-    process = one_that_ignores_sigterm()
-    await stop(process)
-    assert process.returncode == -signal.SIGKILL
-
-
 async def test_a_server_that_ended_by_itself_needs_no_ending(tmp_path: Path) -> None:
     async with embedded_nats(tmp_path) as server:
         os.kill(server.pid, signal.SIGKILL)
@@ -206,7 +190,7 @@ async def test_what_an_earlier_server_left_in_the_folder_is_not_taken_for_this_o
 async def test_a_server_that_never_gets_ready_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "START_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(host, "START_TIMEOUT_SECONDS", 0.1)
     monkeypatch.setattr(
         embedded, "config", lambda folder, **options: "host: 127.0.0.1\nport: -1\n"
     )  # writes no ports file
