@@ -361,7 +361,7 @@ def doctor() -> None:
         from parley.doctor import examine
 
         good = True
-        async for finding in examine(local_service.with_local_nats(load())):
+        async for finding in examine(load().with_local_nats()):
             good = good and finding.ok
             mark, style = ("ok", "green") if finding.ok else ("no", "red")
             err_or_out = f"{'--' if finding.skipped else mark}  {finding.what}: {finding.detail}"

@@ -132,7 +132,7 @@ async def test_submitting_returns_as_soon_as_the_request_is_stored(
     await model.behave(faults={"hang": 1.0})
     submitted = await local_service.client.submit("x", agents=1, timeout_seconds=60)
     assert submitted.task_id.startswith("d-")
-    assert not submitted.ending.done()
+    assert not submitted._arrival.done()
     await local_service.client.cancel(submitted.task_id)
     ending = await local_service.client.ending(submitted)
     assert isinstance(ending, DeliberationFailed)

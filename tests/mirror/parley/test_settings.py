@@ -258,6 +258,51 @@ def test_a_setting_that_is_like_no_other_is_refused_without_a_guess(monkeypatch:
     assert problems() == ("PARLEY_XYZZY_QWERTY: no such setting",)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PARLEY_SERVICE_HOST", "10.0.0.1"),
+        ("PARLEY_SERVICE_PORT", "4222"),
+        ("PARLEY_SERVICE_PORT_CLIENT_WS", "4222"),
+        ("PARLEY_PORT", "tcp://10.0.0.1:4222"),
+        ("PARLEY_PORT_4222_TCP", "tcp://10.0.0.1:4222"),
+        ("PARLEY_PORT_4222_TCP_ADDR", "10.0.0.1"),
+        ("PARLEY_PORT_4222_TCP_PORT", "4222"),
+        ("PARLEY_PORT_4222_TCP_PROTO", "tcp"),
+        ("PARLEY_PORT_53_UDP_PROTO", "udp"),
+        ("PARLEY_SOMETHING_SERVICE_HOST", "10.0.0.1"),
+        ("PARLEY_DISPATCH_2_SERVICE_PORT_METRICS", "9464"),
+        ("PARLEY_SOMETHING_PORT", "tcp://10.0.0.1:9464"),
+        ("PARLEY_SOMETHING_PORT_9464_TCP_ADDR", "10.0.0.1"),
+    ],
+)
+def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_setting(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = load()
+    monkeypatch.setenv(name, value)
+    assert load() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PARLEY_PORT", "9464"),
+        ("PARLEY_HTPP_PORT", "9464"),
+        ("parley_service_host", "10.0.0.1"),
+        ("Parley_Port", "tcp://10.0.0.1:4222"),
+        ("PARLEY_PORT_4222_TCP_NAME", "x"),
+        ("PARLEY_PORT_HTTP_TCP", "tcp://10.0.0.1:4222"),
+        ("PARLEY_SERVICE", "x"),
+        ("PARLEY_SERVICE_HOSTS", "10.0.0.1"),
+    ],
+)
+def test_what_only_looks_like_it_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    (problem,) = problems()
+    assert problem.startswith(f"{name}: no such setting")
+
+
 # ── what it comes to ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
