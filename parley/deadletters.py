@@ -1,7 +1,6 @@
-"""`parley deadletters`: look at the messages nobody could use, put them back, or remove them.
+"""`parley deadletters`: look at the messages that no consumer could use, put them back, or remove them.
 
-Payloads hold prompts: they are shown only by `show --payload`. Whatever a sender wrote is shown with its control
-characters escaped.
+Payloads hold prompts: only `show --payload` prints them. A sender's text is printed with its control characters escaped.
 """
 
 import base64
@@ -24,7 +23,7 @@ from parley.client import Client
 from parley.console import FAILED, OK, out, print_error, with_client
 from parley.display import visible
 
-# JetStream counts in 64 bits; this side of its sign there is room enough.
+# JetStream counts in 64 bits. Python and typer take any integer, so larger ones are refused here.
 MAX_SEQUENCE = 2**63 - 1
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -129,7 +128,7 @@ def replay(
 
     async def run(client: Client) -> int:
         letters = client.deadletters
-        # All that there are now: what is dead-lettered again meanwhile is not replayed again.
+        # Listed once, before the first replay: a message that is dead-lettered again meanwhile is not replayed again.
         wanted = seqs or await letters.sequences(subject=subject)
         good = True
         for seq in wanted:
@@ -180,7 +179,7 @@ def purge(
             ]
         )
 
-    # The question is asked while no connection is open: an answer may take its time.
+    # The question is asked while no connection is open, since the answer may take long.
     async def selected(client: Client) -> Sequence[int]:
         return seqs or await client.deadletters.sequences(subject=subject, before=before)
 
@@ -216,7 +215,7 @@ def purge(
 
 
 def _which(seqs: Sequence[int] | None, everything: bool, filters: dict[str, str | None]) -> None:
-    """Refuse a command line that does not say plainly which ones are meant."""
+    """Refuse a command line that does not say which dead letters it means."""
     if bool(seqs) == everything:
         raise SettingsError(["say which: one or more SEQ, or --all; `parley deadletters list` shows them"])
     given = [name for name, value in filters.items() if value is not None]
@@ -269,11 +268,11 @@ def _lines(letter: DeadLetter) -> list[tuple[str, str]]:
 
 
 def readable(body: bytes) -> str:
-    """A payload for a terminal: JSON indented, anything else as it is; what is no text or a control character as an escape."""
+    """A payload for a terminal: JSON indented, anything else unchanged; control characters and bytes that are not text as escapes."""
     try:
         parsed = json.loads(body, object_pairs_hook=_plain)
         return visible(json.dumps(parsed, indent=2, ensure_ascii=False))
-    except (ValueError, RecursionError):  # no JSON, or none that would be shown as it is
+    except (ValueError, RecursionError):  # not JSON, or JSON that would not be shown unchanged
         return visible(body)
 
 

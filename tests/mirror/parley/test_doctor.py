@@ -1,8 +1,9 @@
 """`parley doctor`: one finding for each thing that is needed, and for what is missing, what to do."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,13 @@ async def findings(**settings: Any) -> dict[str, Finding]:
     return {finding.what: finding for finding in found}
 
 
-@asynccontextmanager
-async def listening() -> AsyncIterator[int]:
-    """A port on which somebody takes connections, and no more than that."""
-
-    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.close()
-
-    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
-        yield server.sockets[0].getsockname()[1]
+@contextmanager
+def listening() -> Iterator[int]:
+    """A port that accepts connections, and no more than that."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield int(server.getsockname()[1])
 
 
 async def test_beside_a_running_service_everything_is_found(
@@ -106,7 +105,7 @@ async def test_where_ray_cannot_be_looked_for_the_line_is_skipped(settings: dict
 
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
 async def test_a_ray_that_listens_is_found(form: str) -> None:
-    async with listening() as port:
+    with listening() as port:
         finding = (await findings(ray_address=form.format(port)))["Ray"]
     assert finding.ok
     assert not finding.skipped
