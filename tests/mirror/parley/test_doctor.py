@@ -51,7 +51,7 @@ async def test_beside_a_running_service_everything_is_found(
     )
 
 
-async def test_where_nothing_is_set_it_says_what_to_set() -> None:
+async def test_without_settings_it_names_the_missing_ones() -> None:
     found = await findings()
     assert not found["NATS"].ok
     assert "NATS_URL" in found["NATS"].detail
@@ -77,7 +77,7 @@ async def test_missing_streams_are_listed_and_are_not_made(empty_nats: EmbeddedN
         assert "consumer AGENT_REQUESTS/dispatch" in finding.detail
 
 
-async def test_a_stream_that_differs_is_told_with_its_difference(empty_nats: EmbeddedNats) -> None:
+async def test_a_stream_that_differs_is_reported_with_its_difference(empty_nats: EmbeddedNats) -> None:
     nc = await connect(empty_nats.url, "tests")
     await topology.provision(nc.jetstream(), ack_wait_seconds=7)
     await nc.close()
@@ -114,7 +114,7 @@ async def test_a_ray_that_listens_is_found(form: str) -> None:
 @pytest.mark.parametrize(
     "address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "no-such-host.invalid:{}", "127.0.0.1:port", "[::1"]
 )
-async def test_a_ray_that_does_not_listen_is_told_with_what_to_check(address: str) -> None:
+async def test_an_unreachable_ray_is_reported_with_what_to_check(address: str) -> None:
     wrong = address.format(free_port())
     finding = (await findings(ray_address=wrong))["Ray"]
     assert not finding.ok
@@ -126,20 +126,20 @@ async def test_a_ray_that_does_not_listen_is_told_with_what_to_check(address: st
 
 
 async def test_each_model_server_has_its_own_line(model: ModelServer) -> None:
-    nobody = f"http://127.0.0.1:{free_port()}"
-    found = await findings(vllm_url=f"{model.url},{nobody}")
+    absent = f"http://127.0.0.1:{free_port()}"
+    found = await findings(vllm_url=f"{model.url},{absent}")
     assert found[f"model at {model.url}"].ok
-    assert not found[f"model at {nobody}"].ok
-    assert "connection_failed" in found[f"model at {nobody}"].detail
+    assert not found[f"model at {absent}"].ok
+    assert "connection_failed" in found[f"model at {absent}"].detail
 
 
-async def test_a_model_that_is_not_served_there_is_told_with_those_that_are(model: ModelServer) -> None:
+async def test_a_model_that_is_not_served_is_reported_with_those_that_are(model: ModelServer) -> None:
     finding = (await findings(vllm_url=model.url, vllm_model="gpt-99"))[f"model at {model.url}"]
     assert not finding.ok
     assert finding.detail == "gpt-99 is not served there; it serves simulated-model (model_not_found)"
 
 
-async def test_a_context_too_short_for_parleys_own_instructions_is_told_with_what_to_do() -> None:
+async def test_a_context_too_short_for_parleys_instructions_is_reported_with_the_remedy() -> None:
     async with model_server("--max-model-len", "64") as short:
         finding = (await findings(vllm_url=short.url))[f"model at {short.url}"]
     assert not finding.ok
@@ -167,7 +167,7 @@ async def test_a_token_that_is_no_text_is_one(model: ModelServer) -> None:
     assert (await findings(vllm_url=model.url))[f"model at {model.url}"].ok
 
 
-async def test_a_server_that_refuses_the_key_is_told_with_the_setting() -> None:
+async def test_a_server_that_refuses_the_key_is_reported_with_the_setting() -> None:
     async with model_server("--api-key", "other") as locked:
         finding = (await findings(vllm_url=locked.url, vllm_api_key="hush"))[f"model at {locked.url}"]
     assert not finding.ok

@@ -20,7 +20,7 @@ def announcement(home: Path) -> Path:
     return path
 
 
-def test_what_is_announced_is_found_and_only_while_the_block_lasts(tmp_path: Path) -> None:
+def test_an_announced_url_is_found_while_the_block_lasts(tmp_path: Path) -> None:
     assert local_service.announced(tmp_path) is None
     with local_service.announce(tmp_path, URL):
         assert local_service.announced(tmp_path) == URL
@@ -28,7 +28,7 @@ def test_what_is_announced_is_found_and_only_while_the_block_lasts(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_is_forgotten_also_when_the_block_fails(tmp_path: Path) -> None:
+def test_an_announcement_ends_also_when_the_block_fails(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), local_service.announce(tmp_path, URL):
         raise RuntimeError
     assert local_service.announced(tmp_path) is None
@@ -54,9 +54,7 @@ def test_a_readable_file_left_behind_does_not_stay_readable(tmp_path: Path) -> N
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
 
 
-def test_a_nats_that_is_set_wins_over_one_that_is_announced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_set_url_wins_over_an_announced_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARLEY_HOME", str(tmp_path))
     with local_service.announce(tmp_path, URL):
         assert load().with_local_nats().nats_url == local_service.find_nats() == URL
@@ -85,7 +83,7 @@ def test_a_client_ignores_every_other_variable(tmp_path: Path, monkeypatch: pyte
     assert local_service.find_nats() is None
 
 
-def test_what_a_process_that_is_gone_announced_is_ignored(tmp_path: Path) -> None:
+def test_an_announcement_of_a_dead_process_is_ignored(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     with local_service.announce(tmp_path, URL):

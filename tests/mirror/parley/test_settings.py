@@ -130,7 +130,7 @@ def test_the_state_folder_is_where_the_desktop_standard_puts_it(monkeypatch: pyt
     assert load().home == Path("/var/state/parley")
 
 
-def test_what_is_given_in_code_wins_over_the_environment_and_is_checked_as_well(
+def test_overrides_win_over_the_environment_and_are_checked_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PARLEY_HTTP_PORT", "1234")
@@ -276,7 +276,7 @@ def test_a_setting_that_is_like_no_other_is_refused_without_a_guess(monkeypatch:
         ("PARLEY_SOMETHING_PORT_9464_TCP_ADDR", "10.0.0.1"),
     ],
 )
-def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_setting(
+def test_kubernetes_service_links_are_not_settings(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = load()
@@ -297,7 +297,9 @@ def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_setting(
         ("PARLEY_SERVICE_HOSTS", "10.0.0.1"),
     ],
 )
-def test_what_only_looks_like_it_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_only_resembles_a_service_link_is_refused(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(name, value)
     (problem,) = problems()
     assert problem.startswith(f"{name}: no such setting")
