@@ -1,4 +1,4 @@
-"""Process tuning and child processes: garbage collector thresholds, scheduling class, children that end with their parent."""
+"""Process tuning (garbage collector, scheduling class), and child processes that end with their parent."""
 
 import asyncio
 import ctypes
@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-# New objects before the garbage collector runs. With Python's 700 it runs several times for each deliberation and finds next to
-# nothing: reference counting frees messages, tasks and futures. That took a seventh of the service's time (measured). Cyclic
-# garbage waits a little longer: a few MiB.
+# New objects before the garbage collector runs. With Python's 700 it runs several times for each deliberation
+# and finds next to nothing: reference counting frees messages, tasks and futures. That took a seventh of the
+# service's time (measured). Cyclic garbage waits a little longer: a few MiB.
 GC_THRESHOLD = 10_000
 # For a child to become ready, and to end after SIGTERM before it is killed.
 START_TIMEOUT_SECONDS = 15.0
@@ -25,7 +25,7 @@ Fact = TypeVar("Fact")
 
 
 def tune_gc() -> None:
-    """Exempt the objects that exist now from garbage collection, since they stay, and collect new objects less often."""
+    """Exempt the objects that exist now from garbage collection, since they stay; collect new objects less often."""
     gc.collect()
     gc.freeze()
     _, middle, old = gc.get_threshold()
@@ -33,10 +33,10 @@ def tune_gc() -> None:
 
 
 def use_batch_scheduling() -> None:
-    """Put every present and future thread into Linux's SCHED_BATCH: a thread that wakes does not interrupt a running one.
+    """Put every present and future thread into Linux's SCHED_BATCH: a thread that wakes interrupts no running one.
 
-    A message passes five processes. Where they share a machine, the interruptions cost a fifth of the throughput and a third of
-    the p99 (docs/performance.md). This needs no rights.
+    A message passes five processes. Where they share a machine, the interruptions cost a fifth of the throughput and a
+    third of the p99 (docs/performance.md). This needs no rights.
     """
     if sys.platform != "linux":
         return
@@ -60,8 +60,9 @@ async def child(
 ) -> AsyncIterator[tuple[Process, Fact]]:
     """Run `command` until the block ends, or until this process ends. Yields the process and what `ready` returned.
 
-    The child reads nothing from stdin and has a session of its own: Ctrl-C does not reach it, so its parent decides the order in
-    which things stop. Raises what `ready` raises, or TimeoutError when that takes longer than START_TIMEOUT_SECONDS.
+    The child reads nothing from stdin and has a session of its own: Ctrl-C does not reach it, so its parent decides the
+    order in which things stop. Raises what `ready` raises, or TimeoutError when that takes longer than
+    START_TIMEOUT_SECONDS.
     """
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -95,13 +96,13 @@ async def stop(process: Process) -> None:
 
 
 def child_setup() -> None:
-    """Runs in a child between fork and exec: batch scheduling, and an end with the parent. Linux only."""
+    """Runs in a child between fork and exec: batch scheduling, and an end with the parent. Linux."""
     if sys.platform == "linux":
         end_with_parent()
         _batch(0)  # a fork has one thread
 
 
 def end_with_parent() -> None:
-    """Runs in a child between fork and exec: the child gets SIGTERM when its parent ends, even by SIGKILL. Linux only."""
+    """Runs in a child between fork and exec: the child gets SIGTERM when its parent ends, however that ends. Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

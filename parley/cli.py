@@ -1,4 +1,4 @@
-"""The `parley` command's subcommands. Exit codes: 0 success (a deliberation: completed), 1 any other ending, 2 usage, 3 no service."""
+"""The subcommands of `parley`. Exit codes: 0 success (a deliberation: completed), 1 otherwise, 2 usage, 3 no service."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ from parley.display import Progress, listing, show_ending, show_status
 from parley.settings import Settings, load, shown
 from parley.shutdown import Interrupted, Shutdown
 
-# The demo's simulated model takes about as long as a real one on one GPU, so that there is something to watch.
+# The demo's simulated model takes about as long as a real one on one GPU: there is something to watch.
 DEMO_MODEL = ("--latency-ms", "400", "--tokens-per-second", "25")
 DEMO_QUESTION = "Write a function that computes the factorial of a non-negative integer."
 
@@ -86,7 +86,7 @@ async def _up(settings: Settings) -> int:
     from parley.app import embedded, service
 
     simulated = settings.vllm_url is None
-    # Signals are handled before the first process is started: then each process that was started is also stopped.
+    # Signals are handled before the first process starts, so that each started process is also stopped.
     shutdown = Shutdown()
     async with AsyncExitStack() as stack:
         try:
@@ -187,8 +187,9 @@ async def _demo(settings: Settings, question: str) -> int:
             filled = await stack.enter_async_context(embedded(settings, folder, simulated=DEMO_MODEL))
             running = await stack.enter_async_context(service(filled))
             client = await stack.enter_async_context(connect(running.nats_url))
+        slots = running.pool.slots if running.pool else 0
         out.print(
-            f"Up: NATS {masked(running.nats_url)}, {running.pool.slots if running.pool else 0} agent slots ({settings.pool}).",
+            f"Up: NATS {masked(running.nats_url)}, {slots} agent slots ({settings.pool}).",
             markup=False,
         )
         out.print(f"Asking three agents: {question}", style="bold", markup=False)
@@ -270,10 +271,8 @@ async def _ask(client: Client, question: str, *, live: bool, **asking: Any) -> E
             return await client.ending(submitted)
     except asyncio.CancelledError:
         name = submitted.task_id
-        err.print(
-            f"{name} goes on without you: `parley result {name}` asks for it, `parley cancel {name}` stops it",
-            markup=False,
-        )
+        how = f"`parley result {name}` asks for it, `parley cancel {name}` stops it"
+        err.print(f"{name} goes on without you: {how}", markup=False)
         raise
     finally:
         watching.cancel()

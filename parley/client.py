@@ -3,18 +3,15 @@
     async with parley.connect("nats://127.0.0.1:4222") as client:
         ending = await client.deliberate("Write a factorial function", agents=3)
 
-The client has an inbox of its own for its endings (`Parley-Reply-To`), so it need not read everyone's. Core NATS delivers there
-at most once; for the case that a message is lost, the client also asks `deliberation.get` now and then.
+The client has an inbox of its own for its endings (`Parley-Reply-To`), so it need not read everyone's. Core NATS
+delivers there at most once; in case a message is lost, the client also asks `deliberation.get` now and then.
 """
 
 import asyncio
-import difflib
-import functools
-import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 import nats.errors
 import nats.js.errors
@@ -52,8 +49,9 @@ from parley.broker.jetstream.deadletters import DeadLetters
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.scan import walk
 from parley.local_service import find_nats
+from parley.signatures import suggest_arguments, with_arguments_of
 
-# The service ends a deliberation within one second of its deadline. After this long, waiting does not help any more.
+# The service ends a deliberation within one second of its deadline. After this long, waiting is in vain.
 GRACE_SECONDS = 10.0
 # Parley's default deadline, for a request that names none: a client does not know the service's settings.
 ASSUMED_TIMEOUT_SECONDS = 300.0
@@ -65,9 +63,6 @@ KEPT_ENDINGS = 1_000
 ENDED = frozenset({"COMPLETED", "FAILED", "TIMEOUT"})
 _RESULTS = TypeAdapter(tuple[AgentResult, ...])
 
-Asked = ParamSpec("Asked")
-T = TypeVar("T")
-
 
 class NoService(Unavailable):
     """NATS answers, but no Parley service behind it does."""
@@ -77,7 +72,7 @@ class NoService(Unavailable):
 
 
 class NoEnding(ParleyError):
-    """No ending came within the time the client was told to wait. The deliberation may still end: `task_id` finds it."""
+    """No ending came in the time that the client was to wait. The deliberation may still end: `task_id` finds it."""
 
     def __init__(self, task_id: str, seconds: float) -> None:
         super().__init__(task_id, seconds)
@@ -85,7 +80,8 @@ class NoEnding(ParleyError):
         self.seconds = seconds
 
     def __str__(self) -> str:
-        return f"no ending for {self.task_id} within {self.seconds:g} s; `parley result {self.task_id}` asks again"
+        again = f"`parley result {self.task_id}` asks again"
+        return f"no ending for {self.task_id} within {self.seconds:g} s; {again}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,22 +94,7 @@ class Submitted:
     _arrival: "asyncio.Future[Ending]" = field(repr=False, compare=False)
 
 
-def _hinting(function: Callable[Asked, T]) -> Callable[Asked, T]:
-    """For a misspelt argument, raise a TypeError that names the one that was probably meant."""
-
-    @functools.wraps(function)
-    def call(*args: Asked.args, **kwargs: Asked.kwargs) -> T:
-        known = function.__kwdefaults__ or {}
-        for word in set(kwargs) - set(known):
-            close_to = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-            hint = f"; did you mean {close_to[0]}?" if close_to else ""
-            raise TypeError(f"no such argument: {word}{hint}")
-        return function(*args, **kwargs)
-
-    return call
-
-
-@_hinting
+@suggest_arguments
 def compose(
     task_description: str,
     *,
@@ -134,7 +115,7 @@ def compose(
     seed: int | None = None,
     stop: str | Sequence[str] | None = None,
 ) -> DeliberationRequested:
-    """The request that these arguments make; `Client.deliberate` describes them. Raises InvalidMessage naming each bad field."""
+    """The request these arguments make; see `Client.deliberate`. Raises InvalidMessage naming each bad field."""
     if OWN_NAME.fullmatch(str(task_id)):
         raise InvalidMessage([f"task_id: {task_id} is a name the service gives; choose another, or none"])
     constraints = {"rubric": rubric, "requirements": requirements, "metadata": context}
@@ -166,36 +147,13 @@ def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _composing(
-    compose: Callable[Asked, DeliberationRequested],
-) -> Callable[
-    [Callable[["Client", DeliberationRequested], Awaitable[T]]],
-    Callable[Concatenate["Client", Asked], Coroutine[Any, Any, T]],
-]:
-    """Turn a method that takes a request into one that takes the arguments of `compose`, which are declared there only."""
-
-    def decorate(
-        method: Callable[["Client", DeliberationRequested], Awaitable[T]],
-    ) -> Callable[Concatenate["Client", Asked], Coroutine[Any, Any, T]]:
-        @functools.wraps(method)
-        async def call(self: "Client", /, *args: Asked.args, **kwargs: Asked.kwargs) -> T:
-            return await method(self, compose(*args, **kwargs))
-
-        # What `help()` and notebooks show.
-        own, asked = inspect.signature(method), inspect.signature(compose)
-        parameters = [own.parameters["self"], *asked.parameters.values()]
-        vars(call)["__signature__"] = own.replace(parameters=parameters)
-        return call
-
-    return decorate
-
-
 @asynccontextmanager
 async def connect(url: str | None = None) -> AsyncIterator["Client"]:
     """A client for as long as the block lasts.
 
-    `url`: NATS servers, comma-separated. Without it the client takes PARLEY_NATS_URL, NATS_URL, or the URL of this user's
-    running `parley up`, in this order. Raises BrokerUnavailable when NATS cannot be reached, Unavailable without any URL.
+    `url`: NATS servers, comma-separated. Without it the client takes PARLEY_NATS_URL, NATS_URL, or the URL of this
+    user's running `parley up`, in this order. Raises BrokerUnavailable when NATS cannot be reached, Unavailable
+    without any URL.
     """
     url = url or find_nats()
     if url is None:
@@ -223,9 +181,11 @@ class Client:
         """Subscribe to this client's endings. `connect` has done it."""
         await self._jetstream.nc.subscribe(self._inbox, cb=self._on_ending)
 
-    @_composing(compose)
+    @with_arguments_of(compose)
     async def deliberate(self, request: DeliberationRequested) -> Ending:
-        """Ask several agents and wait for the ending: `DeliberationCompleted` (read `degraded` first) or `DeliberationFailed`.
+        """Ask several agents and wait for the ending.
+
+        Returns `DeliberationCompleted` (read `degraded` first) or `DeliberationFailed`.
 
         task_description: what to deliberate on; at most 256 KiB.
         agents: how many agents answer, 1 to 256. Default 3.
@@ -236,7 +196,7 @@ class Client:
         diversity: give each agent a persona, a temperature and a seed of its own. Default False.
         min_responses: answers that make the deliberation completed, 1 to `agents`. Default 1.
         finish_early: end as soon as `min_responses` agents have answered. Default False.
-        timeout_seconds: the deadline, queueing included; 0.1 to 86,400. Default: the service's, 300 unless set otherwise.
+        timeout_seconds: the deadline, queueing included; 0.1 to 86,400. Default: the service's, 300 unless set.
         metadata: your own words, returned with the ending; at most 16 KiB. Not in the prompts.
         task_id: your own name for it, 1 to 64 of A-Z a-z 0-9 _ -. The same name twice is one deliberation. Default: the
             service gives one.
@@ -250,7 +210,7 @@ class Client:
         """
         return await self.ending(await self._submit(request))
 
-    @_composing(compose)
+    @with_arguments_of(compose)
     async def submit(self, request: DeliberationRequested) -> Submitted:
         """Store the request and return at once; `ending` waits for the ending. Takes the arguments of `deliberate`.
 
@@ -259,7 +219,10 @@ class Client:
         return await self._submit(request)
 
     async def ending(self, submitted: Submitted, *, wait_seconds: float | None = None) -> Ending:
-        """Wait for the ending. Raises NoEnding after `wait_seconds`, by default 10 s after the deadline; then call it again."""
+        """Wait for the ending. Raises NoEnding after `wait_seconds`, by default 10 s after the deadline.
+
+        After a NoEnding it may be called again.
+        """
         limit = wait_seconds
         if limit is None:
             limit = (submitted.timeout_seconds or ASSUMED_TIMEOUT_SECONDS) + GRACE_SECONDS
@@ -275,7 +238,10 @@ class Client:
             self._arrivals.pop(submitted.task_id, None)
 
     async def status(self, task_id: str) -> DeliberationStatus:
-        """How the deliberation is doing. Raises NoService when no service answers, InvalidMessage for an impossible `task_id`."""
+        """How the deliberation is doing.
+
+        Raises NoService when no service answers, BrokerUnavailable, InvalidMessage for an impossible `task_id`.
+        """
         try:
             question = DeliberationGet(task_id=task_id)
         except ValidationError as error:
@@ -385,7 +351,7 @@ class Client:
         if not arrival.done():
             arrival.set_result(ending)
         if len(self._arrivals) > KEPT_ENDINGS:
-            # A program that submits and never waits must not fill its memory. `find` still returns the dropped ending.
+            # Bounds the memory of a program that submits and never waits. `find` still returns the ending.
             arrived = (task_id for task_id, arrival in self._arrivals.items() if arrival.done())
             self._arrivals.pop(next(arrived, ""), None)
 

@@ -1,6 +1,6 @@
 """`parley deadletters`: look at the messages that no consumer could use, put them back, or remove them.
 
-Payloads hold prompts: only `show --payload` prints them. A sender's text is printed with its control characters escaped.
+Payloads hold prompts: only `show --payload` prints them. Control characters of a sender's text are escaped.
 """
 
 import base64
@@ -128,7 +128,7 @@ def replay(
 
     async def run(client: Client) -> int:
         letters = client.deadletters
-        # Listed once, before the first replay: a message that is dead-lettered again meanwhile is not replayed again.
+        # Listed once, before the first replay: what is dead-lettered again meanwhile is not replayed again.
         wanted = seqs or await letters.sequences(subject=subject)
         good = True
         for seq in wanted:
@@ -173,11 +173,8 @@ def purge(
     _which(seqs, everything, {"--subject": subject, "--older-than": older_than})
     before = time.time() - _seconds(older_than) if older_than is not None else None
     if not yes and not sys.stdin.isatty():
-        raise SettingsError(
-            [
-                "purge asks before it deletes, and there is no terminal to ask on; say --yes to delete without asking"
-            ]
-        )
+        why = "purge asks before it deletes, and there is no terminal to ask on"
+        raise SettingsError([f"{why}; say --yes to delete without asking"])
 
     # The question is asked while no connection is open, since the answer may take long.
     async def selected(client: Client) -> Sequence[int]:
@@ -252,7 +249,8 @@ def _encoded(body: bytes | None) -> dict[str, str | None]:
 
 def _lines(letter: DeadLetter) -> list[tuple[str, str]]:
     came = f"message {letter.sequence or '?'} of {letter.stream or '?'}, stored {letter.stored_at or '?'}"
-    gave_up = f"{letter.consumer or '?'}, after {letter.deliveries or '?'} deliver{'y' if letter.deliveries == 1 else 'ies'}"
+    deliveries = "delivery" if letter.deliveries == 1 else "deliveries"
+    gave_up = f"{letter.consumer or '?'}, after {letter.deliveries or '?'} {deliveries}"
     size = "of unknown size" if letter.size is None else f"{letter.size:,} bytes"
     where = f", in the object store {RESULTS_BUCKET}/{letter.put_object}" if letter.put_object else ""
     return [
@@ -268,7 +266,7 @@ def _lines(letter: DeadLetter) -> list[tuple[str, str]]:
 
 
 def readable(body: bytes) -> str:
-    """A payload for a terminal: JSON indented, anything else unchanged; control characters and bytes that are not text as escapes."""
+    """A payload for a terminal: JSON indented, anything else unchanged; what cannot be printed safely as escapes."""
     try:
         parsed = json.loads(body, object_pairs_hook=_plain)
         return visible(json.dumps(parsed, indent=2, ensure_ascii=False))

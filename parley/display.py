@@ -15,8 +15,8 @@ from parley.broker.core.messages import AgentResult, DeliberationCompleted, Deli
 from parley.broker.core.tally import Outcome, Tally
 from parley.broker.core.timestamps import format_timestamp
 
-# Every control character but line feed and tab. Rich prints escape sequences, and the text of a model or server must not move the
-# cursor, retitle the window or set the clipboard.
+# Every control character but line feed and tab. Rich prints escape sequences, and the text of a model or
+# server must not move the cursor, retitle the window or set the clipboard.
 _CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
@@ -92,7 +92,8 @@ def summary(ending: Ending) -> Text:
 def simulation_notice() -> Panel:
     return Panel(
         "These answers are simulated: no model has read your question.\n"
-        "Point Parley at a real one with  [bold]VLLM_URL=http://host:8000 make demo[/bold]  (any OpenAI-compatible server).",
+        "Point Parley at a real one with  [bold]VLLM_URL=http://host:8000 make demo[/bold]  "
+        "(any OpenAI-compatible server).",
         border_style="yellow",
         expand=False,
     )
@@ -118,14 +119,14 @@ def _harmless(text: str) -> str:
 
 
 def visible(text: str | bytes) -> str:
-    """The text with each control character, and each byte that is not UTF-8, as an escape: for text that must be seen unchanged."""
+    """The text with each control character, and each byte that is not UTF-8, as an escape: nothing is left out."""
     if isinstance(text, bytes):
         text = text.decode(errors="backslashreplace")
     return "".join(map(_escaped, text))
 
 
 def _escaped(character: str) -> str:
-    # Cf reverses or hides the text around it, Zl and Zp break the line, and half a surrogate pair (Cs) cannot be printed.
+    # Cf reverses or hides the text around it, Zl and Zp break the line, half a surrogate pair (Cs) is unprintable.
     if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in "\n\t":
         return character.encode("unicode_escape").decode()
     return character

@@ -140,7 +140,8 @@ def _too_short(model: ServedModel) -> str:
     limit = "its context"
     if model.max_model_len is not None:
         limit = f"the {_tokens(model)} it takes for prompt and answer together"
-    return f"{model.name}: Parley's own instructions do not fit into {limit}; serve it with more (vLLM: --max-model-len)"
+    remedy = "serve it with more (vLLM: --max-model-len)"
+    return f"{model.name}: Parley's own instructions do not fit into {limit}; {remedy}"
 
 
 def _tokens(model: ServedModel) -> str:

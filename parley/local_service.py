@@ -1,7 +1,7 @@
 """Where NATS is, for a program that names no URL: the environment's, or that of this user's running `parley up`.
 
-`parley up` announces its URL in one file of the state folder. Only the owner can read it, since the URL holds the token.
-This module reads three variables and nothing else of the environment, so that a client starts whatever else is set.
+`parley up` announces its URL in one file of the state folder. Only the owner can read it: the URL holds the token.
+It reads NATS_URL, PARLEY_NATS_URL and PARLEY_HOME, and no other setting: a client starts whatever else is set.
 """
 
 import json

@@ -1,8 +1,8 @@
 """The service's settings: name, default, bound and meaning of each. Reads the environment.
 
 Names are `PARLEY_…`. A few plain names that others share are read too (NATS_URL, RAY_ADDRESS, VLLM_URL, VLLM_MODEL,
-VLLM_API_KEY); `PARLEY_…` wins. The README's table is generated from this file (`python -m parley.settings`). A client reads
-none of this (`parley.local_service`).
+VLLM_API_KEY); `PARLEY_…` wins. The README's table is generated from this file (`python -m parley.settings`). A client
+reads none of this (`parley.local_service`).
 """
 
 import difflib
@@ -28,7 +28,8 @@ from parley.workers.pool.pool import WorkerConfig
 PREFIX = "PARLEY_"
 # Kubernetes sets these in every pod beside a Service named `parley` or `parley-something` ("service links").
 _SERVICE_LINK = re.compile(
-    r"PARLEY(_[A-Z0-9_]+)?_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)"
+    r"PARLEY(_[A-Z0-9_]+)?_"
+    r"(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)"
 )
 # `PARLEY_PORT` is one too, but only with a value like this: a number there was meant as a setting.
 _SERVICE_LINK_PORT = re.compile(r"PARLEY(_[A-Z0-9_]+)?_PORT=(tcp|udp|sctp)://.*")
@@ -244,7 +245,10 @@ def _urls(value: str | None, schemes: set[str], example: str) -> str | None:
 
 
 def load(**overrides: Any) -> Settings:
-    """The settings from the environment. `overrides`, by field name, win. Raises SettingsError: one line a problem, naming the setting."""
+    """The settings from the environment; `overrides`, by field name, win.
+
+    Raises SettingsError: one line a problem, naming the setting.
+    """
     unknown = sorted(set(overrides) - set(Settings.model_fields))
     if unknown:
         raise TypeError(f"no such field: {', '.join(unknown)}")

@@ -1,7 +1,7 @@
 """Stopping a service: the first SIGINT or SIGTERM stops it in order, the second ends the process at once.
 
-Any part may be killed at any moment without loss, so an immediate end is safe: other replicas, or the next start, do the unfinished
-work.
+Any part may be killed at any moment without loss, so an immediate end is safe: other replicas, or the next start,
+do the unfinished work.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ class Shutdown:
         self.handle_signals()
 
     def handle_signals(self) -> None:
-        """Install the handlers. Call it again after Ray has started: Ray replaces SIGTERM's by one that prints a stack."""
+        """Install the handlers. Repeat it after Ray has started: Ray replaces SIGTERM's by one that prints a stack."""
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
             loop.remove_signal_handler(number)
@@ -71,7 +71,7 @@ class Shutdown:
                 starting.cancel()
 
     async def wait(self, service: Supervised) -> str | None:
-        """Wait for a signal and return None. If the service cannot work any more, return why: a supervisor starts it anew."""
+        """Return None after a signal, or why the service cannot work any more: a supervisor then starts it anew."""
         while not self._requested.is_set():
             if service.disabled is not None:
                 return service.disabled

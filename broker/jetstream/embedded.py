@@ -1,7 +1,7 @@
 """The nats-server that comes with the install, started for one machine: `parley up`, `make demo`, the tests.
 
-It listens on loopback only, asks for a token by default, and keeps its streams in the folder it is given. Production runs its
-own NATS and does not use this file.
+It listens on loopback only, asks for a token by default, and keeps its streams in the folder it is given. Production
+runs its own NATS and does not use this file.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Process tuning, each in a process of its own, since it cannot be undone; and children: started, awaited, stopped."""
+"""Process tuning, each in a process of its own, since it cannot be undone; and children: start, ready, stop."""
 
 import asyncio
 import os
@@ -103,8 +103,9 @@ async def test_a_child_is_ready_when_its_fact_is_known_and_ends_with_the_block()
 
 async def test_a_child_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "STOP_TIMEOUT_SECONDS", 0.2)
-    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
-    async with host.child(python(deaf), first_line, stdout=PIPE) as (process, _):
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    waits = "print('deaf', flush=True); time.sleep(60)"
+    async with host.child(python(f"{deaf}; {waits}"), first_line, stdout=PIPE) as (process, _):
         pass
     assert process.returncode == -signal.SIGKILL
 
