@@ -6,12 +6,28 @@ async with parley.connect("nats://127.0.0.1:4222") as client:
     ending = await client.deliberate("Write a factorial function", agents=3)
 """
 
-from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, ParleyError, Unavailable
-from parley.broker.core.messages import DeliberationCompleted, DeliberationFailed, DeliberationStatus, Ending
-from parley.broker.jetstream.deadletters import CannotReplay, DeadLetter
-from parley.client import Client, NoEnding, NoService, Submitted, connect
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, ParleyError, Unavailable
+    from parley.broker.core.messages import (
+        AgentResult,
+        DeliberationCompleted,
+        DeliberationFailed,
+        DeliberationStatus,
+        Ending,
+        ErrorType,
+        FailedAgent,
+        Proposal,
+        ResultsRef,
+    )
+    from parley.broker.core.tally import Outcome, Phase, Tally
+    from parley.broker.jetstream.deadletters import CannotReplay, DeadLetter
+    from parley.client import Client, NoEnding, NoService, Submitted, connect
 
 __all__ = [
+    "AgentResult",
     "BrokerUnavailable",
     "CannotReplay",
     "Client",
@@ -20,11 +36,42 @@ __all__ = [
     "DeliberationFailed",
     "DeliberationStatus",
     "Ending",
+    "ErrorType",
+    "FailedAgent",
     "InvalidMessage",
     "NoEnding",
     "NoService",
+    "Outcome",
     "ParleyError",
+    "Phase",
+    "Proposal",
+    "ResultsRef",
     "Submitted",
+    "Tally",
     "Unavailable",
     "connect",
 ]
+
+# The names above are here, each in the first module that has it.
+_MODULES = (
+    "parley.broker.core.errors",
+    "parley.broker.core.messages",
+    "parley.broker.core.tally",
+    "parley.broker.jetstream.deadletters",
+    "parley.client",
+)
+
+
+if not TYPE_CHECKING:  # a type checker would believe that any name exists
+
+    def __getattr__(name: str) -> object:
+        """Import a public name on first use: `import parley` alone is quick, and a worker does not load the client."""
+        if name in __all__:
+            for module in map(import_module, _MODULES):
+                if hasattr(module, name):
+                    return globals().setdefault(name, getattr(module, name))
+        raise AttributeError(f"module 'parley' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

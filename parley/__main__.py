@@ -1,5 +1,25 @@
-"""`python -m parley` is the `parley` command."""
+"""The `parley` command, also as `python -m parley`. A client-only install has no command: this says what to install."""
 
-from parley.cli import main
+import sys
+from importlib.metadata import version
 
-main()
+
+def main() -> None:
+    """Run the command. Without the extra `server`: one line on stderr and exit code 2."""
+    try:
+        from parley import cli
+    except ModuleNotFoundError as error:
+        if (error.name or "parley").partition(".")[0] == "parley":
+            raise  # a part of Parley itself is missing: no extra brings it
+        if sys.argv[1:] == ["--version"]:
+            print(version("parley-queue"))
+            return
+        print(
+            "parley: this command needs the server extra: pip install 'parley-queue[server]'", file=sys.stderr
+        )
+        sys.exit(2)
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -20,7 +20,7 @@ from faststream.nats import NatsBroker
 
 from parley.broker.core.errors import SettingsError, Unavailable
 from parley.broker.core.observer import Observer
-from parley.broker.host import child_setup
+from parley.broker.host import child
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import check_server, close, connect, connect_options
 from parley.broker.jetstream.embedded import embedded_nats
@@ -52,7 +52,6 @@ from parley.workers.pool.pool import Pool
 log = logging.getLogger("parley")
 
 ALL_PARTS = frozenset(Part)
-SIMULATOR_START_SECONDS = 15.0
 VERSION = version("parley-queue")
 
 
@@ -336,27 +335,18 @@ async def embedded(
 @asynccontextmanager
 async def simulator(*arguments: str) -> AsyncIterator[str]:
     """A simulated model server in a process of its own, on a free port of loopback. Yields its URL."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "parley.workers.simulator", "--port", "0", *arguments),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        start_new_session=True,
-        preexec_fn=child_setup,
-    )
-    try:
+
+    async def printed(process: asyncio.subprocess.Process) -> str:
         assert process.stdout is not None
-        line = await asyncio.wait_for(process.stdout.readline(), SIMULATOR_START_SECONDS)
+        line = await process.stdout.readline()
         if not line:
             raise Unavailable("the simulated model server did not start")
-        yield line.decode().strip()
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        try:
-            await asyncio.wait_for(process.wait(), 5.0)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        return line.decode().strip()
+
+    # -P: the child finds modules in the installation only, not in the working directory.
+    command = (sys.executable, "-P", "-m", "parley.workers.simulator", "--port", "0", *arguments)
+    async with child(command, printed, stdout=asyncio.subprocess.PIPE, stderr=None) as (_, url):
+        yield url
 
 
 def _free(port: int) -> int:

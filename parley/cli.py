@@ -1,4 +1,4 @@
-"""The `parley` command. Exit codes: 0 it worked (a deliberation: completed), 1 it ended otherwise, 2 usage, 3 no service."""
+"""The subcommands of `parley`. Exit codes: 0 success (a deliberation: completed), 1 otherwise, 2 usage, 3 no service."""
 
 import asyncio
 import json
@@ -25,10 +25,10 @@ from parley.client import ENDED, Client, NoEnding, connect
 from parley.console import FAILED, NO_SERVICE, OK, USAGE, err, out, print_error, run_command, with_client
 from parley.display import Progress, listing, show_ending, show_status
 from parley.settings import Settings, load, shown
-from parley.shutdown import Interrupted, Stop
+from parley.shutdown import Interrupted, Shutdown
 
-# The demo's simulated model takes about as long as a real one on one GPU, so that there is something to watch.
-DEMO_MANNER = ("--latency-ms", "400", "--tokens-per-second", "25")
+# The demo's simulated model takes about as long as a real one on one GPU: there is something to watch.
+DEMO_MODEL = ("--latency-ms", "400", "--tokens-per-second", "25")
 DEMO_QUESTION = "Write a function that computes the factorial of a non-negative integer."
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -36,7 +36,7 @@ app.add_typer(deadletters.app, name="deadletters")
 
 
 def main() -> None:
-    """Entry point: our own errors become one line and an exit code."""
+    """Run the command. Parley's own errors become one line on stderr and an exit code."""
     try:
         app()
     except SettingsError as error:
@@ -86,22 +86,23 @@ async def _up(settings: Settings) -> int:
     from parley.app import embedded, service
 
     simulated = settings.vllm_url is None
-    # The signal must be ours before the first process is started, so that whatever was started is also stopped.
-    stop = Stop()
+    # Signals are handled before the first process starts, so that each started process is also stopped.
+    shutdown = Shutdown()
     async with AsyncExitStack() as stack:
         try:
-            filled = await stop.during(stack.enter_async_context(embedded(settings, settings.home / "nats")))
-            running = await stop.during(stack.enter_async_context(service(filled)))
+            filled = await shutdown.during(
+                stack.enter_async_context(embedded(settings, settings.home / "nats"))
+            )
+            running = await shutdown.during(stack.enter_async_context(service(filled)))
         except Interrupted:
             return OK
-        stop.listen()
+        shutdown.handle_signals()
         tune_gc()
         with local_service.announce(settings.home, running.nats_url):
             pool = running.pool
             out.print("Parley is up.", style="bold green")
-            shown_url = (
-                running.nats_url if settings.nats_url is None else masked(running.nats_url)
-            )  # our own token is for the user
+            # The token of our own server is for the user; other URLs are masked.
+            shown_url = running.nats_url if settings.nats_url is None else masked(running.nats_url)
             out.print(f"  NATS     {shown_url}", markup=False, highlight=False, soft_wrap=True)
             out.print(f"  metrics  {running.http_url}/metrics", highlight=False)
             out.print(f"  docs     {running.http_url}/docs", highlight=False)
@@ -113,7 +114,7 @@ async def _up(settings: Settings) -> int:
             out.print(f"  model    {what}", markup=False, highlight=False, soft_wrap=True)
             out.print(f"  agents   {pool.slots if pool else 0} at a time ({settings.pool})", highlight=False)
             out.print('Ask with `parley ask "…"` in another terminal. Ctrl-C stops.')
-            disabled = await stop.until(running)
+            disabled = await shutdown.wait(running)
             out.print("Stopping: no more work is taken, running calls may finish.")
     return _stopped(disabled)
 
@@ -140,13 +141,13 @@ def serve(
 async def _serve(settings: Settings, parts: Any) -> int:
     from parley.app import service
 
-    stop = Stop()
+    shutdown = Shutdown()
     async with AsyncExitStack() as stack:
         try:
-            running = await stop.during(stack.enter_async_context(service(settings, parts)))
+            running = await shutdown.during(stack.enter_async_context(service(settings, parts)))
         except Interrupted:
             return OK
-        stop.listen()
+        shutdown.handle_signals()
         tune_gc()
         logging.getLogger("parley").info(
             "serving %s; NATS %s; metrics %s/metrics",
@@ -154,7 +155,7 @@ async def _serve(settings: Settings, parts: Any) -> int:
             masked(running.nats_url),
             running.http_url,
         )
-        disabled = await stop.until(running)
+        disabled = await shutdown.wait(running)
         logging.getLogger("parley").info("stopping")
     return _stopped(disabled)
 
@@ -164,9 +165,8 @@ def _stopped(disabled: str | None) -> int:
         return OK
     print_error(f"{disabled}; stopped, to be started again")
     sys.stdout.flush()
-    os._exit(
-        NO_SERVICE
-    )  # everything of ours is closed; Ray's own exit handler would wait for a head that is gone
+    # All our connections are closed. Ray's exit handler would wait for a head that is gone.
+    os._exit(NO_SERVICE)
 
 
 @app.command()
@@ -184,11 +184,12 @@ async def _demo(settings: Settings, question: str) -> int:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parley-demo-")))
         with out.status("Starting NATS, Ray and the service on this machine…"):
-            filled = await stack.enter_async_context(embedded(settings, folder, simulated=DEMO_MANNER))
+            filled = await stack.enter_async_context(embedded(settings, folder, simulated=DEMO_MODEL))
             running = await stack.enter_async_context(service(filled))
             client = await stack.enter_async_context(connect(running.nats_url))
+        slots = running.pool.slots if running.pool else 0
         out.print(
-            f"Up: NATS {masked(running.nats_url)}, {running.pool.slots if running.pool else 0} agent slots ({settings.pool}).",
+            f"Up: NATS {masked(running.nats_url)}, {slots} agent slots ({settings.pool}).",
             markup=False,
         )
         out.print(f"Asking three agents: {question}", style="bold", markup=False)
@@ -254,7 +255,7 @@ def ask(
 
 
 async def _ask(client: Client, question: str, *, live: bool, **asking: Any) -> Ending:
-    await client.status("is-anyone-there")  # raises NoService: better now than after a silent wait
+    await client.status("is-anyone-there")  # raises NoService now, rather than after a silent wait
     submitted = await client.submit(question, **asking)
     if not live:
         return await client.ending(submitted)
@@ -270,16 +271,13 @@ async def _ask(client: Client, question: str, *, live: bool, **asking: Any) -> E
             return await client.ending(submitted)
     except asyncio.CancelledError:
         name = submitted.task_id
-        err.print(
-            f"{name} goes on without you: `parley result {name}` asks for it, `parley cancel {name}` stops it",
-            markup=False,
-        )
+        how = f"`parley result {name}` asks for it, `parley cancel {name}` stops it"
+        err.print(f"{name} goes on without you: {how}", markup=False)
         raise
     finally:
         watching.cancel()
-        with suppress(
-            asyncio.CancelledError, Exception
-        ):  # the picture is a courtesy; the ending is what was asked for
+        # Whatever went wrong with the picture, the ending counts.
+        with suppress(asyncio.CancelledError, Exception):
             await watching
 
 
@@ -337,7 +335,7 @@ def list_(
     raise typer.Exit(with_client(run))
 
 
-# ── looking after it ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── operating it ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @app.command()
@@ -361,17 +359,13 @@ def doctor() -> None:
         from parley.doctor import examine
 
         good = True
-        async for finding in examine(local_service.with_local_nats(load())):
+        async for finding in examine(load().with_local_nats()):
             good = good and finding.ok
             mark, style = ("ok", "green") if finding.ok else ("no", "red")
-            err_or_out = f"{'--' if finding.skipped else mark}  {finding.what}: {finding.detail}"
-            out.print(
-                err_or_out,
-                style=None if finding.skipped else style,
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+            if finding.skipped:
+                mark, style = "--", ""
+            line = f"{mark}  {finding.what}: {finding.detail}"
+            out.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
         return OK if good else NO_SERVICE
 
     raise typer.Exit(run_command(run()))

@@ -1,18 +1,17 @@
-"""The Python client: ask, wait, look, cancel. Everything it does another language can do with a NATS client and docs/contract.md.
+"""The Python client: ask, wait, look, cancel. Any language can do the same with a NATS client and docs/contract.md.
 
     async with parley.connect("nats://127.0.0.1:4222") as client:
         ending = await client.deliberate("Write a factorial function", agents=3)
 
-An ending reaches the client through an inbox of its own (`Parley-Reply-To`, core NATS: at most once), so that it need not
-read everyone's. In case that one message was lost, it also asks `deliberation.get` now and then.
+The client has an inbox of its own for its endings (`Parley-Reply-To`), so it need not read everyone's. Core NATS
+delivers there at most once; in case a message is lost, the client also asks `deliberation.get` now and then.
 """
 
 import asyncio
-import difflib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, TypedDict, Unpack
+from dataclasses import dataclass, field
+from typing import Any
 
 import nats.errors
 import nats.js.errors
@@ -21,7 +20,7 @@ from nats.js.kv import KeyValue
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from parley import local_service
+from parley.broker.core.backoff import backoff
 from parley.broker.core.errors import (
     BrokerUnavailable,
     InvalidMessage,
@@ -37,6 +36,7 @@ from parley.broker.core.messages import (
     DeliberationRequested,
     DeliberationStatus,
     Ending,
+    ResultsRef,
     decode,
     decode_ending,
     describe,
@@ -48,16 +48,17 @@ from parley.broker.jetstream.connection import connect as open_connection
 from parley.broker.jetstream.deadletters import DeadLetters
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.scan import scan
-from parley.settings import load
+from parley.local_service import find_nats
+from parley.signatures import suggest_arguments, with_arguments_of
 
-# Without an ending this long after the deadline, something is wrong that waiting does not mend: the promise is one second.
+# The service ends a deliberation within one second of its deadline. After this long, waiting is in vain.
 GRACE_SECONDS = 10.0
-# The service's default deadline is not known to a client that names none; this is Parley's own.
+# Parley's default deadline, for a request that names none: a client does not know the service's settings.
 ASSUMED_TIMEOUT_SECONDS = 300.0
 # Between two questions whether an ending was missed: doubled from the first to the last.
 FIRST_POLL_SECONDS, LAST_POLL_SECONDS = 2.0, 15.0
 GET_TIMEOUT_SECONDS = 5.0
-# Endings heard and not asked for yet.
+# Endings kept that arrived before the program waited for them.
 KEPT_ENDINGS = 1_000
 ENDED = frozenset({"COMPLETED", "FAILED", "TIMEOUT"})
 _RESULTS = TypeAdapter(tuple[AgentResult, ...])
@@ -71,7 +72,7 @@ class NoService(Unavailable):
 
 
 class NoEnding(ParleyError):
-    """No ending came within the time the client was told to wait. The deliberation may still end: `task_id` finds it."""
+    """No ending came in the time that the client was to wait. The deliberation may still end: `task_id` finds it."""
 
     def __init__(self, task_id: str, seconds: float) -> None:
         super().__init__(task_id, seconds)
@@ -79,74 +80,82 @@ class NoEnding(ParleyError):
         self.seconds = seconds
 
     def __str__(self) -> str:
-        return f"no ending for {self.task_id} within {self.seconds:g} s; `parley result {self.task_id}` asks again"
+        again = f"`parley result {self.task_id}` asks again"
+        return f"no ending for {self.task_id} within {self.seconds:g} s; {again}"
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A request that NATS has stored, and where its ending will come."""
+    """A request that NATS has stored. `Client.ending` waits for its ending."""
 
     task_id: str
-    ending: "asyncio.Future[Ending]"
     timeout_seconds: float | None
+    # Resolved by the client when the ending reaches its inbox.
+    _arrival: "asyncio.Future[Ending]" = field(repr=False, compare=False)
 
 
-class Asking(TypedDict, total=False):
-    """What may be asked for besides the task itself. Bounds and defaults are docs/contract.md's."""
-
-    agents: int
-    role: str
-    rubric: str | Mapping[str, Any] | None
-    requirements: Sequence[str]
-    context: Mapping[str, Any]
-    diversity: bool
-    min_responses: int
-    finish_early: bool
-    timeout_seconds: float | None
-    metadata: Mapping[str, str]
-    task_id: str | None
-    model: str | None
-    temperature: float | None
-    max_tokens: int | None
-    seed: int | None
-    stop: str | Sequence[str] | None
-
-
-_CONSTRAINTS = {"rubric": "rubric", "requirements": "requirements", "context": "metadata"}
-
-
-def compose(task_description: str, **asking: Unpack[Asking]) -> DeliberationRequested:
-    """The request these words make. Raises InvalidMessage naming each bad field, TypeError for a word that means nothing."""
-    for word in set(asking) - set(Asking.__annotations__):
-        close_to = difflib.get_close_matches(word, Asking.__annotations__, n=1, cutoff=0.5)
-        raise TypeError(f"no such argument: {word}" + (f"; did you mean {close_to[0]}?" if close_to else ""))
-    given = {key: value for key, value in asking.items() if value is not None}
-    if OWN_NAME.fullmatch(str(given.get("task_id"))):
-        raise InvalidMessage(
-            [f"task_id: {given['task_id']} is a name the service gives; choose another, or none"]
-        )
-    fields: dict[str, Any] = {
-        ("num_agents" if key == "agents" else key): value
-        for key, value in given.items()
-        if key not in _CONSTRAINTS
+@suggest_arguments
+def compose(
+    task_description: str,
+    *,
+    agents: int = 3,
+    role: str = "DEV",
+    rubric: str | Mapping[str, Any] | None = None,
+    requirements: Sequence[str] = (),
+    context: Mapping[str, Any] | None = None,
+    diversity: bool = False,
+    min_responses: int = 1,
+    finish_early: bool = False,
+    timeout_seconds: float | None = None,
+    metadata: Mapping[str, str] | None = None,
+    task_id: str | None = None,
+    model: str | None = None,
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+    seed: int | None = None,
+    stop: str | Sequence[str] | None = None,
+) -> DeliberationRequested:
+    """The request these arguments make; see `Client.deliberate`. Raises InvalidMessage naming each bad field."""
+    if OWN_NAME.fullmatch(str(task_id)):
+        raise InvalidMessage([f"task_id: {task_id} is a name the service gives; choose another, or none"])
+    constraints = {"rubric": rubric, "requirements": requirements, "metadata": context}
+    fields = {
+        "task_description": task_description,
+        "task_id": task_id,
+        "role": role,
+        "num_agents": agents,
+        "constraints": _given(constraints),
+        "diversity": diversity,
+        "min_responses": min_responses,
+        "finish_early": finish_early,
+        "timeout_seconds": timeout_seconds,
+        "metadata": metadata,
+        "model": model,
+        "temperature": temperature,
+        "max_tokens": max_tokens,
+        "seed": seed,
+        "stop": stop,
     }
-    constraints = {_CONSTRAINTS[key]: value for key, value in given.items() if key in _CONSTRAINTS}
     try:
-        # Through JSON, so that a client is held to just what any other language's client is held to.
-        return DeliberationRequested.model_validate_json(
-            to_json({"task_description": task_description, "constraints": constraints, **fields})
-        )
+        # Through JSON, so that this client is held to exactly what a client in another language is held to.
+        return DeliberationRequested.model_validate_json(to_json(_given(fields)))
     except ValidationError as error:
         raise InvalidMessage(describe(error)) from None
 
 
+def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 @asynccontextmanager
 async def connect(url: str | None = None) -> AsyncIterator["Client"]:
-    """A client for as long as the block lasts. Without a URL: NATS_URL's, or the one of a `parley up` of this user.
+    """A client for as long as the block lasts.
 
-    Raises BrokerUnavailable when NATS cannot be reached, Unavailable when no URL is to be found.
+    `url`: NATS servers, comma-separated. Without it the client takes PARLEY_NATS_URL, NATS_URL, or the URL of this
+    user's running `parley up`, in this order. Raises BrokerUnavailable when NATS cannot be reached, Unavailable
+    without any URL.
     """
-    url = url or local_service.with_local_nats(load()).nats_url
+    url = url or find_nats()
     if url is None:
         raise Unavailable("NATS_URL is not set and no `parley up` runs here: start one, or set NATS_URL")
     nc = await open_connection(url, "parley-client")
@@ -161,94 +170,113 @@ async def connect(url: str | None = None) -> AsyncIterator["Client"]:
 class Client:
     """Made by `connect`. Safe to use from many tasks of one event loop."""
 
-    def __init__(self, wire: JetStream) -> None:
-        self._wire = wire
-        self._inbox = wire.nc.new_inbox()
-        self._waiting: dict[str, asyncio.Future[Ending]] = {}
+    def __init__(self, jetstream: JetStream) -> None:
+        self._jetstream = jetstream
+        # Where the service sends this client's endings.
+        self._inbox = jetstream.nc.new_inbox()
+        # By task_id: endings that are awaited, and at most KEPT_ENDINGS that arrived early.
+        self._arrivals: dict[str, asyncio.Future[Ending]] = {}
 
     async def listen(self) -> None:
-        """Start hearing endings. `connect` has done it."""
-        await self._wire.nc.subscribe(self._inbox, cb=self._hear)
+        """Subscribe to this client's endings. `connect` has done it."""
+        await self._jetstream.nc.subscribe(self._inbox, cb=self._on_ending)
 
-    async def deliberate(self, task_description: str, **asking: Unpack[Asking]) -> Ending:
-        """Ask and wait for the ending: `DeliberationCompleted` (read `degraded` first) or `DeliberationFailed`.
+    @with_arguments_of(compose)
+    async def deliberate(self, request: DeliberationRequested) -> Ending:
+        """Ask several agents and wait for the ending.
+
+        Returns `DeliberationCompleted` (read `degraded` first) or `DeliberationFailed`.
+
+        task_description: what to deliberate on; at most 256 KiB.
+        agents: how many agents answer, 1 to 256. Default 3.
+        role: DEV, QA, ARCHITECT, DEVOPS, DATA, or any other word. Default DEV.
+        rubric: how answers are judged; text, or named criteria. Reaches the agents' prompts.
+        requirements: what must hold, one text each. Reaches the prompts.
+        context: facts the agents need, any JSON. Reaches the prompts. Together with the two above at most 64 KiB.
+        diversity: give each agent a persona, a temperature and a seed of its own. Default False.
+        min_responses: answers that make the deliberation completed, 1 to `agents`. Default 1.
+        finish_early: end as soon as `min_responses` agents have answered. Default False.
+        timeout_seconds: the deadline, queueing included; 0.1 to 86,400. Default: the service's, 300 unless set.
+        metadata: your own words, returned with the ending; at most 16 KiB. Not in the prompts.
+        task_id: your own name for it, 1 to 64 of A-Z a-z 0-9 _ -. The same name twice is one deliberation. Default: the
+            service gives one.
+        model: the model to ask. Default: the service's.
+        temperature: 0 to 2. Default 0.7; with `diversity` each agent's differs a little from it.
+        max_tokens: longest answer in tokens, 1 to 10,000,000. Default: the model server's.
+        seed: makes sampling repeatable where the model server supports it. A signed 64-bit integer.
+        stop: one text or up to four that end an answer, each of 1 to 256 characters.
 
         Raises InvalidMessage for a request that cannot be valid, BrokerUnavailable, NoService (no streams), NoEnding.
         """
-        return await self.ending(await self.submit(task_description, **asking))
+        return await self.ending(await self._submit(request))
 
-    async def submit(self, task_description: str, **asking: Unpack[Asking]) -> Submitted:
-        """Store the request and return at once. Raises InvalidMessage, BrokerUnavailable, NoService (no streams)."""
-        request = compose(task_description, **asking)
-        headers = {"Parley-Reply-To": self._inbox}
-        body = request.model_dump_json(exclude_none=True).encode()
-        seq = await self._store(topology.REQUESTED, body, headers)
-        task_id = request.task_id or f"d-{seq}"
-        return Submitted(task_id, self._future(task_id), request.timeout_seconds)
+    @with_arguments_of(compose)
+    async def submit(self, request: DeliberationRequested) -> Submitted:
+        """Store the request and return at once; `ending` waits for the ending. Takes the arguments of `deliberate`.
+
+        Raises InvalidMessage, BrokerUnavailable, NoService (no streams).
+        """
+        return await self._submit(request)
 
     async def ending(self, submitted: Submitted, *, wait_seconds: float | None = None) -> Ending:
-        """Wait for it. `wait_seconds`: at most so long; by default until well past the deadline. Raises NoEnding."""
-        usual = (submitted.timeout_seconds or ASSUMED_TIMEOUT_SECONDS) + GRACE_SECONDS
-        limit = wait_seconds if wait_seconds is not None else usual
-        self._waiting.setdefault(
-            submitted.task_id, submitted.ending
-        )  # patience may be renewed after a NoEnding
+        """Wait for the ending. Raises NoEnding after `wait_seconds`, by default 10 s after the deadline.
+
+        After a NoEnding it may be called again.
+        """
+        limit = wait_seconds
+        if limit is None:
+            limit = (submitted.timeout_seconds or ASSUMED_TIMEOUT_SECONDS) + GRACE_SECONDS
+        self._arrivals.setdefault(
+            submitted.task_id, submitted._arrival
+        )  # for a second call, after a NoEnding
         try:
             async with asyncio.timeout(limit):
-                return await self._heard_or_found(submitted)
+                return await self._received_or_found(submitted)
         except TimeoutError:
             raise NoEnding(submitted.task_id, limit) from None
         finally:
-            self._waiting.pop(submitted.task_id, None)
-
-    async def _heard_or_found(self, submitted: Submitted) -> Ending:
-        pause = FIRST_POLL_SECONDS
-        while True:
-            done, _ = await asyncio.wait([submitted.ending], timeout=pause)
-            if done:
-                return await self._whole(submitted.ending.result())
-            pause = min(LAST_POLL_SECONDS, 2 * pause)
-            try:
-                found = await self.find(submitted.task_id)
-            except (NoService, BrokerUnavailable):
-                continue  # it may come back before the deadline; the limit above is the end of patience
-            if found is not None:
-                return found
+            self._arrivals.pop(submitted.task_id, None)
 
     async def status(self, task_id: str) -> DeliberationStatus:
-        """How it is doing. Raises NoService when nobody answers, InvalidMessage for an impossible `task_id`."""
+        """How the deliberation is doing.
+
+        Raises NoService when no service answers, BrokerUnavailable, InvalidMessage for an impossible `task_id`.
+        """
         try:
             question = DeliberationGet(task_id=task_id)
         except ValidationError as error:
             raise InvalidMessage(describe(error)) from None
+        nc = self._jetstream.nc
         try:
-            answer = await self._wire.nc.request(topology.GET, question.encode(), timeout=GET_TIMEOUT_SECONDS)
+            answer = await nc.request(topology.GET, question.encode(), timeout=GET_TIMEOUT_SECONDS)
         except nats.errors.NoRespondersError as error:
             raise NoService from error
         except (nats.errors.Error, TimeoutError) as error:
             raise BrokerUnavailable("the connected server", str(error) or type(error).__name__) from error
         status = decode(DeliberationStatus, answer.data)
         if status.results_ref is not None:
-            results = await self._results(status.results_ref)
-            return status.model_copy(update={"results": results})
+            return status.model_copy(update={"results": await self._results(status.results_ref)})
         return status
 
     async def find(self, task_id: str) -> Ending | None:
-        """The ending of an earlier deliberation, or None if it has none yet. Raises as `status` does."""
+        """The ending of an earlier deliberation, None if it has none yet. Raises as `status` does."""
         seq = (await self.status(task_id)).ending_seq
-        stored = await self._wire.get(topology.DELIBERATIONS, seq) if seq is not None else None
-        return await self._whole(decode_ending(stored.data)) if stored is not None else None
+        stored = await self._jetstream.get(topology.DELIBERATIONS, seq) if seq is not None else None
+        return await self._with_results(decode_ending(stored.data)) if stored is not None else None
 
     async def cancel(self, task_id: str, reason: str | None = None) -> None:
-        """Ask for it to be stopped. Returns when NATS has stored that; the ending tells what came of it. Raises as `submit` does."""
+        """Ask for the deliberation to be stopped. Returns when NATS has stored that; the ending says whether it was.
+
+        `reason`: at most 1,000 characters, recorded in the ending. Raises as `submit` does.
+        """
         try:
             cancel = DeliberationCancel(task_id=task_id, reason=reason)
         except ValidationError as error:
             raise InvalidMessage(describe(error)) from None
-        await self._store(topology.CANCEL, cancel.encode())
+        await self._publish(topology.CANCEL, cancel.encode())
 
     async def watch(self, task_id: str) -> AsyncIterator[Tally]:
-        """The tally whenever it changes, until it has ended. Raises BrokerUnavailable, NoService."""
+        """The tally whenever it changes, until the deliberation has ended. Raises BrokerUnavailable, NoService."""
         bucket = await self._tallies()
         watcher = await bucket.watch(task_id)
         try:
@@ -263,27 +291,36 @@ class Client:
             await watcher.stop()  # type: ignore[no-untyped-call]  # nats-py's own
 
     async def tallies(self) -> list[Tally]:
-        """Every deliberation the service remembers, the newest first. Raises BrokerUnavailable, NoService."""
+        """Every deliberation that the service remembers, the newest first. Raises BrokerUnavailable, NoService."""
         found: dict[str, Tally] = {}
+        stored = scan(self._jetstream, topology.TALLIES, topology.tally_subject(">"))
         try:
-            async with aclosing(scan(self._wire, topology.TALLIES, topology.tally_subject(">"))) as messages:
+            async with aclosing(stored) as messages:
                 async for message in messages:
                     if message.data:
                         found[message.subject] = Tally.model_validate_json(message.data)
                     else:
-                        found.pop(message.subject, None)  # forgotten while we read
+                        found.pop(message.subject, None)  # forgotten by the service while we read
         except StreamNotFound as error:
             raise NoService from error
         return sorted(found.values(), key=lambda tally: tally.accepted_at, reverse=True)
 
     @property
     def deadletters(self) -> DeadLetters:
-        """The messages nobody could use: to look at, put back or remove."""
-        return DeadLetters(self._wire)
+        """The messages that no consumer could use: to look at, put back or remove."""
+        return DeadLetters(self._jetstream)
 
-    async def _store(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> int:
+    # ── NATS ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _submit(self, request: DeliberationRequested) -> Submitted:
+        body = request.model_dump_json(exclude_none=True).encode()
+        seq = await self._publish(topology.REQUESTED, body, {"Parley-Reply-To": self._inbox})
+        task_id = request.task_id or f"d-{seq}"
+        return Submitted(task_id, request.timeout_seconds, self._arrival(task_id))
+
+    async def _publish(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> int:
         try:
-            return (await self._wire.publish(subject, body, headers=headers)).seq
+            return (await self._jetstream.publish(subject, body, headers=headers)).seq
         except BrokerUnavailable as error:
             if isinstance(error.__cause__, nats.js.errors.NoStreamResponseError):
                 raise NoService from error
@@ -291,7 +328,7 @@ class Client:
 
     async def _tallies(self) -> KeyValue:
         try:
-            return await self._wire.js.key_value(topology.TALLIES_BUCKET)
+            return await self._jetstream.js.key_value(topology.TALLIES_BUCKET)
         except nats.js.errors.NotFoundError as error:
             raise NoService from error
         except (nats.errors.Error, TimeoutError) as error:
@@ -299,30 +336,44 @@ class Client:
 
     # ── endings ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _future(self, task_id: str) -> asyncio.Future[Ending]:
-        # An ending may arrive before its PubAck is read: the future is made by whoever comes first.
-        if task_id not in self._waiting:
-            self._waiting[task_id] = asyncio.get_running_loop().create_future()
-        return self._waiting[task_id]
+    def _arrival(self, task_id: str) -> asyncio.Future[Ending]:
+        # An ending may arrive before the PubAck of its request is read: whichever is first makes the future.
+        if task_id not in self._arrivals:
+            self._arrivals[task_id] = asyncio.get_running_loop().create_future()
+        return self._arrivals[task_id]
 
-    async def _hear(self, message: Msg) -> None:
+    async def _on_ending(self, message: Msg) -> None:
         try:
             ending = decode_ending(message.data)
         except InvalidMessage:
-            return  # not an ending: nobody of ours sent it
-        future = self._future(ending.task_id)
-        if not future.done():
-            future.set_result(ending)
-        if len(self._waiting) > KEPT_ENDINGS:
-            # Whoever submits and never asks must not fill our memory; `find` still brings those endings.
-            heard = (task_id for task_id, waiting in self._waiting.items() if waiting.done())
-            self._waiting.pop(next(heard, ""), None)
+            return  # not from the service
+        arrival = self._arrival(ending.task_id)
+        if not arrival.done():
+            arrival.set_result(ending)
+        if len(self._arrivals) > KEPT_ENDINGS:
+            # Bounds the memory of a program that submits and never waits. `find` still returns the ending.
+            arrived = (task_id for task_id, arrival in self._arrivals.items() if arrival.done())
+            self._arrivals.pop(next(arrived, ""), None)
 
-    async def _whole(self, ending: Ending) -> Ending:
-        """The ending with its results, wherever they are kept."""
+    async def _received_or_found(self, submitted: Submitted) -> Ending:
+        questions = 0
+        while True:
+            questions += 1
+            pause = backoff(questions, FIRST_POLL_SECONDS, LAST_POLL_SECONDS)
+            done, _ = await asyncio.wait([submitted._arrival], timeout=pause)
+            if done:
+                return await self._with_results(submitted._arrival.result())
+            try:
+                found = await self.find(submitted.task_id)
+            except (NoService, BrokerUnavailable):
+                continue  # either may be back before the deadline; `ending` limits the wait
+            if found is not None:
+                return found
+
+    async def _with_results(self, ending: Ending) -> Ending:
         if ending.results_ref is None:
             return ending
         return ending.model_copy(update={"results": await self._results(ending.results_ref)})
 
-    async def _results(self, ref: Any) -> tuple[AgentResult, ...]:
-        return _RESULTS.validate_json(await self._wire.get_object(ref), strict=False)
+    async def _results(self, ref: ResultsRef) -> tuple[AgentResult, ...]:
+        return _RESULTS.validate_json(await self._jetstream.get_object(ref), strict=False)

@@ -1,4 +1,4 @@
-"""What every command shares: the consoles, the exit codes, and how its work is run. Knows no command."""
+"""What all commands share: the consoles, the exit codes, and how their work runs. Knows no command."""
 
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
@@ -9,6 +9,7 @@ import uvloop
 from rich.console import Console
 
 from parley.client import Client, connect
+from parley.settings import load
 
 OK, FAILED, USAGE, NO_SERVICE = 0, 1, 2, 3
 
@@ -19,23 +20,23 @@ T = TypeVar("T")
 
 
 def print_error(problem: str) -> None:
-    """One line on stderr: what is wrong, and what to do."""
+    """Print one line on stderr: what is wrong, and what to do."""
     err.print(f"parley: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def with_client(work: Callable[[Client], Awaitable[T]]) -> T:
-    """Do it with the NATS that the settings name, or that a `parley up` of this user announces."""
+    """Run `work` with the NATS that the settings name, or that a `parley up` of this user announces."""
 
     async def session() -> T:
-        async with connect() as client:
+        async with connect(load().with_local_nats().nats_url) as client:
             return await work(client)
 
     return run_command(session())
 
 
 def run_command(work: Coroutine[Any, Any, T]) -> T:
-    """Run it. Ctrl-C ends the command with the code that shells give it."""
-    # nats-py logs every lost connection with a traceback; what matters of it is in our own lines and in readiness.
+    """Run `work`. Ctrl-C ends the command with code 130, as shells do."""
+    # nats-py logs each lost connection with a traceback. Our own log lines and readiness say what matters.
     logging.getLogger("nats").setLevel(logging.CRITICAL)
     try:
         return uvloop.run(work)

@@ -1,7 +1,6 @@
-"""`parley deadletters`: look at the messages nobody could use, put them back, or remove them.
+"""`parley deadletters`: look at the messages that no consumer could use, put them back, or remove them.
 
-Payloads hold prompts: they are shown only by `show --payload`. Whatever a sender wrote is shown with its control
-characters escaped.
+Payloads hold prompts: only `show --payload` prints them. Control characters of a sender's text are escaped.
 """
 
 import base64
@@ -24,7 +23,7 @@ from parley.client import Client
 from parley.console import FAILED, OK, out, print_error, with_client
 from parley.display import visible
 
-# JetStream counts in 64 bits; this side of its sign there is room enough.
+# JetStream counts in 64 bits. Python and typer take any integer, so larger ones are refused here.
 MAX_SEQUENCE = 2**63 - 1
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -129,7 +128,7 @@ def replay(
 
     async def run(client: Client) -> int:
         letters = client.deadletters
-        # All that there are now: what is dead-lettered again meanwhile is not replayed again.
+        # Listed once, before the first replay: what is dead-lettered again meanwhile is not replayed again.
         wanted = seqs or await letters.sequences(subject=subject)
         good = True
         for seq in wanted:
@@ -174,13 +173,10 @@ def purge(
     _which(seqs, everything, {"--subject": subject, "--older-than": older_than})
     before = time.time() - _seconds(older_than) if older_than is not None else None
     if not yes and not sys.stdin.isatty():
-        raise SettingsError(
-            [
-                "purge asks before it deletes, and there is no terminal to ask on; say --yes to delete without asking"
-            ]
-        )
+        why = "purge asks before it deletes, and there is no terminal to ask on"
+        raise SettingsError([f"{why}; say --yes to delete without asking"])
 
-    # The question is asked while no connection is open: an answer may take its time.
+    # The question is asked while no connection is open, since the answer may take long.
     async def selected(client: Client) -> Sequence[int]:
         return seqs or await client.deadletters.sequences(subject=subject, before=before)
 
@@ -216,7 +212,7 @@ def purge(
 
 
 def _which(seqs: Sequence[int] | None, everything: bool, filters: dict[str, str | None]) -> None:
-    """Refuse a command line that does not say plainly which ones are meant."""
+    """Refuse a command line that does not say which dead letters it means."""
     if bool(seqs) == everything:
         raise SettingsError(["say which: one or more SEQ, or --all; `parley deadletters list` shows them"])
     given = [name for name, value in filters.items() if value is not None]
@@ -253,7 +249,8 @@ def _encoded(body: bytes | None) -> dict[str, str | None]:
 
 def _lines(letter: DeadLetter) -> list[tuple[str, str]]:
     came = f"message {letter.sequence or '?'} of {letter.stream or '?'}, stored {letter.stored_at or '?'}"
-    gave_up = f"{letter.consumer or '?'}, after {letter.deliveries or '?'} deliver{'y' if letter.deliveries == 1 else 'ies'}"
+    deliveries = "delivery" if letter.deliveries == 1 else "deliveries"
+    gave_up = f"{letter.consumer or '?'}, after {letter.deliveries or '?'} {deliveries}"
     size = "of unknown size" if letter.size is None else f"{letter.size:,} bytes"
     where = f", in the object store {RESULTS_BUCKET}/{letter.put_aside}" if letter.put_aside else ""
     return [
@@ -269,11 +266,11 @@ def _lines(letter: DeadLetter) -> list[tuple[str, str]]:
 
 
 def readable(body: bytes) -> str:
-    """A payload for a terminal: JSON indented, anything else as it is; what is no text or a control character as an escape."""
+    """A payload for a terminal: JSON indented, anything else unchanged; what cannot be printed safely as escapes."""
     try:
         parsed = json.loads(body, object_pairs_hook=_plain)
         return visible(json.dumps(parsed, indent=2, ensure_ascii=False))
-    except (ValueError, RecursionError):  # no JSON, or none that would be shown as it is
+    except (ValueError, RecursionError):  # not JSON, or JSON that would not be shown unchanged
         return visible(body)
 
 

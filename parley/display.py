@@ -1,4 +1,4 @@
-"""What a person sees of a deliberation in a terminal: live while it runs, and its ending."""
+"""How a terminal shows a deliberation: its progress, its ending, its status; and text that is safe to print."""
 
 import time
 import unicodedata
@@ -12,50 +12,52 @@ from rich.table import Table
 from rich.text import Text
 
 from parley.broker.core.messages import AgentResult, DeliberationCompleted, DeliberationStatus, Ending
-from parley.broker.core.tally import Tally
+from parley.broker.core.tally import Outcome, Tally
 from parley.broker.core.timestamps import format_timestamp
 
-# Every control but line end and tab: what a model or a server wrote must not move the cursor, retitle the window or set the
-# clipboard. Rich lets escape sequences through.
+# Every control character but line feed and tab. Rich prints escape sequences, and the text of a model or
+# server must not move the cursor, retitle the window or set the clipboard.
 _CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
+# Agents with a line of their own while a deliberation runs.
+SHOWN_AGENTS = 20
+
+
 class Progress:
-    """A line for each agent, redrawn as the tally changes. Rich asks for the picture; we only keep the latest tally."""
+    """A line for each agent, redrawn as the tally changes. Rich asks for the picture several times a second."""
 
     def __init__(self, task_id: str) -> None:
         self._task_id = task_id
         self._started = time.monotonic()
         self._spinner = Spinner("dots")
+        # The latest one; None before the service has accepted the request.
         self.tally: Tally | None = None
 
     def __rich__(self) -> RenderableType:
-        elapsed = time.monotonic() - self._started
+        elapsed = f"{time.monotonic() - self._started:.1f} s"
         if self.tally is None:
-            self._spinner.update(text=f" {self._task_id}: waiting to be taken in, {elapsed:.1f} s")
+            self._spinner.update(text=f" {self._task_id}: waiting to be taken in, {elapsed}")
             return self._spinner
         phase = self.tally.phase
-        self._spinner.update(
-            text=f" {self._task_id}: {len(phase.outcomes)} of {len(phase.agents)} agents have reported, {elapsed:.1f} s"
-        )
-        lines: list[RenderableType] = [self._spinner]
-        for agent in phase.agents[:20]:
-            outcome = phase.outcomes.get(agent)
-            mark = (
-                "[dim]thinking[/dim]"
-                if outcome is None
-                else "[green]answered[/green]"
-                if outcome.succeeded
-                else "[red]failed[/red]"
-            )
-            lines.append(Text.from_markup(f"   {agent}  {mark}"))
-        if len(phase.agents) > 20:
-            lines.append(Text(f"   and {len(phase.agents) - 20} more"))
-        return Group(*lines)
+        reported = f"{len(phase.outcomes)} of {len(phase.agents)} agents have reported"
+        self._spinner.update(text=f" {self._task_id}: {reported}, {elapsed}")
+        agents = phase.agents[:SHOWN_AGENTS]
+        lines = [Text.assemble(f"   {agent}  ", _mark(phase.outcomes.get(agent))) for agent in agents]
+        if len(phase.agents) > SHOWN_AGENTS:
+            lines.append(Text(f"   and {len(phase.agents) - SHOWN_AGENTS} more"))
+        return Group(self._spinner, *lines)
+
+
+def _mark(outcome: Outcome | None) -> tuple[str, str]:
+    """A word and its style."""
+    if outcome is None:
+        return "thinking", "dim"
+    return ("answered", "green") if outcome.succeeded else ("failed", "red")
 
 
 def show_ending(console: Console, ending: Ending, *, simulated: bool = False) -> None:
-    """The answers, who gave them and how long it took; or why there are none."""
+    """Print each agent's answer or failure, then one line of summary."""
     for result in ending.results:
         console.print(_answer(result))
     for failed in ending.failed_agents:
@@ -90,7 +92,8 @@ def summary(ending: Ending) -> Text:
 def simulation_notice() -> Panel:
     return Panel(
         "These answers are simulated: no model has read your question.\n"
-        "Point Parley at a real one with  [bold]VLLM_URL=http://host:8000 make demo[/bold]  (any OpenAI-compatible server).",
+        "Point Parley at a real one with  [bold]VLLM_URL=http://host:8000 make demo[/bold]  "
+        "(any OpenAI-compatible server).",
         border_style="yellow",
         expand=False,
     )
@@ -101,7 +104,7 @@ def _answer(result: AgentResult) -> Panel:
     facts = f"{proposal.model}, {proposal.tokens} tokens, {result.duration_ms / 1000:.1f} s"
     if proposal.temperature is not None:
         facts += f", temperature {proposal.temperature:g}"
-    # Markdown, not markup: what a model wrote must not be read as our own formatting.
+    # Markdown, not Rich's markup: a model's text must not be read as our own formatting.
     return Panel(
         Markdown(_harmless(proposal.content)),
         title=Text(result.agent_id),
@@ -116,14 +119,14 @@ def _harmless(text: str) -> str:
 
 
 def visible(text: str | bytes) -> str:
-    """As `_harmless`, for what must be seen as it is: each control, and each byte that is no UTF-8, as an escape."""
+    """The text with each control character, and each byte that is not UTF-8, as an escape: nothing is left out."""
     if isinstance(text, bytes):
         text = text.decode(errors="backslashreplace")
     return "".join(map(_escaped, text))
 
 
 def _escaped(character: str) -> str:
-    # Cf reverses and hides what is around it, line separators break the line; half a surrogate pair cannot be printed at all.
+    # Cf reverses or hides the text around it, Zl and Zp break the line, half a surrogate pair (Cs) is unprintable.
     if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in "\n\t":
         return character.encode("unicode_escape").decode()
     return character

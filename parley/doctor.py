@@ -1,10 +1,9 @@
-"""`parley doctor`: is everything there? Each line is ok, or what to do."""
+"""`parley doctor`: one finding for NATS, its streams, Ray and each model server: ok, or what to do."""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from parley.broker.core.errors import Unavailable
 from parley.broker.core.messages import AgentRequested, ErrorType
@@ -17,21 +16,22 @@ from parley.workers.model.client import ModelClient
 from parley.workers.model.endpoint import Endpoint
 from parley.workers.model.readiness import ONE_TOKEN_SECONDS, advice, find, generate
 from parley.workers.model.responses import ModelError, ServedModel
+from parley.workers.pool.ray_head import check_reachable, parse_address
 
-REACH_SECONDS = 3.0
+# Where Ray's head listens when the address names no port.
+RAY_CLIENT_PORT, RAY_GCS_PORT = 10_001, 6_379
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`skipped`: nothing is set up that could be checked."""
-
     what: str
     ok: bool
     detail: str
-    skipped: bool = False
+    skipped: bool = False  # there is nothing to check
 
 
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
+    """Check what `settings` name, in the order in which a service needs it."""
     async for finding in _nats(settings):
         yield finding
     yield await _ray(settings)
@@ -77,14 +77,12 @@ async def _ray(settings: Settings) -> Finding:
     address = settings.ray_address
     if address == "auto":
         return Finding("Ray", True, "`auto`: found by the service at its start", skipped=True)
-    default = 10_001 if address.startswith("ray://") else 6_379
+    port = RAY_CLIENT_PORT if address.startswith("ray://") else RAY_GCS_PORT
     try:
-        parts = urlsplit(address if "://" in address else f"ray://{address}")
-        async with asyncio.timeout(REACH_SECONDS):
-            _, writer = await asyncio.open_connection(parts.hostname or "127.0.0.1", parts.port or default)
-        writer.close()
-    except (OSError, ValueError) as error:  # ValueError: a port that is no number
-        reason = str(error) or type(error).__name__
+        complete = address if parse_address(address) is not None else f"{address}:{port}"
+        await asyncio.to_thread(check_reachable, complete)
+    except (OSError, ValueError) as error:  # ValueError: not an address at all
+        reason = str(error.__cause__ or error) or type(error).__name__
         return Finding(
             "Ray",
             False,
@@ -106,7 +104,7 @@ async def _models(settings: Settings) -> AsyncIterator[Finding]:
 
 
 async def _model(client: ModelClient, endpoint: Endpoint, wanted: str | None) -> Finding:
-    """By name in /v1/models, and one token really generated, after instructions as long as agents get them."""
+    """Find the model by name in /v1/models and have it generate one token, after instructions as long as an agent's."""
     what, model = f"model at {endpoint}", None
     try:
         model = await find(client, endpoint, wanted)
@@ -115,16 +113,14 @@ async def _model(client: ModelClient, endpoint: Endpoint, wanted: str | None) ->
         if model is not None and error.error_type is ErrorType.CONTEXT_TOO_LONG:
             return Finding(what, False, _too_short(model))
         return Finding(what, False, f"{advice(error)} ({error.error_type.value})")
-    room = (
-        ""
-        if model.max_model_len is None
-        else f", takes prompts and answers of up to {_tokens(model)} together"
-    )
-    return Finding(what, True, f"{model.name} generated a token{room}")
+    limit = ""
+    if model.max_model_len is not None:
+        limit = f", takes prompts and answers of up to {_tokens(model)} together"
+    return Finding(what, True, f"{model.name} generated a token{limit}")
 
 
 def _instructions() -> Sequence[Mapping[str, str]]:
-    """The longest that Parley itself says to an agent, around next to no task."""
+    """The messages of an agent with Parley's longest instructions and a task of one word."""
     role, now = max(prompts.ROLES, key=lambda name: len(prompts.ROLES[name])), format_timestamp(time.time())
     request = AgentRequested(
         task_id="doctor",
@@ -141,12 +137,11 @@ def _instructions() -> Sequence[Mapping[str, str]]:
 
 
 def _too_short(model: ServedModel) -> str:
-    room = (
-        "its context"
-        if model.max_model_len is None
-        else f"the {_tokens(model)} it takes for prompt and answer together"
-    )
-    return f"{model.name}: Parley's own instructions do not fit into {room}; serve it with more (vLLM: --max-model-len)"
+    limit = "its context"
+    if model.max_model_len is not None:
+        limit = f"the {_tokens(model)} it takes for prompt and answer together"
+    remedy = "serve it with more (vLLM: --max-model-len)"
+    return f"{model.name}: Parley's own instructions do not fit into {limit}; {remedy}"
 
 
 def _tokens(model: ServedModel) -> str:

@@ -1,6 +1,7 @@
-"""Where this user's `parley up` listens, so that `parley ask` in another terminal finds it without being told.
+"""Where NATS is, for a program that names no URL: the environment's, or that of this user's running `parley up`.
 
-One file in the state folder, readable by its owner only: the URL holds the token.
+`parley up` announces its URL in one file of the state folder. Only the owner can read it: the URL holds the token.
+It reads NATS_URL, PARLEY_NATS_URL and PARLEY_HOME, and no other setting: a client starts whatever else is set.
 """
 
 import json
@@ -10,41 +11,60 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from parley.settings import Settings
+_FILE = "up.json"
 
-_NAME = "up.json"
+
+def find_nats() -> str | None:
+    """The URL of PARLEY_NATS_URL or NATS_URL, else the announced one, else None."""
+    return _variable("PARLEY_NATS_URL") or _variable("NATS_URL") or announced(state_folder())
+
+
+def state_folder() -> Path:
+    """PARLEY_HOME, or `parley` in the user's state folder (XDG_STATE_HOME, ~/.local/state)."""
+    home = _variable("PARLEY_HOME")
+    return Path(home) if home else default_state_folder()
+
+
+def default_state_folder() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "parley"
+
+
+def _variable(name: str) -> str | None:
+    """Its value, None if it is unset or blank. Lower case counts too, as in `parley.settings`."""
+    for value in (os.environ.get(name), os.environ.get(name.lower())):
+        if value is not None and value.strip():
+            return value
+    return None
 
 
 @contextmanager
 def announce(home: Path, nats_url: str) -> Iterator[None]:
-    """Say where we are while the block lasts."""
+    """Announce `nats_url` in the state folder `home` while the block lasts."""
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = home / _NAME
+    path = home / _FILE
     path.unlink(missing_ok=True)
     path.touch(mode=0o600, exist_ok=False)
     path.write_text(json.dumps({"nats_url": nats_url, "pid": os.getpid()}))
     try:
         yield
     finally:
-        if _told(path).get("pid") == os.getpid():  # not somebody's who came after us
+        if _read(path).get("pid") == os.getpid():  # a later `parley up` may have replaced the file
             path.unlink(missing_ok=True)
 
 
-def _told(path: Path) -> dict[str, Any]:
+def announced(home: Path) -> str | None:
+    """The URL announced in the state folder `home`; None if the process that announced it is gone."""
+    try:
+        found = _read(home / _FILE)
+        os.kill(found["pid"], 0)  # a crash leaves the file behind
+        return str(found["nats_url"])
+    except (OSError, KeyError, TypeError, OverflowError):
+        return None
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def with_local_nats(settings: Settings) -> Settings:
-    """The settings, with the announced NATS where none is named."""
-    if settings.nats_url is not None:
-        return settings
-    try:
-        found = _told(settings.home / _NAME)
-        os.kill(found["pid"], 0)  # a file whose process is gone was left by a crash
-        return settings.model_copy(update={"nats_url": str(found["nats_url"])})
-    except (OSError, KeyError, TypeError, OverflowError):
-        return settings

@@ -1,11 +1,13 @@
-"""Every setting, its default, its bound and where the number is from. The only reader of the environment.
+"""The service's settings: name, default, bound and meaning of each. Reads the environment.
 
-Names are `PARLEY_…`; a few plain names that others share are read too (NATS_URL, RAY_ADDRESS, VLLM_URL, VLLM_MODEL,
-VLLM_API_KEY), and `PARLEY_…` wins. README's table is generated from this file (`python -m parley.settings`).
+Names are `PARLEY_…`. A few plain names that others share are read too (NATS_URL, RAY_ADDRESS, VLLM_URL, VLLM_MODEL,
+VLLM_API_KEY); `PARLEY_…` wins. The README's table is generated from this file (`python -m parley.settings`). A client
+reads none of this (`parley.local_service`).
 """
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -17,20 +19,24 @@ from parley.broker.core import messages
 from parley.broker.core.errors import SettingsError
 from parley.broker.core.urls import masked
 from parley.broker.jetstream.topology import ACK_WAIT_SECONDS
+from parley.local_service import announced, default_state_folder
 from parley.workers.model.breaker import BreakerPolicy
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
 from parley.workers.pool.pool import WorkerConfig
 
 PREFIX = "PARLEY_"
+# Kubernetes sets these in every pod beside a Service named `parley` or `parley-something` ("service links").
+_SERVICE_LINK = re.compile(
+    r"PARLEY(_[A-Z0-9_]+)?_"
+    r"(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)"
+)
+# `PARLEY_PORT` is one too, but only with a value like this: a number there was meant as a setting.
+_SERVICE_LINK_PORT = re.compile(r"PARLEY(_[A-Z0-9_]+)?_PORT=(tcp|udp|sctp)://.*")
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def _plain(name: str) -> AliasChoices:
     return AliasChoices(f"{PREFIX}{name}", name)
-
-
-def _state_home() -> Path:
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "parley"
 
 
 class Settings(BaseSettings):
@@ -138,7 +144,7 @@ class Settings(BaseSettings):
     http_host: str = Field("127.0.0.1", description="Where /metrics, /livez, /readyz and /docs listen.")
     http_port: int = Field(9464, ge=0, le=65_535, description="Their port; 0 takes a free one.")
     home: Path = Field(
-        default_factory=_state_home,
+        default_factory=default_state_folder,
         description="Where `parley up` keeps its NATS data and says where it listens.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
@@ -155,7 +161,7 @@ class Settings(BaseSettings):
     def _key_fits_a_header(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        key = value.strip()  # a key read from a file often brings its line end along
+        key = value.strip()  # a key from a file often ends with a line feed
         if not (key.isascii() and key.isprintable()):
             raise ValueError("holds characters that no HTTP header can carry")
         return key or None
@@ -163,7 +169,7 @@ class Settings(BaseSettings):
     @field_validator("home", mode="before")
     @classmethod
     def _blank_is_the_usual_place(cls, value: Any) -> Any:
-        return _state_home() if isinstance(value, str) and not value.strip() else value
+        return default_state_folder() if isinstance(value, str) and not value.strip() else value
 
     @field_validator("nats_url")
     @classmethod
@@ -190,6 +196,12 @@ class Settings(BaseSettings):
         if self.retry_base_seconds > self.retry_cap_seconds:
             raise ValueError("PARLEY_RETRY_BASE_SECONDS is more than PARLEY_RETRY_CAP_SECONDS")
         return self
+
+    def with_local_nats(self) -> Self:
+        """These settings, with the NATS of this user's running `parley up` where none is set."""
+        return (
+            self if self.nats_url is not None else self.model_copy(update={"nats_url": announced(self.home)})
+        )
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -232,7 +244,10 @@ def _urls(value: str | None, schemes: set[str], example: str) -> str | None:
 
 
 def load(**overrides: Any) -> Settings:
-    """The settings from the environment; `overrides` by field name. Raises SettingsError, one line a problem, naming the setting."""
+    """The settings from the environment; `overrides`, by field name, win.
+
+    Raises SettingsError: one line a problem, naming the setting.
+    """
     unknown = sorted(set(overrides) - set(Settings.model_fields))
     if unknown:
         raise TypeError(f"no such field: {', '.join(unknown)}")
@@ -246,21 +261,25 @@ def load(**overrides: Any) -> Settings:
 
 
 def _misspelt() -> list[str]:
-    """A setting that is named wrong would be ignored in silence, and its author would believe in it."""
+    """One problem for each unknown `PARLEY_…` name: ignored in silence, it would leave its author believing in it."""
     known = {name for field in Settings.model_fields for name in _names(field)}
     problems = []
     for name in sorted(os.environ):
-        if not name.upper().startswith(PREFIX) or name in known:
+        if not name.upper().startswith(PREFIX) or name in known or _is_service_link(name):
             continue
-        # Compared without the prefix, which alone would make any two names look alike.
+        # Compared without the prefix: it alone would make any two names look alike.
         bare = {n.removeprefix(PREFIX) for n in known if n.startswith(PREFIX)}
         close = difflib.get_close_matches(name.upper().removeprefix(PREFIX), sorted(bare), n=1)
         problems.append(f"{name}: no such setting" + (f"; did you mean {PREFIX}{close[0]}?" if close else ""))
     return problems
 
 
+def _is_service_link(name: str) -> bool:
+    return bool(_SERVICE_LINK.fullmatch(name) or _SERVICE_LINK_PORT.fullmatch(f"{name}={os.environ[name]}"))
+
+
 def variable(field: str) -> str:
-    """The name under which a field is set, the plain one where there is one."""
+    """The variable that sets a field: the plain name where there is one."""
     alias = Settings.model_fields[field].validation_alias
     return str(alias.choices[-1]) if isinstance(alias, AliasChoices) else f"{PREFIX}{field.upper()}"
 
@@ -272,7 +291,7 @@ def _problem(detail: dict[str, Any]) -> str:
     name = str(detail["loc"][0])
     field = next((f for f in Settings.model_fields if name in (f, *_names(f))), name)
     shown = "" if "url" in field or "key" in field else f" (it is {str(detail['input'])[:80]!r})"
-    # The name it was set under, where it was: PARLEY_NATS_URL is not to be looked for under NATS_URL.
+    # The variable that is set: who set PARLEY_NATS_URL must not search for NATS_URL.
     given = (
         next((n for n in _names(field) if n in os.environ), variable(field))
         if field in Settings.model_fields

@@ -1,7 +1,7 @@
-"""The wish to stop a service: SIGINT or SIGTERM once, for a good order; a second time, at once.
+"""Stopping a service: the first SIGINT or SIGTERM stops it in order, the second ends the process at once.
 
-Every part may be killed at any moment and nothing is lost, so leaving at once is safe; what was in hand is done by others, or
-after the next start.
+Any part may be killed at any moment without loss, so an immediate end is safe: other replicas, or the next start,
+do the unfinished work.
 """
 
 import asyncio
@@ -12,9 +12,9 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
-# How often a service looks whether it can still do its work.
-LOOK_SECONDS = 1.0
-# For what was begun to be undone when the wish comes during the start.
+# How often a running service is asked whether it can still work.
+CHECK_SECONDS = 1.0
+# How long an interrupted start may take to undo itself.
 UNDO_SECONDS = 15.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -22,56 +22,59 @@ T = TypeVar("T")
 
 
 class Interrupted(Exception):
-    """It was to stop before it was up."""
+    """A signal came before the service was up."""
 
 
-class Able(Protocol):
+class Supervised(Protocol):
     @property
     def disabled(self) -> str | None:
-        """Why it cannot work any more in this process; None while it can."""
+        """Why the service cannot work any more in this process; None while it can."""
         ...
 
 
-class Stop:
-    def __init__(self) -> None:
-        self._wished = asyncio.Event()
-        self.listen()
+class Shutdown:
+    """Handles SIGINT and SIGTERM from its creation on."""
 
-    def listen(self) -> None:
-        """Once before anything is started, and once after: Ray puts a handler of its own over SIGTERM that prints a stack."""
+    def __init__(self) -> None:
+        # Set by the first signal.
+        self._requested = asyncio.Event()
+        self.handle_signals()
+
+    def handle_signals(self) -> None:
+        """Install the handlers. Repeat it after Ray has started: Ray replaces SIGTERM's by one that prints a stack."""
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
             loop.remove_signal_handler(number)
-            loop.add_signal_handler(number, self._hear, number)
+            loop.add_signal_handler(number, self._on_signal, number)
 
-    def _hear(self, number: int) -> None:
-        if self._wished.is_set():
-            # Everything we started ends with us (`child_setup`; Ray does the same for its own).
+    def _on_signal(self, number: int) -> None:
+        if self._requested.is_set():
+            # The processes that we started end with this one (`child_setup`; Ray does the same for its own).
             print("parley: stopped at once; what was in hand is done later", file=sys.stderr, flush=True)
             os._exit(128 + number)
-        self._wished.set()
+        self._requested.set()
 
     async def during(self, start: Coroutine[Any, Any, T]) -> T:
-        """The result of `start`, unless the wish comes first: then `start` is cancelled. Raises Interrupted."""
+        """The result of `start`. A signal cancels `start`; then this raises Interrupted."""
         starting = asyncio.create_task(start)
-        wish = asyncio.create_task(self._wished.wait())
+        requested = asyncio.create_task(self._requested.wait())
         try:
-            await asyncio.wait((starting, wish), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((starting, requested), return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 return starting.result()
             starting.cancel()
             await asyncio.wait((starting,), timeout=UNDO_SECONDS)
             raise Interrupted
         finally:
-            wish.cancel()
+            requested.cancel()
             if not starting.done():
                 starting.cancel()
 
-    async def until(self, service: Able) -> str | None:
-        """Wait for the wish. A service that cannot work any more stops too, and why is returned, for a supervisor to start anew."""
-        while not self._wished.is_set():
+    async def wait(self, service: Supervised) -> str | None:
+        """Return None after a signal, or why the service cannot work any more: a supervisor then starts it anew."""
+        while not self._requested.is_set():
             if service.disabled is not None:
                 return service.disabled
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wished.wait(), LOOK_SECONDS)
+                await asyncio.wait_for(self._requested.wait(), CHECK_SECONDS)
         return None

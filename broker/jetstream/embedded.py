@@ -1,7 +1,7 @@
 """The nats-server that comes with the install, started for one machine: `parley up`, `make demo`, the tests.
 
-It listens on loopback only, asks for a token unless told otherwise, keeps its streams in the folder it is given, and is
-ended by the process id that was started here. Production runs its own NATS; this file is not for it.
+It listens on loopback only, asks for a token by default, and keeps its streams in the folder it is given. Production
+runs its own NATS and does not use this file.
 """
 
 import asyncio
@@ -9,20 +9,15 @@ import fcntl
 import json
 import secrets
 import shutil
-import signal
-import subprocess
 import sysconfig
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from parley.broker import host
 from parley.broker.core.errors import BrokerUnavailable, StoreInUse
-from parley.broker.host import child_setup
-
-START_TIMEOUT_SECONDS = 15.0
-STOP_TIMEOUT_SECONDS = 10.0
-# From <linux/prctl.h>.
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +54,7 @@ def config(folder: Path, *, port: int, token: str | None, sync_always: bool, jet
 
 
 def _quoted(value: Path | str) -> str:
-    """JSON's quoting is the server's too, but for `\\u`: letters beyond ASCII stand for themselves."""
+    """Quoted as the server reads it: as JSON, but letters beyond ASCII stay as they are."""
     return json.dumps(str(value), ensure_ascii=False)
 
 
@@ -72,20 +67,23 @@ async def embedded_nats(
     sync_always: bool = False,
     jetstream: bool = True,
 ) -> AsyncIterator[EmbeddedNats]:
-    """Run a server with its state in `folder` until the block ends. Raises BrokerUnavailable if it does not come up."""
+    """Run a server with its state in `folder` until the block ends. Raises BrokerUnavailable when it does not start."""
     token = _token(folder) if with_token else None
-    process = _start(
-        folder, config(folder, port=port, token=token, sync_always=sync_always, jetstream=jetstream)
-    )
-    try:
-        address = await _address(folder, process)
+    async with AsyncExitStack() as stack:
+        lock = stack.enter_context(_locked(folder))
+        written = config(folder, port=port, token=token, sync_always=sync_always, jetstream=jetstream)
+        command = (executable(), "-c", _prepared(folder, written))
+        try:
+            started = host.child(command, lambda process: _address(folder, process), pass_fds=(lock,))
+            process, address = await stack.enter_async_context(started)
+        except TimeoutError:
+            reason = f"nats-server not ready in {host.START_TIMEOUT_SECONDS:g} s"
+            raise BrokerUnavailable("127.0.0.1", reason) from None
         yield EmbeddedNats(url=f"nats://{token + '@' if token else ''}{address}", pid=process.pid)
-    finally:
-        await stop(process)
 
 
 def _token(folder: Path) -> str:
-    """The folder's token, the same at every start: a URL that was printed stays good."""
+    """The folder's token. It stays the same at every start, so a printed URL stays valid."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / "token"
     if not path.exists():
@@ -95,8 +93,8 @@ def _token(folder: Path) -> str:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[int]:
-    """Lock the folder; the descriptor. Whoever inherits it holds the lock for as long as it lives: the server itself.
+def _locked(folder: Path) -> Iterator[int]:
+    """Lock the folder; yields the descriptor. The server inherits it, so the lock holds for as long as the server runs.
 
     Two servers on one store would overwrite each other's streams, and neither would notice.
     """
@@ -109,60 +107,34 @@ def _alone(folder: Path) -> Iterator[int]:
         yield lock.fileno()
 
 
-def _start(folder: Path, configuration: str) -> subprocess.Popen[bytes]:
-    with _alone(folder) as lock:
-        for stale in folder.glob("nats-server_*.ports"):
-            stale.unlink()
-        path = folder / "nats-server.conf"
-        path.touch(mode=0o600)  # it holds the token
-        path.write_text(configuration)
-        return subprocess.Popen(
-            [executable(), "-c", str(path)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(lock,),
-            start_new_session=True,  # Ctrl-C is ours to handle: the service drains first, NATS goes last
-            preexec_fn=child_setup,  # noqa: PLW1509  # two system calls, made before this process has threads of its own
-        )
+def _prepared(folder: Path, configuration: str) -> str:
+    """Write the configuration and remove what an earlier server left. Returns the configuration's path."""
+    for stale in folder.glob("nats-server_*.ports"):
+        stale.unlink()
+    path = folder / "nats-server.conf"
+    path.touch(mode=0o600)  # it holds the token
+    path.write_text(configuration)
+    return str(path)
 
 
-async def _address(folder: Path, process: subprocess.Popen[bytes]) -> str:
+async def _address(folder: Path, process: Process) -> str:
+    """`host:port`, once the server has written it into its ports file."""
     ports = folder / f"nats-server_{process.pid}.ports"
-    try:
-        async with asyncio.timeout(START_TIMEOUT_SECONDS):
-            while True:
-                if process.poll() is not None:
-                    raise BrokerUnavailable("127.0.0.1", _last_words(folder, process.returncode))
-                listed = _read_ports(ports)
-                if listed:
-                    return listed.removeprefix("nats://")
-                await asyncio.sleep(0.01)
-    except TimeoutError:
-        raise BrokerUnavailable(
-            "127.0.0.1", f"nats-server not ready in {START_TIMEOUT_SECONDS:g} s"
-        ) from None
+    while (listed := _read_ports(ports)) is None:
+        if process.returncode is not None:
+            raise BrokerUnavailable("127.0.0.1", _last_words(folder, process.returncode))
+        await asyncio.sleep(0.01)
+    return listed.removeprefix("nats://")
 
 
 def _read_ports(path: Path) -> str | None:
     try:
         return str(json.loads(path.read_text())["nats"][0])
     except (FileNotFoundError, ValueError, KeyError, IndexError):
-        return None  # not written yet, or only half
+        return None  # not written yet, or only half of it
 
 
 def _last_words(folder: Path, code: int | None) -> str:
     log = folder / "nats-server.log"
     tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
     return f"nats-server exited with code {code}: {''.join(tail) or 'no log'}"
-
-
-async def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process we started: ask, wait, insist."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            await asyncio.to_thread(process.wait, STOP_TIMEOUT_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

@@ -137,7 +137,7 @@ async def test_a_server_that_is_killed_and_started_again_loses_nobody_who_has_th
     assert [outcome.error_type for outcome in failed] == [ErrorType.CONNECTION_LOST] * 2 + [
         ErrorType.CONNECTION_FAILED
     ] * 2
-    assert not any(each.ending.done() for each in waiting)
+    assert not any(each._arrival.done() for each in waiting)
     await behind.up()
     back = time.monotonic()
     answered = [

@@ -1,9 +1,15 @@
-"""What our processes ask of Python and of the machine. Each test asks in a process of its own, for it cannot be taken back."""
+"""Process tuning, each in a process of its own, since it cannot be undone; and children: start, ready, stop."""
 
+import asyncio
+import os
+import signal
 import subprocess
 import sys
+from asyncio.subprocess import PIPE, Process
 
 import pytest
+
+from parley.broker import host
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux's scheduler")
 
@@ -15,7 +21,7 @@ def told(script: str) -> list[str]:
 
 
 @linux
-def test_every_thread_there_is_and_will_be_gives_way() -> None:
+def test_every_present_and_future_thread_gets_batch_scheduling() -> None:
     script = """
 import os, threading
 from parley.broker.host import use_batch_scheduling
@@ -41,7 +47,7 @@ print(os.sched_getscheduler(0), *policies, os.SCHED_BATCH)
 
 
 @linux
-def test_a_child_gives_way_from_its_start() -> None:
+def test_a_child_has_batch_scheduling_from_its_start() -> None:
     script = """
 import os, subprocess, sys
 from parley.broker.host import child_setup
@@ -65,11 +71,74 @@ print("on")
     assert told(script) == ["on"]
 
 
-def test_the_collector_looks_rarely_and_leaves_alone_what_is_there() -> None:
+def test_the_garbage_collector_runs_rarely_and_skips_what_exists_already() -> None:
     script = """
 import gc
-from parley.broker.host import (YOUNG, tune_gc)
+from parley.broker.host import GC_THRESHOLD, tune_gc
 tune_gc()
-print(gc.get_threshold()[0] == YOUNG, gc.get_freeze_count() > 1000, gc.isenabled())
+print(gc.get_threshold()[0] == GC_THRESHOLD, gc.get_freeze_count() > 1000, gc.isenabled())
 """
     assert told(script) == ["True", "True", "True"]
+
+
+# ── children ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def python(script: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", script)
+
+
+async def first_line(process: Process) -> str:
+    assert process.stdout is not None
+    return (await process.stdout.readline()).decode().strip()
+
+
+async def test_a_child_is_ready_when_its_fact_is_known_and_ends_with_the_block() -> None:
+    says = "import os, sys, time; print(len(sys.stdin.read()), os.getsid(0), flush=True); time.sleep(60)"
+    async with host.child(python(says), first_line, stdout=PIPE) as (process, line):
+        assert line == f"0 {process.pid}"  # nothing on stdin, and a session of its own
+        assert process.returncode is None
+    assert process.returncode == -signal.SIGTERM
+
+
+async def test_a_child_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "STOP_TIMEOUT_SECONDS", 0.2)
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    waits = "print('deaf', flush=True); time.sleep(60)"
+    async with host.child(python(f"{deaf}; {waits}"), first_line, stdout=PIPE) as (process, _):
+        pass
+    assert process.returncode == -signal.SIGKILL
+
+
+async def test_a_child_that_is_never_ready_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "START_TIMEOUT_SECONDS", 0.1)
+    started: list[Process] = []
+
+    async def never(process: Process) -> None:
+        started.append(process)
+        await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError):
+        async with host.child(python("import time; time.sleep(60)"), never):
+            raise AssertionError("it was never ready")
+    assert started[0].returncode is not None
+
+
+async def test_a_child_that_ended_by_itself_needs_no_stopping() -> None:
+    async with host.child(python("print('on')"), first_line, stdout=PIPE) as (process, line):
+        assert line == "on"
+        await process.wait()
+    assert process.returncode == 0
+
+
+async def test_a_child_of_a_block_that_fails_is_stopped() -> None:
+    with pytest.raises(KeyError):
+        async with host.child(
+            python("import time; print(1, flush=True); time.sleep(60)"), first_line, stdout=PIPE
+        ) as (
+            process,
+            _,
+        ):
+            raise KeyError
+    with pytest.raises(ProcessLookupError):
+        os.kill(process.pid, 0)

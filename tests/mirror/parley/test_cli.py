@@ -88,9 +88,9 @@ def sh(tmp_path: Path, local_service: Running, model: ModelServer) -> Shell:
 @pytest.fixture(scope="module", autouse=True)
 async def refused(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator["asyncio.Task[Ran]"]:
     """Asking a NATS that is not there. Begun with the first test and looked at by the last: it is given five seconds to come."""
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        url = f"nats://{SECRET}@127.0.0.1:{nobody.getsockname()[1]}"
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"nats://{SECRET}@127.0.0.1:{unused.getsockname()[1]}"
         task = asyncio.create_task(Shell(tmp_path_factory.mktemp("refused"), NATS_URL=url)("ask", "x"))
         yield task
         task.cancel()
@@ -189,7 +189,7 @@ async def test_results_are_shown_and_their_exit_code_says_whether_it_is_complete
 ) -> None:
     ending = await local_service.client.deliberate("x", metadata={"ticket": "P-1"})
     people, scripts, unknown = await asyncio.gather(
-        sh("result", ending.task_id), sh("result", ending.task_id, "--json"), sh("result", fresh("nobody"))
+        sh("result", ending.task_id), sh("result", ending.task_id, "--json"), sh("result", fresh("unknown"))
     )
     assert people.code == OK
     assert f"{ending.task_id} COMPLETED: 3 answered, 0 failed, of 3" in people.out
@@ -209,7 +209,7 @@ async def test_results_are_shown_and_their_exit_code_says_whether_it_is_complete
     assert "UNKNOWN" in unknown.out
 
 
-async def test_cancelling_stops_what_runs_and_says_of_anything_else_why_not(
+async def test_cancelling_stops_a_running_deliberation_and_refuses_an_ended_or_unknown_one(
     sh: Shell, local_service: Running, model: ModelServer
 ) -> None:
     await model.behave(faults={"hang": 1.0})
@@ -223,7 +223,7 @@ async def test_cancelling_stops_what_runs_and_says_of_anything_else_why_not(
     assert (ran.code, ran.out) == (OK, f"asked to stop {submitted.task_id}\n")
     ending = await local_service.ending_of(submitted.task_id)
     assert (ending["status"], ending["error"]) == ("cancelled", "cancelled: enough")
-    ended, unknown = await asyncio.gather(sh("cancel", submitted.task_id), sh("cancel", fresh("nobody")))
+    ended, unknown = await asyncio.gather(sh("cancel", submitted.task_id), sh("cancel", fresh("unknown")))
     assert (ended.code, unknown.code) == (FAILED, FAILED)
     assert "has ended already: FAILED" in one_line(ended)
     assert "unknown" in one_line(unknown)
@@ -303,9 +303,9 @@ async def test_the_doctor_has_a_line_for_each_thing_and_exits_with_0_when_all_is
 async def test_the_doctor_exits_with_3_and_says_what_to_do_when_something_is_missing(
     bare: Shell, empty_nats: EmbeddedNats
 ) -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        wrong = f"127.0.0.1:{nobody.getsockname()[1]}"
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        wrong = f"127.0.0.1:{unused.getsockname()[1]}"
         broken = await bare(
             "doctor", NATS_URL=empty_nats.url, RAY_ADDRESS=wrong, VLLM_URL=f"http://user:{SECRET}@{wrong}"
         )
@@ -388,7 +388,7 @@ async def test_serve_runs_the_parts_it_is_told_to(bare: Shell, empty_nats: Embed
         assert (await left(process))[0] == OK
 
 
-async def test_serve_refuses_what_it_cannot_run(
+async def test_serve_refuses_unknown_parts_missing_settings_and_a_taken_port(
     bare: Shell, empty_nats: EmbeddedNats, model: ModelServer
 ) -> None:
     with socket.socket() as taken:

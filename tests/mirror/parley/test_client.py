@@ -1,4 +1,4 @@
-"""The Python client against a whole service: ask, wait, look, cancel, and what it says when nobody is there."""
+"""The Python client against a whole service: ask, wait, look, cancel, and what it raises when no service is there."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ from tests.harness import ModelServer, Running, fresh, until
 # ── the request ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_request_is_what_its_words_say() -> None:
+def test_each_argument_becomes_its_field_of_the_request() -> None:
     request = compose(
         "Write a factorial function",
         agents=5,
@@ -74,7 +74,7 @@ def test_a_request_is_what_its_words_say() -> None:
     )
 
 
-def test_what_is_not_said_is_left_to_the_contracts_defaults() -> None:
+def test_omitted_arguments_have_the_contracts_defaults() -> None:
     assert compose("x") == DeliberationRequested(task_description="x")
     assert compose("x", rubric=None, timeout_seconds=None, seed=None, task_id=None) == compose("x")
 
@@ -132,14 +132,14 @@ async def test_submitting_returns_as_soon_as_the_request_is_stored(
     await model.behave(faults={"hang": 1.0})
     submitted = await local_service.client.submit("x", agents=1, timeout_seconds=60)
     assert submitted.task_id.startswith("d-")
-    assert not submitted.ending.done()
+    assert not submitted._arrival.done()
     await local_service.client.cancel(submitted.task_id)
     ending = await local_service.client.ending(submitted)
     assert isinstance(ending, DeliberationFailed)
     assert (ending.task_id, ending.status) == (submitted.task_id, "cancelled")
 
 
-async def test_two_who_ask_for_the_same_task_get_the_same_ending(
+async def test_two_requests_with_the_same_task_id_get_the_same_ending(
     local_service: Running, model: ModelServer
 ) -> None:
     task_id = fresh()
@@ -205,7 +205,7 @@ async def test_an_ending_whose_message_was_lost_is_found_by_asking(
     assert len(ending.results) == 3
 
 
-async def test_what_is_not_an_ending_does_not_disturb_who_waits_for_one(
+async def test_messages_that_are_not_endings_do_not_disturb_the_wait(
     local_service: Running, model: ModelServer
 ) -> None:
     await model.behave(latency_ms=300)
@@ -226,7 +226,7 @@ async def test_what_is_not_an_ending_does_not_disturb_who_waits_for_one(
 
 
 @pytest.mark.parametrize("wait_seconds", [0.0, 0.3])
-async def test_who_waits_no_longer_than_told_is_told_how_to_ask_again(
+async def test_a_wait_that_ends_early_says_how_to_ask_again_and_can_be_repeated(
     local_service: Running, model: ModelServer, wait_seconds: float
 ) -> None:
     await model.behave(faults={"hang": 1.0})
@@ -241,7 +241,7 @@ async def test_who_waits_no_longer_than_told_is_told_how_to_ask_again(
     assert (await local_service.client.ending(submitted)).status == "cancelled"  # patience may be renewed
 
 
-async def test_without_being_told_a_client_waits_until_well_past_the_deadline(
+async def test_by_default_a_client_waits_until_well_past_the_deadline(
     empty_nats: EmbeddedNats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_module, "GRACE_SECONDS", 0.3)
@@ -269,7 +269,7 @@ async def test_there_is_no_ending_to_find_before_there_is_one(
     await client.cancel(submitted.task_id, "enough")
     ending = await client.ending(submitted)
     assert await client.find(submitted.task_id) == ending
-    assert await client.find(fresh("nobody")) is None
+    assert await client.find(fresh("unknown")) is None
 
 
 async def test_a_tally_can_be_watched_from_its_first_count_to_its_end(
@@ -291,7 +291,7 @@ async def test_a_tally_can_be_watched_from_its_first_count_to_its_end(
     assert (await client.ending(submitted)).status == "cancelled"
 
 
-async def test_watching_what_has_ended_shows_the_end_and_stops(
+async def test_watching_an_ended_deliberation_yields_its_last_tally_and_stops(
     local_service: Running, model: ModelServer
 ) -> None:
     ending = await local_service.client.deliberate("x")
@@ -376,15 +376,15 @@ async def test_no_tallies_are_an_empty_list(empty_nats: EmbeddedNats) -> None:
     await nc.close()
 
 
-async def test_what_nobody_could_use_is_found_by_the_client_too(local_service: Running) -> None:
+async def test_the_client_finds_dead_letters(local_service: Running) -> None:
     seq = await local_service.publish(b"not JSON")
     await local_service.ending_of(f"d-{seq}")
 
-    async def buried() -> parley.DeadLetter | None:
+    async def found() -> parley.DeadLetter | None:
         letters = await local_service.client.deadletters.newest(20, subject=topology.REQUESTED)
         return next((letter for letter in letters if letter.sequence == seq), None)
 
-    letter = await until(buried, "the request is in DEAD_LETTERS")
+    letter = await until(found, "the request is in DEAD_LETTERS")
     assert letter is not None
     assert await local_service.client.deadletters.payload(letter) == b"not JSON"
 
@@ -404,7 +404,7 @@ async def test_an_impossible_task_id_is_refused_by_name(local_service: Running) 
             await attempt
 
 
-async def test_a_nats_without_a_service_is_told_from_no_nats(empty_nats: EmbeddedNats) -> None:
+async def test_a_nats_without_a_service_raises_no_service(empty_nats: EmbeddedNats) -> None:
     async with parley.connect(empty_nats.url) as client:
         for attempt in (client.status("t-1"), client.submit("x"), client.deliberate("x")):
             with pytest.raises(NoService, match="parley serve"):
@@ -448,7 +448,7 @@ async def test_an_absence_of_the_service_while_waiting_does_not_end_the_wait(
         async def tell(msg: Any) -> None:
             asked.set()
 
-        # Nobody is there to ask; then somebody who does not answer; and then the ending comes after all.
+        # No service answers; then a subscriber that stays silent; and then the ending arrives after all.
         subscription = await nc.subscribe(topology.GET, cb=tell)
         await asyncio.wait_for(asked.wait(), 20)
         await subscription.unsubscribe()

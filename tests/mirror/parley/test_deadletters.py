@@ -297,7 +297,7 @@ async def test_replaying_twice_stores_it_once_and_says_so(desk: Desk) -> None:
     assert await desk.replayed() == 1
 
 
-async def test_what_cannot_be_replayed_is_named_and_the_others_are(desk: Desk) -> None:
+async def test_a_dead_letter_that_cannot_be_replayed_is_named_and_the_others_are_replayed(desk: Desk) -> None:
     await desk.dead_letter(seq=1)
     await desk.wire.js.publish("deadletter.deliberation.timer.t-1", PROMPT)
     await desk.wire.js.publish("deadletter.$KV.deliberations.t-1", PROMPT)
@@ -328,7 +328,7 @@ async def test_all_or_those_of_a_subject_are_replayed_the_oldest_first(desk: Des
     assert (none.code, none.out) == (OK, "no dead letters to replay\n")
 
 
-async def test_what_comes_back_while_all_are_replayed_is_not_replayed_again(
+async def test_a_message_that_is_dead_lettered_again_during_a_replay_is_not_replayed_again(
     tmp_path: Path, server: Accounts, model: ModelServer
 ) -> None:
     """A request that cannot be used is dead-lettered again, by the service that runs."""
@@ -366,7 +366,7 @@ async def test_one_or_several_are_purged_and_those_that_are_not_there_named(desk
     assert await desk.left() == [2]
 
 
-async def test_purging_takes_what_its_filters_leave(desk: Desk) -> None:
+async def test_purging_deletes_only_what_its_filters_select(desk: Desk) -> None:
     for seq, subject in enumerate([topology.REQUESTED, topology.CANCEL, topology.REQUESTED], 1):
         await desk.dead_letter(b"x" * desk.wire.max_payload, seq=seq, subject=subject)
     young = await desk("purge", "--all", "--older-than", "7d", "--yes")
@@ -432,7 +432,7 @@ async def test_on_a_terminal_it_asks_first(desk: Desk, answer: str, code: int, l
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else value,
 )
-def test_a_command_line_that_could_mean_the_wrong_ones_is_refused_before_anything_is_done(
+def test_an_ambiguous_command_line_is_refused_before_anything_is_done(
     arguments: list[str], named: str
 ) -> None:
     ran = CliRunner().invoke(app, arguments)

@@ -270,7 +270,7 @@ def test_a_listing_has_a_row_for_each_tally() -> None:
     ]
 
 
-def test_a_status_counts_who_has_been_heard() -> None:
+def test_a_status_counts_the_agents_that_have_reported() -> None:
     screen = Screen()
     show_status(
         screen.console,

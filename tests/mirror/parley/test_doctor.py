@@ -1,8 +1,9 @@
 """`parley doctor`: one finding for each thing that is needed, and for what is missing, what to do."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,13 @@ async def findings(**settings: Any) -> dict[str, Finding]:
     return {finding.what: finding for finding in found}
 
 
-@asynccontextmanager
-async def listening() -> AsyncIterator[int]:
-    """A port on which somebody takes connections, and no more than that."""
-
-    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.close()
-
-    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
-        yield server.sockets[0].getsockname()[1]
+@contextmanager
+def listening() -> Iterator[int]:
+    """A port that accepts connections, and no more than that."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield int(server.getsockname()[1])
 
 
 async def test_beside_a_running_service_everything_is_found(
@@ -52,7 +51,7 @@ async def test_beside_a_running_service_everything_is_found(
     )
 
 
-async def test_where_nothing_is_set_it_says_what_to_set() -> None:
+async def test_without_settings_it_names_the_missing_ones() -> None:
     found = await findings()
     assert not found["NATS"].ok
     assert "NATS_URL" in found["NATS"].detail
@@ -78,7 +77,7 @@ async def test_missing_streams_are_listed_and_are_not_made(empty_nats: EmbeddedN
         assert "consumer AGENT_REQUESTS/dispatch" in finding.detail
 
 
-async def test_a_stream_that_differs_is_told_with_its_difference(empty_nats: EmbeddedNats) -> None:
+async def test_a_stream_that_differs_is_reported_with_its_difference(empty_nats: EmbeddedNats) -> None:
     nc = await connect(empty_nats.url, "tests")
     await topology.provision(nc.jetstream(), ack_wait_seconds=7)
     await nc.close()
@@ -106,7 +105,7 @@ async def test_where_ray_cannot_be_looked_for_the_line_is_skipped(settings: dict
 
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
 async def test_a_ray_that_listens_is_found(form: str) -> None:
-    async with listening() as port:
+    with listening() as port:
         finding = (await findings(ray_address=form.format(port)))["Ray"]
     assert finding.ok
     assert not finding.skipped
@@ -115,7 +114,7 @@ async def test_a_ray_that_listens_is_found(form: str) -> None:
 @pytest.mark.parametrize(
     "address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "no-such-host.invalid:{}", "127.0.0.1:port", "[::1"]
 )
-async def test_a_ray_that_does_not_listen_is_told_with_what_to_check(address: str) -> None:
+async def test_an_unreachable_ray_is_reported_with_what_to_check(address: str) -> None:
     wrong = address.format(free_port())
     finding = (await findings(ray_address=wrong))["Ray"]
     assert not finding.ok
@@ -127,20 +126,20 @@ async def test_a_ray_that_does_not_listen_is_told_with_what_to_check(address: st
 
 
 async def test_each_model_server_has_its_own_line(model: ModelServer) -> None:
-    nobody = f"http://127.0.0.1:{free_port()}"
-    found = await findings(vllm_url=f"{model.url},{nobody}")
+    absent = f"http://127.0.0.1:{free_port()}"
+    found = await findings(vllm_url=f"{model.url},{absent}")
     assert found[f"model at {model.url}"].ok
-    assert not found[f"model at {nobody}"].ok
-    assert "connection_failed" in found[f"model at {nobody}"].detail
+    assert not found[f"model at {absent}"].ok
+    assert "connection_failed" in found[f"model at {absent}"].detail
 
 
-async def test_a_model_that_is_not_served_there_is_told_with_those_that_are(model: ModelServer) -> None:
+async def test_a_model_that_is_not_served_is_reported_with_those_that_are(model: ModelServer) -> None:
     finding = (await findings(vllm_url=model.url, vllm_model="gpt-99"))[f"model at {model.url}"]
     assert not finding.ok
     assert finding.detail == "gpt-99 is not served there; it serves simulated-model (model_not_found)"
 
 
-async def test_a_context_too_short_for_parleys_own_instructions_is_told_with_what_to_do() -> None:
+async def test_a_context_too_short_for_parleys_instructions_is_reported_with_the_remedy() -> None:
     async with model_server("--max-model-len", "64") as short:
         finding = (await findings(vllm_url=short.url))[f"model at {short.url}"]
     assert not finding.ok
@@ -168,7 +167,7 @@ async def test_a_token_that_is_no_text_is_one(model: ModelServer) -> None:
     assert (await findings(vllm_url=model.url))[f"model at {model.url}"].ok
 
 
-async def test_a_server_that_refuses_the_key_is_told_with_the_setting() -> None:
+async def test_a_server_that_refuses_the_key_is_reported_with_the_setting() -> None:
     async with model_server("--api-key", "other") as locked:
         finding = (await findings(vllm_url=locked.url, vllm_api_key="hush"))[f"model at {locked.url}"]
     assert not finding.ok

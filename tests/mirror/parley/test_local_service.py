@@ -10,13 +10,9 @@ from pathlib import Path
 import pytest
 
 from parley import local_service
-from parley.settings import Settings, load
+from parley.settings import load
 
 URL = "nats://token@127.0.0.1:4222"
-
-
-def settings(home: Path) -> Settings:
-    return load(home=home)
 
 
 def announcement(home: Path) -> Path:
@@ -24,18 +20,18 @@ def announcement(home: Path) -> Path:
     return path
 
 
-def test_what_is_announced_is_found_and_only_while_the_block_lasts(tmp_path: Path) -> None:
-    assert local_service.with_local_nats(settings(tmp_path)).nats_url is None
+def test_an_announced_url_is_found_while_the_block_lasts(tmp_path: Path) -> None:
+    assert local_service.announced(tmp_path) is None
     with local_service.announce(tmp_path, URL):
-        assert local_service.with_local_nats(settings(tmp_path)).nats_url == URL
-    assert local_service.with_local_nats(settings(tmp_path)).nats_url is None
+        assert local_service.announced(tmp_path) == URL
+    assert local_service.announced(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_is_forgotten_also_when_the_block_fails(tmp_path: Path) -> None:
+def test_an_announcement_ends_also_when_the_block_fails(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), local_service.announce(tmp_path, URL):
         raise RuntimeError
-    assert local_service.with_local_nats(settings(tmp_path)).nats_url is None
+    assert local_service.announced(tmp_path) is None
 
 
 def test_only_its_owner_can_read_it_for_it_holds_the_token(tmp_path: Path) -> None:
@@ -58,22 +54,44 @@ def test_a_readable_file_left_behind_does_not_stay_readable(tmp_path: Path) -> N
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
 
 
-def test_a_nats_that_is_set_wins_over_one_that_is_announced(tmp_path: Path) -> None:
+def test_a_set_url_wins_over_an_announced_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARLEY_HOME", str(tmp_path))
     with local_service.announce(tmp_path, URL):
-        assert (
-            local_service.with_local_nats(load(home=tmp_path, nats_url="nats://set")).nats_url == "nats://set"
-        )
+        assert load().with_local_nats().nats_url == local_service.find_nats() == URL
+        monkeypatch.setenv("NATS_URL", "nats://set")
+        assert load().with_local_nats().nats_url == local_service.find_nats() == "nats://set"
+        monkeypatch.setenv("PARLEY_NATS_URL", "nats://better")
+        assert load().with_local_nats().nats_url == local_service.find_nats() == "nats://better"
 
 
-def test_what_a_process_that_is_gone_announced_is_ignored(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["NATS_URL", "PARLEY_NATS_URL", "PARLEY_HOME", "parley_home"])
+def test_the_client_and_the_service_find_the_same_nats(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    for value in ("", "  ", str(tmp_path / "home") if "home" in name.lower() else "nats://set"):
+        monkeypatch.setenv(name, value)
+        with local_service.announce(load().home, URL):
+            assert local_service.state_folder() == load().home
+            assert local_service.find_nats() == load().with_local_nats().nats_url
+
+
+def test_a_client_ignores_every_other_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARLEY_HOME", str(tmp_path))
+    for name in ("PARLEY_PORT", "PARLEY_NATS_ULR", "PARLEY_POOL_SLOTS", "PARLEY_SERVICE_HOST"):
+        monkeypatch.setenv(name, "tcp://10.0.0.1:4222")
+    assert local_service.find_nats() is None
+
+
+def test_an_announcement_of_a_dead_process_is_ignored(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     with local_service.announce(tmp_path, URL):
         path = announcement(tmp_path)
         path.write_text(json.dumps({"nats_url": URL, "pid": gone.pid}))
-        assert local_service.with_local_nats(settings(tmp_path)).nats_url is None
+        assert local_service.announced(tmp_path) is None
         path.write_text(json.dumps({"nats_url": URL, "pid": os.getpid()}))
-        assert local_service.with_local_nats(settings(tmp_path)).nats_url == URL
+        assert local_service.announced(tmp_path) == URL
 
 
 @pytest.mark.parametrize(
@@ -83,10 +101,10 @@ def test_what_a_process_that_is_gone_announced_is_ignored(tmp_path: Path) -> Non
 def test_an_announcement_that_cannot_be_read_is_ignored(tmp_path: Path, text: str) -> None:
     with local_service.announce(tmp_path, URL):
         announcement(tmp_path).write_text(text)
-        assert local_service.with_local_nats(settings(tmp_path)).nats_url is None
+        assert local_service.announced(tmp_path) is None
 
 
 def test_a_process_id_that_no_system_has_is_ignored(tmp_path: Path) -> None:
     with local_service.announce(tmp_path, URL):
         announcement(tmp_path).write_text(json.dumps({"nats_url": URL, "pid": 10**30}))
-        assert local_service.with_local_nats(settings(tmp_path)).nats_url is None
+        assert local_service.announced(tmp_path) is None

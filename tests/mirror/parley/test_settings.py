@@ -129,7 +129,7 @@ def test_the_state_folder_is_where_the_desktop_standard_puts_it(monkeypatch: pyt
     assert load().home == Path("/var/state/parley")
 
 
-def test_what_is_given_in_code_wins_over_the_environment_and_is_checked_as_well(
+def test_overrides_win_over_the_environment_and_are_checked_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PARLEY_HTTP_PORT", "1234")
@@ -255,6 +255,53 @@ def test_a_misspelt_setting_is_refused_with_the_one_that_was_meant(
 def test_a_setting_that_is_like_no_other_is_refused_without_a_guess(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARLEY_XYZZY_QWERTY", "1")
     assert problems() == ("PARLEY_XYZZY_QWERTY: no such setting",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PARLEY_SERVICE_HOST", "10.0.0.1"),
+        ("PARLEY_SERVICE_PORT", "4222"),
+        ("PARLEY_SERVICE_PORT_CLIENT_WS", "4222"),
+        ("PARLEY_PORT", "tcp://10.0.0.1:4222"),
+        ("PARLEY_PORT_4222_TCP", "tcp://10.0.0.1:4222"),
+        ("PARLEY_PORT_4222_TCP_ADDR", "10.0.0.1"),
+        ("PARLEY_PORT_4222_TCP_PORT", "4222"),
+        ("PARLEY_PORT_4222_TCP_PROTO", "tcp"),
+        ("PARLEY_PORT_53_UDP_PROTO", "udp"),
+        ("PARLEY_SOMETHING_SERVICE_HOST", "10.0.0.1"),
+        ("PARLEY_DISPATCH_2_SERVICE_PORT_METRICS", "9464"),
+        ("PARLEY_SOMETHING_PORT", "tcp://10.0.0.1:9464"),
+        ("PARLEY_SOMETHING_PORT_9464_TCP_ADDR", "10.0.0.1"),
+    ],
+)
+def test_kubernetes_service_links_are_not_settings(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = load()
+    monkeypatch.setenv(name, value)
+    assert load() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PARLEY_PORT", "9464"),
+        ("PARLEY_HTPP_PORT", "9464"),
+        ("parley_service_host", "10.0.0.1"),
+        ("Parley_Port", "tcp://10.0.0.1:4222"),
+        ("PARLEY_PORT_4222_TCP_NAME", "x"),
+        ("PARLEY_PORT_HTTP_TCP", "tcp://10.0.0.1:4222"),
+        ("PARLEY_SERVICE", "x"),
+        ("PARLEY_SERVICE_HOSTS", "10.0.0.1"),
+    ],
+)
+def test_a_name_that_only_resembles_a_service_link_is_refused(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    (problem,) = problems()
+    assert problem.startswith(f"{name}: no such setting")
 
 
 # ── what it comes to ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,4 +1,4 @@
-"""A service that is told to stop stops: while it runs, while it starts, and at once when told twice."""
+"""A signal stops a service while it runs and while it starts; a second one ends it at once."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from parley.broker.jetstream.embedded import EmbeddedNats
-from parley.shutdown import SIGNALS, Interrupted, Stop
+from parley.shutdown import SIGNALS, Interrupted, Shutdown
 from tests.harness import PATIENCE_SECONDS, ModelServer, until
 from tests.mirror.parley.test_cli import OK, Shell, left, serving
 
@@ -20,8 +20,8 @@ SOON_SECONDS = 15.0
 
 
 @pytest.fixture
-async def stop() -> AsyncIterator[Stop]:
-    yield Stop()
+async def shutdown() -> AsyncIterator[Shutdown]:
+    yield Shutdown()
     for number in SIGNALS:
         asyncio.get_running_loop().remove_signal_handler(number)
 
@@ -30,19 +30,19 @@ class Service:
     disabled: str | None = None
 
 
-async def test_what_is_started_in_time_is_returned_and_what_it_raises_is_raised(stop: Stop) -> None:
+async def test_the_result_of_a_start_is_returned_and_its_error_is_raised(shutdown: Shutdown) -> None:
     async def starts() -> int:
         return 7
 
     async def fails() -> int:
         raise KeyError("x")
 
-    assert await stop.during(starts()) == 7
+    assert await shutdown.during(starts()) == 7
     with pytest.raises(KeyError):
-        await stop.during(fails())
+        await shutdown.during(fails())
 
 
-async def test_a_start_is_undone_when_the_wish_comes_first(stop: Stop) -> None:
+async def test_a_start_is_undone_when_a_signal_comes_first(shutdown: Shutdown) -> None:
     undone = asyncio.Event()
 
     async def slow() -> None:
@@ -51,7 +51,7 @@ async def test_a_start_is_undone_when_the_wish_comes_first(stop: Stop) -> None:
         finally:
             undone.set()
 
-    starting = asyncio.create_task(stop.during(slow()))
+    starting = asyncio.create_task(shutdown.during(slow()))
     await asyncio.sleep(0)
     os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(Interrupted):
@@ -59,17 +59,17 @@ async def test_a_start_is_undone_when_the_wish_comes_first(stop: Stop) -> None:
     assert undone.is_set()
 
 
-async def test_a_service_that_cannot_work_any_more_says_why(stop: Stop) -> None:
+async def test_a_service_that_cannot_work_any_more_says_why(shutdown: Shutdown) -> None:
     service = Service()
-    waiting = asyncio.create_task(stop.until(service))
+    waiting = asyncio.create_task(shutdown.wait(service))
     await asyncio.sleep(0)
     assert not waiting.done()
     service.disabled = "Ray's head is gone"
     assert await waiting == "Ray's head is gone"
 
 
-async def test_the_wish_ends_the_waiting(stop: Stop) -> None:
-    waiting = asyncio.create_task(stop.until(Service()))
+async def test_a_signal_ends_the_waiting(shutdown: Shutdown) -> None:
+    waiting = asyncio.create_task(shutdown.wait(Service()))
     await asyncio.sleep(0)
     os.kill(os.getpid(), signal.SIGINT)
     assert await waiting is None
@@ -92,17 +92,17 @@ async def test_serve_is_stopped_while_it_waits_for_a_ray_that_does_not_answer(
         }
         async with Shell(tmp_path).started("serve", **environment) as process:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                knocks = [await asyncio.get_running_loop().sock_accept(mute) for _ in ("ours", "Ray's")]
+                connections = [await asyncio.get_running_loop().sock_accept(mute) for _ in ("ours", "Ray's")]
             process.send_signal(number)
             told = time.monotonic()
             code, _ = await left(process)
-        for knock, _ in knocks:
-            knock.close()
+        for connection, _ in connections:
+            connection.close()
     assert time.monotonic() - told < SOON_SECONDS
     assert code == OK
 
 
-async def test_told_twice_it_leaves_what_it_does(
+async def test_a_second_signal_ends_it_at_once(
     tmp_path: Path, empty_nats: EmbeddedNats, model: ModelServer
 ) -> None:
     await model.behave(faults={"hang": 1.0})

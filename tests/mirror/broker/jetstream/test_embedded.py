@@ -6,7 +6,6 @@ import re
 import signal
 import socket
 import stat
-import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -14,22 +13,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from parley.broker import host
 from parley.broker.core.errors import BrokerUnavailable
 from parley.broker.jetstream import connection, embedded
 from parley.broker.jetstream.connection import connect
-from parley.broker.jetstream.embedded import EmbeddedNats, config, embedded_nats, executable, stop
+from parley.broker.jetstream.embedded import EmbeddedNats, config, embedded_nats, executable
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.topology import DELIBERATIONS, REQUESTED, provision
 from tests.harness import until
-
-
-def one_that_ignores_sigterm() -> subprocess.Popen[bytes]:
-    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    with process.stdout:
-        assert process.stdout.readline() == b"deaf\n"
-    return process
 
 
 def alive(pid: int) -> bool:
@@ -51,13 +42,13 @@ def port_of(server: EmbeddedNats) -> int:
     return port
 
 
-async def test_whoever_has_the_url_is_let_in(empty_nats: EmbeddedNats) -> None:
+async def test_the_url_opens_a_connection(empty_nats: EmbeddedNats) -> None:
     nc = await connect(empty_nats.url, "test")
     assert nc.is_connected
     await nc.close()
 
 
-async def test_whoever_lacks_the_token_is_not(
+async def test_a_connection_without_the_token_is_refused(
     empty_nats: EmbeddedNats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT_SECONDS", 0.1)
@@ -73,7 +64,7 @@ async def test_whoever_lacks_the_token_is_not(
         assert "guessed" not in str(error)
 
 
-async def test_without_a_token_anybody_on_this_machine_is_let_in(tmp_path: Path) -> None:
+async def test_a_server_without_a_token_accepts_any_connection(tmp_path: Path) -> None:
     async with embedded_nats(tmp_path, with_token=False) as server:
         assert "@" not in server.url
         nc = await connect(server.url, "test")
@@ -142,13 +133,6 @@ asyncio.run(main())
     await until(lambda: not alive(pid), "the server ended with its parent")
 
 
-async def test_a_process_that_will_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "STOP_TIMEOUT_SECONDS", 0.2)
-    process = one_that_ignores_sigterm()
-    await stop(process)
-    assert process.returncode == -signal.SIGKILL
-
-
 async def test_a_server_that_ended_by_itself_needs_no_ending(tmp_path: Path) -> None:
     async with embedded_nats(tmp_path) as server:
         os.kill(server.pid, signal.SIGKILL)
@@ -158,7 +142,7 @@ async def test_ctrl_c_in_the_terminal_does_not_reach_it(empty_nats: EmbeddedNats
     assert os.getpgid(empty_nats.pid) != os.getpgid(0)
 
 
-async def test_what_was_stored_is_there_after_a_restart_on_the_same_folder_and_port(tmp_path: Path) -> None:
+async def test_stored_messages_survive_a_restart_on_the_same_folder_and_port(tmp_path: Path) -> None:
     async with embedded_nats(tmp_path, sync_always=True) as server:
         nc = await connect(server.url, "test")
         await provision(nc.jetstream())
@@ -185,7 +169,7 @@ async def test_two_servers_never_share_a_folder(tmp_path: Path) -> None:
         pass
 
 
-async def test_a_port_somebody_has_is_said_plainly(empty_nats: EmbeddedNats, tmp_path: Path) -> None:
+async def test_a_port_in_use_is_reported_in_one_line(empty_nats: EmbeddedNats, tmp_path: Path) -> None:
     port = port_of(empty_nats)
     with pytest.raises(BrokerUnavailable) as caught:
         async with embedded_nats(tmp_path / "second", port=port):
@@ -195,7 +179,7 @@ async def test_a_port_somebody_has_is_said_plainly(empty_nats: EmbeddedNats, tmp
     assert "\n" not in str(caught.value)
 
 
-async def test_what_an_earlier_server_left_in_the_folder_is_not_taken_for_this_one(tmp_path: Path) -> None:
+async def test_an_earlier_servers_ports_file_is_not_taken_for_this_servers(tmp_path: Path) -> None:
     stale = tmp_path / "nats-server_1.ports"
     stale.write_text('{"nats": ["nats://127.0.0.1:1"]}')
     async with embedded_nats(tmp_path) as server:
@@ -206,7 +190,7 @@ async def test_what_an_earlier_server_left_in_the_folder_is_not_taken_for_this_o
 async def test_a_server_that_never_gets_ready_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "START_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(host, "START_TIMEOUT_SECONDS", 0.1)
     monkeypatch.setattr(
         embedded, "config", lambda folder, **options: "host: 127.0.0.1\nport: -1\n"
     )  # writes no ports file
