@@ -20,6 +20,7 @@ from nats.js.kv import KeyValue
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
+from parley.broker.core import names
 from parley.broker.core.backoff import backoff
 from parley.broker.core.errors import (
     BrokerUnavailable,
@@ -314,8 +315,8 @@ class Client:
 
     async def _submit(self, request: DeliberationRequested) -> Submitted:
         body = request.model_dump_json(exclude_none=True).encode()
-        seq = await self._publish(topology.REQUESTED, body, {"Parley-Reply-To": self._inbox})
-        task_id = request.task_id or f"d-{seq}"
+        seq = await self._publish(topology.REQUESTED, body, {names.REPLY_TO: self._inbox})
+        task_id = request.task_id or names.own_name(seq)
         return Submitted(task_id, request.timeout_seconds, self._arrival(task_id))
 
     async def _publish(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> int:

@@ -25,6 +25,7 @@ from parley.broker.core.messages import (
     ErrorType,
     decode,
 )
+from parley.broker.core.names import outcome_msg_id
 from parley.broker.core.timestamps import parse_timestamp
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.acks import ACK, IN_PROGRESS, nak
@@ -221,7 +222,7 @@ class Worker:
         while True:
             done = isinstance(outcome, AgentCompleted)
             subject = topology.AGENT_COMPLETED if done else topology.AGENT_FAILED
-            msg_id = f"{outcome.task_id}:{outcome.agent_id}:{outcome.round}"
+            msg_id = outcome_msg_id(outcome.task_id, outcome.agent_id, outcome.round)
             try:
                 await self.wire.publish(subject, outcome.encode(), msg_id=msg_id, headers=headers)
                 return

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from parley.broker.core.backoff import backoff
 from parley.broker.core.error_policy import POLICIES, Signal
 from parley.broker.core.messages import ErrorType
 
@@ -42,9 +43,7 @@ class BreakerPolicy:
 
     def pause(self, doublings: int, jitter: float) -> float:
         """Seconds to stay open. Half is jitter: workers that saw a server die together come back apart."""
-        # The cap is reached at 2³ times; 2.0 ** 2000 would overflow.
-        longest = self.cooldown * min(LONGEST_COOLDOWNS, 2.0 ** min(doublings, 16))
-        return longest * (1 + jitter) / 2
+        return backoff(1 + doublings, self.cooldown, LONGEST_COOLDOWNS * self.cooldown, (1 + jitter) / 2)
 
 
 class Failure(NamedTuple):

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from parley.broker.core.backoff import backoff
+
 # Time for a probe's token once a connection is open. A server under full load takes longer and is not dead.
 PROBE_TOKEN_SECONDS = 2.0
 
@@ -36,5 +38,4 @@ class RetryPolicy:
 
         `retry_after`: what the server asked for, a lower bound. `jitter`: from 0 to 1.
         """
-        backoff = jitter * min(self.cap, self.base * 2.0 ** (attempt - 1))
-        return max(backoff, retry_after or 0.0)
+        return max(backoff(attempt, self.base, self.cap, jitter), retry_after or 0.0)
