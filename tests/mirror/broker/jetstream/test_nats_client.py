@@ -68,7 +68,7 @@ async def test_a_character_that_python_takes_for_a_blank_is_part_of_the_subject(
     assert nc.stats["reconnects"] == 0
 
 
-async def test_an_inline_received_acts_on_messages_in_their_order(nc: Nats, url: str) -> None:
+async def test_an_inline_subscription_acts_on_messages_in_their_order(nc: Nats, url: str) -> None:
     received: list[tuple[str, bytes]] = []
 
     def act(message: Msg) -> None:
