@@ -38,14 +38,14 @@ def parse_reply(reply: str) -> tuple[int, float, int]:
     """
     tokens = reply.split(".")
     if len(tokens) == _PLAIN_TOKENS:
-        first = 4
+        count, seq, stored_at = tokens[4], tokens[5], tokens[7]
     elif len(tokens) >= _DOMAIN_TOKENS:
-        first = 6
+        count, seq, stored_at = tokens[6], tokens[7], tokens[9]
     else:
         raise NotJSMessageError
-    if tokens[0] != "$JS" or tokens[1] != "ACK":
+    if not reply.startswith("$JS.ACK."):
         raise NotJSMessageError
-    return int(tokens[first + 1]), int(tokens[first + 3]) / 1e9, int(tokens[first])
+    return int(seq), int(stored_at) / 1e9, int(count)
 
 
 def reply_pattern(stream: str, consumer: str) -> re.Pattern[str]:

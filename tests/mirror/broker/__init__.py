@@ -1,4 +1,5 @@
-"""One test file a source file. What they share: a server on which each test has an account, and so all streams, of its own."""
+"""One test file a source file. What they share: a server on which each test has an account, and so all streams, of
+its own."""
 
 import asyncio
 import itertools
@@ -22,8 +23,8 @@ ACCOUNTS = 200
 
 @dataclass(frozen=True)
 class Accounts:
-    """Nobody sees another's streams. Deleting them between tests is not enough: nats-server (2.15.1) now and then finds messages of
-    a deleted stream in the one made in its place."""
+    """Each account has its own streams. Deleting them between tests is not enough: nats-server (2.15.1) now and then
+    finds messages of a deleted stream in the one made in its place."""
 
     address: str
     _numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -48,7 +49,7 @@ async def accounts(folder: Path) -> AsyncIterator[Accounts]:
         await until(lambda: ports.exists() and ports.read_text().endswith("}"), "nats-server is ready")
         yield Accounts(json.loads(ports.read_text())["nats"][0].removeprefix("nats://"))
     finally:
-        process.kill()  # nobody reads these streams again: to close hundreds of them in good order would take seconds
+        process.kill()  # these streams are not read again, and closing hundreds of them takes seconds
         process.wait()
 
 
@@ -78,7 +79,7 @@ async def provisioned(url: str) -> AsyncIterator[Nats]:
 
 
 async def send_raw(url: str, protocol: bytes) -> None:
-    """What no client library would send."""
+    """Send bytes that no client library would send."""
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     hello = {"verbose": False, "headers": True, "user": parts.username, "pass": parts.password}

@@ -1,4 +1,4 @@
-"""An account with our streams in it, all new, for each test that asks."""
+"""Fixtures: each test that asks gets a new account with Parley's streams."""
 
 from collections.abc import AsyncIterator
 

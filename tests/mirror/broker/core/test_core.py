@@ -4,7 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-# `parley` itself exports the client, which loads nats. An empty package stands in for it, so that only the core is loaded.
+# `parley` itself exports the client, which loads nats. An empty package stands in for it, so that only the core is
+# loaded.
 PROGRAM = """
 import pkgutil, sys, types
 sys.modules["parley"] = types.ModuleType("parley")

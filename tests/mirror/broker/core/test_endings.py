@@ -97,11 +97,11 @@ def test_a_result_is_what_the_agent_said_word_for_word() -> None:
     assert result.timestamp == "2025-11-22T08:26:40.500Z"
 
 
-def test_who_failed_and_who_is_missing_is_said_in_the_order_of_the_agents() -> None:
+def test_failed_and_missing_agents_are_listed_in_the_order_of_the_agents() -> None:
     agents = tuple(f"agent-dev-{place:03d}" for place in range(1, 8))
-    heard = [agents[5], agents[1], agents[3], agents[0]]
+    reported = [agents[5], agents[1], agents[3], agents[0]]
     outcomes: dict[str, AgentOutcome] = {
-        agent: answer(agent) if agent in (agents[5], agents[0]) else failure(agent) for agent in heard
+        agent: answer(agent) if agent in (agents[5], agents[0]) else failure(agent) for agent in reported
     }
     ending = compose(decided(State.COMPLETED, outcomes, agents=agents), outcomes)
     assert isinstance(ending, DeliberationCompleted)
@@ -139,7 +139,7 @@ def test_an_outcome_the_stream_no_longer_holds_is_said_not_hidden(lost_succeeded
 
 
 @pytest.mark.parametrize("state", [State.FAILED, State.TIMEOUT, State.CANCELLED, State.REJECTED])
-def test_every_other_ending_is_a_failure_with_whatever_did_arrive(state: State) -> None:
+def test_every_other_ending_is_a_failure_with_the_outcomes_that_arrived(state: State) -> None:
     outcomes: dict[str, AgentOutcome] = {TWO: answer(TWO), ONE: failure(ONE)}
     ending = compose(decided(state, outcomes, "said why"), outcomes)
     assert isinstance(ending, DeliberationFailed)
@@ -224,7 +224,7 @@ def test_the_ending_of_what_react_decided_is_the_one_react_decided() -> None:
     assert (failed.status, failed.error) == ("failed", "gave up")
 
 
-def test_an_ending_of_failures_only_fits_into_one_message_whatever_they_say() -> None:
+def test_an_ending_of_failures_only_fits_into_one_message_however_long_they_are() -> None:
     agents = tuple(f"agent-{'x' * 32}-{number:03d}" for number in range(1, 257))
     longest = {agent: failure(agent).model_copy(update={"error": "\x00" * 100_000}) for agent in agents}
     ending = compose(decided(State.FAILED, dict(longest), "none answered", agents), longest)

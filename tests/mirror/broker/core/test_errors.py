@@ -1,4 +1,4 @@
-"""Each error names the thing and, where somebody can act, the remedy."""
+"""Each error names the thing and, where there is one, the remedy."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""The seam between the handlers and whoever counts: silent by itself, and nothing of it is left uncounted."""
+"""The seam between handlers and metrics: an observer does nothing by itself, and metrics override every method."""
 
 import inspect
 
@@ -18,7 +18,7 @@ def test_told_anything_it_does_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", TOLD)
 def test_everything_that_is_told_is_counted(name: str) -> None:
-    """A method added here and not there would be told to nobody."""
+    """A method that is added to the observer and not to the metrics would count nothing."""
     assert name in vars(Metrics)
     assert (
         inspect.signature(getattr(Metrics, name)).parameters.keys()

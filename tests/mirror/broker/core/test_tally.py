@@ -1,4 +1,5 @@
-"""What happens to a deliberation, event by event; then every sequence of events there is, against numbered invariants."""
+"""What happens to a deliberation, event by event; then every sequence of events there is, against numbered
+invariants."""
 
 from collections.abc import Callable
 from typing import Any
@@ -233,10 +234,10 @@ def test_a_failure_is_not_turned_into_a_success_by_a_later_report() -> None:
     unchanged(react(tally, answered(ONE, seq=2), DURING), tally, "reported before")
 
 
-@pytest.mark.parametrize("stranger", ["agent-dev-004", "agent-dev-000", "agent-qa-001", "", "agent-dev-1"])
-def test_an_agent_nobody_asked_is_not_counted(stranger: str) -> None:
+@pytest.mark.parametrize("unknown", ["agent-dev-004", "agent-dev-000", "agent-qa-001", "", "agent-dev-1"])
+def test_an_agent_that_was_not_requested_is_not_counted(unknown: str) -> None:
     tally = after()
-    unchanged(react(tally, answered(stranger), DURING), tally, "no such agent")
+    unchanged(react(tally, answered(unknown), DURING), tally, "no such agent")
 
 
 @pytest.mark.parametrize("number", [0, 2, -1])
@@ -273,7 +274,7 @@ def test_an_outcome_stored_just_before_the_deadline_counts() -> None:
 
 
 @pytest.mark.parametrize("event", EVERY_EVENT[4:])
-def test_nothing_happens_to_a_deliberation_nobody_recorded(event: Event) -> None:
+def test_nothing_happens_to_a_deliberation_that_is_not_recorded(event: Event) -> None:
     reaction = react(None, event, DURING)
     assert reaction.tally is None
     assert reaction.effects == ()
@@ -335,7 +336,7 @@ def test_at_the_deadline_the_quorum_decides(successes: int, needed: int, state: 
     assert isinstance(stop, StopAgents)
 
 
-def test_failures_are_heard_but_make_no_quorum_at_the_deadline() -> None:
+def test_failures_are_counted_but_make_no_quorum_at_the_deadline() -> None:
     tally = changed(react(after(failed(ONE), failed(TWO)), DeadlineReached(), DEADLINE))
     assert tally.state is State.TIMEOUT
     assert tally.verdict is not None
@@ -355,7 +356,7 @@ def test_a_deadline_that_comes_early_is_armed_anew(now: float) -> None:
     ("reason", "error"), [(None, "cancelled by request"), ("", "cancelled by request"), ("x", "cancelled: x")]
 )
 @pytest.mark.parametrize("outcomes", [(), (answered(ONE), answered(TWO))])
-def test_a_cancel_ends_it_whatever_was_heard(
+def test_a_cancel_ends_it_whatever_was_reported(
     outcomes: tuple[Event, ...], reason: str | None, error: str
 ) -> None:
     reaction = react(after(*outcomes), CancelRequested(reason), DURING)
@@ -384,7 +385,7 @@ def test_without_finishing_early_the_quorum_alone_ends_nothing() -> None:
     assert after(answered(ONE), answered(TWO), min_responses=1).state is State.IN_PROGRESS
 
 
-def test_nobody_is_stopped_when_nobody_is_missing() -> None:
+def test_no_agent_is_stopped_when_none_is_missing() -> None:
     reaction = react(
         after(answered(ONE), answered(TWO), min_responses=3, finish_early=True), answered(THREE), DURING
     )
@@ -432,7 +433,7 @@ def test_an_unpublished_ending_is_published_again_by_what_may_have_decided_it(
         return
     reaction = react(tally, event, DEADLINE + 3_600)
     assert reaction.tally is tally
-    # Who decided it may have died before the agents were told.
+    # The process that decided it may have died before it stopped the agents.
     assert [type(effect) for effect in reaction.effects] == [
         PublishEnding,
         *[StopAgents] * bool(tally.phase.missing),
@@ -489,16 +490,14 @@ ERROR_TYPES = st.sampled_from([None, None, ErrorType.SERVER_ERROR, ErrorType.DEA
 class AnySequence(RuleBasedStateMachine):
     """Events in any order, doubled, late, forged. After each one the invariants below hold.
 
-    1. An ended deliberation stays in the state it ended in, with the outcomes it ended with.
-    2. The ending is decided once: its verdict never changes, and there is one exactly when it has ended.
-    3. `ending_seq` is set once, and only on an ended deliberation.
-    4. No more successes than agents; only agents of the deliberation are counted, each once.
-    5. An ended tally without `ending_seq` answers every event that may have decided it with PublishEnding, until it is marked.
-    6. `react` never changes what it was given.
-    7. What is stored is what is read: JSON with `exclude_defaults` loses nothing.
-    8. Either something changed and there is no note, or nothing changed and a note says why.
-    9. The ending is the one the contract names.
-    10. Agents are stopped exactly when an ending that is to be published leaves some of them missing, and asked only before.
+    1. An ended deliberation stays in the state it ended in, with the outcomes it ended with. 2. The ending is decided
+    once: its verdict never changes, and there is one exactly when it has ended. 3. `ending_seq` is set once, and only
+    on an ended deliberation. 4. No more successes than agents; only agents of the deliberation are counted, each
+    once. 5. An ended tally without `ending_seq` answers every event that may have decided it with PublishEnding,
+    until it is marked. 6. `react` never changes what it was given. 7. What is stored is what is read: JSON with
+    `exclude_defaults` loses nothing. 8. Either something changed and there is no note, or nothing changed and a note
+    says why. 9. The ending is the one the contract names. 10. Agents are stopped exactly when an ending that is to be
+    published leaves some of them missing, and asked only before.
     """
 
     def __init__(self) -> None:

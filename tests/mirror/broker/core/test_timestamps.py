@@ -45,7 +45,8 @@ def test_what_names_no_instant_is_refused(written: str) -> None:
 def test_an_instant_survives_the_wire_to_the_millisecond(instant: float) -> None:
     written = format_timestamp(instant)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", written)
-    # Cut, not rounded: a reader never takes an instant for later than it was. A microsecond is datetime's own resolution.
+    # Cut, not rounded: a reader never takes an instant for later than it was. A microsecond is datetime's own
+    # resolution.
     assert -0.000_001 <= instant - parse_timestamp(written) < 0.001_001
 
 

@@ -1,4 +1,5 @@
-"""The few verbs on a real NATS: publish, broadcast, schedule, read back, put aside; and how its absence is told."""
+"""JetStream on a real NATS: publish, broadcast, schedule, read back, keep objects; and what is raised in its
+absence."""
 
 import asyncio
 import json
@@ -25,7 +26,7 @@ from parley.broker.jetstream.topology import purge_timer_headers
 from tests.harness import until
 from tests.mirror.broker import send_raw
 
-NOBODY = "nats://127.0.0.1:1"
+NO_SERVER = "nats://127.0.0.1:1"
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ async def next_of(js_subject: str, nc: Nats, seconds: float = 10.0) -> Msg:
 # ── connecting ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_url_where_nobody_is_is_said_within_seconds_and_without_its_secret(
+async def test_a_url_without_a_server_is_reported_within_seconds_and_without_its_secret(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT_SECONDS", connection.CONNECT_TIMEOUT_SECONDS / 2)
@@ -97,7 +98,7 @@ async def test_a_url_that_leads_nowhere_is_said_with_why(hurried: None, url: str
 
 
 async def test_one_server_of_several_is_enough(hurried: None, url: str) -> None:
-    nc = await connect(f"{NOBODY}, {url}", "test")
+    nc = await connect(f"{NO_SERVER}, {url}", "test")
     assert nc.is_connected
     await nc.close()
 
@@ -249,11 +250,11 @@ async def test_the_largest_headers_the_server_keeps_are_sent_and_one_byte_more_a
         await wire.js.publish(topology.REQUESTED, b"", headers=headers)
 
 
-async def test_a_broadcast_is_heard_by_whoever_listens_and_kept_by_nobody(wire: JetStream) -> None:
-    heard = await wire.nc.subscribe(topology.AGENT_CANCEL)
+async def test_a_broadcast_reaches_the_subscribers_and_is_not_stored(wire: JetStream) -> None:
+    subscription = await wire.nc.subscribe(topology.AGENT_CANCEL)
     await wire.nc.flush()
     await wire.broadcast(topology.AGENT_CANCEL, b"{}", {"traceparent": "00-aa"})
-    msg = await heard.next_msg(timeout=5)
+    msg = await subscription.next_msg(timeout=5)
     assert msg.data == b"{}"
     assert msg.headers == {"content-type": "application/json", "traceparent": "00-aa"}
     with pytest.raises(PayloadTooLarge):
@@ -265,7 +266,7 @@ async def test_a_subject_no_stream_keeps_cannot_be_published_to(wire: JetStream)
         await wire.publish("deliberation.get", b"{}")
 
 
-async def test_what_the_server_calls_our_mistake_is_no_absence(wire: JetStream) -> None:
+async def test_a_refusal_by_the_server_is_not_an_absence(wire: JetStream) -> None:
     with pytest.raises(nats.js.errors.BadRequestError):
         await wire.publish(topology.TIMER + ".x", b"{}", headers={"Nats-Schedule": "whenever"})
 
@@ -310,7 +311,7 @@ async def test_every_verb_says_that_the_broker_is_away(hurried: None, tmp_path: 
 async def test_what_was_refused_while_nats_was_away_is_not_sent_when_it_is_back(
     hurried: None, tmp_path: Path
 ) -> None:
-    """nats-py would keep it, and a core listener would hear it beside its repetition."""
+    """nats-py would keep it, and a core subscriber would get it beside its repetition."""
     async with AsyncExitStack() as up:
         server = await up.enter_async_context(embedded_nats(tmp_path))
         nc = await connect(server.url, "test")
@@ -444,7 +445,7 @@ async def test_an_ending_without_a_timer_is_stored_all_the_same(wire: JetStream)
 # ── reading back ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_what_is_not_there_is_none(wire: JetStream) -> None:
+async def test_a_missing_message_is_read_as_none(wire: JetStream) -> None:
     assert await wire.get(topology.AGENT_RESPONSES, 1) is None
     assert await wire.get_last(topology.TALLIES, topology.tally_subject("nobody")) is None
 
@@ -479,7 +480,7 @@ async def test_a_message_is_read_back_whatever_its_headers_are(
 # ── claim-check ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_what_is_put_aside_is_fetched_whole(wire: JetStream) -> None:
+async def test_an_object_is_read_back_whole(wire: JetStream) -> None:
     results = bytes(range(256)) * 8_000  # twice what one message may be
     ref = await wire.put_object(topology.RESULTS_BUCKET, "t-1", results)
     assert (ref.bucket, ref.name, ref.size) == ("results", "t-1", len(results))
@@ -487,7 +488,7 @@ async def test_what_is_put_aside_is_fetched_whole(wire: JetStream) -> None:
     assert await wire.get_object(ref) == results
 
 
-async def test_the_same_name_again_replaces_what_was_put_aside(wire: JetStream) -> None:
+async def test_the_same_name_again_replaces_the_object(wire: JetStream) -> None:
     await wire.put_object(topology.RESULTS_BUCKET, "t-1", b"first")
     ref = await wire.put_object(topology.RESULTS_BUCKET, "t-1", b"second")
     assert await wire.get_object(ref) == b"second"
@@ -496,14 +497,14 @@ async def test_the_same_name_again_replaces_what_was_put_aside(wire: JetStream) 
 
 
 @pytest.mark.parametrize(("bucket", "name"), [("results", "nobody"), ("no-such-bucket", "t-1")])
-async def test_what_is_no_longer_kept_is_said_to_be_out_of_reach(
+async def test_an_object_that_is_no_longer_kept_is_unavailable(
     wire: JetStream, bucket: str, name: str
 ) -> None:
     with pytest.raises(BrokerUnavailable):
         await wire.get_object(ResultsRef(bucket=bucket, name=name, size=1, digest="SHA-256=x"))
 
 
-async def test_what_was_put_aside_can_be_dropped_and_dropping_nothing_is_no_mistake(wire: JetStream) -> None:
+async def test_an_object_can_be_deleted_and_deleting_a_missing_one_is_allowed(wire: JetStream) -> None:
     await wire.put_object(topology.RESULTS_BUCKET, "t-1", b"first")
     ref = await wire.put_object(topology.RESULTS_BUCKET, "t-2", b"second")
     for bucket, name in (

@@ -1,4 +1,5 @@
-"""Dead letters: written, read back, put back on their subjects, removed; and nothing that a forged one could make of that."""
+"""Dead letters: written, read back, put back on their subjects, removed; and nothing that a forged one could make of
+that."""
 
 import asyncio
 import re
@@ -44,7 +45,7 @@ async def letters(wire: JetStream) -> DeadLetters:
     return DeadLetters(wire)
 
 
-async def buried(
+async def given_up(
     wire: JetStream,
     data: bytes = b"{}",
     *,
@@ -55,7 +56,7 @@ async def buried(
 ) -> DeadLetter:
     """One more dead letter, read back."""
     await dead_letter(
-        wire, durable, OriginalMessage(subject, data, headers or {}, seq, AT, 5), "nobody can read it"
+        wire, durable, OriginalMessage(subject, data, headers or {}, seq, AT, 5), "it is unreadable"
     )
     return await newest_of(DeadLetters(wire))
 
@@ -78,7 +79,7 @@ async def stored_last(wire: JetStream, subject: str) -> StoredMessage:
 # ── read back ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_it_is_read_back_as_it_was_buried(wire: JetStream) -> None:
+async def test_it_is_read_back_as_it_was_written(wire: JetStream) -> None:
     before = time.time()
     sent = {
         "traceparent": "00-aa",
@@ -86,12 +87,12 @@ async def test_it_is_read_back_as_it_was_buried(wire: JetStream) -> None:
         "Nats-Msg-Id": "m-1",
         "Parley-Reason": "forged",
     }
-    letter = await buried(wire, b"12345", seq=42, headers=sent)
+    letter = await given_up(wire, b"12345", seq=42, headers=sent)
     assert abs(letter.buried_at - before) < 60
     assert letter == DeadLetter(
         seq=1,
         subject="deliberation.requested",
-        reason="nobody can read it",
+        reason="it is unreadable",
         stream="DELIBERATIONS",
         sequence=42,
         consumer="intake",
@@ -110,7 +111,7 @@ async def test_it_is_read_back_as_it_was_buried(wire: JetStream) -> None:
     "data", [b"", b"\x00", HOSTILE, b"x" * 300_000], ids=["empty", "nul", "hostile", "large"]
 )
 async def test_a_payload_comes_as_it_was(wire: JetStream, letters: DeadLetters, data: bytes) -> None:
-    await buried(wire, data)
+    await given_up(wire, data)
     letter = await letters.find(1)
     assert letter is not None
     assert letter.size == len(data)
@@ -121,7 +122,7 @@ async def test_a_payload_that_was_put_aside_is_found_there_and_its_size_is_known
     wire: JetStream, letters: DeadLetters
 ) -> None:
     data = b"x" * wire.max_payload
-    letter = await buried(wire, data, seq=7)
+    letter = await given_up(wire, data, seq=7)
     assert (letter.put_aside, letter.size) == ("dead.letter.DELIBERATIONS.7.intake", len(data))
     assert await letters.payload(letter) == data
 
@@ -129,25 +130,27 @@ async def test_a_payload_that_was_put_aside_is_found_there_and_its_size_is_known
 async def test_what_two_consumers_give_up_is_put_aside_for_each(
     wire: JetStream, letters: DeadLetters
 ) -> None:
-    first = await buried(wire, b"x" * wire.max_payload, seq=7)
-    second = await buried(wire, b"y" * wire.max_payload, seq=7, durable=topology.CANCELLER)
+    first = await given_up(wire, b"x" * wire.max_payload, seq=7)
+    second = await given_up(wire, b"y" * wire.max_payload, seq=7, durable=topology.CANCELLER)
     assert await letters.erase(second)
     assert await letters.payload(first) == b"x" * wire.max_payload
 
 
 async def test_no_task_id_is_the_name_of_what_was_put_aside(wire: JetStream, letters: DeadLetters) -> None:
-    letter = await buried(wire, b"x" * wire.max_payload, seq=7)
+    letter = await given_up(wire, b"x" * wire.max_payload, seq=7)
     assert letter.put_aside is not None
     assert not re.search(TASK_ID_PATTERN, letter.put_aside)
     for task_id in ("dead-letter-DELIBERATIONS-7", "dead-letter-DELIBERATIONS-7-intake"):
-        await wire.put_object(RESULTS_BUCKET, task_id, b"results")  # as `perform` does
+        await wire.put_object(RESULTS_BUCKET, task_id, b"results")  # as effects.py does
     assert await letters.payload(letter) == b"x" * wire.max_payload
     await letters.erase(letter)
     assert await kept_aside(wire) == {"dead-letter-DELIBERATIONS-7", "dead-letter-DELIBERATIONS-7-intake"}
 
 
-async def test_a_payload_that_is_kept_no_longer_is_none(wire: JetStream, letters: DeadLetters) -> None:
-    letter = await buried(wire, b"x" * wire.max_payload)
+async def test_a_payload_that_is_no_longer_kept_is_read_as_none(
+    wire: JetStream, letters: DeadLetters
+) -> None:
+    letter = await given_up(wire, b"x" * wire.max_payload)
     await wire.delete_object(RESULTS_BUCKET, letter.put_aside or "")
     assert await letters.payload(letter) is None
     with pytest.raises(CannotReplay, match="no longer kept"):
@@ -157,9 +160,9 @@ async def test_a_payload_that_is_kept_no_longer_is_none(wire: JetStream, letters
     assert await letters.payload(replace(letter, put_aside=None)) is None
 
 
-async def test_a_sequence_that_is_gone_or_never_was_is_none(wire: JetStream, letters: DeadLetters) -> None:
+async def test_a_missing_sequence_is_read_as_none(wire: JetStream, letters: DeadLetters) -> None:
     for seq in (1, 2, 3):
-        await buried(wire, seq=seq)
+        await given_up(wire, seq=seq)
     await wire.js.delete_msg(DEAD_LETTERS, 2)
     assert [await letters.find(seq) is not None for seq in (1, 2, 3, 4, 2**62)] == [
         True,
@@ -223,12 +226,12 @@ async def test_headers_of_a_single_byte_do_not_kill_the_server(
         len(block) + 4,
         block,
     )
-    await buried(wire)
+    await given_up(wire)
     await send_raw(url, forged)
     await there_are(wire, 2)
     assert [(letter.seq, letter.reason, letter.size) for letter in await letters.newest(9)] == [
         (2, "", 4),
-        (1, "nobody can read it", 2),
+        (1, "it is unreadable", 2),
     ]
     assert await all_of(letters) == [1, 2]
     letter = await letters.find(2)
@@ -291,9 +294,9 @@ async def test_gaps_are_no_end(wire: JetStream, letters: DeadLetters) -> None:
 
 
 async def test_sequences_can_be_had_by_age_and_subject(wire: JetStream, letters: DeadLetters) -> None:
-    await buried(wire, seq=1)
-    await buried(wire, seq=2, subject=topology.CANCEL)
-    third = await buried(wire, seq=3)
+    await given_up(wire, seq=1)
+    await given_up(wire, seq=2, subject=topology.CANCEL)
+    third = await given_up(wire, seq=3)
     assert await letters.sequences() == [1, 2, 3]
     assert await letters.sequences(before=third.buried_at) == [1, 2]
     assert await letters.sequences(before=third.buried_at, subject="deliberation.requested") == [1]
@@ -303,7 +306,7 @@ async def test_sequences_can_be_had_by_age_and_subject(wire: JetStream, letters:
 @pytest.mark.parametrize(
     "subject", ["", " ", "a b", "a..b", ".a", "a.", ">.a", "a.>.b", "a>", "a*", "a\x00", "ä", "a\n"]
 )
-async def test_what_is_no_subject_is_refused(letters: DeadLetters, subject: str) -> None:
+async def test_a_malformed_subject_is_refused(letters: DeadLetters, subject: str) -> None:
     with pytest.raises(InvalidMessage, match="subject"):
         await letters.newest(1, subject=subject)
     with pytest.raises(InvalidMessage, match="subject"):
@@ -335,7 +338,7 @@ async def test_a_message_goes_back_where_it_came_from_as_it_was(
         "Nats-TTL": "60s",
         "Parley-Reply-To": "_INBOX.x",
     }
-    letter = await buried(wire, HOSTILE, durable=durable, subject=subject, headers=sent)
+    letter = await given_up(wire, HOSTILE, durable=durable, subject=subject, headers=sent)
     placed = await letters.replay(letter)
     again = await stored_last(wire, subject)
     assert (again.seq, again.data, placed.duplicate) == (placed.seq, HOSTILE, False)
@@ -348,14 +351,14 @@ async def test_jetstreams_memory_of_the_original_does_not_swallow_it(
     wire: JetStream, letters: DeadLetters
 ) -> None:
     first = await wire.publish(topology.REQUESTED, b"{}", msg_id="m-1")
-    letter = await buried(wire, b"{}", seq=first.seq, headers={"Nats-Msg-Id": "m-1"})
+    letter = await given_up(wire, b"{}", seq=first.seq, headers={"Nats-Msg-Id": "m-1"})
     placed = await letters.replay(letter)
     assert placed.seq > first.seq
     assert not placed.duplicate
 
 
 async def test_replaying_twice_stores_it_once_and_says_so(wire: JetStream, letters: DeadLetters) -> None:
-    letter = await buried(wire)
+    letter = await given_up(wire)
     first = await letters.replay(letter, keep=True)
     assert await all_of(letters) == [letter.seq]
     second = await letters.replay(letter)
@@ -364,8 +367,8 @@ async def test_replaying_twice_stores_it_once_and_says_so(wire: JetStream, lette
     assert await all_of(letters) == []  # it is where it should be
 
 
-async def test_two_who_replay_the_same_at_once_store_it_once(wire: JetStream, letters: DeadLetters) -> None:
-    letter = await buried(wire)
+async def test_two_replays_at_once_store_it_once(wire: JetStream, letters: DeadLetters) -> None:
+    letter = await given_up(wire)
     placed = await asyncio.gather(letters.replay(letter), letters.replay(letter), return_exceptions=True)
     done = [one for one in placed if not isinstance(one, BaseException)]
     assert done
@@ -378,17 +381,17 @@ async def test_two_who_replay_the_same_at_once_store_it_once(wire: JetStream, le
 async def test_the_numbers_of_a_stream_made_anew_are_not_taken_for_replays(
     wire: JetStream, letters: DeadLetters
 ) -> None:
-    await letters.replay(await buried(wire, b"1"))
+    await letters.replay(await given_up(wire, b"1"))
     config = (await wire.js.stream_info(DEAD_LETTERS)).config
     await wire.js.delete_stream(DEAD_LETTERS)
     await wire.js.add_stream(config)
-    letter = await buried(wire, b"2", seq=2)
+    letter = await given_up(wire, b"2", seq=2)
     assert letter.seq == 1
     assert not (await letters.replay(letter)).duplicate
 
 
 async def test_an_empty_payload_goes_back_empty(wire: JetStream, letters: DeadLetters) -> None:
-    await letters.replay(await buried(wire, b""))
+    await letters.replay(await given_up(wire, b""))
     assert (await stored_last(wire, topology.REQUESTED)).data == b""
 
 
@@ -396,7 +399,7 @@ async def test_what_was_put_aside_goes_back_and_is_kept_nowhere_else(
     wire: JetStream, letters: DeadLetters
 ) -> None:
     # Headers that leave no room for ours: the payload is what was put aside, and they are lost.
-    letter = await buried(wire, b"x" * 40_000, headers={f"X-{n}": "y" * 1_000 for n in range(10, 75)})
+    letter = await given_up(wire, b"x" * 40_000, headers={f"X-{n}": "y" * 1_000 for n in range(10, 75)})
     assert letter.put_aside is not None
     await letters.replay(letter)
     assert (await stored_last(wire, topology.REQUESTED)).data == b"x" * 40_000
@@ -405,7 +408,7 @@ async def test_what_was_put_aside_goes_back_and_is_kept_nowhere_else(
 
 
 async def test_what_does_not_fit_through_nats_again_stays_here(wire: JetStream, letters: DeadLetters) -> None:
-    letter = await buried(wire, b"x" * wire.max_payload)
+    letter = await given_up(wire, b"x" * wire.max_payload)
     with pytest.raises(CannotReplay, match="max_payload"):
         await letters.replay(letter)
     assert await letters.payload(letter) is not None
@@ -414,7 +417,7 @@ async def test_what_does_not_fit_through_nats_again_stays_here(wire: JetStream, 
 async def test_what_its_stream_does_not_take_stays_here(wire: JetStream, letters: DeadLetters) -> None:
     config = (await wire.js.stream_info(topology.DELIBERATIONS)).config
     await wire.js.update_stream(replace(config, max_msg_size=1_000))  # an operator's choice
-    letter = await buried(wire, b"x" * 2_000)
+    letter = await given_up(wire, b"x" * 2_000)
     with pytest.raises(CannotReplay, match="refused"):
         await letters.replay(letter)
     await wire.js.delete_stream(topology.DELIBERATIONS)
@@ -444,7 +447,7 @@ async def test_what_its_stream_does_not_take_stays_here(wire: JetStream, letters
 async def test_a_forged_one_goes_nowhere_but_to_subjects_of_ours(
     wire: JetStream, letters: DeadLetters, subject: str
 ) -> None:
-    heard = await wire.nc.subscribe(subject)
+    subscription = await wire.nc.subscribe(subject)
     forged = {
         "Nats-Schedule": "@every 1s",
         "Nats-Schedule-Target": topology.REQUESTED,
@@ -460,19 +463,19 @@ async def test_a_forged_one_goes_nowhere_but_to_subjects_of_ours(
         await letters.replay(letter)
     assert "\n" not in str(caught.value)
     await wire.nc.flush()
-    assert heard.pending_msgs == 0
+    assert subscription.pending_msgs == 0
     assert await all_of(letters) == [letter.seq]
 
 
 async def test_a_forged_one_gives_the_server_no_orders(wire: JetStream, letters: DeadLetters) -> None:
     orders = {"Nats-Rollup": "all", "nats-ttl": "1s", "Nats-Expected-Last-Sequence": "99", "Nats-Msg-Id": "x"}
-    told = {f"Parley-Original-{key}": value for key, value in orders.items()}
+    named = {f"Parley-Original-{key}": value for key, value in orders.items()}
     await wire.publish(topology.REQUESTED, b"{}")
-    # DEAD_LETTERS itself would act on some of them: they are told of, or spelt as no server reads them.
+    # DEAD_LETTERS itself would act on some of them: they are renamed, or spelt as no server reads them.
     await wire.js.publish(
         "deadletter.deliberation.requested",
         b"{}",
-        headers={**told, "nats-rollup": "all", "parley-reason": "x"},
+        headers={**named, "nats-rollup": "all", "parley-reason": "x"},
     )
     await letters.replay(await newest_of(letters))
     again = await stored_last(wire, topology.REQUESTED)
@@ -493,7 +496,7 @@ async def test_a_forged_one_gives_the_server_no_orders(wire: JetStream, letters:
 async def test_a_forged_one_neither_reads_nor_removes_what_is_anothers(
     wire: JetStream, letters: DeadLetters, bucket: str, name: str
 ) -> None:
-    await wire.put_object(RESULTS_BUCKET, name, b"somebody's results")
+    await wire.put_object(RESULTS_BUCKET, name, b"a deliberation's results")
     headers = {
         "Parley-Stream": "DELIBERATIONS",
         "Parley-Sequence": "7",
@@ -507,7 +510,7 @@ async def test_a_forged_one_neither_reads_nor_removes_what_is_anothers(
     assert (letter.put_aside, letter.size) == (None, 4)
     assert await letters.payload(letter) == b"mine"
     await letters.erase(letter)
-    assert (await (await wire.js.object_store(RESULTS_BUCKET)).get(name)).data == b"somebody's results"
+    assert (await (await wire.js.object_store(RESULTS_BUCKET)).get(name)).data == b"a deliberation's results"
 
 
 async def twin_of(wire: JetStream, letter: DeadLetter) -> DeadLetter:
@@ -530,7 +533,7 @@ async def test_a_forged_one_that_is_removed_does_not_take_anothers_payload_with_
     wire: JetStream, letters: DeadLetters
 ) -> None:
     data = b"x" * (wire.max_payload - 100)
-    letter = await buried(wire, data, seq=7)
+    letter = await given_up(wire, data, seq=7)
     await letters.erase(await twin_of(wire, letter))
     assert await letters.payload(letter) == data
     await letters.purge((await twin_of(wire, letter)).seq, subject="deliberation.cancel")
@@ -541,13 +544,13 @@ async def test_a_forged_one_that_is_removed_does_not_take_anothers_payload_with_
 
 
 async def test_a_payload_goes_with_the_last_that_names_it(wire: JetStream, letters: DeadLetters) -> None:
-    letter = await buried(wire, b"x" * wire.max_payload, seq=7)
+    letter = await given_up(wire, b"x" * wire.max_payload, seq=7)
     forged = await twin_of(wire, letter)
     await letters.purge(letter.seq)
     assert await kept_aside(wire) == {letter.put_aside}
     await letters.erase(forged)
     assert await kept_aside(wire) == set()
-    await twin_of(wire, letter := await buried(wire, b"x" * wire.max_payload, seq=8))
+    await twin_of(wire, letter := await given_up(wire, b"x" * wire.max_payload, seq=8))
     await letters.purge(letter.seq + 1)
     assert await kept_aside(wire) == set()
 
@@ -565,8 +568,8 @@ async def kept_aside(wire: JetStream) -> set[str]:
 
 
 async def test_one_is_removed_with_what_was_put_aside_for_it(wire: JetStream, letters: DeadLetters) -> None:
-    small = await buried(wire, seq=1)
-    large = await buried(wire, b"x" * wire.max_payload, seq=2)
+    small = await given_up(wire, seq=1)
+    large = await given_up(wire, b"x" * wire.max_payload, seq=2)
     assert await letters.erase(large)
     assert not await letters.erase(large)
     assert await all_of(letters) == [small.seq]
@@ -579,7 +582,7 @@ async def test_all_up_to_one_are_removed_and_what_came_after_stays(
     for seq, subject in enumerate(
         [topology.REQUESTED, topology.CANCEL, topology.REQUESTED, topology.REQUESTED], 1
     ):
-        await buried(wire, b"x" * wire.max_payload, seq=seq, subject=subject)
+        await given_up(wire, b"x" * wire.max_payload, seq=seq, subject=subject)
     await letters.purge(3, subject="*.requested")
     assert await all_of(letters) == [2, 4]
     assert await kept_aside(wire) == {
@@ -594,7 +597,7 @@ async def test_all_up_to_one_are_removed_and_what_came_after_stays(
 async def test_a_refusal_to_delete_is_not_taken_for_a_letter_that_is_gone(
     wire: JetStream, letters: DeadLetters
 ) -> None:
-    letter = await buried(wire)
+    letter = await given_up(wire)
     config = (await wire.js.stream_info(DEAD_LETTERS)).config
     await wire.js.update_stream(replace(config, sealed=True))  # an operator's choice
     with pytest.raises(Exception, match=r"sealed|denied|not permitted"):
@@ -607,7 +610,7 @@ async def test_a_refusal_to_delete_is_not_taken_for_a_letter_that_is_gone(
 async def test_a_nats_without_our_streams_is_said_by_every_verb(
     wire: JetStream, letters: DeadLetters
 ) -> None:
-    letter = await buried(wire)
+    letter = await given_up(wire)
     await wire.js.delete_stream(DEAD_LETTERS)
     attempts = (
         letters.newest(1),

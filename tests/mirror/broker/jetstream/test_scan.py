@@ -51,7 +51,7 @@ async def test_messages_come_whole(wire: JetStream) -> None:
 
 
 @pytest.mark.parametrize(("kept_from", "seen"), [(6, [1, 6]), (7, [1])])
-async def test_what_others_remove_ahead_of_the_reader_is_not_waited_for(
+async def test_the_reader_does_not_wait_for_messages_that_are_removed_ahead_of_it(
     wire: JetStream, kept_from: int, seen: list[int]
 ) -> None:
     await fill(wire, 6)
@@ -63,7 +63,7 @@ async def test_what_others_remove_ahead_of_the_reader_is_not_waited_for(
     assert found == seen
 
 
-async def test_what_others_add_meanwhile_is_read_too(wire: JetStream) -> None:
+async def test_messages_added_meanwhile_are_read_too(wire: JetStream) -> None:
     await fill(wire, 2)
     seen = []
     async for message in scan(wire, STREAM, ALL, batch=1):
@@ -88,7 +88,7 @@ async def test_a_stream_that_does_not_exist_is_named(wire: JetStream) -> None:
         await read(wire)
 
 
-async def test_a_stream_that_goes_away_while_it_is_read_is_no_end(wire: JetStream) -> None:
+async def test_a_stream_that_is_deleted_while_it_is_read_raises(wire: JetStream) -> None:
     await fill(wire, 3)
     messages = scan(wire, STREAM, ALL, batch=1)
     await anext(messages)
@@ -97,7 +97,7 @@ async def test_a_stream_that_goes_away_while_it_is_read_is_no_end(wire: JetStrea
         await anext(messages)
 
 
-async def test_a_connection_that_is_gone_is_said(url: str, nc: Nats) -> None:
+async def test_a_lost_connection_raises(url: str, nc: Nats) -> None:
     reader = await connect(url, "reader")
     wire = JetStream(reader)
     await fill(wire, 3)

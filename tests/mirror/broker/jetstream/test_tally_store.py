@@ -1,4 +1,4 @@
-"""Tallies in the KV bucket: whoever writes second reads again and decides again, and nothing is lost."""
+"""Tallies in the KV bucket: the process that writes second reads and decides again, and nothing is lost."""
 
 import asyncio
 import time
@@ -33,7 +33,7 @@ ONE, TWO, THREE = "agent-dev-001", "agent-dev-002", "agent-dev-003"
 
 
 class CountingWire(JetStream):
-    """A wire that remembers which subjects were read from the bucket."""
+    """Notes which subjects are read from the bucket."""
 
     def __init__(self, nc: Nats) -> None:
         super().__init__(nc)
@@ -56,7 +56,7 @@ async def mine(wire: CountingWire) -> TallyStore:
 
 @pytest.fixture
 async def theirs(nc: Nats) -> TallyStore:
-    """Another process's."""
+    """The store of another process."""
     return TallyStore(JetStream(nc), keep_seconds=60)
 
 
@@ -73,14 +73,14 @@ async def happen(where: TallyStore, *events: Event, task_id: str = "t-1", new: b
 
 
 async def bucket_of(nc: Nats, task_id: str = "t-1") -> Tally | None:
-    """What anybody else reads."""
+    """What another process reads."""
     return await TallyStore(JetStream(nc), keep_seconds=60).read(task_id)
 
 
 # ── one writer ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_nobody_has_heard_of_it(mine: TallyStore) -> None:
+async def test_an_unknown_deliberation_has_no_tally(mine: TallyStore) -> None:
     assert await mine.read("t-1") is None
     assert mine.cached("t-1") is None
 
@@ -152,7 +152,7 @@ async def test_what_changes_nothing_is_not_written(mine: TallyStore, nc: Nats) -
     assert await JetStream(nc).get_last(topology.TALLIES, topology.tally_subject("t-1")) == before
 
 
-async def test_an_outcome_for_nobody_records_nobody(mine: TallyStore) -> None:
+async def test_an_outcome_of_an_unknown_deliberation_records_nothing(mine: TallyStore) -> None:
     applied = await happen(mine, Reported(ONE, 1, 4))
     assert (applied.before, applied.tally, applied.effects) == (None, None, ())
     assert await mine.read("t-1") is None
@@ -204,7 +204,7 @@ async def test_that_nothing_is_to_be_done_is_not_decided_from_memory(
     await happen(mine, requested(), new=True)
     await happen(theirs, CancelRequested())
     await happen(theirs, EndingPublished(99))
-    # From memory it still runs, and the redelivered request would have its agents work for nobody.
+    # From memory it still runs, and the redelivered request would start its agents for nothing.
     applied = await happen(mine, requested(), new=True)
     assert applied.effects == ()
     assert applied.tally is not None
@@ -225,12 +225,12 @@ async def test_many_writers_of_one_tally_lose_no_outcome_and_decide_one_ending(n
     agents = (
         tally_store.MAX_CAS_TRIES
     )  # each refusal means that another one got on: the last is refused once less than this
-    ledgers = [TallyStore(JetStream(nc), keep_seconds=60) for _ in range(5)]
-    recorded = await happen(ledgers[0], requested(agents=agents, minimum=agents), new=True)
+    stores = [TallyStore(JetStream(nc), keep_seconds=60) for _ in range(5)]
+    recorded = await happen(stores[0], requested(agents=agents, minimum=agents), new=True)
     assert recorded.tally is not None
     names = recorded.tally.phase.agents
     applied = await asyncio.gather(
-        *(happen(ledgers[place % 5], Reported(agent, 1, 100 + place)) for place, agent in enumerate(names))
+        *(happen(stores[place % 5], Reported(agent, 1, 100 + place)) for place, agent in enumerate(names))
     )
     tally = await bucket_of(nc)
     assert tally is not None
@@ -242,10 +242,10 @@ async def test_many_writers_of_one_tally_lose_no_outcome_and_decide_one_ending(n
 
 
 async def test_the_same_outcomes_from_every_writer_are_counted_once(nc: Nats) -> None:
-    ledgers = [TallyStore(JetStream(nc), keep_seconds=60) for _ in range(4)]
-    await happen(ledgers[0], requested(agents=4, minimum=4), new=True)
+    stores = [TallyStore(JetStream(nc), keep_seconds=60) for _ in range(4)]
+    await happen(stores[0], requested(agents=4, minimum=4), new=True)
     reports = [Reported(f"agent-dev-{place:03d}", 1, place) for place in range(1, 5)]
-    applied = await asyncio.gather(*(happen(where, report) for where in ledgers for report in reports))
+    applied = await asyncio.gather(*(happen(where, report) for where in stores for report in reports))
     counted = [reaction for one in applied for reaction in one.reactions if not reaction.note]
     assert len(counted) == 4
     tally = await bucket_of(nc)
@@ -254,9 +254,9 @@ async def test_the_same_outcomes_from_every_writer_are_counted_once(nc: Nats) ->
 
 
 async def test_of_many_that_record_it_at_once_one_does(nc: Nats) -> None:
-    ledgers = [TallyStore(JetStream(nc), keep_seconds=60) for _ in range(8)]
+    stores = [TallyStore(JetStream(nc), keep_seconds=60) for _ in range(8)]
     applied = await asyncio.gather(
-        *(happen(where, requested(seq=seq), new=True) for seq, where in enumerate(ledgers, 1))
+        *(happen(where, requested(seq=seq), new=True) for seq, where in enumerate(stores, 1))
     )
     first = [one for one in applied if one.before is None]
     assert len(first) == 1
@@ -264,7 +264,7 @@ async def test_of_many_that_record_it_at_once_one_does(nc: Nats) -> None:
     assert await bucket_of(nc) == first[0].tally
 
 
-async def test_who_is_refused_too_often_says_so(
+async def test_a_writer_that_is_refused_too_often_raises(
     mine: TallyStore, theirs: TallyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tally_store, "MAX_CAS_TRIES", 1)

@@ -1,4 +1,5 @@
-"""Streams, consumers and buckets as declared: made where they are missing, reported where they differ, overwritten never."""
+"""Streams, consumers and buckets as declared: made where they are missing, reported where they differ, overwritten
+never."""
 
 import time
 from collections.abc import AsyncIterator
@@ -87,7 +88,7 @@ async def test_every_subject_of_the_contract_is_kept_where_it_says(
     js: JetStreamContext, subject: str, stream: str | None
 ) -> None:
     await provision(js)
-    if stream is None:  # core NATS: nobody keeps it
+    if stream is None:  # core NATS: not stored
         with pytest.raises(nats.js.errors.NotFoundError):
             await js.find_stream_name_by_subject(subject)
     else:
@@ -237,7 +238,7 @@ async def test_every_difference_is_told_at_once(js: JetStreamContext) -> None:
     ]
 
 
-async def test_what_is_the_operators_to_choose_is_no_difference(js: JetStreamContext) -> None:
+async def test_what_the_operator_may_choose_is_not_a_difference(js: JetStreamContext) -> None:
     await provision(js)
     for name in ("DELIBERATIONS", "DEAD_LETTERS"):
         config = (await js.stream_info(name)).config
