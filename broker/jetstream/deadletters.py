@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import nats.js.errors
 from nats.aio.msg import Msg
 
+from parley.broker.core import names
 from parley.broker.core.errors import (
     BrokerUnavailable,
     InvalidMessage,
@@ -28,18 +29,6 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream, PubAck
 from parley.broker.jetstream.scan import scan
 from parley.broker.jetstream.topology import DEAD_LETTERS, RESULTS_BUCKET, Durable, dead_letter_subject
-
-REASON = "Parley-Reason"
-STREAM = "Parley-Stream"
-CONSUMER = "Parley-Consumer"
-SEQUENCE = "Parley-Sequence"
-DELIVERIES = "Parley-Deliveries"
-STORED_AT = "Parley-Stored-At"
-PAYLOAD_BUCKET = "Parley-Payload-Bucket"
-PAYLOAD_NAME = "Parley-Payload-Name"
-PAYLOAD_SIZE = "Parley-Payload-Size"
-# Put before the name of a header that the server would otherwise act upon.
-ORIGINAL = "Parley-Original-"
 
 MAX_REASON_CHARACTERS = 500
 # `newest` first reads this many sequences from the end, and four times as many each time that it has not found enough.
@@ -107,32 +96,32 @@ class DeadLetter:
         """Read a message of DEAD_LETTERS. Keeps its payload's size and not the payload."""
         headers = message.headers or {}
         stream, sequence, consumer = (
-            headers.get(STREAM, ""),
-            _number(headers.get(SEQUENCE)),
-            headers.get(CONSUMER, ""),
+            headers.get(names.STREAM, ""),
+            _number(headers.get(names.SEQUENCE)),
+            headers.get(names.CONSUMER, ""),
         )
-        name = headers.get(PAYLOAD_NAME)
+        name = headers.get(names.PAYLOAD_NAME)
         # A forged letter may name any object, such as a deliberation's results. Only the name for its own origin is
         # accepted.
         own = _aside_name(stream, sequence, consumer) if sequence is not None else None
-        aside = headers.get(PAYLOAD_BUCKET) == RESULTS_BUCKET and name is not None and name == own
+        aside = headers.get(names.PAYLOAD_BUCKET) == RESULTS_BUCKET and name is not None and name == own
         return cls(
             seq=message.metadata.sequence.stream,
             subject=message.subject.removeprefix(dead_letter_subject("")),
-            reason=headers.get(REASON, ""),
+            reason=headers.get(names.REASON, ""),
             stream=stream,
             sequence=sequence,
             consumer=consumer,
-            deliveries=_number(headers.get(DELIVERIES)),
-            stored_at=headers.get(STORED_AT, ""),
+            deliveries=_number(headers.get(names.DELIVERIES)),
+            stored_at=headers.get(names.STORED_AT, ""),
             buried_at=message.metadata.timestamp.timestamp(),
-            size=_number(headers.get(PAYLOAD_SIZE)) if aside else len(message.data),
+            size=_number(headers.get(names.PAYLOAD_SIZE)) if aside else len(message.data),
             put_aside=name if aside else None,
             headers=_senders(headers),
             control_headers={
-                key.removeprefix(ORIGINAL): value
+                key.removeprefix(names.ORIGINAL): value
                 for key, value in headers.items()
-                if key.startswith(ORIGINAL)
+                if key.startswith(names.ORIGINAL)
             },
         )
 
@@ -156,15 +145,17 @@ async def dead_letter(jetstream: JetStream, durable: Durable, message: OriginalM
     """Put a message into DEAD_LETTERS. Safe to repeat: the Msg-Id names the message's origin. Raises
     BrokerUnavailable."""
     ours = {
-        REASON: _header_safe(reason),
-        STREAM: durable.stream,
-        CONSUMER: durable.name,
-        SEQUENCE: str(message.seq),
-        DELIVERIES: str(message.count),
-        STORED_AT: format_timestamp(message.at),
+        names.REASON: _header_safe(reason),
+        names.STREAM: durable.stream,
+        names.CONSUMER: durable.name,
+        names.SEQUENCE: str(message.seq),
+        names.DELIVERIES: str(message.count),
+        names.STORED_AT: format_timestamp(message.at),
     }
     kept = {
-        f"{ORIGINAL}{key}": value for key, value in _writable(message.headers).items() if _is_control(key)
+        f"{names.ORIGINAL}{key}": value
+        for key, value in _writable(message.headers).items()
+        if _is_control(key)
     }
     msg_id = f"dead:{durable.stream}:{message.seq}:{durable.name}"
     known = message.subject if _SUBJECT.fullmatch(message.subject) else durable.filter.rstrip(".*")
@@ -179,7 +170,11 @@ async def dead_letter(jetstream: JetStream, durable: Durable, message: OriginalM
         ref = await jetstream.put_object(
             RESULTS_BUCKET, _aside_name(durable.stream, message.seq, durable.name), message.data
         )
-        aside = {PAYLOAD_BUCKET: ref.bucket, PAYLOAD_NAME: ref.name, PAYLOAD_SIZE: str(ref.size)}
+        aside = {
+            names.PAYLOAD_BUCKET: ref.bucket,
+            names.PAYLOAD_NAME: ref.name,
+            names.PAYLOAD_SIZE: str(ref.size),
+        }
         await jetstream.publish(subject, b"", msg_id=msg_id, headers={**ours, **aside})
 
 
