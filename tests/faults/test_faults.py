@@ -35,7 +35,9 @@ async def test_every_deliberation_ends_once_whatever_dies(
     finally:
         await ships.ready()
     ROWS.append((case, outcome))
-    shown = f"{outcome}\n" + "\n".join(f"── {process.name}\n{process.words()}" for process in ships.everyone)
+    shown = f"{outcome}\n" + "\n".join(
+        f"── {process.name}\n{process.log_end()}" for process in ships.everyone
+    )
     assert outcome.lost == [], shown
     assert outcome.doubled == [], shown
     assert outcome.late == [], shown

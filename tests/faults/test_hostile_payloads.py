@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import aiohttp
 import pytest
 
-from benchmarks.service import Serving, serving
 from parley.broker.core.messages import DeliberationCompleted
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
@@ -21,6 +20,7 @@ from tests.faults.hostile import DELETING, Hostile, Kind, headers, messages
 from tests.faults.raw import raw_connection
 from tests.faults.siege import Siege, backlog, read_books, settled, unaccounted
 from tests.harness import fresh, until
+from tests.rig.service import Serving, serving
 
 COUNT = int(os.environ.get("HOSTILE_PAYLOADS", "1500"))
 ROUND = 100

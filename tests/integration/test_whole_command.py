@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.machine import descendants
 from tests.harness import PATIENCE_SECONDS, until
+from tests.rig.proc import descendants
 
 PARLEY = str(Path(sysconfig.get_path("scripts")) / "parley")
 RAY_AGENTS = re.compile("ray::(DashboardAgent|RuntimeEnvAgent)")

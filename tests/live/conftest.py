@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.environment import Unavailable, installed
-from tests.live.model import written
-from tests.live.server import Install, Vllm, vllm
 from tests.live.service import Front, front
 from tests.live.stage import Stage, stage
+from tests.rig.vllm.install import Unavailable, installed
+from tests.rig.vllm.model import written
+from tests.rig.vllm.server import Install, Vllm, vllm
 
 HERE = Path(__file__).parent
 # The first test pays for the installation and a start.

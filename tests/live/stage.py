@@ -5,8 +5,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.machine import free_port
-from tests.live.server import Install, Vllm, vllm
+from tests.rig.proc import free_port
+from tests.rig.vllm.server import Install, Vllm, vllm
 
 KEY = "key-of-the-live-tests"
 # At work, and waiting for it; the next is turned away.

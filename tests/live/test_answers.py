@@ -4,8 +4,8 @@ import re
 
 from parley.broker.core.messages import AgentCompleted, DeliberationCompleted
 from tests.harness import fresh
-from tests.live.server import MODEL, Vllm
 from tests.live.service import Front
+from tests.rig.vllm.server import MODEL, Vllm
 
 
 async def test_three_agents_answer_and_the_tokens_are_those_that_vllm_counts(on: Front, shared: Vllm) -> None:

@@ -4,9 +4,9 @@ import asyncio
 import os
 import sys
 
-from benchmarks.parts import plain_environment
-from tests.live.server import MAX_TOKENS, MODEL, Vllm
 from tests.live.service import Front
+from tests.rig.service import plain_environment
+from tests.rig.vllm.server import MAX_TOKENS, MODEL, Vllm
 
 
 async def doctor(on: Front, **settings: str) -> tuple[int, str]:

@@ -10,9 +10,9 @@ from parley.workers import prompts
 from parley.workers.model.client import ChatRequest, ModelClient
 from parley.workers.model.endpoint import Endpoint
 from tests.harness import fresh, until
-from tests.live.server import MODEL, Vllm
 from tests.live.service import Front, front
 from tests.live.stage import AT_WORK, KEY, Stage
+from tests.rig.vllm.server import MODEL, Vllm
 
 AGENTS = 8
 ANSWER_TOKENS = 4

@@ -3,8 +3,8 @@
 import time
 
 from parley.broker.core.messages import DeliberationCompleted
-from tests.live.server import MAX_TOKENS, Vllm
 from tests.live.service import Front
+from tests.rig.vllm.server import MAX_TOKENS, Vllm
 
 # Nobody is to finish by itself while a test looks: about 10 s of work for three at once.
 LONG = MAX_TOKENS - 1_500

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from parley.broker.core.messages import ErrorType
-from tests.live.server import MAX_TOKENS
 from tests.live.service import Front, front
 from tests.live.stage import AT_WORK, KEY, QUEUED, Stage
+from tests.rig.vllm.server import MAX_TOKENS
 
 # About 10 s of work for a few at once: whatever is done to the server meets them at work.
 LONG = MAX_TOKENS - 1_500
