@@ -160,7 +160,7 @@ async def test_an_ending_is_never_sent_to_a_subject_that_is_no_inbox(
 async def test_junk_on_every_consumed_subject_is_dead_lettered_and_the_service_goes_on(
     local_service: Running, model: object, subject: str, body: bytes
 ) -> None:
-    seq = await local_service.wire.publish(subject, body)
+    seq = (await local_service.wire.publish(subject, body)).seq
 
     async def found() -> list[Msg]:
         letters = await local_service.all_of(f"deadletter.{subject}", topology.DEAD_LETTERS)
