@@ -11,6 +11,7 @@ from parley.app import service
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.client import connect as connect_client
+from parley.handlers.routes import Part
 from parley.settings import load
 from tests.harness import ACK_WAIT_SECONDS, ModelServer, Running, fresh, until
 from tests.rig.child import child, module
@@ -38,7 +39,10 @@ async def test_the_ending_comes_once_although_the_aggregator_was_killed(
     )
     aggregator = module("parley", "serve", "--parts", "aggregate")
     nats = await connect(empty_nats.url, "tour")
-    async with service(settings, {Part.INTAKE, Part.DISPATCH}) as rest, connect_client(empty_nats.url) as client:
+    async with (
+        service(settings, {Part.INTAKE, Part.DISPATCH}) as rest,
+        connect_client(empty_nats.url) as client,
+    ):
         on = Running(rest, settings, client, nats, model)
         names = [fresh() for _ in range(20)]
         async with child(aggregator, tmp_path / "first.log", environment) as first:
