@@ -1,4 +1,4 @@
-"""What a client sees, from request to ending: real NATS, real HTTP, agents in this process and in real Ray actors."""
+"""From request to ending, as a client sees it: real NATS, real HTTP, agents in this process and in Ray actors."""
 
 import asyncio
 import json
@@ -60,7 +60,7 @@ async def test_finishing_early_ends_at_the_quorum_and_stops_the_rest(on: Running
     assert ending.degraded
     assert len(ending.results) == 1
     assert len(ending.missing_agents) == 2
-    await model.idle()  # the two hanging calls were closed, not left to their deadline
+    await model.idle()  # the two hanging calls are closed before their deadline
 
 
 async def test_the_deadline_with_enough_answers_completes_degraded(on: Running, model: ModelServer) -> None:
@@ -83,7 +83,7 @@ async def test_the_deadline_without_enough_answers_is_a_timeout(on: Running, mod
     assert "1 of 3 agents heard" in ending.error
 
 
-async def test_nobody_answers_at_all(on: Running, model: ModelServer) -> None:
+async def test_no_agent_answers(on: Running, model: ModelServer) -> None:
     await model.behave(faults={"hang": 1.0})
     ending = failed(await on.client.deliberate("x", timeout_seconds=0.8))
     assert ending.status == "timeout"
@@ -94,7 +94,7 @@ async def test_nobody_answers_at_all(on: Running, model: ModelServer) -> None:
     await model.idle()
 
 
-async def test_passing_trouble_is_retried_within_the_deadline(on: Running, model: ModelServer) -> None:
+async def test_temporary_failures_are_retried_within_the_deadline(on: Running, model: ModelServer) -> None:
     await model.behave(script=["500", "429", "503", "reset", "truncated", "garbage"])
     ending = completed(await on.client.deliberate("x"))
     assert not ending.degraded
@@ -172,9 +172,9 @@ async def test_a_cancel_that_overtakes_its_request_still_counts(on: Running, mod
 
 
 async def test_an_unknown_deliberation_is_not_pending(on: Running) -> None:
-    status = await on.client.status(fresh("nobody"))
+    status = await on.client.status(fresh("unknown"))
     assert status.status == "UNKNOWN"
-    await on.client.cancel(fresh("nobody"))  # and cancelling it harms nobody
+    await on.client.cancel(fresh("unknown"))  # cancelling it changes nothing
     assert (await on.client.deliberate("x")).status == "completed"
 
 

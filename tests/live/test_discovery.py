@@ -1,4 +1,4 @@
-"""What an operator is told of a real vLLM before anybody asks it a question."""
+"""What `parley doctor` and readiness say of a real vLLM."""
 
 import asyncio
 import os
