@@ -10,11 +10,11 @@ READY = .venv/.ready
 # Ray workers started through `uv run` would each start through it again; this makes them plain Python processes.
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV = 0
 
-.PHONY: all demo test simulate faults live lint types imports check bench smoke aims curves scale soak clean docs stale help
+.PHONY: all demo quick test simulate faults live lint types imports check bench smoke aims curves scale soak clean docs stale help
 
-all: $(READY)  ## install everything into .venv
+all: $(READY)  ## install all into .venv
 
-help:  ## what there is
+help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 .uv/bin/uv:
@@ -28,6 +28,9 @@ $(READY): pyproject.toml uv.lock | $(filter .uv/bin/uv,$(UV))
 demo: $(READY)  ## start everything here, ask three agents one question, stop
 	@$(RUN) parley demo
 
+quick: $(READY)  ## the quick tests, with a real nats-server, without Ray, vLLM and slow tests: at most 90 seconds
+	@$(RUN) pytest --live none -m 'not ray and not live and not slow' --durations=0 --durations-min=2
+
 test: $(READY)  ## every test, with a real nats-server, Ray and vLLM (2.3 GB into .vllm once; LIVE=none goes without): about 10 minutes
 	@$(RUN) pytest --live $(LIVE)
 
@@ -39,7 +42,7 @@ faults: $(READY)  ## everything killed and frozen while deliberations run; hosti
 
 live: $(READY)  ## against a real vLLM, and how busy it is kept next to a plain client: about 8 minutes
 	@$(RUN) pytest tests/live -s --live required
-	@$(RUN) python -m benchmarks.live
+	@$(RUN) python -m benchmarks live
 
 lint: $(READY)  ## ruff: style and format
 	@$(RUN) ruff check . && $(RUN) ruff format --check .
@@ -50,36 +53,36 @@ types: $(READY)  ## mypy, strict
 imports: $(READY)  ## imports only point down
 	@$(RUN) lint-imports --no-cache
 
-stale: $(READY)  ## is what was generated still what the code says
+stale: $(READY)  ## do the generated parts still match the code
 	@$(RUN) python -m docs.generate --check
 
-check: lint types imports stale test  ## all of the above
+check: lint types imports stale test  ## all of these
 
-bench: $(READY)  ## throughput and latency, next to a plain asyncio loop
-	@$(RUN) python -m benchmarks
+bench: $(READY)  ## one measurement: make bench NAME=startup; without NAME, a list of them
+	@$(RUN) python -m benchmarks $(or $(NAME),--help)
 
-aims: $(READY)  ## everything docs/performance.md aims at, in one run with one table: beside Celery and others, at scale, on a real vLLM; about an hour
+aims: $(READY)  ## every target of docs/performance.md in one run, as one table; about an hour
 	@$(UV) sync --frozen --quiet --group bench
-	@$(RUN) python -m benchmarks.aims --runs $(RUNS) --out benchmarks/results
-	@$(RUN) python -m benchmarks.plots benchmarks/results/curves.json docs/performance
+	@$(RUN) python -m benchmarks aims --runs $(RUNS) --out benchmarks/results
+	@$(RUN) python -m benchmarks plots benchmarks/results/curves.json docs/performance
 
-curves: $(READY)  ## a part of it: beside Celery, Taskiq and Dramatiq, as benchmarks/results/curves.json and the plots; about 30 minutes
+curves: $(READY)  ## beside Celery, Taskiq and Dramatiq: benchmarks/results/curves.json and the plots; about 30 minutes
 	@$(UV) sync --frozen --quiet --group bench
-	@$(RUN) python -m benchmarks.curves --runs $(RUNS) --out benchmarks/results/curves.json
-	@$(RUN) python -m benchmarks.plots benchmarks/results/curves.json docs/performance
+	@$(RUN) python -m benchmarks curves --runs $(RUNS) --out benchmarks/results/curves.json
+	@$(RUN) python -m benchmarks plots benchmarks/results/curves.json docs/performance
 
-scale: $(READY)  ## another: many in flight, a long queue, a start, a full model server, each with its target; about 15 minutes
-	@$(RUN) python -m benchmarks.scale
+scale: $(READY)  ## many in flight, a long queue, a start, a full model server, each with its target; about 15 minutes
+	@$(RUN) python -m benchmarks scale
 
-smoke: $(READY)  ## does a deliberation cost more CPU than it did: a ratio, in half a minute
-	@$(RUN) python -m benchmarks.smoke
+smoke: $(READY)  ## CPU time of a deliberation, as a ratio; half a minute
+	@$(RUN) python -m benchmarks smoke
 
-soak: $(READY)  ## constant load for MINUTES (60): what must not grow, as a table
-	@$(RUN) python -m benchmarks.soak --minutes $(MINUTES)
+soak: $(READY)  ## constant load for MINUTES (60), and a table of what grows
+	@$(RUN) python -m benchmarks soak --minutes $(MINUTES)
 
-docs: $(READY)  ## write what is generated: parts of README and docs/, the dashboard
+docs: $(READY)  ## write the generated parts: of README and docs/, and the dashboard
 	@$(RUN) python -m docs.generate
 	@$(RUN) python -m parley.monitoring.dashboards
 
-clean:  ## remove what was installed here
+clean:  ## remove what is installed here
 	rm -rf .venv .uv .vllm .mypy_cache .ruff_cache .pytest_cache

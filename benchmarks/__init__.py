@@ -1,1 +1,1 @@
-"""How fast it is, measured on real parts. `make bench`, or `python -m benchmarks --help`."""
+"""Measurements: `python -m benchmarks NAME`. docs/performance.md has the results."""

@@ -1,4 +1,4 @@
-"""What every system asks the model, so that all of them make the same call."""
+"""The question that every system asks the model, so that all make the same call."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ TEMPERATURE = 0.7
 
 
 def prompt() -> Sequence[Any]:
-    """What an agent really sends, so that both sides send the same."""
+    """The messages of one agent of Parley."""
     request = AgentRequested(
         task_id="bench",
         agent_id="agent-dev-001",

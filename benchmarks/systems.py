@@ -1,4 +1,4 @@
-"""What is measured: something that has so many agents answer one question, and waits for all of them."""
+"""What is measured: a system that has agents answer one question and waits for all of them."""
 
 import asyncio
 from collections.abc import AsyncIterator

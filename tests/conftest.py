@@ -6,16 +6,33 @@ from pathlib import Path
 
 import pytest
 
-# Before ray is imported anywhere: a test run started by `uv run` must not start Ray's workers through it.
+# Before ray is imported: if `uv run` has started the tests, Ray must not start its workers through uv too.
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 for name in ("NATS_URL", "RAY_ADDRESS", "VLLM_URL", "VLLM_MODEL", "VLLM_API_KEY"):
-    os.environ.pop(name, None)  # a developer's own settings must not leak into the tests
+    os.environ.pop(name, None)  # a developer's own settings must not reach the tests
 
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import EmbeddedNats, embedded_nats
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient as Nats
 from tests.harness import ModelServer, Running, model_server, running
+
+# `make quick` leaves these out, as it does tests with Ray: each takes seconds, or needs a network or many processes.
+SLOW = (
+    "tests/faults",
+    "tests/packaging",
+    "tests/simulation",
+    "tests/integration/test_breakers.py",
+    "tests/integration/test_dashboard_against_prometheus.py",
+    "tests/integration/test_helm_chart.py",
+    "tests/mirror/benchmarks/test_soak.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,10 +46,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--live",
         choices=("none", "auto", "required"),
         default="auto",
-        help="tests against a real vLLM: none; where it can be installed (2.3 GB into .vllm/, once); or it has to be there",
+        help="tests with a real vLLM: none; auto: if it can be installed (2.3 GB into .vllm/, once); required",
     )
     parser.addoption(
-        "--faults-table", default=None, metavar="FILE", help="put what was shown between the markers in FILE"
+        "--faults-table",
+        default=None,
+        metavar="FILE",
+        help="write the table of results between the markers in FILE",
     )
 
 
@@ -44,7 +64,7 @@ async def nats_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
 
 @pytest.fixture
 async def empty_nats(tmp_path: Path) -> AsyncIterator[EmbeddedNats]:
-    """A server of one's own, with nothing in it."""
+    """A server for this test alone, with nothing in it."""
     async with embedded_nats(tmp_path / "nats") as server:
         yield server
 
@@ -69,7 +89,7 @@ async def model_process() -> AsyncIterator[ModelServer]:
 
 @pytest.fixture
 async def model(model_process: ModelServer) -> ModelServer:
-    """The simulated model server, quick and faultless until a test says otherwise."""
+    """The simulated model server, quick and without faults unless a test changes that."""
     await model_process.behave()
     return model_process
 
@@ -90,7 +110,7 @@ async def local_service(
 async def ray_service(
     model_process: ModelServer, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Running]:
-    """On a NATS of its own: two services on one would share the work."""
+    """With its own NATS: two services on one would share the work."""
     async with embedded_nats(tmp_path_factory.mktemp("nats-ray")) as server:
         nc = await connect(server.url, "tests-ray")
         try:
@@ -103,7 +123,7 @@ async def ray_service(
 
 @pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.ray)])
 def on(request: pytest.FixtureRequest, model: ModelServer) -> Running:
-    """The whole service: once with agents in this process, once with real Ray actors."""
+    """The whole service: once with agents in this process, once with Ray actors."""
     assert model is not None
     started: Running = request.getfixturevalue(f"{request.param}_service")
     return started

@@ -1,14 +1,12 @@
 """What tests share: real parts, started once, and ways to wait for facts."""
 
-import asyncio
 import json
-import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any
 
 import aiohttp
 from nats.aio.msg import Msg
@@ -21,48 +19,40 @@ from parley.broker.jetstream.scan import scan
 from parley.client import Client
 from parley.client import connect as connect_client
 from parley.settings import Settings, load
+from tests.rig.waiting import PATIENCE_SECONDS, until
 
-T = TypeVar("T")
+__all__ = [
+    "ACK_WAIT_SECONDS",
+    "PATIENCE_SECONDS",
+    "ModelServer",
+    "Running",
+    "fresh",
+    "is_ending",
+    "model_server",
+    "running",
+    "until",
+]
 
-# Long enough for a loaded two-core machine; a fact that takes longer is not coming.
-PATIENCE_SECONDS = 30.0
-# Faster than production's 30 s, so that a redelivery can be awaited; slower than any pause of a busy test machine.
+# Shorter than production's 30 s, so that a test can wait for a redelivery. Longer than any pause of a busy test machine.
 ACK_WAIT_SECONDS = 5.0
 
 
-@overload
-async def until(fact: Callable[[], Coroutine[Any, Any, T]], what: str, seconds: float = ...) -> T: ...
-@overload
-async def until(fact: Callable[[], T], what: str, seconds: float = ...) -> T: ...
-async def until(fact: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS) -> Any:
-    """Wait until `fact()` is truthy and return it; fail by name if it never is."""
-    deadline = time.monotonic() + seconds
-    while True:
-        value = fact()
-        found = await value if isinstance(value, Awaitable) else value
-        if found:
-            return found
-        if time.monotonic() > deadline:
-            raise AssertionError(f"never happened within {seconds:g} s: {what}")
-        await asyncio.sleep(0.02)
-
-
 def fresh(prefix: str = "t") -> str:
-    """A task_id nobody has used."""
+    """A new task_id."""
     return f"{prefix}-{uuid.uuid4().hex[:12]}"
 
 
 class ModelServer:
-    """The simulator's process, seen from a test."""
+    """The process of the simulated model server."""
 
     def __init__(self, url: str, http: aiohttp.ClientSession) -> None:
         self.url = url
         self._http = http
 
-    async def behave(self, **manner: Any) -> None:
-        """Change its ways, from a quick and faultless server."""
+    async def behave(self, **behaviour: Any) -> None:
+        """Make it quick and without faults, except for `behaviour`."""
         calm = {"latency_ms": 20, "tokens_per_second": 0, "tokens": 12, "faults": {}, "script": []}
-        async with self._http.post(f"{self.url}/simulator", json={**calm, **manner}) as response:
+        async with self._http.post(f"{self.url}/simulator", json={**calm, **behaviour}) as response:
             assert response.status == 200, await response.text()
 
     async def seen(self) -> dict[str, Any]:
@@ -71,7 +61,7 @@ class ModelServer:
             return found
 
     async def idle(self) -> None:
-        """Wait until it works for nobody."""
+        """Wait until it has no request running."""
 
         async def nothing_runs() -> bool:
             return bool((await self.seen())["running"] == 0)
@@ -87,7 +77,7 @@ async def model_server(*arguments: str) -> AsyncIterator[ModelServer]:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A whole service with a client beside it, and a raw connection to look behind it."""
+    """A whole service, a client, and a raw connection to look into the streams."""
 
     service: Service
     settings: Settings
@@ -102,7 +92,7 @@ class Running:
     async def publish(
         self, payload: Mapping[str, Any] | bytes, headers: Mapping[str, str] | None = None
     ) -> int:
-        """A request as any client would send it; its sequence in the stream."""
+        """Publish a request. Returns its sequence in the stream."""
         body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         return (await self.wire.publish(topology.REQUESTED, body, headers=headers)).seq
 
@@ -116,11 +106,11 @@ class Running:
         return await until(found, f"an ending of {task_id}", seconds)
 
     async def endings_of(self, task_id: str) -> list[Msg]:
-        """Every ending of a task in the stream. There must never be two."""
+        """Every ending of a task in the stream. Two are a bug."""
         return [msg for msg in await self.all_of("deliberation.*") if is_ending(msg, task_id)]
 
     async def outcomes_of(self, task_id: str) -> list[Msg]:
-        """Every agent's outcome of a task. Other tests leave junk on these subjects."""
+        """Every agent's outcome of a task. Invalid messages of other tests are skipped."""
         return [
             msg
             for msg in await self.all_of("agent.response.*", topology.AGENT_RESPONSES)
@@ -149,7 +139,7 @@ async def running(
         drain_seconds=5.0,
         retry_base_seconds=0.02,
         retry_cap_seconds=0.2,
-        # Shorter than all backoffs together, as the defaults are: one test's dead server is not to fail the next one's agents.
+        # Shorter than all backoffs together, as the defaults are: one test's dead server must not fail the next test.
         breaker_cooldown_seconds=0.05,
         **overrides,
     )

@@ -1,4 +1,4 @@
-"""What else one would use for the same work: each a file with a `running(model_url)` that yields a `System`.
+"""Other libraries for the same work. Each `NAME.py` has a `running(model_url)` that yields a `System`.
 
-The libraries they need are the dependency group `bench`; nothing here is imported by the service.
+They need the dependency group `bench`. The service imports nothing from here.
 """

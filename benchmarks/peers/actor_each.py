@@ -1,6 +1,6 @@
-"""The actor-per-agent shape: in Ray, a new actor for each agent, one call, and it is gone.
+"""One actor for each agent: Ray starts a new actor, it makes one call and ends.
 
-An actor is a process, which starts and imports before its call. It takes no CPU in Ray's books, so that they all start at once.
+An actor is a process, which starts and imports first. It reserves no CPU of Ray, so that all actors start at once.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class ActorEach:
 
     async def _one(self) -> str:
         actor = self._agent.remote(self._model_url)
-        return str(await actor.answer.remote())  # with the last reference to it the actor goes
+        return str(await actor.answer.remote())  # Ray ends the actor with its last reference
 
 
 @asynccontextmanager

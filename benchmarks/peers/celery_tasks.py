@@ -1,10 +1,10 @@
-"""Celery's tasks, for its workers. Where Redis and the model are comes from BENCH_REDIS_URL and BENCH_MODEL_URL."""
+"""Celery's tasks, for its workers. BENCH_REDIS_URL and BENCH_MODEL_URL are the addresses of Redis and the model."""
 
 import os
 
 from celery import Celery
 
-from benchmarks.peers.model import Model
+from benchmarks.peers.sync_model import Model
 
 _url = os.environ["BENCH_REDIS_URL"]
 _model = Model(os.environ["BENCH_MODEL_URL"])

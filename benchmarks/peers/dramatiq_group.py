@@ -1,9 +1,9 @@
-"""Dramatiq: a group of one message an agent on Redis, whose results the client takes one after the other.
+"""Dramatiq: a group of one message an agent on Redis. The client takes the results one after the other.
 
-The join is the client's: if it dies, nobody combines anything. Workers: two processes of 32 threads each (at 64 groups of three at
-a time 503 to 629 agent calls/s; of 96 threads 423, gevent 2 x 96 529). Workers poll Redis, by default with pauses that grow to a
-second, which made one group alone take 100 ms at the median; here they grow to 10 ms (63 ms). A client waits in a thread of its own for
-each group.
+The client does the join: if it dies, the answers are not combined. Workers: two processes of 32 threads each (64 groups
+of three at a time: 503 to 629 agent calls/s; with 96 threads 423, gevent 2 x 96 529). Workers poll Redis, by default with
+pauses up to a second: 100 ms for one group, at the median. Here pauses go up to 10 ms (63 ms). The client has a thread
+for each group.
 """
 
 import tempfile
@@ -12,17 +12,17 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.child import answering, child, module
-from benchmarks.peers.redis_server import redis_server
-from benchmarks.peers.threads import threaded
+from benchmarks.peers.common import answering, threaded, worker
 from benchmarks.question import QUESTION
 from benchmarks.systems import System
+from tests.rig.child import module
+from tests.rig.redis_server import redis_server
 
 PROCESSES = 2
 THREADS = 32
 POLL_MS = 10
 LONGEST_SECONDS = 30.0
-# Each thread that waits holds one; redis-py makes a hundred by default and refuses the next.
+# Each waiting thread holds one. redis-py allows a hundred by default.
 CONNECTIONS = 1024
 TASKS = "benchmarks.peers.dramatiq_tasks"
 
@@ -57,17 +57,15 @@ async def running(model_url: str) -> AsyncIterator[System]:
             asked = group(messages, broker=broker).run()
             return list(asked.get_results(block=True, timeout=round(1000 * LONGEST_SECONDS)))
 
-        worker = await stack.enter_async_context(
-            child(
+        process = await stack.enter_async_context(
+            worker(
                 module("dramatiq", TASKS, "--processes", str(PROCESSES), "--threads", str(THREADS)),
-                log=folder / "worker.log",
-                environment={
-                    "BENCH_REDIS_URL": redis_url,
-                    "BENCH_MODEL_URL": model_url,
-                    "dramatiq_worker_timeout": str(POLL_MS),
-                },
+                folder / "worker.log",
+                BENCH_REDIS_URL=redis_url,
+                BENCH_MODEL_URL=model_url,
+                dramatiq_worker_timeout=str(POLL_MS),
             )
         )
         system = stack.enter_context(threaded(ask))
-        await answering(system, worker)
+        await answering(system, process)
         yield system

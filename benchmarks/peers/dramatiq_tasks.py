@@ -1,11 +1,11 @@
-"""Dramatiq's actor, for its workers. Where Redis and the model are comes from BENCH_REDIS_URL and BENCH_MODEL_URL."""
+"""Dramatiq's actor, for its workers. BENCH_REDIS_URL and BENCH_MODEL_URL are the addresses of Redis and the model."""
 
 import os
 
 import dramatiq
 
 from benchmarks.peers.dramatiq_group import broker_of
-from benchmarks.peers.model import Model
+from benchmarks.peers.sync_model import Model
 
 _model = Model(os.environ["BENCH_MODEL_URL"])
 dramatiq.set_broker(broker_of(os.environ["BENCH_REDIS_URL"]))

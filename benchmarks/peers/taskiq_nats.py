@@ -1,10 +1,10 @@
 """Taskiq on NATS JetStream (pulled), one task an agent; the client gathers the results.
 
-Results are in Redis (taskiq-redis): with taskiq-nats' own object store the client polls each result with a consumer of its own, and
-nats-server refused ("maximum consumers limit reached") at 64 deliberations of three at a time. The client asks for a result every
-20 ms; by default it is every 200 ms, which made a deliberation alone take 204 ms instead of 67 and saturation no quicker. Messages
-are pulled one at a time: taskiq-nats waits for a whole batch, however long that takes. Workers: two processes. The join is the
-client's: if it dies, nobody combines anything.
+Results are in Redis (taskiq-redis): with taskiq-nats' object store the client makes one consumer for each result, and
+nats-server refuses ("maximum consumers limit reached") at 64 deliberations of three at a time. The client asks for a
+result every 20 ms: with the default, 200 ms, one deliberation alone takes 204 ms instead of 67, and saturation is no
+quicker. Messages are pulled one at a time: taskiq-nats waits until a batch is full. Workers: two processes. The client
+does the join: if it dies, the answers are not combined.
 """
 
 import asyncio
@@ -14,11 +14,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.child import answering, child, module
-from benchmarks.peers.redis_server import redis_server
+from benchmarks.peers.common import answering, worker
 from benchmarks.question import QUESTION
 from benchmarks.systems import System
 from parley.broker.jetstream.embedded import embedded_nats
+from tests.rig.child import module
+from tests.rig.redis_server import redis_server
 
 PROCESSES = 2
 # Calls at a time in one process.
@@ -63,19 +64,11 @@ async def running(model_url: str) -> AsyncIterator[System]:
         broker = broker_of(nats.url, redis_url)
         await broker.startup()
         stack.push_async_callback(broker.shutdown)
-        worker = await stack.enter_async_context(
-            child(
-                module(
-                    "taskiq", "worker", BROKER, "--workers", str(PROCESSES), "--max-async-tasks", str(CALLS)
-                ),
-                log=folder / "worker.log",
-                environment={
-                    "BENCH_REDIS_URL": redis_url,
-                    "BENCH_NATS_URL": nats.url,
-                    "BENCH_MODEL_URL": model_url,
-                },
-            )
+        command = module(
+            "taskiq", "worker", BROKER, "--workers", str(PROCESSES), "--max-async-tasks", str(CALLS)
         )
+        addresses = {"BENCH_REDIS_URL": redis_url, "BENCH_NATS_URL": nats.url, "BENCH_MODEL_URL": model_url}
+        process = await stack.enter_async_context(worker(command, folder / "worker.log", **addresses))
         system = Taskiq(broker)
-        await answering(system, worker)
+        await answering(system, process)
         yield system

@@ -1,4 +1,4 @@
-"""Taskiq's task, for its workers. Where NATS, Redis and the model are comes from BENCH_NATS_URL, BENCH_REDIS_URL and BENCH_MODEL_URL."""
+"""Taskiq's task, for its workers. BENCH_NATS_URL, BENCH_REDIS_URL and BENCH_MODEL_URL are the addresses."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What is done to the fleet while deliberations run, one case each. `short` ones run with every test run."""
+"""The faults, one case each. Those marked `short` run with every test run."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ from tests.faults.processes import Process
 FREEZE_SECONDS = 5.0
 # "NATS away for a minute, then back".
 AWAY_SECONDS = 60.0
-# Some calls never end here: only the deadline does.
+# Some calls never end; the deadline ends their deliberations.
 SHORT_DEADLINE_SECONDS = 10.0
 HANGING_DEADLINE_SECONDS = 1.5
 
@@ -22,10 +22,10 @@ Strike = Callable[[Fleet], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`timeout`: the deliberations' own, in seconds. `lasting`: the model server misbehaves from the start to the end.
+    """`timeout`: of the deliberations, in seconds. `lasting`: the model server misbehaves from start to end.
 
-    `all_complete`: nothing but time is lost, so every deliberation is answered whole. `heard_once`: nothing stands between an ending's
-    publishing and its mark, so that a listener of core NATS hears it once as well.
+    `all_complete`: only time is lost, so every deliberation completes. `heard_once`: the fault cannot hit between an
+    ending's publishing and its mark, so a core NATS subscriber hears each ending once too.
     """
 
     name: str
@@ -85,19 +85,19 @@ async def model_away(fleet: Fleet) -> None:
 
 
 async def rolled(fleet: Fleet) -> None:
-    """Every process of the service restarted, one after the other, as a rolling update does it."""
+    """Restart every process of the service, one after the other, as a rolling update does."""
     for process in fleet.parts.values():
         await process.restart()
 
 
 async def power_cut(fleet: Fleet) -> None:
-    """Everything at once."""
+    """Kill all at once."""
     for process in fleet.everyone:
         process.kill()
 
 
 def hanging(strike: Strike) -> Strike:
-    """No call ever ends, so every deliberation ends by its deadline, also those whose deadline somebody dead has in hand."""
+    """No call ever ends. Every deliberation ends by its deadline, even if the killed process had received the deadline."""
 
     async def both(fleet: Fleet) -> None:
         await fleet.steer.behave(faults={"hang": 1.0})

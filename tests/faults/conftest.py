@@ -20,15 +20,15 @@ def full(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture(scope="package")
-async def ships(tmp_path_factory: pytest.TempPathFactory, full: bool) -> AsyncIterator[Fleet]:
-    # In the short form a frozen or killed dispatcher is made good sooner: what is shown is that it is.
+async def running_fleet(tmp_path_factory: pytest.TempPathFactory, full: bool) -> AsyncIterator[Fleet]:
+    # Short form: another dispatcher takes over sooner.
     async with fleet(tmp_path_factory.mktemp("fleet"), ack_wait_seconds=30.0 if full else 5.0) as started:
         yield started
 
 
 @pytest.fixture(scope="package")
-async def spyglass(ships: Fleet) -> AsyncIterator[Nats]:
-    nc = await connect(ships.nats_url, "faults")
+async def observer(running_fleet: Fleet) -> AsyncIterator[Nats]:
+    nc = await connect(running_fleet.nats_url, "faults")
     yield nc
     await close(nc)
 
@@ -42,7 +42,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if not ROWS:
         return
-    terminalreporter.section("what was done, and what became of it")
+    terminalreporter.section("faults and their results")
     terminalreporter.write_line(table(ROWS))
     path = config.getoption("--faults-table")
     if path:

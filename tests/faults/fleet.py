@@ -1,9 +1,8 @@
-"""The whole service as it runs in production: two processes of each part, a nats-server that syncs every write, a Ray cluster of
-its own, a model server. Each under a supervisor, each to be killed."""
+"""The whole service as in production: two processes of each part, a nats-server that syncs every write, a Ray cluster,
+a model server. Each has a supervisor, and a test can kill each."""
 
 import asyncio
 import os
-import sys
 import sysconfig
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,15 +11,16 @@ from pathlib import Path
 
 import aiohttp
 
-from benchmarks.machine import descendants, free_port
 from parley.broker.jetstream.embedded import config, executable
-from tests.faults.processes import Process, named
+from tests.faults.processes import Process
 from tests.harness import ModelServer
+from tests.rig.child import answers, listens, module
+from tests.rig.proc import actors, free_port
 
 HEAD_CPUS = 4
-# Else Ray takes the machine's outside address for 127.0.0.1, in the head and in who joins it.
+# Without it Ray replaces 127.0.0.1 with the machine's outside address, in the head and in its clients.
 ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-# Ray's own authentication, as a cluster that others can reach has it. Every process gets the token by its environment.
+# Ray's own authentication, as in a cluster that others can reach. Each process gets the token by its environment.
 RAY_TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "faults-" + "0" * 32}
 # Ray's minimum.
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
@@ -46,8 +46,8 @@ class Fleet:
         return [self.nats, self.model, self.head, *self.parts.values()]
 
     def actor_pids(self) -> list[int]:
-        """Processes of Ray's that run our actors."""
-        return named(descendants(self.head.pid), "ray::WorkerActor")
+        """Processes that run our actors."""
+        return actors(self.head.pid)
 
     async def ready(self) -> None:
         await asyncio.gather(*(process.ready() for process in self.everyone))
@@ -55,7 +55,8 @@ class Fleet:
 
 @asynccontextmanager
 async def fleet(folder: Path, *, ack_wait_seconds: float) -> AsyncIterator[Fleet]:
-    """Everything up and ready until the block ends. `ack_wait_seconds`: after this, a dead dispatcher's work is somebody else's."""
+    """Everything up and ready until the block ends. `ack_wait_seconds`: after this, another
+    dispatcher gets the work of a dead one."""
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)))
 
@@ -83,7 +84,7 @@ async def fleet(folder: Path, *, ack_wait_seconds: float) -> AsyncIterator[Fleet
             "PARLEY_ACK_WAIT_SECONDS": f"{ack_wait_seconds:g}",
             "PARLEY_LOG_LEVEL": "INFO",
         }
-        # The first makes the streams; after it, all at once.
+        # The first one makes the streams. Then all others start at once.
         for names in (("intake-1",), ("intake-2", "dispatch-1", "dispatch-2", "aggregate-1", "aggregate-2")):
             for name in names:
                 whole.parts[name] = await run(_part(name, folder, http, shared))
@@ -96,9 +97,9 @@ def _part(name: str, folder: Path, http: aiohttp.ClientSession, environment: dic
     parts = "intake,query" if part == "intake" else part
 
     async def ready() -> bool:
-        return await _answers(http, f"http://127.0.0.1:{port}/readyz")
+        return await answers(http, f"http://127.0.0.1:{port}/readyz")
 
-    command = (sys.executable, "-m", "parley", "serve", "--parts", parts)
+    command = module("parley", "serve", "--parts", parts)
     return Process(
         name, command, folder=folder, environment={**environment, "PARLEY_HTTP_PORT": str(port)}, ready=ready
     )
@@ -111,7 +112,7 @@ def _nats(folder: Path) -> tuple[str, Process]:
     path.write_text(config(home, port=port, token=token, sync_always=True))
 
     async def ready() -> bool:
-        return await _listens(port)
+        return await listens(port)
 
     process = Process("nats", (executable(), "-c", str(path)), folder=folder, environment={}, ready=ready)
     return f"nats://{token}@127.0.0.1:{port}", process
@@ -122,20 +123,10 @@ def _model(folder: Path, http: aiohttp.ClientSession) -> tuple[str, Process]:
     url = f"http://127.0.0.1:{port}"
 
     async def ready() -> bool:
-        return await _answers(http, f"{url}/v1/models")
+        return await answers(http, f"{url}/v1/models")
 
-    # Slow enough that a kill meets calls under way, quick enough for many deliberations.
-    command = (
-        sys.executable,
-        "-m",
-        "parley.workers.simulator",
-        "--port",
-        str(port),
-        "--latency-ms",
-        "300",
-        "--tokens",
-        "12",
-    )
+    # Slow enough that a kill meets running calls, quick enough for many deliberations.
+    command = module("parley.workers.simulator", "--port", str(port), "--latency-ms", "300", "--tokens", "12")
     return url, Process("model", command, folder=folder, environment={}, ready=ready)
 
 
@@ -156,31 +147,14 @@ def _head(folder: Path) -> tuple[str, Process]:
             "--disable-usage-stats",
             f"--object-store-memory={OBJECT_STORE_BYTES}",
         ),
-        # Unix sockets under it must stay below 108 characters: not pytest's folder.
+        # Paths of Unix sockets below it must be shorter than 108 characters, which rules out pytest's folder.
         f"--temp-dir=/tmp/parley-ray-{os.getpid()}",
     )
 
     async def ready() -> bool:
-        return await _listens(port)
+        return await listens(port)
 
     environment = {**ON_LOOPBACK, **RAY_TOKEN}
     return f"127.0.0.1:{port}", Process(
         "ray-head", command, folder=folder, environment=environment, ready=ready
     )
-
-
-async def _answers(http: aiohttp.ClientSession, url: str) -> bool:
-    try:
-        async with http.get(url) as response:
-            return response.status == 200
-    except (aiohttp.ClientError, TimeoutError):
-        return False
-
-
-async def _listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port), 1.0)
-    except (OSError, TimeoutError):
-        return False
-    writer.close()
-    return True

@@ -35,7 +35,7 @@ class Kind(StrEnum):
     GET = topology.GET
 
 
-# Of a hundred messages. Every subject has its share; what starts or ends most has more.
+# Shares of a hundred messages. Subjects that start or end deliberations have more.
 SHARES = {
     Kind.REQUEST: 30,
     Kind.CANCEL: 10,
@@ -59,7 +59,7 @@ class Hostile:
     headers: bytes | None = None
 
 
-# ── what is valid ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── valid messages ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 _TASK = {"task_id": "@LIVE@"}
 _PROPOSAL = {
@@ -146,7 +146,7 @@ VALID: Mapping[Kind, Mapping[str, Any]] = {
 }
 
 
-# ── what is not ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── invalid ones ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 _DEEP = 100_000
 BODIES: Sequence[bytes] = [
@@ -192,7 +192,7 @@ BODIES: Sequence[bytes] = [
     b'{"task_id": "@NEW@", "task_description": "' + b"x" * (1000 * KIB) + b'"}',
 ]
 
-# As JSON text, so that it may be what no encoder writes.
+# JSON text, so that values which no encoder writes are possible.
 VALUES: Sequence[str] = [
     "null", "true", "false", "0", "1", "-1", "256", "257", "1e400", "-0.0", "0.1", "NaN", "Infinity", "-Infinity",
     str(2**31), str(2**53 + 1), str(2**63), str(-(2**63) - 1), "9" * 400, '""', '" "', '"x"', '"3"', '"a.b"', '">"', '"*"',
@@ -257,7 +257,7 @@ HEADERS: Sequence[bytes] = [
     b"\r\n\r\n",
 ]
 
-# The server obeys these: they remove what is stored under the message's own subject. Harmless only where nobody else writes to it.
+# The server obeys these: they delete the stored messages of their subject. Harmless only where no other test writes.
 DELETING: Sequence[bytes] = [
     headers(b"Nats-Rollup: sub"),
     headers(b"Nats-Schedule: @at 2020-01-01T00:00:00Z", b"Nats-Schedule-Target: deliberation.deadline.@NEW@"),
@@ -265,8 +265,8 @@ DELETING: Sequence[bytes] = [
     headers(b"Nats-Schedule: @at 2020-01-01T00:00:00Z", b"Nats-Schedule-Target: deliberation.requested"),
 ]
 
-# Last tokens of subjects under a wildcard. The server takes every byte but a blank, a tab and a line's end. (A `>` it stores as well,
-# and hands to no consumer.)
+# Last tokens of subjects under a wildcard. The server takes every byte but blank, tab and line end. (It also stores a `>`,
+# and delivers it to no consumer.)
 TOKENS: Sequence[bytes] = [
     b"*", b"\xff\xfe", b"\x0b", b"\x0c", b"a\x0bb", b"a\x0cb", b"\x00", b"\x7f\x1b[2J", "naïve😀".encode(), b"a" * 3_000, b"..", b"",
 ]  # fmt: skip
@@ -286,7 +286,7 @@ def body_of(kind: Kind) -> bytes:
 
 
 def handpicked(kind: Kind) -> Iterator[Hostile]:
-    """Bodies, headers and subjects that are told apart by hand; then each value in each field's place."""
+    """Bodies, headers and subjects made by hand; then each value in the place of each field."""
     plain = Hostile(kind, subject_of(kind), body_of(kind))
     yield plain
     for body in BODIES:
@@ -300,7 +300,7 @@ def handpicked(kind: Kind) -> Iterator[Hostile]:
 
 
 def fields(kind: Kind) -> Iterator[Hostile]:
-    """Each value of `VALUES` in the place of each field, fields of fields too."""
+    """Each value of `VALUES` in the place of each field, nested fields included."""
     plain = Hostile(kind, subject_of(kind), body_of(kind))
     for place in _places(VALID[kind]):
         for value in VALUES:
@@ -316,7 +316,7 @@ def _places(payload: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator
 
 
 def _text(payload: Mapping[str, Any], place: tuple[str, ...], value: str | None) -> str:
-    """`payload` as JSON with the text `value` at `place`; without that field for None."""
+    """`payload` as JSON with the text `value` at `place`. None removes the field."""
     parts = []
     for name, old in payload.items():
         if name != place[0]:
@@ -350,7 +350,7 @@ def _encoded(value: Any) -> bytes:
 
 @st.composite
 def _changed(draw: st.DrawFn, kind: Kind) -> bytes:
-    """A valid payload with one to three fields changed, lost or added."""
+    """A valid payload with one to three fields changed, removed or added."""
     payload = dict(VALID[kind])
     for _ in range(draw(st.integers(1, 3))):
         match draw(st.sampled_from(["change", "lose", "add"])):
@@ -365,7 +365,7 @@ def _changed(draw: st.DrawFn, kind: Kind) -> bytes:
 
 @st.composite
 def _damaged(draw: st.DrawFn, kind: Kind) -> bytes:
-    """The bytes of a valid payload, cut, doubled or overwritten somewhere."""
+    """The bytes of a valid payload, cut, doubled or overwritten at some place."""
     whole = body_of(kind)
     start, junk = draw(st.integers(0, len(whole))), draw(st.binary(max_size=6))
     return whole[:start] + junk + whole[start + draw(st.integers(0, 12)) :]
@@ -406,8 +406,8 @@ def made(kind: Kind, count: int) -> list[Hostile]:
 
 
 def messages(count: int) -> list[Hostile]:
-    """`count` messages over all subjects, in an order of their own. What is hand-picked goes in first, then half and half each
-    value in each field's place and what Hypothesis makes."""
+    """`count` messages over all subjects, shuffled. First those made by hand, then one half each of fields replaced by each
+    value and of messages from Hypothesis."""
     dice = random.Random(SEED)
     found: list[Hostile] = []
     for kind, share in SHARES.items():
@@ -419,7 +419,7 @@ def messages(count: int) -> list[Hostile]:
         mine = picked[: wanted * 2 // 3]
         mine += placed[: (wanted - len(mine)) // 2]
         mine += made(kind, wanted - len(mine))[: wanted - len(mine)]
-        while len(mine) < wanted:  # Hypothesis knows no more: a short payload has few variations
+        while len(mine) < wanted:  # Hypothesis has no more: a short payload has few variations
             mine.append(dice.choice(placed))
         found += mine
     dice.shuffle(found)

@@ -1,4 +1,4 @@
-"""Deliberations asked for at a steady pace while parts die, and what became of every one of them, read back from the streams."""
+"""Deliberations at a steady rate while parts die. Afterwards the streams tell how each of them ended."""
 
 import asyncio
 import json
@@ -20,22 +20,22 @@ from tests.faults.processes import clock
 from tests.harness import fresh, until
 
 AGENTS = 3
-# Asked for a second. Two cores hold every process of the fleet; a recovery needs room to catch up in.
+# Deliberations a second. All processes share two cores, and a recovery needs spare capacity to catch up.
 PACE = 20.0
 TIMEOUT_SECONDS = 60.0
-# The promise: an ending at the latest this long after the deadline.
+# The promise: an ending at most this long after the deadline.
 PROMISED_SECONDS = 1.0
-# While somebody asks every 50 ms, a server that stores nothing for so long stands still itself (its disk, the machine).
+# Requests come every 50 ms. If the server stores nothing for this long, its disk or the machine stands still.
 STILL_SECONDS = 0.3
-# Until the queue behind the last ending is empty as well.
+# Until the queue behind the last ending is empty too.
 SETTLE_SECONDS = 60.0
-# Slower than this many times a calm deliberation, plus half a second: the fault was felt.
+# A deliberation felt the fault if it took longer than this many calm ones, plus half a second.
 SLOW_FACTOR, SLOW_SECONDS = 2.0, 0.5
 
 
 @dataclass(slots=True)
 class Asked:
-    """One deliberation. Instants on the clock of the nats-server that stored them."""
+    """One deliberation. Times are by the clock of the nats-server that stored the messages."""
 
     task_id: str
     at: float = 0.0
@@ -50,8 +50,8 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run showed. `recovery`: seconds from the fault until the last deliberation that felt it had ended. `still`: the longest time
-    for which nats-server stored nothing while it was asked to."""
+    """What a run showed. `recovery`: seconds from the fault to the last ending of a deliberation that felt it. `still`: the
+    longest time in which nats-server stored nothing."""
 
     asked: list[Asked]
     struck: float
@@ -76,7 +76,7 @@ async def run(
     timeout: float = TIMEOUT_SECONDS,
     after: float = 1 / 3,
 ) -> Outcome:
-    """Ask `count` times at `PACE`; after a share of them let the fault happen; wait for every ending; read everything back."""
+    """Send `count` requests at `PACE`, strike after a share of them, wait for every ending, read the streams."""
     wire = JetStream(nats)
     dead_before = await _dead_letters(wire)
     seen: Counter[str] = Counter()
@@ -94,7 +94,7 @@ async def run(
     await fault()
     asked = dict(zip(names, [Asked(name) for name in names], strict=True))
     await asyncio.gather(*asking)
-    # Heard is not stored, and a listener may miss one: the stream is what counts.
+    # A core NATS subscriber may miss an ending: only the stream counts.
     with suppress(AssertionError):
         await until(
             lambda: all(name in seen for name in names), "an ending of each", timeout + SETTLE_SECONDS
@@ -110,7 +110,7 @@ async def run(
 
 
 async def _ask(wire: JetStream, name: str, wait: float, timeout: float) -> None:
-    """As a careful client does: publish until NATS says that it is stored. A doubled request is one deliberation."""
+    """Publish until NATS acknowledges, as a careful client does. A doubled request is one deliberation."""
     await asyncio.sleep(wait)
     body = {
         "task_id": name,
@@ -127,7 +127,7 @@ async def _ask(wire: JetStream, name: str, wait: float, timeout: float) -> None:
 
 
 async def _settled(wire: JetStream) -> None:
-    """Until no consumer has a message waiting or in hand."""
+    """Wait until no consumer has a waiting or unacknowledged message."""
 
     async def idle() -> bool:
         for durable in topology.DURABLES:
@@ -191,20 +191,20 @@ async def _judge(
 
 
 def still(instants: list[float]) -> list[tuple[float, float]]:
-    """From when to when nothing was stored, though somebody asked all the time."""
+    """Periods in which the server stored nothing although requests came."""
     ordered = sorted(instants)
     return [(begin, end) for begin, end in pairwise(ordered) if end - begin > STILL_SECONDS]
 
 
 def lateness(one: Asked, timeout: float, pauses: list[tuple[float, float]]) -> float:
-    """Seconds from the deadline to the ending, without those in which the server stored nothing for anybody."""
+    """Seconds from the deadline to the ending, without the periods in which the server stored nothing."""
     deadline = one.at + timeout
     held_up = sum(max(0.0, min(end, one.ended) - max(begin, deadline)) for begin, end in pauses)
     return one.ended - deadline - held_up
 
 
 def _unnamed(ending: dict[str, object]) -> bool:
-    """Whether a failure does not say why, for the whole or for an agent."""
+    """Whether a failed ending, or a failed agent in it, gives no reason."""
     if ending["status"] != "completed" and not ending.get("error"):
         return True
     failures = ending.get("failed_agents") or []

@@ -1,4 +1,4 @@
-"""Processes under a supervisor, as in production: killed or ended, they are started again. Told to, they freeze and thaw."""
+"""Processes under a supervisor that starts them again when they end. A test can kill, freeze, thaw and hold them."""
 
 import asyncio
 import os
@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks.machine import descendants
-from parley.broker.host import child_setup
-from tests.harness import until
+from tests.rig.child import Child, started
+from tests.rig.proc import descendants
+from tests.rig.waiting import until
 
-# Between a death and the next start, as a supervisor has it.
+# Between an exit and the next start.
 RESTART_SECONDS = 0.5
 STOP_SECONDS = 40.0
 
@@ -20,7 +20,7 @@ Ready = Callable[[], Awaitable[bool]]
 
 
 class Process:
-    """One supervised process. `ready` says whether it does its work again."""
+    """One supervised process. `ready`: whether it does its work."""
 
     def __init__(
         self, name: str, command: Sequence[str], *, folder: Path, environment: Mapping[str, str], ready: Ready
@@ -30,10 +30,14 @@ class Process:
         self._environment = {**os.environ, **environment}
         self._ready = ready
         self._log = folder / f"{name}.log"
-        self._child: asyncio.subprocess.Process | None = None
+        # The process that runs, or the last one that ran. None before the first start.
+        self._child: Child | None = None
+        # The supervisor.
         self._watch: asyncio.Task[None] | None = None
-        self._held = asyncio.Event()  # cleared while it is to stay down
-        self._held.set()
+        # Cleared while the supervisor must not start the process again.
+        self._may_start = asyncio.Event()
+        self._may_start.set()
+        # Exit codes, in order.
         self.exits: list[int] = []
 
     @property
@@ -43,30 +47,21 @@ class Process:
 
     @property
     def running(self) -> bool:
-        return self._child is not None and self._child.returncode is None
+        return self._child is not None and self._child.process.returncode is None
 
     async def start(self) -> None:
         await self._spawn()
         self._watch = asyncio.create_task(self._supervise(), name=f"supervise-{self.name}")
 
     async def _spawn(self) -> None:
-        with self._log.open("ab") as log:
-            self._child = await asyncio.create_subprocess_exec(
-                *self._command,
-                env=self._environment,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=child_setup,
-            )
+        self._child = await started(self._command, self._log, self._environment, batch=True, append=True)
 
     async def _supervise(self) -> None:
         while True:
             assert self._child is not None
-            self.exits.append(await self._child.wait())
+            self.exits.append(await self._child.process.wait())
             await asyncio.sleep(RESTART_SECONDS)
-            await self._held.wait()
+            await self._may_start.wait()
             await self._spawn()
 
     async def ready(self, seconds: float = 90.0) -> None:
@@ -76,36 +71,35 @@ class Process:
     async def works(self) -> bool:
         return self.running and await self._ready()
 
-    def words(self) -> str:
-        """The end of its log."""
-        return self._log.read_text(errors="replace")[-3_000:] if self._log.exists() else ""
+    def log_end(self) -> str:
+        return self._child.log_end(3_000) if self._child is not None else ""
 
-    # ── what a fault does ─────────────────────────────────────────────────────────────────────────────────────────
+    # ── what a fault does ──────────────────────────────────────────────────────────────────────────────────
 
     def kill(self) -> None:
-        """As a machine without power does: no goodbye. With everything it started."""
-        for pid in (*descendants(self.pid), self.pid):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """SIGKILL to it and all that it started, as when a machine loses power."""
+        self._send(signal.SIGKILL)
 
     def freeze(self) -> None:
-        for pid in (self.pid, *descendants(self.pid)):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
+        self._send(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        for pid in (self.pid, *descendants(self.pid)):
+        self._send(signal.SIGCONT)
+
+    def _send(self, sig: signal.Signals) -> None:
+        for pid in (*descendants(self.pid), self.pid):
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+                os.kill(pid, sig)
 
     def stay_down(self) -> None:
-        self._held.clear()
+        """Once it ends, do not start it before `come_back`."""
+        self._may_start.clear()
 
     def come_back(self) -> None:
-        self._held.set()
+        self._may_start.set()
 
     async def restart(self) -> None:
-        """As a rolling update does: SIGTERM, let it finish, start the next one, wait until that is ready."""
+        """As a rolling update does: SIGTERM, wait for the exit, start the next one, wait until it is ready."""
         before = len(self.exits)
         os.kill(self.pid, signal.SIGTERM)
         await until(lambda: len(self.exits) > before, f"{self.name} ends", STOP_SECONDS)
@@ -115,28 +109,11 @@ class Process:
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
-        if not self.running:
-            return
-        assert self._child is not None
-        self.thaw()
-        self._child.terminate()
-        try:
-            await asyncio.wait_for(self._child.wait(), STOP_SECONDS)
-        except TimeoutError:
-            self.kill()
-            await self._child.wait()
-
-
-def named(pids: Sequence[int], part: str) -> list[int]:
-    """Those whose command line holds `part`."""
-    found = []
-    for pid in pids:
-        with suppress(OSError):
-            if part.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-    return found
+        if self.running and self._child is not None:
+            self.thaw()
+            await self._child.stop(seconds=STOP_SECONDS)
 
 
 def clock() -> float:
-    """Seconds since the epoch: the same clock as the nats-server's here, which stamps what it stores."""
+    """Seconds since the epoch. nats-server runs on this machine and stamps what it stores by the same clock."""
     return time.time()

@@ -1,4 +1,4 @@
-"""NATS's protocol over a bare socket, many messages on their way at a time: what no client library would agree to send.
+"""NATS's protocol over a bare socket, with many messages in flight: it sends what no client library would.
 
 Subjects, headers and bodies go out as the bytes they are. Each message has a reply subject of its own, so its PubAck, its answer
 or the server's refusal finds its way back to it.
@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
-# The reply subjects of this file; nobody else's inbox begins like this.
+# Prefix of this file's reply subjects. No other inbox begins like this.
 _INBOX = b"_INBOX.hostile"
 
 
 class Raw:
-    """An open connection. `errors`: what the server said about no message in particular."""
+    """An open connection. `errors`: errors from the server that belong to no message."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -26,7 +26,7 @@ class Raw:
         self.errors: list[str] = []
 
     async def ask(self, subject: bytes, body: bytes, headers: bytes | None = None) -> bytes:
-        """Publish with a reply subject and wait for what comes back."""
+        """Publish with a reply subject and wait for the reply."""
         reply = b"%s.%d" % (_INBOX, next(self._numbers))
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._replies[reply] = future
@@ -36,7 +36,7 @@ class Raw:
     async def tell(
         self, subject: bytes, body: bytes, headers: bytes | None = None, reply: bytes = b""
     ) -> None:
-        """Publish. `headers`: the whole block, from `NATS/1.0` to the empty line."""
+        """Publish. `headers`: the whole header block, from `NATS/1.0` to the empty line."""
         words = [subject, reply] if reply else [subject]
         if headers is None:
             line = b" ".join([b"PUB", *words, b"%d" % len(body)])
@@ -46,7 +46,7 @@ class Raw:
         await self._writer.drain()
 
     async def hear(self) -> None:
-        """Read until the connection ends, giving each reply to who waits for it."""
+        """Read until the connection ends, and hand each reply to its waiting request."""
         while line := await self._reader.readline():
             match line.split(b" ", 1)[0].strip():
                 case b"PING":
@@ -56,8 +56,8 @@ class Raw:
                     body = (await self._reader.readexactly(int(words[-1]) + 2))[:-2]
                     head = int(words[-2]) if kind == b"HMSG" else 0
                     future = self._replies.pop(words[1], None)
-                    if future is not None and not future.done():  # who waited may have lost patience
-                        # Without a body it is the server's own word, told in the headers: no responders, mostly.
+                    if future is not None and not future.done():  # the request may have timed out
+                        # A reply without a body is a status of the server in the headers, mostly "no responders".
                         future.set_result(body[head:] or body)
                 case b"-ERR":
                     self.errors.append(line.decode(errors="replace").strip())

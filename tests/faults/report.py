@@ -1,4 +1,4 @@
-"""What the runs showed, as the table that stands in docs/reliability.md."""
+"""The results as the table of docs/reliability.md."""
 
 import os
 import platform

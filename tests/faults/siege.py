@@ -1,4 +1,4 @@
-"""Hostile messages on their way to a service, and the books kept about them: what was sent, what became of it."""
+"""Send hostile messages to a service, and check what became of each of them."""
 
 import asyncio
 import hashlib
@@ -32,9 +32,9 @@ from tests.faults.hostile import LIVE, NEW, Hostile, Kind
 from tests.faults.raw import Raw
 from tests.harness import fresh, until
 
-# A PubAck or an answer that takes longer is not coming.
+# A PubAck or an answer that takes longer never comes.
 ANSWER_SECONDS = 20.0
-# Who consumes what is sent, and the payload it must be. Timers have no consumer: the server's scheduler makes deadlines of them.
+# The consumer of each kind, and its payload's type. Timers have no consumer: the server turns them into deadlines.
 CONSUMED: dict[Kind, tuple[Durable, type[Message]]] = {
     Kind.REQUEST: (topology.INTAKE, DeliberationRequested),
     Kind.CANCEL: (topology.CANCELLER, DeliberationCancel),
@@ -47,7 +47,7 @@ CONSUMED: dict[Kind, tuple[Durable, type[Message]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A message as it went out, and what came back at once: a PubAck, an answer, a refusal, or nothing to a broadcast."""
+    """A message that was sent, and the reply: a PubAck, an answer, a refusal, or None for a broadcast."""
 
     kind: Kind
     subject: bytes
@@ -56,7 +56,7 @@ class Sent:
 
     @property
     def seq(self) -> int | None:
-        """Its place in its stream; None if the server did not store it."""
+        """Its sequence in its stream; None if the server did not store it."""
         try:
             said = json.loads(self.back)
         except ValueError:
@@ -74,7 +74,7 @@ class Sent:
 
 @dataclass(slots=True)
 class Siege:
-    """`live`: names of deliberations that are running, the newest last."""
+    """`live`: task_ids of running deliberations, the newest last."""
 
     raw: Raw
     live: deque[str]
@@ -83,7 +83,7 @@ class Siege:
     _prefix: str = field(default_factory=lambda: fresh("h"))
 
     async def send(self, messages: Iterable[Hostile]) -> None:
-        """All of them at once; returns when each has been stored, answered or refused."""
+        """Send all at once. Returns when each is stored, answered or refused."""
         self.sent += await asyncio.gather(*map(self._send, messages))
 
     async def _send(self, message: Hostile) -> Sent:
@@ -105,13 +105,13 @@ class Siege:
 
 
 async def backlog(wire: JetStream) -> dict[str, int]:
-    """Messages that wait or are in hand, by consumer."""
+    """Waiting and unacknowledged messages, by consumer."""
     infos = [await wire.js.consumer_info(durable.stream, durable.name) for durable in topology.DURABLES]
     return {info.name: (info.num_pending or 0) + (info.num_ack_pending or 0) for info in infos}
 
 
 async def settled(wire: JetStream, seconds: float) -> None:
-    """Wait until no consumer has anything left to do."""
+    """Wait until no consumer has waiting or unacknowledged messages."""
     last: dict[str, int] = {}
 
     async def nothing_left() -> bool:
@@ -129,7 +129,7 @@ async def settled(wire: JetStream, seconds: float) -> None:
 
 @dataclass(slots=True)
 class Books:
-    """What the streams say in the end: statuses of the endings by name, digests of the dead letters by where they came from."""
+    """What the streams hold at the end: statuses of endings by task_id, digests of dead letters by origin."""
 
     endings: dict[str, list[str]] = field(default_factory=dict)
     dead: dict[tuple[str, int], bytes] = field(default_factory=dict)
@@ -167,7 +167,7 @@ async def read_books(wire: JetStream) -> Books:
 
 
 def unaccounted(sent: Iterable[Sent], books: Books) -> tuple[list[str], Counter[str]]:
-    """Messages whose fate is not what the contract says, told one a line; and how many met which fate."""
+    """Messages that the contract does not account for, one a line; and how many met which fate."""
     wrong: list[str] = []
     fates: Counter[str] = Counter()
     for each in sent:
@@ -185,7 +185,7 @@ def unaccounted(sent: Iterable[Sent], books: Books) -> tuple[list[str], Counter[
 def _fate(each: Sent, books: Books) -> str | None:
     match each.kind:
         case Kind.STOP:
-            return "broadcast"  # at most once, and nobody answers
+            return "broadcast"  # delivered at most once, and never answered
         case Kind.GET:
             return "answered" if _is_answer(each.back) else None
     if each.seq is None:
@@ -199,7 +199,7 @@ def _fate(each: Sent, books: Books) -> str | None:
     if not each.readable and letter is None:
         return None
     if each.kind is not Kind.REQUEST:
-        # Settled: its consumer has nothing left. What can be read is nobody's mistake.
+        # Acknowledged: its consumer has nothing left. A valid message is no error.
         return "dead-lettered" if letter is not None else "settled"
     statuses = books.endings.get(readable_task_id(each.body) or own_name(each.seq), [])
     if len(statuses) != 1:

@@ -1,5 +1,6 @@
-"""Hostile payloads on every subject that is consumed, against a service in a process of its own: it goes on, forgets none of them,
-and its memory stays flat. `HOSTILE_PAYLOADS` says how many: 1,500 with every test run, 10,000 with `make faults`.
+"""Hostile payloads on every consumed subject: the service goes on, accounts for each of them, and its memory stays flat.
+
+`HOSTILE_PAYLOADS`: how many. 1,500 with every test run, 10,000 with `make faults`.
 """
 
 import asyncio
@@ -10,7 +11,6 @@ from collections.abc import Sequence
 import aiohttp
 import pytest
 
-from benchmarks.service import Serving, serving
 from parley.broker.core.messages import DeliberationCompleted
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
@@ -21,21 +21,21 @@ from tests.faults.hostile import DELETING, Hostile, Kind, headers, messages
 from tests.faults.raw import raw_connection
 from tests.faults.siege import Siege, backlog, read_books, settled, unaccounted
 from tests.harness import fresh, until
+from tests.rig.service import Serving, serving
 
 COUNT = int(os.environ.get("HOSTILE_PAYLOADS", "1500"))
 ROUND = 100
-# With each round: deliberations that hostile messages name, and some that they do not know of.
+# Deliberations of each round: those that hostile messages name, and others.
 VICTIMS, BYSTANDERS = 3, 1
 # The model takes long enough for a victim to be running while the next rounds are sent.
 MODEL_MS = 1_000
-# The next round waits until no more than this is left to do, so that what is sent meets a service that keeps up.
+# The next round waits until fewer messages than this are left, so that the service keeps up.
 MOST_WAITING = 150
 SETTLE_SECONDS = 60.0
-# Deadline of the well-formed ones, and of whoever names none. A victim whose agents a forged broadcast stopped waits for it.
+# Timeout of valid requests, and the default. A victim whose agents are stopped by a forged broadcast waits for it.
 PATIENCE_SECONDS = 8.0
-# Beyond the most that the service had during the first fifth of the messages. Outcomes kept for their endings may still take their
-# 16 MiB (outcome_store.MAX_BYTES) by then, and the allocator as much again for the largest messages in hand. Measured: 6 to 14 MiB with
-# 10,000 messages, which are 83 MB, and 8 to 16 MiB with 1,500.
+# Above the most of the first fifth of the messages. Cached outcomes may take 16 MiB (outcome_store.MAX_BYTES), and the allocator as
+# much for the largest messages. Measured: 6 to 14 MiB with 10,000 messages (83 MB), 8 to 16 MiB with 1,500.
 GROWTH_MIB = 32.0
 
 
@@ -53,7 +53,7 @@ async def ready(service: Serving) -> bool:
 
 
 async def failures(service: Serving) -> dict[str, float]:
-    """Handlers that raised something of their own, by consumer. Nothing from outside may make them."""
+    """Handlers that raised an unexpected error, by consumer. No message may cause one."""
     async with aiohttp.ClientSession() as http, http.get(f"{service.http_url}/metrics") as response:
         lines = [
             line
@@ -69,7 +69,7 @@ ENVIRONMENT = {"PARLEY_POOL_SLOTS": "4096", "PARLEY_TIMEOUT_SECONDS": f"{PATIENC
 
 
 @pytest.mark.timeout(60 + COUNT // 50)
-async def test_no_payload_stops_the_service_or_is_forgotten_or_stays_in_its_memory() -> None:
+async def test_no_payload_stops_the_service_or_is_lost_or_stays_in_memory() -> None:
     hostile = messages(COUNT)
     async with (
         serving(pool="local", latency_ms=MODEL_MS, environment=ENVIRONMENT) as service,
@@ -93,7 +93,7 @@ async def besiege(
 
     async def keeping_up() -> bool:
         waiting = await backlog(wire)
-        # Work in hand waits for the model; that is not the service's.
+        # Dispatched work waits for the model, not for the service.
         return sum(count for name, count in waiting.items() if name != topology.DISPATCH.name) < MOST_WAITING
 
     for start in range(0, len(hostile), ROUND):
@@ -107,7 +107,7 @@ async def besiege(
     endings = await asyncio.gather(*(client.ending(each, wait_seconds=SETTLE_SECONDS) for each in bystanders))
     assert all(isinstance(ending, DeliberationCompleted) and not ending.degraded for ending in endings)
     await settled(wire, SETTLE_SECONDS)
-    # A request whose name a forged `agent.cancel` took has no agents at work, and ends by its deadline.
+    # A request whose agents a forged `agent.cancel` has stopped ends by its deadline.
     await until(lambda: all_ended(client), "every deliberation has ended", SETTLE_SECONDS)
     await settled(wire, SETTLE_SECONDS)
     assert await ready(service)
@@ -127,7 +127,7 @@ async def besiege(
     assert {each.task_id for each in victims} <= set(books.endings)
     assert late - early <= GROWTH_MIB
 
-    # The server obeys these whoever sends them. What they delete is gone; the service goes on with what comes after.
+    # The server obeys these from any client. They delete messages; the service goes on with the next ones.
     await siege.send(Hostile(Kind.REQUEST, b"deliberation.requested", b"{}", block) for block in DELETING)
     await siege.send([Hostile(Kind.REQUEST, b"deliberation.requested", b"{}", headers(b"Nats-Rollup: all"))])
     await settled(wire, SETTLE_SECONDS)

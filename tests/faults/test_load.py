@@ -1,11 +1,11 @@
-"""How lateness is judged: a pause of the server's own is not held against whoever had to wait for it, and nothing else is forgiven."""
+"""How lateness is measured: a pause of nats-server is subtracted, and nothing else is."""
 
 import pytest
 
 from tests.faults.load import Asked, lateness, still
 
 
-def test_a_pause_is_a_time_in_which_nothing_was_stored() -> None:
+def test_a_pause_is_a_period_without_a_stored_message() -> None:
     assert still([0.0, 0.05, 0.1, 1.3, 1.35, 1.4]) == [(0.1, 1.3)]
     assert still([2.0, 0.0, 1.0, 0.5, 1.5]) == [(0.0, 0.5), (0.5, 1.0), (1.0, 1.5), (1.5, 2.0)]
     assert still([]) == []

@@ -1,4 +1,4 @@
-"""With the pool full, work waits in the stream, where other replicas can take it, and nothing grows here."""
+"""While the pool is full, work waits in the stream, where other replicas can take it, and no queue grows here."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ async def figures(on: Running) -> dict[str, float]:
         }
 
 
-async def test_what_there_is_no_slot_for_waits_in_the_stream(
+async def test_work_without_a_free_slot_waits_in_the_stream(
     empty_nats: EmbeddedNats, model: ModelServer, tmp_path: Path
 ) -> None:
     await model.behave(faults={"hang": 1.0})
@@ -48,7 +48,7 @@ async def test_what_there_is_no_slot_for_waits_in_the_stream(
         await until(full, "every slot has a call")
         found = await figures(on)
         assert (found["parley_pool_busy"], found["parley_pool_slots"]) == (SLOTS, SLOTS)
-        # Handed out is what the slots hold, not one message more; the rest waits at the server.
+        # The dispatcher holds one message for each slot; the rest waits at the server.
         assert found["parley_consumer_ack_pending dispatch"] == SLOTS
         assert found["parley_consumer_pending dispatch"] == DELIBERATIONS * AGENTS - SLOTS
         for durable in topology.DURABLES:
@@ -64,7 +64,7 @@ async def test_what_there_is_no_slot_for_waits_in_the_stream(
         async def drained() -> bool:
             return bool((await nc.jetstream().stream_info(topology.AGENT_REQUESTS)).state.messages <= SLOTS)
 
-        # The calls that hang hold their slots until somebody stops them.
+        # Hanging calls hold their slots until they are cancelled.
         for name in names[: SLOTS * 2]:
             await on.client.cancel(name)
         await until(drained, "the queue is worked off")

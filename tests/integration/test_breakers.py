@@ -13,12 +13,12 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.service import Serving, serving
 from parley.app import simulator
 from parley.broker.core.messages import DeliberationCompleted, Ending
 from parley.client import Client, connect
 from parley.workers.simulator import DEFAULT_MODEL
 from tests.harness import until
+from tests.rig.service import Serving, serving
 
 COOLDOWN_SECONDS = 0.4
 POOLS = [pytest.param("local", 1, id="local"), pytest.param("ray", 2, id="ray", marks=pytest.mark.ray)]

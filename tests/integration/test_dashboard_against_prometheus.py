@@ -26,8 +26,8 @@ from parley.monitoring import dashboards
 from parley.monitoring.metrics import KNOWN_ROLES, OTHER, TIMEOUTS
 from parley.workers.model.breaker import BreakerState
 from tests.harness import Running, fresh, model_server, running, until
-from tests.integration import prometheus
-from tests.integration.prometheus import Prometheus, Tools
+from tests.rig import prometheus
+from tests.rig.prometheus import Prometheus, Tools
 
 ALERTS = Path(dashboards.__file__).parent / "alerts.yaml"
 JOB = "parley"

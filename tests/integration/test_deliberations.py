@@ -1,4 +1,4 @@
-"""What a client sees, from request to ending: real NATS, real HTTP, agents in this process and in real Ray actors."""
+"""From request to ending, as a client sees it: real NATS, real HTTP, agents in this process and in Ray actors."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ from typing import Any
 import nats.js.errors
 import pytest
 
-from parley.broker.core.messages import DeliberationCompleted, DeliberationFailed, Ending, ErrorType
+from parley.broker.core.messages import DeliberationCompleted, DeliberationFailed, Ending
 from parley.broker.jetstream import topology
 from tests.harness import ModelServer, Running, fresh, until
 
@@ -31,33 +31,6 @@ def completed(ending: Ending) -> DeliberationCompleted:
 def failed(ending: Ending) -> DeliberationFailed:
     assert isinstance(ending, DeliberationFailed), ending
     return ending
-
-
-async def test_all_agents_answer(on: Running) -> None:
-    ending = completed(
-        await on.client.deliberate("Write a factorial function", agents=3, metadata={"ticket": "P-1"})
-    )
-    assert not ending.degraded
-    assert [result.agent_id for result in ending.results] == THREE
-    assert all(result.proposal.content.startswith("[simulated answer]") for result in ending.results)
-    assert all(result.proposal.tokens > 0 and result.role == "DEV" for result in ending.results)
-    assert (ending.total_agents, ending.successful_responses, ending.failed_responses) == (3, 3, 0)
-    assert ending.metadata == {"ticket": "P-1"}
-    assert ending.winner_id is None
-    raw = await on.ending_of(ending.task_id)
-    assert set(raw) >= COMPLETED_FIELDS
-    assert DeliberationCompleted.model_validate_json(json.dumps(raw)) == ending
-
-
-async def test_one_agent_fails_and_the_ending_says_so(on: Running, model: ModelServer) -> None:
-    await model.behave(script=["400"])
-    ending = completed(await on.client.deliberate("x"))
-    assert ending.degraded
-    assert (ending.successful_responses, ending.failed_responses) == (2, 1)
-    (failure,) = ending.failed_agents
-    assert failure.error_type is ErrorType.BAD_REQUEST
-    assert "simulated fault" in failure.error
-    assert ending.missing_agents == ()
 
 
 async def test_all_agents_fail(on: Running, model: ModelServer) -> None:
@@ -87,7 +60,7 @@ async def test_finishing_early_ends_at_the_quorum_and_stops_the_rest(on: Running
     assert ending.degraded
     assert len(ending.results) == 1
     assert len(ending.missing_agents) == 2
-    await model.idle()  # the two hanging calls were closed, not left to their deadline
+    await model.idle()  # the two hanging calls are closed before their deadline
 
 
 async def test_the_deadline_with_enough_answers_completes_degraded(on: Running, model: ModelServer) -> None:
@@ -110,7 +83,7 @@ async def test_the_deadline_without_enough_answers_is_a_timeout(on: Running, mod
     assert "1 of 3 agents heard" in ending.error
 
 
-async def test_nobody_answers_at_all(on: Running, model: ModelServer) -> None:
+async def test_no_agent_answers(on: Running, model: ModelServer) -> None:
     await model.behave(faults={"hang": 1.0})
     ending = failed(await on.client.deliberate("x", timeout_seconds=0.8))
     assert ending.status == "timeout"
@@ -121,44 +94,7 @@ async def test_nobody_answers_at_all(on: Running, model: ModelServer) -> None:
     await model.idle()
 
 
-async def test_a_cancel_ends_it_and_closes_its_calls(on: Running, model: ModelServer) -> None:
-    await model.behave(faults={"hang": 1.0})
-    submitted = await on.client.submit("x", timeout_seconds=60)
-
-    async def thinking() -> bool:
-        return bool((await model.seen())["running"] == 3)
-
-    await until(thinking, "three calls are at the model server")
-    await on.client.cancel(submitted.task_id, "changed my mind")
-    ending = failed(await on.client.ending(submitted))
-    assert ending.status == "cancelled"
-    assert ending.error == "cancelled: changed my mind"
-    await model.idle()
-    status = await on.client.status(submitted.task_id)
-    assert (status.status, status.error_message) == ("FAILED", "cancelled: changed my mind")
-
-
-async def test_the_same_request_twice_is_one_deliberation(on: Running, model: ModelServer) -> None:
-    before = (await model.seen())["requests"]
-    request = {"task_description": "x", "task_id": fresh()}
-    await on.publish(request)
-    await on.publish(request)
-    await on.publish(request, headers={"Nats-Msg-Id": fresh()})
-    ending = await on.ending_of(request["task_id"])
-    assert ending["status"] == "completed"
-    later = await on.client.deliberate("another, to know that the copies were seen", task_id=fresh())
-    assert later.status == "completed"
-    assert len(await on.endings_of(request["task_id"])) == 1
-    assert (await model.seen())["requests"] == before + 6
-
-
-async def test_a_request_without_a_task_id_is_named_after_its_place_in_the_stream(on: Running) -> None:
-    seq = await on.publish({"task_description": "x"})
-    ending = await on.ending_of(f"d-{seq}")
-    assert ending["status"] == "completed"
-
-
-async def test_passing_trouble_is_retried_within_the_deadline(on: Running, model: ModelServer) -> None:
+async def test_temporary_failures_are_retried_within_the_deadline(on: Running, model: ModelServer) -> None:
     await model.behave(script=["500", "429", "503", "reset", "truncated", "garbage"])
     ending = completed(await on.client.deliberate("x"))
     assert not ending.degraded
@@ -236,9 +172,9 @@ async def test_a_cancel_that_overtakes_its_request_still_counts(on: Running, mod
 
 
 async def test_an_unknown_deliberation_is_not_pending(on: Running) -> None:
-    status = await on.client.status(fresh("nobody"))
+    status = await on.client.status(fresh("unknown"))
     assert status.status == "UNKNOWN"
-    await on.client.cancel(fresh("nobody"))  # and cancelling it harms nobody
+    await on.client.cancel(fresh("unknown"))  # cancelling it changes nothing
     assert (await on.client.deliberate("x")).status == "completed"
 
 
@@ -260,12 +196,6 @@ async def test_status_follows_a_deliberation(on: Running, model: ModelServer) ->
 async def test_an_ending_leaves_no_timer_behind(on: Running) -> None:
     ending = await on.client.deliberate("x", timeout_seconds=3_600)
     assert await on.wire.get_last(topology.DELIBERATIONS, topology.timer_subject(ending.task_id)) is None
-
-
-async def test_a_client_that_lost_its_inbox_message_still_finds_the_ending(on: Running) -> None:
-    ending = await on.client.deliberate("x", task_id=fresh())
-    found = await on.client.find(ending.task_id)
-    assert found == ending
 
 
 async def test_work_is_gone_from_the_queue_when_the_deliberation_has_ended(on: Running) -> None:

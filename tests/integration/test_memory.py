@@ -5,9 +5,9 @@ import asyncio
 import aiohttp
 import pytest
 
-from benchmarks.service import serving
 from parley.client import connect
 from tests.harness import until
+from tests.rig.service import serving
 
 IDLE_MIB = 200.0
 IN_FLIGHT_MIB = 200.0

@@ -1,4 +1,4 @@
-"""`parley demo` and `parley up` as a person runs them: real processes, real Ray, a clean home."""
+"""`parley demo` and `parley up` as a user runs them: real processes, real Ray, an empty home."""
 
 import os
 import re
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.machine import descendants
 from tests.harness import PATIENCE_SECONDS, until
+from tests.rig.proc import descendants
 
 PARLEY = str(Path(sysconfig.get_path("scripts")) / "parley")
 RAY_AGENTS = re.compile("ray::(DashboardAgent|RuntimeEnvAgent)")
@@ -40,7 +40,7 @@ def alive(pids: set[int]) -> set[int]:
 
 
 def listening(pids: set[int]) -> set[str]:
-    """Addresses on which these processes listen for TCP."""
+    """TCP addresses on which these processes listen."""
     inodes = set()
     for pid in pids:
         try:
@@ -123,7 +123,7 @@ async def test_parley_up_listens_on_loopback_only_answers_and_leaves_nothing_beh
         assert asked.returncode == 0, asked.stderr
         started |= set(descendants(process.pid))
         if end is signal.SIGKILL:
-            # Ray's own two agents notice after a minute (61 s measured); what we started ourselves goes at once.
+            # Two agents of Ray end after a minute (measured: 61 s); our own children end at once.
             started = {pid for pid in started if not RAY_AGENTS.search(command_line(pid))}
         process.send_signal(end)
         process.wait(timeout=PATIENCE_SECONDS)

@@ -1,18 +1,18 @@
-"""A real vLLM under the whole service: real NATS, real Ray. Skipped, with the reason, where vLLM cannot be installed."""
+"""A real vLLM behind the whole service, with real NATS and Ray. Skipped, with the reason, if vLLM cannot be installed."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.live.environment import Unavailable, installed
-from tests.live.model import written
-from tests.live.server import Install, Vllm, vllm
 from tests.live.service import Front, front
 from tests.live.stage import Stage, stage
+from tests.rig.vllm.install import Unavailable, installed
+from tests.rig.vllm.model import written
+from tests.rig.vllm.server import Install, Vllm, vllm
 
 HERE = Path(__file__).parent
-# The first test pays for the installation and a start.
+# The first test includes the installation and a start.
 FIRST_SECONDS = 1_200
 SECONDS = 240
 
@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.live)
         item.add_marker(pytest.mark.timeout(SECONDS if place else FIRST_SECONDS))
         if config.getoption("--live") == "none":
-            item.add_marker(pytest.mark.skip(reason="a real vLLM was not wanted (--live none)"))
+            item.add_marker(pytest.mark.skip(reason="--live none: no real vLLM"))
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +45,7 @@ def install(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 async def shared(install: Install, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Vllm]:
-    """The server that nobody harms. It logs how each request is sampled."""
+    """The server that no test harms. It logs how each request is sampled."""
     folder = tmp_path_factory.mktemp("vllm")
     async with vllm(install, folder, "--enable-prefix-caching", "--enable-log-requests") as server:
         yield server
@@ -53,21 +53,21 @@ async def shared(install: Install, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 async def behind(install: Install, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    """A server that is treated badly, and started again whenever it is wanted."""
+    """A server that tests kill and freeze. It is started again when the next test needs it."""
     async with stage(install, tmp_path_factory.mktemp("stage")) as made:
         yield made
 
 
 @pytest.fixture(scope="session")
 async def plain(shared: Vllm, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Front]:
-    """The whole service in front of it, which reads whole answers."""
+    """The whole service in front of `shared`. It reads whole answers."""
     async with front(tmp_path_factory.mktemp("plain"), [shared.url]) as started:
         yield started
 
 
 @pytest.fixture(scope="session")
 async def streamed(shared: Vllm, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Front]:
-    """Another, which reads answers as streams."""
+    """The same, but it reads answers as streams."""
     async with front(tmp_path_factory.mktemp("streamed"), [shared.url], PARLEY_VLLM_STREAM="true") as started:
         yield started
 

@@ -1,12 +1,10 @@
-"""`parley serve` in a process of its own, on real NATS and real Ray, in front of vLLM; with a client, and a look behind it."""
+"""`parley serve` in a process of its own, with real NATS and Ray, in front of vLLM; a client; access to the streams."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.parts import plain_environment
-from benchmarks.service import Serving, served
 from parley.broker.core.messages import AgentCompleted, AgentFailed, AgentOutcome, Ending, decode
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
@@ -16,9 +14,10 @@ from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.scan import scan
 from parley.client import Client
 from parley.client import connect as connect_client
-from tests.live.server import MODEL
+from tests.rig.service import Serving, served
+from tests.rig.vllm.server import MODEL
 
-# Short waits: what is shown is what happens, not how long it takes. No setting is off its usual course otherwise.
+# Short waits, so that tests are quick. All other settings have their defaults.
 SETTINGS = {
     "VLLM_MODEL": MODEL,
     "PARLEY_POOL_ACTORS": "1",
@@ -37,7 +36,7 @@ class Front:
     nats: Nats
 
     async def outcomes(self, task_id: str) -> list[AgentOutcome]:
-        """What every agent of a task has published, by agent."""
+        """The outcomes of a task, sorted by agent."""
         found: list[AgentOutcome] = []
         async for message in scan(JetStream(self.nats), topology.AGENT_RESPONSES, "agent.response.*"):
             done = message.subject == topology.AGENT_COMPLETED
@@ -45,7 +44,7 @@ class Front:
         return sorted((each for each in found if each.task_id == task_id), key=lambda each: each.agent_id)
 
     async def completed(self, ending: Ending) -> list[AgentCompleted]:
-        """Every agent's outcome of a deliberation in which all answered."""
+        """The outcomes of a deliberation. Fails unless all agents answered."""
         outcomes = await self.outcomes(ending.task_id)
         assert len(outcomes) == ending.total_agents
         answered = [outcome for outcome in outcomes if isinstance(outcome, AgentCompleted)]
@@ -53,7 +52,7 @@ class Front:
         return answered
 
     async def failed(self, ending: Ending) -> list[AgentFailed]:
-        """Every agent's outcome of a deliberation in which nobody answered."""
+        """The outcomes of a deliberation. Fails unless all agents failed."""
         outcomes = await self.outcomes(ending.task_id)
         assert len(outcomes) == ending.total_agents
         failed = [outcome for outcome in outcomes if isinstance(outcome, AgentFailed)]
@@ -65,20 +64,13 @@ class Front:
 async def front(
     folder: Path, urls: Sequence[str], awaited: str = "/readyz", **settings: str
 ) -> AsyncIterator[Front]:
-    """Everything up until the block ends. `urls`: of the model servers; `settings`: more of them, by their variables' names;
-    `awaited`: as for `served`."""
+    """All is up until the block ends. `urls`: of the model servers. `settings`: more settings, by their variables' names.
+
+    `awaited`: as for `served`.
+    """
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(embedded_nats(folder / "nats"))
-        environment = {**SETTINGS, **settings}
-        service = served(
-            server,
-            urls,
-            folder,
-            pool="ray",
-            inherited=plain_environment(),
-            environment=environment,
-            awaited=awaited,
-        )
+        service = served(server, urls, folder, environment={**SETTINGS, **settings}, awaited=awaited)
         serving = await stack.enter_async_context(service)
         nats = await connect(server.url, "live")
         stack.push_async_callback(close, nats)

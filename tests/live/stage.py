@@ -1,15 +1,15 @@
-"""A server for rough treatment: wants a key, is soon full, and is started again on its port by whoever finds it dead."""
+"""A server that tests may harm: it needs a key, is full soon, and is started again on its port if it has died."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.machine import free_port
-from tests.live.server import Install, Vllm, vllm
+from tests.rig.proc import free_port
+from tests.rig.vllm.server import Install, Vllm, vllm
 
 KEY = "key-of-the-live-tests"
-# At work, and waiting for it; the next is turned away.
+# Running and queued requests. The server refuses the next one.
 AT_WORK, QUEUED = 4, 4
 # `--shutdown-timeout` is left at its default, 0.
 ARGUMENTS = (
@@ -25,7 +25,7 @@ ARGUMENTS = (
 
 @dataclass(slots=True)
 class Stage:
-    """One address, and one server after another behind it."""
+    """One address, with one server after the other."""
 
     install: Install
     folder: Path
@@ -38,7 +38,7 @@ class Stage:
         return f"http://127.0.0.1:{self.port}"
 
     async def up(self) -> Vllm:
-        """The server, started if none lives."""
+        """The server. Starts it first if it does not run."""
         if self._server is None or self._server.process.returncode is not None:
             await self._stack.aclose()
             self._server = await self._stack.enter_async_context(

@@ -1,11 +1,11 @@
-"""What comes back from a real vLLM: the text, how long it was, how it was made, why it ended."""
+"""The answers of a real vLLM: text, number of tokens, sampling, why they ended."""
 
 import re
 
 from parley.broker.core.messages import AgentCompleted, DeliberationCompleted
 from tests.harness import fresh
-from tests.live.server import MODEL, Vllm
 from tests.live.service import Front
+from tests.rig.vllm.server import MODEL, Vllm
 
 
 async def test_three_agents_answer_and_the_tokens_are_those_that_vllm_counts(on: Front, shared: Vllm) -> None:
@@ -33,7 +33,7 @@ async def test_an_answer_says_whether_it_was_cut(on: Front) -> None:
     cut = await on.completed(await on.client.deliberate("Go on and on", agents=2, max_tokens=9))
     assert {outcome.finish_reason for outcome in cut} == {"length"}
     assert {outcome.usage.completion_tokens for outcome in cut} == {9}
-    # Noise comes by these letters sooner or later; an agent that begins with them has no answer.
+    # Random text contains these letters sooner or later. An answer that begins with them is empty.
     await on.client.deliberate(
         "Go on and on", agents=8, max_tokens=400, stop=["th"], task_id=(name := fresh())
     )

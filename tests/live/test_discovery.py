@@ -1,12 +1,12 @@
-"""What an operator is told of a real vLLM before anybody asks it a question."""
+"""What `parley doctor` and readiness say of a real vLLM."""
 
 import asyncio
 import os
 import sys
 
-from benchmarks.parts import plain_environment
-from tests.live.server import MAX_TOKENS, MODEL, Vllm
 from tests.live.service import Front
+from tests.rig.service import plain_environment
+from tests.rig.vllm.server import MAX_TOKENS, MODEL, Vllm
 
 
 async def doctor(on: Front, **settings: str) -> tuple[int, str]:

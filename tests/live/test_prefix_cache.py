@@ -1,4 +1,4 @@
-"""vLLM computes what the agents of a task share once, because their prompts have it in front and go to one server."""
+"""vLLM computes the shared prefix of a task's agents once: their prompts begin with it and go to one server."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -10,19 +10,19 @@ from parley.workers import prompts
 from parley.workers.model.client import ChatRequest, ModelClient
 from parley.workers.model.endpoint import Endpoint
 from tests.harness import fresh, until
-from tests.live.server import MODEL, Vllm
 from tests.live.service import Front, front
 from tests.live.stage import AT_WORK, KEY, Stage
+from tests.rig.vllm.server import MODEL, Vllm
 
 AGENTS = 8
 ANSWER_TOKENS = 4
-# No more than the smaller server works at.
+# Not more than the smaller server runs at a time.
 TOGETHER = AT_WORK
 TASKS = 16
 
 
 def task(nonce: str) -> str:
-    """Of a few hundred tokens, and like no other from its first word on."""
+    """A few hundred tokens that differ from any other question from the first word on."""
     return (
         f"{nonce}: "
         + "weigh what speaks for the plainest design that holds, and say what it costs to run it. " * 12
@@ -30,7 +30,7 @@ def task(nonce: str) -> str:
 
 
 def messages(role: str, text: str, number: int, *, angle_first: bool) -> Sequence[Mapping[str, str]]:
-    """What agent `number` sends; `angle_first`: the same words, with what is its alone in front."""
+    """The messages of agent `number`. `angle_first`: the same words, with the agent's own part in front."""
     request = AgentRequested(
         task_id="t",
         agent_id=f"agent-{number:03}",
@@ -55,7 +55,7 @@ def role() -> str:
 
 
 async def cached(server: Vllm, before: dict[str, float]) -> float:
-    """The share of prompt tokens since then that was in the cache."""
+    """The share of prompt tokens since `before` that came from the cache."""
     after = await server.figures()
     hits, queries = (
         after[name] - before[name]

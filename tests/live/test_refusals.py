@@ -1,8 +1,8 @@
-"""What a real vLLM will not do: said in its own words, and not asked again."""
+"""What a real vLLM refuses: the ending has its own words, and there is no retry."""
 
 from parley.broker.core.messages import DeliberationFailed, ErrorType
-from tests.live.server import MAX_TOKENS, Vllm
 from tests.live.service import Front
+from tests.rig.vllm.server import MAX_TOKENS, Vllm
 
 
 async def test_a_prompt_that_is_too_long_fails_at_once_in_the_servers_words(on: Front, shared: Vllm) -> None:
@@ -20,7 +20,7 @@ async def test_a_prompt_that_is_too_long_fails_at_once_in_the_servers_words(on: 
     assert ending.duration_ms < 5_000
 
 
-async def test_more_tokens_than_fit_are_the_callers_mistake(on: Front, shared: Vllm) -> None:
+async def test_more_tokens_than_fit_are_a_bad_request(on: Front, shared: Vllm) -> None:
     asked = len(shared.said("POST /v1/chat/completions"))
     failed = await on.failed(await on.client.deliberate("x", agents=2, max_tokens=MAX_TOKENS + 1))
     assert {(outcome.error_type, outcome.attempt) for outcome in failed} == {(ErrorType.BAD_REQUEST, 1)}
@@ -29,7 +29,7 @@ async def test_more_tokens_than_fit_are_the_callers_mistake(on: Front, shared: V
 
 
 async def test_tokens_that_the_prompt_leaves_no_room_for_are_cut_and_marked(on: Front) -> None:
-    # An older vLLM refused this; this one gives what fits. The server's answer is a long one: about 5 s.
+    # Older vLLMs refused this; this one gives what fits. The answer takes about 5 s.
     (outcome,) = await on.completed(await on.client.deliberate("x", agents=1, max_tokens=MAX_TOKENS))
     assert outcome.finish_reason == "length"
     assert outcome.usage.total_tokens == MAX_TOKENS

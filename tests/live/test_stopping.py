@@ -1,19 +1,19 @@
-"""Who waits no longer does not let a real vLLM work on: what is cancelled is aborted in the engine."""
+"""A real vLLM stops working on cancelled calls: its engine aborts them."""
 
 import time
 
 from parley.broker.core.messages import DeliberationCompleted
-from tests.live.server import MAX_TOKENS, Vllm
 from tests.live.service import Front
+from tests.rig.vllm.server import MAX_TOKENS, Vllm
 
-# Nobody is to finish by itself while a test looks: about 10 s of work for three at once.
+# No call ends by itself during a test: about 10 s of work for three at once.
 LONG = MAX_TOKENS - 1_500
 # From the cancel to the last token.
 ABORT_SECONDS = 1.0
 
 
 async def stopped(server: Vllm, since: float) -> float:
-    """Wait until the engine runs nothing; seconds after `since`. Then not one more token comes."""
+    """Wait until the engine runs no request and makes no more tokens. Returns the seconds since `since`."""
     await server.running(0)
     took = time.monotonic() - since
     made = await server.figure("generation_tokens_total")
@@ -40,7 +40,7 @@ async def test_a_cancel_aborts_the_calls_inside_the_engine(on: Front, shared: Vl
 
 async def test_an_early_finish_aborts_the_others_inside_the_engine(on: Front, shared: Vllm) -> None:
     before = await shared.figures()
-    # Each goes on until it happens upon a `zz`, which is not soon; the first that does ends it for all.
+    # Each answer goes on until it contains the stop text, which takes long; the first one ends the deliberation.
     ending = await on.client.deliberate(
         "Go on and on", agents=8, max_tokens=LONG, stop=["ez"], finish_early=True, timeout_seconds=60
     )

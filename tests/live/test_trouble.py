@@ -1,4 +1,4 @@
-"""A real vLLM that is locked, full, killed, stopped and frozen: what Parley's agents make of it."""
+"""A real vLLM that refuses the key, is full, killed, stopped or frozen: what the endings say."""
 
 import asyncio
 import os
@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from parley.broker.core.messages import ErrorType
-from tests.live.server import MAX_TOKENS
 from tests.live.service import Front, front
 from tests.live.stage import AT_WORK, KEY, QUEUED, Stage
+from tests.rig.vllm.server import MAX_TOKENS
 
-# About 10 s of work for a few at once: whatever is done to the server meets them at work.
+# About 10 s of work for a few at once, so that a fault meets running calls.
 LONG = MAX_TOKENS - 1_500
 FIRST_BYTE_SECONDS, TOTAL_SECONDS = 1.5, 4.0
 # One call, and short limits.
@@ -24,7 +24,7 @@ HURRIED = {
     "PARLEY_VLLM_FIRST_BYTE_TIMEOUT_SECONDS": str(FIRST_BYTE_SECONDS),
     "PARLEY_VLLM_TOTAL_TIMEOUT_SECONDS": str(TOTAL_SECONDS),
 }
-# A second between two calls at most, and more of them than a server takes seconds to start.
+# At most a second between two attempts, and more attempts than a server takes seconds to start.
 PATIENT = {"PARLEY_RETRY_ATTEMPTS": "90"}
 
 
@@ -35,7 +35,7 @@ async def fronts(behind: Stage, tmp_path_factory: pytest.TempPathFactory) -> Asy
 
 
 class Fronts:
-    """Services in front of it, each started when it is first asked for."""
+    """Services in front of `behind`, each started at its first use."""
 
     def __init__(self, behind: Stage, folders: pytest.TempPathFactory, stack: AsyncExitStack) -> None:
         self._behind, self._folders, self._stack = behind, folders, stack
@@ -76,7 +76,7 @@ async def test_a_missing_and_a_wrong_key_fail_at_once(behind: Stage, fronts: Fro
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
-async def test_what_a_full_server_turns_away_is_asked_again_until_all_have_answered(
+async def test_calls_that_a_full_server_refuses_are_retried_until_all_have_answered(
     behind: Stage, fronts: Fronts, stream: bool
 ) -> None:
     server = await behind.up()
@@ -94,7 +94,7 @@ async def test_what_a_full_server_turns_away_is_asked_again_until_all_have_answe
         f"\n{len(outcomes)} agents, {tries} calls, {turned_away:.0f} turned away, slowest {max(e.duration_ms for e in endings)} ms"
     )
     assert turned_away > 0
-    # Each was turned away and asked again; the breaker's probes are no attempts.
+    # Refused calls are retried. The breaker's probes are not attempts.
     assert len(outcomes) < tries <= len(outcomes) + turned_away
 
 
@@ -116,7 +116,7 @@ async def test_a_frozen_server_is_noticed_at_the_first_byte_of_a_stream_and_else
     assert FIRST_BYTE_SECONDS * 1000 <= stream.duration_ms < (FIRST_BYTE_SECONDS + 1) * 1000
 
 
-async def test_a_server_that_is_killed_and_started_again_loses_nobody_who_has_the_patience(
+async def test_a_server_that_is_killed_and_started_again_loses_no_agent_with_enough_attempts(
     behind: Stage, fronts: Fronts
 ) -> None:
     server = await behind.up()
@@ -133,7 +133,7 @@ async def test_a_server_that_is_killed_and_started_again_loses_nobody_who_has_th
     failed = [
         outcome for each in failing for outcome in await hurried.failed(await hurried.client.ending(each))
     ]
-    # The connection of the first two was cut; nobody listens for the others.
+    # The first two lose their connection; the others find no listening server.
     assert [outcome.error_type for outcome in failed] == [ErrorType.CONNECTION_LOST] * 2 + [
         ErrorType.CONNECTION_FAILED
     ] * 2
@@ -167,16 +167,16 @@ async def test_an_engine_that_dies_is_an_error_in_a_stream_that_began_with_200_t
     assert {outcome.error_type for outcome in (*plain, *streamed)} == {ErrorType.SERVER_ERROR}
     assert all("EngineCore encountered an issue" in outcome.error for outcome in (*plain, *streamed))
     assert all(outcome.error.startswith("HTTP 500") for outcome in plain)
-    # A line with the error, and then `[DONE]` as if all were well.
+    # A line with the error, then `[DONE]` as after a success.
     assert all(outcome.error.startswith("the server broke off") for outcome in streamed)
     await asyncio.wait_for(server.process.wait(), 30)
 
 
-async def test_what_a_server_that_is_told_to_stop_leaves_undone_is_no_answer(
+async def test_an_answer_that_a_stopping_server_breaks_off_is_no_answer(
     behind: Stage, fronts: Fronts
 ) -> None:
-    """At SIGTERM, without `--shutdown-timeout`, vLLM aborts what it is at and kills the engine. Whichever is first: a caller is answered
-    with the words so far, HTTP 200 and `finish_reason: abort`, or not at all and for as long as it cares to wait."""
+    """At SIGTERM, without `--shutdown-timeout`, vLLM aborts its requests and kills the engine. Depending on which comes first,
+    a caller gets the words so far with HTTP 200 and `finish_reason: abort`, or no answer at all."""
     server = await behind.up()
     asked = [
         (on, await on.client.submit("Go on", agents=2, max_tokens=LONG, timeout_seconds=60))
@@ -191,5 +191,5 @@ async def test_what_a_server_that_is_told_to_stop_leaves_undone_is_no_answer(
         found += [outcome.error_type for outcome in await on.failed(ending)]
     print(f"\nat SIGTERM: {', '.join(found)}")
     assert set(found) <= {ErrorType.SERVER_ERROR, ErrorType.TOTAL_TIMEOUT}
-    # It only waited for them to leave.
+    # It waits only until the callers have closed their connections.
     await asyncio.wait_for(server.process.wait(), 30)

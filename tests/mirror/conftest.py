@@ -1,4 +1,4 @@
-"""What the tests of broker and handlers share: a server each module, on which each test has an account of its own."""
+"""For the tests of broker and handlers: one nats-server for each module, and an account for each test."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""Many histories on all cores, or one told step by step. Ends with status 1 if an invariant does not hold."""
+"""Run many histories on all cores, or print one step by step. Exit code 1 if an invariant breaks."""
 
 import argparse
 import multiprocessing
@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from tests.simulation.history import History, Told, run, simulated
 from tests.simulation.known import known
 
-# Histories that one process runs between two reports.
+# Histories that one process runs before it returns a result.
 CHUNK = 250
-# Violations told in full; more of the same say little.
+# Violations that are printed in full.
 SHOWN = 3
 REPORT_SECONDS = 10.0
 
 
 @dataclass(slots=True)
 class Sum:
-    """What became of many histories. `told`: the first that broke an invariant, whole; `broken`: the seeds of all."""
+    """The results of many histories. `broken`: the seeds that break an invariant. `told`: the first of them in full."""
 
     histories: int = 0
     seen: Counter[str] = field(default_factory=Counter)
@@ -51,7 +51,7 @@ class Sum:
 
 
 def of(seeds: Sequence[int]) -> Sum:
-    """Run these."""
+    """Run these seeds."""
     sum_ = Sum()
     with simulated():
         for seed in seeds:
@@ -64,10 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--histories", type=int, default=100_000, help="how many (100000)")
     parser.add_argument("--first", type=int, default=0, metavar="SEED", help="the first one's seed (0)")
     parser.add_argument(
-        "--processes", type=int, default=os.cpu_count() or 1, help="how many at a time (one a core)"
+        "--processes", type=int, default=os.cpu_count() or 1, help="how many at a time (one for each core)"
     )
     parser.add_argument("--seed", type=int, help="run this one only")
-    parser.add_argument("--trace", action="store_true", help="with --seed: tell every step")
+    parser.add_argument("--trace", action="store_true", help="with --seed: print every step")
     given = parser.parse_args(arguments)
     if given.seed is not None:
         return _one(given.seed, trace=given.trace)

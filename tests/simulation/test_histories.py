@@ -1,4 +1,4 @@
-"""Some thousand histories of `make simulate`, and what they are worth: they replay, and they go where it is dangerous."""
+"""Two thousand histories of `make simulate`. They replay, and they reach the dangerous situations."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from tests.simulation.__main__ import Sum, of
 from tests.simulation.history import run, simulated
 
 HISTORIES = 2_000
-# What a simulation has to have been through to prove anything; each at least this often in `HISTORIES`.
+# Situations that the histories must reach to prove anything: at least this often in `HISTORIES`.
 SITUATIONS = {
     "compare-and-set refused": 200,
     "dropped by Msg-Id": 200,
@@ -51,12 +51,12 @@ def thousands() -> Sum:
     return of(range(HISTORIES))
 
 
-def test_every_deliberation_ends_exactly_once_whatever_dies(thousands: Sum) -> None:
+def test_every_deliberation_ends_exactly_once_whichever_process_dies(thousands: Sum) -> None:
     assert not thousands.broken, "\n\n".join(thousands.told)
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)
-def test_the_histories_go_where_it_is_dangerous(thousands: Sum, situation: str) -> None:
+def test_the_histories_reach_the_dangerous_situations(thousands: Sum, situation: str) -> None:
     assert thousands.seen[situation] >= SITUATIONS[situation]
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import aiohttp
 import pytest
 
-from benchmarks.machine import free_port
 from parley.app import Service, documented, embedded, service, simulator
 from parley.broker.core.errors import (
     BrokerUnavailable,
@@ -33,6 +32,7 @@ from parley.monitoring import health
 from parley.settings import Settings, load
 from parley.workers.model import readiness
 from tests.harness import ModelServer, Running, model_server, until
+from tests.rig.proc import free_port
 
 PATHS = [
     "/metrics",

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.machine import free_port
 from parley import doctor
 from parley.broker.jetstream import connection, topology
 from parley.broker.jetstream.connection import connect
@@ -17,6 +16,7 @@ from parley.broker.jetstream.embedded import EmbeddedNats, embedded_nats
 from parley.doctor import Finding, examine
 from parley.settings import load
 from tests.harness import ModelServer, Running, model_server
+from tests.rig.proc import free_port
 
 
 async def findings(**settings: Any) -> dict[str, Finding]:

@@ -1,11 +1,11 @@
 """What happens to a deliberation, event by event; then every sequence of events there is, against numbered
 invariants."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from pydantic import ValidationError
@@ -784,3 +784,47 @@ def test_the_search_finds_endings_that_do_not_absorb_in_the_code_itself(
     )
     with pytest.raises(AssertionError, match="invariant"):
         run_state_machine_as_test(AnySequence, settings=quick)
+
+
+# ── two laws over any outcomes ────────────────────────────────────────────────────────────────────────────────────
+
+OUTCOMES = st.lists(st.tuples(st.integers(1, 4), st.booleans()), max_size=8)
+
+
+def reports(outcomes: Sequence[tuple[int, bool]]) -> list[Event]:
+    """One outcome of agent 1 to 4 each, in order: an answer or a failure."""
+    return [
+        (answered if well else failed)(f"agent-dev-{place:03d}", seq)
+        for seq, (place, well) in enumerate(outcomes, 1)
+    ]
+
+
+def fold(events: Sequence[Event], quorum: int) -> Tally:
+    return after(*events, num_agents=4, min_responses=quorum)
+
+
+@settings(deadline=None, database=None)
+@given(outcomes=OUTCOMES, repeats=st.lists(st.integers(0, 7), max_size=6))
+def test_repeated_outcomes_change_nothing(outcomes: list[tuple[int, bool]], repeats: list[int]) -> None:
+    once = reports(outcomes)
+    again = [*once, *(once[place] for place in repeats if place < len(once))]
+    assert fold(again, quorum=2) == fold(once, quorum=2)
+
+
+@settings(deadline=None, database=None)
+@given(
+    wells=st.lists(st.booleans(), min_size=4, max_size=4),
+    order=st.permutations(range(4)),
+    quorum=st.integers(1, 4),
+)
+def test_one_outcome_of_each_agent_comes_to_the_same_ending_in_any_order(
+    wells: list[bool], order: list[int], quorum: int
+) -> None:
+    events = reports([(place, wells[place - 1]) for place in range(1, 5)])
+    one, other = fold(events, quorum), fold([events[place] for place in order], quorum)
+    assert one.ended
+    assert one.state == other.state
+    assert one.phase.outcomes == other.phase.outcomes
+    assert one.verdict is not None
+    assert other.verdict is not None
+    assert one.verdict.error == other.verdict.error

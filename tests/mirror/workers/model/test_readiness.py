@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from benchmarks.machine import free_port
 from parley.broker.core.messages import ErrorType
 from parley.workers.model import readiness
 from parley.workers.model.breaker import BreakerState
@@ -17,6 +16,7 @@ from parley.workers.model.readiness import ModelReadiness, find
 from parley.workers.model.responses import ModelError
 from parley.workers.simulator import DEFAULT_MODEL
 from tests.harness import ModelServer, model_server, until
+from tests.rig.proc import free_port
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,44 @@
+"""A test that leaves something behind in NATS fails: a consumer, a timer, a message that is not acknowledged."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from parley.broker.jetstream import topology
+from tests.harness import Running, until
+
+# What a test has started ends within this. A redelivery takes ACK_WAIT_SECONDS.
+SETTLE_SECONDS = 15.0
+DURABLES = {durable.name for durable in topology.DURABLES}
+
+
+async def left_behind(on: Running) -> list[str]:
+    """What no deliberation needs any more, in words."""
+    jetstream, found = on.nats.jetstream(), []
+    for stream in {durable.stream for durable in topology.DURABLES}:
+        for consumer in await jetstream.consumers_info(stream):
+            if consumer.name not in DURABLES:
+                found.append(f"consumer {consumer.name} on {stream}")
+            elif consumer.num_ack_pending or consumer.num_pending:
+                counts = f"{consumer.num_ack_pending} unacknowledged, {consumer.num_pending} waiting"
+                found.append(f"{consumer.name}: {counts}")
+    timers = await jetstream.stream_info(topology.DELIBERATIONS, subjects_filter=topology.timer_subject("*"))
+    return found + [f"timer {subject}" for subject in timers.state.subjects or {}]
+
+
+@pytest.fixture(autouse=True)
+async def nothing_left_behind(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    """Checks each `Running` that the test has as an argument."""
+    yield
+    for value in list(request.node.funcargs.values()):
+        if isinstance(value, Running):
+            left: list[str] = []
+
+            async def clean(on: Running = value, left: list[str] = left) -> bool:
+                left[:] = await left_behind(on)
+                return not left
+
+            try:
+                await until(clean, "NATS is as before the test", SETTLE_SECONDS)
+            except AssertionError:
+                pytest.fail(f"left behind: {', '.join(left)}")
