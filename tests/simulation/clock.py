@@ -28,6 +28,7 @@ def virtual_time() -> Iterator[None]:
         patch("parley.handlers.cancel.time", VirtualTime),
         patch("parley.handlers.dispatch.time", VirtualTime),
         patch("parley.handlers.effects.time", VirtualTime),
+        patch("parley.handlers.ending_publisher.time", VirtualTime),
         patch("parley.handlers.recover.time", VirtualTime),
     ):
         yield

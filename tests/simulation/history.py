@@ -130,7 +130,7 @@ def simulated() -> Iterator[None]:
         with (
             virtual_time(),
             patch("parley.handlers.recover.walk", walk),
-            patch("parley.handlers.effects.walk", walk),
+            patch("parley.handlers.ending_publisher.walk", walk),
         ):
             yield
     finally:
@@ -148,6 +148,9 @@ class History:
         self.faults = faults.Faults(list(self.plan.faults))
         # Of dice of their own: what a seed stood for before there were parcels, it stands for still.
         self.parcels = faults.Faults(faults.parcels(random.Random(f"{seed} parcels"), len(self.plan.asked)))
+        self.pulls = faults.Faults(faults.pulls(random.Random(f"{seed} pulls"), len(self.plan.asked)))
+        # These cost time, as those of the plan do, and are told with them.
+        self.pulls.struck = self.faults.struck
         self.processes: list[Process] = []
         self._made = 0
         self._starting = 0
@@ -169,6 +172,7 @@ class History:
             self.rng, self.faults, self.eyes, self.trace, keep_seconds=plan.keep_seconds, latency=plan.latency
         )
         self.server.parcels = self.parcels
+        self.server.pulls = self.pulls
         self.eyes.server = self.server
         for _ in range(plan.processes):
             self._start_one()

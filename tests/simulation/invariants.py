@@ -57,6 +57,11 @@ class Invariant(Enum):
         "each step",
         "a question is answered with an ending only once it is stored, and with that one",
     )
+    ROOM_ASKED = (
+        16,
+        "each step",
+        "a subscriber asks for no more than it has room for, and asks anew once its connection is back",
+    )
 
     @property
     def number(self) -> int:

@@ -14,6 +14,8 @@ _RETRY_SECONDS = 4.0
 _REDELIVERY_SECONDS = topology.QUICK_ACK_WAIT_SECONDS + 1.0
 # A consumer with room for one message has none for the redelivery of one that is still on its way, or was lost there.
 _HELD_SECONDS = 6.0
+# A pull request that was lost is given up after two seconds, and that is looked at once a second.
+_OVERDUE_SECONDS = 3.5
 _UNANSWERED_SECONDS = PUBLISH_TIMEOUT_SECONDS + _RETRY_SECONDS + 1.0
 
 
@@ -40,6 +42,8 @@ def _cost(struck: Struck) -> float:
             return seconds + _UNANSWERED_SECONDS
         case Kind.LATE_TIMER:
             return seconds
+        case Kind.LOSE_PULL:
+            return _OVERDUE_SECONDS
         case Kind.LOSE_DELIVERY | Kind.LATE_DELIVERY:
             return max(seconds, _HELD_SECONDS) + _REDELIVERY_SECONDS
         case _:

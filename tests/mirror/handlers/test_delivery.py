@@ -6,13 +6,12 @@ from typing import cast
 import nats.errors
 import pytest
 from nats.aio.msg import Msg
-from pydantic import TypeAdapter
 
 from parley.broker.core.errors import InvalidMessage
-from parley.broker.core.messages import AgentOutcome, DeliberationCancel, DeliberationDeadline
+from parley.broker.core.messages import DeliberationCancel, DeliberationDeadline
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.nats_client import NatsClient as Nats
-from parley.handlers.delivery import Batch, Delivery
+from parley.handlers.delivery import Delivery
 from tests.mirror.handlers import Bench
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -112,12 +111,3 @@ def test_a_trace_context_that_is_none_goes_nowhere(value: str) -> None:
 def test_a_message_without_headers_has_none() -> None:
     delivery = received(NINE)
     assert (delivery.headers, delivery.traceparent) == ({}, None)
-
-
-def test_a_batch_is_documented_as_one_of_its_messages() -> None:
-    assert TypeAdapter(Batch[DeliberationCancel]).json_schema() == DeliberationCancel.model_json_schema()
-    either = TypeAdapter(Batch[AgentOutcome]).json_schema()
-    assert [name.rpartition("/")[2] for name in (option["$ref"] for option in either["anyOf"])] == [
-        "AgentCompleted",
-        "AgentFailed",
-    ]

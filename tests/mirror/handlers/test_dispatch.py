@@ -20,7 +20,7 @@ from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import DISPATCH
 from parley.handlers import dispatch as dispatching
 from parley.handlers import settle
-from parley.handlers.delivery import Batch
+from parley.handlers.delivery import Delivery
 from parley.handlers.dispatch import MAX_JOB_DELIVERIES, Dispatch
 from parley.handlers.settle import MAX_DELIVERIES, Settler
 from parley.workers.job import Job
@@ -86,7 +86,7 @@ async def record(bench: Bench, *events: Any, task_id: str = "t-1") -> None:
     )
 
 
-async def again(bench: Bench, count: int = 1) -> Batch[Any]:
+async def again(bench: Bench, count: int = 1) -> list[Delivery[Any]]:
     """Work that was handed out before and came back: old enough to be looked up."""
     for delivery in await bench.taken(DISPATCH, count):
         await delivery.nak()
@@ -101,7 +101,7 @@ async def test_work_is_handed_over_as_it_came_and_left_to_the_worker_to_settle(
 ) -> None:
     await bench.publish(topology.AGENT_REQUESTED, work(), {"traceparent": TRACE})
     (delivery,) = await bench.taken(DISPATCH)
-    await dispatch(Batch([delivery]))
+    await dispatch([delivery])
     assert pool.handed == [[Job(reply=delivery.msg.reply, body=delivery.data, traceparent=TRACE)]]
     assert not delivery.msg.is_acked
     info = await bench.js.consumer_info(DISPATCH.stream, DISPATCH.name)
@@ -203,7 +203,7 @@ async def test_work_that_waited_long_is_looked_up_too(
     await bench.publish(topology.AGENT_REQUESTED, work())
     (delivery,) = await bench.taken(DISPATCH)
     await until(lambda: time.time() > delivery.at + 0.06, "it is stale")
-    await dispatch(Batch([delivery]))
+    await dispatch([delivery])
     assert (delivery.count, pool.handed) == (1, [])
     await bench.settled(DISPATCH)
 
@@ -213,14 +213,14 @@ async def test_what_is_remembered_of_a_namesake_long_forgotten_drops_no_work(
 ) -> None:
     monkeypatch.setattr(dispatching, "STALE_SECONDS", 0.05)
     former = Requested("t-1", seq=1, at=0.0, deadline=time.time() + 60, role="DEV", num_agents=3)
-    await dispatch._ledger.apply("t-1", [(former, 0.0), (Reported(ONE, 1, 5), 1.0)], new=True)
+    await dispatch._tallies.apply("t-1", [(former, 0.0), (Reported(ONE, 1, 5), 1.0)], new=True)
     bucket = await bench.js.key_value(topology.TALLIES_BUCKET)
     await bucket.purge("t-1")
     await TallyStore(bench.wire, keep_seconds=60).apply("t-1", [(replace(former, seq=9), 2.0)])
     await bench.publish(topology.AGENT_REQUESTED, work())
     (delivery,) = await bench.taken(DISPATCH)
     await until(lambda: time.time() > delivery.at + 0.06, "it is stale")
-    await dispatch(Batch([delivery]))
+    await dispatch([delivery])
     assert [len(jobs) for jobs in pool.handed] == [1]
 
 
@@ -236,7 +236,7 @@ async def test_work_that_takes_its_worker_down_each_time_is_set_aside_and_its_ag
     for count in (1, 2):
         (delivery,) = await bench.taken(DISPATCH)
         assert delivery.count == count
-        await dispatch(Batch([delivery]))
+        await dispatch([delivery])
         await delivery.nak()  # as the server does when the worker is gone
     await dispatch(await bench.taken(DISPATCH))
     assert [len(jobs) for jobs in pool.handed] == [1, 1]

@@ -32,8 +32,9 @@ from parley.broker.core.timestamps import parse_timestamp
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import FoldResult, TallyStore
-from parley.handlers import effects
+from parley.handlers import ending_publisher
 from parley.handlers.effects import EffectRunner
+from parley.handlers.ending_publisher import EndingPublisher
 from tests.harness import fresh, until
 from tests.mirror.handlers import Bench, Notes, Stumble, StumblingWire, answer_of, failure_of, request_of
 
@@ -43,12 +44,12 @@ CLAIM_CHECK_BYTES = 16 * 1024
 
 
 class Process:
-    """One replica of the service: a performer and what it remembers."""
+    """One replica of the service: an effect runner and its tally store."""
 
     def __init__(self, wire: JetStream, notes: Notes | None = None) -> None:
-        self.performer = EffectRunner(
-            wire, TallyStore(wire, keep_seconds=60), notes or Notes(), claim_check_bytes=CLAIM_CHECK_BYTES
-        )
+        tallies = TallyStore(wire, keep_seconds=60)
+        endings = EndingPublisher(wire, tallies, notes or Notes(), claim_check_bytes=CLAIM_CHECK_BYTES)
+        self.effects = EffectRunner(wire, tallies, endings)
 
     async def requested(
         self, task_id: str, agents: int = 3, seconds: float = 60.0, reply_to: str | None = None
@@ -66,12 +67,12 @@ class Process:
             task_id, seq=1, at=self.began, deadline=self.began + seconds, role="DEV", num_agents=agents, metadata={"a": "b"},
             reply_to=reply_to, traceparent=TRACE,
         )  # fmt: skip
-        return await self.performer.apply(task_id, [(event, self.began)], request)
+        return await self.effects.apply(task_id, [(event, self.began)], request)
 
     began = 1_800_000_000.0
 
     async def apply(self, task_id: str, *events: Event, now: float | None = None) -> FoldResult:
-        return await self.performer.apply(
+        return await self.effects.apply(
             task_id, [(event, self.began + 1 if now is None else now) for event in events]
         )
 
@@ -394,7 +395,7 @@ async def test_an_ending_stored_before_everybody_was_away_for_long_is_found_and_
     bench: Bench, process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its Msg-Id is forgotten by then, and its mark was never set."""
-    monkeypatch.setattr(effects, "MSG_ID_SECONDS", -math.inf)
+    monkeypatch.setattr(ending_publisher, "MSG_ID_SECONDS", -math.inf)
     await bench.wire.publish(topology.COMPLETED, b"junk")
     await process.requested("t-1", agents=1)
     events = await stored(bench, answer_of("t-1", ONE))
@@ -458,7 +459,7 @@ async def test_the_real_deadline_finds_an_ending_that_was_never_published(bench:
     request = request_of("t-1", num_agents=1)
     event = Requested("t-1", seq=1, at=now, deadline=now + 0.4, role="DEV", num_agents=1)
     process = Process(bench.wire, bench.notes)
-    await process.performer.apply("t-1", [(event, now)], request)
+    await process.effects.apply("t-1", [(event, now)], request)
     events = await stored(bench, answer_of("t-1", ONE))
     with pytest.raises(Stumble):
         await Process(StumblingWire(bench.nc, at=1, after=True)).apply("t-1", *events, now=now + 0.1)

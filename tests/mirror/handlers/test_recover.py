@@ -15,21 +15,18 @@ from parley.broker.jetstream.topology import EXPIRY
 from parley.handlers.effects import EffectRunner
 from parley.handlers.expire import Expire
 from parley.handlers.recover import MARKING_SECONDS, Recover
-from parley.handlers.settle import Settler
 from tests.harness import until
-from tests.mirror.handlers import Bench
+from tests.mirror.handlers import Bench, effects_of, runner_of
 
 
 @pytest.fixture
-def performer(bench: Bench) -> EffectRunner:
-    return EffectRunner(
-        bench.wire, TallyStore(bench.wire, keep_seconds=60), bench.notes, claim_check_bytes=512 * 1024
-    )
+def effects(bench: Bench) -> EffectRunner:
+    return effects_of(bench)
 
 
 @pytest.fixture
-def recover(bench: Bench, performer: EffectRunner) -> Recover:
-    return Recover(bench.wire, performer)
+def recover(bench: Bench, effects: EffectRunner) -> Recover:
+    return Recover(bench.wire, effects)
 
 
 async def record(bench: Bench, task_id: str, seconds: float, *events: Event, ago: float = 60.0) -> float:
@@ -56,11 +53,11 @@ async def test_an_open_deliberation_whose_deadline_was_lost_gets_it_back(
 
 
 async def test_one_whose_time_was_up_meanwhile_ends_at_once(
-    bench: Bench, recover: Recover, performer: EffectRunner
+    bench: Bench, recover: Recover, effects: EffectRunner
 ) -> None:
     await record(bench, "overdue", -1)
     assert await recover.sweep() == 1
-    await Expire(performer, Settler(bench.wire, EXPIRY, bench.notes))(await bench.taken(EXPIRY))
+    await runner_of(bench, EXPIRY, Expire(effects).handle)(await bench.taken(EXPIRY))
     (ending,) = await bench.endings_of("overdue")
     assert isinstance(ending, DeliberationFailed)
     assert ending.status == "timeout"
@@ -130,6 +127,7 @@ async def test_it_sweeps_at_the_start_and_after_a_reconnect(bench: Bench, recove
         await until(lambda: swept("first"), "swept at the start")
         await record(bench, "second", 3_600)
         bench.wire.nc.stats["reconnects"] += 1
+        bench.wire.nc._note_change()
         await until(lambda: swept("second"), "swept after the reconnect")
     finally:
         running.cancel()
@@ -141,7 +139,6 @@ async def test_it_sweeps_now_and_then_though_nothing_is_known_to_have_happened(
     bench: Bench, recover: Recover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("parley.handlers.recover.SWEEP_SECONDS", 1.0)
-    monkeypatch.setattr("parley.handlers.recover.LOOK_SECONDS", 0.05)
     running = asyncio.create_task(recover.run())
     try:
         for name in ("one", "two", "three"):

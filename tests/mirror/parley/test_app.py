@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from benchmarks.machine import free_port
-from parley.app import Service, documented, embedded, service, simulator
+from parley.app import Service, asyncapi_document, embedded, service, simulator
 from parley.broker.core.errors import (
     BrokerUnavailable,
     BrokerUnsuitable,
@@ -363,5 +363,5 @@ async def test_a_simulator_that_cannot_start_is_told() -> None:
 
 
 def test_the_document_needs_no_connection() -> None:
-    document = documented()
+    document = asyncapi_document()
     assert document["asyncapi"] == "3.0.0"
