@@ -12,7 +12,7 @@ Private names of FastStream 0.7 used here, and nowhere else:
 - `_outer_config.graceful_timeout`: the seconds that `stop` may wait, as the broker was told.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 from faststream import AckPolicy
 from faststream.nats import JStream, NatsBroker, PullSub
@@ -32,22 +32,11 @@ class ServiceBroker(NatsBroker):
         return connection
 
 
-class _Subscriber(Protocol):
-    """A FastStream subscriber, as far as it is changed below."""
-
-    connection: Client
-    # Any: FastStream's class for the configuration of a broker is private.
-    _outer_config: Any
-
-    async def _create_subscription(self) -> None: ...
-
-    async def stop(self) -> None: ...
-
-
 def attach(broker: NatsBroker, puller: PullSubscriber, *, payload: Any, title: str, description: str) -> None:
     """Have `broker` start and stop `puller`, and show it in the AsyncAPI document as a receiver of `payload` (a type)."""
     durable = puller.durable
-    declared = broker.subscriber(
+    # Any: its class is private, and two of its methods are replaced below.
+    subscriber: Any = broker.subscriber(
         durable.filter,
         durable=durable.name,
         # Not declared: provisioning is ours, and FastStream would overwrite the live stream.
@@ -59,8 +48,7 @@ def attach(broker: NatsBroker, puller: PullSubscriber, *, payload: Any, title: s
         title=title,
         description=description,
     )
-    declared(_documented(payload))
-    subscriber: _Subscriber = declared  # type: ignore[assignment]  # its class is private
+    subscriber(_documented(payload))
     stop = subscriber.stop
 
     async def start_puller() -> None:
@@ -71,8 +59,8 @@ def attach(broker: NatsBroker, puller: PullSubscriber, *, payload: Any, title: s
         await puller.stop(subscriber._outer_config.graceful_timeout)
         await stop()
 
-    subscriber._create_subscription = start_puller  # type: ignore[method-assign]  # as the docstring says
-    subscriber.stop = stop_puller  # type: ignore[method-assign]  # the same
+    subscriber._create_subscription = start_puller
+    subscriber.stop = stop_puller
 
 
 def _documented(payload: Any) -> Any:

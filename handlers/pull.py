@@ -47,6 +47,7 @@ class PullSubscriber:
         self.window: PullWindow[Msg] = PullWindow(limit, batch)
         self._handle = handle
         self._room = room
+        # Where this subscriber's pull requests go.
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{durable.stream}.{durable.name}"
         # Tasks that run the handler.
         self._handling: set[asyncio.Task[None]] = set()
@@ -58,6 +59,8 @@ class PullSubscriber:
         self._freed = asyncio.Event()
         # The subscription on our inbox, None while stopped.
         self.subscription: Subscription | None = None
+        self._connection: NatsClient
+        # Where messages and statuses come.
         self._inbox = ""
         # Reconnects of the connection that the window knows of.
         self._reconnects = 0

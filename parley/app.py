@@ -1,7 +1,7 @@
 """The composition root: the one place where everything is wired together.
 
-`service` runs the parts of one process between two lines of an `async with`. `embedded` starts what a single machine lacks: its
-own nats-server, a simulated model server. Whoever opens something closes it, in the opposite order, however the block ends.
+`service` runs the parts of one process for as long as an `async with` block lasts. `embedded` starts what a single machine lacks: a
+nats-server, a simulated model server. Everything opened is closed in the opposite order, however the block ends.
 """
 
 import asyncio
@@ -68,7 +68,7 @@ class Service:
 
     @property
     def disabled(self) -> str | None:
-        """Why it cannot work any more in this process; None while it can. A supervisor starts another."""
+        """Why this process can no longer work, or None. A supervisor then starts another process."""
         if self.wire.closed:
             return "NATS closed the connection for good (were credentials changed?)"
         return self.pool.lost if self.pool is not None else None
@@ -137,7 +137,7 @@ async def _prepare(settings: Settings, nats_url: str) -> None:
 
 
 async def _model(settings: Settings) -> str:
-    """The model to ask for: the configured one, or the first that the first server lists."""
+    """The name of the model: the configured one, or the first that the first server lists."""
     if settings.vllm_model is not None:
         return settings.vllm_model
     key = settings.vllm_api_key.get_secret_value() if settings.vllm_api_key else None
@@ -304,7 +304,7 @@ async def _backlog(jetstream: JetStream, metrics: Metrics, durable: topology.Dur
 
 
 def asyncapi_document() -> dict[str, object]:
-    """The AsyncAPI document of the whole service, whatever runs here. Opens no connection."""
+    """The AsyncAPI document of the whole service, whichever parts run here. Opens no connection."""
     broker = NatsBroker(apply_types=False, logger=None)
     declare_all(broker)
     return asyncapi.document(broker, VERSION)
@@ -317,8 +317,8 @@ def asyncapi_document() -> dict[str, object]:
 async def embedded(
     settings: Settings, folder: Path, *, simulated: Sequence[str] = ()
 ) -> AsyncIterator[Settings]:
-    """The settings with whatever was missing started and filled in: a nats-server in `folder`, a simulated model server
-    with the arguments `simulated`."""
+    """The settings, with what they lack started and filled in: a nats-server in `folder`, a simulated model server with the
+    arguments `simulated`."""
     async with AsyncExitStack() as stack:
         found: dict[str, object] = {}
         if settings.nats_url is None:
@@ -356,7 +356,7 @@ async def simulator(*arguments: str) -> AsyncIterator[str]:
 
 
 def _free(port: int) -> int:
-    """`port` if nobody has it, else -1 (any)."""
+    """`port` if it is free, else -1 (any)."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
