@@ -1,4 +1,4 @@
-"""A durable pull consumer: what it has handed out, to be acknowledged, given back, or handed out again after `ack_wait`."""
+"""A durable pull consumer of the modelled server: its pull requests, and the messages delivered and not yet acknowledged."""
 
 import asyncio
 import json
@@ -30,8 +30,8 @@ class PullRequest:
         self.left = left
 
 
-class Handed:
-    """A message on its way or in hand. `count`: which delivery this is."""
+class Unsettled:
+    """A message that was delivered and is not settled. `count`: its deliveries. `timer`: its next one."""
 
     __slots__ = ("count", "timer")
 
@@ -58,7 +58,7 @@ class Consumer:
         # Pull requests that wait. One expires only where a fault makes the difference: otherwise its puller would at once make
         # the same request again.
         self.requests: list[PullRequest] = []
-        self.handed: dict[int, Handed] = {}
+        self.handed: dict[int, Unsettled] = {}
         self.redelivered = 0
         self._waiting: deque[int] = deque()
         self._again: deque[int] = deque()
@@ -83,7 +83,7 @@ class Consumer:
         return min(self.handed) - 1 if self.handed else self._delivered_to
 
     def comes(self, after: Kept) -> bool:
-        """Whether another message of this subject, stored later, is still to be settled."""
+        """Whether another message of this subject, stored later, is still unsettled."""
         unsettled = (self.stream.messages[seq] for seq in (*self.handed, *self._waiting) if seq > after.seq)
         return any(kept.subject == after.subject for kept in unsettled)
 
@@ -102,7 +102,7 @@ class Consumer:
         return sum(request.left for request in self.requests if request.puller is puller)
 
     def expire(self, puller: Puller) -> None:
-        """The requests of a puller come to their end, and it is told so."""
+        """End the requests of a puller, with a status for it."""
         left = self.requested(puller)
         self.forget(puller)
         if left:
@@ -133,7 +133,7 @@ class Consumer:
             else:
                 seq = self._waiting.popleft()
                 self._delivered_to = seq
-                self.handed[seq] = Handed()
+                self.handed[seq] = Unsettled()
             self._hand(seq)
 
     def _hand(self, seq: int) -> None:
@@ -147,7 +147,7 @@ class Consumer:
         self._due(seq, handed, self.ack_wait)
         self._send(self, self.use(self.requests), kept, handed.count)
 
-    def _due(self, seq: int, handed: Handed, seconds: float) -> None:
+    def _due(self, seq: int, handed: Unsettled, seconds: float) -> None:
         if handed.timer is not None:
             handed.timer.cancel()
         handed.timer = asyncio.get_running_loop().call_later(seconds, self._redeliver, seq)
@@ -158,7 +158,7 @@ class Consumer:
             self._serve()
 
     def settle(self, seq: int, word: bytes) -> bool:
-        """What the holder of a delivery says of it; whether that acknowledged it. Word about one settled already is void."""
+        """Apply an acknowledgement, a nak or a sign of progress; whether it acknowledged. One for a settled message does nothing."""
         handed = self.handed.get(seq)
         if handed is None:
             return False

@@ -1,4 +1,4 @@
-"""Rules broken on purpose, each with the invariants that must notice. A simulation that finds none of these would prove nothing."""
+"""Rules broken on purpose, each with the invariant that must notice. A simulation that did not find them would prove nothing."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +39,7 @@ from parley.workers.worker import Worker
 from tests.simulation.invariants import Invariant
 
 _react = tally.react
-_happen = EffectRunner.apply
+_apply_events = EffectRunner.apply
 _store = JetStream.publish
 _arm = EffectRunner.arm
 _store_ending = EndingPublisher._store
@@ -53,7 +53,7 @@ _apply = TallyStore.apply
 class Mutation:
     """`broken`: what is done wrong. `trips`: the invariant that must notice it.
 
-    `blind`: an invariant not looked at, which would notice first; so that what follows is seen to be noticed as well.
+    `blind`: invariants that are not checked, because they would notice first.
     """
 
     broken: str
@@ -133,7 +133,7 @@ def _reacting(
     return lambda: patch.object(tally_store, "react", react)
 
 
-# ── the order of things ───────────────────────────────────────────────────────────────────────────────────────────
+# ── the order of steps ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def _acks_first(self: Runner, delivery: AnyDelivery) -> None:
@@ -157,7 +157,7 @@ async def _fans_out_first(
             for effect in reaction.effects:
                 if isinstance(effect, RequestAgents):
                     await self._run(effect, reaction.tally, request)
-    return await _happen(self, task_id, events, request)
+    return await _apply_events(self, task_id, events, request)
 
 
 async def _worker_acks_first(self: Worker, job: Job) -> None:

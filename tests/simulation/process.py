@@ -1,4 +1,4 @@
-"""One process of the service: the real handlers, wired as `parley.app` wires them, on a connection that can be cut at any step."""
+"""One process of the service: the real handlers, wired as in `parley.app`, on a connection that can be cut at any step."""
 
 import asyncio
 import contextvars
@@ -41,8 +41,8 @@ DEFAULT_TIMEOUT_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Making:
-    """How every process of a history is made."""
+class ProcessOptions:
+    """The same for every process of a history. `in_hand`: the limit of each subscriber."""
 
     keep_seconds: float
     in_hand: int
@@ -51,7 +51,7 @@ class Making:
     moods: Moods
 
 
-class Hands:
+class Subscriber:
     """One subscriber of one process: `PullSubscriber` without asyncio's loop and NATS, on the same `PullWindow`."""
 
     def __init__(
@@ -69,9 +69,9 @@ class Hands:
         self._consumer = consumer
         self._handle = handle
         self._crew = crew
-        # A handler of a pool runs: the next one waits for it, as `PullSubscriber` does.
+        # Dispatch runs: its next batch waits for it, as in `PullSubscriber`.
         self._busy = False
-        # What the window should know by itself: messages sent to this subscriber, and messages here and not finished.
+        # Counted apart from the window, to check it: messages sent to this subscriber, and messages here and not finished.
         self._on_its_way = 0
         self._here = 0
 
@@ -119,7 +119,7 @@ class Hands:
         self._process.link.when_awake(end)
 
     def _end_requests(self) -> None:
-        """A second after something was lost: what still waits at the server expires, and what is overdue is given up."""
+        """A second after a loss: requests that wait at the server expire, and those that are overdue are given up."""
         self._consumer.expire(self)
         due = self._server.now
 
@@ -144,7 +144,7 @@ class Hands:
         )
 
     def disconnect(self) -> None:
-        """Its process is dead: the server forgets what it asked for."""
+        """The process is dead: the server forgets its requests."""
         self._consumer.forget(self)
 
     # ── what comes ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -191,26 +191,26 @@ class Process:
         self,
         server: Server,
         name: str,
-        making: Making,
+        options: ProcessOptions,
         observer: Observer,
         killed: Callable[["Process"], None],
     ) -> None:
         self.server = server
         self.name = name
         self.link = Link(server, self, name)
-        self._making = making
+        self._options = options
         self._killed = killed
         self.context = contextvars.copy_context()
-        self.context.run(SKEW.set, making.skew_seconds * (2 * server.rng.random() - 1))
-        self.crew = Crew(server, self.link, self.context, slots=making.slots, moods=making.moods)
+        self.context.run(SKEW.set, options.skew_seconds * (2 * server.rng.random() - 1))
+        self.crew = Crew(server, self.link, self.context, slots=options.slots, moods=options.moods)
         jetstream = JetStream(as_client(self.link))
-        tallies = TallyStore(jetstream, keep_seconds=making.keep_seconds)
+        tallies = TallyStore(jetstream, keep_seconds=options.keep_seconds)
         endings = EndingPublisher(jetstream, tallies, observer, claim_check_bytes=_CLAIM_CHECK_BYTES)
         self._effects = EffectRunner(jetstream, tallies, endings)
         self.query = Query(jetstream, tallies)
         self._recover = Recover(jetstream, self._effects)
         self._jetstream, self._observer, self._tallies = jetstream, observer, tallies
-        self._hands: list[Hands] = []
+        self._subscribers: list[Subscriber] = []
 
     @property
     def dead(self) -> bool:
@@ -247,8 +247,8 @@ class Process:
         """The broker was away and is back."""
 
         def recover() -> None:
-            for hands in self._hands:
-                hands.reconnected()
+            for subscriber in self._subscribers:
+                subscriber.reconnected()
             in_context(self.context, self.sweep())
 
         self.link.when_awake(recover)
@@ -271,25 +271,25 @@ class Process:
 
     def _take(self, handle: HandleBatch, durable: topology.Durable, crew: Crew | None = None) -> None:
         consumer = self.server.consumers[durable.name]
-        hands = Hands(self, consumer, handle, self._making.in_hand, crew)
-        self._hands.append(hands)
-        consumer.pullers.append(hands)
-        hands.ask()
+        subscriber = Subscriber(self, consumer, handle, self._options.in_hand, crew)
+        self._subscribers.append(subscriber)
+        consumer.pullers.append(subscriber)
+        subscriber.ask()
 
     def kill(self) -> None:
-        """Nothing of it runs on: no `finally`, no goodbye. What it had in hand is redelivered in time."""
+        """No code of it runs any more, not even a `finally`. The messages that it held are redelivered after `ack_wait`."""
         if self.dead:
             return
         self.link.die()
         self.crew.kill()
         for consumer in self.server.consumers.values():
-            consumer.pullers = [puller for puller in consumer.pullers if puller not in self._hands]
-        for hands in self._hands:
-            hands.disconnect()
+            consumer.pullers = [puller for puller in consumer.pullers if puller not in self._subscribers]
+        for subscriber in self._subscribers:
+            subscriber.disconnect()
         self._killed(self)
 
     def pause(self, seconds: float) -> None:
-        """As SIGSTOP does: it goes on later, with whatever it had in hand."""
+        """As SIGSTOP does: it goes on later, with the messages that it holds."""
         self.link.stop(seconds)
 
     def close(self) -> None:
