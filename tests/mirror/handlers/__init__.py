@@ -1,4 +1,4 @@
-"""One test file a source file. What they share: a real NATS account for each test, and somebody who takes notes."""
+"""One test file a source file. They share a real NATS account for each test, and an observer that takes notes."""
 
 import json
 import time
@@ -64,7 +64,7 @@ class Notes(Observer):
 
 @dataclass(frozen=True)
 class Bench:
-    """A NATS with our streams in it, and nothing of ours running on it."""
+    """A NATS with our streams, and no handler running."""
 
     url: str
     nc: Nats

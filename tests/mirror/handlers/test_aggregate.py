@@ -243,7 +243,7 @@ async def test_outcomes_of_many_deliberations_find_each_its_own(bench: Bench, ag
     ],
     ids=["nobody's", "a stranger's", "of another round", "out of time"],
 )
-async def test_an_outcome_nobody_counts_is_acknowledged_and_told(
+async def test_an_outcome_that_counts_for_nothing_is_acknowledged_and_observed(
     bench: Bench, aggregate: Runner, outcome: AgentOutcome
 ) -> None:
     await record(bench)
@@ -256,7 +256,7 @@ async def test_an_outcome_nobody_counts_is_acknowledged_and_told(
     assert await bench.dead_letters() == []
 
 
-async def test_an_outcome_nobody_counts_is_not_kept_for_an_ending(bench: Bench) -> None:
+async def test_an_outcome_that_counts_for_nothing_is_not_kept_for_an_ending(bench: Bench) -> None:
     wire = JetStream(bench.nc)
     await record(bench)
     (counted, stray) = await report(bench, answer_of("t-1", ONE), answer_of("nobody", ONE))
@@ -284,7 +284,7 @@ async def test_an_outcome_stored_after_the_deadline_is_left_to_it(bench: Bench, 
     assert await bench.endings_of("t-1") == []
 
 
-async def test_an_outcome_leaves_the_ending_to_who_decided_it_and_that_one_comes_again(
+async def test_only_the_outcome_that_decided_an_ending_publishes_it(
     bench: Bench, aggregate: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who decided it is most likely publishing it just now: core NATS would carry a second copy to every listener."""
@@ -371,7 +371,7 @@ async def test_outcomes_that_waited_for_a_fold_that_failed_are_folded_all_the_sa
 @pytest.mark.parametrize(
     "body", [b"", b"nope", b"{}", b'{"task_id": "t-1", "agent_id": "agent-dev-001"}', b"\xff"]
 )
-async def test_what_nobody_can_read_is_dead_lettered_and_the_rest_is_counted(
+async def test_an_invalid_outcome_is_dead_lettered_and_the_others_are_counted(
     bench: Bench, aggregate: Runner, subject: str, body: bytes
 ) -> None:
     await record(bench)

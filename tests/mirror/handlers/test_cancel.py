@@ -84,7 +84,7 @@ async def test_a_cancel_that_overtook_its_request_waits_for_it(
     assert await bench.dead_letters() == []
 
 
-async def test_a_cancel_waits_for_a_request_that_is_in_intakes_hands(
+async def test_a_cancel_waits_for_a_request_that_intake_holds(
     bench: Bench, cancel: Runner, intake: Runner
 ) -> None:
     await request(bench)
@@ -98,7 +98,7 @@ async def test_a_cancel_waits_for_a_request_that_is_in_intakes_hands(
     assert [ending.status for ending in await bench.endings_of("t-1")] == ["cancelled"]
 
 
-async def test_a_cancel_of_nobody_is_let_go_when_every_request_before_it_was_taken_in(
+async def test_a_cancel_of_an_unknown_deliberation_is_acknowledged_when_intake_has_settled_every_earlier_request(
     bench: Bench, cancel: Runner, intake: Runner
 ) -> None:
     await request(bench, "another")
@@ -111,7 +111,7 @@ async def test_a_cancel_of_nobody_is_let_go_when_every_request_before_it_was_tak
     assert await bench.endings_of("nobody") == []
 
 
-async def test_a_cancel_of_nobody_is_let_go_once_intake_has_got_past_it(
+async def test_a_cancel_of_an_unknown_deliberation_is_acknowledged_once_intake_is_past_it(
     bench: Bench, cancel: Runner, intake: Runner
 ) -> None:
     await request(bench, "before")
@@ -131,7 +131,7 @@ async def test_a_cancel_of_nobody_is_let_go_once_intake_has_got_past_it(
 @pytest.mark.parametrize(
     "body", [b"", b"nope", b"{}", b'{"task_id": "../x"}', b'{"task_id": "t-1", "reason": 5}']
 )
-async def test_a_cancel_nobody_can_read_is_dead_lettered(bench: Bench, cancel: Runner, body: bytes) -> None:
+async def test_an_invalid_cancel_is_dead_lettered(bench: Bench, cancel: Runner, body: bytes) -> None:
     await bench.publish(topology.CANCEL, body)
     await cancel(await bench.taken(CANCELLER))
     (letter,) = await bench.dead_letters()

@@ -1,4 +1,4 @@
-"""What a delivered message says about itself."""
+"""The metadata and the payload of a delivered message."""
 
 import time
 from typing import cast
@@ -40,7 +40,7 @@ def test_place_time_and_count_are_read_from_either_form_of_the_reply_subject(rep
 
 
 @pytest.mark.parametrize("reply", [NINE, ELEVEN, TWELVE])
-def test_what_is_read_here_is_what_nats_py_reads(reply: str) -> None:
+def test_the_reply_subject_is_read_as_nats_py_reads_it(reply: str) -> None:
     delivery = received(reply)
     metadata = delivery.msg.metadata
     assert (metadata.stream, metadata.consumer) == ("DELIBERATIONS", "intake")
@@ -49,7 +49,7 @@ def test_what_is_read_here_is_what_nats_py_reads(reply: str) -> None:
 
 
 @pytest.mark.parametrize("reply", ["", "_INBOX.abc", "$JS.ACK.x", ".".join(["x"] * 10)])
-def test_what_is_no_jetstream_message_is_no_delivery(reply: str) -> None:
+def test_a_message_that_is_not_of_jetstream_is_refused(reply: str) -> None:
     with pytest.raises(nats.errors.NotJSMessageError):
         received(reply)
 
@@ -104,7 +104,7 @@ def test_a_payload_is_read_as_what_is_expected_or_refused() -> None:
         f"00-{'0' * 32}-{'0' * 16}-01",
     ],
 )
-def test_a_trace_context_that_is_none_goes_nowhere(value: str) -> None:
+def test_an_invalid_trace_context_is_ignored(value: str) -> None:
     assert received(NINE, b"", {"traceparent": value}).traceparent is None
 
 

@@ -1,4 +1,4 @@
-"""Work from the queue into the pool's hands, and what is dropped on the way because nobody waits for it."""
+"""Jobs go from the queue to the pool; those that no deliberation waits for are dropped."""
 
 import asyncio
 import json
@@ -123,7 +123,7 @@ async def test_what_came_together_is_handed_over_together(
     ]
 
 
-async def test_fresh_work_costs_no_look_at_its_tally(bench: Bench, pool: Hands) -> None:
+async def test_a_fresh_job_is_submitted_without_reading_its_tally(bench: Bench, pool: Hands) -> None:
     class Blind(JetStream):
         """Must not be asked."""
 
@@ -162,7 +162,7 @@ async def test_work_of_a_cancelled_deliberation_is_dropped(
 
 
 @pytest.mark.parametrize("junk", [b"", b"nope", b'{"task_id": ">"}', b"[]"])
-async def test_a_cancel_nobody_can_read_drops_nothing(
+async def test_an_invalid_cancel_drops_nothing(
     bench: Bench, dispatch: Dispatch, pool: Hands, junk: bytes
 ) -> None:
     dispatch.cancel(junk)
@@ -183,7 +183,7 @@ async def test_a_cancel_nobody_can_read_drops_nothing(
     ],
     ids=["ended", "has reported", "all have reported", "no such agent", "another round", "forgotten"],
 )
-async def test_work_that_came_back_and_nobody_waits_for_is_dropped(
+async def test_a_redelivered_job_that_is_no_longer_wanted_is_dropped(
     bench: Bench, dispatch: Dispatch, pool: Hands, happened: Sequence[Any] | None, fields: dict[str, Any]
 ) -> None:
     if happened is not None:
@@ -195,7 +195,7 @@ async def test_work_that_came_back_and_nobody_waits_for_is_dropped(
     assert await bench.dead_letters() == []
 
 
-async def test_work_that_waited_long_is_looked_up_too(
+async def test_the_tally_of_a_job_that_waited_long_is_read_too(
     bench: Bench, dispatch: Dispatch, pool: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatching, "STALE_SECONDS", 0.05)
@@ -208,7 +208,7 @@ async def test_work_that_waited_long_is_looked_up_too(
     await bench.settled(DISPATCH)
 
 
-async def test_what_is_remembered_of_a_namesake_long_forgotten_drops_no_work(
+async def test_a_cached_tally_of_an_earlier_deliberation_of_the_same_name_drops_no_job(
     bench: Bench, dispatch: Dispatch, pool: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatching, "STALE_SECONDS", 0.05)
@@ -227,7 +227,7 @@ async def test_what_is_remembered_of_a_namesake_long_forgotten_drops_no_work(
 # ── set aside ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_work_that_takes_its_worker_down_each_time_is_set_aside_and_its_agent_has_failed(
+async def test_a_job_that_kills_its_worker_each_time_is_dead_lettered_and_its_agent_fails(
     bench: Bench, dispatch: Dispatch, pool: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatching, "MAX_JOB_DELIVERIES", 2)
@@ -253,7 +253,7 @@ async def test_work_that_takes_its_worker_down_each_time_is_set_aside_and_its_ag
     await bench.settled(DISPATCH)
 
 
-async def test_an_agent_that_answered_after_all_is_not_overruled_by_its_works_end(
+async def test_the_answer_of_an_agent_stands_when_its_job_is_dead_lettered(
     bench: Bench, dispatch: Dispatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatching, "MAX_JOB_DELIVERIES", 1)
@@ -268,7 +268,7 @@ def test_losing_a_worker_is_forgiven_more_often_than_a_bug() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"nope", b"{}", b'{"task_id": "t-1"}', b"\xff"])
-async def test_work_nobody_can_read_is_dead_lettered(
+async def test_an_invalid_job_is_dead_lettered(
     bench: Bench, dispatch: Dispatch, pool: Hands, body: bytes
 ) -> None:
     await bench.publish(topology.AGENT_REQUESTED, body)

@@ -216,7 +216,9 @@ async def test_an_ending_that_leaves_agents_at_work_stops_them(
     assert (heard.headers or {})["traceparent"] == TRACE
 
 
-async def test_whoever_named_an_inbox_hears_the_ending_there_too(bench: Bench, process: Process) -> None:
+async def test_the_ending_is_also_sent_to_the_inbox_that_the_request_named(
+    bench: Bench, process: Process
+) -> None:
     inbox = bench.nc.new_inbox()
     heard = await bench.nc.subscribe(inbox)
     await bench.nc.flush()
@@ -229,7 +231,7 @@ async def test_whoever_named_an_inbox_hears_the_ending_there_too(bench: Bench, p
     assert (headers["Parley-Subject"], headers["traceparent"]) == (topology.FAILED, TRACE)
 
 
-async def test_results_too_large_for_a_message_are_put_aside_and_named(
+async def test_results_too_large_for_a_message_go_to_the_object_store_and_are_referred_to(
     bench: Bench, process: Process
 ) -> None:
     await process.requested("t-1", agents=2)
@@ -251,7 +253,9 @@ async def test_results_that_fit_travel_in_the_ending(bench: Bench, process: Proc
     assert len(ending.results) == 1
 
 
-async def test_an_outcome_the_stream_has_lost_is_said(bench: Bench, process: Process) -> None:
+async def test_an_outcome_that_the_stream_has_lost_is_named_in_the_ending(
+    bench: Bench, process: Process
+) -> None:
     await process.requested("t-1", agents=2)
     await process.apply("t-1", *await stored(bench, answer_of("t-1", ONE)))
     await bench.js.purge_stream(topology.AGENT_RESPONSES)
@@ -277,7 +281,7 @@ async def test_a_rejected_request_has_its_ending_though_it_never_began(
 
 @pytest.mark.parametrize("squatter", [b"junk", b"{}", b'{"task_id": "t-1"}'])
 @pytest.mark.parametrize("subject", [topology.REQUESTED, topology.COMPLETED, topology.CANCEL])
-async def test_a_message_that_took_the_endings_msg_id_first_does_not_silence_it(
+async def test_a_message_with_the_endings_msg_id_does_not_suppress_the_ending(
     bench: Bench, process: Process, subject: str, squatter: bytes
 ) -> None:
     taken = (await bench.wire.publish(subject, squatter, msg_id="t-1:ending")).seq
@@ -391,7 +395,7 @@ async def test_two_processes_that_publish_the_same_ending_store_it_once(bench: B
     assert bench.notes.lines == ["ended completed"]
 
 
-async def test_an_ending_stored_before_everybody_was_away_for_long_is_found_and_not_stored_again(
+async def test_an_ending_whose_msg_id_is_forgotten_is_found_and_not_stored_again(
     bench: Bench, process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its Msg-Id is forgotten by then, and its mark was never set."""
@@ -432,7 +436,7 @@ async def test_two_cancels_are_heard_of_once(bench: Bench, process: Process) -> 
     assert (json.loads(first.data)["status"], second.data) == ("cancelled", b"and nothing else")
 
 
-async def test_whoever_listens_hears_an_ending_once_however_much_comes_meanwhile(
+async def test_the_inbox_receives_an_ending_once_whatever_comes_meanwhile(
     bench: Bench, process: Process
 ) -> None:
     inbox = bench.nc.new_inbox()

@@ -123,7 +123,7 @@ async def test_a_deadline_publishes_an_ending_that_was_decided_and_never_publish
     assert (ending.status, ending.error) == ("cancelled", "cancelled: changed my mind")
 
 
-async def test_a_deadline_of_nobody_is_let_go(bench: Bench, expire: Runner) -> None:
+async def test_a_deadline_of_an_unknown_deliberation_is_acknowledged(bench: Bench, expire: Runner) -> None:
     await due(bench, expire, "nobody")
     assert await bench.tally_of("nobody") is None
     assert await bench.dead_letters() == []
@@ -131,7 +131,7 @@ async def test_a_deadline_of_nobody_is_let_go(bench: Bench, expire: Runner) -> N
 
 
 @pytest.mark.parametrize("body", [b"", b"nope", b"{}", b'{"task_id": "../x"}'])
-async def test_a_deadline_nobody_can_read_is_dead_lettered(bench: Bench, expire: Runner, body: bytes) -> None:
+async def test_an_invalid_deadline_is_dead_lettered(bench: Bench, expire: Runner, body: bytes) -> None:
     await bench.publish(topology.deadline_subject("t-1"), body)
     await expire(await bench.taken(EXPIRY))
     (letter,) = await bench.dead_letters()

@@ -1,4 +1,4 @@
-"""Requests taken in: recorded, or rejected by name and kept whole. Whatever came, its sender hears back."""
+"""Requests are recorded, or rejected by field and kept whole. Every sender gets an ending."""
 
 import json
 import re
@@ -158,7 +158,7 @@ async def test_a_second_request_of_the_same_name_is_dropped(bench: Bench, intake
     assert bench.notes.lines == ["accepted DEV"]
 
 
-async def test_one_bad_request_of_a_batch_spoils_no_other(bench: Bench, intake: Runner) -> None:
+async def test_one_bad_request_of_a_batch_affects_no_other(bench: Bench, intake: Runner) -> None:
     for payload in (
         {"task_id": "a", "task_description": "x"},
         b"nope",
@@ -211,14 +211,14 @@ async def test_more_agents_than_this_deployment_allows_are_rejected_with_its_num
     assert len(await bench.dead_letters()) == 1
 
 
-async def test_a_name_nobody_may_have_is_answered_under_the_messages_own(
+async def test_an_invalid_name_is_answered_under_the_name_of_the_messages_place(
     bench: Bench, intake: Runner
 ) -> None:
     seq = await take_in(bench, intake, {"task_id": "a.b", "task_description": "x"})
     assert "task_id: " in await rejection_of(bench, own_name(seq))
 
 
-async def test_a_name_the_service_gives_is_nobody_elses_to_choose(bench: Bench, intake: Runner) -> None:
+async def test_a_client_cannot_choose_a_name_of_the_services_own_form(bench: Bench, intake: Runner) -> None:
     """Chosen ahead, `d-3` would be a stranger's when the third message comes, and that one would get no ending of its own."""
     first = await take_in(bench, intake, {"task_id": "d-3", "task_description": "x"})
     assert "choose another" in await rejection_of(bench, own_name(first))

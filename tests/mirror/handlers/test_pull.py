@@ -255,7 +255,7 @@ async def test_each_delivery_of_a_batch_is_read_by_itself(bench: Bench) -> None:
     assert bodies == [b"\xff\xfe", b"", b"{nope", b"{}"]
 
 
-async def test_a_message_that_poses_as_the_servers_status_is_a_message(bench: Bench) -> None:
+async def test_a_message_with_a_status_header_is_still_a_message(bench: Bench) -> None:
     workers = Workers()
     workers.may_finish.set()
     async with flowing(bench.url, workers):
@@ -268,7 +268,7 @@ async def test_a_message_that_poses_as_the_servers_status_is_a_message(bench: Be
 
 
 @pytest.mark.parametrize("headers", MALFORMED_HEADERS, ids=repr)
-async def test_a_message_with_malformed_headers_is_handled_and_stops_nobody(
+async def test_a_message_with_malformed_headers_is_handled_and_the_next_one_too(
     bench: Bench, headers: bytes
 ) -> None:
     workers = Workers()

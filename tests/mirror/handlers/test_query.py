@@ -52,7 +52,7 @@ async def ask(query: Query, task_id: str = "t-1") -> DeliberationStatus:
     return answer
 
 
-async def test_nobody_is_unknown_which_is_not_pending(query: Query) -> None:
+async def test_a_deliberation_that_does_not_exist_is_unknown_not_pending(query: Query) -> None:
     answer = await ask(query, "nobody")
     assert (answer.task_id, answer.status, answer.error_message) == (
         "nobody",
@@ -62,7 +62,7 @@ async def test_nobody_is_unknown_which_is_not_pending(query: Query) -> None:
     assert answer.ending_seq is None
 
 
-async def test_one_that_nobody_reported_to_is_pending(bench: Bench, query: Query) -> None:
+async def test_one_without_outcomes_is_pending(bench: Bench, query: Query) -> None:
     await begin(bench)
     answer = await ask(query)
     assert (answer.status, answer.total_agents, answer.received_count, answer.failed_count) == (
@@ -86,7 +86,7 @@ async def test_one_that_runs_tells_how_many_answered_and_failed(bench: Bench, qu
     )
 
 
-async def test_a_completed_one_is_told_whole(bench: Bench, query: Query) -> None:
+async def test_a_completed_one_is_answered_with_its_results(bench: Bench, query: Query) -> None:
     await begin(bench)
     await report(
         bench, answer_of("t-1", TWO, "two"), failure_of("t-1", ONE), answer_of("t-1", THREE, "three")
@@ -130,7 +130,7 @@ async def test_a_rejected_one_is_failed_with_what_was_wrong(bench: Bench, query:
     assert (answer.status, answer.error_message, answer.total_agents) == ("FAILED", "role: bad", 0)
 
 
-async def test_results_that_were_put_aside_are_named(bench: Bench, query: Query) -> None:
+async def test_results_in_the_object_store_are_referred_to(bench: Bench, query: Query) -> None:
     await begin(bench)
     large = effects_of(bench, claim_check_bytes=1_000)
     await report(bench, *(answer_of("t-1", agent, "x" * 500) for agent in (ONE, TWO, THREE)), effects=large)
@@ -178,9 +178,7 @@ async def test_a_completed_one_whose_ending_left_the_stream_says_why_it_has_no_a
 @pytest.mark.parametrize(
     "question", [b"", b"nope", b"{}", b"[]", b'{"task_id": 5}', b'{"task_id": ">"}', b"\xff"]
 )
-async def test_a_question_nobody_can_read_is_answered_with_what_is_wrong(
-    query: Query, question: bytes
-) -> None:
+async def test_an_invalid_question_is_answered_with_what_is_wrong(query: Query, question: bytes) -> None:
     answer = await query(question)
     assert (answer.task_id, answer.status) == ("", "UNKNOWN")
     assert answer.error_message.startswith(("payload: ", "task_id: "))
@@ -193,7 +191,7 @@ class Away(JetStream):
         raise BrokerUnavailable("nats://x", "timeout")
 
 
-async def test_a_question_that_cannot_be_answered_now_says_so_and_does_not_say_never_heard_of(
+async def test_while_nats_is_away_the_answer_says_so_and_not_that_the_deliberation_is_unknown(
     bench: Bench,
 ) -> None:
     answer = await ask(Query(bench.wire, TallyStore(Away(bench.nc), keep_seconds=60)))

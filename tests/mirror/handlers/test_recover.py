@@ -1,4 +1,4 @@
-"""What nothing would remind of any more has its deadline armed again, and ends by it."""
+"""A tally without a deadline gets one again, and its deliberation ends by it."""
 
 import asyncio
 import time
@@ -63,9 +63,7 @@ async def test_one_whose_time_was_up_meanwhile_ends_at_once(
     assert ending.status == "timeout"
 
 
-async def test_what_was_decided_and_not_marked_gets_time_to_be_marked_first(
-    bench: Bench, recover: Recover
-) -> None:
+async def test_an_ending_that_was_just_decided_gets_time_to_be_marked(bench: Bench, recover: Recover) -> None:
     before = time.time()
     await record(bench, "decided", 3_600, CancelRequested("enough"), ago=0)
     assert await recover.sweep() == 1
@@ -77,13 +75,13 @@ async def test_what_was_decided_and_not_marked_gets_time_to_be_marked_first(
     assert await armed_at(bench, "decided") == at
 
 
-async def test_the_deadline_of_what_was_decided_is_never_put_off(bench: Bench, recover: Recover) -> None:
+async def test_a_sweep_never_puts_a_deadline_off(bench: Bench, recover: Recover) -> None:
     deadline = await record(bench, "near", MARKING_SECONDS / 2, CancelRequested("enough"), ago=0)
     assert await recover.sweep() == 1
     assert await armed_at(bench, "near") == pytest.approx(deadline, abs=0.01)
 
 
-async def test_what_was_decided_long_ago_is_published_at_once(bench: Bench, recover: Recover) -> None:
+async def test_an_ending_decided_long_ago_is_published_at_once(bench: Bench, recover: Recover) -> None:
     await record(bench, "old", 3_600, CancelRequested("enough"), ago=MARKING_SECONDS + 1)
     assert await recover.sweep() == 1
     (delivery,) = await bench.taken(EXPIRY)
@@ -101,7 +99,7 @@ async def test_a_tally_that_cannot_be_read_keeps_no_other_from_being_armed(
     assert await armed_at(bench, "e-last") is not None
 
 
-async def test_what_is_finished_or_forgotten_is_left_alone(bench: Bench, recover: Recover) -> None:
+async def test_finished_and_forgotten_tallies_are_left_alone(bench: Bench, recover: Recover) -> None:
     await record(bench, "finished", 3_600, CancelRequested(), EndingPublished(7))
     await record(bench, "purged", 3_600)
     await (await bench.wire.js.key_value(topology.TALLIES_BUCKET)).purge("purged")
@@ -135,7 +133,7 @@ async def test_it_sweeps_at_the_start_and_after_a_reconnect(bench: Bench, recove
             await running
 
 
-async def test_it_sweeps_now_and_then_though_nothing_is_known_to_have_happened(
+async def test_it_sweeps_regularly_without_any_reason(
     bench: Bench, recover: Recover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("parley.handlers.recover.SWEEP_SECONDS", 1.0)

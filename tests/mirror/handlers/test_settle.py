@@ -1,4 +1,4 @@
-"""How a message ends: acknowledged, given back, or whole in DEAD_LETTERS. Never lost, never stuck."""
+"""A message ends acknowledged, retried, or whole in DEAD_LETTERS. It is never lost and never stuck."""
 
 import asyncio
 from dataclasses import dataclass, field, replace
@@ -105,7 +105,7 @@ async def test_a_handler_may_ask_for_its_message_again(
 @pytest.mark.parametrize(
     "error", [Conflict("t-1"), RuntimeError("x"), AssertionError("x"), TimeoutError()], ids=repr
 )
-async def test_whatever_is_raised_gives_the_message_back_and_is_told(
+async def test_an_error_gives_the_message_back_and_is_observed(
     bench: Bench, settler: Settler, error: Exception
 ) -> None:
     async def handle(delivery: Delivery[Any]) -> Settlement:
@@ -120,9 +120,7 @@ async def test_whatever_is_raised_gives_the_message_back_and_is_told(
     assert await bench.dead_letters() == []
 
 
-async def test_an_absence_of_nats_is_no_fault_of_the_messages_however_long_it_lasts(
-    bench: Bench, settler: Settler
-) -> None:
+async def test_a_message_is_never_given_up_because_nats_is_away(bench: Bench, settler: Settler) -> None:
     await bench.publish(topology.REQUESTED, {})
     for count in range(1, 2 * MAX_DELIVERIES):
         (delivery,) = await bench.taken(INTAKE)
@@ -180,7 +178,7 @@ async def test_a_handler_may_dead_letter_its_message(bench: Bench, settler: Sett
     assert bench.notes.lines == ["dead-lettered deliberation.requested"]
 
 
-async def test_what_nobody_can_read_is_kept_whole_with_why_and_where_from(
+async def test_an_invalid_message_is_kept_whole_with_its_reason_and_origin(
     bench: Bench, settler: Settler
 ) -> None:
     body = b'{"task_description": \xff\x00 "' + b"x" * 10_000
@@ -200,7 +198,7 @@ async def test_what_nobody_can_read_is_kept_whole_with_why_and_where_from(
     assert bench.notes.lines == ["dead-lettered deliberation.requested"]
 
 
-async def test_a_dead_letter_keeps_the_senders_headers_and_believes_none_of_ours(
+async def test_a_dead_letter_keeps_the_senders_headers_but_not_forged_ones_of_the_service(
     bench: Bench, settler: Settler
 ) -> None:
     await bench.wire.publish(
@@ -270,7 +268,9 @@ async def test_a_reason_of_any_kind_fits_into_a_header(bench: Bench, reason: str
     assert shown is None or letter.headers.get("Parley-Reason", "") == shown
 
 
-async def test_a_payload_too_large_for_our_headers_is_put_aside_whole(bench: Bench, settler: Settler) -> None:
+async def test_a_payload_too_large_for_more_headers_goes_to_the_object_store(
+    bench: Bench, settler: Settler
+) -> None:
     body = b"x" * bench.wire.max_payload
     seq = (await bench.js.publish(topology.REQUESTED, body)).seq
     (delivery,) = await bench.taken(INTAKE)
@@ -284,7 +284,7 @@ async def test_a_payload_too_large_for_our_headers_is_put_aside_whole(bench: Ben
     assert (await store.get(letter.headers["Parley-Payload-Name"])).data == body
 
 
-async def test_headers_too_large_to_keep_do_not_keep_a_message_from_its_dead_letter(
+async def test_a_message_whose_headers_are_too_large_to_keep_is_dead_lettered(
     bench: Bench, settler: Settler
 ) -> None:
     # 65,532 bytes of headers: the server takes 65,535, and ours have to go with them.
@@ -298,9 +298,7 @@ async def test_headers_too_large_to_keep_do_not_keep_a_message_from_its_dead_let
     assert (await store.get(letter.headers["Parley-Payload-Name"])).data == b"x" * 40_000
 
 
-async def test_headers_that_only_a_sender_of_its_own_making_writes_do_not_keep_a_message_from_its_dead_letter(
-    bench: Bench, settler: Settler
-) -> None:
+async def test_a_message_with_malformed_headers_is_dead_lettered(bench: Bench, settler: Settler) -> None:
     odd = [
         b"NATS/1.0\r\n\x00: 1\r\n\r\n",
         b"NATS/1.0\r\n: x\r\n\r\n",
@@ -321,9 +319,7 @@ async def test_headers_that_only_a_sender_of_its_own_making_writes_do_not_keep_a
 
 
 @pytest.mark.parametrize("token", ODD_TOKENS, ids=lambda token: repr(token)[:20])
-async def test_a_subject_of_the_senders_invention_does_not_keep_a_message_from_its_dead_letter(
-    bench: Bench, token: bytes
-) -> None:
+async def test_a_message_on_an_odd_subject_is_dead_lettered(bench: Bench, token: bytes) -> None:
     await publish_raw(bench, b"deliberation.deadline." + token)
     (delivery,) = await bench.taken(EXPIRY)
     await Runner(Settler(bench.wire, EXPIRY, bench.notes), unreadable).run(delivery)
@@ -334,7 +330,7 @@ async def test_a_subject_of_the_senders_invention_does_not_keep_a_message_from_i
     assert bench.wire.connected
 
 
-async def test_when_dead_letters_takes_none_the_message_stays_where_it_is(
+async def test_a_message_that_cannot_be_dead_lettered_stays_in_its_stream(
     bench: Bench, settler: Settler
 ) -> None:
     config = (await bench.js.stream_info(topology.DEAD_LETTERS)).config
@@ -409,7 +405,9 @@ async def test_without_anything_to_end_giving_up_is_only_a_dead_letter(bench: Be
     assert "sender's words" not in str(headers)
 
 
-async def test_what_nobody_else_would_make_good_is_never_given_up(bench: Bench, settler: Settler) -> None:
+async def test_without_a_limit_of_deliveries_a_message_is_never_given_up(
+    bench: Bench, settler: Settler
+) -> None:
     patient = Settler(bench.wire, INTAKE, bench.notes, max_deliveries=None)
     await bench.publish(topology.REQUESTED, {})
     for count in range(1, 2 * MAX_DELIVERIES):
