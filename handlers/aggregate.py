@@ -1,8 +1,8 @@
 """`agent.response.*`: counts the agents' outcomes in the tallies.
 
-This process folds one group of outcomes of a deliberation at a time. Outcomes that arrive meanwhile are folded together next, in
-one write: agents of one deliberation finish at about the same moment, and single writes would refuse each other. For the same
-reason an outcome that cannot end its deliberation waits a moment for others.
+This process folds one group of outcomes of a deliberation at a time. Outcomes that arrive meanwhile are folded
+together next, in one write: agents of one deliberation finish at about the same moment, and single writes would
+refuse each other. For the same reason an outcome that cannot end its deliberation waits a moment for others.
 """
 
 import asyncio
@@ -18,7 +18,8 @@ from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.handlers.delivery import ACK, Delivery, Settlement
 from parley.handlers.effects import EffectRunner
 
-# How long an outcome that ends nothing waits for others. Agents that begin together finish within milliseconds of each other.
+# How long an outcome that ends nothing waits for others. Agents that begin together finish within milliseconds of
+# each other.
 LINGER_SECONDS = 0.01
 
 Arrival = tuple[Delivery[AgentOutcome], AgentOutcome, "asyncio.Future[None]"]

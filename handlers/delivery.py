@@ -16,8 +16,8 @@ Kind = TypeVar("Kind", bound=Message)
 
 @dataclass(frozen=True, slots=True)
 class Delivery(Generic[Payload]):
-    """`seq`: its place in the stream. `at`: when the server stored it, in seconds since the epoch by the server's clock.
-    `count`: which delivery this is, from 1."""
+    """`seq`: its place in the stream. `at`: when the server stored it, in seconds since the epoch by the server's
+    clock. `count`: which delivery this is, from 1."""
 
     msg: Msg
     seq: int
@@ -26,9 +26,9 @@ class Delivery(Generic[Payload]):
 
     @classmethod
     def of(cls, msg: Msg) -> "Delivery[Payload]":
-        # "$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<timestamp ns>.<pending>"; some servers put a
-        # domain and an account hash in front of the stream. nats-py's metadata reads both, but builds datetimes that cost more
-        # than the rest of a delivery.
+        # "$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<timestamp ns>.<pending>"; some servers
+        # put a domain and an account hash in front of the stream. nats-py's metadata reads both, but builds datetimes
+        # that cost more than the rest of a delivery.
         parts = msg.reply.split(".")
         if len(parts) == 9:
             return cls(msg, int(parts[5]), int(parts[7]) / 1e9, int(parts[4]))

@@ -1,7 +1,7 @@
 """`agent.requested`: takes jobs from the work queue into the free slots of the pool.
 
-The worker acknowledges a job once its outcome is stored. A message is settled here only if no worker gets it: what is not
-wanted any more is acknowledged, what cannot be used is dead-lettered.
+The worker acknowledges a job once its outcome is stored. A message is settled here only if no worker gets it: what is
+not wanted any more is acknowledged, what cannot be used is dead-lettered.
 """
 
 import time
@@ -19,10 +19,12 @@ from parley.workers.job import Job
 from parley.workers.pool.pool import Pool
 from parley.workers.recent_cancels import Cancels
 
-# A job that was delivered this often and never finished kills its worker each time: it is dead-lettered, and its agent has failed.
-# Above MAX_DELIVERIES of `settle`: a drain or a killed actor costs a delivery too and is no fault of the job.
+# A job that was delivered this often and never finished kills its worker each time: it is dead-lettered, and its
+# agent has failed. Above MAX_DELIVERIES of `settle`: a drain or a killed actor costs a delivery too and is no fault
+# of the job.
 MAX_JOB_DELIVERIES = 20
-# The tally of a job that waited longer is read before it starts: at most one read, against a model call whose answer nothing needs.
+# The tally of a job that waited longer is read before it starts: at most one read, against a model call whose answer
+# nothing needs.
 STALE_SECONDS = 1.0
 
 
@@ -71,8 +73,8 @@ class Dispatch:
         if delivery.count == 1:
             if time.time() - delivery.at <= STALE_SECONDS:
                 return True
-            # The cache is enough for a yes: if it is old, a call is wasted, as those that already run. It is not enough for a
-            # no: it may hold an earlier deliberation of the same name.
+            # The cache is enough for a yes: if it is old, a call is wasted, as those that already run. It is not
+            # enough for a no: it may hold an earlier deliberation of the same name.
             cached = self._tallies.cached(request.task_id)
             if cached is not None and _wants(cached, request):
                 return True

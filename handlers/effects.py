@@ -1,7 +1,7 @@
-"""Carries out what `react` decided. The order is the promise: the tally is written, then effects run, then the input is acked.
+"""Carries out what `react` decided, in the order that makes the promise: write the tally, run effects, acknowledge.
 
-A crash between any two steps repeats a step and skips none. Every effect is safe to repeat: a timer replaces itself, agent
-requests and endings carry a Msg-Id, a broadcast that comes twice cancels nothing twice.
+A crash between any two steps repeats a step and skips none. Every effect is safe to repeat: a timer replaces itself,
+agent requests and endings carry a Msg-Id, a broadcast that comes twice cancels nothing twice.
 """
 
 import time
@@ -30,8 +30,8 @@ from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import FoldResult, TallyStore
 from parley.handlers.ending_publisher import EndingPublisher, trace_headers
 
-# Bytes of agent requests on their way to the server at one time, for the whole process: 64 prompts of 250 KiB for 64 agents each
-# would otherwise be in memory at once (2.5 GiB measured).
+# Bytes of agent requests on their way to the server at one time, for the whole process: 64 prompts of 250 KiB for 64
+# agents each would otherwise be in memory at once (2.5 GiB measured).
 FAN_OUT_BYTES = 16 * 1024 * 1024
 # With the deadline so near no outcome waits for others.
 NEAR_SECONDS = 1.0
@@ -50,8 +50,8 @@ class EffectRunner:
         return await self._tallies.read(task_id) is not None
 
     def outcomes_needed(self, task_id: str) -> int:
-        """How many outcomes together may end a deliberation, as far as this process knows. 1 if it does not know, or if the
-        deadline is too near for any outcome to wait."""
+        """How many outcomes together may end a deliberation, as far as this process knows. 1 if it does not know, or
+        if the deadline is too near for any outcome to wait."""
         tally = self._tallies.cached(task_id)
         if tally is None or tally.deadline - time.time() < NEAR_SECONDS:
             return 1
@@ -63,7 +63,7 @@ class EffectRunner:
         events: Sequence[tuple[Event, float]],
         request: DeliberationRequested | None = None,
     ) -> FoldResult:
-        """Apply events, each with its instant, to a deliberation and carry out the effects; the caller acknowledges after.
+        """Apply events, each with its instant, to a deliberation and run the effects. The caller acknowledges after.
 
         `request`: only intake has the request itself, so only intake can request agents.
         """
@@ -75,8 +75,8 @@ class EffectRunner:
     async def _run_all(
         self, effects: Sequence[Effect], tally: Tally, request: DeliberationRequested | None
     ) -> None:
-        # Effects of one decision do not depend on each other: none waits for another's PubAck. Only StopAgents comes last: agents
-        # that are stopped report at once, and their outcomes are best folded after the ending is marked.
+        # Effects of one decision do not depend on each other: none waits for another's PubAck. Only StopAgents comes
+        # last: agents that are stopped report at once, and their outcomes are best folded after the ending is marked.
         first = [effect for effect in effects if not isinstance(effect, StopAgents)]
         await gather(self._run(effect, tally, request) for effect in first)
         for effect in effects[len(first) :]:
@@ -98,7 +98,7 @@ class EffectRunner:
                 assert_never(effect)
 
     async def arm(self, tally: Tally, at: float) -> None:
-        """Have the deadline come at `at` (seconds since the epoch), or at once if that has passed. Replaces an earlier one."""
+        """Have the deadline come at `at` (seconds since the epoch; at once if that is past), instead of an earlier one."""
         body = DeliberationDeadline(task_id=tally.task_id).encode()
         await self._jetstream.schedule(
             topology.timer_subject(tally.task_id), topology.deadline_subject(tally.task_id), at, body

@@ -1,8 +1,8 @@
-"""Publishes the ending of a deliberation that is decided: composes it, stores it once, sends it to the inbox, marks the tally.
+"""Publishes the ending of a decided deliberation: composes it, stores it once, sends it to the inbox, marks the tally.
 
 Several messages may do this for one deliberation: the one that decided it, delivered again, and at last the deadline
-(`_already_ended` in `broker/core/tally.py`; `Recover` arms the deadline anew). So an ending is stored under a Msg-Id, and
-where that may be forgotten by the server, it is looked for in the stream first.
+(`_already_ended` in `broker/core/tally.py`; `Recover` arms the deadline anew). So an ending is stored under a Msg-Id,
+and where that may be forgotten by the server, it is looked for in the stream first.
 """
 
 import asyncio
@@ -31,8 +31,8 @@ from parley.broker.jetstream.topology import purge_timer_headers
 
 log = logging.getLogger("parley.handlers")
 
-# Seconds after a decision from which on the server may have forgotten the Msg-Id of its ending: the shortest duplicate window
-# is 180 s (`PARLEY_KEEP_SECONDS` at its least).
+# Seconds after a decision from which on the server may have forgotten the Msg-Id of its ending: the shortest
+# duplicate window is 180 s (`PARLEY_KEEP_SECONDS` at its least).
 MSG_ID_SECONDS = 120.0
 
 
@@ -101,8 +101,8 @@ class EndingPublisher:
             return before
         ack = await self._jetstream.publish(subject, body, msg_id=msg_id, headers=headers)
         if ack.duplicate and not await self._is_ending(tally, ack.seq):
-            # A message of another client has our Msg-Id, by accident or to suppress the ending. Under another Msg-Id the
-            # tally's mark alone keeps the ending at one.
+            # A message of another client has our Msg-Id, by accident or to suppress the ending. Under another Msg-Id
+            # the tally's mark alone keeps the ending at one.
             ack = await self._jetstream.publish(
                 subject, body, msg_id=f"{msg_id}:{tally.request_seq}", headers=headers
             )

@@ -1,13 +1,13 @@
-"""All that Parley needs of FastStream beyond its documented API. FastStream holds our subscribers; they know nothing of it.
+"""All that Parley needs of FastStream beyond its documented API. FastStream starts and stops our pull subscribers.
 
-FastStream's own pull subscribers wait for a whole batch before they fetch again (one slow message stalls the others), or
-fetch up to twice `max_workers` (faststream#2563; PR #3091 would bound that), or wait their full timeout to fill a batch.
-`PullSubscriber` does the pulling instead, and its messages pass by FastStream's `consume`: parsing, scoping and injecting
-around handlers that need none of it took a tenth of the service's time.
+FastStream's own pull subscribers wait for a whole batch before they fetch again (one slow message stalls the others),
+or fetch up to twice `max_workers` (faststream#2563; PR #3091 would bound that), or wait their full timeout to fill a
+batch. `PullSubscriber` does the pulling instead, and its messages pass by FastStream's `consume`: parsing, scoping
+and injecting around handlers that need none of it took a tenth of the service's time.
 
 Private names of FastStream 0.7 used here, and nowhere else:
 
-- `NatsBroker._connect`, `_connection_kwargs` and `config.connect`: the broker opens a connection of its own class otherwise.
+- `NatsBroker._connect`, `_connection_kwargs` and `config.connect`: otherwise the broker opens nats-py's connection.
 - `LogicSubscriber._create_subscription`: where `start` subscribes.
 - `_outer_config.graceful_timeout`: the seconds that `stop` may wait, as the broker was told.
 """
@@ -33,7 +33,7 @@ class ServiceBroker(NatsBroker):
 
 
 def attach(broker: NatsBroker, puller: PullSubscriber, *, payload: Any, title: str, description: str) -> None:
-    """Have `broker` start and stop `puller`, and show it in the AsyncAPI document as a receiver of `payload` (a type)."""
+    """Have `broker` start and stop `puller`, and show it in the AsyncAPI document. `payload`: a type of message."""
     durable = puller.durable
     # Any: its class is private, and two of its methods are replaced below.
     subscriber: Any = broker.subscriber(

@@ -1,7 +1,7 @@
 """`deliberation.requested`: records a deliberation, then arms its deadline and requests its agents.
 
-Once it is recorded, a deliberation ends, by its deadline at the latest. A request that cannot be run ends as `rejected`, with
-the reason, and is dead-lettered.
+Once it is recorded, a deliberation ends, by its deadline at the latest. A request that cannot be run ends as
+`rejected`, with the reason, and is dead-lettered.
 """
 
 import json
@@ -27,7 +27,7 @@ _TASK_ID = re.compile(TASK_ID_PATTERN)
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What this deployment allows. `timeout_seconds`: for requests that name no timeout. `reply_prefixes`: of allowed inboxes."""
+    """What this deployment allows. `timeout_seconds`: where a request names none. `reply_prefixes`: of allowed inboxes."""
 
     max_agents: int
     timeout_seconds: float
@@ -59,8 +59,8 @@ class Intake:
         await self._refuse(delivery, error, Cause.ABANDONED)
 
     async def _check_name(self, task_id: str | None, seq: int) -> None:
-        """Raises InvalidMessage for a name of the service's own form that names no deliberation yet. A name that does is a
-        repeated request."""
+        """Raises InvalidMessage for a name of the service's own form that names no deliberation yet. A name that does
+        is a repeated request."""
         if task_id is None or not OWN_NAME.fullmatch(task_id) or task_id == own_name(seq):
             return
         if not await self._effects.recorded(task_id):
@@ -124,12 +124,12 @@ class Intake:
 
 
 def own_name(seq: int) -> str:
-    """The name of a deliberation whose request has none: its place in the stream. The publisher learns it from its PubAck."""
+    """The name of a deliberation whose request has none: its place in the stream, which the PubAck tells too."""
     return f"d-{seq}"
 
 
 def readable_task_id(body: bytes) -> str | None:
-    """The `task_id` of an otherwise invalid request, or None if it cannot be used: names of the service's own form cannot."""
+    """The `task_id` of an invalid request, or None if it cannot be used either."""
     try:
         payload = json.loads(body)
     except (ValueError, RecursionError):

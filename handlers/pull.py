@@ -1,7 +1,8 @@
-"""A pull subscriber that asks the server for no more messages than there is room for. `PullWindow` decides, this carries out.
+"""A pull subscriber that asks for no more messages than there is room for. `PullWindow` decides, this carries out.
 
-Pull requests stay open at the server, so a message comes the moment it is stored. They are topped up as they are used: one
-fetch a message would cost a round trip each. Whatever has come is handled at once; nothing waits for a batch to be full.
+Pull requests stay open at the server, so a message comes the moment it is stored. They are topped up as they are
+used: one fetch a message would cost a round trip each. Whatever has come is handled at once; nothing waits for a
+batch to be full.
 """
 
 import asyncio
@@ -82,7 +83,7 @@ class PullSubscriber:
         self._start_pulling()
 
     async def stop(self, grace_seconds: float | None) -> None:
-        """Take nothing more, give back what was not begun, let the handlers finish for `grace_seconds` (None: without end)."""
+        """Take nothing more, give back what was not begun, give the handlers `grace_seconds` to finish (None: no end)."""
         self.window.close()
         await self._drain()
         subscription, self.subscription = self.subscription, None
@@ -100,9 +101,9 @@ class PullSubscriber:
             task.cancel()
 
     async def _drain(self) -> None:
-        """Wait while the messages that were asked for come in. The server counts a message as delivered that it sends to an inbox
-        as that closes, and hands it out again only after `ack_wait`. A request that brings nothing for a moment waits for new
-        messages."""
+        """Wait while the messages that were asked for come in. The server counts a message as delivered that it sends
+        to an inbox as that closes, and hands it out again only after `ack_wait`. A request that brings nothing for a
+        moment waits for new messages."""
         while self.subscription is not None and self.window.asked and self._connection.is_connected:
             self._news.clear()
             try:

@@ -1,4 +1,4 @@
-"""How many messages a pull subscriber may ask the server for now. Pure: no asyncio, no clock; callers pass `now` in seconds.
+"""How many messages a pull subscriber may ask for now. Pure: no asyncio, no clock; callers pass `now` in seconds.
 
 The rule: messages held, messages arrived and messages asked for are together never more than the limit.
 """
@@ -17,7 +17,7 @@ Message = TypeVar("Message")
 
 
 class PullWindow(Generic[Message]):
-    """Counts the messages of one subscriber: asked for, arrived, held. `limit`: most at one time. `batch`: most in a request."""
+    """Counts one subscriber's messages: asked for, arrived, held. `limit`: of all together. `batch`: of one request."""
 
     def __init__(self, limit: int, batch: int) -> None:
         self.limit = limit
@@ -60,6 +60,7 @@ class PullWindow(Generic[Message]):
 
     def requested(self, count: int, now: float) -> None:
         """A request for `count` messages was sent."""
+        self._forget_requests(now)
         self.asked += count
         self._requests.append((now, count))
         self._requested += count
@@ -70,7 +71,7 @@ class PullWindow(Generic[Message]):
         self.arrived.append(message)
 
     def end_request(self, status: str, pending: int | None) -> None:
-        """The server ended a request with a status. `pending`: messages that it still owed, None if it does not say: all."""
+        """The server ended a request with a status. `pending`: messages that it still owed, None: it does not say."""
         self.asked = max(0, self.asked - pending) if pending is not None else 0
         if status not in (NO_MESSAGES, EXPIRED):
             self.refused = True
@@ -84,14 +85,18 @@ class PullWindow(Generic[Message]):
     def expire(self, now: float, late: float = 0.0) -> None:
         """Give up what was asked for too long ago: every request has an end, and its status was lost.
 
-        `late`: seconds by which the caller woke later than it meant to. The process stood still for so long and has yet to
-        read what the server sent meanwhile, so its requests get that much more time.
+        `late`: seconds by which the caller woke later than it meant to. The process stood still for so long and has
+        yet to read what the server sent meanwhile, so its requests get that much more time.
         """
         if late > LOST_SECONDS / 2:
             self._requests = deque((at + late, count) for at, count in self._requests)
+        self._forget_requests(now)
+        self.asked = min(self.asked, self._requested)
+
+    def _forget_requests(self, now: float) -> None:
+        """Forget the requests that have ended by now."""
         while self._requests and now - self._requests[0][0] >= REQUEST_SECONDS + LOST_SECONDS:
             self._requested -= self._requests.popleft()[1]
-        self.asked = min(self.asked, self._requested)
 
     def take(self) -> list[Message]:
         """All that arrived, to be handled: held from now on. Nothing once it is closing: `give_back` is for that."""

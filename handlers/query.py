@@ -35,7 +35,7 @@ class Query:
         self._tallies = tallies
 
     async def __call__(self, body: bytes) -> DeliberationStatus:
-        """The answer to a request body. An invalid one is answered too, with what is wrong; NATS being away is as well."""
+        """The answer to a request body, also to an invalid one, and also while NATS is away."""
         try:
             task_id = decode(DeliberationGet, body).task_id
         except InvalidMessage as error:

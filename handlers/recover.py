@@ -1,10 +1,11 @@
 """Arms deadlines again that may have been lost, or whose effects may have been.
 
-An open deliberation ends by its deadline at the latest, and the deadline is a message that waits in a stream. If the stream loses
-it (a purge, a write that was never synced), or if an ending was decided and never marked as published, no message is left to
-trigger the rest. The same holds where two processes had one message: one acknowledged it as a no-op, the other failed to carry
-out what it decided. So at the start, after every reconnect and every ten minutes, each unfinished tally gets its deadline again.
-That deadline ends what is open and publishes what was decided, as always.
+An open deliberation ends by its deadline at the latest, and the deadline is a message that waits in a stream. If the
+stream loses it (a purge, a write that was never synced), or if an ending was decided and never marked as published,
+no message is left to trigger the rest. The same holds where two processes had one message: one acknowledged it as a
+no-op, the other failed to carry out what it decided. So at the start, after every reconnect and every ten minutes,
+each unfinished tally gets its deadline again. That deadline ends what is open and publishes what was decided, as
+always.
 """
 
 import asyncio
@@ -27,17 +28,19 @@ from parley.handlers.effects import EffectRunner
 
 log = logging.getLogger("parley.handlers")
 
-# Seconds between two sweeps: the longest that a deliberation without a deadline waits beyond it. A sweep reads 20,000 tallies a
-# second (docs/performance.md), so an hour's worth of a busy service costs seconds.
+# Seconds between two sweeps: the longest that a deliberation without a deadline waits beyond it. A sweep reads 20,000
+# tallies a second (docs/performance.md), so an hour's worth of a busy service costs seconds.
 SWEEP_SECONDS = 600.0
 # Seconds before a sweep that failed is tried again.
 RETRY_SECONDS = 1.0
-# Tallies per request, about 1 KiB each. With bodies: asked for headers only, nats-server 2.15.1 crashes at a malformed one.
+# Tallies per request, about 1 KiB each. With bodies: asked for headers only, nats-server 2.15.1 crashes at a
+# malformed one.
 BATCH = 500
 # Deadlines armed at a time.
 AT_ONCE = 32
-# Seconds after a decision before its deadline comes again: the mark may just be on its way. Longer than any handler's `ack_wait`, so
-# that the message which decided it comes first, and no listener of core NATS hears an ending twice without need.
+# Seconds after a decision before its deadline comes again: the mark may just be on its way. Longer than any handler's
+# `ack_wait`, so that the message which decided it comes first, and no listener of core NATS hears an ending twice
+# without need.
 MARKING_SECONDS = 10.0
 # Any client may write under the bucket's subjects.
 _TASK_ID = re.compile(TASK_ID_PATTERN)
@@ -49,7 +52,8 @@ class Recover:
         self._effects = effects
 
     async def run(self) -> None:
-        """Sweep now, after every reconnect and every `SWEEP_SECONDS`, until cancelled or the connection is closed for good."""
+        """Sweep now, after every reconnect and every `SWEEP_SECONDS`, until cancelled or the connection is closed for
+        good."""
         connection = self._jetstream.nc
         while True:
             try:
@@ -101,7 +105,8 @@ class Recover:
 
 def _unfinished(message: Msg) -> Tally | None:
     """The tally that this message holds, or None if it holds none or a finished one."""
-    # The last write of a tally has a time to live, and a marker of a deletion has a header: both are known without decoding.
+    # The last write of a tally has a time to live, and a marker of a deletion has a header: both are known without
+    # decoding.
     if {"Nats-TTL", "KV-Operation", "Nats-Marker-Reason"} & (message.headers or {}).keys():
         return None
     task_id = message.subject.removeprefix(topology.tally_subject(""))

@@ -1,8 +1,8 @@
 """Which subject leads to which handler: a table, and the source of the AsyncAPI document.
 
-FastStream starts and stops the subscribers, answers `deliberation.get` (request-reply), receives the broadcast `agent.cancel`, and
-makes the AsyncAPI document. It does not fetch, decode, acknowledge, retry or inject: `pull` fetches, `settle` acknowledges and
-retries, the handlers decode.
+FastStream starts and stops the subscribers, answers `deliberation.get` (request-reply), receives the broadcast
+`agent.cancel`, and makes the AsyncAPI document. It does not fetch, decode, acknowledge, retry or inject: `pull`
+fetches, `settle` acknowledges and retries, the handlers decode.
 """
 
 from collections.abc import Awaitable, Callable
@@ -36,7 +36,8 @@ from parley.handlers.pull import HandleBatch, PullSubscriber, Room
 
 
 class Part(StrEnum):
-    """What a process may run of the service. `aggregate` counts outcomes, expires and cancels: all that can end a deliberation."""
+    """What a process may run of the service. `aggregate` counts outcomes, expires and cancels: all that can end a
+    deliberation."""
 
     INTAKE = "intake"
     DISPATCH = "dispatch"

@@ -1,7 +1,8 @@
 """Runs a handler on what a pull brought and settles each message: acknowledged, retried, or whole in DEAD_LETTERS.
 
-An `InvalidMessage` that the handler raises is the sender's mistake: the message is dead-lettered at once. Any other error sends
-the message back, later each time. After `MAX_DELIVERIES` it is dead-lettered too; `give_up` runs first, to end the deliberation.
+An `InvalidMessage` that the handler raises is the sender's mistake: the message is dead-lettered at once. Any other
+error sends the message back, later each time. After `MAX_DELIVERIES` it is dead-lettered too; `give_up` runs first,
+to end the deliberation.
 """
 
 import asyncio
@@ -79,7 +80,8 @@ class InProgress:
 class Settler:
     """Settles messages of one consumer. `give_up` runs before a message is dead-lettered for its errors.
 
-    `max_deliveries`: how often a message may fail before it is given up; None never, where nothing else would do its work.
+    `max_deliveries`: how often a message may fail before it is given up; None never, where nothing else would do its
+    work.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """The composition root: the one place where everything is wired together.
 
-`service` runs the parts of one process for as long as an `async with` block lasts. `embedded` starts what a single machine lacks: a
-nats-server, a simulated model server. Everything opened is closed in the opposite order, however the block ends.
+`service` runs the parts of one process for as long as an `async with` block lasts. `embedded` starts what a single
+machine lacks: a nats-server, a simulated model server. Everything opened is closed in the opposite order, however the
+block ends.
 """
 
 import asyncio
@@ -188,8 +189,8 @@ async def _pool(settings: Settings, nats_url: str, model: str) -> AsyncIterator[
 
 
 def _broker(settings: Settings, nats_url: str) -> NatsBroker:
-    # apply_types=False: a handler takes deliveries and decodes them itself; FastStream's injection would cost a thread-pool
-    # hop a message. logger=None: payloads must not reach logs, and FastStream's logs hold them.
+    # apply_types=False: a handler takes deliveries and decodes them itself; FastStream's injection would cost a
+    # thread-pool hop a message. logger=None: payloads must not reach logs, and FastStream's logs hold them.
     return ServiceBroker(
         **connect_options(nats_url, "parley-service"),
         apply_types=False,
@@ -199,7 +200,8 @@ def _broker(settings: Settings, nats_url: str) -> NatsBroker:
 
 
 async def _disconnect(broker: NatsBroker, jetstream: JetStream) -> None:
-    """Drain and close. While NATS is away there is nothing to drain: what was in hand is redelivered after `ack_wait`."""
+    """Drain and close. While NATS is away there is nothing to drain: what was in hand is redelivered after
+    `ack_wait`."""
     try:
         await broker.stop()
     except nats.errors.Error as error:
@@ -317,8 +319,8 @@ def asyncapi_document() -> dict[str, object]:
 async def embedded(
     settings: Settings, folder: Path, *, simulated: Sequence[str] = ()
 ) -> AsyncIterator[Settings]:
-    """The settings, with what they lack started and filled in: a nats-server in `folder`, a simulated model server with the
-    arguments `simulated`."""
+    """The settings, with what they lack started and filled in: a nats-server in `folder`, a simulated model server
+    with the arguments `simulated`."""
     async with AsyncExitStack() as stack:
         found: dict[str, object] = {}
         if settings.nats_url is None:

@@ -1,4 +1,4 @@
-"""A durable pull consumer of the modelled server: its pull requests, and the messages delivered and not yet acknowledged."""
+"""A durable pull consumer of the modelled server: its pull requests, and the messages that are not acknowledged."""
 
 import asyncio
 import json
@@ -55,8 +55,8 @@ class Consumer:
         self.ack_wait = float(topology.consumer(durable).ack_wait or topology.ACK_WAIT_SECONDS)
         # The subscribers of living processes.
         self.pullers: list[Puller] = []
-        # Pull requests that wait. One expires only where a fault makes the difference: otherwise its puller would at once make
-        # the same request again.
+        # Pull requests that wait. One expires only where a fault makes the difference: otherwise its puller would at
+        # once make the same request again.
         self.requests: list[PullRequest] = []
         self.handed: dict[int, Unsettled] = {}
         self.redelivered = 0
@@ -158,7 +158,8 @@ class Consumer:
             self._serve()
 
     def settle(self, seq: int, word: bytes) -> bool:
-        """Apply an acknowledgement, a nak or a sign of progress; whether it acknowledged. One for a settled message does nothing."""
+        """Apply an acknowledgement, a nak or a sign of progress; whether it acknowledged. One for a settled message
+        does nothing."""
         handed = self.handed.get(seq)
         if handed is None:
             return False

@@ -216,8 +216,8 @@ class History:
         self.eyes.rested()
 
     async def _swept(self) -> bool:
-        """Whether something was left for the regular sweep. Only a message that two processes had at once may leave anything:
-        every other loss has to be repaired by a redelivery, a deadline or the sweep at a start."""
+        """Whether something was left for the regular sweep. Only a message that two processes had at once may leave
+        anything: every other loss has to be repaired by a redelivery, a deadline or the sweep at a start."""
         two_hands = any(struck.fault.kind in TWO_HANDS for struck in self.faults.struck)
         if self.eyes.swept or not two_hands or not self.eyes.unfinished:
             return False
@@ -277,5 +277,6 @@ class History:
 
 
 def run(seed: int, blind: frozenset[Invariant] = frozenset()) -> HistoryResult:
-    """`blind`: invariants that are not checked, so that what follows from breaking them is seen. Run inside `simulated()`."""
+    """`blind`: invariants that are not checked, so that what follows from breaking them is seen. Run inside
+    `simulated()`."""
     return History(seed, blind).run()

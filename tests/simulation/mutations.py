@@ -1,4 +1,4 @@
-"""Rules broken on purpose, each with the invariant that must notice. A simulation that did not find them would prove nothing."""
+"""Rules broken on purpose, each with the invariant that must notice, or the simulation would prove nothing."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""One process of the service: the real handlers, wired as in `parley.app`, on a connection that can be cut at any step."""
+"""One process: the real handlers, wired as in `parley.app`, on a connection that can be cut at any step."""
 
 import asyncio
 import contextvars
@@ -71,7 +71,8 @@ class Subscriber:
         self._crew = crew
         # Dispatch runs: its next batch waits for it, as in `PullSubscriber`.
         self._busy = False
-        # Counted apart from the window, to check it: messages sent to this subscriber, and messages here and not finished.
+        # Counted apart from the window, to check it: messages sent to this subscriber, and messages here and not
+        # finished.
         self._on_its_way = 0
         self._here = 0
 
@@ -277,7 +278,8 @@ class Process:
         subscriber.ask()
 
     def kill(self) -> None:
-        """No code of it runs any more, not even a `finally`. The messages that it held are redelivered after `ack_wait`."""
+        """No code of it runs any more, not even a `finally`. The messages that it held are redelivered after
+        `ack_wait`."""
         if self.dead:
             return
         self.link.die()

@@ -315,8 +315,8 @@ async def test_an_outcome_that_can_no_longer_be_read_does_not_keep_it_from_endin
 
 # ── falling over ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-# What a request of two agents sends: its tally, its timer, two agents' work. What its last outcome sends: its tally, the ending,
-# the copy to the inbox, the mark.
+# What a request of two agents sends: its tally, its timer, two agents' work. What its last outcome sends: its tally,
+# the ending, the copy to the inbox, the mark.
 STEPS = 4
 
 

@@ -33,7 +33,8 @@ def ours(frame: FrameType | None) -> Iterator[str]:
 async def test_a_request_is_read_seven_frames_after_it_was_received(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three stacks, one after the other: the client receives, the pull loop starts a task, the task calls the handler."""
+    """Three stacks, one after the other: the client receives, the pull loop starts a task, the task calls the
+    handler."""
     received: list[str] = []
     started: dict[asyncio.Task[Any], list[str]] = {}
     read: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()

@@ -219,7 +219,8 @@ async def test_an_invalid_name_is_answered_under_the_name_of_the_messages_place(
 
 
 async def test_a_client_cannot_choose_a_name_of_the_services_own_form(bench: Bench, intake: Runner) -> None:
-    """Chosen ahead, `d-3` would be a stranger's when the third message comes, and that one would get no ending of its own."""
+    """Chosen ahead, `d-3` would be a stranger's when the third message comes, and that one would get no ending of its
+    own."""
     first = await take_in(bench, intake, {"task_id": "d-3", "task_description": "x"})
     assert "choose another" in await rejection_of(bench, own_name(first))
     assert await bench.tally_of("d-3") is None

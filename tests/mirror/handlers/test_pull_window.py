@@ -87,10 +87,17 @@ def test_a_later_request_keeps_no_lost_one_alive() -> None:
     assert one.asked == 2
 
 
-def test_a_process_that_stood_still_still_waits_for_what_was_sent_to_it() -> None:
+def test_it_remembers_only_the_requests_of_the_last_seconds() -> None:
     one = asking()
-    one.expire(OVERDUE + 5.0, late=5.0)
-    assert one.asked == 0 or one.to_request() == 0
+    for second in range(1, 100):
+        one.arrive(second)  # it is never idle, and no request of it expires
+        one.take()
+        one.settle(1)
+        one.requested(1, now=float(second))
+    assert len(one._requests) <= 3
+
+
+def test_a_process_that_stood_still_still_waits_for_what_was_sent_to_it() -> None:
     one = asking(now=1.0)
     one.expire(OVERDUE + 5.0, late=5.0)
     assert one.to_request() == 0

@@ -30,7 +30,8 @@ def recover(bench: Bench, effects: EffectRunner) -> Recover:
 
 
 async def record(bench: Bench, task_id: str, seconds: float, *events: Event, ago: float = 60.0) -> float:
-    """A tally alone, with nothing that would come to end it; its deadline lies `seconds` ahead, the events happened `ago`."""
+    """A tally alone, with nothing that would come to end it; its deadline lies `seconds` ahead, the events happened
+    `ago`."""
     now = time.time()
     request = Requested(task_id, seq=1, at=now - 60, deadline=now + seconds, role="DEV", num_agents=2)
     seen = [(request, now - 60), *((event, now - ago) for event in events)]

@@ -19,8 +19,8 @@ from parley.handlers.routes import Handlers, Part, declare, declare_all
 from tests.harness import until
 from tests.mirror.handlers import Bench
 
-# Every subject of the contract that somebody sends or receives. `deliberation.timer.<task_id>` is between us and the scheduler,
-# `deadletter.>` is for people with the nats CLI.
+# Every subject of the contract that somebody sends or receives. `deliberation.timer.<task_id>` is between us and the
+# scheduler, `deadletter.>` is for people with the nats CLI.
 RECEIVED = {
     "deliberation.requested",
     "deliberation.cancel",

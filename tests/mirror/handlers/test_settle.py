@@ -220,7 +220,8 @@ async def test_a_dead_letter_keeps_the_senders_headers_but_not_forged_ones_of_th
     assert (headers["traceparent"], headers["X-Mine"]) == ("00-aa", "yes")
     assert headers["Parley-Reason"] == "num_agents: must be more; role: unknown"
     assert headers["Parley-Sequence"] == str(delivery.seq)
-    # What the server would act upon is only told: a dead letter must not expire, or be taken for a repeat of the original.
+    # What the server would act upon is only told: a dead letter must not expire, or be taken for a repeat of the
+    # original.
     assert (headers["Parley-Original-Nats-Msg-Id"], headers["Parley-Original-Nats-TTL"]) == ("m-1", "60s")
     assert headers["Nats-Msg-Id"] == f"dead:DELIBERATIONS:{delivery.seq}:intake"
     assert "Nats-TTL" not in headers
