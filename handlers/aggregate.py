@@ -1,8 +1,8 @@
-"""`agent.response.*` into the tallies.
+"""`agent.response.*`: counts the agents' outcomes in the tallies.
 
-Each deliberation has one fold at a time in this process. Outcomes that arrive meanwhile wait and are folded together next, with
-one write for all: agents of one deliberation finish at about the same moment, and would otherwise refuse each other's writes. For
-the same reason an outcome that can end nothing waits a moment for one that can.
+This process folds one group of outcomes of a deliberation at a time. Outcomes that arrive meanwhile are folded
+together next, in one write: agents of one deliberation finish at about the same moment, and single writes would
+refuse each other. For the same reason an outcome that cannot end its deliberation waits a moment for others.
 """
 
 import asyncio
@@ -10,31 +10,31 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from parley.broker.concurrency import gather
 from parley.broker.core.messages import AgentCompleted, AgentFailed, AgentOutcome
 from parley.broker.core.observer import Observer
 from parley.broker.core.tally import Event, Reported
 from parley.broker.jetstream import topology
-from parley.broker.jetstream.jetstream import JetStream
-from parley.handlers.delivery import Batch, Delivery
+from parley.handlers.delivery import ACK, Delivery, Settlement
 from parley.handlers.effects import EffectRunner
-from parley.handlers.settle import Settler
 
-# How long an outcome that ends nothing waits for others. Agents that begin together finish within milliseconds of each other.
-COMPANY_SECONDS = 0.01
+# How long an outcome that ends nothing waits for others. Agents that begin together finish within milliseconds of
+# each other.
+LINGER_SECONDS = 0.01
 
 Arrival = tuple[Delivery[AgentOutcome], AgentOutcome, "asyncio.Future[None]"]
 
 
 @dataclass(slots=True)
-class _Lane:
-    """What waits for one deliberation's next fold. `full`: set once as many wait as somebody waits for."""
+class _Pending:
+    """The outcomes that wait for the next fold of one deliberation."""
 
     waiting: list[Arrival]
+    # How many outcomes the fold waits for.
     wanted: int = 0
+    # Set once as many wait.
     full: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def join(self, arrival: Arrival) -> None:
+    def add(self, arrival: Arrival) -> None:
         self.waiting.append(arrival)
         if len(self.waiting) >= self.wanted:
             self.full.set()
@@ -43,79 +43,69 @@ class _Lane:
         group, self.waiting = self.waiting, []
         return group
 
-    async def company(self, wanted: int) -> None:
-        """Wait for `wanted` to be there, but not for long."""
+    async def wait_for(self, wanted: int) -> None:
+        """Wait until `wanted` outcomes are there, for LINGER_SECONDS at most."""
         self.wanted = wanted
         self.full.clear()
         if len(self.waiting) < wanted:
             with suppress(TimeoutError):
-                async with asyncio.timeout(COMPANY_SECONDS):
+                async with asyncio.timeout(LINGER_SECONDS):
                     await self.full.wait()
 
 
 class Aggregate:
-    def __init__(
-        self, wire: JetStream, performer: EffectRunner, settler: Settler, observer: Observer
-    ) -> None:
-        self._wire = wire
-        self._performer = performer
-        self._settler = settler
+    def __init__(self, effects: EffectRunner, observer: Observer) -> None:
+        self._effects = effects
         self._observer = observer
-        self._lanes: dict[str, _Lane] = {}
+        # Deliberations that are being folded, by task_id.
+        self._pending: dict[str, _Pending] = {}
 
-    async def __call__(self, deliveries: Batch[AgentOutcome]) -> None:
-        await gather(map(self._settle, deliveries))
-
-    async def _settle(self, delivery: Delivery[AgentOutcome]) -> None:
-        async def handle() -> None:
-            outcome = read(delivery)
-            await self._counted(delivery, outcome)
-
-        await self._settler.settle(delivery, handle)
-
-    async def _counted(self, delivery: Delivery[AgentOutcome], outcome: AgentOutcome) -> None:
-        """Wait until a fold has counted this outcome. Raises what the fold raised."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        arrival = (delivery, outcome, done)
-        lane = self._lanes.get(outcome.task_id)
-        if lane is not None:
-            lane.join(arrival)
+    async def handle(self, delivery: Delivery[AgentOutcome]) -> Settlement:
+        """Return once a fold has counted this outcome. Raises what the fold raised, and InvalidMessage."""
+        outcome = read(delivery)
+        counted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        arrival = (delivery, outcome, counted)
+        pending = self._pending.get(outcome.task_id)
+        if pending is not None:
+            pending.add(arrival)
         else:
-            lane = self._lanes[outcome.task_id] = _Lane([arrival])
-            await asyncio.sleep(0)  # the rest of this batch lines up before the first fold
-            await self._fold_all(outcome.task_id, lane)
-        await done
+            pending = self._pending[outcome.task_id] = _Pending([arrival])
+            await asyncio.sleep(0)  # the rest of this batch is added before the first fold
+            await self._fold_all(outcome.task_id, pending)
+        await counted
+        return ACK
 
-    async def _fold_all(self, task_id: str, lane: _Lane) -> None:
-        """Fold whatever waits, until nothing does."""
-        while lane.waiting:
+    async def _fold_all(self, task_id: str, pending: _Pending) -> None:
+        """Fold until nothing waits."""
+        while pending.waiting:
             error: BaseException | None = None
             group: list[Arrival] = []
             try:
-                await lane.company(self._performer.outcomes_needed(task_id))
-                group = lane.take()
+                await pending.wait_for(self._effects.outcomes_needed(task_id))
+                group = pending.take()
                 await self._fold(task_id, group)
             except BaseException as raised:
                 error = raised
-            for _, _, done in group or lane.take():
-                if done.done():
+            for _, _, counted in group or pending.take():
+                if counted.done():
                     continue
                 if error is None:
-                    done.set_result(None)
+                    counted.set_result(None)
                 else:
-                    done.set_exception(error)
-        del self._lanes[task_id]
+                    counted.set_exception(error)
+        del self._pending[task_id]
 
     async def _fold(self, task_id: str, group: Sequence[Arrival]) -> None:
         events: list[tuple[Event, float]] = []
         for delivery, outcome, _ in group:
-            self._performer.outcomes.remember(delivery.seq, delivery.data)
+            self._effects.outcomes.remember(delivery.seq, delivery.data)
             error_type = outcome.error_type if isinstance(outcome, AgentFailed) else None
             events.append((Reported(outcome.agent_id, outcome.round, delivery.seq, error_type), delivery.at))
-        applied = await self._performer.apply(task_id, events)
-        for (delivery, outcome, _), reaction in zip(group, applied.reactions, strict=True):
+        result = await self._effects.apply(task_id, events)
+        for (delivery, outcome, _), reaction in zip(group, result.reactions, strict=True):
             if reaction.note:
-                self._performer.outcomes.forget(delivery.seq)  # it came late, or for nobody
+                # It came late, or for a deliberation that does not exist: no ending will need it.
+                self._effects.outcomes.forget(delivery.seq)
                 self._observer.outcome_ignored(outcome)
             else:
                 self._observer.agent_reported(outcome)

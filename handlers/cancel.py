@@ -1,49 +1,38 @@
-"""`deliberation.cancel`: stop this one. A cancel may overtake its request; it waits until the request must have been seen."""
+"""`deliberation.cancel`: end a deliberation. A cancel may arrive before its request, and then waits for it."""
 
 import time
 
-from parley.broker.concurrency import gather
 from parley.broker.core.messages import DeliberationCancel
 from parley.broker.core.tally import CancelRequested
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
-from parley.handlers.delivery import Batch, Delivery
+from parley.handlers.delivery import ACK, Delivery, Retry, Settlement
 from parley.handlers.effects import EffectRunner
-from parley.handlers.settle import Settler
 
-# Before looking again whether the request of a cancel that came first has been taken in.
-OVERTAKEN_WAIT_SECONDS = 0.5
+# Seconds before the handler looks again for the request of a cancel.
+REQUEST_WAIT_SECONDS = 0.5
 
 
 class Cancel:
-    def __init__(self, wire: JetStream, performer: EffectRunner, settler: Settler) -> None:
-        self._wire = wire
-        self._performer = performer
-        self._settler = settler
+    def __init__(self, jetstream: JetStream, effects: EffectRunner) -> None:
+        self._jetstream = jetstream
+        self._effects = effects
 
-    async def __call__(self, deliveries: Batch[DeliberationCancel]) -> None:
-        await gather(map(self._settle, deliveries))
-
-    async def _settle(self, delivery: Delivery[DeliberationCancel]) -> None:
-        async def handle() -> float | None:
-            return await self._cancel(delivery)
-
-        await self._settler.settle(delivery, handle)
-
-    async def _cancel(self, delivery: Delivery[DeliberationCancel]) -> float | None:
+    async def handle(self, delivery: Delivery[DeliberationCancel]) -> Settlement:
+        """Raises InvalidMessage."""
         cancel = delivery.payload(DeliberationCancel)
         event = CancelRequested(cancel.reason, delivery.seq)
-        if (await self._performer.apply(cancel.task_id, [(event, time.time())])).tally is not None:
-            return None
+        if (await self._effects.apply(cancel.task_id, [(event, time.time())])).tally is not None:
+            return ACK
         if await self._may_come_yet(delivery.seq):
-            return OVERTAKEN_WAIT_SECONDS
-        # Intake may have recorded it between the two looks; by now it has, or never will.
-        await self._performer.apply(cancel.task_id, [(event, time.time())])
-        return None
+            return Retry(REQUEST_WAIT_SECONDS)
+        # Intake may have recorded the request between the two reads. Now it has, or it never will.
+        await self._effects.apply(cancel.task_id, [(event, time.time())])
+        return ACK
 
     async def _may_come_yet(self, seq: int) -> bool:
         """Whether intake has still to settle a request that was stored before this cancel."""
-        with self._wire.translate_errors():
-            intake = await self._wire.js.consumer_info(topology.INTAKE.stream, topology.INTAKE.name)
+        with self._jetstream.translate_errors():
+            intake = await self._jetstream.js.consumer_info(topology.INTAKE.stream, topology.INTAKE.name)
         settled = intake.ack_floor.stream_seq if intake.ack_floor is not None else 0
         return bool(intake.num_pending or intake.num_ack_pending) and settled < seq

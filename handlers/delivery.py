@@ -1,11 +1,9 @@
-"""One delivered JetStream message: what it says about itself, and how to settle it."""
+"""One delivered JetStream message: its metadata, its payload, and the three ways in which a handler may settle it."""
 
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from nats.aio.msg import Msg
-from pydantic import GetCoreSchemaHandler
-from pydantic_core import CoreSchema
 
 from parley.broker.core.messages import Message, decode
 from parley.broker.core.traceparent import parse_traceparent
@@ -18,7 +16,8 @@ Kind = TypeVar("Kind", bound=Message)
 
 @dataclass(frozen=True, slots=True)
 class Delivery(Generic[Payload]):
-    """`seq`: its place in the stream. `at`: when it was stored, on the server's clock. `count`: which delivery this is, from 1."""
+    """`seq`: its place in the stream. `at`: when the server stored it, in seconds since the epoch by the server's
+    clock. `count`: which delivery this is, from 1."""
 
     msg: Msg
     seq: int
@@ -52,10 +51,24 @@ class Delivery(Generic[Payload]):
         await self.msg.nak(delay=delay_seconds or None)
 
 
-class Batch(list[Delivery[Payload]], Generic[Payload]):
-    """What one fetch brought. In the AsyncAPI document it is shown as the payload of one message."""
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """The message is done with."""
 
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        (payload,) = source.__args__
-        return handler(payload)
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Deliver the message again after `seconds`."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Keep the message whole in DEAD_LETTERS, with the `reason`."""
+
+    reason: str
+
+
+Settlement = Ack | Retry | DeadLetter
+ACK = Ack()

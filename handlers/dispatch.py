@@ -1,89 +1,88 @@
-"""`agent.requested` from the work queue into the pool's free slots; what nobody waits for any more is dropped.
+"""`agent.requested`: takes jobs from the work queue into the free slots of the pool.
 
-The worker acknowledges the work once its outcome is stored. Here a message is settled only if no worker gets it.
+The worker acknowledges a job once its outcome is stored. A message is settled here only if no worker gets it: what is
+not wanted any more is acknowledged, what cannot be used is dead-lettered.
 """
 
 import time
 
 from parley.broker.concurrency import gather
-from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.messages import AgentFailed, AgentRequested, ErrorType
+from parley.broker.core.names import outcome_msg_id
 from parley.broker.core.tally import Tally
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import TallyStore
-from parley.handlers.delivery import Batch, Delivery
-from parley.handlers.settle import Settler
+from parley.handlers.delivery import ACK, DeadLetter, Delivery, Settlement
+from parley.handlers.settle import AnyDelivery, Settler
 from parley.workers.job import Job
 from parley.workers.pool.pool import Pool
 from parley.workers.recent_cancels import Cancels
 
-# Work handed out this often and never finished takes its worker down each time: it is put aside, and its agent has failed.
-# Above settle's MAX_DELIVERIES, for a drain or a killed actor costs a delivery too and is no fault of the work.
+# A job that was delivered this often and never finished kills its worker each time: it is dead-lettered, and its
+# agent has failed. Above MAX_DELIVERIES of `settle`: a drain or a killed actor costs a delivery too and is no fault
+# of the job.
 MAX_JOB_DELIVERIES = 20
-# Work that waited longer than this is worth a look at its tally before it starts: a read at most, against a model call for nobody.
+# The tally of a job that waited longer is read before it starts: at most one read, against a model call whose answer
+# nothing needs.
 STALE_SECONDS = 1.0
 
 
 class Dispatch:
-    def __init__(self, wire: JetStream, ledger: TallyStore, pool: Pool, settler: Settler) -> None:
-        self._wire = wire
-        self._ledger = ledger
+    def __init__(self, jetstream: JetStream, tallies: TallyStore, pool: Pool, settler: Settler) -> None:
+        self._jetstream = jetstream
+        self._tallies = tallies
         self._pool = pool
         self._settler = settler
+        # Deliberations that were cancelled lately.
         self._cancels = Cancels()
 
-    async def __call__(self, deliveries: Batch[AgentRequested]) -> None:
+    async def __call__(self, deliveries: list[AnyDelivery]) -> None:
+        """Submit the jobs that came together at once. Raises nothing but CancelledError and what the pool raises."""
         jobs = [job for job in await gather(map(self._job, deliveries)) if job is not None]
         if jobs:
             await self._pool.submit(jobs)
 
     def cancel(self, body: bytes) -> None:
-        """An `agent.cancel` was heard. Running calls are the workers' to stop; this is for what is still queued."""
+        """An `agent.cancel` was broadcast. Workers stop running calls; this drops what is still queued."""
         self._cancels.hear(body)
 
-    async def _job(self, delivery: Delivery[AgentRequested]) -> Job | None:
-        """The job a worker should get, or None for a message that was settled here."""
+    async def _job(self, delivery: AnyDelivery) -> Job | None:
+        """The job for a worker, or None for a message that was settled here."""
         try:
-            wanted = await self._wanted(delivery)
+            decision = await self.decide(delivery)
+            if isinstance(decision, Job):
+                return decision
+            await self._settler.carry_out(delivery, decision)
         except Exception as error:
             await self._settler.failed(delivery, error)
-            return None
-        return (
-            Job(key=delivery.msg.reply, body=delivery.data, traceparent=delivery.traceparent)
-            if wanted
-            else None
-        )
+        return None
 
-    async def _wanted(self, delivery: Delivery[AgentRequested]) -> bool:
-        """Whether a worker should get this; if not, it is settled. Raises InvalidMessage."""
+    async def decide(self, delivery: Delivery[AgentRequested]) -> Job | Settlement:
+        """The job for a worker, or how to settle a message that no worker gets. Raises InvalidMessage."""
         request = delivery.payload(AgentRequested)
         if delivery.count > MAX_JOB_DELIVERIES:
-            await self._give_up(request, delivery.count)
-            raise InvalidMessage([f"handed out {delivery.count - 1} times and never finished"])
-        if self._cancels.reason(request.task_id) is not None:
-            await delivery.ack()
-            return False
-        if not await self._awaited(delivery, request):
-            await delivery.ack()
-            return False
-        return True
+            await self._fail_agent(request, delivery.count)
+            return DeadLetter(f"handed out {delivery.count - 1} times and never finished")
+        if self._cancels.reason(request.task_id) is not None or not await self._awaited(delivery, request):
+            return ACK
+        return Job(key=delivery.msg.reply, body=delivery.data, traceparent=delivery.traceparent)
 
     async def _awaited(self, delivery: Delivery[AgentRequested], request: AgentRequested) -> bool:
-        """Whether the deliberation still wants this agent's answer, as far as it is worth asking."""
+        """Whether the deliberation still waits for this agent, as far as that is worth a read."""
         if delivery.count == 1:
             if time.time() - delivery.at <= STALE_SECONDS:
                 return True
-            # What this process remembers will do for a yes: were it old, the call would be for nobody, as it is for those already
-            # running. It will not do for a no: it may be of a namesake that is long forgotten.
-            remembered = self._ledger.cached(request.task_id)
-            if remembered is not None and _wants(remembered, request):
+            # The cache is enough for a yes: if it is old, a call is wasted, as those that already run. It is not
+            # enough for a no: it may hold an earlier deliberation of the same name.
+            cached = self._tallies.cached(request.task_id)
+            if cached is not None and _wants(cached, request):
                 return True
-        tally = await self._ledger.read(request.task_id)
+        tally = await self._tallies.read(request.task_id)
         return tally is not None and _wants(tally, request)
 
-    async def _give_up(self, request: AgentRequested, deliveries: int) -> None:
+    async def _fail_agent(self, request: AgentRequested, deliveries: int) -> None:
         outcome = AgentFailed(
             task_id=request.task_id,
             agent_id=request.agent_id,
@@ -97,8 +96,8 @@ class Dispatch:
             num_agents=request.num_agents,
             metadata=request.metadata,
         )
-        msg_id = f"{request.task_id}:{request.agent_id}:{request.round}"
-        await self._wire.publish(topology.AGENT_FAILED, outcome.encode(), msg_id=msg_id)
+        msg_id = outcome_msg_id(request.task_id, request.agent_id, request.round)
+        await self._jetstream.publish(topology.AGENT_FAILED, outcome.encode(), msg_id=msg_id)
 
 
 def _wants(tally: Tally, request: AgentRequested) -> bool:

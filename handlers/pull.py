@@ -1,310 +1,233 @@
-"""A FastStream pull subscriber that takes only what there is room for and hands over whatever has come.
+"""A pull subscriber that asks for no more messages than there is room for. `PullWindow` decides, this carries out.
 
-FastStream's own either waits for its whole batch before it fetches again (one slow message stalls the rest), fetches up to twice
-`max_workers` (faststream#2563), or waits its full timeout to fill a batch (that much latency). This one asks the server for as many
-messages as there is room for, starts the handler on whatever came, and asks for more. Rule: pull only what there is room for.
+Pull requests stay open at the server, so a message comes the moment it is stored. They are topped up as they are
+used: one fetch a message would cost a round trip each. Whatever has come is handled at once; nothing waits for a
+batch to be full.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any, Protocol
 
 import nats.errors
-from faststream._internal.broker.registrator import Registrator
-from faststream._internal.endpoint.subscriber.call_item import CallsCollection
-from faststream.middlewares import AckPolicy
-from faststream.nats import JStream, NatsBroker, PullSub
-from faststream.nats.subscriber.config import NatsSubscriberConfig, NatsSubscriberSpecificationConfig
-from faststream.nats.subscriber.specification import NatsSubscriberSpecification
-from faststream.nats.subscriber.usecases import BatchPullStreamSubscriber
-from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js.api import ConsumerConfig
-from nats.js.client import DEFAULT_JS_SUB_PENDING_BYTES_LIMIT, DEFAULT_JS_SUB_PENDING_MSGS_LIMIT
+from nats.aio.subscription import Subscription
 
 from parley.broker.jetstream.acks import next_subject, pull_request
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.topology import Durable
-from parley.handlers.delivery import Batch, Delivery
+from parley.handlers import pull_window
+from parley.handlers.delivery import Delivery
+from parley.handlers.pull_window import PullWindow
 
 log = logging.getLogger("parley.handlers")
 
-# A pull request stays at the server this long. A process that stands still is sent messages for as long.
-REQUEST_SECONDS = 1.0
-# The server's word that a request expired may be this late.
-LOST_SECONDS = 1.0
-# After an error (NATS away, a consumer deleted, JetStream restarting) before asking again.
+# After an error (a consumer deleted, JetStream restarting) before asking again.
 ERROR_WAIT_SECONDS = 0.5
 # When stopping: nothing has come for this long, so nothing is on its way.
 QUIET_SECONDS = 0.1
 
-# Free slots outside; with True, wait until there is at least one.
-Room = Callable[[bool], Awaitable[int]]
+# Handles and settles the deliveries that came together.
+HandleBatch = Callable[[list[Delivery[Any]]], Awaitable[None]]
 
 
-class Budget:
-    """Room for at most `limit` messages at a time: what a handler may have in hand and unsettled."""
+class FreeSlots(Protocol):
+    """A second limit beside a subscriber's own: the slots of a pool."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.held = 0
-        self._freed = asyncio.Event()
+    def free_slots(self) -> int: ...
 
-    @property
-    def free(self) -> int:
-        return self.limit - self.held
-
-    async def room(self) -> int:
-        """Wait until there is some; how much."""
-        while self.free < 1:
-            self._freed.clear()
-            await self._freed.wait()
-        return self.free
-
-    def take(self, count: int) -> None:
-        self.held += count
-
-    def give(self, count: int) -> None:
-        self.held -= count
-        self._freed.set()
+    async def wait_free_slots(self) -> int:
+        """Wait until at least one slot is free. Returns how many are."""
+        ...
 
 
-class ServiceBroker(NatsBroker):
-    """FastStream's broker on a connection that survives malformed headers."""
+class PullSubscriber:
+    """Pulls from a provisioned durable consumer and hands what comes to `handle`.
 
-    async def _connect(self) -> Client:
-        connection = NatsClient()
-        await connection.connect(**self._connection_kwargs)
-        self.config.connect(connection)
-        return connection
-
-
-class PullSubscriber(BatchPullStreamSubscriber):
-    """`budget` bounds what is in hand; `room` may bound it further (the pool's free slots).
-
-    Pull requests stay open at the server, so a message comes the moment it is stored, and are topped up as they are used:
-    a fetch a message would cost a round trip each.
+    `batch`: most messages a request asks for. `limit`: most held at a time; the free slots of `pool` limit them further.
     """
 
     def __init__(
-        self, *args: Any, durable: Durable, budget: Budget, room: Room | None = None, **options: Any
+        self, durable: Durable, handle: HandleBatch, *, batch: int, limit: int, pool: FreeSlots | None = None
     ) -> None:
-        super().__init__(*args, **options)
         self.durable = durable
-        self.budget = budget
-        self._room = room
-        self._in_hand: set[asyncio.Task[None]] = set()
-        self._arrived: list[Msg] = []
-        self._something = asyncio.Event()
-        # Messages asked for and not yet come: promised room.
-        self._asked = 0
+        self.window: PullWindow[Msg] = PullWindow(limit, batch)
+        self._handle = handle
+        self._pool = pool
+        # Where this subscriber's pull requests go.
+        self._subject = next_subject(durable.stream, durable.name)
+        # Tasks that run the handler.
+        self._handling: set[asyncio.Task[None]] = set()
+        # The loop that pulls, and what wakes it when the connection is back.
+        self._tasks: list[asyncio.Task[None]] = []
+        # Set when a message or a status came, or the connection is back.
+        self._news = asyncio.Event()
+        # Set when a handler has finished.
+        self._freed = asyncio.Event()
+        # The subscription on our inbox, None while stopped.
+        self.subscription: Subscription | None = None
+        self._connection: NatsClient
+        # Where messages and statuses come.
         self._inbox = ""
-        self._refused = False
-        self._closing = False
+        # Reconnects of the connection that the window knows of.
+        self._reconnects = 0
 
     def held(self) -> int:
-        """Messages in hand: being handled, or here and not begun."""
-        return self.budget.held + len(self._arrived)
+        """Messages in this process: being handled, or arrived."""
+        return self.window.held + len(self.window.arrived)
 
-    async def _create_subscription(self) -> None:
-        if self.subscription:
+    # ── start and stop ────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self, connection: NatsClient) -> None:
+        if self.subscription is not None:
             return
-        self._inbox = self.connection.new_inbox()
-        assert isinstance(self.connection, NatsClient), "on a ServiceBroker"
-        # A plain subscription on our inbox: FastStream only asks whether there is one.
-        self.subscription = cast(Any, await self.connection.subscribe_inline(self._inbox, self._arrive))
-        self.add_task(self._consume_pull)
+        self._connection = connection
+        self._reconnects = connection.reconnects
+        self._inbox = connection.new_inbox()
+        self.subscription = await connection.subscribe_inline(self._inbox, self._on_message)
+        self._tasks = [asyncio.create_task(self._watch_connection())]
+        self._start_pulling()
 
-    async def _consume_pull(self) -> None:
-        while self._taking():
-            await self._ask()
-            if not await self._heard():
-                self._asked = 0
-                continue
-            self._something.clear()
-            if not self._taking():
-                return  # what has arrived is `stop`'s to give back
-            messages, self._arrived = self._arrived, []
-            if messages:
-                await self._start(messages)
-            if self._refused:
-                self._refused = False
-                await asyncio.sleep(ERROR_WAIT_SECONDS)
+    async def stop(self, grace_seconds: float | None) -> None:
+        """Take nothing more, give back what was not begun, give the handlers `grace_seconds` to finish (None: no end)."""
+        self.window.close()
+        await self._drain()
+        subscription, self.subscription = self.subscription, None
+        if subscription is not None and self._connection.is_connected:
+            # Not `unsubscribe`, which drops what was sent already.
+            with suppress(nats.errors.Error):
+                await subscription.drain()  # type: ignore[no-untyped-call]  # nats-py gives it no types
+        elif subscription is not None:
+            await subscription.unsubscribe()
+        for message in self.window.give_back():
+            await message.nak()
+        if self._handling:
+            await asyncio.wait(self._handling, timeout=grace_seconds)
+        for task in tuple(self._tasks):
+            task.cancel()
 
-    def _taking(self) -> bool:
-        return self.running and not self._closing
-
-    async def _heard(self) -> bool:
-        """Wait for a message, or word that the request expired. False when neither will come: the request was lost with the
-        connection it was made on."""
-        patience = REQUEST_SECONDS + LOST_SECONDS if self._asked else ERROR_WAIT_SECONDS
-        connects = self.connection.stats["reconnects"]
-        while patience > 0:
-            try:
-                async with asyncio.timeout(ERROR_WAIT_SECONDS):
-                    await self._something.wait()
-                return True
-            except TimeoutError:
-                patience -= ERROR_WAIT_SECONDS
-            if self.connection.stats["reconnects"] != connects or not self.connection.is_connected:
-                return False
-        return False
-
-    async def _ask(self) -> None:
-        """Ask for as much as there is room for and not asked for yet; wait for room only if nothing is on its way."""
-        if not self.connection.is_connected:
-            # What was asked for is gone with the connection; a request made now would only be kept and sent later, beside others.
-            self._asked = 0
-            return
-        idle = not self._asked and not self._arrived
-        free = await self.budget.room() if idle else self.budget.free
-        if self._room is not None:
-            free = min(free, await self._room(idle))
-        wanted = min(free, self.pull_sub.batch_size) - self._asked - len(self._arrived)
-        # Top up in bites, not one by one.
-        if wanted < 1 or (self._asked and wanted < self.pull_sub.batch_size // 4):
-            return
-        request = pull_request(wanted, expires_seconds=REQUEST_SECONDS)
-        try:
-            await self.connection.publish(self._next_subject, request, reply=self._inbox)
-        except nats.errors.Error as error:
-            log.warning("cannot ask for %s: %s", self.durable.name, error)
-            return
-        self._asked += wanted
-
-    @property
-    def _next_subject(self) -> str:
-        return next_subject(self.durable.stream, self.durable.name)
-
-    def _arrive(self, msg: Msg) -> None:
-        status = (msg.headers or {}).get("Status")
-        if status is None or msg.reply:
-            self._asked = max(0, self._asked - 1)
-            self._arrived.append(msg)
-        else:
-            # 408: the request expired; 404, 409 and others: it will not be served. Either way its rest is not coming.
-            self._asked = max(
-                0, self._asked - int((msg.headers or {}).get("Nats-Pending-Messages", self._asked))
-            )
-            if status not in ("404", "408"):
-                log.warning(
-                    "%s: the server answered %s %s",
-                    self.durable.name,
-                    status,
-                    (msg.headers or {}).get("Description", ""),
-                )
-                self._refused = True
-        self._something.set()
-
-    async def _start(self, messages: list[Msg]) -> None:
-        self.budget.take(len(messages))
-        task = asyncio.create_task(self._handle(messages))
-        self._in_hand.add(task)
-        task.add_done_callback(self._in_hand.discard)
-        if self._room is not None:
-            # The room outside is taken by the handler; asking before it ran would promise the same slots twice.
-            await task
-
-    async def _handle(self, messages: list[Msg]) -> None:
-        # The handler itself: FastStream's `consume` would parse, scope and inject around it, for handlers that take deliveries and
-        # settle each. That is a tenth of the service's time, and half a millisecond for a message that comes alone (measured).
-        try:
-            await self.calls[0].handler(_deliveries(messages))
-        except Exception:
-            log.exception("the handler of %s raised; its messages come again", self.durable.name)
-        finally:
-            self.budget.give(len(messages))
-
-    async def _let_arrive(self) -> None:
-        """Wait while what was asked for comes in: the server takes a message for delivered that it sends to an inbox as it
-        closes, and hands it out again only after `ack_wait`. A request that brings nothing for a moment waits for new messages."""
-        while self._asked and self.connection.is_connected:
-            self._something.clear()
+    async def _drain(self) -> None:
+        """Wait while the messages that were asked for come in. The server counts a message as delivered that it sends
+        to an inbox as that closes, and hands it out again only after `ack_wait`. A request that brings nothing for a
+        moment waits for new messages."""
+        while self.subscription is not None and self.window.asked and self._connection.is_connected:
+            self._news.clear()
             try:
                 async with asyncio.timeout(QUIET_SECONDS):
-                    await self._something.wait()
+                    await self._news.wait()
             except TimeoutError:
                 return
 
-    async def stop(self) -> None:
-        """Take nothing more, give back what was not begun, let what is in hand be settled (up to `graceful_timeout`)."""
-        self._closing = True
-        await self._let_arrive()
-        subscription: Any = self.subscription
-        self.subscription = None
-        if subscription is not None and self.connection.is_connected:
-            # Not `unsubscribe`, which drops what was sent already.
-            with suppress(nats.errors.Error):
-                await subscription.drain()
-        elif subscription is not None:
-            await subscription.unsubscribe()
-        arrived, self._arrived = self._arrived, []
-        for msg in arrived:
-            await msg.nak()
-        if self._in_hand:
-            await asyncio.wait(self._in_hand, timeout=self._outer_config.graceful_timeout)
-        await super().stop()
+    # ── what comes ────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _on_message(self, message: Msg) -> None:
+        status = (message.headers or {}).get("Status")
+        if status is None or message.reply:
+            self.window.arrive(message)
+        else:
+            self._on_status(status, message.headers or {})
+        self._news.set()
 
-def _deliveries(messages: Iterable[Msg]) -> Batch[Any]:
-    """What a handler gets: it decodes each by itself, so that one bad payload spoils no other."""
-    return Batch(map(Delivery.of, messages))
+    def _on_status(self, status: str, headers: dict[str, str]) -> None:
+        pending = headers.get("Nats-Pending-Messages")
+        self.window.end_request(status, int(pending) if pending is not None else None)
+        self.window.expire(asyncio.get_running_loop().time())
+        if self.window.refused:
+            log.warning(
+                "%s: the server answered %s %s", self.durable.name, status, headers.get("Description", "")
+            )
 
+    async def _watch_connection(self) -> None:
+        """Wake the loop once the connection is back, so that it asks again at once."""
+        seen = self._reconnects
+        while True:
+            seen = await self._connection.wait_reconnected(seen)
+            self._news.set()
 
-def subscribe(
-    broker: NatsBroker,
-    durable: Durable,
-    *,
-    batch: int,
-    limit: int,
-    room: Room | None = None,
-    title: str,
-    description: str,
-) -> PullSubscriber:
-    """Declare a subscriber on a provisioned durable consumer. `batch`: most a fetch brings; `limit`: most in hand at a time."""
-    config = broker.config
-    calls: CallsCollection[Any] = CallsCollection()
-    subscriber = PullSubscriber(
-        config=NatsSubscriberConfig(
-            subject=durable.filter,
-            sub_config=ConsumerConfig(durable_name=durable.name),
-            extra_options={
-                "pending_msgs_limit": DEFAULT_JS_SUB_PENDING_MSGS_LIMIT,
-                "pending_bytes_limit": DEFAULT_JS_SUB_PENDING_BYTES_LIMIT,
-                "durable": durable.name,
-                "stream": durable.stream,
-            },
-            no_reply=True,
-            _outer_config=cast(Any, config),
-            # FastStream's default would terminate a message on an unhandled exception. We settle each message ourselves.
-            _ack_policy=AckPolicy.MANUAL,
-        ),
-        specification=NatsSubscriberSpecification(
-            _outer_config=cast(Any, config),
-            calls=calls,
-            specification_config=NatsSubscriberSpecificationConfig(
-                subject=durable.filter,
-                queue=None,
-                title_=title,
-                description_=description,
-                include_in_schema=True,
-            ),
-        ),
-        calls=calls,
-        # Not declared: provisioning is ours, and FastStream would overwrite the live stream.
-        stream=JStream(name=durable.stream, declare=False),
-        pull_sub=PullSub(batch_size=batch, batch=True),
-        durable=durable,
-        budget=Budget(limit),
-        room=room,
-    )
-    Registrator.subscriber(broker, subscriber, persistent=True)
-    subscriber.add_call(parser_=None, decoder_=None, dependencies_=())
-    return subscriber
+    # ── the loop ──────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _start_pulling(self) -> None:
+        task = asyncio.create_task(self._pull(), name=f"pull {self.durable.name}")
+        task.add_done_callback(self._on_loop_ended)
+        self._tasks.append(task)
 
-def flows(broker: NatsBroker) -> list[PullSubscriber]:
-    """The subscribers of ours that `broker` has."""
-    return [subscriber for subscriber in broker.subscribers if isinstance(subscriber, PullSubscriber)]
+    def _on_loop_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.remove(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the pull loop of %s failed and starts again", self.durable.name, exc_info=error)
+            self._start_pulling()
+
+    async def _pull(self) -> None:
+        window = self.window
+        while not window.closing:
+            await self._request()
+            await self._wait()
+            self._news.clear()
+            messages = window.take()
+            if messages:
+                task = asyncio.create_task(self._run(messages))
+                self._handling.add(task)
+                task.add_done_callback(self._handling.discard)
+                if self._pool is not None:
+                    # The handler takes the pool's slots; asking before it ran would promise the same slots twice.
+                    await task
+            if window.refused:
+                window.refused = False
+                await asyncio.sleep(ERROR_WAIT_SECONDS)
+
+    async def _request(self) -> None:
+        """Ask for as much as there is room for. Wait for room only while nothing is on its way."""
+        window = self.window
+        if not self._connection.is_connected:
+            # nats-py would keep a request made now and send it later, beside the next one.
+            with suppress(nats.errors.ConnectionClosedError):
+                await self._connection.wait_connected()
+        self._notice_reconnect()
+        idle = window.idle
+        while idle and window.free < 1:
+            self._freed.clear()
+            await self._freed.wait()
+        outside = None
+        if self._pool is not None:
+            outside = await self._pool.wait_free_slots() if idle else self._pool.free_slots()
+        wanted = window.to_request(outside)
+        if not wanted or not self._connection.is_connected:
+            return
+        self._notice_reconnect()
+        window.requested(wanted, asyncio.get_running_loop().time())
+        request = pull_request(wanted, expires_seconds=pull_window.REQUEST_SECONDS)
+        try:
+            await self._connection.publish(self._subject, request, reply=self._inbox)
+        except nats.errors.Error as error:
+            log.warning("cannot ask for %s: %s", self.durable.name, error)
+            window.end_request(pull_window.EXPIRED, wanted)
+
+    def _notice_reconnect(self) -> None:
+        reconnects = self._connection.reconnects
+        if reconnects != self._reconnects:
+            self._reconnects = reconnects
+            self.window.lose_connection()
+
+    async def _wait(self) -> None:
+        """Wait for a message, a status or the connection's return; or until what was asked for is overdue."""
+        loop = asyncio.get_running_loop()
+        asked = self.window.asked
+        seconds = pull_window.REQUEST_SECONDS + pull_window.LOST_SECONDS if asked else ERROR_WAIT_SECONDS
+        until = loop.time() + seconds
+        try:
+            async with asyncio.timeout_at(until):
+                await self._news.wait()
+        except TimeoutError:
+            now = loop.time()
+            self.window.expire(now, now - until)
+
+    async def _run(self, messages: list[Msg]) -> None:
+        try:
+            await self._handle(list(map(Delivery.of, messages)))
+        except Exception:
+            log.exception("the handler of %s raised; its messages come again", self.durable.name)
+        finally:
+            self.window.settle(len(messages))
+            self._freed.set()

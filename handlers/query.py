@@ -1,4 +1,4 @@
-"""`deliberation.get`: how is this one doing? Answered from the tally, and from the ending itself once there is one."""
+"""`deliberation.get`: the status of a deliberation, from its tally, and from its ending once that is stored."""
 
 from parley.broker.core.errors import BrokerUnavailable, InvalidMessage
 from parley.broker.core.lifecycle import State
@@ -25,17 +25,17 @@ _SHOWN = {
     State.REJECTED: "FAILED",
 }
 
-# Purged, or pushed out by the stream's limits, before the tally was forgotten.
+# The stream no longer has the ending (a purge, its limits), and the tally is still kept.
 _GONE = "{} (its ending is no longer in the stream)"
 
 
 class Query:
-    def __init__(self, wire: JetStream, ledger: TallyStore) -> None:
-        self._wire = wire
-        self._ledger = ledger
+    def __init__(self, jetstream: JetStream, tallies: TallyStore) -> None:
+        self._jetstream = jetstream
+        self._tallies = tallies
 
     async def __call__(self, body: bytes) -> DeliberationStatus:
-        """Never raises for what was asked: a question that cannot be read gets an answer that says so."""
+        """The answer to a request body, also to an invalid one, and also while NATS is away."""
         try:
             task_id = decode(DeliberationGet, body).task_id
         except InvalidMessage as error:
@@ -49,7 +49,7 @@ class Query:
 
     async def status(self, task_id: str) -> DeliberationStatus:
         """Raises BrokerUnavailable."""
-        tally = await self._ledger.read(task_id)
+        tally = await self._tallies.read(task_id)
         if tally is None:
             return DeliberationStatus(
                 task_id=task_id, status="UNKNOWN", error_message="never heard of, or forgotten"
@@ -60,8 +60,8 @@ class Query:
         phase = tally.phase
         return DeliberationStatus(
             task_id=task_id,
-            # Decided but not yet published is not over for whoever waits for the ending.
-            status="IN_PROGRESS" if tally.ending_unpublished else _SHOWN[tally.state],  # type: ignore[arg-type]
+            # For a client it is not over before its ending is published.
+            status="IN_PROGRESS" if tally.ending_unpublished else _SHOWN[tally.state],  # type: ignore[arg-type]  # pydantic checks it
             error_message=_GONE.format(tally.verdict.error or tally.state)
             if tally.ending_seq is not None and tally.verdict
             else "",
@@ -74,7 +74,7 @@ class Query:
     async def _ending(self, tally: Tally) -> Ending | None:
         if tally.ending_seq is None:
             return None
-        stored = await self._wire.get(topology.DELIBERATIONS, tally.ending_seq)
+        stored = await self._jetstream.get(topology.DELIBERATIONS, tally.ending_seq)
         return decode_ending(stored.data) if stored is not None else None
 
 

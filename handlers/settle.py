@@ -1,13 +1,17 @@
-"""How every JetStream handler ends: acknowledged, given back, or whole in DEAD_LETTERS. Never lost, never stuck.
+"""Runs a handler on what a pull brought and settles each message: acknowledged, retried, or whole in DEAD_LETTERS.
 
-A `InvalidMessage` is the sender's mistake and is dead-lettered at once. Anything else that is raised sends the message back, later
-each time; after `MAX_DELIVERIES` it is dead-lettered too, and `on_give_up` has had its chance to end the deliberation.
+An `InvalidMessage` that the handler raises is the sender's mistake: the message is dead-lettered at once. Any other
+error sends the message back, later each time. After `MAX_DELIVERIES` it is dead-lettered too; `give_up` runs first,
+to end the deliberation.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
+
+from nats.aio.msg import Msg
 
 from parley.broker.core.errors import BrokerUnavailable, InvalidMessage
 from parley.broker.core.observer import Observer
@@ -15,78 +19,105 @@ from parley.broker.jetstream import deadletters
 from parley.broker.jetstream.deadletters import OriginalMessage
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.topology import ACK_WAIT_SECONDS, Durable
-from parley.handlers.delivery import Delivery
-from parley.handlers.pulse import Pulse
+from parley.handlers.delivery import Ack, Delivery, Retry, Settlement
 
 log = logging.getLogger("parley.handlers")
 
-# Deliveries of one message before it counts as one that nobody can use. A dead worker costs one each, a bug one each.
+# Deliveries of one message before it is given up. A worker that dies costs one, an error costs one.
 MAX_DELIVERIES = 5
 # Seconds before a failed message is delivered again: doubled each time from the first to the last.
 FIRST_RETRY_SECONDS = 0.5
 LAST_RETRY_SECONDS = 30.0
-# When NATS could not do its part: soon, and no later the longer it lasts, for a deadline may be among them.
+# Seconds before a retry when NATS was unavailable. It does not grow: the message may be a deadline.
 AWAY_RETRY_SECONDS = 0.5
-# A handler that asks for its message again gets it no sooner: a clock a little off must not make a tight loop.
+# The shortest retry that a handler can ask for: a clock that is a little off must not make a tight loop.
 SHORTEST_RETRY_SECONDS = 0.01
+# "In progress" signals within one `ack_wait`: two may be late or lost.
+SIGNALS = 3
 
 AnyDelivery = Delivery[Any]
+# Any: a handler takes deliveries of its own payload.
+Handle = Callable[[Delivery[Any]], Awaitable[Settlement]]
+GiveUp = Callable[[Delivery[Any], str], Awaitable[None]]
 
 
 def retry_wait(count: int) -> float:
     """Seconds before delivery `count` + 1."""
     doublings = min(
         count - 1, 16
-    )  # by then it is the last one; without an end, 2 ** count would leave what a float can hold
+    )  # the last one is long reached; 2 ** count would leave what a float can hold
     return float(min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2**doublings))
 
 
+class InProgress:
+    """Tells the server every `seconds` that a message is being worked on, until `stop`. Costs a timer.
+
+    So `ack_wait` can be short, and slow work is still not delivered to another process.
+    """
+
+    def __init__(self, msg: Msg, seconds: float) -> None:
+        self._msg = msg
+        self._seconds = seconds
+        # The task that sends a signal: the loop keeps only weak references.
+        self._sending: asyncio.Task[None] | None = None
+        # The next signal.
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._signal)
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+    def _signal(self) -> None:
+        self._sending = asyncio.create_task(self._send())
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._signal)
+
+    async def _send(self) -> None:
+        with suppress(
+            Exception
+        ):  # NATS is away: the message is delivered to another process, which is harmless
+            await self._msg.in_progress()
+
+
 class Settler:
-    """`deliveries`: how often a message may fail before it is given up on; None never, for what nobody else would make good."""
+    """Settles messages of one consumer. `give_up` runs before a message is dead-lettered for its errors.
+
+    `max_deliveries`: how often a message may fail before it is given up; None never, where nothing else would do its
+    work.
+    """
 
     def __init__(
-        self, wire: JetStream, durable: Durable, observer: Observer, deliveries: int | None = MAX_DELIVERIES
+        self,
+        jetstream: JetStream,
+        durable: Durable,
+        observer: Observer,
+        *,
+        give_up: GiveUp | None = None,
+        max_deliveries: int | None = MAX_DELIVERIES,
     ) -> None:
-        self._wire = wire
-        self._durable = durable
+        self.durable = durable
+        self._jetstream = jetstream
         self._observer = observer
-        self._deliveries = deliveries
+        self._give_up = give_up
+        self._max_deliveries = max_deliveries
 
-    async def settle(
-        self,
-        delivery: AnyDelivery,
-        handle: Callable[[], Awaitable[float | None]],
-        on_give_up: Callable[[str], Awaitable[None]] | None = None,
-    ) -> None:
-        """Run `handle` and settle by what it does. Returning None acknowledges, returning seconds asks for the message again
-        after them. Raises nothing but CancelledError."""
-        pulse = Pulse(delivery.msg, self._durable.ack_wait_seconds or ACK_WAIT_SECONDS)
-        try:
-            again = await handle()
-            if again is None:
-                await delivery.ack()
-            else:
-                await delivery.nak(max(again, SHORTEST_RETRY_SECONDS))
-        except Exception as error:
-            await self.failed(delivery, error, on_give_up)
-        finally:
-            pulse.stop()
+    async def carry_out(self, delivery: AnyDelivery, settlement: Settlement) -> None:
+        """Settle a message as its handler decided."""
+        if isinstance(settlement, Ack):
+            await delivery.ack()
+        elif isinstance(settlement, Retry):
+            await delivery.nak(max(settlement.seconds, SHORTEST_RETRY_SECONDS))
+        else:
+            await self._dead_letter(delivery, settlement.reason)
 
-    async def failed(
-        self,
-        delivery: AnyDelivery,
-        error: Exception,
-        on_give_up: Callable[[str], Awaitable[None]] | None = None,
-    ) -> None:
+    async def failed(self, delivery: AnyDelivery, error: Exception) -> None:
         """Settle a message whose handling raised."""
-        name = self._durable.name
+        name = self.durable.name
         match error:
             case InvalidMessage():
                 await self._dead_letter(delivery, str(error))
             case BrokerUnavailable():
-                # Not the message's fault; if NATS cannot take it back either, it redelivers after ack_wait.
+                # No fault of the message. If this retry is lost too, the server redelivers after `ack_wait`.
                 log.warning("%s: %s", name, error)
-                await self._give_back(delivery, AWAY_RETRY_SECONDS)
+                await self._retry(delivery, AWAY_RETRY_SECONDS)
             case _:
                 self._observer.handler_failed(name)
                 log.error(
@@ -96,43 +127,68 @@ class Settler:
                     delivery.seq,
                     exc_info=error,
                 )
-                if self._deliveries is None or delivery.count < self._deliveries:
-                    await self._give_back(delivery)
+                if self._max_deliveries is None or delivery.count < self._max_deliveries:
+                    await self._retry(delivery)
                 else:
-                    await self._give_up(
-                        delivery, f"{type(error).__name__} after {delivery.count} deliveries", on_give_up
-                    )
+                    await self._abandon(delivery, f"{type(error).__name__} after {delivery.count} deliveries")
 
-    async def _give_up(
-        self, delivery: AnyDelivery, reason: str, on_give_up: Callable[[str], Awaitable[None]] | None
-    ) -> None:
+    async def _abandon(self, delivery: AnyDelivery, reason: str) -> None:
         try:
-            if on_give_up is not None:
-                await on_give_up(reason)
+            if self._give_up is not None:
+                await self._give_up(delivery, reason)
         except Exception:
-            log.exception("%s could not give up on message %d", self._durable.name, delivery.seq)
-            await self._give_back(delivery)
+            log.exception("%s could not give up on message %d", self.durable.name, delivery.seq)
+            await self._retry(delivery)
             return
         await self._dead_letter(delivery, reason)
 
-    async def _give_back(self, delivery: AnyDelivery, seconds: float | None = None) -> None:
-        with suppress(Exception):  # if even this fails, the server redelivers after ack_wait
+    async def _retry(self, delivery: AnyDelivery, seconds: float | None = None) -> None:
+        with suppress(Exception):  # the server redelivers after `ack_wait`
             await delivery.nak(seconds or retry_wait(delivery.count))
 
     async def _dead_letter(self, delivery: AnyDelivery, reason: str) -> None:
-        """Store the message whole, with why and where from in its headers, then let it go."""
+        """Store the message whole, with the reason and its origin in headers, then acknowledge it."""
         try:
-            await dead_letter(self._wire, self._durable, delivery, reason)
-            self._observer.dead_lettered(self._durable.filter)
+            await dead_letter(self._jetstream, self.durable, delivery, reason)
+            self._observer.dead_lettered(self.durable.filter)
             await delivery.ack()
-        except Exception as error:  # NATS away, DEAD_LETTERS full or forbidden: the message stays where it is until it is not
-            log.error("%s could not dead-letter message %d: %s", self._durable.name, delivery.seq, error)
-            await self._give_back(delivery)
+        except (
+            Exception
+        ) as error:  # NATS is away, or DEAD_LETTERS is full or forbidden: tried again until it is not
+            log.error("%s could not dead-letter message %d: %s", self.durable.name, delivery.seq, error)
+            await self._retry(delivery)
 
 
-async def dead_letter(wire: JetStream, durable: Durable, delivery: AnyDelivery, reason: str) -> None:
+class Runner:
+    """Runs `handle` on each message and settles it by what it returns or raises."""
+
+    def __init__(self, settler: Settler, handle: Handle) -> None:
+        self._settler = settler
+        self._handle = handle
+        # Seconds between two "in progress" signals.
+        self._signal_seconds = (settler.durable.ack_wait_seconds or ACK_WAIT_SECONDS) / SIGNALS
+
+    async def __call__(self, deliveries: list[AnyDelivery]) -> None:
+        """Run on what came together. Raises nothing but CancelledError."""
+        if len(deliveries) == 1:  # most often; a task would cost a tenth of the handling
+            await self.run(deliveries[0])
+        else:
+            await asyncio.gather(*map(self.run, deliveries))
+
+    async def run(self, delivery: AnyDelivery) -> None:
+        """Run on one message. Raises nothing but CancelledError."""
+        in_progress = InProgress(delivery.msg, self._signal_seconds)
+        try:
+            await self._settler.carry_out(delivery, await self._handle(delivery))
+        except Exception as error:
+            await self._settler.failed(delivery, error)
+        finally:
+            in_progress.stop()
+
+
+async def dead_letter(jetstream: JetStream, durable: Durable, delivery: AnyDelivery, reason: str) -> None:
     """Put a delivery into DEAD_LETTERS, once however often it is tried."""
     message = OriginalMessage(
         delivery.msg.subject, delivery.data, delivery.headers, delivery.seq, delivery.at, delivery.count
     )
-    await deadletters.dead_letter(wire, durable, message, reason)
+    await deadletters.dead_letter(jetstream, durable, message, reason)

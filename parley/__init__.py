@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         ResultsRef,
     )
     from parley.broker.core.tally import Outcome, Phase, Tally
-    from parley.broker.jetstream.deadletters import CannotReplay, DeadLetter
+    from parley.broker.jetstream.deadletters import CannotReplay, DeadLetterInfo
     from parley.client import Client, NoEnding, NoService, Submitted, connect
 
 __all__ = [
@@ -31,7 +31,7 @@ __all__ = [
     "BrokerUnavailable",
     "CannotReplay",
     "Client",
-    "DeadLetter",
+    "DeadLetterInfo",
     "DeliberationCompleted",
     "DeliberationFailed",
     "DeliberationStatus",

@@ -1,7 +1,8 @@
 """The composition root: the one place where everything is wired together.
 
-`service` runs the parts of one process between two lines of an `async with`. `embedded` starts what a single machine lacks: its
-own nats-server, a simulated model server. Whoever opens something closes it, in the opposite order, however the block ends.
+`service` runs the parts of one process for as long as an `async with` block lasts. `embedded` starts what a single
+machine lacks: a nats-server, a simulated model server. Everything opened is closed in the opposite order, however the
+block ends.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,13 +32,14 @@ from parley.handlers.aggregate import Aggregate
 from parley.handlers.cancel import Cancel
 from parley.handlers.dispatch import Dispatch
 from parley.handlers.effects import EffectRunner
+from parley.handlers.ending_publisher import EndingPublisher
 from parley.handlers.expire import Expire
+from parley.handlers.faststream_adapter import ServiceBroker
 from parley.handlers.intake import Bounds, Intake
-from parley.handlers.pull import Room, ServiceBroker, flows
 from parley.handlers.query import Query
 from parley.handlers.recover import Recover
-from parley.handlers.routes import Handlers, Part, declare
-from parley.handlers.settle import Settler
+from parley.handlers.routes import Handlers, Part, declare, declare_all
+from parley.handlers.settle import Runner, Settler
 from parley.monitoring import asyncapi, http
 from parley.monitoring.health import Check
 from parley.monitoring.metrics import Metrics
@@ -67,7 +69,7 @@ class Service:
 
     @property
     def disabled(self) -> str | None:
-        """Why it cannot work any more in this process; None while it can. A supervisor starts another."""
+        """Why this process can no longer work, or None. A supervisor then starts another process."""
         if self.wire.closed:
             return "NATS closed the connection for good (were credentials changed?)"
         return self.pool.fatal_reason if self.pool is not None else None
@@ -98,29 +100,28 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
         broker = _broker(settings, nats_url)
         nc = await broker.connect()
         assert isinstance(nc, NatsClient), "ServiceBroker makes one"
-        wire = JetStream(nc)
-        stack.push_async_callback(_leave, broker, wire)
+        jetstream = JetStream(nc)
+        stack.push_async_callback(_disconnect, broker, jetstream)
         metrics = Metrics(model)
-        handlers, recover = _handlers(settings, wire, parts, pool, metrics)
-        room, slots = (_room(pool), pool.slots) if pool is not None else (None, 1)
-        declare(broker, handlers, room=room, job_limit=max(1, slots))
-        for subscriber in flows(broker):
-            metrics.watch_consumer(subscriber.durable.name, subscriber.held, subscriber.budget.limit)
+        handlers, recover = _handlers(settings, jetstream, parts, pool, metrics)
+        slots = max(1, pool.slots) if pool is not None else 1
+        for subscriber in declare(broker, handlers, pool=pool, slots=slots):
+            metrics.watch_consumer(subscriber.durable.name, subscriber.held, subscriber.window.limit)
         if pool is not None:
             metrics.watch_pool(lambda: pool.slots, lambda: pool.busy)
             metrics.watch_breakers(lambda: pool.endpoint_statuses)
-        discovery = (
-            await stack.enter_async_context(_discovery(settings, model, pool)) if pool is not None else None
+        readiness = (
+            await stack.enter_async_context(_readiness(settings, model, pool)) if pool is not None else None
         )
-        url = await stack.enter_async_context(_door(settings, wire, metrics, pool, discovery))
+        url = await stack.enter_async_context(_http_server(settings, jetstream, metrics, pool, readiness))
         await broker.start()
         if Part.AGGREGATE in parts:
             stack.callback(asyncio.create_task(recover.run(), name="recovery").cancel)
-        yield Service(nats_url, url, metrics, pool, wire)
+        yield Service(nats_url, url, metrics, pool, jetstream)
 
 
 async def _prepare(settings: Settings, nats_url: str) -> None:
-    """Check the server and make the streams so, on a connection of its own. Raises Unavailable."""
+    """Check the server and provision the streams, on a connection of its own. Raises Unavailable."""
     nc = await connect(nats_url, "parley-provision")
     try:
         await check_server(nc, nats_url)
@@ -137,7 +138,7 @@ async def _prepare(settings: Settings, nats_url: str) -> None:
 
 
 async def _model(settings: Settings) -> str:
-    """The model to ask for: the configured one, or the first that the first server lists."""
+    """The name of the model: the configured one, or the first that the first server lists."""
     if settings.vllm_model is not None:
         return settings.vllm_model
     key = settings.vllm_api_key.get_secret_value() if settings.vllm_api_key else None
@@ -152,8 +153,8 @@ async def _model(settings: Settings) -> str:
 
 
 @asynccontextmanager
-async def _discovery(settings: Settings, model: str, pool: Pool) -> AsyncIterator[ModelReadiness]:
-    """Asks as the workers do: with their key and limits, and streamed where they stream."""
+async def _readiness(settings: Settings, model: str, pool: Pool) -> AsyncIterator[ModelReadiness]:
+    """Asks the model servers as the workers do: with their key and limits, and streamed where they stream."""
     config = settings.worker_config("", model)
     endpoints = [Endpoint(url) for url in config.endpoints]
     async with (
@@ -163,9 +164,9 @@ async def _discovery(settings: Settings, model: str, pool: Pool) -> AsyncIterato
             stream=config.stream,
             connections=2 * len(endpoints),
         ) as client,
-        ModelReadiness(client, endpoints, model, lambda: pool.endpoint_statuses) as discovery,
+        ModelReadiness(client, endpoints, model, lambda: pool.endpoint_statuses) as readiness,
     ):
-        yield discovery
+        yield readiness
 
 
 @asynccontextmanager
@@ -190,16 +191,9 @@ async def _pool(settings: Settings, nats_url: str, model: str) -> AsyncIterator[
         yield cluster
 
 
-def _room(pool: Pool) -> Room:
-    async def room(wait: bool) -> int:
-        return await pool.wait_free_slots() if wait else pool.free_slots()
-
-    return room
-
-
 def _broker(settings: Settings, nats_url: str) -> NatsBroker:
-    # apply_types=False: a handler takes deliveries and decodes them itself; FastStream's injection would cost a thread-pool
-    # hop a message. logger=None: payloads must not reach logs, and FastStream's logs hold them.
+    # apply_types=False: a handler takes deliveries and decodes them itself; FastStream's injection would cost a
+    # thread-pool hop a message. logger=None: payloads must not reach logs, and FastStream's logs hold them.
     return ServiceBroker(
         **connect_options(nats_url, "parley-service"),
         apply_types=False,
@@ -208,56 +202,66 @@ def _broker(settings: Settings, nats_url: str) -> NatsBroker:
     )
 
 
-async def _leave(broker: NatsBroker, wire: JetStream) -> None:
-    """Drain and close. While NATS is away there is nothing to drain: what was in hand is redelivered after `ack_wait`."""
+async def _disconnect(broker: NatsBroker, jetstream: JetStream) -> None:
+    """Drain and close. While NATS is away there is nothing to drain: what was in hand is redelivered after
+    `ack_wait`."""
     try:
         await broker.stop()
     except nats.errors.Error as error:
-        log.warning("left without NATS: %s", error)
-        await close(wire.nc)
+        log.warning("disconnected without NATS: %s", error)
+        await close(jetstream.nc)
 
 
 def _handlers(
-    settings: Settings, wire: JetStream, parts: Collection[Part], pool: Pool | None, observer: Observer
+    settings: Settings, jetstream: JetStream, parts: Collection[Part], pool: Pool | None, observer: Observer
 ) -> tuple[Handlers, Recover]:
-    ledger = TallyStore(wire, keep_seconds=settings.keep_seconds)
-    performer = EffectRunner(
-        wire, ledger, observer, claim_check_bytes=min(settings.claim_check_bytes, wire.max_payload // 2)
-    )
+    tallies = TallyStore(jetstream, keep_seconds=settings.keep_seconds)
+    claim_check_bytes = min(settings.claim_check_bytes, jetstream.max_payload // 2)
+    endings = EndingPublisher(jetstream, tallies, observer, claim_check_bytes=claim_check_bytes)
+    effects = EffectRunner(jetstream, tallies, endings)
 
     def settler(durable: topology.Durable) -> Settler:
-        if durable is topology.EXPIRY:
-            # A deadline put aside would leave a deliberation without an end: it is tried for as long as it takes.
-            return Settler(wire, durable, observer, deliveries=None)
-        return Settler(wire, durable, observer)
+        return Settler(jetstream, durable, observer)
 
-    bounds = Bounds(settings.max_agents, settings.timeout_seconds, settings.allowed_reply_prefixes)
-    ends = Part.AGGREGATE in parts
-    handlers = Handlers(
-        intake=Intake(performer, settler(topology.INTAKE), observer, bounds)
-        if Part.INTAKE in parts
-        else None,
-        dispatch=Dispatch(wire, ledger, pool, settler(topology.DISPATCH)) if pool is not None else None,
-        aggregate=Aggregate(wire, performer, settler(topology.AGGREGATE), observer) if ends else None,
-        expire=Expire(performer, settler(topology.EXPIRY)) if ends else None,
-        cancel=Cancel(wire, performer, settler(topology.CANCELLER)) if ends else None,
-        query=Query(wire, ledger) if Part.QUERY in parts else None,
-    )
-    return handlers, Recover(wire, performer)
+    handlers = Handlers()
+    if Part.INTAKE in parts:
+        bounds = Bounds(settings.max_agents, settings.timeout_seconds, settings.allowed_reply_prefixes)
+        intake = Intake(effects, observer, bounds)
+        giving_up = Settler(jetstream, topology.INTAKE, observer, give_up=intake.give_up)
+        handlers = replace(handlers, intake=Runner(giving_up, intake.handle))
+    if pool is not None:
+        dispatch = Dispatch(jetstream, tallies, pool, settler(topology.DISPATCH))
+        handlers = replace(handlers, dispatch=dispatch, drop=dispatch.cancel)
+    if Part.AGGREGATE in parts:
+        # A deadline is never given up: in DEAD_LETTERS it would leave a deliberation without an ending.
+        expiry = Settler(jetstream, topology.EXPIRY, observer, max_deliveries=None)
+        handlers = replace(
+            handlers,
+            aggregate=Runner(settler(topology.AGGREGATE), Aggregate(effects, observer).handle),
+            expire=Runner(expiry, Expire(effects).handle),
+            cancel=Runner(settler(topology.CANCELLER), Cancel(jetstream, effects).handle),
+        )
+    if Part.QUERY in parts:
+        handlers = replace(handlers, query=Query(jetstream, tallies))
+    return handlers, Recover(jetstream, effects)
 
 
 @asynccontextmanager
-async def _door(
-    settings: Settings, wire: JetStream, metrics: Metrics, pool: Pool | None, discovery: ModelReadiness | None
+async def _http_server(
+    settings: Settings,
+    jetstream: JetStream,
+    metrics: Metrics,
+    pool: Pool | None,
+    readiness: ModelReadiness | None,
 ) -> AsyncIterator[str]:
     async def connected() -> str | None:
-        return None if wire.connected else "not connected"
+        return None if jetstream.connected else "not connected"
 
     async def streams() -> str | None:
-        if not wire.connected:
+        if not jetstream.connected:
             return "cannot be asked for"
         missing = await topology.provision(
-            wire.js,
+            jetstream.js,
             replicas=settings.replicas,
             keep_seconds=settings.keep_seconds,
             ack_wait_seconds=settings.ack_wait_seconds,
@@ -266,25 +270,25 @@ async def _door(
         return f"missing: {', '.join(missing)}" if missing else None
 
     def alive() -> bool:
-        return not wire.closed and (pool is None or pool.fatal_reason is None)
+        return not jetstream.closed and (pool is None or pool.fatal_reason is None)
 
     async def slots() -> str | None:
         return pool.unready_reason if pool is not None else None
 
     async def refresh() -> None:
-        if not wire.connected:
-            # Better no figure than an old one.
+        if not jetstream.connected:
+            # No figure is better than an old one.
             metrics.backlog.clear()
             metrics.in_hand.clear()
         else:
-            await asyncio.gather(*(_backlog(wire, metrics, durable) for durable in topology.DURABLES))
+            await asyncio.gather(*(_backlog(jetstream, metrics, durable) for durable in topology.DURABLES))
 
     checks: dict[str, Check] = {"nats": connected, "streams": streams, "pool": slots}
-    if discovery is not None:
-        checks["models"] = discovery.unready_reason
-    app = http.application(metrics, checks, documented(), refresh, alive)
+    if readiness is not None:
+        checks["models"] = readiness.unready_reason
+    app = http.application(metrics, checks, asyncapi_document(), refresh, alive)
     async with AsyncExitStack() as stack:
-        try:  # around the opening only: an OSError or TimeoutError of the service's own has nothing to do with this port
+        try:  # around the opening only: an OSError of the service itself is not about this port
             url = await stack.enter_async_context(http.serving(app, settings.http_host, settings.http_port))
         except OSError as error:
             where = f"{settings.http_host}:{settings.http_port}"
@@ -294,33 +298,31 @@ async def _door(
         yield url
 
 
-async def _backlog(wire: JetStream, metrics: Metrics, durable: topology.Durable) -> None:
+async def _backlog(jetstream: JetStream, metrics: Metrics, durable: topology.Durable) -> None:
     try:
-        info = await wire.js.consumer_info(durable.stream, durable.name, timeout=1.0)
-    except Exception as error:  # a scrape must not fail because NATS is slow; readiness tells of that
+        info = await jetstream.js.consumer_info(durable.stream, durable.name, timeout=1.0)
+    except Exception as error:  # a scrape must not fail because NATS is slow; /readyz reports that
         log.debug("backlog of %s unknown: %s", durable.name, error)
         return
     metrics.backlog.labels(durable.name).set(info.num_pending or 0)
     metrics.in_hand.labels(durable.name).set(info.num_ack_pending or 0)
 
 
-def documented() -> dict[str, object]:
-    """The AsyncAPI document of the whole service, whatever runs here. Opens no connection."""
+def asyncapi_document() -> dict[str, object]:
+    """The AsyncAPI document of the whole service, whichever parts run here. Opens no connection."""
     broker = NatsBroker(apply_types=False, logger=None)
-    nobody = object()
-    handlers = Handlers(nobody, nobody, nobody, nobody, nobody, nobody)  # type: ignore[arg-type]  # declared, never called
-    declare(broker, handlers)
+    declare_all(broker)
     return asyncapi.document(broker, VERSION)
 
 
-# ── what one machine may lack ─────────────────────────────────────────────────────────────────────────────────────
+# ── what a single machine may lack ──────────────────────────────────────────────────────────────────────────────────
 
 
 @asynccontextmanager
 async def embedded(
     settings: Settings, folder: Path, *, simulated: Sequence[str] = ()
 ) -> AsyncIterator[Settings]:
-    """The settings with whatever was missing started and filled in: a nats-server in `folder`, a simulated model server
+    """The settings, with what they lack started and filled in: a nats-server in `folder`, a simulated model server
     with the arguments `simulated`."""
     async with AsyncExitStack() as stack:
         found: dict[str, object] = {}
@@ -350,7 +352,7 @@ async def simulator(*arguments: str) -> AsyncIterator[str]:
 
 
 def _free(port: int) -> int:
-    """`port` if nobody has it, else -1 (any)."""
+    """`port` if it is free, else -1 (any)."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

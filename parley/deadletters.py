@@ -17,7 +17,7 @@ from rich.text import Text
 
 from parley.broker.core.errors import SettingsError
 from parley.broker.core.timestamps import format_timestamp
-from parley.broker.jetstream.deadletters import REPLAYABLE, CannotReplay, DeadLetter
+from parley.broker.jetstream.deadletters import REPLAYABLE, CannotReplay, DeadLetterInfo
 from parley.broker.jetstream.topology import DEAD_LETTERS, RESULTS_BUCKET
 from parley.client import Client
 from parley.console import FAILED, OK, out, print_error, with_client
@@ -234,7 +234,7 @@ def _missing(seq: int) -> str:
     return f"{seq}: not in {DEAD_LETTERS} (any more); `parley deadletters list` shows what is"
 
 
-def _facts(letter: DeadLetter) -> dict[str, Any]:
+def _facts(letter: DeadLetterInfo) -> dict[str, Any]:
     return {**asdict(letter), "buried_at": format_timestamp(letter.buried_at)}
 
 
@@ -247,7 +247,7 @@ def _encoded(body: bytes | None) -> dict[str, str | None]:
         return {"payload": None, "payload_base64": base64.b64encode(body).decode()}
 
 
-def _lines(letter: DeadLetter) -> list[tuple[str, str]]:
+def _lines(letter: DeadLetterInfo) -> list[tuple[str, str]]:
     came = f"message {letter.sequence or '?'} of {letter.stream or '?'}, stored {letter.stored_at or '?'}"
     deliveries = "delivery" if letter.deliveries == 1 else "deliveries"
     gave_up = f"{letter.consumer or '?'}, after {letter.deliveries or '?'} {deliveries}"

@@ -1,7 +1,7 @@
 """Dead letters: messages that could not be handled, whole in the stream DEAD_LETTERS, with the reason and the origin
 in headers.
 
-`dead_letter` writes those headers and `DeadLetter` reads them; no other file knows their names.
+`dead_letter` writes those headers and `DeadLetterInfo` reads them; no other file knows their names.
 `parley.handlers.settle` decides which messages to give up. Headers of dead letters are not trusted: any sender that
 may publish to `deadletter.>` can forge one.
 """
@@ -69,7 +69,7 @@ class CannotReplay(ParleyError):
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetter:
+class DeadLetterInfo:
     """`seq`: its sequence in DEAD_LETTERS; `stream`, `sequence`: the original's. A header that is missing is "" or
     None here.
 
@@ -92,7 +92,7 @@ class DeadLetter:
     control_headers: Mapping[str, str]
 
     @classmethod
-    def of(cls, message: Msg) -> "DeadLetter":
+    def of(cls, message: Msg) -> "DeadLetterInfo":
         """Read a message of DEAD_LETTERS. Keeps its payload's size and not the payload."""
         headers = message.headers or {}
         stream, sequence, consumer = (
@@ -221,7 +221,7 @@ class DeadLetters:
     def __init__(self, jetstream: JetStream) -> None:
         self._jetstream = jetstream
 
-    async def newest(self, limit: int, *, subject: str | None = None) -> list[DeadLetter]:
+    async def newest(self, limit: int, *, subject: str | None = None) -> list[DeadLetterInfo]:
         """At most `limit` letters, the newest first. Holds no more than `limit` letters, and no payloads, in memory."""
         _filter(subject)
         with self._jetstream.translate_errors():
@@ -229,11 +229,11 @@ class DeadLetters:
                 state = (await self._jetstream.js.stream_info(DEAD_LETTERS)).state
             except nats.js.errors.NotFoundError as error:
                 raise StreamNotFound(DEAD_LETTERS) from error
-        found: list[DeadLetter] = []
+        found: list[DeadLetterInfo] = []
         end, window = state.last_seq, max(limit, FIRST_WINDOW)
         while len(found) < limit and end >= max(1, state.first_seq):
             start = max(1, state.first_seq, end - window + 1)
-            latest: deque[DeadLetter] = deque(maxlen=limit - len(found))
+            latest: deque[DeadLetterInfo] = deque(maxlen=limit - len(found))
             async with aclosing(self._scan(subject, first=start, last=end)) as letters:
                 async for letter in letters:
                     latest.append(letter)
@@ -251,12 +251,12 @@ class DeadLetters:
                 found.append(letter.seq)
         return found
 
-    async def find(self, seq: int) -> DeadLetter | None:
+    async def find(self, seq: int) -> DeadLetterInfo | None:
         """The letter at `seq`, or None."""
         message = await self._at(seq)
-        return DeadLetter.of(message) if message is not None else None
+        return DeadLetterInfo.of(message) if message is not None else None
 
-    async def payload(self, letter: DeadLetter) -> bytes | None:
+    async def payload(self, letter: DeadLetterInfo) -> bytes | None:
         """The original's payload, or None if it is no longer kept."""
         if letter.put_aside is None:
             message = await self._at(letter.seq)
@@ -271,7 +271,7 @@ class DeadLetters:
                 return None
             raise
 
-    async def replay(self, letter: DeadLetter, *, keep: bool = False) -> PubAck:
+    async def replay(self, letter: DeadLetterInfo, *, keep: bool = False) -> PubAck:
         """Publish the payload to its original subject, with the sender's headers, then remove the letter unless `keep`.
 
         The letter has a Msg-Id of its own: JetStream may still remember the original's and drop the message. If the
@@ -304,7 +304,7 @@ class DeadLetters:
             await self.erase(letter)
         return placed
 
-    async def erase(self, letter: DeadLetter) -> bool:
+    async def erase(self, letter: DeadLetterInfo) -> bool:
         """Remove a letter, and its payload in the object store unless another letter names that. Returns whether it
         was there."""
         with self._jetstream.translate_errors():
@@ -341,7 +341,7 @@ class DeadLetters:
 
     async def _scan(
         self, subject: str | None, *, first: int = 1, last: int | None = None
-    ) -> AsyncGenerator[DeadLetter, None]:
+    ) -> AsyncGenerator[DeadLetterInfo, None]:
         batch = _batch(self._jetstream.max_payload)
         async with aclosing(
             scan(self._jetstream, DEAD_LETTERS, _filter(subject), first=first, batch=batch)
@@ -349,7 +349,7 @@ class DeadLetters:
             async for message in messages:
                 if last is not None and message.metadata.sequence.stream > last:
                     return
-                yield DeadLetter.of(message)
+                yield DeadLetterInfo.of(message)
 
     async def _at(self, seq: int) -> Msg | None:
         async with aclosing(

@@ -23,11 +23,12 @@ from parley.broker.core.messages import (
     decode,
     decode_ending,
 )
+from parley.broker.core.names import own_name
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.scan import scan
 from parley.broker.jetstream.topology import Durable
-from parley.handlers.intake import own_name, readable_task_id
+from parley.handlers.intake import readable_task_id
 from tests.faults.hostile import LIVE, NEW, Hostile, Kind
 from tests.faults.raw import Raw
 from tests.harness import fresh, until

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tests.simulation.history import History, Told, run, simulated
+from tests.simulation.history import History, HistoryResult, run, simulated
 from tests.simulation.known import known
 
 # Histories that one process runs before it returns a result.
@@ -29,7 +29,7 @@ class Sum:
     broken: list[int] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
 
-    def take(self, told: Told) -> None:
+    def take(self, told: HistoryResult) -> None:
         self.histories += 1
         self.seen += told.seen
         if told.violation is None:

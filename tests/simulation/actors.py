@@ -83,7 +83,7 @@ class Actor:
 
     def _take(self, job: Job) -> None:
         self.worker.start_jobs([job])
-        slots = self._pool.slots_each
+        slots = self._pool.slots_each + self._pool.unrequested
         holds(Invariant.WITHIN_SLOTS, self.worker.running <= slots, f"{self.name} runs {self.worker.running}")
 
     def kill(self) -> None:
@@ -112,6 +112,8 @@ class ActorPool(WorkerPool):
         # How many actors there have been.
         self._made = 0
         self.unready_reason: str | None = None
+        # Jobs beyond what the dispatcher asked for: doubled deliveries, and those of requests that it gave up.
+        self.unrequested = 0
 
     async def start_worker(self) -> None:
         self._made += 1

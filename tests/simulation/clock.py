@@ -1,4 +1,4 @@
-"""The virtual clock where the handlers read `time`, with each process's own error."""
+"""The virtual clock in place of `time` in the handlers, with an error of its own for each process."""
 
 import asyncio
 import contextvars
@@ -22,12 +22,13 @@ class VirtualTime:
 
 @contextmanager
 def virtual_time() -> Iterator[None]:
-    """While the block lasts, the handlers tell the time by the running loop."""
+    """While the block lasts, the handlers read the clock of the running loop."""
     with (
         patch("parley.handlers.intake.time", VirtualTime),
         patch("parley.handlers.cancel.time", VirtualTime),
         patch("parley.handlers.dispatch.time", VirtualTime),
         patch("parley.handlers.effects.time", VirtualTime),
+        patch("parley.handlers.ending_publisher.time", VirtualTime),
         patch("parley.handlers.recover.time", VirtualTime),
     ):
         yield

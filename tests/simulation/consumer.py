@@ -1,4 +1,4 @@
-"""A durable pull consumer: what it has handed out, to be acknowledged, given back, or handed out again after `ack_wait`."""
+"""A durable pull consumer of the modelled server: its pull requests, and the messages that are not acknowledged."""
 
 import asyncio
 import json
@@ -13,16 +13,25 @@ from tests.simulation.stream import Kept, Stream
 
 
 class Puller(Protocol):
-    """Who works through a consumer: one handler of one process."""
+    """One pull subscriber of one process."""
 
-    @property
-    def room(self) -> int: ...
+    def ask(self) -> None: ...
 
-    def promise(self) -> None: ...
+    def on_status(self, status: str, pending: int) -> None: ...
 
 
-class Handed:
-    """A message on its way or in hand. `count`: which delivery this is."""
+class PullRequest:
+    """A request that waits at the server. `left`: messages it may still bring."""
+
+    __slots__ = ("left", "puller")
+
+    def __init__(self, puller: Puller, left: int) -> None:
+        self.puller = puller
+        self.left = left
+
+
+class Unsettled:
+    """A message that was delivered and is not settled. `count`: its deliveries. `timer`: its next one."""
 
     __slots__ = ("count", "timer")
 
@@ -32,7 +41,7 @@ class Handed:
 
 
 class Consumer:
-    """`send` carries a delivery to a puller; what becomes of it on the way is not the consumer's to know."""
+    """`send` carries a delivery to a puller, and may lose it on the way."""
 
     def __init__(
         self,
@@ -44,8 +53,12 @@ class Consumer:
         self.durable = durable
         self.stream = stream
         self.ack_wait = float(topology.consumer(durable).ack_wait or topology.ACK_WAIT_SECONDS)
+        # The subscribers of living processes.
         self.pullers: list[Puller] = []
-        self.handed: dict[int, Handed] = {}
+        # Pull requests that wait. One expires only where a fault makes the difference: otherwise its puller would at
+        # once make the same request again.
+        self.requests: list[PullRequest] = []
+        self.handed: dict[int, Unsettled] = {}
         self.redelivered = 0
         self._waiting: deque[int] = deque()
         self._again: deque[int] = deque()
@@ -70,30 +83,60 @@ class Consumer:
         return min(self.handed) - 1 if self.handed else self._delivered_to
 
     def comes(self, after: Kept) -> bool:
-        """Whether another message of this subject, stored later, is still to be settled."""
+        """Whether another message of this subject, stored later, is still unsettled."""
         unsettled = (self.stream.messages[seq] for seq in (*self.handed, *self._waiting) if seq > after.seq)
         return any(kept.subject == after.subject for kept in unsettled)
 
     def stored(self, seq: int) -> None:
         self._waiting.append(seq)
-        self.pump()
+        self._serve()
+
+    # ── pull requests ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def request(self, puller: Puller, count: int) -> None:
+        self.requests.append(PullRequest(puller, count))
+        self._serve()
+
+    def requested(self, puller: Puller) -> int:
+        """Messages that a puller has requested and that were not sent."""
+        return sum(request.left for request in self.requests if request.puller is puller)
+
+    def expire(self, puller: Puller) -> None:
+        """End the requests of a puller, with a status for it."""
+        left = self.requested(puller)
+        self.forget(puller)
+        if left:
+            puller.on_status("408", left)
+
+    def forget(self, puller: Puller) -> None:
+        """Its connection is lost, and its requests with it."""
+        self.requests = [request for request in self.requests if request.puller is not puller]
 
     def pump(self) -> None:
-        """Hand out whatever somebody has room for."""
-        while self._again or self._waiting:
-            free = [puller for puller in self.pullers if puller.room > 0]
-            if not free:
-                return
-            puller = free[0] if len(free) == 1 else self._rng.choice(free)
+        """Subscribers ask for what they have room for, and the server sends what is there."""
+        for puller in self.pullers:
+            puller.ask()
+        self._serve()
+
+    def use(self, among: list[PullRequest]) -> Puller:
+        """Send a message to one of these requests: to which puller it goes."""
+        request = among[0] if len(among) == 1 else self._rng.choice(among)
+        request.left -= 1
+        if not request.left:
+            self.requests.remove(request)
+        return request.puller
+
+    def _serve(self) -> None:
+        while self.requests and (self._again or self._waiting):
             if self._again:
                 seq = self._again.popleft()
             else:
                 seq = self._waiting.popleft()
                 self._delivered_to = seq
-                self.handed[seq] = Handed()
-            self._hand(seq, puller)
+                self.handed[seq] = Unsettled()
+            self._hand(seq)
 
-    def _hand(self, seq: int, puller: Puller) -> None:
+    def _hand(self, seq: int) -> None:
         handed = self.handed.get(seq)
         kept = self.stream.messages.get(seq)
         if handed is None or kept is None:
@@ -102,10 +145,9 @@ class Consumer:
         handed.count += 1
         self.redelivered += handed.count > 1
         self._due(seq, handed, self.ack_wait)
-        puller.promise()
-        self._send(self, puller, kept, handed.count)
+        self._send(self, self.use(self.requests), kept, handed.count)
 
-    def _due(self, seq: int, handed: Handed, seconds: float) -> None:
+    def _due(self, seq: int, handed: Unsettled, seconds: float) -> None:
         if handed.timer is not None:
             handed.timer.cancel()
         handed.timer = asyncio.get_running_loop().call_later(seconds, self._redeliver, seq)
@@ -113,10 +155,11 @@ class Consumer:
     def _redeliver(self, seq: int) -> None:
         if seq in self.handed and seq not in self._again:
             self._again.append(seq)
-            self.pump()
+            self._serve()
 
     def settle(self, seq: int, word: bytes) -> bool:
-        """What the holder of a delivery says of it; whether that acknowledged it. Word about one settled already is void."""
+        """Apply an acknowledgement, a nak or a sign of progress; whether it acknowledged. One for a settled message
+        does nothing."""
         handed = self.handed.get(seq)
         if handed is None:
             return False

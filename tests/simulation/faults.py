@@ -23,6 +23,8 @@ class Kind(StrEnum):
     LOSE_PARCEL = "job lost on its way to an actor"
     LATE_PARCEL = "job late at its actor"
     DOUBLE_PARCEL = "job twice at its actor"
+    LOSE_PULL = "pull request lost"
+    EXPIRE_PULL = "pull request expired"
 
 
 # Kinds of steps, as `link.label` names them, that a fault may be aimed at. "" is any step.
@@ -50,6 +52,7 @@ _AT_STEPS = (
 _AT_DELIVERIES = (Kind.LOSE_DELIVERY, Kind.LATE_DELIVERY, Kind.DOUBLE_DELIVERY)
 _AT_TIMERS = (Kind.EARLY_TIMER, Kind.LATE_TIMER)
 _AT_PARCELS = (Kind.LOSE_PARCEL, Kind.LATE_PARCEL, Kind.DOUBLE_PARCEL)
+_AT_PULLS = (Kind.LOSE_PULL, Kind.EXPIRE_PULL)
 # By which a message can be in two hands at once, or a step be done after its message was settled by another.
 TWO_HANDS = frozenset({Kind.LATE_DELIVERY, Kind.DOUBLE_DELIVERY, Kind.DELAY})
 # Seconds that a stop, a delay or an absence may last: below and above each `ack_wait`, a PubAck's timeout, and the time for which a
@@ -127,4 +130,12 @@ def parcels(rng: random.Random, deliberations: int) -> list[Fault]:
     return [
         Fault(rng.choice(_AT_PARCELS), "parcel", rng.randint(1, 4 * deliberations), rng.choice(_DURATIONS))
         for _ in range(count)
+    ]
+
+
+def pulls(rng: random.Random, deliberations: int) -> list[Fault]:
+    """What becomes of pull requests, in one history of three. Of dice of their own."""
+    count = rng.choice((0, 0, 1))
+    return [
+        Fault(rng.choice(_AT_PULLS), "pull", rng.randint(1, 30 * deliberations), 0.0) for _ in range(count)
     ]

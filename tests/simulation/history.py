@@ -1,4 +1,4 @@
-"""One history: everything a seed stands for, run to its end, with every invariant checked on the way."""
+"""One history: everything that a seed decides, run to its end, with every invariant checked on the way."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ from tests.simulation.faults import TWO_HANDS
 from tests.simulation.invariants import Invariant, Violation
 from tests.simulation.lateness import RESTART_SECONDS
 from tests.simulation.loop import BEGINNING, VirtualLoop, in_context
-from tests.simulation.process import Making, Process
+from tests.simulation.process import Process, ProcessOptions
 from tests.simulation.scan import scan
 from tests.simulation.server import Server
 from tests.simulation.trace import Trace
@@ -27,13 +27,13 @@ from tests.simulation.watch import Watcher
 
 # Steps of a history that a failure tells.
 TOLD_STEPS = 60
-# After the last deadline: what is unsettled by then never will be. Above a worker's patience with a broker that is away.
+# After the last deadline: what is unsettled by then stays so. Longer than a worker waits for a broker that is away.
 _PATIENCE_SECONDS = SWEEP_SECONDS + 700.0
 
 
 @dataclass(slots=True)
-class Told:
-    """What became of a history. `seen`: the situations it went through."""
+class HistoryResult:
+    """How a history ended. `seen`: how often it went through each situation."""
 
     seed: int
     violation: Violation | None
@@ -47,12 +47,12 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a seed stands for."""
+    """What a seed decides."""
 
     keep_seconds: float
     latency: float
     processes: int
-    making: Making
+    options: ProcessOptions
     asked: tuple[asking.Asked, ...]
     faults: tuple[faults.Fault, ...]
     last_deadline: float
@@ -73,10 +73,10 @@ class Plan:
             silent=rng.choice((0.0, 0.1, 0.6)),
             thinking_seconds=rng.choice((0.01, 0.5, 5.0, 30.0)),
         )
-        making = Making(
+        options = ProcessOptions(
             keep_seconds=keep_seconds,
             in_hand=rng.choice((1, 3, 64)),
-            slots=rng.choice((1, 3, 16)),
+            slots_each=rng.choice((1, 3, 16)),
             skew_seconds=rng.choice((0.0, 0.0, 0.3)),
             moods=moods,
         )
@@ -84,7 +84,7 @@ class Plan:
             keep_seconds=keep_seconds,
             latency=rng.choice((0.000_5, 0.002, 0.008)),
             processes=rng.choice((1, 2, 2, 2, 3)),
-            making=making,
+            options=options,
             asked=asked,
             faults=tuple(faults.planned(rng, count)),
             last_deadline=max(
@@ -93,8 +93,8 @@ class Plan:
         )
 
 
-class Notes(Observer):
-    """The handlers' observer: outcomes that changed nothing are worth a count."""
+class OutcomeCounter(Observer):
+    """The handlers' observer: counts the outcomes that changed nothing."""
 
     def __init__(self, seen: Counter[str]) -> None:
         self._seen = seen
@@ -103,8 +103,8 @@ class Notes(Observer):
         self._seen["outcome ignored"] += 1
 
 
-class Bugs(logging.Handler):
-    """What the code under test logs with a traceback: a failure that nothing around it explains."""
+class LoggedErrors(logging.Handler):
+    """Collects what the code under test logs with a traceback: failures that no fault explains."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -115,26 +115,26 @@ class Bugs(logging.Handler):
             self.found.append(f"{record.getMessage()}: {record.exc_info[1]!r}")
 
 
-BUGS = Bugs()
+LOGGED_ERRORS = LoggedErrors()
 
 
 @contextmanager
 def simulated() -> Iterator[None]:
-    """Virtual time where the handlers read it, and their log kept from the screen. Around any number of histories."""
+    """Virtual time where the handlers read it, and their log off the screen. Around any number of histories."""
     log = logging.getLogger("parley")
     before = log.level, log.propagate
     log.setLevel(logging.ERROR)
     log.propagate = False
-    log.addHandler(BUGS)
+    log.addHandler(LOGGED_ERRORS)
     try:
         with (
             virtual_time(),
             patch("parley.handlers.recover.scan", scan),
-            patch("parley.handlers.effects.scan", scan),
+            patch("parley.handlers.ending_publisher.scan", scan),
         ):
             yield
     finally:
-        log.removeHandler(BUGS)
+        log.removeHandler(LOGGED_ERRORS)
         log.level, log.propagate = before
 
 
@@ -146,22 +146,25 @@ class History:
         self.trace = Trace()
         self.eyes = Watcher(blind)
         self.faults = faults.Faults(list(self.plan.faults))
-        # Of dice of their own: what a seed stood for before there were parcels, it stands for still.
+        # From random numbers of their own, so that every seed keeps its plan.
         self.parcels = faults.Faults(faults.parcels(random.Random(f"{seed} parcels"), len(self.plan.asked)))
+        self.pulls = faults.Faults(faults.pulls(random.Random(f"{seed} pulls"), len(self.plan.asked)))
+        # They make endings late, so they count among those of the plan.
+        self.pulls.struck = self.faults.struck
         self.processes: list[Process] = []
         self._made = 0
         self._starting = 0
 
-    def run(self) -> Told:
+    def run(self) -> HistoryResult:
         """Run inside `simulated()`."""
         loop = VirtualLoop()
-        BUGS.found.clear()
+        LOGGED_ERRORS.found.clear()
         violation = None
         try:
             loop.run(self._run())
         except Violation as found:
             violation = found
-        return Told(self.seed, violation, self.trace, self._seen())
+        return HistoryResult(self.seed, violation, self.trace, self._seen())
 
     async def _run(self) -> None:
         plan = self.plan
@@ -169,6 +172,7 @@ class History:
             self.rng, self.faults, self.eyes, self.trace, keep_seconds=plan.keep_seconds, latency=plan.latency
         )
         self.server.parcels = self.parcels
+        self.server.pulls = self.pulls
         self.eyes.server = self.server
         for _ in range(plan.processes):
             self._start_one()
@@ -212,8 +216,8 @@ class History:
         self.eyes.rested()
 
     async def _swept(self) -> bool:
-        """Whether something was left for the sweep that comes now and then. Only what a message in two hands at once can leave is its
-        business: anything else has to be mended by what was there to mend it."""
+        """Whether something was left for the regular sweep. Only a message that two processes had at once may leave
+        anything: every other loss has to be repaired by a redelivery, a deadline or the sweep at a start."""
         two_hands = any(struck.fault.kind in TWO_HANDS for struck in self.faults.struck)
         if self.eyes.swept or not two_hands or not self.eyes.unfinished:
             return False
@@ -228,7 +232,7 @@ class History:
         for context in self._loop.errors:
             if isinstance(context.get("exception"), Violation):
                 raise context["exception"]
-        found = BUGS.found + [repr(context.get("exception")) for context in self._loop.errors]
+        found = LOGGED_ERRORS.found + [repr(context.get("exception")) for context in self._loop.errors]
         if found:
             raise Violation(Invariant.NO_BUG, found[0])
 
@@ -243,7 +247,7 @@ class History:
     def _start_one(self) -> None:
         self._made += 1
         process = Process(
-            self.server, f"p{self._made}", self.plan.making, Notes(self.eyes.seen), self._killed
+            self.server, f"p{self._made}", self.plan.options, OutcomeCounter(self.eyes.seen), self._killed
         )
         self.processes.append(process)
         process.start()
@@ -272,6 +276,7 @@ class History:
         return seen
 
 
-def run(seed: int, blind: frozenset[Invariant] = frozenset()) -> Told:
-    """`blind`: invariants not to be looked at, so that what follows from breaking them is seen. Run inside `simulated()`."""
+def run(seed: int, blind: frozenset[Invariant] = frozenset()) -> HistoryResult:
+    """`blind`: invariants that are not checked, so that what follows from breaking them is seen. Run inside
+    `simulated()`."""
     return History(seed, blind).run()

@@ -63,6 +63,11 @@ class Invariant(Enum):
         "each step",
         "a job lost on its way to an actor is soon sent again, and a dead actor's jobs are given back",
     )
+    ROOM_ASKED = (
+        18,
+        "each step",
+        "a subscriber asks for no more than it has room for, and asks anew once its connection is back",
+    )
 
     @property
     def number(self) -> int:

@@ -12,8 +12,9 @@ RESTART_SECONDS = 3.0
 # After a step that failed the message is delivered again after 0.5 s, 1 s, 2 s, 4 s.
 _RETRY_SECONDS = 4.0
 _REDELIVERY_SECONDS = topology.QUICK_ACK_WAIT_SECONDS + 1.0
-# A consumer with room for one message has none for the redelivery of one that is still on its way, or was lost there.
-_HELD_SECONDS = 6.0
+# A subscriber with room for one message has none until it gives up one that was lost on its way, or its lost request: after two
+# seconds, looked at once a second.
+_OVERDUE_SECONDS = 3.5
 _UNANSWERED_SECONDS = PUBLISH_TIMEOUT_SECONDS + _RETRY_SECONDS + 1.0
 
 
@@ -40,7 +41,9 @@ def _cost(struck: Struck) -> float:
             return seconds + _UNANSWERED_SECONDS
         case Kind.LATE_TIMER:
             return seconds
+        case Kind.LOSE_PULL:
+            return _OVERDUE_SECONDS
         case Kind.LOSE_DELIVERY | Kind.LATE_DELIVERY:
-            return max(seconds, _HELD_SECONDS) + _REDELIVERY_SECONDS
+            return max(seconds, _OVERDUE_SECONDS) + _REDELIVERY_SECONDS
         case _:
             return 0.5

@@ -1,16 +1,16 @@
-"""Rules broken on purpose, each with the invariants that must notice. A simulation that finds none of these would prove nothing."""
+"""Rules broken on purpose, each with the invariant that must notice, or the simulation would prove nothing."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
 from parley.broker.core import tally
-from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.lifecycle import State
 from parley.broker.core.messages import DeliberationRequested
+from parley.broker.core.observer import Observer
 from parley.broker.core.tally import (
     ArmDeadline,
     CancelRequested,
@@ -30,20 +30,22 @@ from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import FoldResult, TallyStore
 from parley.handlers import query
 from parley.handlers.effects import EffectRunner
+from parley.handlers.ending_publisher import EndingPublisher
 from parley.handlers.intake import Intake
-from parley.handlers.settle import AnyDelivery, Settler
+from parley.handlers.pull_window import PullWindow
+from parley.handlers.settle import AnyDelivery, Runner, Settler
 from parley.workers.job import Job
 from parley.workers.worker import Worker
 from tests.simulation.invariants import Invariant
 
 _react = tally.react
-_happen = EffectRunner.apply
+_apply_events = EffectRunner.apply
 _store = JetStream.publish
 _arm = EffectRunner.arm
-_store_ending = EffectRunner._store_ending
-_publish_ending = EffectRunner._publish_ending
+_store_ending = EndingPublisher._store
+_publish_ending = EndingPublisher.publish
 _outcome_of = Worker._outcome_of
-_failed = Settler.failed
+_to_request = PullWindow.to_request
 _apply = TallyStore.apply
 
 
@@ -51,7 +53,7 @@ _apply = TallyStore.apply
 class Mutation:
     """`broken`: what is done wrong. `trips`: the invariant that must notice it.
 
-    `blind`: an invariant not looked at, which would notice first; so that what follows is seen to be noticed as well.
+    `blind`: invariants that are not checked, because they would notice first.
     """
 
     broken: str
@@ -131,20 +133,15 @@ def _reacting(
     return lambda: patch.object(tally_store, "react", react)
 
 
-# ── the order of things ───────────────────────────────────────────────────────────────────────────────────────────
+# ── the order of steps ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def _acks_first(
-    self: Settler,
-    delivery: AnyDelivery,
-    handle: Callable[[], Awaitable[float | None]],
-    on_give_up: Callable[[str], Awaitable[None]] | None = None,
-) -> None:
+async def _acks_first(self: Runner, delivery: AnyDelivery) -> None:
     await delivery.ack()
     try:
-        await handle()
+        await self._handle(delivery)
     except Exception as error:
-        await self.failed(delivery, error, on_give_up)
+        await self._settler.failed(delivery, error)
 
 
 async def _fans_out_first(
@@ -159,8 +156,8 @@ async def _fans_out_first(
             assert reaction.tally is not None
             for effect in reaction.effects:
                 if isinstance(effect, RequestAgents):
-                    await self._one(effect, reaction.tally, request)
-    return await _happen(self, task_id, events, request)
+                    await self._run(effect, reaction.tally, request)
+    return await _apply_events(self, task_id, events, request)
 
 
 async def _worker_acks_first(self: Worker, job: Job) -> None:
@@ -168,8 +165,8 @@ async def _worker_acks_first(self: Worker, job: Job) -> None:
     await _outcome_of(self, job)
 
 
-async def _marks_first(self: EffectRunner, decided: Tally) -> None:
-    await self._ledger.apply(decided.task_id, [(EndingPublished(1), 0.0)])
+async def _marks_first(self: EndingPublisher, decided: Tally) -> None:
+    await self._tallies.mark_published(decided.task_id, 1)
     await _publish_ending(self, decided)
 
 
@@ -180,9 +177,9 @@ async def _publishes_before_deciding(
     for event, now in events:
         decided = _react(before, event, now).tally if before is not None else None
         if decided is not None and decided.ended and before is not None and not before.ended:
-            performer = EffectRunner(self._jetstream, self, Any, claim_check_bytes=1_000_000)  # type: ignore[arg-type]  # unused here
+            publisher = EndingPublisher(self._jetstream, self, Observer(), claim_check_bytes=1_000_000)
             body = f'{{"task_id":"{task_id}","status":"timeout"}}'.encode()
-            await _store_ending(performer, decided, "deliberation.failed", body)
+            await _store_ending(publisher, decided, "deliberation.failed", body)
     return await _apply(self, task_id, events, new=new)
 
 
@@ -198,11 +195,11 @@ async def _writes_blindly(
     return await _store(self, subject, body, msg_id=msg_id, headers=kept)
 
 
-async def _stores_without_msg_id(self: EffectRunner, decided: Tally, subject: str, body: bytes) -> int:
-    return (await self._wire.publish(subject, body)).seq
+async def _stores_without_msg_id(self: EndingPublisher, decided: Tally, subject: str, body: bytes) -> int:
+    return (await self._jetstream.publish(subject, body)).seq
 
 
-async def _stores_twice(self: EffectRunner, decided: Tally, subject: str, body: bytes) -> int:
+async def _stores_twice(self: EndingPublisher, decided: Tally, subject: str, body: bytes) -> int:
     await _store_ending(self, decided, subject, body)
     return await _store_ending(self, decided, subject, body)
 
@@ -227,21 +224,36 @@ async def _sends_no_inbox(self: JetStream, subject: str, body: bytes, headers: A
     await asyncio.sleep(0)
 
 
-async def _buries_nothing(
-    self: Settler, delivery: AnyDelivery, error: Exception, on_give_up: Any = None
-) -> None:
-    if isinstance(error, InvalidMessage):
-        await delivery.nak(1.0)
-    else:
-        await _failed(self, delivery, error, on_give_up)
+async def _dead_letters_nothing(self: Settler, delivery: AnyDelivery, reason: str) -> None:
+    await delivery.nak(1.0)
 
 
-async def _looks_for_nothing(self: EffectRunner, tally: Tally) -> None:
+async def _looks_for_nothing(self: EndingPublisher, tally: Tally) -> None:
     return None
 
 
 async def _trips_over_itself(self: JetStream, subject: str, body: bytes, headers: Any = None) -> None:
     raise KeyError(subject)
+
+
+# ── the pull window ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _asks_for_one_too_many(self: PullWindow[Any], outside: int | None = None) -> int:
+    wanted = _to_request(self, outside)
+    return wanted + 1 if wanted else 0
+
+
+def _counts_on_lost_requests(self: PullWindow[Any]) -> None:
+    pass
+
+
+def _gives_up_no_request(self: PullWindow[Any], now: float, late: float = 0.0) -> None:
+    pass
+
+
+def _frees_no_room(self: PullWindow[Any], count: int) -> None:
+    pass
 
 
 def _method(owner: type, name: str, broken: Callable[..., Any]) -> Callable[[], AbstractContextManager[Any]]:
@@ -266,14 +278,14 @@ MUTATIONS = (
     Mutation(
         "never marks, and looks for nothing when Msg-Ids are forgotten",
         Invariant.ONE_ENDING,
-        _both(_reacting(_never_marks), _method(EffectRunner, "_published_before", _looks_for_nothing)),
+        _both(_reacting(_never_marks), _method(EndingPublisher, "_find", _looks_for_nothing)),
         _UNSEEN,
     ),
     Mutation("never marks, and comes to rest so", Invariant.AN_ENDING, _reacting(_never_marks), _UNSEEN),
     Mutation(
         "the ending has no Msg-Id",
         Invariant.ONE_ENDING,
-        _method(EffectRunner, "_store_ending", _stores_without_msg_id),
+        _method(EndingPublisher, "_store", _stores_without_msg_id),
     ),
     Mutation(
         "the deadline is armed half a minute late",
@@ -289,9 +301,9 @@ MUTATIONS = (
         _method(TallyStore, "apply", _publishes_before_deciding),
     ),
     Mutation("cancels what has ended", Invariant.ABSORBS, _reacting(_cancels_the_ended)),
-    Mutation("acknowledges first", Invariant.NOT_LOST, _method(Settler, "settle", _acks_first)),
+    Mutation("acknowledges first", Invariant.NOT_LOST, _method(Runner, "run", _acks_first)),
     Mutation(
-        "acknowledges first, and dies", Invariant.AN_ENDING, _method(Settler, "settle", _acks_first), _UNSEEN
+        "acknowledges first, and dies", Invariant.AN_ENDING, _method(Runner, "run", _acks_first), _UNSEEN
     ),
     Mutation(
         "the worker acknowledges before it stores",
@@ -320,15 +332,15 @@ MUTATIONS = (
     Mutation(
         "what cannot be read is given back for ever",
         Invariant.COMES_TO_REST,
-        _method(Settler, "failed", _buries_nothing),
+        _method(Settler, "_dead_letter", _dead_letters_nothing),
     ),
     Mutation(
         "marks first, then publishes",
         Invariant.MARK_KEPT,
-        _method(EffectRunner, "_publish_ending", _marks_first),
+        _method(EndingPublisher, "publish", _marks_first),
     ),
     Mutation(
-        "stores the ending twice", Invariant.HEARD_ONCE, _method(EffectRunner, "_store_ending", _stores_twice)
+        "stores the ending twice", Invariant.HEARD_ONCE, _method(EndingPublisher, "_store", _stores_twice)
     ),
     Mutation("sends nothing to the inbox", Invariant.HEARD, _method(JetStream, "broadcast", _sends_no_inbox)),
     Mutation(
@@ -340,5 +352,25 @@ MUTATIONS = (
         "tells a wrong status",
         Invariant.STATUS_TRUE,
         lambda: patch.dict(query._SHOWN, {State.COMPLETED: "FAILED"}),
+    ),
+    Mutation(
+        "asks for one message more than there is room for",
+        Invariant.ROOM_ASKED,
+        _method(PullWindow, "to_request", _asks_for_one_too_many),
+    ),
+    Mutation(
+        "counts on requests that a lost connection took with it",
+        Invariant.ROOM_ASKED,
+        _method(PullWindow, "lose_connection", _counts_on_lost_requests),
+    ),
+    Mutation(
+        "never gives up a request that was lost",
+        Invariant.COMES_TO_REST,
+        _method(PullWindow, "expire", _gives_up_no_request),
+    ),
+    Mutation(
+        "frees no room once a message is handled",
+        Invariant.COMES_TO_REST,
+        _method(PullWindow, "settle", _frees_no_room),
     ),
 )

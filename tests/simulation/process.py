@@ -1,8 +1,8 @@
-"""One process of the service: the real handlers, wired as `parley.app` wires them, on a connection that can be cut at any step."""
+"""One process: the real handlers, wired as in `parley.app`, on a connection that can be cut at any step."""
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,18 +13,23 @@ from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.aggregate import Aggregate
 from parley.handlers.cancel import Cancel
-from parley.handlers.delivery import Batch, Delivery
+from parley.handlers.delivery import Delivery
 from parley.handlers.dispatch import Dispatch
 from parley.handlers.effects import EffectRunner
+from parley.handlers.ending_publisher import EndingPublisher
 from parley.handlers.expire import Expire
 from parley.handlers.intake import Bounds, Intake
+from parley.handlers.pull import HandleBatch
+from parley.handlers.pull_window import REQUEST_SECONDS, PullWindow
 from parley.handlers.query import Query
 from parley.handlers.recover import Recover
-from parley.handlers.settle import Settler
+from parley.handlers.settle import GiveUp, Runner, Settler
 from parley.workers.recent_cancels import Cancels
 from tests.simulation.actors import ActorPool, Moods
 from tests.simulation.clock import SKEW, VirtualTime
 from tests.simulation.consumer import Consumer
+from tests.simulation.faults import Kind
+from tests.simulation.invariants import Invariant, holds
 from tests.simulation.link import Link, as_client
 from tests.simulation.loop import in_context
 from tests.simulation.server import Server
@@ -36,76 +41,152 @@ DEFAULT_TIMEOUT_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Making:
-    """How every process of a history is made."""
+class ProcessOptions:
+    """The same for every process of a history. `in_hand`: the limit of each subscriber."""
 
     keep_seconds: float
     in_hand: int
-    slots: int
+    slots_each: int
     skew_seconds: float
     moods: Moods
 
 
-class Hands:
-    """One handler of one process: takes what it has room for and hands over what has come."""
+class Subscriber:
+    """One subscriber of one process: `PullSubscriber` without asyncio's loop and NATS, on the same `PullWindow`."""
 
     def __init__(
         self,
         process: "Process",
         consumer: Consumer,
-        handler: Callable[[Any], Awaitable[None]],
+        handle: HandleBatch,
         limit: int,
         pool: ActorPool | None = None,
     ) -> None:
         self.name = f"{process.name}:{consumer.durable.name}"
+        self.window: PullWindow[Delivery[Any]] = PullWindow(limit, batch=limit)
         self._process = process
+        self._server = process.server
         self._consumer = consumer
-        self._handler = handler
-        self._limit = limit
+        self._handle = handle
         self._pool = pool
-        self._promised = 0
-        self._in_hand = 0
-        self._arrived: list[Delivery[Any]] = []
+        # Dispatch runs: its next batch waits for it, as in `PullSubscriber`.
+        self._busy = False
+        # Counted apart from the window, to check it: messages sent to this subscriber, and messages here and not
+        # finished.
+        self._on_its_way = 0
+        self._here = 0
 
     @property
-    def room(self) -> int:
-        if self._process.dead:
-            return 0
-        free = self._limit - self._promised - len(self._arrived) - self._in_hand
-        if self._pool is not None:
-            free = min(free, self._pool.free_slots() - self._promised - len(self._arrived) - self._in_hand)
-        return free
+    def _outside(self) -> int | None:
+        return self._pool.free_slots() if self._pool is not None else None
 
-    def promise(self) -> None:
-        self._promised += 1
+    # ── asking ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def ask(self) -> None:
+        server = self._server
+        if self._process.dead or self._busy:
+            return
+        if server.now < server.away_until:
+            server.loop.call_at(server.away_until, self.ask)
+            return
+        wanted = self.window.to_request(self._outside)
+        if not wanted:
+            return
+        self.window.requested(wanted, server.now)
+        self._check_room(wanted)
+        fault = server.pulls.meets("pull", self.name, server.now)
+        if fault is not None:
+            server.trace.add(server.now, self.name, f"! {fault.kind}", f"({wanted} messages)")
+            server.loop.call_later(REQUEST_SECONDS, self._end_requests)
+            if fault.kind is Kind.LOSE_PULL:
+                return
+        self._consumer.request(self, wanted)
+
+    def _check_room(self, wanted: int) -> None:
+        room = self.window.limit if self._outside is None else min(self.window.limit, self._outside)
+        total = self._here + self._on_its_way + self._consumer.requested(self) + wanted
+        holds(
+            Invariant.ROOM_ASKED,
+            total <= room or bool(self._server.faults.struck),
+            f"{self.name} has room for {room} messages, and with {wanted} more {total} may come",
+        )
+
+    def on_status(self, status: str, pending: int) -> None:
+        def end() -> None:
+            self.window.end_request(status, pending)
+            self.window.expire(self._server.now)
+            self.ask()
+
+        self._process.link.when_awake(end)
+
+    def _end_requests(self) -> None:
+        """A second after a loss: requests that wait at the server expire, and those that are overdue are given up."""
+        self._consumer.expire(self)
+        due = self._server.now
+
+        def look() -> None:
+            self.window.expire(self._server.now, late=self._server.now - due)
+            self.ask()
+            if self.window.asked > self._consumer.requested(self) + self._on_its_way:
+                self._server.loop.call_later(REQUEST_SECONDS, self._end_requests)
+
+        self._process.link.when_awake(look)
+
+    def reconnected(self) -> None:
+        self.window.lose_connection()
+        faults = len(self._server.pulls.struck)
+        self.ask()
+        could = self._server.now >= self._server.away_until and not self._busy and self._outside != 0
+        waits = self._here or self._on_its_way or self._consumer.requested(self)
+        holds(
+            Invariant.ROOM_ASKED,
+            bool(waits) or not could or len(self._server.pulls.struck) > faults,
+            f"{self.name} has room and its connection is back, but it waits for nothing",
+        )
+
+    def disconnect(self) -> None:
+        """The process is dead: the server forgets its requests."""
+        self._consumer.forget(self)
+
+    # ── what comes ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def sent(self) -> None:
+        self._on_its_way += 1
 
     def missed(self) -> None:
-        """What was promised did not come; the pull request expires some time."""
-        self._process.server.loop.call_later(6.0, self._free)
-
-    def _free(self) -> None:
-        self._promised -= 1
-        self._consumer.pump()
+        """What was sent is lost."""
+        self._on_its_way -= 1
+        self._server.loop.call_later(REQUEST_SECONDS, self._end_requests)
 
     def arrive(self, kept: Kept, reply: str, *, awaited: bool = True) -> None:
-        self._promised -= awaited
+        self._on_its_way -= awaited
         if self._process.dead:
             return
-        self._arrived.append(Delivery.of(self._process.link.delivered(kept, reply)))
-        if len(self._arrived) == 1:
-            self._process.server.loop.call_soon(self._process.link.when_awake, self._start)
+        self._here += 1
+        if self._pool is not None and not self.window.asked:
+            self._pool.unrequested += 1
+        self.window.arrive(Delivery.of(self._process.link.delivered(kept, reply)))
+        if len(self.window.arrived) == 1:
+            self._server.loop.call_soon(self._process.link.when_awake, self._start)
 
     def _start(self) -> None:
-        batch, self._arrived = Batch(self._arrived), []
-        self._in_hand += len(batch)
-        in_context(self._process.context, self._handle(batch))
+        if self._busy:
+            return
+        deliveries = self.window.take()
+        if deliveries:
+            self._busy = self._pool is not None
+            in_context(self._process.context, self._run(deliveries))
+            self.ask()
 
-    async def _handle(self, batch: Batch[Any]) -> None:
+    async def _run(self, deliveries: list[Delivery[Any]]) -> None:
         try:
-            await self._handler(batch)
+            await self._handle(deliveries)
         finally:
-            self._in_hand -= len(batch)
-            self._consumer.pump()
+            self._busy = False
+            self._here -= len(deliveries)
+            self.window.settle(len(deliveries))
+            self._start()
+            self.ask()
 
 
 class Process:
@@ -113,24 +194,28 @@ class Process:
         self,
         server: Server,
         name: str,
-        making: Making,
+        options: ProcessOptions,
         observer: Observer,
         killed: Callable[["Process"], None],
     ) -> None:
         self.server = server
         self.name = name
         self.link = Link(server, self, name)
-        self._making = making
+        self._options = options
         self._killed = killed
         self.context = contextvars.copy_context()
-        self.context.run(SKEW.set, making.skew_seconds * (2 * server.rng.random() - 1))
-        self.pool = ActorPool(server, self.link, self.context, slots_each=making.slots, moods=making.moods)
-        wire = JetStream(as_client(self.link))
-        ledger = TallyStore(wire, keep_seconds=making.keep_seconds)
-        performer = EffectRunner(wire, ledger, observer, claim_check_bytes=_CLAIM_CHECK_BYTES)
-        self.query = Query(wire, ledger)
-        self._recover = Recover(wire, performer)
-        self._wire, self._observer, self._performer, self._ledger = wire, observer, performer, ledger
+        self.context.run(SKEW.set, options.skew_seconds * (2 * server.rng.random() - 1))
+        self.pool = ActorPool(
+            server, self.link, self.context, slots_each=options.slots_each, moods=options.moods
+        )
+        jetstream = JetStream(as_client(self.link))
+        tallies = TallyStore(jetstream, keep_seconds=options.keep_seconds)
+        endings = EndingPublisher(jetstream, tallies, observer, claim_check_bytes=_CLAIM_CHECK_BYTES)
+        self._effects = EffectRunner(jetstream, tallies, endings)
+        self.query = Query(jetstream, tallies)
+        self._recover = Recover(jetstream, self._effects)
+        self._jetstream, self._observer, self._tallies = jetstream, observer, tallies
+        self._subscribers: list[Subscriber] = []
 
     @property
     def dead(self) -> bool:
@@ -140,25 +225,25 @@ class Process:
         in_context(self.context, self._start())
 
     async def _start(self) -> None:
-        wire, performer, observer = self._wire, self._performer, self._observer
+        jetstream, effects, observer = self._jetstream, self._effects, self._observer
         for _ in range(2):
             await self.pool.start_worker()
         pool: Any = self.pool  # what `Dispatch` needs of a pool
-        dispatch = Dispatch(wire, self._ledger, pool, self._settler(topology.DISPATCH))
+        dispatch = Dispatch(jetstream, self._tallies, pool, self._settler(topology.DISPATCH))
         dispatch._cancels = Cancels(VirtualTime.monotonic)
 
         async def drop(message: Any) -> None:
             dispatch.cancel(message.data)
 
         await self.link.subscribe(topology.AGENT_CANCEL, drop)
-        bounds = Bounds(MAX_AGENTS, DEFAULT_TIMEOUT_SECONDS)
-        self._take(topology.INTAKE, Intake(performer, self._settler(topology.INTAKE), observer, bounds))
-        self._take(topology.CANCELLER, Cancel(wire, performer, self._settler(topology.CANCELLER)))
-        self._take(topology.EXPIRY, Expire(performer, self._settler(topology.EXPIRY, deliveries=None)))
-        self._take(
-            topology.AGGREGATE, Aggregate(wire, performer, self._settler(topology.AGGREGATE), observer)
-        )
-        self._take(topology.DISPATCH, dispatch, self.pool)
+        intake = Intake(effects, observer, Bounds(MAX_AGENTS, DEFAULT_TIMEOUT_SECONDS))
+        settler = self._settler
+        self._take(Runner(settler(topology.INTAKE, give_up=intake.give_up), intake.handle), topology.INTAKE)
+        self._take(Runner(settler(topology.CANCELLER), Cancel(jetstream, effects).handle), topology.CANCELLER)
+        self._take(Runner(settler(topology.EXPIRY, None), Expire(effects).handle), topology.EXPIRY)
+        aggregate = Aggregate(effects, observer)
+        self._take(Runner(settler(topology.AGGREGATE), aggregate.handle), topology.AGGREGATE)
+        self._take(dispatch, topology.DISPATCH, self.pool)
 
         self.server.reconnected.append(self.reconnected)
         await self.sweep()
@@ -166,13 +251,15 @@ class Process:
     def reconnected(self) -> None:
         """The broker was away and is back."""
 
-        def sweep() -> None:
+        def recover() -> None:
+            for subscriber in self._subscribers:
+                subscriber.reconnected()
             in_context(self.context, self.sweep())
 
-        self.link.when_awake(sweep)
+        self.link.when_awake(recover)
 
     async def sweep(self) -> None:
-        # As `Recover.run` does, which would look once a second whether anything is to be done.
+        # As `Recover.run` does.
         while True:
             try:
                 await self._recover.sweep()
@@ -180,33 +267,35 @@ class Process:
             except ParleyError:
                 await asyncio.sleep(1.0)
 
-    def _settler(self, durable: topology.Durable, deliveries: int | None = 5) -> Settler:
-        return Settler(self._wire, durable, self._observer, deliveries)
+    def _settler(
+        self, durable: topology.Durable, max_deliveries: int | None = 5, give_up: GiveUp | None = None
+    ) -> Settler:
+        return Settler(
+            self._jetstream, durable, self._observer, give_up=give_up, max_deliveries=max_deliveries
+        )
 
-    def _take(
-        self,
-        durable: topology.Durable,
-        handler: Callable[[Any], Awaitable[None]],
-        pool: ActorPool | None = None,
-    ) -> None:
+    def _take(self, handle: HandleBatch, durable: topology.Durable, pool: ActorPool | None = None) -> None:
         consumer = self.server.consumers[durable.name]
-        consumer.pullers.append(Hands(self, consumer, handler, self._making.in_hand, pool))
-        consumer.pump()
+        subscriber = Subscriber(self, consumer, handle, self._options.in_hand, pool)
+        self._subscribers.append(subscriber)
+        consumer.pullers.append(subscriber)
+        subscriber.ask()
 
     def kill(self) -> None:
-        """Nothing of it runs on: no `finally`, no goodbye. What it had in hand is redelivered in time."""
+        """No code of it runs any more, not even a `finally`. The messages that it held are redelivered after
+        `ack_wait`."""
         if self.dead:
             return
         self.link.die()
         self.pool.kill()
         for consumer in self.server.consumers.values():
-            consumer.pullers = [
-                puller for puller in consumer.pullers if getattr(puller, "_process", None) is not self
-            ]
+            consumer.pullers = [puller for puller in consumer.pullers if puller not in self._subscribers]
+        for subscriber in self._subscribers:
+            subscriber.disconnect()
         self._killed(self)
 
     def pause(self, seconds: float) -> None:
-        """As SIGSTOP does: it goes on later, with whatever it had in hand."""
+        """As SIGSTOP does: it goes on later, with the messages that it holds."""
         self.link.stop(seconds)
 
     def close(self) -> None:

@@ -33,6 +33,8 @@ class Inbound(Puller, Protocol):
 
     def arrive(self, kept: Kept, reply: str, *, awaited: bool = True) -> None: ...
 
+    def sent(self) -> None: ...
+
     def missed(self) -> None: ...
 
 
@@ -53,6 +55,7 @@ class Server:
         self.rng = rng
         self.faults = faults
         self.parcels = Faults([])
+        self.pulls = Faults([])
         self.watch = watch
         self.trace = trace
         self.loop = asyncio.get_running_loop()
@@ -86,6 +89,8 @@ class Server:
     def leave(self, seconds: float) -> None:
         self.trace.add(self.now, "broker", "away for", f"{seconds:g} s")
         self.away_until = max(self.away_until, self.now + seconds)
+        for consumer in self.consumers.values():
+            consumer.requests.clear()  # the server forgets the requests of connections that are lost
         for reconnected in self.reconnected:
             self.loop.call_at(self.away_until, reconnected)
 
@@ -155,7 +160,8 @@ class Server:
 
     def _send(self, consumer: Consumer, puller: Any, kept: Kept, count: int) -> None:
         to: Inbound = puller
-        reply = f"$JS.ACK.{kept.stream}.{consumer.durable.name}.{count}.{kept.seq}.{count}.{round(kept.at * 1e9)}.0"
+        to.sent()
+        reply = _ack_subject(consumer, kept, count)
         fault = self.faults.meets("delivery", to.name, self.now)
         at = self.arrival()
         if fault is not None:
@@ -165,10 +171,10 @@ class Server:
                 if fault.kind is Kind.LATE_DELIVERY:
                     self.loop.call_at(at + fault.seconds, lambda: to.arrive(kept, reply, awaited=False))
                 return
-            others = [other for other in consumer.pullers if other.room > 0] or [puller]
-            other: Any = self.rng.choice(others)
-            other.promise()
-            self.loop.call_at(self.arrival(), other.arrive, kept, reply)
+            other: Any = consumer.use(consumer.requests) if consumer.requests else puller
+            other.sent()
+            again = _ack_subject(consumer, kept, count + 1)  # no two deliveries have the same
+            self.loop.call_at(self.arrival(), other.arrive, kept, again)
         self.loop.call_at(at, to.arrive, kept, reply)
 
     def acknowledge(self, reply: str, word: bytes) -> None:
@@ -187,3 +193,8 @@ class Server:
         self.watch.heard(subject, data)
         for listener in self._listeners.get(subject, ()):
             listener(subject, data)
+
+
+def _ack_subject(consumer: Consumer, kept: Kept, count: int) -> str:
+    name = consumer.durable.name
+    return f"$JS.ACK.{kept.stream}.{name}.{count}.{kept.seq}.{count}.{round(kept.at * 1e9)}.0"

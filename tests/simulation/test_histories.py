@@ -43,6 +43,8 @@ SITUATIONS = {
     "fault: deadline fired early": 10,
     "fault: deadline fired late": 10,
     "fault: broker away": 20,
+    "fault: pull request lost": 20,
+    "fault: pull request expired": 20,
 }
 
 

@@ -83,14 +83,16 @@ class Modelled:
         )
         self.link = Link(self.server, None, self.name)
         self.wire = JetStream(as_client(self.link))
-        self.room = 0
         self._came: asyncio.Future[Delivery[Any]] | None = None
 
     def now(self) -> float:
         return self.server.now
 
-    def promise(self) -> None:
-        self.room -= 1
+    def ask(self) -> None: ...
+
+    def on_status(self, status: str, pending: int) -> None: ...
+
+    def sent(self) -> None: ...
 
     def missed(self) -> None: ...
 
@@ -100,16 +102,15 @@ class Modelled:
 
     async def take(self, durable: Durable, seconds: float) -> Delivery[Any] | None:
         consumer = self.server.consumers[durable.name]
-        consumer.pullers = [self]
-        self._came, self.room = self.server.loop.create_future(), 1
-        consumer.pump()
+        self._came = self.server.loop.create_future()
+        consumer.request(self, 1)
         try:
             async with asyncio.timeout(seconds):
                 return await self._came
         except TimeoutError:
             return None
         finally:
-            consumer.pullers, self.room = [], 0
+            consumer.forget(self)
 
 
 Fact = Callable[[Bench], Awaitable[object]]

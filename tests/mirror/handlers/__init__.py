@@ -1,4 +1,4 @@
-"""One test file a source file. What they share: a real NATS account for each test, and somebody who takes notes."""
+"""One test file a source file. They share a real NATS account for each test, and an observer that takes notes."""
 
 import json
 import time
@@ -29,7 +29,10 @@ from parley.broker.jetstream.jetstream import JetStream, PubAck, StoredMessage
 from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import Durable
-from parley.handlers.delivery import Batch, Delivery
+from parley.handlers.delivery import Delivery
+from parley.handlers.effects import EffectRunner
+from parley.handlers.ending_publisher import EndingPublisher
+from parley.handlers.settle import Handle, Runner, Settler
 from tests.harness import until
 from tests.mirror.broker import provisioned, send_raw
 
@@ -61,7 +64,7 @@ class Notes(Observer):
 
 @dataclass(frozen=True)
 class Bench:
-    """A NATS with our streams in it, and nothing of ours running on it."""
+    """A NATS with our streams, and no handler running."""
 
     url: str
     nc: Nats
@@ -76,10 +79,10 @@ class Bench:
         body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         return (await self.wire.publish(subject, body, headers=headers)).seq
 
-    async def taken(self, durable: Durable, count: int = 1) -> Batch[Any]:
+    async def taken(self, durable: Durable, count: int = 1) -> list[Delivery[Any]]:
         """The next `count` deliveries of a consumer, as a handler would get them."""
         pull = await self.js.pull_subscribe_bind(durable.name, durable.stream)
-        batch: Batch[Any] = Batch()
+        batch: list[Delivery[Any]] = []
         while len(batch) < count:
             batch += [Delivery.of(msg) for msg in await pull.fetch(count - len(batch), timeout=20)]
         await pull.unsubscribe()
@@ -126,6 +129,21 @@ class Bench:
 
     async def dead_letters(self) -> list[StoredMessage]:
         return await self.all_of(topology.DEAD_LETTERS, "deadletter.>")
+
+
+def effects_of(
+    bench: Bench, jetstream: JetStream | None = None, claim_check_bytes: int = 512 * 1024
+) -> EffectRunner:
+    """An effect runner with a tally store of its own, which the bench's observer watches."""
+    used = jetstream or bench.wire
+    tallies = TallyStore(used, keep_seconds=60)
+    endings = EndingPublisher(used, tallies, bench.notes, claim_check_bytes=claim_check_bytes)
+    return EffectRunner(used, tallies, endings)
+
+
+def runner_of(bench: Bench, durable: Durable, handle: Handle, **options: Any) -> Runner:
+    """`handle` as the service runs it."""
+    return Runner(Settler(bench.wire, durable, bench.notes, **options), handle)
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""A bench for each test that asks: a NATS with our streams in it, and nothing of ours running on it."""
+"""A bench for each test that asks: a NATS with our streams, and no handler running."""
 
 from collections.abc import AsyncIterator
 

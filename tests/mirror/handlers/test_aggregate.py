@@ -14,28 +14,30 @@ from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import AGGREGATE
 from parley.handlers import settle
 from parley.handlers.aggregate import Aggregate, read
-from parley.handlers.delivery import Batch
 from parley.handlers.effects import EffectRunner
-from parley.handlers.settle import Settler
+from parley.handlers.settle import Runner
 from tests.harness import until
-from tests.mirror.handlers import Bench, StumblingWire, answer_of, failure_of
+from tests.mirror.handlers import Bench, StumblingWire, answer_of, effects_of, failure_of, runner_of
 
 # The server's clock stamps outcomes: a deadline in this century is not in their way.
 FAR_AWAY = 4_000_000_000.0
 ONE, TWO, THREE = "agent-dev-001", "agent-dev-002", "agent-dev-003"
 
 
-def aggregate_of(bench: Bench, wire: JetStream | None = None) -> Aggregate:
+def aggregate_of(bench: Bench, wire: JetStream | None = None, effects: EffectRunner | None = None) -> Runner:
     used = wire or bench.wire
-    performer = EffectRunner(
-        used, TallyStore(used, keep_seconds=60), bench.notes, claim_check_bytes=512 * 1024
-    )
-    return Aggregate(used, performer, Settler(bench.wire, AGGREGATE, bench.notes), bench.notes)
+    handler = Aggregate(effects or effects_of(bench, used), bench.notes)
+    return runner_of(bench, AGGREGATE, handler.handle)
 
 
 @pytest.fixture
-def aggregate(bench: Bench) -> Aggregate:
-    return aggregate_of(bench)
+def effects(bench: Bench) -> EffectRunner:
+    return effects_of(bench)
+
+
+@pytest.fixture
+def aggregate(bench: Bench, effects: EffectRunner) -> Runner:
+    return aggregate_of(bench, effects=effects)
 
 
 async def record(bench: Bench, task_id: str = "t-1", agents: int = 3, deadline: float = FAR_AWAY) -> None:
@@ -66,7 +68,7 @@ async def revisions(bench: Bench) -> int:
 
 
 async def test_an_outcome_is_counted_where_it_is_stored_and_acknowledged(
-    bench: Bench, aggregate: Aggregate
+    bench: Bench, aggregate: Runner
 ) -> None:
     await record(bench)
     seqs = await report(bench, failure_of("t-1", TWO), answer_of("t-1", ONE))
@@ -82,7 +84,7 @@ async def test_an_outcome_is_counted_where_it_is_stored_and_acknowledged(
     assert sorted(bench.notes.lines) == [f"reported {ONE}", f"reported {TWO}"]
 
 
-async def test_the_last_outcome_brings_the_ending(bench: Bench, aggregate: Aggregate) -> None:
+async def test_the_last_outcome_brings_the_ending(bench: Bench, aggregate: Runner) -> None:
     await record(bench, agents=2)
     for agent in (ONE, TWO):
         await report(bench, answer_of("t-1", agent, f"from {agent}"))
@@ -94,7 +96,7 @@ async def test_the_last_outcome_brings_the_ending(bench: Bench, aggregate: Aggre
     assert bench.notes.lines[-2:] == ["ended completed", f"reported {TWO}"]
 
 
-async def test_outcomes_that_come_together_are_one_write(bench: Bench, aggregate: Aggregate) -> None:
+async def test_outcomes_that_come_together_are_one_write(bench: Bench, aggregate: Runner) -> None:
     agents = [f"agent-dev-{number:03d}" for number in range(1, 21)]
     await record(bench, agents=21)
     before = await revisions(bench)
@@ -106,21 +108,19 @@ async def test_outcomes_that_come_together_are_one_write(bench: Bench, aggregate
     assert tally.phase.successes == 20
 
 
-async def known(
-    bench: Bench, aggregate: Aggregate, task_id: str = "t-1", agents: int = 3, **request: float
-) -> None:
+async def known(effects: EffectRunner, task_id: str = "t-1", agents: int = 3, **request: float) -> None:
     """Recorded by the process that folds: it knows what it takes to end it."""
     event = Requested(
         task_id, seq=1, at=0.0, deadline=request.get("deadline", FAR_AWAY), role="DEV", num_agents=agents
     )
-    await aggregate._performer._ledger.apply(task_id, [(event, 0.0)], new=True)
+    await effects._tallies.apply(task_id, [(event, 0.0)], new=True)
 
 
 async def test_an_outcome_that_ends_nothing_waits_for_one_that_does(
-    bench: Bench, aggregate: Aggregate, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, effects: EffectRunner, aggregate: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("parley.handlers.aggregate.COMPANY_SECONDS", 60.0)
-    await known(bench, aggregate)
+    monkeypatch.setattr("parley.handlers.aggregate.LINGER_SECONDS", 60.0)
+    await known(effects)
     before = await revisions(bench)
     folding = []
     for agent in (ONE, TWO, THREE):
@@ -131,8 +131,8 @@ async def test_an_outcome_that_ends_nothing_waits_for_one_that_does(
     assert await revisions(bench) == before + 2, "one write for all three, one for the mark"
 
 
-async def test_it_does_not_wait_for_long(bench: Bench, aggregate: Aggregate) -> None:
-    await known(bench, aggregate)
+async def test_it_does_not_wait_for_long(bench: Bench, effects: EffectRunner, aggregate: Runner) -> None:
+    await known(effects)
     await report(bench, answer_of("t-1", ONE))
     await aggregate(await bench.taken(AGGREGATE))
     tally = await bench.tally_of("t-1")
@@ -142,12 +142,12 @@ async def test_it_does_not_wait_for_long(bench: Bench, aggregate: Aggregate) -> 
 
 @pytest.mark.parametrize("nearly_over", [True, False])
 async def test_with_the_deadline_near_or_the_tally_unknown_nothing_waits(
-    bench: Bench, aggregate: Aggregate, monkeypatch: pytest.MonkeyPatch, nearly_over: bool
+    bench: Bench, effects: EffectRunner, aggregate: Runner, monkeypatch: pytest.MonkeyPatch, nearly_over: bool
 ) -> None:
-    monkeypatch.setattr("parley.handlers.aggregate.COMPANY_SECONDS", 60.0)
+    monkeypatch.setattr("parley.handlers.aggregate.LINGER_SECONDS", 60.0)
     if nearly_over:
         monkeypatch.setattr("parley.handlers.effects.NEAR_SECONDS", FAR_AWAY)
-        await known(bench, aggregate)
+        await known(effects)
     else:
         await record(bench)
     await report(bench, answer_of("t-1", ONE))
@@ -185,9 +185,9 @@ async def test_outcomes_that_come_during_a_write_wait_and_are_the_next_one(bench
     agents = [f"agent-dev-{number:03d}" for number in range(1, 11)]
     await report(bench, *(answer_of("t-1", agent) for agent in agents))
     deliveries = await bench.taken(AGGREGATE, 10)
-    first = asyncio.create_task(aggregate(Batch(deliveries[:1])))
+    first = asyncio.create_task(aggregate(deliveries[:1]))
     await slow.writing.wait()
-    others = [asyncio.create_task(aggregate(Batch([delivery]))) for delivery in deliveries[1:]]
+    others = [asyncio.create_task(aggregate([delivery])) for delivery in deliveries[1:]]
     await asyncio.sleep(0)
     assert not any(task.done() for task in others)
     slow.may_write.set()
@@ -216,7 +216,7 @@ async def test_one_deliberation_does_not_wait_for_another(bench: Bench) -> None:
     await bench.settled(AGGREGATE)
 
 
-async def test_outcomes_of_many_deliberations_find_each_its_own(bench: Bench, aggregate: Aggregate) -> None:
+async def test_outcomes_of_many_deliberations_find_each_its_own(bench: Bench, aggregate: Runner) -> None:
     names = [f"t-{number}" for number in range(8)]
     for name in names:
         await record(bench, name, agents=2)
@@ -243,8 +243,8 @@ async def test_outcomes_of_many_deliberations_find_each_its_own(bench: Bench, ag
     ],
     ids=["nobody's", "a stranger's", "of another round", "out of time"],
 )
-async def test_an_outcome_nobody_counts_is_acknowledged_and_told(
-    bench: Bench, aggregate: Aggregate, outcome: AgentOutcome
+async def test_an_outcome_that_counts_for_nothing_is_acknowledged_and_observed(
+    bench: Bench, aggregate: Runner, outcome: AgentOutcome
 ) -> None:
     await record(bench)
     before = await revisions(bench)
@@ -256,8 +256,10 @@ async def test_an_outcome_nobody_counts_is_acknowledged_and_told(
     assert await bench.dead_letters() == []
 
 
-async def test_an_outcome_nobody_counts_is_not_kept_for_an_ending(bench: Bench, aggregate: Aggregate) -> None:
-    outcomes = aggregate._performer.outcomes
+async def test_an_outcome_that_counts_for_nothing_is_not_kept_for_an_ending(
+    bench: Bench, aggregate: Runner, effects: EffectRunner
+) -> None:
+    outcomes = effects.outcomes
     await record(bench)
     (counted, stray) = await report(bench, answer_of("t-1", ONE), answer_of("nobody", ONE))
     await aggregate(await bench.taken(AGGREGATE, 2))
@@ -266,7 +268,7 @@ async def test_an_outcome_nobody_counts_is_not_kept_for_an_ending(bench: Bench, 
     assert await outcomes.get(stray) is None
 
 
-async def test_a_doubled_outcome_is_counted_once(bench: Bench, aggregate: Aggregate) -> None:
+async def test_a_doubled_outcome_is_counted_once(bench: Bench, aggregate: Runner) -> None:
     await record(bench)
     await report(bench, answer_of("t-1", ONE), failure_of("t-1", ONE))
     await aggregate(await bench.taken(AGGREGATE, 2))
@@ -276,7 +278,7 @@ async def test_a_doubled_outcome_is_counted_once(bench: Bench, aggregate: Aggreg
     assert tally.phase.outcomes[ONE].succeeded
 
 
-async def test_an_outcome_stored_after_the_deadline_is_left_to_it(bench: Bench, aggregate: Aggregate) -> None:
+async def test_an_outcome_stored_after_the_deadline_is_left_to_it(bench: Bench, aggregate: Runner) -> None:
     await record(bench, agents=1, deadline=1_000.0)
     await report(bench, answer_of("t-1", ONE))
     await aggregate(await bench.taken(AGGREGATE))
@@ -284,8 +286,8 @@ async def test_an_outcome_stored_after_the_deadline_is_left_to_it(bench: Bench, 
     assert await bench.endings_of("t-1") == []
 
 
-async def test_an_outcome_leaves_the_ending_to_who_decided_it_and_that_one_comes_again(
-    bench: Bench, aggregate: Aggregate, monkeypatch: pytest.MonkeyPatch
+async def test_only_the_outcome_that_decided_an_ending_publishes_it(
+    bench: Bench, aggregate: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who decided it is most likely publishing it just now: core NATS would carry a second copy to every listener."""
     monkeypatch.setattr(settle, "FIRST_RETRY_SECONDS", 0.01)
@@ -293,13 +295,13 @@ async def test_an_outcome_leaves_the_ending_to_who_decided_it_and_that_one_comes
     await report(bench, answer_of("t-1", ONE))
     (delivery,) = await bench.taken(AGGREGATE)
     stumbling = aggregate_of(bench, StumblingWire(bench.nc, at=1, after=True))
-    await stumbling(Batch([delivery]))
+    await stumbling([delivery])
     assert await bench.endings_of("t-1") == []
     late = await report(bench, answer_of("t-1", "agent-dev-007"))
     taken = {each.seq: each for each in await bench.taken(AGGREGATE, 2)}
-    await aggregate(Batch([taken.pop(*late)]))
+    await aggregate([taken.pop(*late)])
     assert await bench.endings_of("t-1") == []
-    await aggregate(Batch(taken.values()))
+    await aggregate(list(taken.values()))
     assert [ending.status for ending in await bench.endings_of("t-1")] == ["completed"]
 
 
@@ -354,9 +356,9 @@ async def test_outcomes_that_waited_for_a_fold_that_failed_are_folded_all_the_sa
     await record(bench)
     await report(bench, answer_of("t-1", ONE), answer_of("t-1", TWO))
     first, second = await bench.taken(AGGREGATE, 2)
-    failing = asyncio.create_task(aggregate(Batch([first])))
+    failing = asyncio.create_task(aggregate([first]))
     await wire.writing.wait()
-    waiting = asyncio.create_task(aggregate(Batch([second])))
+    waiting = asyncio.create_task(aggregate([second]))
     await asyncio.sleep(0)
     wire.may_write.set()
     await asyncio.gather(failing, waiting)
@@ -371,8 +373,8 @@ async def test_outcomes_that_waited_for_a_fold_that_failed_are_folded_all_the_sa
 @pytest.mark.parametrize(
     "body", [b"", b"nope", b"{}", b'{"task_id": "t-1", "agent_id": "agent-dev-001"}', b"\xff"]
 )
-async def test_what_nobody_can_read_is_dead_lettered_and_the_rest_is_counted(
-    bench: Bench, aggregate: Aggregate, subject: str, body: bytes
+async def test_an_invalid_outcome_is_dead_lettered_and_the_others_are_counted(
+    bench: Bench, aggregate: Runner, subject: str, body: bytes
 ) -> None:
     await record(bench)
     await bench.publish(subject, body)
@@ -396,13 +398,13 @@ async def test_a_fold_that_was_cancelled_leaves_the_next_one_free(bench: Bench) 
     await record(bench)
     await report(bench, answer_of("t-1", ONE), answer_of("t-1", TWO))
     first, second = await bench.taken(AGGREGATE, 2)
-    cancelled = asyncio.create_task(aggregate(Batch([first])))
+    cancelled = asyncio.create_task(aggregate([first]))
     await slow.writing.wait()
     cancelled.cancel()
     await asyncio.wait([cancelled])
     assert cancelled.cancelled()
     slow.may_write.set()
-    await asyncio.wait_for(aggregate(Batch([second])), 10)
+    await asyncio.wait_for(aggregate([second]), 10)
 
     async def counted() -> bool:
         tally = await bench.tally_of("t-1")

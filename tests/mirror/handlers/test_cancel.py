@@ -6,32 +6,29 @@ from parley.broker.core.lifecycle import State
 from parley.broker.core.messages import AgentCancel, DeliberationFailed, decode
 from parley.broker.core.observer import Observer
 from parley.broker.jetstream import topology
-from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import CANCELLER, INTAKE
 from parley.handlers import cancel as cancelling
 from parley.handlers.cancel import Cancel
 from parley.handlers.effects import EffectRunner
 from parley.handlers.intake import Bounds, Intake
-from parley.handlers.settle import Settler
-from tests.mirror.handlers import Bench
+from parley.handlers.settle import Runner
+from tests.mirror.handlers import Bench, effects_of, runner_of
 
 
 @pytest.fixture
-def performer(bench: Bench) -> EffectRunner:
-    return EffectRunner(
-        bench.wire, TallyStore(bench.wire, keep_seconds=60), bench.notes, claim_check_bytes=512 * 1024
-    )
+def effects(bench: Bench) -> EffectRunner:
+    return effects_of(bench)
 
 
 @pytest.fixture
-def cancel(bench: Bench, performer: EffectRunner, monkeypatch: pytest.MonkeyPatch) -> Cancel:
-    monkeypatch.setattr(cancelling, "OVERTAKEN_WAIT_SECONDS", 0.05)
-    return Cancel(bench.wire, performer, Settler(bench.wire, CANCELLER, bench.notes))
+def cancel(bench: Bench, effects: EffectRunner, monkeypatch: pytest.MonkeyPatch) -> Runner:
+    monkeypatch.setattr(cancelling, "REQUEST_WAIT_SECONDS", 0.05)
+    return runner_of(bench, CANCELLER, Cancel(bench.wire, effects).handle)
 
 
 @pytest.fixture
-def intake(bench: Bench, performer: EffectRunner) -> Intake:
-    return Intake(performer, Settler(bench.wire, INTAKE, bench.notes), Observer(), Bounds(256, 300.0))
+def intake(bench: Bench, effects: EffectRunner) -> Runner:
+    return runner_of(bench, INTAKE, Intake(effects, Observer(), Bounds(256, 300.0)).handle)
 
 
 async def request(bench: Bench, task_id: str = "t-1") -> None:
@@ -39,7 +36,7 @@ async def request(bench: Bench, task_id: str = "t-1") -> None:
 
 
 async def test_a_cancel_ends_what_runs_with_its_reason_and_stops_its_agents(
-    bench: Bench, cancel: Cancel, intake: Intake
+    bench: Bench, cancel: Runner, intake: Runner
 ) -> None:
     stopped = await bench.nc.subscribe(topology.AGENT_CANCEL)
     await bench.nc.flush()
@@ -56,7 +53,7 @@ async def test_a_cancel_ends_what_runs_with_its_reason_and_stops_its_agents(
     assert bench.notes.lines == ["ended cancelled"]
 
 
-async def test_a_cancel_that_comes_twice_ends_it_once(bench: Bench, cancel: Cancel, intake: Intake) -> None:
+async def test_a_cancel_that_comes_twice_ends_it_once(bench: Bench, cancel: Runner, intake: Runner) -> None:
     await request(bench)
     await intake(await bench.taken(INTAKE))
     for reason in ("first", "second"):
@@ -69,7 +66,7 @@ async def test_a_cancel_that_comes_twice_ends_it_once(bench: Bench, cancel: Canc
 
 
 async def test_a_cancel_that_overtook_its_request_waits_for_it(
-    bench: Bench, cancel: Cancel, intake: Intake
+    bench: Bench, cancel: Runner, intake: Runner
 ) -> None:
     await request(bench)
     await bench.publish(topology.CANCEL, {"task_id": "t-1"})
@@ -87,8 +84,8 @@ async def test_a_cancel_that_overtook_its_request_waits_for_it(
     assert await bench.dead_letters() == []
 
 
-async def test_a_cancel_waits_for_a_request_that_is_in_intakes_hands(
-    bench: Bench, cancel: Cancel, intake: Intake
+async def test_a_cancel_waits_for_a_request_that_intake_holds(
+    bench: Bench, cancel: Runner, intake: Runner
 ) -> None:
     await request(bench)
     in_hand = await bench.taken(INTAKE)
@@ -101,8 +98,8 @@ async def test_a_cancel_waits_for_a_request_that_is_in_intakes_hands(
     assert [ending.status for ending in await bench.endings_of("t-1")] == ["cancelled"]
 
 
-async def test_a_cancel_of_nobody_is_let_go_when_every_request_before_it_was_taken_in(
-    bench: Bench, cancel: Cancel, intake: Intake
+async def test_a_cancel_of_an_unknown_deliberation_is_acknowledged_when_intake_has_settled_every_earlier_request(
+    bench: Bench, cancel: Runner, intake: Runner
 ) -> None:
     await request(bench, "another")
     await intake(await bench.taken(INTAKE))
@@ -114,8 +111,8 @@ async def test_a_cancel_of_nobody_is_let_go_when_every_request_before_it_was_tak
     assert await bench.endings_of("nobody") == []
 
 
-async def test_a_cancel_of_nobody_is_let_go_once_intake_has_got_past_it(
-    bench: Bench, cancel: Cancel, intake: Intake
+async def test_a_cancel_of_an_unknown_deliberation_is_acknowledged_once_intake_is_past_it(
+    bench: Bench, cancel: Runner, intake: Runner
 ) -> None:
     await request(bench, "before")
     await intake(await bench.taken(INTAKE))
@@ -134,7 +131,7 @@ async def test_a_cancel_of_nobody_is_let_go_once_intake_has_got_past_it(
 @pytest.mark.parametrize(
     "body", [b"", b"nope", b"{}", b'{"task_id": "../x"}', b'{"task_id": "t-1", "reason": 5}']
 )
-async def test_a_cancel_nobody_can_read_is_dead_lettered(bench: Bench, cancel: Cancel, body: bytes) -> None:
+async def test_an_invalid_cancel_is_dead_lettered(bench: Bench, cancel: Runner, body: bytes) -> None:
     await bench.publish(topology.CANCEL, body)
     await cancel(await bench.taken(CANCELLER))
     (letter,) = await bench.dead_letters()

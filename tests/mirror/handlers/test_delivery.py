@@ -1,4 +1,4 @@
-"""What a delivered message says about itself."""
+"""The metadata and the payload of a delivered message."""
 
 import time
 from typing import cast
@@ -6,13 +6,12 @@ from typing import cast
 import nats.errors
 import pytest
 from nats.aio.msg import Msg
-from pydantic import TypeAdapter
 
 from parley.broker.core.errors import InvalidMessage
-from parley.broker.core.messages import AgentOutcome, DeliberationCancel, DeliberationDeadline
+from parley.broker.core.messages import DeliberationCancel, DeliberationDeadline
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.nats_client import NatsClient as Nats
-from parley.handlers.delivery import Batch, Delivery
+from parley.handlers.delivery import Delivery
 from tests.mirror.handlers import Bench
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -41,7 +40,7 @@ def test_place_time_and_count_are_read_from_either_form_of_the_reply_subject(rep
 
 
 @pytest.mark.parametrize("reply", [NINE, ELEVEN, TWELVE])
-def test_what_is_read_here_is_what_nats_py_reads(reply: str) -> None:
+def test_the_reply_subject_is_read_as_nats_py_reads_it(reply: str) -> None:
     delivery = received(reply)
     metadata = delivery.msg.metadata
     assert (metadata.stream, metadata.consumer) == ("DELIBERATIONS", "intake")
@@ -50,7 +49,7 @@ def test_what_is_read_here_is_what_nats_py_reads(reply: str) -> None:
 
 
 @pytest.mark.parametrize("reply", ["", "_INBOX.abc", "$JS.ACK.x", ".".join(["x"] * 10)])
-def test_what_is_no_jetstream_message_is_no_delivery(reply: str) -> None:
+def test_a_message_that_is_not_of_jetstream_is_refused(reply: str) -> None:
     with pytest.raises(nats.errors.NotJSMessageError):
         received(reply)
 
@@ -105,19 +104,10 @@ def test_a_payload_is_read_as_what_is_expected_or_refused() -> None:
         f"00-{'0' * 32}-{'0' * 16}-01",
     ],
 )
-def test_a_trace_context_that_is_none_goes_nowhere(value: str) -> None:
+def test_an_invalid_trace_context_is_ignored(value: str) -> None:
     assert received(NINE, b"", {"traceparent": value}).traceparent is None
 
 
 def test_a_message_without_headers_has_none() -> None:
     delivery = received(NINE)
     assert (delivery.headers, delivery.traceparent) == ({}, None)
-
-
-def test_a_batch_is_documented_as_one_of_its_messages() -> None:
-    assert TypeAdapter(Batch[DeliberationCancel]).json_schema() == DeliberationCancel.model_json_schema()
-    either = TypeAdapter(Batch[AgentOutcome]).json_schema()
-    assert [name.rpartition("/")[2] for name in (option["$ref"] for option in either["anyOf"])] == [
-        "AgentCompleted",
-        "AgentFailed",
-    ]

@@ -1,4 +1,4 @@
-"""Work from the queue into the pool's hands, and what is dropped on the way because nobody waits for it."""
+"""Jobs go from the queue to the pool; those that no deliberation waits for are dropped."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import DISPATCH
 from parley.handlers import dispatch as dispatching
 from parley.handlers import settle
-from parley.handlers.delivery import Batch
+from parley.handlers.delivery import Delivery
 from parley.handlers.dispatch import MAX_JOB_DELIVERIES, Dispatch
 from parley.handlers.settle import MAX_DELIVERIES, Settler
 from parley.workers.job import Job
@@ -89,7 +89,7 @@ async def record(bench: Bench, *events: Any, task_id: str = "t-1") -> None:
     )
 
 
-async def again(bench: Bench, count: int = 1) -> Batch[Any]:
+async def again(bench: Bench, count: int = 1) -> list[Delivery[Any]]:
     """Work that was handed out before and came back: old enough to be looked up."""
     for delivery in await bench.taken(DISPATCH, count):
         await delivery.nak()
@@ -104,7 +104,7 @@ async def test_work_is_handed_over_as_it_came_and_left_to_the_worker_to_settle(
 ) -> None:
     await bench.publish(topology.AGENT_REQUESTED, work(), {"traceparent": TRACE})
     (delivery,) = await bench.taken(DISPATCH)
-    await dispatch(Batch([delivery]))
+    await dispatch([delivery])
     assert pool.handed == [[Job(key=delivery.msg.reply, body=delivery.data, traceparent=TRACE)]]
     assert not delivery.msg.is_acked
     info = await bench.js.consumer_info(DISPATCH.stream, DISPATCH.name)
@@ -126,7 +126,7 @@ async def test_what_came_together_is_handed_over_together(
     ]
 
 
-async def test_fresh_work_costs_no_look_at_its_tally(bench: Bench, pool: Hands) -> None:
+async def test_a_fresh_job_is_submitted_without_reading_its_tally(bench: Bench, pool: Hands) -> None:
     class Blind(JetStream):
         """Must not be asked."""
 
@@ -165,7 +165,7 @@ async def test_work_of_a_cancelled_deliberation_is_dropped(
 
 
 @pytest.mark.parametrize("junk", [b"", b"nope", b'{"task_id": ">"}', b"[]"])
-async def test_a_cancel_nobody_can_read_drops_nothing(
+async def test_an_invalid_cancel_drops_nothing(
     bench: Bench, dispatch: Dispatch, pool: Hands, junk: bytes
 ) -> None:
     dispatch.cancel(junk)
@@ -186,7 +186,7 @@ async def test_a_cancel_nobody_can_read_drops_nothing(
     ],
     ids=["ended", "has reported", "all have reported", "no such agent", "another round", "forgotten"],
 )
-async def test_work_that_came_back_and_nobody_waits_for_is_dropped(
+async def test_a_redelivered_job_that_is_no_longer_wanted_is_dropped(
     bench: Bench, dispatch: Dispatch, pool: Hands, happened: Sequence[Any] | None, fields: dict[str, Any]
 ) -> None:
     if happened is not None:
@@ -198,7 +198,7 @@ async def test_work_that_came_back_and_nobody_waits_for_is_dropped(
     assert await bench.dead_letters() == []
 
 
-async def test_work_that_waited_long_is_looked_up_too(
+async def test_the_tally_of_a_job_that_waited_long_is_read_too(
     bench: Bench, dispatch: Dispatch, pool: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatching, "STALE_SECONDS", 0.05)
@@ -206,31 +206,31 @@ async def test_work_that_waited_long_is_looked_up_too(
     await bench.publish(topology.AGENT_REQUESTED, work())
     (delivery,) = await bench.taken(DISPATCH)
     await until(lambda: time.time() > delivery.at + 0.06, "it is stale")
-    await dispatch(Batch([delivery]))
+    await dispatch([delivery])
     assert (delivery.count, pool.handed) == (1, [])
     await bench.settled(DISPATCH)
 
 
-async def test_what_is_remembered_of_a_namesake_long_forgotten_drops_no_work(
+async def test_a_cached_tally_of_an_earlier_deliberation_of_the_same_name_drops_no_job(
     bench: Bench, dispatch: Dispatch, pool: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatching, "STALE_SECONDS", 0.05)
     former = Requested("t-1", seq=1, at=0.0, deadline=time.time() + 60, role="DEV", num_agents=3)
-    await dispatch._ledger.apply("t-1", [(former, 0.0), (Reported(ONE, 1, 5), 1.0)], new=True)
+    await dispatch._tallies.apply("t-1", [(former, 0.0), (Reported(ONE, 1, 5), 1.0)], new=True)
     bucket = await bench.js.key_value(topology.TALLIES_BUCKET)
     await bucket.purge("t-1")
     await TallyStore(bench.wire, keep_seconds=60).apply("t-1", [(replace(former, seq=9), 2.0)])
     await bench.publish(topology.AGENT_REQUESTED, work())
     (delivery,) = await bench.taken(DISPATCH)
     await until(lambda: time.time() > delivery.at + 0.06, "it is stale")
-    await dispatch(Batch([delivery]))
+    await dispatch([delivery])
     assert [len(jobs) for jobs in pool.handed] == [1]
 
 
 # ── set aside ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_work_that_takes_its_worker_down_each_time_is_set_aside_and_its_agent_has_failed(
+async def test_a_job_that_kills_its_worker_each_time_is_dead_lettered_and_its_agent_fails(
     bench: Bench, dispatch: Dispatch, pool: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatching, "MAX_JOB_DELIVERIES", 2)
@@ -239,7 +239,7 @@ async def test_work_that_takes_its_worker_down_each_time_is_set_aside_and_its_ag
     for count in (1, 2):
         (delivery,) = await bench.taken(DISPATCH)
         assert delivery.count == count
-        await dispatch(Batch([delivery]))
+        await dispatch([delivery])
         await delivery.nak()  # as the server does when the worker is gone
     await dispatch(await bench.taken(DISPATCH))
     assert [len(jobs) for jobs in pool.handed] == [1, 1]
@@ -256,7 +256,7 @@ async def test_work_that_takes_its_worker_down_each_time_is_set_aside_and_its_ag
     await bench.settled(DISPATCH)
 
 
-async def test_an_agent_that_answered_after_all_is_not_overruled_by_its_works_end(
+async def test_the_answer_of_an_agent_stands_when_its_job_is_dead_lettered(
     bench: Bench, dispatch: Dispatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatching, "MAX_JOB_DELIVERIES", 1)
@@ -271,7 +271,7 @@ def test_losing_a_worker_is_forgiven_more_often_than_a_bug() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"nope", b"{}", b'{"task_id": "t-1"}', b"\xff"])
-async def test_work_nobody_can_read_is_dead_lettered(
+async def test_an_invalid_job_is_dead_lettered(
     bench: Bench, dispatch: Dispatch, pool: Hands, body: bytes
 ) -> None:
     await bench.publish(topology.AGENT_REQUESTED, body)

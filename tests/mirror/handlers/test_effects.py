@@ -32,8 +32,9 @@ from parley.broker.core.timestamps import parse_timestamp
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import FoldResult, TallyStore
-from parley.handlers import effects
+from parley.handlers import ending_publisher
 from parley.handlers.effects import EffectRunner
+from parley.handlers.ending_publisher import EndingPublisher
 from tests.harness import fresh, until
 from tests.mirror.handlers import Bench, Notes, Stumble, StumblingWire, answer_of, failure_of, request_of
 
@@ -43,12 +44,12 @@ CLAIM_CHECK_BYTES = 16 * 1024
 
 
 class Process:
-    """One replica of the service: a performer and what it remembers."""
+    """One replica of the service: an effect runner and its tally store."""
 
     def __init__(self, wire: JetStream, notes: Notes | None = None) -> None:
-        self.performer = EffectRunner(
-            wire, TallyStore(wire, keep_seconds=60), notes or Notes(), claim_check_bytes=CLAIM_CHECK_BYTES
-        )
+        tallies = TallyStore(wire, keep_seconds=60)
+        endings = EndingPublisher(wire, tallies, notes or Notes(), claim_check_bytes=CLAIM_CHECK_BYTES)
+        self.effects = EffectRunner(wire, tallies, endings)
 
     async def requested(
         self, task_id: str, agents: int = 3, seconds: float = 60.0, reply_to: str | None = None
@@ -66,12 +67,12 @@ class Process:
             task_id, seq=1, at=self.began, deadline=self.began + seconds, role="DEV", num_agents=agents, metadata={"a": "b"},
             reply_to=reply_to, traceparent=TRACE,
         )  # fmt: skip
-        return await self.performer.apply(task_id, [(event, self.began)], request)
+        return await self.effects.apply(task_id, [(event, self.began)], request)
 
     began = 1_800_000_000.0
 
     async def apply(self, task_id: str, *events: Event, now: float | None = None) -> FoldResult:
-        return await self.performer.apply(
+        return await self.effects.apply(
             task_id, [(event, self.began + 1 if now is None else now) for event in events]
         )
 
@@ -215,7 +216,9 @@ async def test_an_ending_that_leaves_agents_at_work_stops_them(
     assert (heard.headers or {})["traceparent"] == TRACE
 
 
-async def test_whoever_named_an_inbox_hears_the_ending_there_too(bench: Bench, process: Process) -> None:
+async def test_the_ending_is_also_sent_to_the_inbox_that_the_request_named(
+    bench: Bench, process: Process
+) -> None:
     inbox = bench.nc.new_inbox()
     heard = await bench.nc.subscribe(inbox)
     await bench.nc.flush()
@@ -228,7 +231,7 @@ async def test_whoever_named_an_inbox_hears_the_ending_there_too(bench: Bench, p
     assert (headers["Parley-Subject"], headers["traceparent"]) == (topology.FAILED, TRACE)
 
 
-async def test_results_too_large_for_a_message_are_put_aside_and_named(
+async def test_results_too_large_for_a_message_go_to_the_object_store_and_are_referred_to(
     bench: Bench, process: Process
 ) -> None:
     await process.requested("t-1", agents=2)
@@ -250,7 +253,9 @@ async def test_results_that_fit_travel_in_the_ending(bench: Bench, process: Proc
     assert len(ending.results) == 1
 
 
-async def test_an_outcome_the_stream_has_lost_is_said(bench: Bench, process: Process) -> None:
+async def test_an_outcome_that_the_stream_has_lost_is_named_in_the_ending(
+    bench: Bench, process: Process
+) -> None:
     await process.requested("t-1", agents=2)
     await process.apply("t-1", *await stored(bench, answer_of("t-1", ONE)))
     await bench.js.purge_stream(topology.AGENT_RESPONSES)
@@ -276,7 +281,7 @@ async def test_a_rejected_request_has_its_ending_though_it_never_began(
 
 @pytest.mark.parametrize("squatter", [b"junk", b"{}", b'{"task_id": "t-1"}'])
 @pytest.mark.parametrize("subject", [topology.REQUESTED, topology.COMPLETED, topology.CANCEL])
-async def test_a_message_that_took_the_endings_msg_id_first_does_not_silence_it(
+async def test_a_message_with_the_endings_msg_id_does_not_suppress_the_ending(
     bench: Bench, process: Process, subject: str, squatter: bytes
 ) -> None:
     taken = (await bench.wire.publish(subject, squatter, msg_id="t-1:ending")).seq
@@ -310,8 +315,8 @@ async def test_an_outcome_that_can_no_longer_be_read_does_not_keep_it_from_endin
 
 # ── falling over ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-# What a request of two agents sends: its tally, its timer, two agents' work. What its last outcome sends: its tally, the ending,
-# the copy to the inbox, the mark.
+# What a request of two agents sends: its tally, its timer, two agents' work. What its last outcome sends: its tally,
+# the ending, the copy to the inbox, the mark.
 STEPS = 4
 
 
@@ -390,11 +395,11 @@ async def test_two_processes_that_publish_the_same_ending_store_it_once(bench: B
     assert bench.notes.lines == ["ended completed"]
 
 
-async def test_an_ending_stored_before_everybody_was_away_for_long_is_found_and_not_stored_again(
+async def test_an_ending_whose_msg_id_is_forgotten_is_found_and_not_stored_again(
     bench: Bench, process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its Msg-Id is forgotten by then, and its mark was never set."""
-    monkeypatch.setattr(effects, "MSG_ID_SECONDS", -math.inf)
+    monkeypatch.setattr(ending_publisher, "MSG_ID_SECONDS", -math.inf)
     await bench.wire.publish(topology.COMPLETED, b"junk")
     await process.requested("t-1", agents=1)
     events = await stored(bench, answer_of("t-1", ONE))
@@ -431,7 +436,7 @@ async def test_two_cancels_are_heard_of_once(bench: Bench, process: Process) -> 
     assert (json.loads(first.data)["status"], second.data) == ("cancelled", b"and nothing else")
 
 
-async def test_whoever_listens_hears_an_ending_once_however_much_comes_meanwhile(
+async def test_the_inbox_receives_an_ending_once_whatever_comes_meanwhile(
     bench: Bench, process: Process
 ) -> None:
     inbox = bench.nc.new_inbox()
@@ -458,7 +463,7 @@ async def test_the_real_deadline_finds_an_ending_that_was_never_published(bench:
     request = request_of("t-1", num_agents=1)
     event = Requested("t-1", seq=1, at=now, deadline=now + 0.4, role="DEV", num_agents=1)
     process = Process(bench.wire, bench.notes)
-    await process.performer.apply("t-1", [(event, now)], request)
+    await process.effects.apply("t-1", [(event, now)], request)
     events = await stored(bench, answer_of("t-1", ONE))
     with pytest.raises(Stumble):
         await Process(StumblingWire(bench.nc, at=1, after=True)).apply("t-1", *events, now=now + 0.1)

@@ -10,20 +10,16 @@ from parley.broker.core.tally import CancelRequested, EndingPublished, Event, Re
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import EXPIRY
-from parley.handlers.effects import EffectRunner
 from parley.handlers.expire import Expire
-from parley.handlers.settle import Settler
-from tests.mirror.handlers import Bench, answer_of
+from parley.handlers.settle import Runner
+from tests.mirror.handlers import Bench, answer_of, effects_of, runner_of
 
 ONE, TWO = "agent-dev-001", "agent-dev-002"
 
 
 @pytest.fixture
-def expire(bench: Bench) -> Expire:
-    performer = EffectRunner(
-        bench.wire, TallyStore(bench.wire, keep_seconds=60), bench.notes, claim_check_bytes=512 * 1024
-    )
-    return Expire(performer, Settler(bench.wire, EXPIRY, bench.notes))
+def expire(bench: Bench) -> Runner:
+    return runner_of(bench, EXPIRY, Expire(effects_of(bench)).handle)
 
 
 async def record(
@@ -40,7 +36,7 @@ async def record(
     return request.deadline
 
 
-async def due(bench: Bench, expire: Expire, task_id: str = "t-1") -> None:
+async def due(bench: Bench, expire: Runner, task_id: str = "t-1") -> None:
     """The scheduler says that its time is up."""
     await bench.publish(topology.deadline_subject(task_id), {"task_id": task_id})
     await expire(await bench.taken(EXPIRY))
@@ -48,7 +44,7 @@ async def due(bench: Bench, expire: Expire, task_id: str = "t-1") -> None:
 
 
 async def test_a_deliberation_whose_time_is_up_times_out_and_its_agents_are_stopped(
-    bench: Bench, expire: Expire
+    bench: Bench, expire: Runner
 ) -> None:
     stopped = await bench.nc.subscribe(topology.AGENT_CANCEL)
     await bench.nc.flush()
@@ -64,7 +60,7 @@ async def test_a_deliberation_whose_time_is_up_times_out_and_its_agents_are_stop
 
 @pytest.mark.parametrize(("minimum", "status"), [(1, "completed"), (2, "timeout")])
 async def test_the_quorum_decides_what_a_deadline_makes_of_it(
-    bench: Bench, expire: Expire, minimum: int, status: str
+    bench: Bench, expire: Runner, minimum: int, status: str
 ) -> None:
     seq = (await bench.wire.publish(topology.AGENT_COMPLETED, answer_of("t-1", TWO).encode())).seq
     await record(bench, -1.0, Reported(TWO, 1, seq), minimum=minimum)
@@ -75,7 +71,7 @@ async def test_the_quorum_decides_what_a_deadline_makes_of_it(
     assert ending.missing_agents == (ONE,)
 
 
-async def test_a_timer_that_fires_early_is_armed_anew_and_ends_nothing(bench: Bench, expire: Expire) -> None:
+async def test_a_timer_that_fires_early_is_armed_anew_and_ends_nothing(bench: Bench, expire: Runner) -> None:
     await record(bench, 600.0)
     await due(bench, expire)
     tally = await bench.tally_of("t-1")
@@ -86,7 +82,7 @@ async def test_a_timer_that_fires_early_is_armed_anew_and_ends_nothing(bench: Be
     assert await bench.endings_of("t-1") == []
 
 
-async def test_a_timer_armed_anew_ends_it_when_its_time_has_come(bench: Bench, expire: Expire) -> None:
+async def test_a_timer_armed_anew_ends_it_when_its_time_has_come(bench: Bench, expire: Runner) -> None:
     deadline = await record(bench, 0.3)
     await bench.publish(
         topology.deadline_subject("t-1"), {"task_id": "t-1"}
@@ -99,7 +95,7 @@ async def test_a_timer_armed_anew_ends_it_when_its_time_has_come(bench: Bench, e
     await bench.settled(EXPIRY)
 
 
-async def test_a_deadline_doubled_or_delivered_again_ends_it_once(bench: Bench, expire: Expire) -> None:
+async def test_a_deadline_doubled_or_delivered_again_ends_it_once(bench: Bench, expire: Runner) -> None:
     await record(bench, -1.0)
     for _ in range(3):
         await bench.publish(topology.deadline_subject("t-1"), {"task_id": "t-1"})
@@ -109,7 +105,7 @@ async def test_a_deadline_doubled_or_delivered_again_ends_it_once(bench: Bench, 
     await bench.settled(EXPIRY)
 
 
-async def test_a_deadline_of_an_ended_one_changes_nothing(bench: Bench, expire: Expire) -> None:
+async def test_a_deadline_of_an_ended_one_changes_nothing(bench: Bench, expire: Runner) -> None:
     await record(bench, -1.0, CancelRequested(), EndingPublished(99))
     before = await bench.tally_of("t-1")
     await due(bench, expire)
@@ -118,7 +114,7 @@ async def test_a_deadline_of_an_ended_one_changes_nothing(bench: Bench, expire: 
 
 
 async def test_a_deadline_publishes_an_ending_that_was_decided_and_never_published(
-    bench: Bench, expire: Expire
+    bench: Bench, expire: Runner
 ) -> None:
     await record(bench, -1.0, CancelRequested("changed my mind"))
     await due(bench, expire)
@@ -127,7 +123,7 @@ async def test_a_deadline_publishes_an_ending_that_was_decided_and_never_publish
     assert (ending.status, ending.error) == ("cancelled", "cancelled: changed my mind")
 
 
-async def test_a_deadline_of_nobody_is_let_go(bench: Bench, expire: Expire) -> None:
+async def test_a_deadline_of_an_unknown_deliberation_is_acknowledged(bench: Bench, expire: Runner) -> None:
     await due(bench, expire, "nobody")
     assert await bench.tally_of("nobody") is None
     assert await bench.dead_letters() == []
@@ -135,7 +131,7 @@ async def test_a_deadline_of_nobody_is_let_go(bench: Bench, expire: Expire) -> N
 
 
 @pytest.mark.parametrize("body", [b"", b"nope", b"{}", b'{"task_id": "../x"}'])
-async def test_a_deadline_nobody_can_read_is_dead_lettered(bench: Bench, expire: Expire, body: bytes) -> None:
+async def test_an_invalid_deadline_is_dead_lettered(bench: Bench, expire: Runner, body: bytes) -> None:
     await bench.publish(topology.deadline_subject("t-1"), body)
     await expire(await bench.taken(EXPIRY))
     (letter,) = await bench.dead_letters()

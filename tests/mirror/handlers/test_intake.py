@@ -1,4 +1,4 @@
-"""Requests taken in: recorded, or rejected by name and kept whole. Whatever came, its sender hears back."""
+"""Requests are recorded, or rejected by field and kept whole. Every sender gets an ending."""
 
 import json
 import re
@@ -12,43 +12,43 @@ from hypothesis import strategies as st
 
 from parley.broker.core.lifecycle import State
 from parley.broker.core.messages import DeliberationFailed
+from parley.broker.core.names import REPLY_TO, own_name
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import INTAKE
 from parley.handlers import settle
-from parley.handlers.delivery import Batch
 from parley.handlers.effects import EffectRunner
+from parley.handlers.ending_publisher import EndingPublisher
 from parley.handlers.intake import (
     MAX_REPLY_CHARACTERS,
-    REPLY_HEADER,
     Bounds,
     Intake,
-    own_name,
     readable_task_id,
 )
-from parley.handlers.settle import MAX_DELIVERIES, Settler
+from parley.handlers.settle import MAX_DELIVERIES, Runner
 from tests.harness import until
-from tests.mirror.handlers import Bench, Stumble
+from tests.mirror.handlers import Bench, Stumble, runner_of
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 BOUNDS = Bounds(max_agents=16, timeout_seconds=120.0, reply_prefixes=("_INBOX.", "replies.ours."))
 
 
-def intake_of(bench: Bench, wire: JetStream | None = None) -> Intake:
-    performer = EffectRunner(
-        wire or bench.wire, TallyStore(bench.wire, keep_seconds=60), bench.notes, claim_check_bytes=512 * 1024
-    )
-    return Intake(performer, Settler(bench.wire, INTAKE, bench.notes), bench.notes, BOUNDS)
+def intake_of(bench: Bench, wire: JetStream | None = None) -> Runner:
+    used = wire or bench.wire
+    tallies = TallyStore(bench.wire, keep_seconds=60)
+    endings = EndingPublisher(used, tallies, bench.notes, claim_check_bytes=512 * 1024)
+    intake = Intake(EffectRunner(used, tallies, endings), bench.notes, BOUNDS)
+    return runner_of(bench, INTAKE, intake.handle, give_up=intake.give_up)
 
 
 @pytest.fixture
-def intake(bench: Bench) -> Intake:
+def intake(bench: Bench) -> Runner:
     return intake_of(bench)
 
 
 async def take_in(
-    bench: Bench, intake: Intake, payload: Any, headers: Mapping[str, str] | None = None
+    bench: Bench, intake: Runner, payload: Any, headers: Mapping[str, str] | None = None
 ) -> int:
     """Publish one request and have it taken in; its sequence."""
     seq = await bench.publish(topology.REQUESTED, payload, headers)
@@ -72,13 +72,13 @@ async def queued(bench: Bench) -> int:
 
 
 async def test_a_request_is_recorded_armed_fanned_out_and_only_then_acknowledged(
-    bench: Bench, intake: Intake
+    bench: Bench, intake: Runner
 ) -> None:
     payload = {
         "task_id": "t-1", "task_description": "x", "role": "qa", "num_agents": 2, "min_responses": 2, "finish_early": True,
         "timeout_seconds": 30, "metadata": {"ticket": "P-1"},
     }  # fmt: skip
-    seq = await take_in(bench, intake, payload, {REPLY_HEADER: "_INBOX.a.b", "traceparent": TRACE})
+    seq = await take_in(bench, intake, payload, {REPLY_TO: "_INBOX.a.b", "traceparent": TRACE})
     tally = await bench.tally_of("t-1")
     assert tally is not None
     assert (tally.state, tally.request_seq, tally.role) == (State.PENDING, seq, "QA")
@@ -93,7 +93,7 @@ async def test_a_request_is_recorded_armed_fanned_out_and_only_then_acknowledged
     assert bench.notes.lines == ["accepted QA"]
 
 
-async def test_a_request_without_a_name_is_named_after_its_place(bench: Bench, intake: Intake) -> None:
+async def test_a_request_without_a_name_is_named_after_its_place(bench: Bench, intake: Runner) -> None:
     await bench.publish(topology.CANCEL, {"task_id": "x"})
     seq = await take_in(bench, intake, {"task_description": "x"})
     assert seq == 2
@@ -111,7 +111,7 @@ async def test_a_request_without_a_name_is_named_after_its_place(bench: Bench, i
     ],
 )
 async def test_its_time_runs_from_its_arrival_in_the_stream(
-    bench: Bench, intake: Intake, fields: dict[str, Any], seconds: float
+    bench: Bench, intake: Runner, fields: dict[str, Any], seconds: float
 ) -> None:
     await take_in(bench, intake, {"task_id": "t-1", "task_description": "x", **fields})
     tally = await bench.tally_of("t-1")
@@ -120,32 +120,32 @@ async def test_its_time_runs_from_its_arrival_in_the_stream(
 
 
 async def test_a_request_that_waited_past_its_deadline_ends_without_any_work(
-    bench: Bench, intake: Intake
+    bench: Bench, intake: Runner
 ) -> None:
     await bench.publish(
         topology.REQUESTED, {"task_id": "t-1", "task_description": "x", "timeout_seconds": 0.1}
     )
     (delivery,) = await bench.taken(INTAKE)
     await until(lambda: time.time() > delivery.at + 0.1, "its deadline has passed")
-    await intake(Batch([delivery]))
+    await intake([delivery])
     (ending,) = await bench.endings_of("t-1")
     assert ending.status == "timeout"
     assert await queued(bench) == 0
 
 
-async def test_the_same_message_again_is_the_same_deliberation(bench: Bench, intake: Intake) -> None:
+async def test_the_same_message_again_is_the_same_deliberation(bench: Bench, intake: Runner) -> None:
     await bench.publish(topology.REQUESTED, {"task_description": "x"})
     (first,) = await bench.taken(INTAKE)
     await first.nak()
     (again,) = await bench.taken(INTAKE)
-    await intake(Batch([again]))
-    await intake_of(bench)(Batch([again]))  # and once more, in another process
+    await intake([again])
+    await intake_of(bench)([again])  # and once more, in another process
     assert await queued(bench) == 3
     assert bench.notes.lines[0] == "accepted DEV"
     assert bench.notes.lines.count("accepted DEV") == 1
 
 
-async def test_a_second_request_of_the_same_name_is_dropped(bench: Bench, intake: Intake) -> None:
+async def test_a_second_request_of_the_same_name_is_dropped(bench: Bench, intake: Runner) -> None:
     await take_in(bench, intake, {"task_id": "t-1", "task_description": "x"})
     await take_in(bench, intake, {"task_id": "t-1", "task_description": "y", "num_agents": 9})
     tally = await bench.tally_of("t-1")
@@ -157,7 +157,7 @@ async def test_a_second_request_of_the_same_name_is_dropped(bench: Bench, intake
     assert bench.notes.lines == ["accepted DEV"]
 
 
-async def test_one_bad_request_of_a_batch_spoils_no_other(bench: Bench, intake: Intake) -> None:
+async def test_one_bad_request_of_a_batch_affects_no_other(bench: Bench, intake: Runner) -> None:
     for payload in (
         {"task_id": "a", "task_description": "x"},
         b"nope",
@@ -174,9 +174,9 @@ async def test_one_bad_request_of_a_batch_spoils_no_other(bench: Bench, intake: 
 # ── bad ones ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_bad_request_is_rejected_by_field_and_kept_whole(bench: Bench, intake: Intake) -> None:
+async def test_a_bad_request_is_rejected_by_field_and_kept_whole(bench: Bench, intake: Runner) -> None:
     payload = {"task_id": "t-1", "num_agents": 0}
-    seq = await take_in(bench, intake, payload, {REPLY_HEADER: "_INBOX.x", "traceparent": TRACE})
+    seq = await take_in(bench, intake, payload, {REPLY_TO: "_INBOX.x", "traceparent": TRACE})
     error = await rejection_of(bench, "t-1")
     assert "num_agents: " in error
     assert "task_description: " in error
@@ -191,17 +191,17 @@ async def test_a_bad_request_is_rejected_by_field_and_kept_whole(bench: Bench, i
 
 
 async def test_the_sender_of_a_bad_request_hears_it_at_the_inbox_it_named(
-    bench: Bench, intake: Intake
+    bench: Bench, intake: Runner
 ) -> None:
     inbox = bench.nc.new_inbox()
     heard = await bench.nc.subscribe(inbox)
     await bench.nc.flush()
-    await take_in(bench, intake, b"nope", {REPLY_HEADER: inbox})
+    await take_in(bench, intake, b"nope", {REPLY_TO: inbox})
     assert json.loads((await heard.next_msg(timeout=5)).data)["status"] == "rejected"
 
 
 async def test_more_agents_than_this_deployment_allows_are_rejected_with_its_number(
-    bench: Bench, intake: Intake
+    bench: Bench, intake: Runner
 ) -> None:
     await take_in(bench, intake, {"task_id": "at", "task_description": "x", "num_agents": 16})
     await take_in(bench, intake, {"task_id": "past", "task_description": "x", "num_agents": 17})
@@ -210,15 +210,16 @@ async def test_more_agents_than_this_deployment_allows_are_rejected_with_its_num
     assert len(await bench.dead_letters()) == 1
 
 
-async def test_a_name_nobody_may_have_is_answered_under_the_messages_own(
-    bench: Bench, intake: Intake
+async def test_an_invalid_name_is_answered_under_the_name_of_the_messages_place(
+    bench: Bench, intake: Runner
 ) -> None:
     seq = await take_in(bench, intake, {"task_id": "a.b", "task_description": "x"})
     assert "task_id: " in await rejection_of(bench, own_name(seq))
 
 
-async def test_a_name_the_service_gives_is_nobody_elses_to_choose(bench: Bench, intake: Intake) -> None:
-    """Chosen ahead, `d-3` would be a stranger's when the third message comes, and that one would get no ending of its own."""
+async def test_a_client_cannot_choose_a_name_of_the_services_own_form(bench: Bench, intake: Runner) -> None:
+    """Chosen ahead, `d-3` would be a stranger's when the third message comes, and that one would get no ending of its
+    own."""
     first = await take_in(bench, intake, {"task_id": "d-3", "task_description": "x"})
     assert "choose another" in await rejection_of(bench, own_name(first))
     assert await bench.tally_of("d-3") is None
@@ -230,7 +231,7 @@ async def test_a_name_the_service_gives_is_nobody_elses_to_choose(bench: Bench, 
     assert tally.state is State.PENDING
 
 
-async def test_a_rejection_stays_small_whatever_was_sent(bench: Bench, intake: Intake) -> None:
+async def test_a_rejection_stays_small_whatever_was_sent(bench: Bench, intake: Runner) -> None:
     seq = await take_in(bench, intake, {"task_description": "x", "metadata": {"k" * 900_000: 1}})
     error = await rejection_of(bench, own_name(seq))
     assert error == "metadata.*: Input should be a valid string"
@@ -255,7 +256,7 @@ async def test_work_too_large_to_hand_out_is_refused_and_not_left_to_its_deadlin
     await bench.settled(INTAKE)
 
 
-async def test_a_bad_request_cannot_end_another_one_of_its_name(bench: Bench, intake: Intake) -> None:
+async def test_a_bad_request_cannot_end_another_one_of_its_name(bench: Bench, intake: Runner) -> None:
     await take_in(bench, intake, {"task_id": "t-1", "task_description": "x"})
     await take_in(bench, intake, {"task_id": "t-1", "num_agents": 0})
     tally = await bench.tally_of("t-1")
@@ -272,8 +273,8 @@ async def test_a_bad_request_cannot_end_another_one_of_its_name(bench: Bench, in
     "inbox",
     ["_INBOX.a", "_INBOX.a-b.c_d=.$x", "replies.ours.me", "_INBOX." + "x" * (MAX_REPLY_CHARACTERS - 7)],
 )
-async def test_an_inbox_under_an_allowed_prefix_is_taken(bench: Bench, intake: Intake, inbox: str) -> None:
-    await take_in(bench, intake, {"task_id": "t-1", "task_description": "x"}, {REPLY_HEADER: inbox})
+async def test_an_inbox_under_an_allowed_prefix_is_taken(bench: Bench, intake: Runner, inbox: str) -> None:
+    await take_in(bench, intake, {"task_id": "t-1", "task_description": "x"}, {REPLY_TO: inbox})
     tally = await bench.tally_of("t-1")
     assert tally is not None
     assert tally.reply_to == inbox
@@ -301,8 +302,8 @@ async def test_an_inbox_under_an_allowed_prefix_is_taken(bench: Bench, intake: I
     ],
     ids=lambda inbox: inbox[:20],
 )
-async def test_no_other_subject_is_ever_sent_to(bench: Bench, intake: Intake, inbox: str) -> None:
-    seq = await take_in(bench, intake, {"task_description": "x"}, {REPLY_HEADER: inbox})
+async def test_no_other_subject_is_ever_sent_to(bench: Bench, intake: Runner, inbox: str) -> None:
+    seq = await take_in(bench, intake, {"task_description": "x"}, {REPLY_TO: inbox})
     error = await rejection_of(bench, own_name(seq))
     assert error == "header Parley-Reply-To: must be a subject that begins with _INBOX., replies.ours."
     tally = await bench.tally_of(own_name(seq))
@@ -326,7 +327,7 @@ async def test_no_other_subject_is_ever_sent_to(bench: Bench, intake: Intake, in
         TRACE + ", " + TRACE,
     ],
 )
-async def test_a_malformed_trace_is_ignored(bench: Bench, intake: Intake, trace: str) -> None:
+async def test_a_malformed_trace_is_ignored(bench: Bench, intake: Runner, trace: str) -> None:
     await take_in(bench, intake, {"task_id": "t-1", "task_description": "x"}, {"traceparent": trace})
     tally = await bench.tally_of("t-1")
     assert tally is not None
@@ -334,7 +335,7 @@ async def test_a_malformed_trace_is_ignored(bench: Bench, intake: Intake, trace:
 
 
 @pytest.mark.parametrize("trace", [TRACE, TRACE[:-2] + "00", "cc" + TRACE[2:]])
-async def test_a_well_formed_trace_is_kept(bench: Bench, intake: Intake, trace: str) -> None:
+async def test_a_well_formed_trace_is_kept(bench: Bench, intake: Runner, trace: str) -> None:
     await take_in(bench, intake, {"task_id": "t-1", "task_description": "x"}, {"traceparent": trace})
     tally = await bench.tally_of("t-1")
     assert tally is not None

@@ -13,26 +13,29 @@ import pytest
 from nats.aio.msg import Msg
 
 from parley.broker.concurrency import Capacity
-from parley.broker.jetstream import connection, topology
+from parley.broker.core.messages import AgentRequested
+from parley.broker.jetstream import connection as connecting
+from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import connect_options
 from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.topology import DISPATCH
-from parley.handlers import pull
-from parley.handlers.delivery import Batch, Delivery
-from parley.handlers.pull import Budget, PullSubscriber, Room, ServiceBroker, subscribe
+from parley.handlers import pull, pull_window
+from parley.handlers.delivery import Delivery
+from parley.handlers.faststream_adapter import ServiceBroker, attach
+from parley.handlers.pull import FreeSlots, PullSubscriber
 from tests.harness import until
 from tests.mirror.handlers import MALFORMED_HEADERS, Bench, bench_at, publish_raw
 
-Handler = Callable[[Batch[Any]], Awaitable[None]]
+Handler = Callable[[list[Delivery[Any]]], Awaitable[None]]
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is lost is noticed soon."""
-    monkeypatch.setattr(pull, "REQUEST_SECONDS", 0.5)
-    monkeypatch.setattr(pull, "LOST_SECONDS", 0.2)
+    monkeypatch.setattr(pull_window, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(pull_window, "LOST_SECONDS", 0.2)
     monkeypatch.setattr(pull, "ERROR_WAIT_SECONDS", 0.05)
-    monkeypatch.setattr(connection, "RECONNECT_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(connecting, "RECONNECT_WAIT_SECONDS", 0.05)
 
 
 @asynccontextmanager
@@ -42,21 +45,15 @@ async def flowing(
     *,
     batch: int = 64,
     limit: int = 128,
-    room: Room | None = None,
+    pool: FreeSlots | None = None,
     grace_seconds: float = 5.0,
 ) -> AsyncIterator[PullSubscriber]:
     """`handler` on `agent.requested`, in a FastStream broker of its own, until the block ends."""
     broker = ServiceBroker(
         **connect_options(url, "flow"), apply_types=False, logger=None, graceful_timeout=grace_seconds
     )
-    subscriber = subscribe(
-        broker, DISPATCH, batch=batch, limit=limit, room=room, title="work", description="Work."
-    )
-
-    @subscriber
-    async def handle(deliveries: Batch[Any]) -> None:
-        await handler(deliveries)
-
+    subscriber = PullSubscriber(DISPATCH, handler, batch=batch, limit=limit, pool=pool)
+    attach(broker, subscriber, payload=AgentRequested, title="work", description="Work.")
     await broker.start()
     try:
         yield subscriber
@@ -73,7 +70,7 @@ class Workers:
         self.in_hand = self.most_in_hand = 0
         self.finished: list[int] = []
 
-    async def __call__(self, deliveries: Batch[Any]) -> None:
+    async def __call__(self, deliveries: list[Delivery[Any]]) -> None:
         self.batches.append(len(deliveries))
         self.in_hand += len(deliveries)
         self.most_in_hand = max(self.most_in_hand, self.in_hand)
@@ -96,18 +93,6 @@ async def handed_out(bench: Bench) -> int:
 
 
 # ── only what there is room for ───────────────────────────────────────────────────────────────────────────────────
-
-
-async def test_a_budget_waits_for_room() -> None:
-    budget = Budget(3)
-    assert await budget.room() == 3
-    budget.take(3)
-    waiting = asyncio.create_task(budget.room())
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    budget.give(1)
-    assert await waiting == 1
-    assert (budget.free, budget.held, budget.limit) == (1, 2, 3)
 
 
 @pytest.mark.parametrize(("batch", "limit"), [(64, 7), (3, 7), (1, 1), (7, 64)])
@@ -154,26 +139,29 @@ async def test_the_rest_waits_where_another_replica_can_take_it(bench: Bench) ->
     assert len(busy.finished) == 5
 
 
-def outside(slots: Capacity) -> Room:
-    async def room(wait: bool) -> int:
-        return await slots.wait_free() if wait else slots.free
+class Slots(Capacity):
+    """The slots of a pool."""
 
-    return room
+    def free_slots(self) -> int:
+        return self.free
+
+    async def wait_free_slots(self) -> int:
+        return await self.wait_free()
 
 
 async def test_the_room_outside_bounds_it_too(bench: Bench) -> None:
-    slots = Capacity(4)
+    slots = Slots(4)
     running: list[Delivery[Any]] = []
     most = done = 0
 
-    async def submit(deliveries: Batch[Any]) -> None:
+    async def submit(deliveries: list[Delivery[Any]]) -> None:
         nonlocal most
         slots.take(len(deliveries))
         running.extend(deliveries)
         most = max(most, slots.taken)
 
     await publish(bench, 31)
-    async with flowing(bench.url, submit, limit=64, room=outside(slots)):
+    async with flowing(bench.url, submit, limit=64, pool=slots):
         while done < 31:
             left = min(4, 31 - done)
 
@@ -190,11 +178,11 @@ async def test_the_room_outside_bounds_it_too(bench: Bench) -> None:
 
 
 async def test_with_no_room_outside_nothing_is_taken_until_there_is(bench: Bench) -> None:
-    slots = Capacity(0)
+    slots = Slots(0)
     workers = Workers()
     workers.may_finish.set()
     await publish(bench, 3)
-    async with flowing(bench.url, workers, room=outside(slots)):
+    async with flowing(bench.url, workers, pool=slots):
         quiet = await bench.js.consumer_info(DISPATCH.stream, DISPATCH.name)
         assert (quiet.num_waiting, quiet.num_ack_pending, quiet.num_pending) == (0, 0, 3)
         slots.resize(1)
@@ -231,7 +219,7 @@ async def test_a_slow_message_stalls_no_other(bench: Bench) -> None:
     finished: list[int] = []
     let_go = asyncio.Event()
 
-    async def handle(deliveries: Batch[Any]) -> None:
+    async def handle(deliveries: list[Delivery[Any]]) -> None:
         for delivery in deliveries:
             if delivery.seq == 1:
                 await let_go.wait()
@@ -248,7 +236,7 @@ async def test_a_slow_message_stalls_no_other(bench: Bench) -> None:
 async def test_a_handler_that_raises_frees_its_room_and_loses_nothing(bench: Bench) -> None:
     seen: list[tuple[int, int]] = []
 
-    async def handle(deliveries: Batch[Any]) -> None:
+    async def handle(deliveries: list[Delivery[Any]]) -> None:
         (delivery,) = deliveries
         seen.append((delivery.seq, delivery.count))
         if delivery.count == 1:
@@ -265,7 +253,7 @@ async def test_a_handler_that_raises_frees_its_room_and_loses_nothing(bench: Ben
 async def test_each_delivery_of_a_batch_is_read_by_itself(bench: Bench) -> None:
     bodies: list[bytes] = []
 
-    async def handle(deliveries: Batch[Any]) -> None:
+    async def handle(deliveries: list[Delivery[Any]]) -> None:
         bodies.extend(delivery.data for delivery in deliveries)
         for delivery in deliveries:
             await delivery.ack()
@@ -277,7 +265,7 @@ async def test_each_delivery_of_a_batch_is_read_by_itself(bench: Bench) -> None:
     assert bodies == [b"\xff\xfe", b"", b"{nope", b"{}"]
 
 
-async def test_a_message_that_poses_as_the_servers_status_is_a_message(bench: Bench) -> None:
+async def test_a_message_with_a_status_header_is_still_a_message(bench: Bench) -> None:
     workers = Workers()
     workers.may_finish.set()
     async with flowing(bench.url, workers):
@@ -290,7 +278,7 @@ async def test_a_message_that_poses_as_the_servers_status_is_a_message(bench: Be
 
 
 @pytest.mark.parametrize("headers", MALFORMED_HEADERS, ids=repr)
-async def test_a_message_with_malformed_headers_is_handled_and_stops_nobody(
+async def test_a_message_with_malformed_headers_is_handled_and_the_next_one_too(
     bench: Bench, headers: bytes
 ) -> None:
     workers = Workers()
@@ -320,7 +308,7 @@ async def test_it_fetches_again_after_a_restart_of_nats(impatient: None, tmp_pat
             await publish(bench, 100)
             await until(lambda: len(set(workers.finished)) == 102, "the work after is done")
             await bench.settled(DISPATCH)
-            await until(lambda: subscriber.budget.held == 0, "nothing is in hand")
+            await until(lambda: subscriber.window.held == 0, "nothing is in hand")
     assert workers.most_in_hand <= 10
 
 
@@ -364,7 +352,7 @@ async def test_stopping_lets_what_is_in_hand_finish_and_takes_nothing_more(bench
     await publish(bench, 3)
     async with flowing(bench.url, workers, limit=2) as subscriber:
         await until(lambda: workers.in_hand == 2, "two are in hand")
-        stopping = asyncio.create_task(subscriber.stop())
+        stopping = asyncio.create_task(subscriber.stop(None))
         await until(lambda: subscriber.subscription is None, "it takes no more")
         await publish(bench, 1)
         workers.may_finish.set()
@@ -382,7 +370,7 @@ async def test_stopping_with_nothing_to_do_is_quick(bench: Bench) -> None:
 
         await until(waits, "its request waits at the server")
         started = time.monotonic()
-        await subscriber.stop()
+        await subscriber.stop(None)
         assert time.monotonic() - started < 1.0
 
 
@@ -391,20 +379,19 @@ async def test_stopping_while_nats_is_away_is_quick_too(impatient: None, tmp_pat
         server = await up.enter_async_context(embedded_nats(tmp_path, with_token=False))
         async with bench_at(server.url) as bench:
             broker = ServiceBroker(**connect_options(server.url, "flow"), apply_types=False, logger=None)
-            subscriber = subscribe(broker, DISPATCH, batch=8, limit=8, title="work", description="Work.")
-            subscriber(Workers())
+            subscriber = PullSubscriber(DISPATCH, Workers(), batch=8, limit=8)
+            attach(broker, subscriber, payload=AgentRequested, title="work", description="Work.")
             await broker.start()
+            connection = await broker.connect()
             await up.aclose()
-            await until(
-                lambda: not bench.nc.is_connected and not subscriber.connection.is_connected, "NATS is gone"
-            )
+            await until(lambda: not bench.nc.is_connected and not connection.is_connected, "NATS is gone")
             started = time.monotonic()
-            await subscriber.stop()
+            await subscriber.stop(None)
             assert time.monotonic() - started < 1.0
             await up.enter_async_context(
                 embedded_nats(tmp_path, with_token=False, port=urlsplit(server.url).port or 0)
             )
-            await until(lambda: bench.nc.is_connected and subscriber.connection.is_connected, "NATS is back")
+            await until(lambda: bench.nc.is_connected and connection.is_connected, "NATS is back")
             await broker.stop()
 
 
@@ -414,7 +401,7 @@ async def test_stopping_does_not_wait_longer_than_its_grace(bench: Bench) -> Non
     async with flowing(bench.url, workers, grace_seconds=0.1) as subscriber:
         await until(lambda: workers.in_hand == 1, "it is in hand")
         started = time.monotonic()
-        await subscriber.stop()
+        await subscriber.stop(0.1)
         assert time.monotonic() - started < 5
         assert workers.finished == []
         workers.may_finish.set()
@@ -425,16 +412,13 @@ async def test_stopping_gives_back_what_was_not_begun(bench: Bench) -> None:
     begun: list[Delivery[Any]] = []
     may_finish = asyncio.Event()
 
-    async def submit(deliveries: Batch[Any]) -> None:
+    async def submit(deliveries: list[Delivery[Any]]) -> None:
         begun.extend(deliveries)
         await may_finish.wait()
         for delivery in deliveries:
             await delivery.ack()
 
-    async def ten(wait: bool) -> int:
-        return 10
-
-    async with flowing(bench.url, submit, room=ten) as subscriber:
+    async with flowing(bench.url, submit, pool=Slots(10)) as subscriber:
         (first,) = await publish(bench, 1)
         await until(lambda: len(begun) == 1, "one is begun, and the subscriber waits for it")
         rest = await publish(bench, 5)
@@ -443,7 +427,7 @@ async def test_stopping_gives_back_what_was_not_begun(bench: Bench) -> None:
             return await handed_out(bench) == 6
 
         await until(delivered, "the rest has been handed out")
-        stopping = asyncio.create_task(subscriber.stop())
+        stopping = asyncio.create_task(subscriber.stop(None))
         # With the 30 s of `ack_wait` before them, only messages that were given back come at once.
         again = await asyncio.wait_for(bench.taken(DISPATCH, 5), 10)
         assert [(delivery.seq, delivery.count) for delivery in again] == [(seq, 2) for seq in rest]
@@ -456,7 +440,7 @@ async def test_stopping_in_a_burst_leaves_nothing_to_wait_for_its_ack_wait(bench
     handled: list[int] = []
     total = 0
 
-    async def handle(deliveries: Batch[Any]) -> None:
+    async def handle(deliveries: list[Delivery[Any]]) -> None:
         for delivery in deliveries:
             await delivery.ack()
             handled.append(delivery.seq)
@@ -466,7 +450,7 @@ async def test_stopping_in_a_burst_leaves_nothing_to_wait_for_its_ack_wait(bench
         async with flowing(bench.url, handle, batch=64, limit=64) as subscriber:
             for _ in range(delay):
                 await asyncio.sleep(0)
-            await subscriber.stop()
+            await subscriber.stop(None)
     left = total - len(set(handled))
     rest = await asyncio.wait_for(bench.taken(DISPATCH, left), 15) if left else []
     assert len({delivery.seq for delivery in rest}) == left

@@ -12,7 +12,15 @@ from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.effects import EffectRunner
 from parley.handlers.query import Query
-from tests.mirror.handlers import Bench, Stumble, StumblingWire, answer_of, failure_of, request_of
+from tests.mirror.handlers import (
+    Bench,
+    Stumble,
+    StumblingWire,
+    answer_of,
+    effects_of,
+    failure_of,
+    request_of,
+)
 
 ONE, TWO, THREE = "agent-dev-001", "agent-dev-002", "agent-dev-003"
 
@@ -22,29 +30,20 @@ def query(bench: Bench) -> Query:
     return Query(bench.wire, TallyStore(bench.wire, keep_seconds=60))
 
 
-def performer_of(
-    bench: Bench, wire: JetStream | None = None, claim_check_bytes: int = 512 * 1024
-) -> EffectRunner:
-    used = wire or bench.wire
-    return EffectRunner(
-        used, TallyStore(used, keep_seconds=60), bench.notes, claim_check_bytes=claim_check_bytes
-    )
-
-
 async def begin(bench: Bench) -> float:
     """A deliberation of three agents; when it was accepted."""
     now = time.time()
     event = Requested("t-1", seq=1, at=now, deadline=now + 60, role="DEV", num_agents=3, metadata={"a": "b"})
-    await performer_of(bench).apply("t-1", [(event, now)], request_of("t-1"))
+    await effects_of(bench).apply("t-1", [(event, now)], request_of("t-1"))
     return now
 
 
-async def report(bench: Bench, *outcomes: AgentOutcome, performer: EffectRunner | None = None) -> None:
+async def report(bench: Bench, *outcomes: AgentOutcome, effects: EffectRunner | None = None) -> None:
     events: list[tuple[Event, float]] = []
     for outcome in outcomes:
         seq = (await bench.wire.publish(topology.AGENT_COMPLETED, outcome.encode())).seq
         events.append((Reported(outcome.agent_id, 1, seq, getattr(outcome, "error_type", None)), time.time()))
-    await (performer or performer_of(bench)).apply("t-1", events)
+    await (effects or effects_of(bench)).apply("t-1", events)
 
 
 async def ask(query: Query, task_id: str = "t-1") -> DeliberationStatus:
@@ -53,7 +52,7 @@ async def ask(query: Query, task_id: str = "t-1") -> DeliberationStatus:
     return answer
 
 
-async def test_nobody_is_unknown_which_is_not_pending(query: Query) -> None:
+async def test_a_deliberation_that_does_not_exist_is_unknown_not_pending(query: Query) -> None:
     answer = await ask(query, "nobody")
     assert (answer.task_id, answer.status, answer.error_message) == (
         "nobody",
@@ -63,7 +62,7 @@ async def test_nobody_is_unknown_which_is_not_pending(query: Query) -> None:
     assert answer.ending_seq is None
 
 
-async def test_one_that_nobody_reported_to_is_pending(bench: Bench, query: Query) -> None:
+async def test_one_without_outcomes_is_pending(bench: Bench, query: Query) -> None:
     await begin(bench)
     answer = await ask(query)
     assert (answer.status, answer.total_agents, answer.received_count, answer.failed_count) == (
@@ -87,7 +86,7 @@ async def test_one_that_runs_tells_how_many_answered_and_failed(bench: Bench, qu
     )
 
 
-async def test_a_completed_one_is_told_whole(bench: Bench, query: Query) -> None:
+async def test_a_completed_one_is_answered_with_its_results(bench: Bench, query: Query) -> None:
     await begin(bench)
     await report(
         bench, answer_of("t-1", TWO, "two"), failure_of("t-1", ONE), answer_of("t-1", THREE, "three")
@@ -118,7 +117,7 @@ async def test_one_that_ended_otherwise_says_why(
     bench: Bench, query: Query, event: Event, seconds: float, status: str, error: str
 ) -> None:
     began = await begin(bench)
-    await performer_of(bench).apply("t-1", [(event, began + seconds)])
+    await effects_of(bench).apply("t-1", [(event, began + seconds)])
     answer = await ask(query)
     assert answer.status == status
     assert error in answer.error_message
@@ -126,15 +125,15 @@ async def test_one_that_ended_otherwise_says_why(
 
 
 async def test_a_rejected_one_is_failed_with_what_was_wrong(bench: Bench, query: Query) -> None:
-    await performer_of(bench).apply("t-1", [(Refused("t-1", 1, time.time(), "role: bad"), time.time())])
+    await effects_of(bench).apply("t-1", [(Refused("t-1", 1, time.time(), "role: bad"), time.time())])
     answer = await ask(query)
     assert (answer.status, answer.error_message, answer.total_agents) == ("FAILED", "role: bad", 0)
 
 
-async def test_results_that_were_put_aside_are_named(bench: Bench, query: Query) -> None:
+async def test_results_in_the_object_store_are_referred_to(bench: Bench, query: Query) -> None:
     await begin(bench)
-    large = performer_of(bench, claim_check_bytes=1_000)
-    await report(bench, *(answer_of("t-1", agent, "x" * 500) for agent in (ONE, TWO, THREE)), performer=large)
+    large = effects_of(bench, claim_check_bytes=1_000)
+    await report(bench, *(answer_of("t-1", agent, "x" * 500) for agent in (ONE, TWO, THREE)), effects=large)
     answer = await ask(query)
     assert (answer.status, answer.results) == ("COMPLETED", ())
     assert answer.results_ref is not None
@@ -143,13 +142,13 @@ async def test_results_that_were_put_aside_are_named(bench: Bench, query: Query)
 
 async def test_one_that_is_decided_and_not_published_is_not_over(bench: Bench, query: Query) -> None:
     await begin(bench)
-    falling = performer_of(bench, StumblingWire(bench.nc, at=1, after=True))
+    falling = effects_of(bench, StumblingWire(bench.nc, at=1, after=True))
     outcomes = [answer_of("t-1", agent) for agent in (ONE, TWO, THREE)]
     with pytest.raises(Stumble):
-        await report(bench, *outcomes, performer=falling)
+        await report(bench, *outcomes, effects=falling)
     answer = await ask(query)
     assert (answer.status, answer.received_count, answer.ending_seq) == ("IN_PROGRESS", 3, None)
-    await performer_of(bench).apply("t-1", [(DeadlineReached(), time.time() + 3_600)])
+    await effects_of(bench).apply("t-1", [(DeadlineReached(), time.time() + 3_600)])
     assert (await ask(query)).status == "COMPLETED"
 
 
@@ -157,7 +156,7 @@ async def test_an_ending_that_left_the_stream_before_its_tally_is_told_from_the_
     bench: Bench, query: Query
 ) -> None:
     began = await begin(bench)
-    await performer_of(bench).apply("t-1", [(CancelRequested("enough"), began + 1)])
+    await effects_of(bench).apply("t-1", [(CancelRequested("enough"), began + 1)])
     await bench.js.purge_stream(topology.DELIBERATIONS)
     answer = await ask(query)
     assert (answer.status, answer.results) == ("FAILED", ())
@@ -179,9 +178,7 @@ async def test_a_completed_one_whose_ending_left_the_stream_says_why_it_has_no_a
 @pytest.mark.parametrize(
     "question", [b"", b"nope", b"{}", b"[]", b'{"task_id": 5}', b'{"task_id": ">"}', b"\xff"]
 )
-async def test_a_question_nobody_can_read_is_answered_with_what_is_wrong(
-    query: Query, question: bytes
-) -> None:
+async def test_an_invalid_question_is_answered_with_what_is_wrong(query: Query, question: bytes) -> None:
     answer = await query(question)
     assert (answer.task_id, answer.status) == ("", "UNKNOWN")
     assert answer.error_message.startswith(("payload: ", "task_id: "))
@@ -194,7 +191,7 @@ class Away(JetStream):
         raise BrokerUnavailable("nats://x", "timeout")
 
 
-async def test_a_question_that_cannot_be_answered_now_says_so_and_does_not_say_never_heard_of(
+async def test_while_nats_is_away_the_answer_says_so_and_not_that_the_deliberation_is_unknown(
     bench: Bench,
 ) -> None:
     answer = await ask(Query(bench.wire, TallyStore(Away(bench.nc), keep_seconds=60)))

@@ -1,4 +1,4 @@
-"""What nothing would remind of any more has its deadline armed again, and ends by it."""
+"""A tally without a deadline gets one again, and its deliberation ends by it."""
 
 import asyncio
 import time
@@ -15,25 +15,23 @@ from parley.broker.jetstream.topology import EXPIRY
 from parley.handlers.effects import EffectRunner
 from parley.handlers.expire import Expire
 from parley.handlers.recover import MARKING_SECONDS, Recover
-from parley.handlers.settle import Settler
 from tests.harness import until
-from tests.mirror.handlers import Bench
+from tests.mirror.handlers import Bench, effects_of, runner_of
 
 
 @pytest.fixture
-def performer(bench: Bench) -> EffectRunner:
-    return EffectRunner(
-        bench.wire, TallyStore(bench.wire, keep_seconds=60), bench.notes, claim_check_bytes=512 * 1024
-    )
+def effects(bench: Bench) -> EffectRunner:
+    return effects_of(bench)
 
 
 @pytest.fixture
-def recover(bench: Bench, performer: EffectRunner) -> Recover:
-    return Recover(bench.wire, performer)
+def recover(bench: Bench, effects: EffectRunner) -> Recover:
+    return Recover(bench.wire, effects)
 
 
 async def record(bench: Bench, task_id: str, seconds: float, *events: Event, ago: float = 60.0) -> float:
-    """A tally alone, with nothing that would come to end it; its deadline lies `seconds` ahead, the events happened `ago`."""
+    """A tally alone, with nothing that would come to end it; its deadline lies `seconds` ahead, the events happened
+    `ago`."""
     now = time.time()
     request = Requested(task_id, seq=1, at=now - 60, deadline=now + seconds, role="DEV", num_agents=2)
     seen = [(request, now - 60), *((event, now - ago) for event in events)]
@@ -56,19 +54,17 @@ async def test_an_open_deliberation_whose_deadline_was_lost_gets_it_back(
 
 
 async def test_one_whose_time_was_up_meanwhile_ends_at_once(
-    bench: Bench, recover: Recover, performer: EffectRunner
+    bench: Bench, recover: Recover, effects: EffectRunner
 ) -> None:
     await record(bench, "overdue", -1)
     assert await recover.sweep() == 1
-    await Expire(performer, Settler(bench.wire, EXPIRY, bench.notes))(await bench.taken(EXPIRY))
+    await runner_of(bench, EXPIRY, Expire(effects).handle)(await bench.taken(EXPIRY))
     (ending,) = await bench.endings_of("overdue")
     assert isinstance(ending, DeliberationFailed)
     assert ending.status == "timeout"
 
 
-async def test_what_was_decided_and_not_marked_gets_time_to_be_marked_first(
-    bench: Bench, recover: Recover
-) -> None:
+async def test_an_ending_that_was_just_decided_gets_time_to_be_marked(bench: Bench, recover: Recover) -> None:
     before = time.time()
     await record(bench, "decided", 3_600, CancelRequested("enough"), ago=0)
     assert await recover.sweep() == 1
@@ -80,13 +76,13 @@ async def test_what_was_decided_and_not_marked_gets_time_to_be_marked_first(
     assert await armed_at(bench, "decided") == at
 
 
-async def test_the_deadline_of_what_was_decided_is_never_put_off(bench: Bench, recover: Recover) -> None:
+async def test_a_sweep_never_puts_a_deadline_off(bench: Bench, recover: Recover) -> None:
     deadline = await record(bench, "near", MARKING_SECONDS / 2, CancelRequested("enough"), ago=0)
     assert await recover.sweep() == 1
     assert await armed_at(bench, "near") == pytest.approx(deadline, abs=0.01)
 
 
-async def test_what_was_decided_long_ago_is_published_at_once(bench: Bench, recover: Recover) -> None:
+async def test_an_ending_decided_long_ago_is_published_at_once(bench: Bench, recover: Recover) -> None:
     await record(bench, "old", 3_600, CancelRequested("enough"), ago=MARKING_SECONDS + 1)
     assert await recover.sweep() == 1
     (delivery,) = await bench.taken(EXPIRY)
@@ -104,7 +100,7 @@ async def test_a_tally_that_cannot_be_read_keeps_no_other_from_being_armed(
     assert await armed_at(bench, "e-last") is not None
 
 
-async def test_what_is_finished_or_forgotten_is_left_alone(bench: Bench, recover: Recover) -> None:
+async def test_finished_and_forgotten_tallies_are_left_alone(bench: Bench, recover: Recover) -> None:
     await record(bench, "finished", 3_600, CancelRequested(), EndingPublished(7))
     await record(bench, "purged", 3_600)
     await (await bench.wire.js.key_value(topology.TALLIES_BUCKET)).purge("purged")
@@ -130,6 +126,7 @@ async def test_it_sweeps_at_the_start_and_after_a_reconnect(bench: Bench, recove
         await until(lambda: swept("first"), "swept at the start")
         await record(bench, "second", 3_600)
         bench.wire.nc.stats["reconnects"] += 1
+        bench.wire.nc._note_change()
         await until(lambda: swept("second"), "swept after the reconnect")
     finally:
         running.cancel()
@@ -137,11 +134,10 @@ async def test_it_sweeps_at_the_start_and_after_a_reconnect(bench: Bench, recove
             await running
 
 
-async def test_it_sweeps_now_and_then_though_nothing_is_known_to_have_happened(
+async def test_it_sweeps_regularly_without_any_reason(
     bench: Bench, recover: Recover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("parley.handlers.recover.SWEEP_SECONDS", 1.0)
-    monkeypatch.setattr("parley.handlers.recover.LOOK_SECONDS", 0.05)
     running = asyncio.create_task(recover.run())
     try:
         for name in ("one", "two", "three"):

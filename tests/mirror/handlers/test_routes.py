@@ -2,8 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from faststream.nats import NatsBroker
@@ -13,20 +12,15 @@ from parley.broker.core.messages import AgentCancel, DeliberationGet, Deliberati
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import connect_options
 from parley.broker.jetstream.topology import DURABLES
-from parley.handlers.aggregate import Aggregate
-from parley.handlers.cancel import Cancel
 from parley.handlers.delivery import Delivery
-from parley.handlers.dispatch import Dispatch
-from parley.handlers.expire import Expire
-from parley.handlers.intake import Intake
-from parley.handlers.pull import PullSubscriber, ServiceBroker
-from parley.handlers.query import Query
-from parley.handlers.routes import Handlers, Part, declare
+from parley.handlers.faststream_adapter import ServiceBroker
+from parley.handlers.pull import HandleBatch, PullSubscriber
+from parley.handlers.routes import Handlers, Part, declare, declare_all
 from tests.harness import until
 from tests.mirror.handlers import Bench
 
-# Every subject of the contract that somebody sends or receives. `deliberation.timer.<task_id>` is between us and the scheduler,
-# `deadletter.>` is for people with the nats CLI.
+# Every subject of the contract that somebody sends or receives. `deliberation.timer.<task_id>` is between us and the
+# scheduler, `deadletter.>` is for people with the nats CLI.
 RECEIVED = {
     "deliberation.requested",
     "deliberation.cancel",
@@ -46,46 +40,34 @@ SENT = {
 }
 
 
-class Listener:
-    """Stands for every handler at once: notes what comes to it, and acknowledges."""
-
-    def __init__(self, name: str, heard: list[tuple[str, str]]) -> None:
-        self.name = name
-        self.heard = heard
-
-    async def __call__(self, given: Sequence[Delivery[Any]] | bytes) -> DeliberationStatus | None:
-        if isinstance(given, bytes):
-            self.heard.append((self.name, given.decode()))
-            return DeliberationStatus(task_id=decode(DeliberationGet, given).task_id, status="PENDING")
-        for delivery in given:
-            self.heard.append((self.name, delivery.msg.subject))
-            await delivery.ack()
-        return None
-
-    def cancel(self, body: bytes) -> None:
-        self.heard.append((self.name, body.decode()))
-
-
 def listeners(heard: list[tuple[str, str]]) -> Handlers:
-    def named(name: str) -> Any:
-        return Listener(name, heard)
+    """Every handler notes what comes to it, and acknowledges."""
 
-    return Handlers(
-        intake=cast(Intake, named("intake")),
-        dispatch=cast(Dispatch, named("dispatch")),
-        aggregate=cast(Aggregate, named("aggregate")),
-        expire=cast(Expire, named("expire")),
-        cancel=cast(Cancel, named("cancel")),
-        query=cast(Query, named("query")),
-    )
+    def listener(name: str) -> HandleBatch:
+        async def handle(deliveries: list[Delivery[Any]]) -> None:
+            for delivery in deliveries:
+                heard.append((name, delivery.msg.subject))
+                await delivery.ack()
+
+        return handle
+
+    def drop(body: bytes) -> None:
+        heard.append(("drop", body.decode()))
+
+    async def query(body: bytes) -> DeliberationStatus:
+        heard.append(("query", body.decode()))
+        return DeliberationStatus(task_id=decode(DeliberationGet, body).task_id, status="PENDING")
+
+    names = ("intake", "dispatch", "aggregate", "expire", "cancel")
+    return Handlers(**{name: listener(name) for name in names}, drop=drop, query=query)
 
 
-def document_of(handlers: Handlers) -> dict[str, Any]:
+def document() -> dict[str, Any]:
     broker = NatsBroker(apply_types=False, logger=None)
-    declare(broker, handlers)
+    declare_all(broker)
     specification = AsyncAPI(broker, title="t", version="1", schema_version="3.0.0").to_specification()
-    document: dict[str, Any] = json.loads(specification.to_json())
-    return document
+    found: dict[str, Any] = json.loads(specification.to_json())
+    return found
 
 
 def addresses(document: dict[str, Any], action: str) -> set[str]:
@@ -112,7 +94,7 @@ async def test_each_message_comes_to_its_handler(bench: Bench) -> None:
     broker = ServiceBroker(
         **connect_options(bench.url, "routes"), apply_types=False, logger=None, graceful_timeout=5
     )
-    declare(broker, listeners(heard), job_limit=4)
+    declare(broker, listeners(heard), slots=4)
     await start(broker)
     try:
         subjects = {
@@ -149,7 +131,7 @@ async def test_a_question_is_answered_and_a_broadcast_is_heard(bench: Bench) -> 
         assert (answer.headers or {})["content-type"] == "application/json"
         cancel = AgentCancel(task_id="t-1", reason="x").encode()
         await bench.nc.publish(topology.AGENT_CANCEL, cancel)
-        await until(lambda: ("dispatch", cancel.decode()) in heard, "dispatch has heard of the cancel")
+        await until(lambda: ("drop", cancel.decode()) in heard, "dispatch has heard of the cancel")
     finally:
         await broker.stop()
 
@@ -169,7 +151,7 @@ async def test_of_several_replicas_one_answers_and_all_hear_a_broadcast(bench: B
             await bench.nc.request(topology.GET, DeliberationGet(task_id="t-1").encode(), timeout=5)
         await bench.nc.publish(topology.AGENT_CANCEL, AgentCancel(task_id="t-1").encode())
         await until(
-            lambda: all(("dispatch" in dict(mine)) for mine in heard), "every replica has heard of the cancel"
+            lambda: all(("drop" in dict(mine)) for mine in heard), "every replica has heard of the cancel"
         )
         assert sum(name == "query" for mine in heard for name, _ in mine) == 10
     finally:
@@ -180,18 +162,13 @@ async def test_of_several_replicas_one_answers_and_all_hear_a_broadcast(bench: B
 # ── what is declared ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def flows(handlers: Handlers, **options: Any) -> dict[str, PullSubscriber]:
+def subscribers(handlers: Handlers, slots: int = 1) -> dict[str, PullSubscriber]:
     broker = NatsBroker(apply_types=False, logger=None)
-    declare(broker, handlers, **options)
-    return {
-        subscriber.durable.name: subscriber
-        for subscriber in broker.subscribers
-        if isinstance(subscriber, PullSubscriber)
-    }
+    return {subscriber.durable.name: subscriber for subscriber in declare(broker, handlers, slots=slots)}
 
 
 def test_every_consumer_that_is_provisioned_has_a_subscriber() -> None:
-    assert set(flows(listeners([]))) == {durable.name for durable in DURABLES}
+    assert set(subscribers(listeners([]))) == {durable.name for durable in DURABLES}
 
 
 @pytest.mark.parametrize(
@@ -208,12 +185,12 @@ def test_every_consumer_that_is_provisioned_has_a_subscriber() -> None:
 def test_a_handler_that_does_not_run_here_takes_no_messages(part: str, consumers: set[str]) -> None:
     whole = listeners([])
     alone = Handlers(**{part: getattr(whole, part)})
-    assert set(flows(alone)) == consumers
-    assert flows(Handlers()) == {}
+    assert set(subscribers(alone)) == consumers
+    assert subscribers(Handlers()) == {}
 
 
 def test_no_more_work_is_in_hand_than_the_pool_has_slots() -> None:
-    assert flows(listeners([]), job_limit=12)["dispatch"].budget.limit == 12
+    assert subscribers(listeners([]), slots=12)["dispatch"].window.limit == 12
 
 
 def test_the_parts_have_the_names_of_the_command_line() -> None:
@@ -224,26 +201,32 @@ def test_the_parts_have_the_names_of_the_command_line() -> None:
 
 
 def test_the_document_lists_every_subject() -> None:
-    document = document_of(listeners([]))
-    assert addresses(document, "receive") == RECEIVED
-    assert addresses(document, "send") == SENT
+    described = document()
+    assert addresses(described, "receive") == RECEIVED
+    assert addresses(described, "send") == SENT
 
 
 def test_the_document_knows_every_payload_by_its_schema() -> None:
-    schemas = set(document_of(listeners([]))["components"]["schemas"])
+    schemas = set(document()["components"]["schemas"])
     assert schemas >= {
         "DeliberationRequested", "DeliberationCancel", "DeliberationDeadline", "DeliberationGet", "DeliberationCompleted",
         "DeliberationFailed", "AgentRequested", "AgentCompleted", "AgentFailed", "AgentCancel",
     }  # fmt: skip
 
 
+def test_an_outcome_is_documented_as_one_of_two_messages() -> None:
+    payload = document()["components"]["schemas"]["agent.response:Message:Payload"]
+    kinds = {option["$ref"].rpartition("/")[2] for option in payload["anyOf"]}
+    assert kinds == {"AgentCompleted", "AgentFailed"}
+
+
 def test_every_channel_says_what_it_is_for() -> None:
-    document = document_of(listeners([]))
+    described = document()
     # A `/` in a name breaks the references of the document (faststream#1780).
-    assert not [name for name in document["channels"] if "/" in name]
+    assert not [name for name in described["channels"] if "/" in name]
     received = [
-        document["channels"][operation["channel"]["$ref"].removeprefix("#/channels/")]
-        for operation in document["operations"].values()
+        described["channels"][operation["channel"]["$ref"].removeprefix("#/channels/")]
+        for operation in described["operations"].values()
         if operation["action"] == "receive"
     ]
     assert all(channel.get("description") for channel in received)

@@ -1,18 +1,30 @@
-"""How a message ends: acknowledged, given back, or whole in DEAD_LETTERS. Never lost, never stuck."""
+"""A message ends acknowledged, retried, or whole in DEAD_LETTERS. It is never lost and never stuck."""
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nats.aio.msg import Msg
 
 from parley.broker.core.errors import BrokerUnavailable, Conflict, InvalidMessage
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import StoredMessage
 from parley.broker.jetstream.topology import EXPIRY, INTAKE
 from parley.handlers import settle
-from parley.handlers.settle import MAX_DELIVERIES, Settler, dead_letter, retry_wait
+from parley.handlers.delivery import ACK, DeadLetter, Delivery, Retry, Settlement
+from parley.handlers.settle import (
+    MAX_DELIVERIES,
+    SIGNALS,
+    InProgress,
+    Runner,
+    Settler,
+    dead_letter,
+    retry_wait,
+)
+from tests.harness import until
 from tests.mirror.handlers import MALFORMED_HEADERS, ODD_TOKENS, Bench, publish_raw
 
 
@@ -24,19 +36,19 @@ def settler(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Settler:
     return Settler(bench.wire, INTAKE, bench.notes)
 
 
-async def fine() -> None:
-    pass
+async def fine(delivery: Delivery[Any]) -> Settlement:
+    return ACK
 
 
-async def a_bug() -> None:
+async def a_bug(delivery: Delivery[Any]) -> Settlement:
     raise ZeroDivisionError("the sender's words must not travel in this")
 
 
-async def nats_is_away() -> None:
+async def nats_is_away(delivery: Delivery[Any]) -> Settlement:
     raise BrokerUnavailable("nats://x", "timeout")
 
 
-async def unreadable() -> None:
+async def unreadable(delivery: Delivery[Any]) -> Settlement:
     raise InvalidMessage(["num_agents: must be more", "role: unknown"])
 
 
@@ -51,7 +63,7 @@ async def letter_of(bench: Bench) -> StoredMessage:
 async def test_what_was_handled_is_acknowledged(bench: Bench, settler: Settler) -> None:
     await bench.publish(topology.REQUESTED, {})
     (delivery,) = await bench.taken(INTAKE)
-    await settler.settle(delivery, fine)
+    await Runner(settler, fine).run(delivery)
     await bench.settled(INTAKE)
     assert await bench.dead_letters() == []
     assert bench.notes.lines == []
@@ -61,11 +73,12 @@ async def test_it_is_acknowledged_last(bench: Bench, settler: Settler) -> None:
     await bench.publish(topology.REQUESTED, {})
     (delivery,) = await bench.taken(INTAKE)
 
-    async def look() -> None:
+    async def look(delivery: Delivery[Any]) -> Settlement:
         assert not delivery.msg.is_acked
         assert not await bench.nothing_left(INTAKE)
+        return ACK
 
-    await settler.settle(delivery, look)
+    await Runner(settler, look).run(delivery)
     await bench.settled(INTAKE)
     assert bench.notes.lines == []
 
@@ -79,10 +92,10 @@ async def test_a_handler_may_ask_for_its_message_again(
     loop = asyncio.get_running_loop()
     started = loop.time()
 
-    async def later() -> float:
-        return seconds
+    async def later(delivery: Delivery[Any]) -> Settlement:
+        return Retry(seconds)
 
-    await settler.settle(delivery, later)
+    await Runner(settler, later).run(delivery)
     (again,) = await bench.taken(INTAKE)
     assert again.count == 2
     assert loop.time() - started >= max(seconds, settle.SHORTEST_RETRY_SECONDS)
@@ -92,33 +105,31 @@ async def test_a_handler_may_ask_for_its_message_again(
 @pytest.mark.parametrize(
     "error", [Conflict("t-1"), RuntimeError("x"), AssertionError("x"), TimeoutError()], ids=repr
 )
-async def test_whatever_is_raised_gives_the_message_back_and_is_told(
+async def test_an_error_gives_the_message_back_and_is_observed(
     bench: Bench, settler: Settler, error: Exception
 ) -> None:
-    async def handle() -> None:
+    async def handle(delivery: Delivery[Any]) -> Settlement:
         raise error
 
     await bench.publish(topology.REQUESTED, {})
     (delivery,) = await bench.taken(INTAKE)
-    await settler.settle(delivery, handle)
+    await Runner(settler, handle).run(delivery)
     (again,) = await bench.taken(INTAKE)
     assert again.count == 2
     assert bench.notes.lines == ["failed intake"]
     assert await bench.dead_letters() == []
 
 
-async def test_an_absence_of_nats_is_no_fault_of_the_messages_however_long_it_lasts(
-    bench: Bench, settler: Settler
-) -> None:
+async def test_a_message_is_never_given_up_because_nats_is_away(bench: Bench, settler: Settler) -> None:
     await bench.publish(topology.REQUESTED, {})
     for count in range(1, 2 * MAX_DELIVERIES):
         (delivery,) = await bench.taken(INTAKE)
         assert delivery.count == count
-        await settler.settle(delivery, nats_is_away)
+        await Runner(settler, nats_is_away).run(delivery)
     assert await bench.dead_letters() == []
     assert bench.notes.lines == []
     (delivery,) = await bench.taken(INTAKE)
-    await settler.settle(delivery, fine)
+    await Runner(settler, fine).run(delivery)
     await bench.settled(INTAKE)
 
 
@@ -127,11 +138,12 @@ async def test_a_handler_that_is_cancelled_settles_nothing(bench: Bench, settler
     (delivery,) = await bench.taken(INTAKE)
     begun = asyncio.Event()
 
-    async def handle() -> None:
+    async def handle(delivery: Delivery[Any]) -> Settlement:
         begun.set()
         await asyncio.Event().wait()
+        return ACK
 
-    task = asyncio.create_task(settler.settle(delivery, handle))
+    task = asyncio.create_task(Runner(settler, handle).run(delivery))
     await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -154,14 +166,26 @@ def test_there_is_a_wait_for_every_delivery_however_many_there_were(count: int) 
 # ── dead letters ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_what_nobody_can_read_is_kept_whole_with_why_and_where_from(
+async def test_a_handler_may_dead_letter_its_message(bench: Bench, settler: Settler) -> None:
+    async def refuse(delivery: Delivery[Any]) -> Settlement:
+        return DeadLetter("role: unknown")
+
+    await bench.publish(topology.REQUESTED, b"junk")
+    (delivery,) = await bench.taken(INTAKE)
+    await Runner(settler, refuse).run(delivery)
+    await bench.settled(INTAKE)
+    assert (await letter_of(bench)).headers["Parley-Reason"] == "role: unknown"
+    assert bench.notes.lines == ["dead-lettered deliberation.requested"]
+
+
+async def test_an_invalid_message_is_kept_whole_with_its_reason_and_origin(
     bench: Bench, settler: Settler
 ) -> None:
     body = b'{"task_description": \xff\x00 "' + b"x" * 10_000
     await bench.publish(topology.CANCEL, {})  # so that its place is not simply the first
     seq = await bench.publish(topology.REQUESTED, body)
     (delivery,) = await bench.taken(INTAKE)
-    await settler.settle(delivery, unreadable)
+    await Runner(settler, unreadable).run(delivery)
     await bench.settled(INTAKE)
     letter = await letter_of(bench)
     assert letter.subject == "deadletter.deliberation.requested"
@@ -174,7 +198,7 @@ async def test_what_nobody_can_read_is_kept_whole_with_why_and_where_from(
     assert bench.notes.lines == ["dead-lettered deliberation.requested"]
 
 
-async def test_a_dead_letter_keeps_the_senders_headers_and_believes_none_of_ours(
+async def test_a_dead_letter_keeps_the_senders_headers_but_not_forged_ones_of_the_service(
     bench: Bench, settler: Settler
 ) -> None:
     await bench.wire.publish(
@@ -190,13 +214,14 @@ async def test_a_dead_letter_keeps_the_senders_headers_and_believes_none_of_ours
         },
     )
     (delivery,) = await bench.taken(INTAKE)
-    await settler.settle(delivery, unreadable)
+    await Runner(settler, unreadable).run(delivery)
     letter = await letter_of(bench)
     headers = letter.headers
     assert (headers["traceparent"], headers["X-Mine"]) == ("00-aa", "yes")
     assert headers["Parley-Reason"] == "num_agents: must be more; role: unknown"
     assert headers["Parley-Sequence"] == str(delivery.seq)
-    # What the server would act upon is only told: a dead letter must not expire, or be taken for a repeat of the original.
+    # What the server would act upon is only told: a dead letter must not expire, or be taken for a repeat of the
+    # original.
     assert (headers["Parley-Original-Nats-Msg-Id"], headers["Parley-Original-Nats-TTL"]) == ("m-1", "60s")
     assert headers["Nats-Msg-Id"] == f"dead:DELIBERATIONS:{delivery.seq}:intake"
     assert "Nats-TTL" not in headers
@@ -216,7 +241,7 @@ async def test_each_message_has_its_own_dead_letter(bench: Bench, settler: Settl
     for _ in range(3):
         await bench.publish(topology.REQUESTED, b"junk")
     for delivery in await bench.taken(INTAKE, 3):
-        await settler.settle(delivery, unreadable)
+        await Runner(settler, unreadable).run(delivery)
     assert len(await bench.dead_letters()) == 3
 
 
@@ -244,11 +269,13 @@ async def test_a_reason_of_any_kind_fits_into_a_header(bench: Bench, reason: str
     assert shown is None or letter.headers.get("Parley-Reason", "") == shown
 
 
-async def test_a_payload_too_large_for_our_headers_is_put_aside_whole(bench: Bench, settler: Settler) -> None:
+async def test_a_payload_too_large_for_more_headers_goes_to_the_object_store(
+    bench: Bench, settler: Settler
+) -> None:
     body = b"x" * bench.wire.max_payload
     seq = (await bench.js.publish(topology.REQUESTED, body)).seq
     (delivery,) = await bench.taken(INTAKE)
-    await settler.settle(delivery, unreadable)
+    await Runner(settler, unreadable).run(delivery)
     await bench.settled(INTAKE)
     letter = await letter_of(bench)
     assert letter.data == b""
@@ -258,23 +285,21 @@ async def test_a_payload_too_large_for_our_headers_is_put_aside_whole(bench: Ben
     assert (await store.get(letter.headers["Parley-Payload-Name"])).data == body
 
 
-async def test_headers_too_large_to_keep_do_not_keep_a_message_from_its_dead_letter(
+async def test_a_message_whose_headers_are_too_large_to_keep_is_dead_lettered(
     bench: Bench, settler: Settler
 ) -> None:
     # 65,532 bytes of headers: the server takes 65,535, and ours have to go with them.
     many = {f"X-{n}": "y" * 1_000 for n in range(10, 75)}
     await bench.js.publish(topology.REQUESTED, b"x" * 40_000, headers=many)
     (delivery,) = await bench.taken(INTAKE)
-    await settler.settle(delivery, unreadable)
+    await Runner(settler, unreadable).run(delivery)
     await bench.settled(INTAKE)
     letter = await letter_of(bench)
     store = await bench.js.object_store(letter.headers["Parley-Payload-Bucket"])
     assert (await store.get(letter.headers["Parley-Payload-Name"])).data == b"x" * 40_000
 
 
-async def test_headers_that_only_a_sender_of_its_own_making_writes_do_not_keep_a_message_from_its_dead_letter(
-    bench: Bench, settler: Settler
-) -> None:
+async def test_a_message_with_malformed_headers_is_dead_lettered(bench: Bench, settler: Settler) -> None:
     odd = [
         b"NATS/1.0\r\n\x00: 1\r\n\r\n",
         b"NATS/1.0\r\n: x\r\n\r\n",
@@ -286,7 +311,7 @@ async def test_headers_that_only_a_sender_of_its_own_making_writes_do_not_keep_a
     for headers in sent:
         await publish_raw(bench, topology.REQUESTED, headers)
     for delivery in await bench.taken(INTAKE, len(sent)):
-        await settler.settle(delivery, unreadable)
+        await Runner(settler, unreadable).run(delivery)
     await bench.settled(INTAKE)
     letters = await bench.dead_letters()
     assert [letter.headers["Parley-Sequence"] for letter in letters] == [
@@ -295,12 +320,10 @@ async def test_headers_that_only_a_sender_of_its_own_making_writes_do_not_keep_a
 
 
 @pytest.mark.parametrize("token", ODD_TOKENS, ids=lambda token: repr(token)[:20])
-async def test_a_subject_of_the_senders_invention_does_not_keep_a_message_from_its_dead_letter(
-    bench: Bench, token: bytes
-) -> None:
+async def test_a_message_on_an_odd_subject_is_dead_lettered(bench: Bench, token: bytes) -> None:
     await publish_raw(bench, b"deliberation.deadline." + token)
     (delivery,) = await bench.taken(EXPIRY)
-    await Settler(bench.wire, EXPIRY, bench.notes).settle(delivery, unreadable)
+    await Runner(Settler(bench.wire, EXPIRY, bench.notes), unreadable).run(delivery)
     await bench.settled(EXPIRY)
     letter = await letter_of(bench)
     assert (letter.subject, letter.data) == ("deadletter.deliberation.deadline", b"{}")
@@ -308,18 +331,18 @@ async def test_a_subject_of_the_senders_invention_does_not_keep_a_message_from_i
     assert bench.wire.connected
 
 
-async def test_when_dead_letters_takes_none_the_message_stays_where_it_is(
+async def test_a_message_that_cannot_be_dead_lettered_stays_in_its_stream(
     bench: Bench, settler: Settler
 ) -> None:
     config = (await bench.js.stream_info(topology.DEAD_LETTERS)).config
     await bench.js.update_stream(replace(config, max_msg_size=1_000))  # an operator's choice
     await bench.publish(topology.REQUESTED, b"x" * 2_000)
     (delivery,) = await bench.taken(INTAKE)
-    await settler.settle(delivery, unreadable)
+    await Runner(settler, unreadable).run(delivery)
     (again,) = await bench.taken(INTAKE)
     assert bench.notes.lines == []
     await bench.js.update_stream(replace(config, max_msg_size=-1))
-    await settler.settle(again, unreadable)
+    await Runner(settler, unreadable).run(again)
     await bench.settled(INTAKE)
     assert (await letter_of(bench)).headers["Parley-Deliveries"] == "2"
 
@@ -332,16 +355,17 @@ async def test_a_bug_is_tried_again_then_given_up_and_the_message_kept(
 ) -> None:
     reasons: list[str] = []
 
-    async def give_up(reason: str) -> None:
+    async def give_up(delivery: Delivery[Any], reason: str) -> None:
         assert not delivery.msg.is_acked
         reasons.append(reason)
 
+    giving_up = Settler(bench.wire, INTAKE, bench.notes, give_up=give_up)
     await bench.publish(topology.REQUESTED, b'{"n": 1}')
     for count in range(1, MAX_DELIVERIES + 1):
         assert reasons == []
         (delivery,) = await bench.taken(INTAKE)
         assert delivery.count == count
-        await settler.settle(delivery, a_bug, give_up)
+        await Runner(giving_up, a_bug).run(delivery)
     await bench.settled(INTAKE)
     assert reasons == [f"ZeroDivisionError after {MAX_DELIVERIES} deliveries"]
     letter = await letter_of(bench)
@@ -354,15 +378,16 @@ async def test_a_bug_is_tried_again_then_given_up_and_the_message_kept(
 async def test_giving_up_is_repeated_until_it_succeeds(bench: Bench, settler: Settler) -> None:
     tries: list[int] = []
 
-    async def give_up(reason: str) -> None:
+    async def give_up(delivery: Delivery[Any], reason: str) -> None:
         tries.append(delivery.count)
         if len(tries) < 3:
             raise RuntimeError("cannot end it yet")
 
+    giving_up = Settler(bench.wire, INTAKE, bench.notes, give_up=give_up)
     await bench.publish(topology.REQUESTED, {})
     while not tries or not await bench.nothing_left(INTAKE):
         (delivery,) = await bench.taken(INTAKE)
-        await settler.settle(delivery, a_bug, give_up)
+        await Runner(giving_up, a_bug).run(delivery)
         if len(tries) == 3:
             await bench.settled(INTAKE)
         else:
@@ -374,22 +399,71 @@ async def test_giving_up_is_repeated_until_it_succeeds(bench: Bench, settler: Se
 async def test_without_anything_to_end_giving_up_is_only_a_dead_letter(bench: Bench) -> None:
     await bench.publish(topology.REQUESTED, {})
     (delivery,) = await bench.taken(INTAKE)
-    await Settler(bench.wire, INTAKE, bench.notes, deliveries=1).settle(delivery, a_bug)
+    await Runner(Settler(bench.wire, INTAKE, bench.notes, max_deliveries=1), a_bug).run(delivery)
     await bench.settled(INTAKE)
     headers = (await letter_of(bench)).headers
     assert headers["Parley-Reason"] == "ZeroDivisionError after 1 deliveries"
     assert "sender's words" not in str(headers)
 
 
-async def test_what_nobody_else_would_make_good_is_never_given_up(bench: Bench, settler: Settler) -> None:
-    client = Settler(bench.wire, INTAKE, bench.notes, deliveries=None)
+async def test_without_a_limit_of_deliveries_a_message_is_never_given_up(
+    bench: Bench, settler: Settler
+) -> None:
+    patient = Settler(bench.wire, INTAKE, bench.notes, max_deliveries=None)
     await bench.publish(topology.REQUESTED, {})
     for count in range(1, 2 * MAX_DELIVERIES):
         (delivery,) = await bench.taken(INTAKE)
         assert delivery.count == count
-        await client.settle(delivery, a_bug)
+        await Runner(patient, a_bug).run(delivery)
     assert await bench.dead_letters() == []
     (delivery,) = await bench.taken(INTAKE)
-    await client.settle(delivery, unreadable)  # that no patience helps
+    await Runner(patient, unreadable).run(delivery)  # that no patience helps
     await bench.settled(INTAKE)
     assert len(await bench.dead_letters()) == 1
+
+
+# ── in progress ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Slow:
+    """A message that notes its "in progress" signals."""
+
+    signals: list[float] = field(default_factory=list)
+    away: bool = False
+
+    async def in_progress(self) -> None:
+        self.signals.append(asyncio.get_running_loop().time())
+        if self.away:
+            raise ConnectionError
+
+
+def in_progress(slow: Slow, ack_wait: float = 0.06) -> InProgress:
+    message: Msg = slow  # type: ignore[assignment]  # the one method that matters
+    return InProgress(message, ack_wait / SIGNALS)
+
+
+async def test_signals_come_until_it_is_stopped_and_several_within_one_ack_wait() -> None:
+    slow = Slow()
+    began = asyncio.get_running_loop().time()
+    signalling = in_progress(slow)
+    await until(lambda: len(slow.signals) >= 2 * SIGNALS, "it signals that it is being worked on")
+    signalling.stop()
+    assert slow.signals[0] - began >= 0.06 / SIGNALS - 0.002
+    count = len(slow.signals)
+    await asyncio.sleep(0.1)
+    assert len(slow.signals) <= count + 1  # one may have been on its way
+
+
+async def test_what_is_done_at_once_sends_none() -> None:
+    slow = Slow()
+    in_progress(slow, ack_wait=30.0).stop()
+    await asyncio.sleep(0)
+    assert slow.signals == []
+
+
+async def test_a_signal_that_cannot_be_sent_does_not_stop_the_others() -> None:
+    slow = Slow(away=True)
+    signalling = in_progress(slow)
+    await until(lambda: len(slow.signals) >= 3, "it goes on")
+    signalling.stop()

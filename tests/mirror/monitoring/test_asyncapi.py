@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from parley.app import VERSION, documented
+from parley.app import VERSION, asyncapi_document
 from parley.broker.core import messages
 from parley.broker.core.messages import DeliberationStatus
 from parley.broker.jetstream import topology
@@ -52,7 +52,7 @@ SENT = {
 
 @pytest.fixture(scope="module")
 def spec() -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(json.dumps(documented()))  # as it is served
+    document: dict[str, Any] = json.loads(json.dumps(asyncapi_document()))  # as it is served
     return document
 
 

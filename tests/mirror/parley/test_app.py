@@ -1,4 +1,4 @@
-"""The service as one block: what it refuses to start without, what its door tells, and that it leaves nothing behind."""
+"""The service as one block: what it needs to start, what it serves over HTTP, and that it leaves nothing behind."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from parley.app import Service, documented, embedded, service, simulator
+from parley.app import Service, asyncapi_document, embedded, service, simulator
 from parley.broker.core.errors import (
     BrokerUnavailable,
     BrokerUnsuitable,
@@ -183,7 +183,7 @@ async def test_a_port_that_is_taken_is_named_with_its_setting(
 
 
 @pytest.mark.parametrize("own", [TimeoutError("mine"), PermissionError("mine")])
-async def test_trouble_of_ones_own_inside_the_block_is_not_blamed_on_the_port(
+async def test_an_error_inside_the_block_is_not_blamed_on_the_port(
     empty_nats: EmbeddedNats, model: ModelServer, own: OSError
 ) -> None:
     with pytest.raises(OSError, match="mine") as caught:
@@ -318,7 +318,7 @@ async def test_the_documentation_uses_local_assets_only(local_service: Running) 
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
-async def test_nothing_can_be_changed_through_the_door(local_service: Running, method: str) -> None:
+async def test_no_request_over_http_changes_anything(local_service: Running, method: str) -> None:
     async with aiohttp.ClientSession() as http:
         for path in (*PATHS, "/", "/docs/try", "/asyncapi/try", "/docs/assets/try"):
             body = {"channelName": "deliberation.requested", "message": {}}
@@ -330,7 +330,7 @@ async def test_nothing_can_be_changed_through_the_door(local_service: Running, m
     "path",
     ["/", "/docs/", "/docs/try", "/docs/assets/", "/docs/assets/README.md", "/docs/assets/..%2fhttp.py"],
 )
-async def test_there_is_nothing_else_behind_it(local_service: Running, path: str) -> None:
+async def test_no_other_path_is_served(local_service: Running, path: str) -> None:
     assert (await get(f"{local_service.service.http_url}{path}"))[0] == 404
 
 
@@ -356,12 +356,12 @@ async def test_what_is_there_is_used(tmp_path: Path) -> None:
     assert not (tmp_path / "unused").exists()
 
 
-async def test_a_simulator_that_cannot_start_is_told() -> None:
+async def test_a_simulator_that_cannot_start_is_reported() -> None:
     with pytest.raises(Unavailable, match="simulated"):
         async with simulator("--fault", "earthquake"):
             pass
 
 
 def test_the_document_needs_no_connection() -> None:
-    document = documented()
+    document = asyncapi_document()
     assert document["asyncapi"] == "3.0.0"

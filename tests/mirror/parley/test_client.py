@@ -380,7 +380,7 @@ async def test_the_client_finds_dead_letters(local_service: Running) -> None:
     seq = await local_service.publish(b"not JSON")
     await local_service.ending_of(f"d-{seq}")
 
-    async def found() -> parley.DeadLetter | None:
+    async def found() -> parley.DeadLetterInfo | None:
         letters = await local_service.client.deadletters.newest(20, subject=topology.REQUESTED)
         return next((letter for letter in letters if letter.sequence == seq), None)
 

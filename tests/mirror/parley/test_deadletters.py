@@ -30,7 +30,7 @@ CONTROLS = ["\x1b", "\x07", "\x08", "\r", "\x7f", "\x9b", "\x00", "\u202e", "\u2
 
 
 @dataclass(frozen=True)
-class Desk:
+class DeadLetterShell:
     """A NATS account with our streams, some dead letters, and a shell beside it."""
 
     sh: Shell
@@ -67,10 +67,10 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Acco
 
 
 @pytest.fixture
-async def desk(server: Accounts, tmp_path: Path) -> AsyncIterator[Desk]:
+async def shell(server: Accounts, tmp_path: Path) -> AsyncIterator[DeadLetterShell]:
     url = server.fresh_url()
     async with provisioned(url) as nc:
-        yield Desk(Shell(tmp_path, NATS_URL=url), JetStream(nc))
+        yield DeadLetterShell(Shell(tmp_path, NATS_URL=url), JetStream(nc))
 
 
 def harmless(text: str) -> bool:
@@ -80,12 +80,14 @@ def harmless(text: str) -> bool:
 # ── list ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_they_are_listed_newest_first_with_why_and_without_their_payload(desk: Desk) -> None:
-    await desk.dead_letter(seq=1)
-    await desk.dead_letter(
+async def test_they_are_listed_newest_first_with_why_and_without_their_payload(
+    shell: DeadLetterShell,
+) -> None:
+    await shell.dead_letter(seq=1)
+    await shell.dead_letter(
         b"", seq=2, subject=topology.AGENT_FAILED, durable=AGGREGATE, reason="payload: not JSON"
     )
-    people, scripts = await asyncio.gather(desk("list"), desk("list", "--json"))
+    people, scripts = await asyncio.gather(shell("list"), shell("list", "--json"))
     assert (people.code, people.err, scripts.code) == (OK, "", OK)
     first, why, second, other = people.out.splitlines()
     assert first.split()[0] == "2"
@@ -110,17 +112,17 @@ async def test_they_are_listed_newest_first_with_why_and_without_their_payload(d
     assert old["buried_at"].endswith("Z")
 
 
-async def test_the_list_of_a_thousand_can_be_cut_and_says_so(desk: Desk) -> None:
+async def test_the_list_of_a_thousand_can_be_cut_and_says_so(shell: DeadLetterShell) -> None:
     publishing = (
-        desk.wire.js.publish(f"deadletter.{subject}", PROMPT)
+        shell.wire.js.publish(f"deadletter.{subject}", PROMPT)
         for subject in ["agent.requested", *["deliberation.requested"] * 999]
     )
     await asyncio.gather(*publishing)
     some, usual, one, scripts = await asyncio.gather(
-        desk("list", "--limit", "3"),
-        desk("list"),
-        desk("list", "--subject", "agent.>"),
-        desk("list", "--json", "--limit", "1000"),
+        shell("list", "--limit", "3"),
+        shell("list"),
+        shell("list", "--subject", "agent.>"),
+        shell("list", "--json", "--limit", "1000"),
     )
     assert [line.split()[0] for line in some.out.splitlines()[:6:2]] == ["1000", "999", "998"]
     assert "There are older ones" in some.out
@@ -129,12 +131,12 @@ async def test_the_list_of_a_thousand_can_be_cut_and_says_so(desk: Desk) -> None
     assert [letter["seq"] for letter in json.loads(scripts.out)] == list(range(1_000, 0, -1))
 
 
-async def test_eighty_columns_are_enough(desk: Desk) -> None:
+async def test_eighty_columns_are_enough(shell: DeadLetterShell) -> None:
     long = "x: " + "very much is wrong with this; " * 15
-    await desk.dead_letter(
+    await shell.dead_letter(
         b"x" * 1_000_000, seq=123_456, subject=topology.AGENT_COMPLETED, durable=AGGREGATE, reason=long
     )
-    ran = await desk("list", COLUMNS="80")
+    ran = await shell("list", COLUMNS="80")
     head, why = ran.out.splitlines()
     assert len(head) <= 80
     assert len(why) <= 80
@@ -143,9 +145,9 @@ async def test_eighty_columns_are_enough(desk: Desk) -> None:
     assert why.endswith("…")
 
 
-async def test_an_empty_list_says_that_it_is(desk: Desk) -> None:
+async def test_an_empty_list_says_that_it_is(shell: DeadLetterShell) -> None:
     empty, scripts, wrong = await asyncio.gather(
-        desk("list"), desk("list", "--json"), desk("list", "--subject", "a b")
+        shell("list"), shell("list", "--json"), shell("list", "--subject", "a b")
     )
     assert (empty.code, empty.out) == (OK, "no dead letters\n")
     assert (scripts.code, json.loads(scripts.out)) == (OK, [])
@@ -153,13 +155,13 @@ async def test_an_empty_list_says_that_it_is(desk: Desk) -> None:
     assert "subject" in one_line(wrong)
 
 
-async def test_nothing_that_others_wrote_reaches_the_terminal_as_a_control(desk: Desk) -> None:
+async def test_nothing_that_others_wrote_reaches_the_terminal_as_a_control(shell: DeadLetterShell) -> None:
     words = "be\x1b[2J\x07\x08\x7ffore"
-    await desk.wire.js.publish(
+    await shell.wire.js.publish(
         "deadletter.x", words.encode(), headers={"Parley-Reason": words, "X-Mine": words}
     )
     for ran in await asyncio.gather(
-        desk("list"), desk("show", "1", "--payload"), desk("show", "1", "--payload", "--json")
+        shell("list"), shell("show", "1", "--payload"), shell("show", "1", "--payload", "--json")
     ):
         assert ran.code == OK
         assert "be\\" in ran.out
@@ -169,13 +171,13 @@ async def test_nothing_that_others_wrote_reaches_the_terminal_as_a_control(desk:
 # ── show ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_one_is_shown_with_everything_but_its_payload_unless_asked_for(desk: Desk) -> None:
-    await desk.dead_letter(seq=42, headers={"traceparent": "00-aa", "Nats-Msg-Id": "m-1"})
+async def test_one_is_shown_with_everything_but_its_payload_unless_asked_for(shell: DeadLetterShell) -> None:
+    await shell.dead_letter(seq=42, headers={"traceparent": "00-aa", "Nats-Msg-Id": "m-1"})
     bare, whole, scripts, all_of_it = await asyncio.gather(
-        desk("show", "1"),
-        desk("show", "1", "--payload"),
-        desk("show", "1", "--json"),
-        desk("show", "1", "--json", "--payload"),
+        shell("show", "1"),
+        shell("show", "1", "--payload"),
+        shell("show", "1", "--json"),
+        shell("show", "1", "--json", "--payload"),
     )
     assert bare.code == whole.code == scripts.code == all_of_it.code == OK
     for said in (
@@ -195,15 +197,15 @@ async def test_one_is_shown_with_everything_but_its_payload_unless_asked_for(des
     assert json.loads(scripts.out)["headers"]["traceparent"] == "00-aa"
 
 
-async def test_a_payload_of_any_bytes_is_shown_safely_and_whole_in_json(desk: Desk) -> None:
+async def test_a_payload_of_any_bytes_is_shown_safely_and_whole_in_json(shell: DeadLetterShell) -> None:
     hostile = b'\xff\x00\x1b]52;c;aGk=\x07 "' + "größe\n".encode()
-    await desk.dead_letter(hostile, seq=1)
-    await desk.dead_letter(b"", seq=2)
+    await shell.dead_letter(hostile, seq=1)
+    await shell.dead_letter(b"", seq=2)
     shown, scripts, empty, nothing = await asyncio.gather(
-        desk("show", "1", "--payload"),
-        desk("show", "1", "--payload", "--json"),
-        desk("show", "2", "--payload"),
-        desk("show", "2", "--payload", "--json"),
+        shell("show", "1", "--payload"),
+        shell("show", "1", "--payload", "--json"),
+        shell("show", "2", "--payload"),
+        shell("show", "2", "--payload", "--json"),
     )
     assert shown.out.endswith('\n\\xff\\x00\\x1b]52;c;aGk=\\x07 "größe\n\n')
     told = json.loads(scripts.out)
@@ -212,13 +214,13 @@ async def test_a_payload_of_any_bytes_is_shown_safely_and_whole_in_json(desk: De
     assert json.loads(nothing.out)["payload"] == ""
 
 
-async def test_a_payload_that_was_put_aside_is_shown_like_any_other(desk: Desk) -> None:
-    await desk.dead_letter(b"y" * desk.wire.max_payload)
-    bare, whole = await asyncio.gather(desk("show", "1"), desk("show", "1", "--payload"))
+async def test_a_payload_that_was_put_aside_is_shown_like_any_other(shell: DeadLetterShell) -> None:
+    await shell.dead_letter(b"y" * shell.wire.max_payload)
+    bare, whole = await asyncio.gather(shell("show", "1"), shell("show", "1", "--payload"))
     assert "1,048,576 bytes, in the object store results/dead.letter.DELIBERATIONS.1.intake" in bare.out
-    assert whole.out.count("y") > desk.wire.max_payload
-    await (await desk.wire.js.object_store("results")).delete("dead.letter.DELIBERATIONS.1.intake")
-    gone = await desk("show", "1", "--payload")
+    assert whole.out.count("y") > shell.wire.max_payload
+    await (await shell.wire.js.object_store("results")).delete("dead.letter.DELIBERATIONS.1.intake")
+    gone = await shell("show", "1", "--payload")
     assert gone.code == FAILED
     assert gone.out == bare.out
     assert gone.err == "parley: 1: its payload is no longer kept\n"
@@ -251,15 +253,15 @@ async def test_a_replayed_request_is_deliberated_on(
     tmp_path: Path, local_service: Running, model: ModelServer
 ) -> None:
     """Two that were dead-lettered by some mistake of the service's, one of them without a name of its own."""
-    desk = Desk(Shell(tmp_path, NATS_URL=local_service.service.nats_url), local_service.wire)
+    shell = DeadLetterShell(Shell(tmp_path, NATS_URL=local_service.service.nats_url), local_service.wire)
     task_id = fresh("replayed")
-    before = (await desk.wire.js.stream_info(DEAD_LETTERS)).state.last_seq
+    before = (await shell.wire.js.stream_info(DEAD_LETTERS)).state.last_seq
     trace = {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01", "Nats-Msg-Id": task_id}
     named = json.dumps({"task_description": "x", "task_id": task_id, "num_agents": 2}).encode()
     # Numbers that the stream will not reach here: a dead letter's own Msg-Id is made of them.
-    await desk.dead_letter(named, seq=10**9 + 1, headers=trace)
-    await desk.dead_letter(b'{"task_description": "x", "num_agents": 1}', seq=10**9 + 2)
-    ran = await desk("replay", str(before + 1), str(before + 2))
+    await shell.dead_letter(named, seq=10**9 + 1, headers=trace)
+    await shell.dead_letter(b'{"task_description": "x", "num_agents": 1}', seq=10**9 + 2)
+    ran = await shell("replay", str(before + 1), str(before + 2))
     assert (ran.code, ran.err) == (OK, "")
     first, second = ran.out.splitlines()
     assert first.startswith(f"{before + 1}: back on deliberation.requested, as message ")
@@ -269,62 +271,64 @@ async def test_a_replayed_request_is_deliberated_on(
     assert (msg.headers or {})["traceparent"].startswith(f"00-{'1' * 32}-")
     new_name = f"d-{second.split()[-3]}"
     assert (await local_service.ending_of(new_name))["status"] == "completed"
-    assert not {before + 1, before + 2} & set(await desk.left())
+    assert not {before + 1, before + 2} & set(await shell.left())
     # One that has had its ending gets no second one.
-    await desk.dead_letter(named, seq=10**9 + 3)
-    again = await desk("replay", str(before + 3))
+    await shell.dead_letter(named, seq=10**9 + 3)
+    again = await shell("replay", str(before + 3))
     assert again.code == OK
 
     async def handled() -> bool:
-        info = await desk.wire.js.consumer_info(INTAKE.stream, INTAKE.name)
+        info = await shell.wire.js.consumer_info(INTAKE.stream, INTAKE.name)
         return not info.num_pending and not info.num_ack_pending
 
     await until(handled, "the repeated request was handled")
     assert len(await local_service.endings_of(task_id)) == 1
 
 
-async def test_replaying_twice_stores_it_once_and_says_so(desk: Desk) -> None:
-    await desk.dead_letter()
-    first = await desk("replay", "1", "--keep")
+async def test_replaying_twice_stores_it_once_and_says_so(shell: DeadLetterShell) -> None:
+    await shell.dead_letter()
+    first = await shell("replay", "1", "--keep")
     assert first.out == "1: back on deliberation.requested, as message 1 of DELIBERATIONS\n"
-    assert await desk.left() == [1]
-    second = await desk("replay", "1")
+    assert await shell.left() == [1]
+    second = await shell("replay", "1")
     assert second.code == OK
     assert second.out == "1: had been replayed before, as message 1 of DELIBERATIONS; nothing was stored\n"
-    third = await desk("replay", "1")
+    third = await shell("replay", "1")
     assert third.code == FAILED
     assert "1: not in DEAD_LETTERS (any more)" in one_line(third)
-    assert await desk.replayed() == 1
+    assert await shell.replayed() == 1
 
 
-async def test_a_dead_letter_that_cannot_be_replayed_is_named_and_the_others_are_replayed(desk: Desk) -> None:
-    await desk.dead_letter(seq=1)
-    await desk.wire.js.publish("deadletter.deliberation.timer.t-1", PROMPT)
-    await desk.wire.js.publish("deadletter.$KV.deliberations.t-1", PROMPT)
-    await desk.dead_letter(seq=4)
-    ran = await desk("replay", "9", "2", "3", "1", "4")
+async def test_a_dead_letter_that_cannot_be_replayed_is_named_and_the_others_are_replayed(
+    shell: DeadLetterShell,
+) -> None:
+    await shell.dead_letter(seq=1)
+    await shell.wire.js.publish("deadletter.deliberation.timer.t-1", PROMPT)
+    await shell.wire.js.publish("deadletter.$KV.deliberations.t-1", PROMPT)
+    await shell.dead_letter(seq=4)
+    ran = await shell("replay", "9", "2", "3", "1", "4")
     assert ran.code == FAILED
     assert len(ran.out.splitlines()) == 2
     missing, timer, bucket = ran.err.splitlines()
     assert missing.startswith("parley: 9: not in DEAD_LETTERS")
     assert timer.startswith("parley: 2: deliberation.timer.t-1 takes no replays")
     assert bucket.startswith("parley: 3: $KV.deliberations.t-1 takes no replays")
-    assert await desk.left() == [2, 3]
-    assert await desk.replayed() == 2
+    assert await shell.left() == [2, 3]
+    assert await shell.replayed() == 2
 
 
-async def test_all_or_those_of_a_subject_are_replayed_the_oldest_first(desk: Desk) -> None:
+async def test_all_or_those_of_a_subject_are_replayed_the_oldest_first(shell: DeadLetterShell) -> None:
     for seq, body in enumerate([b"1", b"2", b"3"], 1):
-        await desk.dead_letter(body, seq=seq)
-    await desk.dead_letter(b"4", seq=4, subject=topology.CANCEL, durable=CANCELLER)
-    some = await desk("replay", "--all", "--subject", "*.requested")
+        await shell.dead_letter(body, seq=seq)
+    await shell.dead_letter(b"4", seq=4, subject=topology.CANCEL, durable=CANCELLER)
+    some = await shell("replay", "--all", "--subject", "*.requested")
     assert some.code == OK
     assert [line.split(":")[0] for line in some.out.splitlines()] == ["1", "2", "3"]
-    stored = [await desk.wire.get(topology.DELIBERATIONS, seq) for seq in (1, 2, 3)]
+    stored = [await shell.wire.get(topology.DELIBERATIONS, seq) for seq in (1, 2, 3)]
     assert [message.data for message in stored if message is not None] == [b"1", b"2", b"3"]
-    assert await desk.left() == [4]
-    rest, none = await desk("replay", "--all"), await desk("replay", "--all")
-    assert (rest.code, await desk.left()) == (OK, [])
+    assert await shell.left() == [4]
+    rest, none = await shell("replay", "--all"), await shell("replay", "--all")
+    assert (rest.code, await shell.left()) == (OK, [])
     assert (none.code, none.out) == (OK, "no dead letters to replay\n")
 
 
@@ -339,15 +343,15 @@ async def test_a_message_that_is_dead_lettered_again_during_a_replay_is_not_repl
     nc = await connect(url, "test")
     try:
         await topology.provision(nc.jetstream())  # as it is declared: a service runs on nothing else
-        desk = Desk(Shell(tmp_path, NATS_URL=url), JetStream(nc))
+        shell = DeadLetterShell(Shell(tmp_path, NATS_URL=url), JetStream(nc))
         for seq in (1, 2, 3):
-            await desk.dead_letter(b"not JSON", seq=10**9 + seq)
+            await shell.dead_letter(b"not JSON", seq=10**9 + seq)
         async with service(load(nats_url=url, vllm_url=model.url, http_port=0, home=tmp_path, pool="local")):
-            ran = await desk("replay", "--all")
+            ran = await shell("replay", "--all")
             assert (ran.code, len(ran.out.splitlines())) == (OK, 3)
 
             async def back() -> bool:
-                return await desk.left() == [4, 5, 6]
+                return await shell.left() == [4, 5, 6]
 
             await until(back, "each came back as a new dead letter")
     finally:
@@ -357,43 +361,45 @@ async def test_a_message_that_is_dead_lettered_again_during_a_replay_is_not_repl
 # ── purge ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_one_or_several_are_purged_and_those_that_are_not_there_named(desk: Desk) -> None:
+async def test_one_or_several_are_purged_and_those_that_are_not_there_named(shell: DeadLetterShell) -> None:
     for seq in (1, 2, 3):
-        await desk.dead_letter(seq=seq)
-    ran = await desk("purge", "1", "9", "3", "--yes")
+        await shell.dead_letter(seq=seq)
+    ran = await shell("purge", "1", "9", "3", "--yes")
     assert (ran.code, ran.out) == (FAILED, "deleted dead letter 1\ndeleted dead letter 3\n")
     assert ran.err.startswith("parley: 9: not in DEAD_LETTERS")
-    assert await desk.left() == [2]
+    assert await shell.left() == [2]
 
 
-async def test_purging_deletes_only_what_its_filters_select(desk: Desk) -> None:
+async def test_purging_deletes_only_what_its_filters_select(shell: DeadLetterShell) -> None:
     for seq, subject in enumerate([topology.REQUESTED, topology.CANCEL, topology.REQUESTED], 1):
-        await desk.dead_letter(b"x" * desk.wire.max_payload, seq=seq, subject=subject)
-    young = await desk("purge", "--all", "--older-than", "7d", "--yes")
+        await shell.dead_letter(b"x" * shell.wire.max_payload, seq=seq, subject=subject)
+    young = await shell("purge", "--all", "--older-than", "7d", "--yes")
     assert (young.code, young.out) == (OK, "no dead letters to purge\n")
-    some = await desk("purge", "--all", "--subject", "deliberation.cancel", "--yes")
+    some = await shell("purge", "--all", "--subject", "deliberation.cancel", "--yes")
     assert (some.code, some.out) == (OK, "deleted dead letter 2\n")
-    assert await desk.left() == [1, 3]
-    rest = await desk("purge", "--all", "--older-than", "0s", "--yes")
+    assert await shell.left() == [1, 3]
+    rest = await shell("purge", "--all", "--older-than", "0s", "--yes")
     assert rest.out == "deleted 2 dead letters\n"
-    assert await desk.left() == []
+    assert await shell.left() == []
     assert (
-        await desk.wire.js.stream_info(topology.RESULTS)
+        await shell.wire.js.stream_info(topology.RESULTS)
     ).state.messages == 3  # the marks of what was deleted
 
 
-async def test_without_a_terminal_or_a_yes_nothing_is_purged(desk: Desk) -> None:
-    await desk.dead_letter()
-    for ran in await asyncio.gather(desk("purge", "1"), desk("purge", "--all")):
+async def test_without_a_terminal_or_a_yes_nothing_is_purged(shell: DeadLetterShell) -> None:
+    await shell.dead_letter()
+    for ran in await asyncio.gather(shell("purge", "1"), shell("purge", "--all")):
         assert ran.code == USAGE
         assert "--yes" in one_line(ran)
-    assert await desk.left() == [1]
+    assert await shell.left() == [1]
 
 
 @pytest.mark.parametrize(("answer", "code", "left"), [("y", OK, []), ("", FAILED, [1, 2])])
-async def test_on_a_terminal_it_asks_first(desk: Desk, answer: str, code: int, left: list[int]) -> None:
+async def test_on_a_terminal_it_asks_first(
+    shell: DeadLetterShell, answer: str, code: int, left: list[int]
+) -> None:
     for seq in (1, 2):
-        await desk.dead_letter(seq=seq)
+        await shell.dead_letter(seq=seq)
     keyboard, terminal = pty.openpty()
     try:
         process = await asyncio.create_subprocess_exec(
@@ -401,7 +407,7 @@ async def test_on_a_terminal_it_asks_first(desk: Desk, answer: str, code: int, l
             stdin=terminal,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=desk.sh.environment,
+            env=shell.sh.environment,
         )
         os.write(keyboard, f"{answer}\n".encode())
         out, _ = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
@@ -410,7 +416,7 @@ async def test_on_a_terminal_it_asks_first(desk: Desk, answer: str, code: int, l
         os.close(terminal)
     assert "Delete 2 dead letters for good?" in out.decode()
     assert process.returncode == code
-    assert await desk.left() == left
+    assert await shell.left() == left
 
 
 # ── usage and absences ────────────────────────────────────────────────────────────────────────────────────────────
@@ -448,17 +454,17 @@ def test_a_number_that_cannot_be_one_is_refused(arguments: list[str]) -> None:
     assert CliRunner().invoke(app, arguments).exit_code == USAGE
 
 
-async def test_a_bad_filter_exits_with_2_and_one_line(desk: Desk) -> None:
-    await desk.dead_letter()
+async def test_a_bad_filter_exits_with_2_and_one_line(shell: DeadLetterShell) -> None:
+    await shell.dead_letter()
     for command in (("replay", "--all"), ("purge", "--all", "--yes")):
-        ran = await desk(*command, "--subject", ">.a")
+        ran = await shell(*command, "--subject", ">.a")
         assert ran.code == USAGE
         assert "subject" in one_line(ran)
-    assert await desk.left() == [1]
+    assert await shell.left() == [1]
 
 
-async def test_showing_one_that_is_gone_exits_with_1(desk: Desk) -> None:
-    ran = await desk("show", "7")
+async def test_showing_one_that_is_gone_exits_with_1(shell: DeadLetterShell) -> None:
+    ran = await shell("show", "7")
     assert ran.code == FAILED
     assert "parley deadletters list" in one_line(ran)
 

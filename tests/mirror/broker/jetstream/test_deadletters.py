@@ -18,7 +18,7 @@ from parley.broker.jetstream.deadletters import (
     BATCH_BYTES,
     REPLAYABLE,
     CannotReplay,
-    DeadLetter,
+    DeadLetterInfo,
     DeadLetters,
     OriginalMessage,
     _batch,
@@ -53,7 +53,7 @@ async def given_up(
     subject: str = topology.REQUESTED,
     durable: Durable = INTAKE,
     headers: Mapping[str, str] | None = None,
-) -> DeadLetter:
+) -> DeadLetterInfo:
     """One more dead letter, read back."""
     await dead_letter(
         wire, durable, OriginalMessage(subject, data, headers or {}, seq, AT, 5), "it is unreadable"
@@ -61,7 +61,7 @@ async def given_up(
     return await newest_of(DeadLetters(wire))
 
 
-async def newest_of(letters: DeadLetters) -> DeadLetter:
+async def newest_of(letters: DeadLetters) -> DeadLetterInfo:
     (letter,) = await letters.newest(1)
     return letter
 
@@ -89,7 +89,7 @@ async def test_it_is_read_back_as_it_was_written(wire: JetStream) -> None:
     }
     letter = await given_up(wire, b"12345", seq=42, headers=sent)
     assert abs(letter.buried_at - before) < 60
-    assert letter == DeadLetter(
+    assert letter == DeadLetterInfo(
         seq=1,
         subject="deliberation.requested",
         reason="it is unreadable",
@@ -513,7 +513,7 @@ async def test_a_forged_one_neither_reads_nor_removes_what_is_anothers(
     assert (await (await wire.js.object_store(RESULTS_BUCKET)).get(name)).data == b"a deliberation's results"
 
 
-async def twin_of(wire: JetStream, letter: DeadLetter) -> DeadLetter:
+async def twin_of(wire: JetStream, letter: DeadLetterInfo) -> DeadLetterInfo:
     """A forged one that claims the same origin, and so the same payload."""
     headers = {
         "Parley-Stream": letter.stream,
