@@ -136,7 +136,10 @@ class Subscriber:
         self.window.lose_connection()
         faults = len(self._server.pulls.struck)
         self.ask()
-        could = self._server.now >= self._server.away_until and not self._busy and self._outside != 0
+        slots = self._outside
+        could = (
+            self._server.now >= self._server.away_until and not self._busy and (slots is None or slots > 0)
+        )
         waits = self._here or self._on_its_way or self._consumer.requested(self)
         holds(
             Invariant.ROOM_ASKED,
