@@ -33,6 +33,7 @@ SLOW = (
     "tests/mirror/broker/jetstream/test_tally_store.py::test_without_the_bucket_nothing_is_decided",
     "tests/mirror/handlers/test_recover.py",
     "tests/mirror/monitoring/test_asyncapi.py",
+    "tests/mirror/parley/test_cli.py",
     "tests/mirror/parley/test_deadletters.py",
     "tests/mirror/parley/test_shutdown.py",
     "tests/mirror/workers/model/test_breaker.py::test_no_order_of_events_breaks_a_rule",
