@@ -29,7 +29,7 @@ demo: $(READY)  ## start everything here, ask three agents one question, stop
 	@$(RUN) parley demo
 
 quick: $(READY)  ## the quick tests, with a real nats-server, without Ray, vLLM and slow tests: at most 90 seconds
-	@$(RUN) pytest --live none -m 'not ray and not live and not slow' --durations=0 --durations-min=2
+	@.ci/quick $(RUN) pytest
 
 test: $(READY)  ## every test, with a real nats-server, Ray and vLLM (2.3 GB into .vllm once; LIVE=none goes without): about 10 minutes
 	@$(RUN) pytest --live $(LIVE)

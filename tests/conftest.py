@@ -17,15 +17,26 @@ from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient as Nats
 from tests.harness import ModelServer, Running, model_server, running
 
-# `make quick` leaves these out, as it does tests with Ray: each takes seconds, or needs a network or many processes.
+# `make quick` leaves these out, as it does tests with Ray: they wait for seconds, or need a browser, a network or many
+# processes. By the beginning of their ids.
 SLOW = (
     "tests/faults",
     "tests/packaging",
     "tests/simulation",
+    "tests/integration/test_backpressure.py",
     "tests/integration/test_breakers.py",
     "tests/integration/test_dashboard_against_prometheus.py",
     "tests/integration/test_helm_chart.py",
     "tests/mirror/benchmarks/test_soak.py",
+    "tests/mirror/broker/jetstream/test_connection.py::test_every_verb_says_that_the_broker_is_away",
+    "tests/mirror/broker/jetstream/test_connection.py::test_what_was_refused_while_nats_was_away_is_not_sent_when_it_is_back",
+    "tests/mirror/broker/jetstream/test_tally_store.py::test_without_the_bucket_nothing_is_decided",
+    "tests/mirror/handlers/test_recover.py",
+    "tests/mirror/monitoring/test_asyncapi.py",
+    "tests/mirror/parley/test_cli.py",
+    "tests/mirror/parley/test_deadletters.py",
+    "tests/mirror/parley/test_shutdown.py",
+    "tests/mirror/workers/model/test_breaker.py::test_no_order_of_events_breaks_a_rule",
 )
 
 

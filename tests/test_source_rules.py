@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import SLOW
+
 ROOT = Path(__file__).parents[1]
 PRODUCT = ("broker", "workers", "handlers", "monitoring", "parley")
 # Metaphors for which the field has a word.
@@ -63,6 +65,13 @@ def test_the_rig_imports_no_other_test() -> None:
         if below(module, "tests") and module != "tests" and not below(module, "tests.rig")
     ]
     assert found == []
+
+
+def test_every_slow_test_exists() -> None:
+    for name in SLOW:
+        path, _, test = name.partition("::")
+        if path.endswith(".py"):
+            assert f"def {test}" in (ROOT / path).read_text(), name
 
 
 def test_no_two_classes_of_the_product_have_the_same_name() -> None:

@@ -145,10 +145,10 @@ def test_the_wheel_is_one_package_with_every_module_and_no_tool(built: Path) -> 
     folders = [ROOT / name for name in ("broker", "handlers", "monitoring", "workers")]
     modules = {f"parley/{path.relative_to(ROOT)}" for folder in folders for path in folder.rglob("*.py")}
     modules |= {str(path.relative_to(ROOT)) for path in (ROOT / "parley").glob("*.py")}
-    tools = {name for name in modules if name.startswith("parley/monitoring/dashboards")}
+    tools = {name for name in modules if name.startswith("parley/monitoring/dashboard")}
     assert {name for name in files if name.endswith(".py")} == modules - tools
     assert "parley/py.typed" in files
-    assert not any("dashboards" in name or "alerts" in name for name in files)
+    assert not any("dashboard" in name or "alerts" in name for name in files)
 
 
 def test_the_sdist_makes_the_same_wheel(built: Path) -> None:
