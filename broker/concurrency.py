@@ -1,11 +1,39 @@
-"""What asyncio lacks: a `gather` that is cheap for one item, a counted capacity, and a semaphore for weights."""
+"""What asyncio lacks: background loops that survive errors, a `gather` that is cheap for one item, a counted capacity,
+and a semaphore for weights."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterable
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+from parley.broker.core.errors import ParleyError
+
+log = logging.getLogger("parley")
+
+# A background loop that failed starts again after this long.
+RESTART_SECONDS = 1.0
+
 Result = TypeVar("Result")
+
+
+def start_loop(loop: Callable[[], Awaitable[None]], name: str) -> asyncio.Task[None]:
+    """Run a background loop until it returns or its task is cancelled.
+
+    An error does not end it: the error is logged, with a traceback if it is a bug, and the loop starts again.
+    """
+    return asyncio.create_task(_keep_running(loop, name), name=name)
+
+
+async def _keep_running(loop: Callable[[], Awaitable[None]], name: str) -> None:
+    while True:
+        try:
+            return await loop()
+        except ParleyError as error:
+            log.warning("%s starts again: %s", name, error)
+        except Exception:
+            log.exception("%s failed through a bug and starts again", name)
+        await asyncio.sleep(RESTART_SECONDS)
 
 
 async def gather(works: Iterable[Awaitable[Result]]) -> list[Result]:

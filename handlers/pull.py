@@ -15,6 +15,7 @@ import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from parley.broker.concurrency import start_loop
 from parley.broker.jetstream.acks import next_subject, pull_request
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.topology import Durable
@@ -87,8 +88,8 @@ class PullSubscriber:
         self._reconnects = connection.reconnects
         self._inbox = connection.new_inbox()
         self.subscription = await connection.subscribe_inline(self._inbox, self._on_message)
-        self._tasks = [asyncio.create_task(self._watch_connection())]
-        self._start_pulling()
+        name = f"the pull loop of {self.durable.name}"
+        self._tasks = [start_loop(self._pull, name), asyncio.create_task(self._watch_connection())]
 
     async def stop(self, grace_seconds: float | None) -> None:
         """Take nothing more, give back what was not begun, give the handlers `grace_seconds` to finish (None: no end)."""
@@ -105,7 +106,7 @@ class PullSubscriber:
             await message.nak()
         if self._handling:
             await asyncio.wait(self._handling, timeout=grace_seconds)
-        for task in tuple(self._tasks):
+        for task in self._tasks:
             task.cancel()
 
     async def _drain(self) -> None:
@@ -147,17 +148,6 @@ class PullSubscriber:
             self._news.set()
 
     # ── the loop ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _start_pulling(self) -> None:
-        task = asyncio.create_task(self._pull(), name=f"pull {self.durable.name}")
-        task.add_done_callback(self._on_loop_ended)
-        self._tasks.append(task)
-
-    def _on_loop_ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.remove(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("the pull loop of %s failed and starts again", self.durable.name, exc_info=error)
-            self._start_pulling()
 
     async def _pull(self) -> None:
         window = self.window

@@ -18,7 +18,6 @@ import nats.errors
 from nats.aio.msg import Msg
 from pydantic import ValidationError
 
-from parley.broker.core.errors import ParleyError
 from parley.broker.core.messages import TASK_ID_PATTERN, describe
 from parley.broker.core.tally import Tally
 from parley.broker.jetstream import topology
@@ -31,8 +30,6 @@ log = logging.getLogger("parley.handlers")
 # Seconds between two sweeps: the longest that a deliberation without a deadline waits beyond it. A sweep reads 20,000
 # tallies a second (docs/performance.md), so an hour's worth of a busy service costs seconds.
 SWEEP_SECONDS = 600.0
-# Seconds before a sweep that failed is tried again.
-RETRY_SECONDS = 1.0
 # Tallies per request, about 1 KiB each. With bodies: asked for headers only, nats-server 2.15.1 crashes at a
 # malformed one.
 BATCH = 500
@@ -52,8 +49,10 @@ class Recover:
         self._effects = effects
 
     async def run(self) -> None:
-        """Sweep now, after every reconnect and every `SWEEP_SECONDS`, until cancelled or the connection is closed for
-        good."""
+        """Sweep now, after every reconnect and every `SWEEP_SECONDS`, until the connection is closed for good.
+
+        Raises BrokerUnavailable.
+        """
         connection = self._jetstream.nc
         while True:
             try:
@@ -61,21 +60,10 @@ class Recover:
             except nats.errors.ConnectionClosedError:
                 return
             reconnects = connection.reconnects
-            pause = SWEEP_SECONDS if await self._swept() else RETRY_SECONDS
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await connection.wait_reconnected(reconnects)
-
-    async def _swept(self) -> bool:
-        try:
             await self.sweep()
-        except ParleyError as error:
-            log.warning("recovery is tried again: %s", error)
-        except Exception:  # a bug must not end recovery for good
-            log.exception("recovery failed through a bug, and is tried again")
-        else:
-            return True
-        return False
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SWEEP_SECONDS):
+                    await connection.wait_reconnected(reconnects)
 
     async def sweep(self) -> int:
         """Arm the deadline of every unfinished tally and return how many there are. Raises BrokerUnavailable."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from nats.aio.msg import Msg
 
+from parley.broker.core.backoff import backoff
 from parley.broker.core.errors import BrokerUnavailable, InvalidMessage
 from parley.broker.core.observer import Observer
 from parley.broker.jetstream import deadletters
@@ -43,10 +44,7 @@ GiveUp = Callable[[Delivery[Any], str], Awaitable[None]]
 
 def retry_wait(count: int) -> float:
     """Seconds before delivery `count` + 1."""
-    doublings = min(
-        count - 1, 16
-    )  # the last one is long reached; 2 ** count would leave what a float can hold
-    return float(min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2**doublings))
+    return backoff(count, FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS)
 
 
 class InProgress:
@@ -71,9 +69,8 @@ class InProgress:
         self._timer = asyncio.get_running_loop().call_later(self._seconds, self._signal)
 
     async def _send(self) -> None:
-        with suppress(
-            Exception
-        ):  # NATS is away: the message is delivered to another process, which is harmless
+        # While NATS is away, the message is delivered to another process, which is harmless.
+        with suppress(Exception):
             await self._msg.in_progress()
 
 
@@ -154,7 +151,7 @@ class Settler:
             await delivery.ack()
         except (
             Exception
-        ) as error:  # NATS is away, or DEAD_LETTERS is full or forbidden: tried again until it is not
+        ) as error:  # NATS is away, or DEAD_LETTERS is full or forbidden: tried until it is not
             log.error("%s could not dead-letter message %d: %s", self.durable.name, delivery.seq, error)
             await self._retry(delivery)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import nats.errors
 from faststream.nats import NatsBroker
 
+from parley.broker.concurrency import start_loop
 from parley.broker.core.errors import SettingsError, Unavailable
 from parley.broker.core.observer import Observer
 from parley.broker.host import child
@@ -116,7 +117,7 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
         url = await stack.enter_async_context(_http_server(settings, jetstream, metrics, pool, readiness))
         await broker.start()
         if Part.AGGREGATE in parts:
-            stack.callback(asyncio.create_task(recover.run(), name="recovery").cancel)
+            stack.callback(start_loop(recover.run, "recovery").cancel)
         yield Service(nats_url, url, metrics, pool, jetstream)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from cachetools import LRUCache
 from nats.aio.msg import Msg
 
+from parley.broker.concurrency import start_loop
 from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, PayloadTooLarge
 from parley.broker.core.messages import (
     AgentCancel,
@@ -96,8 +97,8 @@ class Worker:
     async def start(self) -> None:
         await self.wire.nc.subscribe(topology.AGENT_CANCEL, cb=self._cancel)
         self.agent.balancer.breakers.watch(self._changed.set)
-        self._keepalive_task = asyncio.create_task(self._keep_alive(), name="keep-alive")
-        self._reconnect_task = asyncio.create_task(self._catch_up(), name="catch-up")
+        self._keepalive_task = start_loop(self._keep_alive, "keep-alive")
+        self._reconnect_task = start_loop(self._catch_up, "catch-up")
 
     def start_jobs(self, jobs: Iterable[Job]) -> None:
         """Start these jobs and return at once.
@@ -275,11 +276,8 @@ class Worker:
         reconnects = self.wire.nc.reconnects
         while True:
             reconnects = await self.wire.nc.wait_reconnected(reconnects)
-            try:
-                while not await self._stop_ended():  # noqa: ASYNC110  # JetStream has no event for being ready
-                    await asyncio.sleep(CATCH_UP_SECONDS)
-            except Exception:  # a bug must not end the watch
-                log.exception("which calls are still wanted is not known through a bug")
+            while not await self._stop_ended():  # noqa: ASYNC110  # JetStream has no event for being ready
+                await asyncio.sleep(CATCH_UP_SECONDS)
 
     async def _stop_ended(self) -> bool:
         """Stop the calls whose deliberation has ended. False when the tallies could not be read."""

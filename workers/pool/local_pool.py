@@ -1,10 +1,11 @@
 """The pool without Ray: one worker in this process, for tests and laptops."""
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Self
 
+from parley.broker.concurrency import start_loop
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.jetstream import JetStream
 from parley.workers.job import Job
@@ -29,10 +30,9 @@ class LocalPool(WorkerPool):
     async def __aenter__(self) -> Self:
         nc = await connect(self._config.nats_url, "parley-worker-local")
         self._stack.push_async_callback(close, nc)
-        self._worker = await start_worker(self._config, JetStream(nc), self._stack)
+        worker = self._worker = await start_worker(self._config, JetStream(nc), self._stack)
         self._add_worker(ONLY)
-        watch = asyncio.create_task(self._watch(self._worker), name="pool-watch")
-        self._stack.callback(watch.cancel)
+        self._stack.callback(start_loop(partial(self._watch, worker), "the pool's watch").cancel)
         return self
 
     async def __aexit__(self, *exc: object) -> None:

@@ -10,11 +10,13 @@ without `max_task_retries` would not retry calls, and `ray.util.ActorPool` can h
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
+from parley.broker.concurrency import start_loop
 from parley.broker.jetstream.acks import nak
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.nats_client import NatsClient
@@ -94,11 +96,14 @@ class RayPool(WorkerPool):
             await self._stack.aclose()
             raise
         self._stack.push_async_callback(self._stop_actors)
-        loops = [(f"watch-{slot.number}", self._watch(slot)) for slot in self._actor_slots]
-        loops += [(f"resend-{slot.number}", self._resend_lost(slot)) for slot in self._actor_slots]
-        for name, loop in (*loops, ("ray-head", self._watch_head())):
-            self._stack.callback(asyncio.create_task(loop, name=name).cancel)
+        for slot in self._actor_slots:
+            self._start_loop(partial(self._watch, slot), f"the watch of actor {slot.number}")
+            self._start_loop(partial(self._resend_lost, slot), f"the resending to actor {slot.number}")
+        self._start_loop(self._watch_head, "the watch of Ray's head")
         return self
+
+    def _start_loop(self, loop: Callable[[], Awaitable[None]], name: str) -> None:
+        self._stack.callback(start_loop(loop, name).cancel)
 
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()

@@ -4,7 +4,9 @@ import asyncio
 
 import pytest
 
-from parley.broker.concurrency import Capacity, WeightedSemaphore, gather
+from parley.broker import concurrency
+from parley.broker.concurrency import Capacity, WeightedSemaphore, gather, start_loop
+from parley.broker.core.errors import ParleyError
 
 
 async def _task() -> "asyncio.Task[None] | None":
@@ -133,3 +135,25 @@ async def test_a_waiter_that_gives_up_holds_nothing() -> None:
     assert semaphore.held == 0
     async with asyncio.timeout(5), semaphore.holding(10):
         pass
+
+
+async def test_a_background_loop_starts_again_after_each_error_until_it_returns(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(concurrency, "RESTART_SECONDS", 0.0)
+    errors: list[Exception] = [ParleyError("NATS is away"), ZeroDivisionError("a bug")]
+
+    async def loop() -> None:
+        if errors:
+            raise errors.pop(0)
+
+    await start_loop(loop, "the loop")
+    first, second = caplog.records
+    assert (first.levelname, first.getMessage(), first.exc_info) == (
+        "WARNING", "the loop starts again: NATS is away", None
+    )  # fmt: skip
+    assert (second.levelname, second.getMessage()) == (
+        "ERROR",
+        "the loop failed through a bug and starts again",
+    )
+    assert second.exc_info is not None
