@@ -31,7 +31,7 @@ class _Pending:
     waiting: list[Arrival]
     # How many outcomes the fold waits for.
     wanted: int = 0
-    # Set once as many wait.
+    # Set when `wanted` outcomes wait.
     full: asyncio.Event = field(default_factory=asyncio.Event)
 
     def add(self, arrival: Arrival) -> None:

@@ -26,7 +26,7 @@ class Cancel:
             return ACK
         if await self._may_come_yet(delivery.seq):
             return Retry(REQUEST_WAIT_SECONDS)
-        # Intake may have recorded the request between the two reads. Now it has, or it never will.
+        # Intake has settled every earlier request by now: the request is recorded, or it never will be.
         await self._effects.apply(cancel.task_id, [(event, time.time())])
         return ACK
 

@@ -1,6 +1,6 @@
 """Carries out what `react` decided, in the order that makes the promise: write the tally, run effects, acknowledge.
 
-A crash between any two steps repeats a step and skips none. Every effect is safe to repeat: a timer replaces itself,
+A crash between two steps repeats a step. It never skips one. Every effect is safe to repeat: a timer replaces itself,
 agent requests and endings carry a Msg-Id, a broadcast that comes twice cancels nothing twice.
 """
 

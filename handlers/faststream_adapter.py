@@ -8,7 +8,7 @@ and injecting around handlers that need none of it took a tenth of the service's
 Private names of FastStream 0.7 used here, and nowhere else:
 
 - `NatsBroker._connect`, `_connection_kwargs` and `config.connect`: otherwise the broker opens nats-py's connection.
-- `LogicSubscriber._create_subscription`: where `start` subscribes.
+- `LogicSubscriber._create_subscription`: FastStream's `start` calls it to subscribe.
 - `_outer_config.graceful_timeout`: the seconds that `stop` may wait, as the broker was told.
 """
 

@@ -59,8 +59,10 @@ class Intake:
         await self._refuse(delivery, error, Cause.ABANDONED)
 
     async def _check_name(self, task_id: str | None, seq: int) -> None:
-        """Raises InvalidMessage for a name of the service's own form that names no deliberation yet. A name that does
-        is a repeated request."""
+        """Names of the form `d-N` belong to the service: a client may use one only to repeat a request that has it.
+
+        Raises InvalidMessage for any other.
+        """
         if task_id is None or not OWN_NAME.fullmatch(task_id) or task_id == own_name(seq):
             return
         if not await self._effects.recorded(task_id):

@@ -110,9 +110,11 @@ class PullSubscriber:
             task.cancel()
 
     async def _drain(self) -> None:
-        """Wait while the messages that were asked for come in. The server counts a message as delivered that it sends
-        to an inbox as that closes, and hands it out again only after `ack_wait`. A request that brings nothing for a
-        moment waits for new messages."""
+        """Wait while the messages that were asked for come in.
+
+        When an inbox closes, the server counts what it has sent there as delivered, and redelivers it only after
+        `ack_wait`. A request that brings nothing for a moment waits for new messages.
+        """
         while self.subscription is not None and self.window.asked and self._connection.is_connected:
             self._news.clear()
             try:

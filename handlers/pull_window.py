@@ -83,7 +83,7 @@ class PullWindow(Generic[Message]):
         self._requested = 0
 
     def expire(self, now: float, late: float = 0.0) -> None:
-        """Give up what was asked for too long ago: every request has an end, and its status was lost.
+        """Drop requests that must have expired: every request does, and the status that said so was lost.
 
         `late`: seconds by which the caller woke later than it meant to. The process stood still for so long and has
         yet to read what the server sent meanwhile, so its requests get that much more time.

@@ -64,7 +64,7 @@ class Handlers:
 class Route(NamedTuple):
     """A JetStream consumer. `payload`: a message type, or a union. `batch`: most messages a pull request asks for.
 
-    `limit`: most messages held at a time, each with its whole payload; None: as many as the pool has slots.
+    `limit`: most messages held at a time, each with its whole payload. None: the pool's slots.
     """
 
     durable: Durable

@@ -77,8 +77,8 @@ class InProgress:
 class Settler:
     """Settles messages of one consumer. `give_up` runs before a message is dead-lettered for its errors.
 
-    `max_deliveries`: how often a message may fail before it is given up; None never, where nothing else would do its
-    work.
+    `max_deliveries`: how often a message may fail before it is given up. None: never, because no other message does
+    its work.
     """
 
     def __init__(

@@ -278,7 +278,7 @@ async def _http_server(
 
     async def refresh() -> None:
         if not jetstream.connected:
-            # No figure is better than an old one.
+            # A missing number is better than an old one.
             metrics.backlog.clear()
             metrics.in_hand.clear()
         else:

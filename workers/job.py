@@ -1,6 +1,6 @@
 """A job, and the core NATS message that carries it to an actor's own inbox, which the actor's event loop reads.
 
-The same job as a call of Ray's wakes five threads in two processes on its way.
+A Ray call carries the same job, but it wakes five threads in two processes.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Deliberations cancelled in the last minute, as broadcasts of `agent.cancel` said. Bounded: the oldest are forgotten.
 
-A broadcast may arrive before the work that it cancels. The dispatcher and each worker therefore remember cancels and
-check them before a call begins, so that no order of arrival starts a call that is not wanted.
+A cancel may arrive before the work that it cancels. The dispatcher and each worker remember it, so the call does not
+start.
 """
 
 import logging

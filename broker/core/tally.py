@@ -374,7 +374,7 @@ def _already_ended(tally: Tally, event: Event) -> Reaction:
 
 
 def _may_have_decided(tally: Tally, event: Event) -> bool:
-    """Whether this message may have decided the ending. The deadline comes last and answers for all others."""
+    """Whether this message may have decided the ending. The deadline, which comes last, may always publish it again."""
     decided_by = tally.verdict.by if tally.verdict is not None else None
     match event:
         case Requested() | Refused():

@@ -11,7 +11,7 @@ def format_timestamp(instant: float) -> str:
     return f"{_second(second)}.{micros // 1000:03d}Z"
 
 
-# Instants formatted at about one time lie within a few seconds, or are deadlines a few timeouts ahead.
+# A small cache is enough: instants repeat. Most lie within a few seconds, or are deadlines a few timeouts ahead.
 @lru_cache(maxsize=1024)
 def _second(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")

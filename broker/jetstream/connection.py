@@ -63,8 +63,10 @@ async def connect(url: str, name: str) -> NatsClient:
 
 
 async def _within(seconds: float, work: Coroutine[None, None, None]) -> None:
-    """As `asyncio.wait_for`, but cancels until the work ends: nats-py may swallow a cancellation that meets a failed
-    attempt (Python 3.11), and then tries again for ever (seen: a test that hung)."""
+    """As `asyncio.wait_for`, but it repeats the cancellation until the work ends.
+
+    nats-py may swallow one that meets a failed attempt (Python 3.11), and then tries for ever (seen: a test that hung).
+    """
     task = asyncio.create_task(work)
     try:
         await asyncio.wait({task}, timeout=seconds)

@@ -24,7 +24,7 @@ from parley.broker.jetstream.nats_client import NatsClient
 
 # JetStream stores the size of a message's headers in 16 bits.
 MAX_HEADER_BYTES = 65_535
-# JetStream's error codes for a refused compare-and-set; 10164 while the replicas of a stream still agree on another
+# JetStream's error codes for a refused compare-and-set. 10164: the stream's replicas have not yet agreed on an earlier
 # write.
 _WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
 # JetStream's status codes are HTTP's. From here on the fault is the server's and may pass.

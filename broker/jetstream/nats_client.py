@@ -57,8 +57,8 @@ class _Parser(parser.Parser):
 
 
 class MendedClient(Client):
-    """A nats-py client that survives six faults of nats-py 2.16.0: that of its parser, above, and one an override.
-    Drop each override when its fault is mended.
+    """A nats-py client that survives six faults of nats-py 2.16.0. `_Parser` mends one, each override below one more.
+    Drop an override when its fault is mended.
 
     At most of them nats-py ends its reading task for good and still calls itself connected (nats.py#914): one
     malformed message on a subject that anybody may publish to would stop every process that consumes it.

@@ -11,7 +11,7 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 
 MAX_BYTES = 16 * 1024 * 1024
-# What the cache itself takes for one outcome, about, so that empty outcomes are bounded too.
+# Each entry takes about this much beside its payload, so empty outcomes are bounded too.
 OVERHEAD_BYTES = 512
 
 

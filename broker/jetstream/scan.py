@@ -1,8 +1,7 @@
 """Read a stream from one sequence to its end.
 
-nats-py's `watchall` uses a push consumer, which sends before the reader knows how much there is: it asks for the
-count after it has subscribed, and takes "nothing is pending" for "nothing is there" when all of it is on its way
-already. Here the reader pulls. The answer that creates the consumer has the count, and each message says how many are
+nats-py's `watchall` subscribes first and asks for the count later. If all messages are on their way by then, it
+reports an empty stream. Here the reader pulls. The answer that creates the consumer has the count, and each message says how many are
 left.
 """
 

@@ -89,8 +89,8 @@ class TallyStore:
                     entry = await self._fetch(task_id)
                     continue
             elif entry is cached:
-                # No write will tell whether the cached entry is stale: another replica may have ended the
-                # deliberation, and its task_id may even be free again.
+                # Nothing changed, so no write follows that would show that the cached entry is stale. Only a read can:
+                # another replica may have ended the deliberation, and its task_id may even be free again.
                 entry = await self._fetch(task_id)
                 continue
             return FoldResult(entry.tally, tally, _distinct_effects(reactions), reactions)

@@ -81,7 +81,7 @@ class EndpointBalancer:
             if now >= deadline:
                 raise self._too_late(order, attempts)
             shift, last = (turn - 1) % len(order), turn >= self.retry.attempts
-            # A turn without a call may take as long as its longest backoff: a waiting agent loads no server.
+            # If no endpoint may be called, the agent waits as long as its longest backoff: waiting loads no server.
             # The last turn has no backoff after it.
             pause, patience = (0.0, self.probe_seconds) if last else (self.retry.pause(turn, None, 1.0), 0.0)
             admitted = await self._admit(

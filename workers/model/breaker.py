@@ -91,8 +91,8 @@ class Breaker:
     _ambiguous_tasks: set[str] = field(default_factory=set)
     # How often the cool-down has doubled since the breaker opened.
     _doublings: int = 0
-    # The permit for calls while closed. Its generation grows with each closing: a failure of a call from an
-    # earlier generation is not counted, so a hundred calls that time out together open the breaker once.
+    # The permit for calls while closed. Each closing raises its generation, and failures of calls from older
+    # generations do not count: a hundred calls that time out together open the breaker once.
     _permit: Permit = FIRST_PERMIT
 
     def admit(self, now: float) -> Permit | None:

@@ -72,7 +72,8 @@ class JobBook:
     def message(self, worker: int, job: Job, now: float) -> bytes | None:
         """The message that carries a job to its worker over NATS, to be sent at once.
 
-        None for a job that goes as a call: too large, too many are unconfirmed, or not this worker's any more.
+        None if the job must go as a call: it is too large, or too many jobs are unconfirmed. Also None if this worker
+        does not have the job any more.
         """
         assigned = self._workers.get(worker)
         if assigned is None or job.key not in assigned.jobs or len(assigned.unconfirmed) >= MAX_UNCONFIRMED:

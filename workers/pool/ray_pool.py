@@ -213,7 +213,7 @@ class RayPool(WorkerPool):
                 await asyncio.sleep(REPLACE_WAIT_SECONDS)
 
     async def _give_back(self, jobs: Sequence[Job]) -> None:
-        """At once if another actor can take them, else after a pause: a delivery that cannot be used counts, too."""
+        """At once if another actor can take the jobs, else after a pause, because every delivery counts."""
         assert self._nc is not None
         acknowledgement = nak(0.0 if self.unready_reason is None else REPLACE_WAIT_SECONDS)
         try:
