@@ -96,18 +96,22 @@ class PullSubscriber:
         self.window.close()
         await self._drain()
         subscription, self.subscription = self.subscription, None
-        if subscription is not None and self._connection.is_connected:
-            # Not `unsubscribe`, which drops what was sent already.
+        try:
+            # A connection that is closed for good refuses all of this.
             with suppress(nats.errors.Error):
-                await subscription.drain()  # type: ignore[no-untyped-call]  # nats-py gives it no types
-        elif subscription is not None:
-            await subscription.unsubscribe()
-        for message in self.window.give_back():
-            await message.nak()
-        if self._handling:
-            await asyncio.wait(self._handling, timeout=grace_seconds)
-        for task in self._tasks:
-            task.cancel()
+                if subscription is not None and self._connection.is_connected:
+                    # Not `unsubscribe`, which drops what was sent already.
+                    await subscription.drain()  # type: ignore[no-untyped-call]  # nats-py gives it no types
+                elif subscription is not None:
+                    await subscription.unsubscribe()
+            for message in self.window.give_back():
+                with suppress(nats.errors.Error):
+                    await message.nak()
+            if self._handling:
+                await asyncio.wait(self._handling, timeout=grace_seconds)
+        finally:
+            for task in self._tasks:
+                task.cancel()
 
     async def _drain(self) -> None:
         """Wait while the messages that were asked for come in.
@@ -136,7 +140,6 @@ class PullSubscriber:
     def _on_status(self, status: str, headers: dict[str, str]) -> None:
         pending = headers.get("Nats-Pending-Messages")
         self.window.end_request(status, int(pending) if pending is not None else None)
-        self.window.expire(asyncio.get_running_loop().time())
         if self.window.refused:
             log.warning(
                 "%s: the server answered %s %s", self.durable.name, status, headers.get("Description", "")
@@ -155,7 +158,8 @@ class PullSubscriber:
         window = self.window
         while not window.closing:
             await self._request()
-            await self._wait()
+            if not window.arrived:
+                await self._wait()
             self._news.clear()
             messages = window.take()
             if messages:
@@ -173,6 +177,8 @@ class PullSubscriber:
         """Ask for as much as there is room for. Wait for room only while nothing is on its way."""
         window = self.window
         if not self._connection.is_connected:
+            if window.arrived:
+                return  # they are handled meanwhile
             # nats-py would keep a request made now and send it later, beside the next one.
             with suppress(nats.errors.ConnectionClosedError):
                 await self._connection.wait_connected()

@@ -10,6 +10,8 @@ from typing import Generic, TypeVar
 REQUEST_SECONDS = 1.0
 # The server's status that a request expired may be this late.
 LOST_SECONDS = 1.0
+# A caller that wakes later than this stood still.
+STOOD_STILL_SECONDS = 0.05
 # Statuses of a request that ended in normal operation. Any other refuses the request.
 NO_MESSAGES, EXPIRED = "404", "408"
 
@@ -83,13 +85,14 @@ class PullWindow(Generic[Message]):
         self._requested = 0
 
     def expire(self, now: float, late: float = 0.0) -> None:
-        """Drop requests that must have expired: every request does, and the status that said so was lost.
+        """Nothing came for a while: drop requests that must have expired. Their statuses were lost.
 
-        `late`: seconds by which the caller woke later than it meant to. The process stood still for so long and has
-        yet to read what the server sent meanwhile, so its requests get that much more time.
+        `late`: seconds by which the caller woke later than it meant to. A process that stood still has yet to read what
+        the server sent meanwhile, so its requests get that much more time.
         """
-        if late > LOST_SECONDS / 2:
+        if late > STOOD_STILL_SECONDS:
             self._requests = deque((at + late, count) for at, count in self._requests)
+            return
         self._forget_requests(now)
         self.asked = min(self.asked, self._requested)
 

@@ -139,6 +139,8 @@ class NatsClient(MendedClient):
         # Set and replaced at every change of the connection's state. A waiter holds the event of the time when it
         # began to wait.
         self._changed = asyncio.Event()
+        # The connection was lost and is not back.
+        self._is_lost = False
         # The last error logged, so that an error that repeats is logged once.
         self._logged_error = ""
 
@@ -194,11 +196,6 @@ class NatsClient(MendedClient):
         while not self.is_closed:
             await self._changed.wait()
 
-    async def wait_disconnected(self) -> None:
-        """Return once the connection is lost or closed."""
-        while self.is_connected:
-            await self._changed.wait()
-
     async def wait_reconnected(self, seen: int) -> int:
         """Return the count of reconnects once it differs from `seen` and the connection stands."""
         while self.reconnects == seen or not self.is_connected:
@@ -208,19 +205,22 @@ class NatsClient(MendedClient):
     # ── the log: nats-py itself prints a traceback at each attempt to reconnect ───────────────────────────────────
 
     def _log_lost(self) -> None:
+        self._is_lost = True
         if not self.is_closed:  # closed on purpose
             log.warning("the connection to NATS is lost; trying to reconnect")
 
     def _log_back(self) -> None:
-        self._logged_error = ""
+        self._is_lost, self._logged_error = False, ""
         log.warning("the connection to NATS is back")
 
     def _log_error(self, error: Exception) -> None:
         if not isinstance(error, _NETWORK_ERRORS):
             log.error("a callback raised", exc_info=error)
             return
-        # While not connected, the loss is logged already, and `connect` raises its own errors.
-        if not self.is_connected or isinstance(error, nats.errors.UnexpectedEOF):
+        # The loss of the connection is logged already, and a first `connect` raises its own errors. But what a server
+        # says to a reconnecting client (a token that is no longer right) is said once.
+        told = self.is_connected or (self._is_lost and isinstance(error, nats.errors.Error))
+        if not told or isinstance(error, nats.errors.UnexpectedEOF):
             return
         if str(error) != self._logged_error:
             self._logged_error = str(error)

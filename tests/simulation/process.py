@@ -114,7 +114,6 @@ class Subscriber:
     def on_status(self, status: str, pending: int) -> None:
         def end() -> None:
             self.window.end_request(status, pending)
-            self.window.expire(self._server.now)
             self.ask()
 
         self._process.link.when_awake(end)

@@ -98,9 +98,12 @@ def test_it_remembers_only_the_requests_of_the_last_seconds() -> None:
 
 
 def test_a_process_that_stood_still_still_waits_for_what_was_sent_to_it() -> None:
-    one = asking(now=1.0)
+    """The wait for what was asked for begins after the request, so it never ends before the request is overdue."""
+    one = asking()
     one.expire(OVERDUE + 5.0, late=5.0)
     assert one.to_request() == 0
+    one.expire(OVERDUE + 5.0 + REQUEST_SECONDS + LOST_SECONDS)
+    assert one.to_request() > 0
 
 
 def test_one_that_closes_asks_for_nothing_and_gives_back_what_arrived() -> None:

@@ -19,6 +19,7 @@ from parley.broker.core.errors import BrokerUnavailable
 from parley.broker.jetstream import connection
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import embedded_nats
+from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.nats_client import NatsClient as Nats
 from tests.harness import until
 from tests.mirror.broker import send_raw
@@ -166,7 +167,7 @@ async def test_an_absence_of_nats_is_two_lines_without_a_traceback(
         nc = await connect(server.url, "test")
         caplog.clear()
         await up.aclose()
-        await nc.wait_disconnected()
+        await until(lambda: not nc.is_connected, "NATS is away")
         await until(lambda: nc.last_error is not None, "an attempt failed")
         await asyncio.sleep(0.3)  # some more attempts
         await up.enter_async_context(embedded_nats(tmp_path, port=urlsplit(server.url).port or 0))
@@ -217,3 +218,15 @@ async def test_a_violation_of_permissions_is_one_line(caplog: pytest.LogCaptureF
         await nc.close()
     (line,) = lines(caplog)
     assert line == 'nats: permissions violation for publish to "x"'
+
+
+def test_a_reconnect_that_the_server_refuses_says_why_once(caplog: pytest.LogCaptureFixture) -> None:
+    # Without a server: nats-py leaves each refused connection open, and Python warns of them in other tests.
+    client = NatsClient()
+    client._log_lost()
+    for _ in range(3):
+        client._log_error(nats.errors.Error("nats: 'Authorization Violation'"))
+        client._log_error(ConnectionRefusedError())
+    assert lines(caplog) == [
+        "the connection to NATS is lost; trying to reconnect", "nats: 'Authorization Violation'"
+    ]  # fmt: skip
