@@ -189,8 +189,7 @@ async def _demo(settings: Settings, question: str) -> int:
             client = await stack.enter_async_context(connect(running.nats_url))
         slots = running.pool.slots if running.pool else 0
         out.print(
-            f"Up: NATS {masked(running.nats_url)}, {slots} agent slots ({settings.pool}).",
-            markup=False,
+            f"Up: NATS {masked(running.nats_url)}, {slots} agent slots ({settings.pool}).", markup=False
         )
         out.print(f"Asking three agents: {question}", style="bold", markup=False)
         ending = await _ask(client, question, live=True, agents=3, role="DEV", diversity=True)

@@ -30,8 +30,7 @@ def suggest_arguments(function: Callable[P, T]) -> Callable[P, T]:
 def with_arguments_of(
     make: Callable[P, Made],
 ) -> Callable[
-    [Callable[[Owner, Made], Awaitable[T]]],
-    Callable[Concatenate[Owner, P], Coroutine[Any, Any, T]],
+    [Callable[[Owner, Made], Awaitable[T]]], Callable[Concatenate[Owner, P], Coroutine[Any, Any, T]]
 ]:
     """Turn a method that takes what `make` returns into one that takes the arguments of `make`."""
 

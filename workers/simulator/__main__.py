@@ -33,8 +33,7 @@ async def serve(behaviour: Behaviour, host: str, port: int) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     default = Behaviour()
     parser = argparse.ArgumentParser(
-        prog="python -m parley.workers.simulator",
-        description="An OpenAI-compatible server without a model.",
+        prog="python -m parley.workers.simulator", description="An OpenAI-compatible server without a model."
     )
     add = parser.add_argument
     add("--host", default="127.0.0.1")
