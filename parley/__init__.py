@@ -26,31 +26,14 @@ if TYPE_CHECKING:
     from parley.broker.jetstream.deadletters import CannotReplay, DeadLetterInfo
     from parley.client import Client, NoEnding, NoService, Submitted, connect
 
+# fmt: off
 __all__ = [
-    "AgentResult",
-    "BrokerUnavailable",
-    "CannotReplay",
-    "Client",
-    "DeadLetterInfo",
-    "DeliberationCompleted",
-    "DeliberationFailed",
-    "DeliberationStatus",
-    "Ending",
-    "ErrorType",
-    "FailedAgent",
-    "InvalidMessage",
-    "NoEnding",
-    "NoService",
-    "Outcome",
-    "ParleyError",
-    "Phase",
-    "Proposal",
-    "ResultsRef",
-    "Submitted",
-    "Tally",
-    "Unavailable",
-    "connect",
+    "AgentResult", "BrokerUnavailable", "CannotReplay", "Client", "DeadLetterInfo", "DeliberationCompleted",
+    "DeliberationFailed", "DeliberationStatus", "Ending", "ErrorType", "FailedAgent", "InvalidMessage",
+    "NoEnding", "NoService", "Outcome", "ParleyError", "Phase", "Proposal", "ResultsRef", "Submitted",
+    "Tally", "Unavailable", "connect",
 ]
+# fmt: on
 
 # The names above are here, each in the first module that has it.
 _MODULES = (

@@ -22,15 +22,17 @@ class ParleyError(Exception):
     """Root of the tree above."""
 
 
-class SettingsError(ParleyError):
-    """A setting is wrong. `problems` holds one line each, naming the setting and the remedy."""
-
+class _Problems(ParleyError):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__(*problems)
         self.problems = tuple(problems)
 
     def __str__(self) -> str:
         return "; ".join(self.problems)
+
+
+class SettingsError(_Problems):
+    """A setting is wrong. `problems` holds one line each, naming the setting and the remedy."""
 
 
 class Unavailable(ParleyError):
@@ -91,15 +93,8 @@ class TopologyMismatch(Unavailable):
         )
 
 
-class InvalidMessage(ParleyError):
+class InvalidMessage(_Problems):
     """A payload that cannot be used. `problems` names each bad field and never quotes the payload."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__(*problems)
-        self.problems = tuple(problems)
-
-    def __str__(self) -> str:
-        return "; ".join(self.problems)
 
 
 class Conflict(ParleyError):
