@@ -22,17 +22,15 @@ class ParleyError(Exception):
     """Root of the tree above."""
 
 
-class _Problems(ParleyError):
+class SettingsError(ParleyError):
+    """A setting is wrong. `problems` holds one line each, naming the setting and the remedy."""
+
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__(*problems)
         self.problems = tuple(problems)
 
     def __str__(self) -> str:
         return "; ".join(self.problems)
-
-
-class SettingsError(_Problems):
-    """A setting is wrong. `problems` holds one line each, naming the setting and the remedy."""
 
 
 class Unavailable(ParleyError):
@@ -93,8 +91,15 @@ class TopologyMismatch(Unavailable):
         )
 
 
-class InvalidMessage(_Problems):
+class InvalidMessage(ParleyError):
     """A payload that cannot be used. `problems` names each bad field and never quotes the payload."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__(*problems)
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return "; ".join(self.problems)
 
 
 class Conflict(ParleyError):
