@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 from urllib.parse import urlsplit
 
+from nats.js import JetStreamContext
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from parley.broker.core.errors import SettingsError
 from parley.broker.core.messages.base import KIB, MAX_AGENTS, MAX_TIMEOUT_SECONDS, TimeoutSeconds
 from parley.broker.core.urls import masked
-from parley.broker.jetstream.topology import ACK_WAIT_SECONDS
+from parley.broker.jetstream import topology
 from parley.local_service import announced, default_state_folder
 from parley.workers.model.breaker import BreakerPolicy
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
@@ -88,7 +89,8 @@ class Settings(BaseSettings):
     reply_prefixes: str = _field(
         "_INBOX.", "Subjects allowed in Parley-Reply-To, by prefix, comma-separated.")
     replicas: int = _field(1, "Replicas of every stream. Production: 3.", ge=1, le=5)
-    ack_wait_seconds: Seconds = _field(ACK_WAIT_SECONDS, "After this, unsettled work goes to somebody else.")
+    ack_wait_seconds: Seconds = _field(
+        topology.ACK_WAIT_SECONDS, "After this, unsettled work goes to somebody else.")
     drain_seconds: Finite = _field(20.0, "For running calls to finish at a stop.", ge=0, le=3_600)
 
     http_host: str = _field("127.0.0.1", "Where /metrics, /livez, /readyz and /docs listen.")
@@ -156,17 +158,26 @@ class Settings(BaseSettings):
     def allowed_reply_prefixes(self) -> tuple[str, ...]:
         return tuple(part.strip() for part in self.reply_prefixes.split(","))
 
+    @property
+    def api_key(self) -> str | None:
+        return self.vllm_api_key.get_secret_value() if self.vllm_api_key else None
+
+    async def provision(self, js: JetStreamContext, *, create: bool = True) -> list[str]:
+        """`topology.provision` as these settings want it."""
+        keep, ack_wait, replicas = self.keep_seconds, self.ack_wait_seconds, self.replicas
+        return await topology.provision(
+            js, replicas=replicas, keep_seconds=keep, ack_wait_seconds=ack_wait, create=create
+        )
+
     def worker_config(self, nats_url: str, model: str) -> WorkerConfig:
+        first_byte, total = self.vllm_first_byte_timeout_seconds, self.vllm_total_timeout_seconds
+        timeouts = CallTimeouts(self.vllm_connect_timeout_seconds, first_byte, total)
         return WorkerConfig(
             nats_url=nats_url,
             endpoints=self.endpoints,
             model=model,
-            api_key=self.vllm_api_key.get_secret_value() if self.vllm_api_key else None,
-            timeouts=CallTimeouts(
-                connect=self.vllm_connect_timeout_seconds,
-                first_byte=self.vllm_first_byte_timeout_seconds,
-                total=self.vllm_total_timeout_seconds,
-            ),
+            api_key=self.api_key,
+            timeouts=timeouts,
             retry=RetryPolicy(self.retry_attempts, self.retry_base_seconds, self.retry_cap_seconds),
             stream=self.vllm_stream,
             slots=self.pool_slots,
