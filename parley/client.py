@@ -239,9 +239,8 @@ class Client:
 
         `reason`: at most 1,000 characters, recorded in the ending. Raises as `submit` does.
         """
-        await self._publish(
-            topology.CANCEL, _encoded(messages.DeliberationCancel, task_id=task_id, reason=reason)
-        )
+        body = _encoded(messages.DeliberationCancel, task_id=task_id, reason=reason)
+        await self._publish(topology.CANCEL, body)
 
     async def watch(self, task_id: str) -> AsyncIterator[Tally]:
         """The tally whenever it changes, until the deliberation has ended. Raises BrokerUnavailable, NoService."""

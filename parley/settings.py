@@ -135,9 +135,8 @@ class Settings(BaseSettings):
     def _prefixes(cls, value: str) -> str:
         for prefix in (part.strip() for part in value.split(",")):
             if not prefix.endswith(".") or prefix.startswith(("$", "deliberation.", "agent.", "deadletter.")):
-                raise ValueError(
-                    "each prefix ends with a dot and is none of Parley's or the server's own subjects"
-                )
+                rule = "each prefix ends with a dot and is none of Parley's or the server's own subjects"
+                raise ValueError(rule)
         return value
 
     @model_validator(mode="after")
@@ -273,9 +272,8 @@ def table() -> str:
     lines = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         default = "~/.local/state/parley" if name == "home" else field.default
-        lines.append(
-            f"| `{variable(name)}` | {'' if default is None else f'`{default}`'} | {field.description} |"
-        )
+        shown_default = "" if default is None else f"`{default}`"
+        lines.append(f"| `{variable(name)}` | {shown_default} | {field.description} |")
     return "\n".join(lines)
 
 
