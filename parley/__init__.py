@@ -9,24 +9,18 @@ async with parley.connect("nats://127.0.0.1:4222") as client:
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+# fmt: off
+# isort: off
 if TYPE_CHECKING:
     from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, ParleyError, Unavailable
     from parley.broker.core.messages import (
-        AgentResult,
-        DeliberationCompleted,
-        DeliberationFailed,
-        DeliberationStatus,
-        Ending,
-        ErrorType,
-        FailedAgent,
-        Proposal,
-        ResultsRef,
+        AgentResult, DeliberationCompleted, DeliberationFailed, DeliberationStatus, Ending, ErrorType,
+        FailedAgent, Proposal, ResultsRef,
     )
     from parley.broker.core.tally import Outcome, Phase, Tally
     from parley.broker.jetstream.deadletters import CannotReplay, DeadLetterInfo
     from parley.client import Client, NoEnding, NoService, Submitted, connect
 
-# fmt: off
 __all__ = [
     "AgentResult", "BrokerUnavailable", "CannotReplay", "Client", "DeadLetterInfo", "DeliberationCompleted",
     "DeliberationFailed", "DeliberationStatus", "Ending", "ErrorType", "FailedAgent", "InvalidMessage",

@@ -108,17 +108,9 @@ async def _model(client: ModelClient, endpoint: Endpoint, wanted: str | None) ->
 def _instructions() -> Sequence[Mapping[str, str]]:
     """The messages of an agent with Parley's longest instructions and a task of one word."""
     role, now = max(prompts.ROLES, key=lambda name: len(prompts.ROLES[name])), format_timestamp(time.time())
-    request = AgentRequested(
-        task_id="doctor",
-        agent_id="agent-doctor-001",
-        agent_number=1,
-        role=role,
-        num_agents=2,
-        task_description="ping",
-        diversity=True,
-        requested_at=now,
-        deadline=now,
-    )
+    agent = {"agent_id": "agent-doctor-001", "agent_number": 1, "role": role, "diversity": True}
+    task = {"task_id": "doctor", "num_agents": 2, "task_description": "ping"}
+    request = AgentRequested.model_validate({**agent, **task, "requested_at": now, "deadline": now})
     return prompts.compose(request).messages
 
 

@@ -10,16 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from nats.js import JetStreamContext
-from nats.js.api import (
-    AckPolicy,
-    ConsumerConfig,
-    DeliverPolicy,
-    DiscardPolicy,
-    RetentionPolicy,
-    StorageType,
-    StreamConfig,
-)
+from nats.js import JetStreamContext, api
+from nats.js.api import ConsumerConfig, StreamConfig
 from nats.js.errors import APIError, NotFoundError
 
 from parley.broker.core.errors import TopologyMismatch
@@ -125,13 +117,13 @@ def streams(*, replicas: int = 1, keep_seconds: float = 3_600.0) -> tuple[Stream
     than that."""
 
     def stream(name: str, *subjects: str, **more: object) -> StreamConfig:
-        shared = {"storage": StorageType.FILE, "num_replicas": replicas, "allow_direct": True}
-        own = {"retention": RetentionPolicy.LIMITS, "max_age": HISTORY_SECONDS, **more}
+        shared = {"storage": api.StorageType.FILE, "num_replicas": replicas, "allow_direct": True}
+        own = {"retention": api.RetentionPolicy.LIMITS, "max_age": HISTORY_SECONDS, **more}
         # nats-py types its dataclass loosely.
         return StreamConfig(name=name, subjects=[*subjects], **shared, **own)  # type: ignore[arg-type]
 
     work = {"duplicate_window": WORK_DUPLICATE_SECONDS}
-    bucket = {"discard": DiscardPolicy.NEW, "allow_rollup_hdrs": True}
+    bucket = {"discard": api.DiscardPolicy.NEW, "allow_rollup_hdrs": True}
     # The server turns roll-up headers on with schedules.
     timers = {"allow_msg_schedules": True, "allow_msg_ttl": True, "allow_rollup_hdrs": True}
     remembered = min(ENDING_DUPLICATE_SECONDS, keep_seconds)
@@ -139,7 +131,7 @@ def streams(*, replicas: int = 1, keep_seconds: float = 3_600.0) -> tuple[Stream
     one_each = {"max_msgs_per_subject": 1, "allow_msg_ttl": True, "deny_delete": True}
     return (
         stream(DELIBERATIONS, *subjects, duplicate_window=remembered, **timers),
-        stream(AGENT_REQUESTS, AGENT_REQUESTED, retention=RetentionPolicy.WORK_QUEUE, **work),
+        stream(AGENT_REQUESTS, AGENT_REQUESTED, retention=api.RetentionPolicy.WORK_QUEUE, **work),
         stream(AGENT_RESPONSES, "agent.response.*", **work),
         stream(DEAD_LETTERS, f"{DEAD_LETTER}.>", max_age=DEAD_LETTERS_SECONDS),
         stream(TALLIES, tally_subject(">"), **bucket, **one_each),
@@ -154,7 +146,7 @@ def consumer(durable: Durable, ack_wait_seconds: float = ACK_WAIT_SECONDS) -> Co
     return ConsumerConfig(
         durable_name=durable.name,
         filter_subject=durable.filter,
-        ack_policy=AckPolicy.EXPLICIT,
+        ack_policy=api.AckPolicy.EXPLICIT,
         ack_wait=min(ack_wait_seconds, durable.ack_wait_seconds or ack_wait_seconds),
         max_deliver=-1,
         max_ack_pending=MAX_ACK_PENDING,
@@ -219,7 +211,7 @@ async def _resumed(
     if durable.stream == AGENT_REQUESTS or not (await js.stream_info(durable.stream)).state.messages:
         return config
     since = datetime.now(UTC) - timedelta(seconds=keep_seconds)
-    return config.evolve(deliver_policy=DeliverPolicy.BY_START_TIME, opt_start_time=since)
+    return config.evolve(deliver_policy=api.DeliverPolicy.BY_START_TIME, opt_start_time=since)
 
 
 _STREAM_FIELDS = (
