@@ -39,16 +39,12 @@ def document(broker: NatsBroker, version: str) -> dict[str, Any]:
     shown = AsyncAPI(broker, title=TITLE, version=version, description=DESCRIPTION, schema_version="3.0.0")
     spec: dict[str, Any] = json.loads(shown.to_specification().to_json())
     spec["servers"] = {"development": {"host": "127.0.0.1:4222", "protocol": "nats"}}
-    _fix_request_payload(spec)
+    # Undoes the fault above: `Constraints`, a part of the request, sorts before `DeliberationRequested`.
+    message = spec["components"]["messages"][f"{topology.REQUESTED}:SubscribeMessage"]
+    message["payload"] = {"$ref": f"#/components/schemas/{DeliberationRequested.__name__}"}
     _add_streams(spec)
     _add_reply(spec)
     return spec
-
-
-def _fix_request_payload(spec: dict[str, Any]) -> None:
-    """Undo the fault above: `Constraints`, a part of the request, sorts before `DeliberationRequested`."""
-    message = spec["components"]["messages"][f"{topology.REQUESTED}:SubscribeMessage"]
-    message["payload"] = {"$ref": f"#/components/schemas/{DeliberationRequested.__name__}"}
 
 
 def _add_streams(spec: dict[str, Any]) -> None:

@@ -58,7 +58,8 @@ def list_(
             return OK
         for letter in letters:
             size = "size unknown" if letter.size is None else f"{letter.size:,} bytes"
-            line = f"{letter.seq:>6}  {_second(letter.buried_at)}  {visible(letter.subject)}  {size}"
+            second = f"{format_timestamp(letter.buried_at)[:19]}Z"
+            line = f"{letter.seq:>6}  {second}  {visible(letter.subject)}  {size}"
             out.print(Text(line, "bold"), no_wrap=True, overflow="ellipsis")
             why = Text(f"        {_one_line(letter.reason) or '(no reason given)'}")
             out.print(why, no_wrap=True, overflow="ellipsis")
@@ -272,7 +273,3 @@ def _plain(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _one_line(text: str) -> str:
     return visible(" ".join(text.split()))
-
-
-def _second(instant: float) -> str:
-    return f"{format_timestamp(instant)[:19]}Z"

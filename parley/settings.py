@@ -218,17 +218,14 @@ def _misspelt() -> list[str]:
     known = {name for field in Settings.model_fields for name in _names(field)}
     problems = []
     for name in sorted(os.environ):
-        if not name.upper().startswith(PREFIX) or name in known or _is_service_link(name):
+        link = _SERVICE_LINK.fullmatch(name) or _SERVICE_LINK_PORT.fullmatch(f"{name}={os.environ[name]}")
+        if not name.upper().startswith(PREFIX) or name in known or link:
             continue
         # Compared without the prefix: it alone would make any two names look alike.
         bare = {n.removeprefix(PREFIX) for n in known if n.startswith(PREFIX)}
         close = difflib.get_close_matches(name.upper().removeprefix(PREFIX), sorted(bare), n=1)
         problems.append(f"{name}: no such setting" + (f"; did you mean {PREFIX}{close[0]}?" if close else ""))
     return problems
-
-
-def _is_service_link(name: str) -> bool:
-    return bool(_SERVICE_LINK.fullmatch(name) or _SERVICE_LINK_PORT.fullmatch(f"{name}={os.environ[name]}"))
 
 
 def variable(field: str) -> str:

@@ -132,8 +132,9 @@ class OriginalMessage:
 async def dead_letter(jetstream: JetStream, durable: Durable, message: OriginalMessage, reason: str) -> None:
     """Put a message into DEAD_LETTERS. Safe to repeat: the Msg-Id names the message's origin. Raises
     BrokerUnavailable."""
+    one_line = " ".join(reason.split())
     ours = {
-        names.REASON: _header_safe(reason),
+        names.REASON: one_line.encode("ascii", "replace").decode()[:MAX_REASON_CHARACTERS],
         names.STREAM: durable.stream,
         names.CONSUMER: durable.name,
         names.SEQUENCE: str(message.seq),
@@ -161,10 +162,6 @@ async def dead_letter(jetstream: JetStream, durable: Durable, message: OriginalM
 def _aside_name(stream: str, seq: int, consumer: str) -> str:
     # The bucket also has results under their task_id, which has no dots.
     return f"dead.letter.{stream}.{seq}.{consumer}"
-
-
-def _header_safe(text: str) -> str:
-    return " ".join(text.split()).encode("ascii", "replace").decode()[:MAX_REASON_CHARACTERS]
 
 
 def _writable(headers: Mapping[str, str]) -> dict[str, str]:
