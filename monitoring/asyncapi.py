@@ -36,21 +36,15 @@ _REPLY = "DeliberationStatus"
 
 def document(broker: NatsBroker, version: str) -> dict[str, Any]:
     """The document as JSON-like data. It names no real server: the URL of NATS may hold a password."""
-    specification = AsyncAPI(
-        broker, title=TITLE, version=version, description=DESCRIPTION, schema_version="3.0.0"
-    )
-    spec: dict[str, Any] = json.loads(specification.to_specification().to_json())
+    shown = AsyncAPI(broker, title=TITLE, version=version, description=DESCRIPTION, schema_version="3.0.0")
+    spec: dict[str, Any] = json.loads(shown.to_specification().to_json())
     spec["servers"] = {"development": {"host": "127.0.0.1:4222", "protocol": "nats"}}
-    _fix_request_payload(spec)
+    # Undoes the fault above: `Constraints`, a part of the request, sorts before `DeliberationRequested`.
+    message = spec["components"]["messages"][f"{topology.REQUESTED}:SubscribeMessage"]
+    message["payload"] = {"$ref": f"#/components/schemas/{DeliberationRequested.__name__}"}
     _add_streams(spec)
     _add_reply(spec)
     return spec
-
-
-def _fix_request_payload(spec: dict[str, Any]) -> None:
-    """Undo the fault above: `Constraints`, a part of the request, sorts before `DeliberationRequested`."""
-    message = spec["components"]["messages"][f"{topology.REQUESTED}:SubscribeMessage"]
-    message["payload"] = {"$ref": f"#/components/schemas/{DeliberationRequested.__name__}"}
 
 
 def _add_streams(spec: dict[str, Any]) -> None:
@@ -75,10 +69,8 @@ def _add_reply(spec: dict[str, Any]) -> None:
     schema = DeliberationStatus.model_json_schema(ref_template="#/components/schemas/{model}")
     spec["components"]["schemas"].update(schema.pop("$defs", {}))
     spec["components"]["schemas"][_REPLY] = schema
-    spec["components"]["messages"][_REPLY] = {
-        "title": _REPLY,
-        "payload": {"$ref": f"#/components/schemas/{_REPLY}"},
-    }
+    payload = {"$ref": f"#/components/schemas/{_REPLY}"}
+    spec["components"]["messages"][_REPLY] = {"title": _REPLY, "payload": payload}
     spec["channels"]["deliberation.get:reply"] = {
         "address": None,
         "description": "The inbox that the request names.",

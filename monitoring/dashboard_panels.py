@@ -6,6 +6,7 @@ stream, so the largest value is taken. Like monitoring/dashboards.py, this file 
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 # The dashboard's two variables select the series of every query.
 CHOSEN = 'job=~"$job",instance=~"$instance"'
@@ -29,27 +30,27 @@ COLOURS = {
 
 
 @dataclass(frozen=True, slots=True)
-class PanelQuery:
-    expr: str
-    legend: str
-
-
-@dataclass(frozen=True, slots=True)
 class Panel:
-    """One graph."""
+    """One graph.
+
+    `unit`: one of Grafana's. `help`: what the graph shows, and what to do when it looks wrong. `queries`: PromQL and
+    legend. `ceiling`: the top of the axis; None: Grafana chooses it. `colours`: the legends drawn in their colour of
+    COLOURS.
+    """
 
     title: str
-    # One of Grafana's units.
     unit: str
-    # What the graph shows, and what to do when it looks wrong.
     help: str
-    queries: tuple[PanelQuery, ...]
+    queries: tuple[tuple[str, str], ...]
     stacked: bool = False
     bars: bool = False
-    # The top of the axis; None: Grafana chooses it.
     ceiling: float | None = None
-    # The legends drawn in their colour of COLOURS.
     colours: Collection[str] = ()
+
+
+def _panel(title: str, unit: str, text: str, *queries: tuple[str, str], **how: Any) -> Panel:
+    """`text`: the help, wrapped for this file. `how`: the panel's other fields."""
+    return Panel(title, unit, " ".join(text.split()), queries, **how)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +80,8 @@ def _quantile(share: float, metric: str, by: str = "", matchers: str = "") -> st
     return f"histogram_quantile({share}, {_rate(f'{metric}_bucket', labels, matchers)})"
 
 
-def _quantiles(metric: str, shares: tuple[float, ...], matchers: str = "") -> tuple[PanelQuery, ...]:
-    return tuple(
-        PanelQuery(_quantile(share, metric, matchers=matchers), f"p{share * 100:.0f}") for share in shares
-    )
+def _quantiles(metric: str, shares: tuple[float, ...], matchers: str = "") -> list[tuple[str, str]]:
+    return [(_quantile(share, metric, matchers=matchers), f"p{share * 100:.0f}") for share in shares]
 
 
 def _share(matchers: str) -> str:
@@ -90,226 +89,116 @@ def _share(matchers: str) -> str:
     return f"{_rate(ended, matchers=matchers)} / {_rate(ended, matchers=OWED)}"
 
 
-PROMISE = Row(
-    "The promise",
-    4,
-    (
-        Panel(
-            "Endings per second",
-            PER_SECOND,
-            "Every accepted deliberation ends exactly once. Accepted above the endings for longer than a "
-            "deadline: look at the backlog. Rejected: a caller sends what does not validate, the message is "
-            "in DEAD_LETTERS with the reason.",
-            (
-                PanelQuery(_rate("parley_deliberations_ended_total", "ending"), "{{ending}}"),
-                PanelQuery(_rate("parley_deliberations_accepted_total"), "accepted"),
-            ),
-            colours=("completed", "failed", "timeout", "cancelled", "rejected"),
-        ),
-        Panel(
-            "How deliberations end",
-            "percentunit",
-            "Of those that were owed an answer (cancelled and rejected left out). Degraded: some agents are "
-            "missing, see the agents' outcomes for why. No answer: too few agents answered, or the deadline "
-            "came first.",
-            (
-                PanelQuery(_share('ending="completed",degraded="false"'), "completed"),
-                PanelQuery(_share('ending="completed",degraded="true"'), "degraded"),
-                PanelQuery(_share('ending=~"failed|timeout"'), "no answer"),
-            ),
-            stacked=True,
-            ceiling=1,
-            colours=("completed", "degraded", "no answer"),
-        ),
-        Panel(
-            "Deliberation duration",
-            "s",
-            "From the request's arrival in the stream to its ending. When it rises, compare queue wait (too "
-            "few slots) with agent duration (slow models). A p99 flat at a round number is the deadline.",
-            _quantiles("parley_deliberation_duration_seconds", (0.5, 0.95, 0.99), OWED),
-        ),
-        Panel(
-            "Consumer backlog",
-            "short",
-            "Messages that wait in the stream. `dispatch` waits for free slots: add workers or model "
-            "servers. Any other should be near zero: its processes are down, disconnected, or too few; see "
-            "/readyz.",
-            (PanelQuery(f"max by (consumer) ({_series('parley_consumer_pending')})", "{{consumer}}"),),
-        ),
-    ),
-)
+# fmt: off
+PROMISE = Row("The promise", 4, (
+    _panel("Endings per second", PER_SECOND, """
+        Every accepted deliberation ends exactly once. Accepted above the endings for longer than a
+        deadline: look at the backlog. Rejected: a caller sends what does not validate, the message is in
+        DEAD_LETTERS with the reason.""",
+        (_rate("parley_deliberations_ended_total", "ending"), "{{ending}}"),
+        (_rate("parley_deliberations_accepted_total"), "accepted"),
+        colours=("completed", "failed", "timeout", "cancelled", "rejected")),
+    _panel("How deliberations end", "percentunit", """
+        Of those that were owed an answer (cancelled and rejected left out). Degraded: some agents are
+        missing, see the agents' outcomes for why. No answer: too few agents answered, or the deadline
+        came first.""",
+        (_share('ending="completed",degraded="false"'), "completed"),
+        (_share('ending="completed",degraded="true"'), "degraded"),
+        (_share('ending=~"failed|timeout"'), "no answer"), stacked=True, ceiling=1,
+        colours=("completed", "degraded", "no answer")),
+    _panel("Deliberation duration", "s", """
+        From the request's arrival in the stream to its ending. When it rises, compare queue wait (too few
+        slots) with agent duration (slow models). A p99 flat at a round number is the deadline.""",
+        *_quantiles("parley_deliberation_duration_seconds", (0.5, 0.95, 0.99), OWED)),
+    _panel("Consumer backlog", "short", """
+        Messages that wait in the stream. `dispatch` waits for free slots: add workers or model servers.
+        Any other should be near zero: its processes are down, disconnected, or too few; see /readyz.""",
+        (f"max by (consumer) ({_series('parley_consumer_pending')})", "{{consumer}}")),
+))
 
-AGENTS = Row(
-    "Agents",
-    3,
-    (
-        Panel(
-            "Agent duration p95",
-            "s",
-            "One agent's work, retries included. All models slow: the model servers are full. One slow: "
-            "look at that server. `other` are roles and models that callers chose themselves.",
-            # `>= 0` drops the NaN of roles without work.
-            (
-                PanelQuery(
-                    f"{_quantile(0.95, 'parley_agent_duration_seconds', 'role, model')} >= 0",
-                    "{{role}} {{model}}",
-                ),
-            ),
-        ),
-        Panel(
-            "Agents' outcomes per second",
-            PER_SECOND,
-            "rate_limited, server_error: the model servers shed load or break, and retries did not help. "
-            "unauthorized, model_not_found: wrong VLLM_API_KEY or VLLM_MODEL. context_too_long, "
-            "bad_request: the caller's request. internal_error: a bug of ours, see the logs.",
-            # `> 0` drops the error types that do not occur.
-            (PanelQuery(f"{_rate('parley_agent_outcomes_total', 'outcome')} > 0", "{{outcome}}"),),
-            bars=True,
-            stacked=True,
-        ),
-        Panel(
-            "Retries per second",
-            PER_SECOND,
-            "Model calls beyond an agent's first: passing trouble (429, 5xx, connections). Retries that "
-            "rise while outcomes stay completed cost time only; when failures follow, the model servers "
-            "need help.",
-            (PanelQuery(_rate("parley_agent_retries_total", "role"), "{{role}}"),),
-        ),
-        Panel(
-            "Timeouts per second",
-            PER_SECOND,
-            "Agents that ran out of time. deadline_exceeded: the deliberation's time was up, in the queue "
-            "or at the model. first_byte_timeout: a server that accepts and stays silent. total_timeout: "
-            "answers longer than the time for them.",
-            (PanelQuery(_rate("parley_agent_timeouts_total", "kind"), "{{kind}}"),),
-        ),
-        Panel(
-            "Queue wait",
-            "s",
-            "From the request's arrival to the start of an agent's work. Above a second with the pool full: "
-            "more slots. Above a second with the pool idle: dispatch does not fetch, see its log and "
-            "/readyz.",
-            _quantiles("parley_agent_queue_seconds", (0.5, 0.95)),
-        ),
-        Panel(
-            "Tokens per second",
-            PER_SECOND,
-            "As the model servers count them. Flat completion tokens while agents wait: the servers are at "
-            "their limit.",
-            (PanelQuery(_rate("parley_agent_tokens_total", "kind"), "{{kind}}"),),
-        ),
-    ),
-)
+AGENTS = Row("Agents", 3, (
+    # `>= 0` drops the NaN of roles without work.
+    _panel("Agent duration p95", "s", """
+        One agent's work, retries included. All models slow: the model servers are full. One slow: look at
+        that server. `other` are roles and models that callers chose themselves.""",
+        (f"{_quantile(0.95, 'parley_agent_duration_seconds', 'role, model')} >= 0", "{{role}} {{model}}")),
+    # `> 0` drops the error types that do not occur.
+    _panel("Agents' outcomes per second", PER_SECOND, """
+        rate_limited, server_error: the model servers shed load or break, and retries did not help.
+        unauthorized, model_not_found: wrong VLLM_API_KEY or VLLM_MODEL. context_too_long, bad_request:
+        the caller's request. internal_error: a bug of ours, see the logs.""",
+        (f"{_rate('parley_agent_outcomes_total', 'outcome')} > 0", "{{outcome}}"), bars=True, stacked=True),
+    _panel("Retries per second", PER_SECOND, """
+        Model calls beyond an agent's first: passing trouble (429, 5xx, connections). Retries that rise
+        while outcomes stay completed cost time only; when failures follow, the model servers need help.""",
+        (_rate("parley_agent_retries_total", "role"), "{{role}}")),
+    _panel("Timeouts per second", PER_SECOND, """
+        Agents that ran out of time. deadline_exceeded: the deliberation's time was up, in the queue or at
+        the model. first_byte_timeout: a server that accepts and stays silent. total_timeout: answers
+        longer than the time for them.""",
+        (_rate("parley_agent_timeouts_total", "kind"), "{{kind}}")),
+    _panel("Queue wait", "s", """
+        From the request's arrival to the start of an agent's work. Above a second with the pool full:
+        more slots. Above a second with the pool idle: dispatch does not fetch, see its log and /readyz.""",
+        *_quantiles("parley_agent_queue_seconds", (0.5, 0.95))),
+    _panel("Tokens per second", PER_SECOND, """
+        As the model servers count them. Flat completion tokens while agents wait: the servers are at
+        their limit.""",
+        (_rate("parley_agent_tokens_total", "kind"), "{{kind}}")),
+))
 
-SERVERS = Row(
-    "Model servers",
-    2,
-    (
-        Panel(
-            "Model servers left alone, by workers",
-            "short",
-            "How many workers have the breaker of a server open or half-open. On all of them: the server is "
-            "down, or cannot be reached. On some: look at their network. An idle worker probes nothing: its "
-            "open breaker tells of its last try.",
-            (
-                PanelQuery(
-                    f"sum by (endpoint, state) ({_series('parley_endpoint_breakers', NOT_CLOSED)})",
-                    "{{endpoint}} {{state}}",
-                ),
-            ),
-            stacked=True,
-        ),
-        Panel(
-            "Breakers opened",
-            "short",
-            "A worker's calls to a server failed several times in a row (PARLEY_BREAKER_FAILURES): refused, "
-            "cut, silent, or 5xx. Once: a restart. Again and again: the server answers probes and breaks "
-            "under work, see its log.",
-            (PanelQuery(_increase("parley_endpoint_breaker_openings_total", "endpoint"), "{{endpoint}}"),),
-            bars=True,
-        ),
-    ),
-)
+SERVERS = Row("Model servers", 2, (
+    _panel("Model servers left alone, by workers", "short", """
+        How many workers have the breaker of a server open or half-open. On all of them: the server is
+        down, or cannot be reached. On some: look at their network. An idle worker probes nothing: its
+        open breaker tells of its last try.""",
+        (f"sum by (endpoint, state) ({_series('parley_endpoint_breakers', NOT_CLOSED)})",
+         "{{endpoint}} {{state}}"),
+        stacked=True),
+    _panel("Breakers opened", "short", """
+        A worker's calls to a server failed several times in a row (PARLEY_BREAKER_FAILURES): refused,
+        cut, silent, or 5xx. Once: a restart. Again and again: the server answers probes and breaks under
+        work, see its log.""",
+        (_increase("parley_endpoint_breaker_openings_total", "endpoint"), "{{endpoint}}"), bars=True),
+))
 
-POOL = Row(
-    "Pool",
-    4,
-    (
-        Panel(
-            "Pool: busy and slots",
-            "short",
-            "Calls that run, and how many can. Busy at the slots for long with a backlog: add actors "
-            "(PARLEY_POOL_ACTORS), slots, or model servers. Slots that fall: actors die, see Ray's logs.",
-            (
-                PanelQuery(f"sum ({_series('parley_pool_busy')})", "busy"),
-                PanelQuery(f"sum ({_series('parley_pool_slots')})", "slots"),
-            ),
-        ),
-        Panel(
-            "Share of slots busy, by process",
-            "percentunit",
-            "One process idle while others are full: it does not fetch. Restart it after a look at its log.",
-            (PanelQuery(f"{_series('parley_pool_busy')} / {_series('parley_pool_slots')}", "{{instance}}"),),
-            ceiling=1,
-        ),
-        Panel(
-            "Processes scraped",
-            "short",
-            "Fewer than you run: Prometheus cannot reach some of them, or they are down.",
-            (PanelQuery(f"sum by (job) ({_series('up')})", "{{job}}"),),
-        ),
-        Panel(
-            "In hand, of what a process takes",
-            "percentunit",
-            "At 1 a process takes no more of this consumer's messages before it has settled some; the rest "
-            "waits in the stream, where another replica can take it.",
-            (
-                PanelQuery(
-                    f"max by (consumer) ({_series('parley_consumer_held')} / {_series('parley_consumer_limit')})",
-                    "{{consumer}}",
-                ),
-            ),
-        ),
-    ),
-)
+POOL = Row("Pool", 4, (
+    _panel("Pool: busy and slots", "short", """
+        Calls that run, and how many can. Busy at the slots for long with a backlog: add actors
+        (PARLEY_POOL_ACTORS), slots, or model servers. Slots that fall: actors die, see Ray's logs.""",
+        (f"sum ({_series('parley_pool_busy')})", "busy"), (f"sum ({_series('parley_pool_slots')})", "slots")),
+    _panel("Share of slots busy, by process", "percentunit", """
+        One process idle while others are full: it does not fetch. Restart it after a look at its log.""",
+        (f"{_series('parley_pool_busy')} / {_series('parley_pool_slots')}", "{{instance}}"), ceiling=1),
+    _panel("Processes scraped", "short", """
+        Fewer than you run: Prometheus cannot reach some of them, or they are down.""",
+        (f"sum by (job) ({_series('up')})", "{{job}}")),
+    _panel("In hand, of what a process takes", "percentunit", """
+        At 1 a process takes no more of this consumer's messages before it has settled some; the rest
+        waits in the stream, where another replica can take it.""",
+        (f"max by (consumer) ({_series('parley_consumer_held')} / {_series('parley_consumer_limit')})",
+         "{{consumer}}")),
+))
 
-TROUBLE = Row(
-    "Trouble",
-    4,
-    (
-        Panel(
-            "Dead letters",
-            "short",
-            "Messages nobody could use, by where they came from. Each is whole in the stream DEAD_LETTERS "
-            "for 14 days, with the reason in its Parley-Reason header. deliberation.requested: mostly "
-            "callers' mistakes. Anything else: ours.",
-            (PanelQuery(_increase("parley_dead_letters_total", "subject"), "{{subject}}"),),
-            bars=True,
-        ),
-        Panel(
-            "Handler failures",
-            "short",
-            "Handlers that raised: a bug of ours. The message comes again, five times in all, then it is a "
-            "dead letter. The log has the traceback under the consumer's name.",
-            (PanelQuery(_increase("parley_handler_failures_total", "consumer"), "{{consumer}}"),),
-            bars=True,
-        ),
-        Panel(
-            "Outcomes ignored per second",
-            PER_SECOND,
-            "Late, doubled, or for nobody. Normal after an early finish, a deadline or a cancel. Steady "
-            "without those: work is delivered twice, look for dying workers or an ack_wait that is too "
-            "short.",
-            (PanelQuery(_rate("parley_agent_outcomes_ignored_total"), "ignored"),),
-        ),
-        Panel(
-            "Handed out, not settled",
-            "short",
-            "`dispatch` follows the busy slots. Another that stays high: a handler hangs, or NATS is slow. "
-            "At 50,000 the server hands out nothing more.",
-            (PanelQuery(f"max by (consumer) ({_series('parley_consumer_ack_pending')})", "{{consumer}}"),),
-        ),
-    ),
-)
+TROUBLE = Row("Trouble", 4, (
+    _panel("Dead letters", "short", """
+        Messages nobody could use, by where they came from. Each is whole in the stream DEAD_LETTERS for
+        14 days, with the reason in its Parley-Reason header. deliberation.requested: mostly callers'
+        mistakes. Anything else: ours.""",
+        (_increase("parley_dead_letters_total", "subject"), "{{subject}}"), bars=True),
+    _panel("Handler failures", "short", """
+        Handlers that raised: a bug of ours. The message comes again, five times in all, then it is a dead
+        letter. The log has the traceback under the consumer's name.""",
+        (_increase("parley_handler_failures_total", "consumer"), "{{consumer}}"), bars=True),
+    _panel("Outcomes ignored per second", PER_SECOND, """
+        Late, doubled, or for nobody. Normal after an early finish, a deadline or a cancel. Steady without
+        those: work is delivered twice, look for dying workers or an ack_wait that is too short.""",
+        (_rate("parley_agent_outcomes_ignored_total"), "ignored")),
+    _panel("Handed out, not settled", "short", """
+        `dispatch` follows the busy slots. Another that stays high: a handler hangs, or NATS is slow. At
+        50,000 the server hands out nothing more.""",
+        (f"max by (consumer) ({_series('parley_consumer_ack_pending')})", "{{consumer}}")),
+))
+# fmt: on
 
 ROWS = (PROMISE, AGENTS, SERVERS, POOL, TROUBLE)

@@ -7,6 +7,7 @@ has neither this file nor dashboard_panels.py: they need `grafana-foundation-sdk
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from string import ascii_uppercase
 
 from grafana_foundation_sdk.builders import common, dashboard, prometheus, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -20,6 +21,7 @@ OUTPUT = Path(__file__).parent / "dashboards" / "parley.json"
 
 # Grafana's grid has 24 columns. A height of 8 leaves room for the graph above a legend of four lines.
 GRID, HEIGHT = 24, 8
+DATASOURCE = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 
 def build() -> model.Dashboard:
@@ -34,10 +36,8 @@ def build() -> model.Dashboard:
         .refresh("30s")
         .tooltip(model.DashboardCursorSync.CROSSHAIR)
         .with_variable(dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
-        .with_variable(_choice("job", "label_values(parley_deliberations_ended_total, job)"))
-        .with_variable(
-            _choice("instance", 'label_values(parley_deliberations_ended_total{job=~"$job"}, instance)')
-        )
+        .with_variable(_choice("job", "label_values(%s, job)"))
+        .with_variable(_choice("instance", 'label_values(%s{job=~"$job"}, instance)'))
     )
     number = 0
     for row in ROWS:
@@ -69,17 +69,13 @@ def _panels(built: model.Dashboard) -> Iterator[model.Panel]:
         yield from entry.panels if isinstance(entry, model.RowPanel) else (entry,)
 
 
-def _datasource() -> model.DataSourceRef:
-    return model.DataSourceRef(type_val="prometheus", uid="${datasource}")
-
-
 def _choice(name: str, values: str) -> dashboard.QueryVariable:
     # "All" is `.*`: a regular expression with every pod's name could be too long for the URL.
     return (
         dashboard.QueryVariable(name)
         .label(name.capitalize())
-        .datasource(_datasource())
-        .query({"query": values, "refId": name})
+        .datasource(DATASOURCE)
+        .query({"query": values % "parley_deliberations_ended_total", "refId": name})
         .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(model.VariableSort.ALPHABETICAL_ASC)
         .multi(True)
@@ -90,12 +86,15 @@ def _choice(name: str, values: str) -> dashboard.QueryVariable:
 
 
 def _panel(panel: Panel, number: int, width: int) -> timeseries.Panel:
+    stacking = shapes.StackingMode.NORMAL if panel.stacked else shapes.StackingMode.NONE
+    tooltip = common.VizTooltipOptions().mode(shapes.TooltipDisplayMode.MULTI)
+    legend_box = common.VizLegendOptions().show_legend(True).display_mode(shapes.LegendDisplayMode.TABLE)
     drawn = (
         timeseries.Panel()
         .id(number)
         .title(panel.title)
         .description(panel.help)
-        .datasource(_datasource())
+        .datasource(DATASOURCE)
         .unit(panel.unit)
         .min(0)
         .span(width)
@@ -103,37 +102,18 @@ def _panel(panel: Panel, number: int, width: int) -> timeseries.Panel:
         .line_width(1)
         .fill_opacity(60 if panel.stacked or panel.bars else 0)
         .draw_style(shapes.GraphDrawStyle.BARS if panel.bars else shapes.GraphDrawStyle.LINE)
-        .stacking(
-            common.StackingConfig()
-            .group("A")
-            .mode(shapes.StackingMode.NORMAL if panel.stacked else shapes.StackingMode.NONE)
-        )
-        .tooltip(
-            common.VizTooltipOptions().mode(shapes.TooltipDisplayMode.MULTI).sort(shapes.SortOrder.DESCENDING)
-        )
-        .legend(
-            common.VizLegendOptions()
-            .show_legend(True)
-            .display_mode(shapes.LegendDisplayMode.TABLE)
-            .placement(shapes.LegendPlacement.BOTTOM)
-            .calcs(["lastNotNull", "max"])
-        )
+        .stacking(common.StackingConfig().group("A").mode(stacking))
+        .tooltip(tooltip.sort(shapes.SortOrder.DESCENDING))
+        .legend(legend_box.placement(shapes.LegendPlacement.BOTTOM).calcs(["lastNotNull", "max"]))
     )
     if panel.ceiling is not None:
         drawn.max(panel.ceiling)
     for legend in panel.colours:
         colour = {"mode": model.FieldColorModeId.FIXED, "fixedColor": COLOURS[legend]}
         drawn.override_by_name(legend, [model.DynamicConfigValue(id_val="color", value=colour)])
-    for place, query in enumerate(panel.queries):
-        ref_id = chr(ord("A") + place)
-        target = (
-            prometheus.Dataquery()
-            .ref_id(ref_id)
-            .expr(query.expr)
-            .legend_format(query.legend)
-            .datasource(_datasource())
-        )
-        drawn.with_target(target.range().editor_mode(QueryEditorMode.CODE))
+    for ref_id, (expr, legend) in zip(ascii_uppercase, panel.queries, strict=False):
+        target = prometheus.Dataquery().ref_id(ref_id).expr(expr).legend_format(legend)
+        drawn.with_target(target.datasource(DATASOURCE).range().editor_mode(QueryEditorMode.CODE))
     return drawn
 
 

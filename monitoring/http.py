@@ -54,16 +54,12 @@ def application(
         return web.Response(body=gzip.decompress(packed), content_type=_ASSETS[name])
 
     app = web.Application()
-    app.add_routes(
-        [
-            web.get("/metrics", show_metrics),
-            web.get("/livez", live),
-            web.get("/readyz", ready),
-            web.get("/docs", show_docs),
-            web.get("/docs/asyncapi.json", show_spec),
-            web.get("/docs/assets/{name}", asset),
-        ]
-    )
+    app.router.add_get("/metrics", show_metrics)
+    app.router.add_get("/livez", live)
+    app.router.add_get("/readyz", ready)
+    app.router.add_get("/docs", show_docs)
+    app.router.add_get("/docs/asyncapi.json", show_spec)
+    app.router.add_get("/docs/assets/{name}", asset)
     return app
 
 

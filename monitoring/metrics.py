@@ -13,14 +13,7 @@ from prometheus_client.registry import Collector
 
 from parley.broker.core.error_policy import POLICIES
 from parley.broker.core.lifecycle import ENDINGS, State
-from parley.broker.core.messages import (
-    AgentCompleted,
-    AgentFailed,
-    AgentOutcome,
-    DeliberationCompleted,
-    Ending,
-    ErrorType,
-)
+from parley.broker.core.messages import AgentFailed, AgentOutcome, DeliberationCompleted, Ending, ErrorType
 from parley.broker.core.observer import Observer
 from parley.broker.jetstream import topology
 from parley.workers.model.endpoint_status import EndpointStatus
@@ -49,43 +42,32 @@ class Metrics(Observer):
         counter = partial(Counter, registry=self.registry)
         gauge = partial(Gauge, registry=self.registry)
         histogram = partial(Histogram, buckets=DURATIONS, registry=self.registry)
+        # fmt: off
         self.accepted = counter("parley_deliberations_accepted", "Deliberations recorded.", ["role"])
         self.ended = counter("parley_deliberations_ended", "Endings published.", ["ending", "degraded"])
-        self.duration = histogram(
-            "parley_deliberation_duration_seconds",
-            "From the request's arrival in the stream to its ending.",
-            ["ending"],
-        )
-        self.outcomes = counter(
-            "parley_agent_outcomes",
-            "Agents' outcomes counted. `outcome` is completed or the error type.",
-            ["role", "outcome"],
-        )
-        self.agent_duration = histogram(
-            "parley_agent_duration_seconds", "One agent's work, retries included.", ["role", "model"]
-        )
-        self.queue = histogram(
-            "parley_agent_queue_seconds", "From the request's arrival to the start of an agent's work."
-        )
+        self.duration = histogram("parley_deliberation_duration_seconds",
+            "From the request's arrival in the stream to its ending.", ["ending"])
+        self.outcomes = counter("parley_agent_outcomes",
+            "Agents' outcomes counted. `outcome` is completed or the error type.", ["role", "outcome"])
+        self.agent_duration = histogram("parley_agent_duration_seconds",
+            "One agent's work, retries included.", ["role", "model"])
+        self.queue = histogram("parley_agent_queue_seconds",
+            "From the request's arrival to the start of an agent's work.")
         self.retries = counter("parley_agent_retries", "Model calls beyond an agent's first.", ["role"])
         self.timeouts = counter("parley_agent_timeouts", "Agents that ran out of time.", ["role", "kind"])
         self.tokens = counter("parley_agent_tokens", "Tokens as the model server counts them.", ["kind"])
-        self.ignored = counter(
-            "parley_agent_outcomes_ignored", "Outcomes that came late, twice, or for nobody."
-        )
+        self.ignored = counter("parley_agent_outcomes_ignored",
+            "Outcomes that came late, twice, or for nobody.")
         self.dead_letters = counter("parley_dead_letters", "Messages nobody could use.", ["subject"])
-        self.failures = counter(
-            "parley_handler_failures", "Handlers that raised; the message came again.", ["consumer"]
-        )
+        self.failures = counter("parley_handler_failures",
+            "Handlers that raised; the message came again.", ["consumer"])
         self.backlog = gauge("parley_consumer_pending", "Messages that wait in the stream.", ["consumer"])
-        self.in_hand = gauge(
-            "parley_consumer_ack_pending", "Messages handed out and not settled.", ["consumer"]
-        )
-        self.held = gauge(
-            "parley_consumer_held", "Messages this process has in hand. Jobs are the pool's.", ["consumer"]
-        )
+        self.in_hand = gauge("parley_consumer_ack_pending",
+            "Messages handed out and not settled.", ["consumer"])
+        self.held = gauge("parley_consumer_held",
+            "Messages this process has in hand. Jobs are the pool's.", ["consumer"])
         self.limit = gauge("parley_consumer_limit", "The most it takes in hand.", ["consumer"])
-
+        # fmt: on
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
@@ -138,19 +120,18 @@ class Metrics(Observer):
         role = _role(outcome.role)
         self.queue.observe(outcome.queue_ms / 1000)
         self.retries.labels(role).inc(max(0, outcome.attempt - 1))
-        match outcome:
-            case AgentCompleted():
-                self.outcomes.labels(role, "completed").inc()
-                self._model = self._model or outcome.model
-                model = outcome.model if outcome.model == self._model else OTHER
-                self.agent_duration.labels(role, model).observe(outcome.duration_ms / 1000)
-                # Any client may publish an outcome. With a negative count the counter would raise, and the message
-                # would be delivered again.
-                self.tokens.labels("prompt").inc(max(0, outcome.usage.prompt_tokens))
-                self.tokens.labels("completion").inc(max(0, outcome.usage.completion_tokens))
-            case AgentFailed():
-                self.outcomes.labels(role, outcome.error_type.value).inc()
-                self._timed_out(outcome)
+        if isinstance(outcome, AgentFailed):
+            self.outcomes.labels(role, outcome.error_type.value).inc()
+            self._timed_out(outcome)
+            return
+        self.outcomes.labels(role, "completed").inc()
+        self._model = self._model or outcome.model
+        model = outcome.model if outcome.model == self._model else OTHER
+        self.agent_duration.labels(role, model).observe(outcome.duration_ms / 1000)
+        # Any client may publish an outcome. With a negative count the counter would raise, and the message would be
+        # delivered again.
+        self.tokens.labels("prompt").inc(max(0, outcome.usage.prompt_tokens))
+        self.tokens.labels("completion").inc(max(0, outcome.usage.completion_tokens))
 
     def outcome_ignored(self, outcome: AgentOutcome) -> None:
         self.ignored.inc()
@@ -174,12 +155,10 @@ class _BreakerCollector(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         labels = ["endpoint", "state"]
-        states = GaugeMetricFamily(
-            "parley_endpoint_breakers", "Workers that have the endpoint's breaker so.", labels=labels
-        )
-        openings = CounterMetricFamily(
-            "parley_endpoint_breaker_openings", "Breakers opened.", labels=["endpoint"]
-        )
+        meaning = "Workers that have the endpoint's breaker so."
+        states = GaugeMetricFamily("parley_endpoint_breakers", meaning, labels=labels)
+        name = "parley_endpoint_breaker_openings"
+        openings = CounterMetricFamily(name, "Breakers opened.", labels=["endpoint"])
         for endpoint, status in self.statuses().items():
             for state, workers in status.workers.items():
                 states.add_metric([endpoint, state.value], workers)

@@ -9,48 +9,25 @@ async with parley.connect("nats://127.0.0.1:4222") as client:
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+# fmt: off
+# isort: off
 if TYPE_CHECKING:
     from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, ParleyError, Unavailable
     from parley.broker.core.messages import (
-        AgentResult,
-        DeliberationCompleted,
-        DeliberationFailed,
-        DeliberationStatus,
-        Ending,
-        ErrorType,
-        FailedAgent,
-        Proposal,
-        ResultsRef,
+        AgentResult, DeliberationCompleted, DeliberationFailed, DeliberationStatus, Ending, ErrorType,
+        FailedAgent, Proposal, ResultsRef,
     )
     from parley.broker.core.tally import Outcome, Phase, Tally
     from parley.broker.jetstream.deadletters import CannotReplay, DeadLetterInfo
     from parley.client import Client, NoEnding, NoService, Submitted, connect
 
 __all__ = [
-    "AgentResult",
-    "BrokerUnavailable",
-    "CannotReplay",
-    "Client",
-    "DeadLetterInfo",
-    "DeliberationCompleted",
-    "DeliberationFailed",
-    "DeliberationStatus",
-    "Ending",
-    "ErrorType",
-    "FailedAgent",
-    "InvalidMessage",
-    "NoEnding",
-    "NoService",
-    "Outcome",
-    "ParleyError",
-    "Phase",
-    "Proposal",
-    "ResultsRef",
-    "Submitted",
-    "Tally",
-    "Unavailable",
-    "connect",
+    "AgentResult", "BrokerUnavailable", "CannotReplay", "Client", "DeadLetterInfo", "DeliberationCompleted",
+    "DeliberationFailed", "DeliberationStatus", "Ending", "ErrorType", "FailedAgent", "InvalidMessage",
+    "NoEnding", "NoService", "Outcome", "ParleyError", "Phase", "Proposal", "ResultsRef", "Submitted",
+    "Tally", "Unavailable", "connect",
 ]
+# fmt: on
 
 # The names above are here, each in the first module that has it.
 _MODULES = (

@@ -14,9 +14,8 @@ def main() -> None:
         if sys.argv[1:] == ["--version"]:
             print(version("parley-queue"))
             return
-        print(
-            "parley: this command needs the server extra: pip install 'parley-queue[server]'", file=sys.stderr
-        )
+        remedy = "pip install 'parley-queue[server]'"
+        print(f"parley: this command needs the server extra: {remedy}", file=sys.stderr)
         sys.exit(2)
     cli.main()
 

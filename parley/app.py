@@ -79,25 +79,18 @@ class Service:
 @asynccontextmanager
 async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> AsyncIterator[Service]:
     """Run `parts` until the block ends. Raises Unavailable or SettingsError before anything is taken from a queue."""
-    if settings.nats_url is None:
-        raise SettingsError(
-            [
-                "NATS_URL: not set; `parley serve` connects to a NATS that runs already (`parley up` starts one)"
-            ]
-        )
-    if Part.DISPATCH in parts and not settings.endpoints:
-        raise SettingsError(
-            ["VLLM_URL: not set; name an OpenAI-compatible server (`parley up` simulates one)"]
-        )
-    nats_url = settings.nats_url
+    nats_url, dispatches = settings.nats_url, Part.DISPATCH in parts
+    if nats_url is None:
+        how = "`parley serve` connects to a NATS that runs already (`parley up` starts one)"
+        raise SettingsError([f"NATS_URL: not set; {how}"])
+    if dispatches and not settings.endpoints:
+        how = "name an OpenAI-compatible server (`parley up` simulates one)"
+        raise SettingsError([f"VLLM_URL: not set; {how}"])
     async with AsyncExitStack() as stack:
+        opened = stack.enter_async_context
         await _prepare(settings, nats_url)
-        model = await _model(settings) if Part.DISPATCH in parts else settings.vllm_model or ""
-        pool = (
-            await stack.enter_async_context(_pool(settings, nats_url, model))
-            if Part.DISPATCH in parts
-            else None
-        )
+        model = await _model(settings) if dispatches else settings.vllm_model or ""
+        pool = await opened(_pool(settings, nats_url, model)) if dispatches else None
         broker = _broker(settings, nats_url)
         nc = await broker.connect()
         assert isinstance(nc, NatsClient), "ServiceBroker makes one"
@@ -111,10 +104,8 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
         if pool is not None:
             metrics.watch_pool(lambda: pool.slots, lambda: pool.busy)
             metrics.watch_breakers(lambda: pool.endpoint_statuses)
-        readiness = (
-            await stack.enter_async_context(_readiness(settings, model, pool)) if pool is not None else None
-        )
-        url = await stack.enter_async_context(_http_server(settings, jetstream, metrics, pool, readiness))
+        readiness = await opened(_readiness(settings, model, pool)) if pool is not None else None
+        url = await opened(_http_server(settings, jetstream, metrics, pool, readiness))
         await broker.start()
         if Part.AGGREGATE in parts:
             stack.callback(start_loop(recover.run, "recovery").cancel)
@@ -126,12 +117,7 @@ async def _prepare(settings: Settings, nats_url: str) -> None:
     nc = await connect(nats_url, "parley-provision")
     try:
         await check_server(nc, nats_url)
-        made = await topology.provision(
-            nc.jetstream(),
-            replicas=settings.replicas,
-            keep_seconds=settings.keep_seconds,
-            ack_wait_seconds=settings.ack_wait_seconds,
-        )
+        made = await settings.provision(nc.jetstream())
     finally:
         await close(nc)
     if made:
@@ -142,15 +128,13 @@ async def _model(settings: Settings) -> str:
     """The name of the model: the configured one, or the first that the first server lists."""
     if settings.vllm_model is not None:
         return settings.vllm_model
-    key = settings.vllm_api_key.get_secret_value() if settings.vllm_api_key else None
     first = Endpoint(settings.endpoints[0])
-    async with ModelClient(api_key=key) as client:
+    async with ModelClient(api_key=settings.api_key) as client:
         try:
             return (await find(client, first, None)).name
         except ModelError as error:
-            raise Unavailable(
-                f"cannot ask {first} for its models: {error}. Set VLLM_MODEL to start without it."
-            ) from error
+            failed = f"cannot ask {first} for its models: {error}"
+            raise Unavailable(f"{failed}. Set VLLM_MODEL to start without it.") from error
 
 
 @asynccontextmanager
@@ -177,30 +161,20 @@ async def _pool(settings: Settings, nats_url: str, model: str) -> AsyncIterator[
         async with LocalPool(config) as local:
             yield local
         return
-    from parley.workers.pool.ray_pool import (
-        RayPool,  # ray costs 60 MiB and half a second: only who runs it pays
-    )
+    # Ray costs 60 MiB and half a second: only a process that runs it imports it.
+    from parley.workers.pool.ray_pool import RayPool
 
-    name = f"{socket.gethostname()}-{os.getpid()}"
-    async with RayPool(
-        config,
-        name=name,
-        actors=settings.pool_actors,
-        address=settings.ray_address,
-        actor_cpus=settings.ray_actor_cpus,
-    ) as cluster:
+    name, actors = f"{socket.gethostname()}-{os.getpid()}", settings.pool_actors
+    cpus, address = settings.ray_actor_cpus, settings.ray_address
+    async with RayPool(config, name=name, actors=actors, address=address, actor_cpus=cpus) as cluster:
         yield cluster
 
 
 def _broker(settings: Settings, nats_url: str) -> NatsBroker:
     # apply_types=False: a handler takes deliveries and decodes them itself; FastStream's injection would cost a
     # thread-pool hop a message. logger=None: payloads must not reach logs, and FastStream's logs hold them.
-    return ServiceBroker(
-        **connect_options(nats_url, "parley-service"),
-        apply_types=False,
-        logger=None,
-        graceful_timeout=settings.drain_seconds or None,
-    )
+    options, limit = connect_options(nats_url, "parley-service"), settings.drain_seconds or None
+    return ServiceBroker(**options, apply_types=False, logger=None, graceful_timeout=limit)
 
 
 async def _disconnect(broker: NatsBroker, jetstream: JetStream) -> None:
@@ -253,7 +227,7 @@ async def _http_server(
     jetstream: JetStream,
     metrics: Metrics,
     pool: Pool | None,
-    readiness: ModelReadiness | None,
+    ready: ModelReadiness | None,
 ) -> AsyncIterator[str]:
     async def connected() -> str | None:
         return None if jetstream.connected else "not connected"
@@ -261,13 +235,7 @@ async def _http_server(
     async def streams() -> str | None:
         if not jetstream.connected:
             return "cannot be asked for"
-        missing = await topology.provision(
-            jetstream.js,
-            replicas=settings.replicas,
-            keep_seconds=settings.keep_seconds,
-            ack_wait_seconds=settings.ack_wait_seconds,
-            create=False,
-        )
+        missing = await settings.provision(jetstream.js, create=False)
         return f"missing: {', '.join(missing)}" if missing else None
 
     def alive() -> bool:
@@ -285,17 +253,15 @@ async def _http_server(
             await asyncio.gather(*(_backlog(jetstream, metrics, durable) for durable in topology.DURABLES))
 
     checks: dict[str, Check] = {"nats": connected, "streams": streams, "pool": slots}
-    if readiness is not None:
-        checks["models"] = readiness.unready_reason
+    if ready is not None:
+        checks["models"] = ready.unready_reason
     app = http.application(metrics, checks, asyncapi_document(), refresh, alive)
     async with AsyncExitStack() as stack:
         try:  # around the opening only: an OSError of the service itself is not about this port
             url = await stack.enter_async_context(http.serving(app, settings.http_host, settings.http_port))
         except OSError as error:
-            where = f"{settings.http_host}:{settings.http_port}"
-            raise SettingsError(
-                [f"PARLEY_HTTP_PORT: cannot listen on {where} ({error.strerror}); 0 takes a free port"]
-            ) from error
+            busy = f"cannot listen on {settings.http_host}:{settings.http_port} ({error.strerror})"
+            raise SettingsError([f"PARLEY_HTTP_PORT: {busy}; 0 takes a free port"]) from error
         yield url
 
 

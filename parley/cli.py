@@ -9,7 +9,7 @@ import tempfile
 from contextlib import AsyncExitStack, suppress
 from importlib.metadata import version as distribution_version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Unpack
 
 import typer
 from rich.live import Live
@@ -21,7 +21,7 @@ from parley.broker.core.errors import InvalidMessage, ParleyError, SettingsError
 from parley.broker.core.messages import DeliberationCompleted, Ending
 from parley.broker.core.urls import masked
 from parley.broker.host import tune_gc, use_batch_scheduling
-from parley.client import ENDED, Client, NoEnding, connect
+from parley.client import ENDED, Asking, Client, connect
 from parley.console import FAILED, NO_SERVICE, OK, USAGE, err, out, print_error, run_command, with_client
 from parley.display import Progress, listing, show_ending, show_status
 from parley.settings import Settings, load, shown
@@ -29,8 +29,10 @@ from parley.shutdown import Interrupted, Shutdown
 
 # The demo's simulated model takes about as long as a real one on one GPU: there is something to watch.
 DEMO_MODEL = ("--latency-ms", "400", "--tokens-per-second", "25")
+ALL_PARTS = "intake,dispatch,aggregate,query"
 DEMO_QUESTION = "Write a function that computes the factorial of a non-negative integer."
 
+log = logging.getLogger("parley")
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(deadletters.app, name="deadletters")
 
@@ -39,22 +41,11 @@ def main() -> None:
     """Run the command. Parley's own errors become one line on stderr and an exit code."""
     try:
         app()
-    except SettingsError as error:
-        for problem in error.problems:
-            print_error(problem)
-        sys.exit(USAGE)
-    except InvalidMessage as error:
-        print_error(str(error))
-        sys.exit(USAGE)
-    except Unavailable as error:
-        print_error(str(error))
-        sys.exit(NO_SERVICE)
-    except NoEnding as error:
-        print_error(str(error))
-        sys.exit(FAILED)
     except (ParleyError, OSError) as error:
-        print_error(str(error))
-        sys.exit(FAILED)
+        for problem in error.problems if isinstance(error, SettingsError) else (str(error),):
+            print_error(problem)
+        usage = isinstance(error, SettingsError | InvalidMessage)
+        sys.exit(USAGE if usage else NO_SERVICE if isinstance(error, Unavailable) else FAILED)
 
 
 @app.callback(invoke_without_command=True)
@@ -90,9 +81,8 @@ async def _up(settings: Settings) -> int:
     shutdown = Shutdown()
     async with AsyncExitStack() as stack:
         try:
-            filled = await shutdown.during(
-                stack.enter_async_context(embedded(settings, settings.home / "nats"))
-            )
+            local = embedded(settings, settings.home / "nats")
+            filled = await shutdown.during(stack.enter_async_context(local))
             running = await shutdown.during(stack.enter_async_context(service(filled)))
         except Interrupted:
             return OK
@@ -106,11 +96,8 @@ async def _up(settings: Settings) -> int:
             out.print(f"  NATS     {shown_url}", markup=False, highlight=False, soft_wrap=True)
             out.print(f"  metrics  {running.http_url}/metrics", highlight=False)
             out.print(f"  docs     {running.http_url}/docs", highlight=False)
-            what = (
-                "SIMULATED: answers are made up; set VLLM_URL for a real one"
-                if simulated
-                else masked(filled.vllm_url or "")
-            )
+            what = "SIMULATED: answers are made up; set VLLM_URL for a real one"
+            what = what if simulated else masked(filled.vllm_url or "")
             out.print(f"  model    {what}", markup=False, highlight=False, soft_wrap=True)
             out.print(f"  agents   {pool.slots if pool else 0} at a time ({settings.pool})", highlight=False)
             out.print('Ask with `parley ask "…"` in another terminal. Ctrl-C stops.')
@@ -120,11 +107,7 @@ async def _up(settings: Settings) -> int:
 
 
 @app.command()
-def serve(
-    parts: Annotated[
-        str, typer.Option(help="Which parts, comma-separated.")
-    ] = "intake,dispatch,aggregate,query",
-) -> None:
+def serve(parts: Annotated[str, typer.Option(help="Which parts, comma-separated.")] = ALL_PARTS) -> None:
     """Run parts of the service against the NATS, Ray and model servers that the settings name."""
     from parley.handlers.routes import Part
 
@@ -149,14 +132,10 @@ async def _serve(settings: Settings, parts: Any) -> int:
             return OK
         shutdown.handle_signals()
         tune_gc()
-        logging.getLogger("parley").info(
-            "serving %s; NATS %s; metrics %s/metrics",
-            ",".join(sorted(parts)),
-            masked(running.nats_url),
-            running.http_url,
-        )
+        where = f"NATS {masked(running.nats_url)}; metrics {running.http_url}/metrics"
+        log.info("serving %s; %s", ",".join(sorted(parts)), where)
         disabled = await shutdown.wait(running)
-        logging.getLogger("parley").info("stopping")
+        log.info("stopping")
     return _stopped(disabled)
 
 
@@ -188,10 +167,8 @@ async def _demo(settings: Settings, question: str) -> int:
             running = await stack.enter_async_context(service(filled))
             client = await stack.enter_async_context(connect(running.nats_url))
         slots = running.pool.slots if running.pool else 0
-        out.print(
-            f"Up: NATS {masked(running.nats_url)}, {slots} agent slots ({settings.pool}).",
-            markup=False,
-        )
+        nats = masked(running.nats_url)
+        out.print(f"Up: NATS {nats}, {slots} agent slots ({settings.pool}).", markup=False)
         out.print(f"Asking three agents: {question}", style="bold", markup=False)
         ending = await _ask(client, question, live=True, agents=3, role="DEV", diversity=True)
         show_ending(out, ending, simulated=simulated)
@@ -202,6 +179,7 @@ async def _demo(settings: Settings, question: str) -> int:
 # ── using it ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+# fmt: off
 @app.command()
 def ask(
     question: Annotated[str, typer.Argument(help="What to deliberate on.")],
@@ -209,42 +187,29 @@ def ask(
     agents: Annotated[int, typer.Option(help="How many agents.")] = 3,
     rubric: Annotated[str | None, typer.Option(help="How answers are judged.")] = None,
     requirement: Annotated[
-        list[str] | None, typer.Option(help="What must hold. May be given several times.")
-    ] = None,
+        list[str] | None, typer.Option(help="What must hold. May be given several times.")] = None,
     diversity: Annotated[
         bool, typer.Option("--diversity", help="A persona, a temperature and a seed for each agent.")
     ] = False,
     min_responses: Annotated[int, typer.Option(help="How many answers make it completed.")] = 1,
     finish_early: Annotated[
-        bool, typer.Option("--finish-early", help="End as soon as that many have answered.")
-    ] = False,
+        bool, typer.Option("--finish-early", help="End as soon as that many have answered.")] = False,
     timeout: Annotated[float | None, typer.Option(help="Deadline in seconds, queueing included.")] = None,
     task_id: Annotated[
         str | None, typer.Option(help="Your own name for it; the same name twice is one deliberation.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Makes sampling repeatable, where the server supports it.")
-    ] = None,
+        int | None, typer.Option(help="Makes sampling repeatable, where the server supports it.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the ending as JSON, nothing else.")] = False,
 ) -> None:
     """Ask a question of several agents and wait for the ending."""
 
     async def run(client: Client) -> int:
-        ending = await _ask(
-            client,
-            question,
-            live=not as_json,
-            agents=agents,
-            role=role,
-            rubric=rubric,
-            requirements=requirement or (),
-            diversity=diversity,
-            min_responses=min_responses,
-            finish_early=finish_early,
-            timeout_seconds=timeout,
-            task_id=task_id,
-            seed=seed,
-        )
+        asking = Asking(
+            agents=agents, role=role, rubric=rubric, requirements=requirement or (), diversity=diversity,
+            min_responses=min_responses, finish_early=finish_early, timeout_seconds=timeout, task_id=task_id,
+            seed=seed)
+        ending = await _ask(client, question, live=not as_json, **asking)
         if as_json:
             print(ending.model_dump_json(indent=2))
         else:
@@ -252,9 +217,10 @@ def ask(
         return OK if isinstance(ending, DeliberationCompleted) else FAILED
 
     raise typer.Exit(with_client(run))
+# fmt: on
 
 
-async def _ask(client: Client, question: str, *, live: bool, **asking: Any) -> Ending:
+async def _ask(client: Client, question: str, *, live: bool, **asking: Unpack[Asking]) -> Ending:
     await client.status("is-anyone-there")  # raises NoService now, rather than after a silent wait
     submitted = await client.submit(question, **asking)
     if not live:
@@ -362,8 +328,7 @@ def doctor() -> None:
         async for finding in examine(load().with_local_nats()):
             good = good and finding.ok
             mark, style = ("ok", "green") if finding.ok else ("no", "red")
-            if finding.skipped:
-                mark, style = "--", ""
+            mark, style = ("--", "") if finding.skipped else (mark, style)
             line = f"{mark}  {finding.what}: {finding.detail}"
             out.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
         return OK if good else NO_SERVICE
@@ -375,7 +340,6 @@ def doctor() -> None:
 
 
 def _log(settings: Settings) -> None:
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
-    )
-    logging.getLogger("parley").setLevel(settings.log_level)
+    shape = "%(asctime)s %(levelname)s %(name)s %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=shape, stream=sys.stderr)
+    log.setLevel(settings.log_level)

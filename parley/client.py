@@ -8,40 +8,22 @@ delivers there at most once; in case a message is lost, the client also asks `de
 """
 
 import asyncio
+import difflib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import nats.errors
 import nats.js.errors
 from nats.aio.msg import Msg
-from nats.js.kv import KeyValue
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from pydantic_core import to_json
 
-from parley.broker.core import names
+from parley.broker.core import errors, messages, names
 from parley.broker.core.backoff import backoff
-from parley.broker.core.errors import (
-    BrokerUnavailable,
-    InvalidMessage,
-    ParleyError,
-    StreamNotFound,
-    Unavailable,
-)
-from parley.broker.core.messages import (
-    OWN_NAME,
-    AgentResult,
-    DeliberationCancel,
-    DeliberationGet,
-    DeliberationRequested,
-    DeliberationStatus,
-    Ending,
-    ResultsRef,
-    decode,
-    decode_ending,
-    describe,
-)
+from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, Unavailable
+from parley.broker.core.messages import DeliberationRequested, DeliberationStatus, Ending, decode
 from parley.broker.core.tally import Tally
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close
@@ -50,7 +32,6 @@ from parley.broker.jetstream.deadletters import DeadLetters
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.scan import scan
 from parley.local_service import find_nats
-from parley.signatures import suggest_arguments, with_arguments_of
 
 # The service ends a deliberation within one second of its deadline. After this long, waiting is in vain.
 GRACE_SECONDS = 10.0
@@ -62,7 +43,7 @@ GET_TIMEOUT_SECONDS = 5.0
 # Endings kept that arrived before the program waited for them.
 KEPT_ENDINGS = 1_000
 ENDED = frozenset({"COMPLETED", "FAILED", "TIMEOUT"})
-_RESULTS = TypeAdapter(tuple[AgentResult, ...])
+_RESULTS = TypeAdapter(tuple[messages.AgentResult, ...])
 
 
 class NoService(Unavailable):
@@ -72,7 +53,7 @@ class NoService(Unavailable):
         return "no Parley service answers on this NATS; start one with `parley up` or `parley serve`"
 
 
-class NoEnding(ParleyError):
+class NoEnding(errors.ParleyError):
     """No ending came in the time that the client was to wait. The deliberation may still end: `task_id` finds it."""
 
     def __init__(self, task_id: str, seconds: float) -> None:
@@ -95,57 +76,48 @@ class Submitted:
     _arrival: "asyncio.Future[Ending]" = field(repr=False, compare=False)
 
 
-@suggest_arguments
-def compose(
-    task_description: str,
-    *,
-    agents: int = 3,
-    role: str = "DEV",
-    rubric: str | Mapping[str, Any] | None = None,
-    requirements: Sequence[str] = (),
-    context: Mapping[str, Any] | None = None,
-    diversity: bool = False,
-    min_responses: int = 1,
-    finish_early: bool = False,
-    timeout_seconds: float | None = None,
-    metadata: Mapping[str, str] | None = None,
-    task_id: str | None = None,
-    model: str | None = None,
-    temperature: float | None = None,
-    max_tokens: int | None = None,
-    seed: int | None = None,
-    stop: str | Sequence[str] | None = None,
-) -> DeliberationRequested:
-    """The request these arguments make; see `Client.deliberate`. Raises InvalidMessage naming each bad field."""
-    if OWN_NAME.fullmatch(str(task_id)):
+class Asking(TypedDict, total=False):
+    """The optional arguments of `Client.deliberate`, which explains them. None is the same as leaving one out."""
+
+    agents: int
+    role: str
+    rubric: str | Mapping[str, Any] | None
+    requirements: Sequence[str]
+    context: Mapping[str, Any] | None
+    diversity: bool
+    min_responses: int
+    finish_early: bool
+    timeout_seconds: float | None
+    metadata: Mapping[str, str] | None
+    task_id: str | None
+    model: str | None
+    temperature: float | None
+    max_tokens: int | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+
+
+def compose(task_description: str, **asking: Unpack[Asking]) -> DeliberationRequested:
+    """The request these arguments make. Raises InvalidMessage naming each bad field, TypeError for a misspelt name."""
+    known = Asking.__annotations__
+    for word in set(asking) - set(known):
+        close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise TypeError(f"no such argument: {word}{hint}")
+    task_id = asking.get("task_id")
+    if names.OWN_NAME.fullmatch(str(task_id)):
         raise InvalidMessage([f"task_id: {task_id} is a name the service gives; choose another, or none"])
-    constraints = {"rubric": rubric, "requirements": requirements, "metadata": context}
-    fields = {
-        "task_description": task_description,
-        "task_id": task_id,
-        "role": role,
-        "num_agents": agents,
-        "constraints": _given(constraints),
-        "diversity": diversity,
-        "min_responses": min_responses,
-        "finish_early": finish_early,
-        "timeout_seconds": timeout_seconds,
-        "metadata": metadata,
-        "model": model,
-        "temperature": temperature,
-        "max_tokens": max_tokens,
-        "seed": seed,
-        "stop": stop,
-    }
-    try:
-        # Through JSON, so that this client is held to exactly what a client in another language is held to.
-        return DeliberationRequested.model_validate_json(to_json(_given(fields)))
-    except ValidationError as error:
-        raise InvalidMessage(describe(error)) from None
+    fields: dict[str, Any] = {"task_description": task_description, **asking}
+    fields = {name: value for name, value in fields.items() if value is not None}
+    inner = {"rubric": "rubric", "requirements": "requirements", "context": "metadata"}
+    constraints = {field: fields.pop(name) for name, field in inner.items() if name in fields}
+    fields = {"num_agents" if name == "agents" else name: value for name, value in fields.items()}
+    # Through JSON, so that this client is held to exactly what a client in another language is held to.
+    return decode(DeliberationRequested, to_json({**fields, "constraints": constraints}))
 
 
-def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
+def _encoded(kind: type[messages.Message], **fields: str | None) -> bytes:
+    return decode(kind, to_json(fields)).encode()
 
 
 @asynccontextmanager
@@ -182,8 +154,7 @@ class Client:
         """Subscribe to this client's endings. `connect` has done it."""
         await self._jetstream.nc.subscribe(self._inbox, cb=self._on_ending)
 
-    @with_arguments_of(compose)
-    async def deliberate(self, request: DeliberationRequested) -> Ending:
+    async def deliberate(self, task_description: str, **asking: Unpack[Asking]) -> Ending:
         """Ask several agents and wait for the ending.
 
         Returns `DeliberationCompleted` (read `degraded` first) or `DeliberationFailed`.
@@ -209,27 +180,28 @@ class Client:
 
         Raises InvalidMessage for a request that cannot be valid, BrokerUnavailable, NoService (no streams), NoEnding.
         """
-        return await self.ending(await self._submit(request))
+        return await self.ending(await self.submit(task_description, **asking))
 
-    @with_arguments_of(compose)
-    async def submit(self, request: DeliberationRequested) -> Submitted:
+    async def submit(self, task_description: str, **asking: Unpack[Asking]) -> Submitted:
         """Store the request and return at once; `ending` waits for the ending. Takes the arguments of `deliberate`.
 
         Raises InvalidMessage, BrokerUnavailable, NoService (no streams).
         """
-        return await self._submit(request)
+        request = compose(task_description, **asking)
+        body = request.model_dump_json(exclude_none=True).encode()
+        seq = await self._publish(topology.REQUESTED, body, {names.REPLY_TO: self._inbox})
+        task_id = request.task_id or names.own_name(seq)
+        return Submitted(task_id, request.timeout_seconds, self._arrival(task_id))
 
     async def ending(self, submitted: Submitted, *, wait_seconds: float | None = None) -> Ending:
         """Wait for the ending. Raises NoEnding after `wait_seconds`, by default 10 s after the deadline.
 
         After a NoEnding it may be called again.
         """
-        limit = wait_seconds
-        if limit is None:
-            limit = (submitted.timeout_seconds or ASSUMED_TIMEOUT_SECONDS) + GRACE_SECONDS
-        self._arrivals.setdefault(
-            submitted.task_id, submitted._arrival
-        )  # for a second call, after a NoEnding
+        deadline = submitted.timeout_seconds or ASSUMED_TIMEOUT_SECONDS
+        limit = deadline + GRACE_SECONDS if wait_seconds is None else wait_seconds
+        # For a second call, after a NoEnding.
+        self._arrivals.setdefault(submitted.task_id, submitted._arrival)
         try:
             async with asyncio.timeout(limit):
                 return await self._received_or_found(submitted)
@@ -243,13 +215,10 @@ class Client:
 
         Raises NoService when no service answers, BrokerUnavailable, InvalidMessage for an impossible `task_id`.
         """
-        try:
-            question = DeliberationGet(task_id=task_id)
-        except ValidationError as error:
-            raise InvalidMessage(describe(error)) from None
+        question = _encoded(messages.DeliberationGet, task_id=task_id)
         nc = self._jetstream.nc
         try:
-            answer = await nc.request(topology.GET, question.encode(), timeout=GET_TIMEOUT_SECONDS)
+            answer = await nc.request(topology.GET, question, timeout=GET_TIMEOUT_SECONDS)
         except nats.errors.NoRespondersError as error:
             raise NoService from error
         except (nats.errors.Error, TimeoutError) as error:
@@ -263,22 +232,24 @@ class Client:
         """The ending of an earlier deliberation, None if it has none yet. Raises as `status` does."""
         seq = (await self.status(task_id)).ending_seq
         stored = await self._jetstream.get(topology.DELIBERATIONS, seq) if seq is not None else None
-        return await self._with_results(decode_ending(stored.data)) if stored is not None else None
+        return await self._with_results(messages.decode_ending(stored.data)) if stored is not None else None
 
     async def cancel(self, task_id: str, reason: str | None = None) -> None:
         """Ask for the deliberation to be stopped. Returns when NATS has stored that; the ending says whether it was.
 
         `reason`: at most 1,000 characters, recorded in the ending. Raises as `submit` does.
         """
-        try:
-            cancel = DeliberationCancel(task_id=task_id, reason=reason)
-        except ValidationError as error:
-            raise InvalidMessage(describe(error)) from None
-        await self._publish(topology.CANCEL, cancel.encode())
+        body = _encoded(messages.DeliberationCancel, task_id=task_id, reason=reason)
+        await self._publish(topology.CANCEL, body)
 
     async def watch(self, task_id: str) -> AsyncIterator[Tally]:
         """The tally whenever it changes, until the deliberation has ended. Raises BrokerUnavailable, NoService."""
-        bucket = await self._tallies()
+        try:
+            bucket = await self._jetstream.js.key_value(topology.TALLIES_BUCKET)
+        except nats.js.errors.NotFoundError as error:
+            raise NoService from error
+        except (nats.errors.Error, TimeoutError) as error:
+            raise BrokerUnavailable("the connected server", str(error) or type(error).__name__) from error
         watcher = await bucket.watch(task_id)
         try:
             async for entry in watcher:
@@ -302,7 +273,7 @@ class Client:
                         found[message.subject] = Tally.model_validate_json(message.data)
                     else:
                         found.pop(message.subject, None)  # forgotten by the service while we read
-        except StreamNotFound as error:
+        except errors.StreamNotFound as error:
             raise NoService from error
         return sorted(found.values(), key=lambda tally: tally.accepted_at, reverse=True)
 
@@ -313,12 +284,6 @@ class Client:
 
     # ── NATS ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _submit(self, request: DeliberationRequested) -> Submitted:
-        body = request.model_dump_json(exclude_none=True).encode()
-        seq = await self._publish(topology.REQUESTED, body, {names.REPLY_TO: self._inbox})
-        task_id = request.task_id or names.own_name(seq)
-        return Submitted(task_id, request.timeout_seconds, self._arrival(task_id))
-
     async def _publish(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> int:
         try:
             return (await self._jetstream.publish(subject, body, headers=headers)).seq
@@ -326,14 +291,6 @@ class Client:
             if isinstance(error.__cause__, nats.js.errors.NoStreamResponseError):
                 raise NoService from error
             raise
-
-    async def _tallies(self) -> KeyValue:
-        try:
-            return await self._jetstream.js.key_value(topology.TALLIES_BUCKET)
-        except nats.js.errors.NotFoundError as error:
-            raise NoService from error
-        except (nats.errors.Error, TimeoutError) as error:
-            raise BrokerUnavailable("the connected server", str(error) or type(error).__name__) from error
 
     # ── endings ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -345,7 +302,7 @@ class Client:
 
     async def _on_ending(self, message: Msg) -> None:
         try:
-            ending = decode_ending(message.data)
+            ending = messages.decode_ending(message.data)
         except InvalidMessage:
             return  # not from the service
         arrival = self._arrival(ending.task_id)
@@ -376,5 +333,5 @@ class Client:
             return ending
         return ending.model_copy(update={"results": await self._results(ending.results_ref)})
 
-    async def _results(self, ref: ResultsRef) -> tuple[AgentResult, ...]:
+    async def _results(self, ref: messages.ResultsRef) -> tuple[messages.AgentResult, ...]:
         return _RESULTS.validate_json(await self._jetstream.get_object(ref), strict=False)

@@ -29,15 +29,16 @@ _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 app = typer.Typer(no_args_is_help=True, help="The messages nobody could use: list, show, replay, purge.")
 
-Sequences = Annotated[
-    list[int] | None,
-    typer.Argument(metavar="SEQ", min=1, max=MAX_SEQUENCE, help="Which, as `list` numbers them."),
-]
+# fmt: off
+Sequences = Annotated[list[int] | None, typer.Argument(
+    metavar="SEQ", min=1, max=MAX_SEQUENCE, help="Which, as `list` numbers them.")]
 Everything = Annotated[bool, typer.Option("--all", help="All of them, or all that --subject leaves.")]
-Subject = Annotated[
-    str | None,
-    typer.Option(metavar="FILTER", help="Only of this original subject: deliberation.requested, agent.>, …"),
-]
+Subject = Annotated[str | None, typer.Option(
+    metavar="FILTER", help="Only of this original subject: deliberation.requested, agent.>, …")]
+Payload = Annotated[bool, typer.Option("--payload", help="Its payload too. That may be somebody's prompt.")]
+Age = Annotated[str | None, typer.Option(
+    metavar="AGE", help="Only those put aside longer ago: 7d, 12h, 30m.")]
+# fmt: on
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
 
 
@@ -57,13 +58,11 @@ def list_(
             return OK
         for letter in letters:
             size = "size unknown" if letter.size is None else f"{letter.size:,} bytes"
-            line = f"{letter.seq:>6}  {_second(letter.buried_at)}  {visible(letter.subject)}  {size}"
+            second = f"{format_timestamp(letter.buried_at)[:19]}Z"
+            line = f"{letter.seq:>6}  {second}  {visible(letter.subject)}  {size}"
             out.print(Text(line, "bold"), no_wrap=True, overflow="ellipsis")
-            out.print(
-                Text(f"        {_one_line(letter.reason) or '(no reason given)'}"),
-                no_wrap=True,
-                overflow="ellipsis",
-            )
+            why = Text(f"        {_one_line(letter.reason) or '(no reason given)'}")
+            out.print(why, no_wrap=True, overflow="ellipsis")
         if not letters:
             out.print("no dead letters" if subject is None else "no dead letters of this subject")
         if more:
@@ -76,9 +75,7 @@ def list_(
 @app.command()
 def show(
     seq: Annotated[int, typer.Argument(min=1, max=MAX_SEQUENCE)],
-    payload: Annotated[
-        bool, typer.Option("--payload", help="Its payload too. That may be somebody's prompt.")
-    ] = False,
+    payload: Payload = False,
     as_json: Json = False,
 ) -> None:
     """Everything about one. Not its payload, unless asked for."""
@@ -144,14 +141,10 @@ def replay(
                 good = False
                 continue
             where = f"message {placed.seq} of {REPLAYABLE[letter.subject]}"
+            done = f"{seq}: back on {letter.subject}, as {where}"
             if placed.duplicate:
-                out.print(
-                    f"{seq}: had been replayed before, as {where}; nothing was stored",
-                    highlight=False,
-                    soft_wrap=True,
-                )
-            else:
-                out.print(f"{seq}: back on {letter.subject}, as {where}", highlight=False, soft_wrap=True)
+                done = f"{seq}: had been replayed before, as {where}; nothing was stored"
+            out.print(done, highlight=False, soft_wrap=True)
         if not wanted:
             out.print("no dead letters to replay")
         return OK if good else FAILED
@@ -164,9 +157,7 @@ def purge(
     seqs: Sequences = None,
     everything: Everything = False,
     subject: Subject = None,
-    older_than: Annotated[
-        str | None, typer.Option(metavar="AGE", help="Only those put aside longer ago: 7d, 12h, 30m.")
-    ] = None,
+    older_than: Age = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Remove dead letters for good, payloads too. Asks first."""
@@ -282,7 +273,3 @@ def _plain(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _one_line(text: str) -> str:
     return visible(" ".join(text.split()))
-
-
-def _second(instant: float) -> str:
-    return f"{format_timestamp(instant)[:19]}Z"

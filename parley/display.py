@@ -61,18 +61,13 @@ def show_ending(console: Console, ending: Ending, *, simulated: bool = False) ->
     for result in ending.results:
         console.print(_answer(result))
     for failed in ending.failed_agents:
-        console.print(
-            Text.assemble(
-                (failed.agent_id, "bold"), f" failed ({failed.error_type.value}): {_harmless(failed.error)}"
-            ),
-            style="red",
-        )
+        why = f" failed ({failed.error_type.value}): {_harmless(failed.error)}"
+        console.print(Text.assemble((failed.agent_id, "bold"), why), style="red")
     if ending.missing_agents:
         console.print(Text(f"Not heard from: {', '.join(ending.missing_agents)}"), style="yellow")
     if ending.results_ref is not None and not ending.results:
-        console.print(
-            Text(f"Results are in the object store {ending.results_ref.bucket}/{ending.results_ref.name}")
-        )
+        where = f"{ending.results_ref.bucket}/{ending.results_ref.name}"
+        console.print(Text(f"Results are in the object store {where}"))
     console.print(summary(ending))
     if simulated:
         console.print(simulation_notice())
@@ -84,9 +79,8 @@ def summary(ending: Ending) -> Text:
     if isinstance(ending, DeliberationCompleted):
         word = ("completed, degraded", "bold yellow") if ending.degraded else ("completed", "bold green")
         return Text.assemble(f"{ending.task_id} ", word, f": {heard}")
-    return Text.assemble(
-        f"{ending.task_id} ", (ending.status, "bold red"), f": {_harmless(ending.error)} ({heard})"
-    )
+    why = f": {_harmless(ending.error)} ({heard})"
+    return Text.assemble(f"{ending.task_id} ", (ending.status, "bold red"), why)
 
 
 def simulation_notice() -> Panel:
@@ -105,13 +99,12 @@ def _answer(result: AgentResult) -> Panel:
     if proposal.temperature is not None:
         facts += f", temperature {proposal.temperature:g}"
     # Markdown, not Rich's markup: a model's text must not be read as our own formatting.
-    return Panel(
+    answer, title, subtitle = (
         Markdown(_harmless(proposal.content)),
-        title=Text(result.agent_id),
-        subtitle=Text(_harmless(facts)),
-        title_align="left",
-        subtitle_align="right",
+        Text(result.agent_id),
+        Text(_harmless(facts)),
     )
+    return Panel(answer, title=title, title_align="left", subtitle=subtitle, subtitle_align="right")
 
 
 def _harmless(text: str) -> str:
@@ -136,26 +129,15 @@ def show_status(console: Console, status: DeliberationStatus) -> None:
     for result in status.results:
         console.print(_answer(result))
     heard = f"{status.received_count} answered, {status.failed_count} failed, of {status.total_agents}"
-    words = (
-        f"{status.task_id} {status.status}: {heard}"
-        if status.total_agents
-        else f"{status.task_id} {status.status}"
-    )
+    words = f"{status.task_id} {status.status}{f': {heard}' if status.total_agents else ''}"
     console.print(Text(f"{words}. {_harmless(status.error_message)}" if status.error_message else words))
 
 
 def listing(tallies: Sequence[Tally]) -> Table:
     table = Table("task", "state", "role", "answered", "failed", "agents", "asked at")
     for tally in tallies:
-        phase = tally.phase
-        failed = len(phase.outcomes) - phase.successes
-        table.add_row(
-            tally.task_id,
-            tally.state.value,
-            tally.role,
-            str(phase.successes),
-            str(failed),
-            str(len(phase.agents)),
-            format_timestamp(tally.accepted_at),
-        )
+        answered, agents = tally.phase.successes, len(tally.phase.agents)
+        counts = map(str, (answered, len(tally.phase.outcomes) - answered, agents))
+        asked_at = format_timestamp(tally.accepted_at)
+        table.add_row(tally.task_id, tally.state.value, tally.role, *counts, asked_at)
     return table

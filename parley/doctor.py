@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from parley.broker.core.errors import Unavailable
 from parley.broker.core.messages import AgentRequested, ErrorType
 from parley.broker.core.timestamps import format_timestamp
-from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import check_server, close, connect
 from parley.settings import Settings
 from parley.workers import prompts
@@ -41,9 +40,8 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
 
 async def _nats(settings: Settings) -> AsyncIterator[Finding]:
     if settings.nats_url is None:
-        yield Finding(
-            "NATS", False, "NATS_URL is not set and no `parley up` runs here: set it, or run `parley up`"
-        )
+        unset = "NATS_URL is not set and no `parley up` runs here: set it, or run `parley up`"
+        yield Finding("NATS", False, unset)
         return
     try:
         nc = await connect(settings.nats_url, "parley-doctor")
@@ -52,13 +50,7 @@ async def _nats(settings: Settings) -> AsyncIterator[Finding]:
         return
     try:
         yield Finding("NATS", True, f"version {await check_server(nc, settings.nats_url)} with JetStream")
-        missing = await topology.provision(
-            nc.jetstream(),
-            replicas=settings.replicas,
-            keep_seconds=settings.keep_seconds,
-            ack_wait_seconds=settings.ack_wait_seconds,
-            create=False,
-        )
+        missing = await settings.provision(nc.jetstream(), create=False)
         listed = f"missing: {', '.join(missing)}; start a service, it creates them"
         yield Finding("streams", not missing, listed if missing else "as declared")
     except Unavailable as error:
@@ -71,9 +63,8 @@ async def _ray(settings: Settings) -> Finding:
     if settings.pool == "local":
         return Finding("Ray", True, "not used (PARLEY_POOL=local)", skipped=True)
     if settings.ray_address is None:
-        return Finding(
-            "Ray", True, "RAY_ADDRESS is not set: a local Ray is started with the service", skipped=True
-        )
+        local = "RAY_ADDRESS is not set: a local Ray is started with the service"
+        return Finding("Ray", True, local, skipped=True)
     address = settings.ray_address
     if address == "auto":
         return Finding("Ray", True, "`auto`: found by the service at its start", skipped=True)
@@ -83,22 +74,17 @@ async def _ray(settings: Settings) -> Finding:
         await asyncio.to_thread(check_reachable, complete)
     except (OSError, ValueError) as error:  # ValueError: not an address at all
         reason = str(error.__cause__ or error) or type(error).__name__
-        return Finding(
-            "Ray",
-            False,
-            f"nothing listens at {address} ({reason}): is the head up, and is RAY_ADDRESS right?",
-        )
+        remedy = "is the head up, and is RAY_ADDRESS right?"
+        return Finding("Ray", False, f"nothing listens at {address} ({reason}): {remedy}")
     return Finding("Ray", True, f"{address} is listening")
 
 
 async def _models(settings: Settings) -> AsyncIterator[Finding]:
     if not settings.endpoints:
-        yield Finding(
-            "model", False, "VLLM_URL is not set: name an OpenAI-compatible server; `parley up` simulates one"
-        )
+        remedy = "name an OpenAI-compatible server; `parley up` simulates one"
+        yield Finding("model", False, f"VLLM_URL is not set: {remedy}")
         return
-    key = settings.vllm_api_key.get_secret_value() if settings.vllm_api_key else None
-    async with ModelClient(api_key=key) as client:
+    async with ModelClient(api_key=settings.api_key) as client:
         for url in settings.endpoints:
             yield await _model(client, Endpoint(url), settings.vllm_model)
 
@@ -122,17 +108,9 @@ async def _model(client: ModelClient, endpoint: Endpoint, wanted: str | None) ->
 def _instructions() -> Sequence[Mapping[str, str]]:
     """The messages of an agent with Parley's longest instructions and a task of one word."""
     role, now = max(prompts.ROLES, key=lambda name: len(prompts.ROLES[name])), format_timestamp(time.time())
-    request = AgentRequested(
-        task_id="doctor",
-        agent_id="agent-doctor-001",
-        agent_number=1,
-        role=role,
-        num_agents=2,
-        task_description="ping",
-        diversity=True,
-        requested_at=now,
-        deadline=now,
-    )
+    agent = {"agent_id": "agent-doctor-001", "agent_number": 1, "role": role, "diversity": True}
+    task = {"task_id": "doctor", "num_agents": 2, "task_description": "ping"}
+    request = AgentRequested.model_validate({**agent, **task, "requested_at": now, "deadline": now})
     return prompts.compose(request).messages
 
 

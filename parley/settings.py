@@ -9,16 +9,17 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 from urllib.parse import urlsplit
 
+from nats.js import JetStreamContext
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from parley.broker.core import messages
 from parley.broker.core.errors import SettingsError
+from parley.broker.core.messages.base import KIB, MAX_AGENTS, MAX_TIMEOUT_SECONDS, TimeoutSeconds
 from parley.broker.core.urls import masked
-from parley.broker.jetstream.topology import ACK_WAIT_SECONDS
+from parley.broker.jetstream import topology
 from parley.local_service import announced, default_state_folder
 from parley.workers.model.breaker import BreakerPolicy
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
@@ -32,124 +33,72 @@ _SERVICE_LINK = re.compile(
 )
 # `PARLEY_PORT` is one too, but only with a value like this: a number there was meant as a setting.
 _SERVICE_LINK_PORT = re.compile(r"PARLEY(_[A-Z0-9_]+)?_PORT=(tcp|udp|sctp)://.*")
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-def _plain(name: str) -> AliasChoices:
-    return AliasChoices(f"{PREFIX}{name}", name)
+def _field(default: object, meaning: str, shared: str | None = None, **bounds: float) -> Any:
+    """A setting. `shared`: a plain name that is read too. Any, as pydantic's `Field`: what it makes is a default."""
+    alias = AliasChoices(f"{PREFIX}{shared}", shared) if shared else None
+    return Field(default, description=meaning, validation_alias=alias, **cast(dict[str, Any], bounds))
 
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, populate_by_name=True)
 
-    nats_url: str | None = Field(
-        None,
-        validation_alias=_plain("NATS_URL"),
-        description="NATS servers, comma-separated. `parley up` starts its own without it.",
-    )
-    ray_address: str | None = Field(
-        None,
-        validation_alias=_plain("RAY_ADDRESS"),
-        description="Ray cluster to join: `auto`, `host:6379` or `ray://…`. Without it a local Ray is started.",
-    )
-    vllm_url: str | None = Field(
-        None,
-        validation_alias=_plain("VLLM_URL"),
-        description="OpenAI-compatible servers, comma-separated. `parley up` simulates one without it.",
-    )
-    vllm_model: str | None = Field(
-        None,
-        validation_alias=_plain("VLLM_MODEL"),
-        description="Model asked for. Without it, the first that the server lists.",
-    )
-    vllm_api_key: SecretStr | None = Field(
-        None, validation_alias=_plain("VLLM_API_KEY"), description="Bearer token for the servers."
-    )
-    vllm_stream: bool = Field(
-        False, description="Read answers as a stream: a silent server is noticed at the first byte."
-    )
-    vllm_connect_timeout_seconds: Seconds = Field(5.0, description="To open a connection.")
-    vllm_first_byte_timeout_seconds: Seconds = Field(
-        30.0, description="To the response's headers. Streamed calls only."
-    )
-    vllm_total_timeout_seconds: Seconds | None = Field(
-        None, description="One whole call. Without it, what is left of the deadline."
-    )
-    retry_attempts: int = Field(
-        6, ge=1, le=100, description="Calls an agent may make in all, for passing trouble (429, 5xx, reset)."
-    )
-    retry_base_seconds: Seconds = Field(
-        0.25, description="First backoff, doubled each time, with full jitter."
-    )
-    retry_cap_seconds: Seconds = Field(10.0, description="Longest backoff.")
-    breaker_failures: int = Field(
-        5,
-        ge=1,
-        le=1000,
-        description="Failures in a row, of any agents of a worker, after which it leaves a server alone.",
-    )
-    breaker_cooldown_seconds: float = Field(
-        1.0,
-        gt=0,
-        le=60,
-        allow_inf_nan=False,
-        description="Until it probes that server, doubled up to 5 times this, half of it jitter.",
-    )
+    # fmt: off
+    nats_url: str | None = _field(
+        None, "NATS servers, comma-separated. `parley up` starts its own without it.", "NATS_URL")
+    ray_address: str | None = _field(
+        None, "Ray cluster to join: `auto`, `host:6379` or `ray://…`. Without it a local Ray is started.",
+        "RAY_ADDRESS")
+    vllm_url: str | None = _field(
+        None, "OpenAI-compatible servers, comma-separated. `parley up` simulates one without it.", "VLLM_URL")
+    vllm_model: str | None = _field(
+        None, "Model asked for. Without it, the first that the server lists.", "VLLM_MODEL")
+    vllm_api_key: SecretStr | None = _field(None, "Bearer token for the servers.", "VLLM_API_KEY")
+    vllm_stream: bool = _field(
+        False, "Read answers as a stream: a silent server is noticed at the first byte.")
+    vllm_connect_timeout_seconds: Seconds = _field(5.0, "To open a connection.")
+    vllm_first_byte_timeout_seconds: Seconds = _field(30.0, "To the response's headers. Streamed calls only.")
+    vllm_total_timeout_seconds: Seconds | None = _field(
+        None, "One whole call. Without it, what is left of the deadline.")
+    retry_attempts: int = _field(
+        6, "Calls an agent may make in all, for passing trouble (429, 5xx, reset).", ge=1, le=100)
+    retry_base_seconds: Seconds = _field(0.25, "First backoff, doubled each time, with full jitter.")
+    retry_cap_seconds: Seconds = _field(10.0, "Longest backoff.")
+    breaker_failures: int = _field(
+        5, "Failures in a row, of any agents of a worker, after which it leaves a server alone.",
+        ge=1, le=1000)
+    breaker_cooldown_seconds: Finite = _field(
+        1.0, "Until it probes that server, doubled up to 5 times this, half of it jitter.", gt=0, le=60)
 
-    pool: Literal["ray", "local"] = Field(
-        "ray", description="Where agents run: Ray actors, or this process (`local`)."
-    )
-    pool_actors: int = Field(2, ge=1, le=1024, description="Ray actors of one dispatcher.")
-    pool_slots: int = Field(
-        256, ge=1, le=16_384, description="Calls one actor runs at once. vLLM's own default is 256 sequences."
-    )
-    ray_actor_cpus: float = Field(
-        1.0, ge=0, le=64, allow_inf_nan=False, description="CPUs Ray reserves for one actor."
-    )
+    pool: Literal["ray", "local"] = _field("ray", "Where agents run: Ray actors, or this process (`local`).")
+    pool_actors: int = _field(2, "Ray actors of one dispatcher.", ge=1, le=1024)
+    pool_slots: int = _field(
+        256, "Calls one actor runs at once. vLLM's own default is 256 sequences.", ge=1, le=16_384)
+    ray_actor_cpus: Finite = _field(1.0, "CPUs Ray reserves for one actor.", ge=0, le=64)
 
-    max_agents: int = Field(
-        messages.MAX_AGENTS, ge=1, le=messages.MAX_AGENTS, description="Most agents of one deliberation."
-    )
-    timeout_seconds: float = Field(
-        300.0,
-        ge=messages.MIN_TIMEOUT_SECONDS,
-        le=messages.MAX_TIMEOUT_SECONDS,
-        allow_inf_nan=False,
-        description="Deadline of a request that names none, queueing included.",
-    )
-    keep_seconds: float = Field(
-        3_600.0,
-        ge=180,
-        le=messages.MAX_TIMEOUT_SECONDS,
-        allow_inf_nan=False,
-        description="How long a tally outlives its ending.",
-    )
-    claim_check_bytes: int = Field(
-        512 * 1024,
-        ge=1024,
-        le=64 * 1024 * 1024,
-        description="Endings above this put their results into the object store.",
-    )
-    reply_prefixes: str = Field(
-        "_INBOX.", description="Subjects allowed in Parley-Reply-To, by prefix, comma-separated."
-    )
-    replicas: int = Field(1, ge=1, le=5, description="Replicas of every stream. Production: 3.")
-    ack_wait_seconds: Seconds = Field(
-        ACK_WAIT_SECONDS, description="After this, unsettled work goes to somebody else."
-    )
-    drain_seconds: float = Field(
-        20.0, ge=0, le=3_600, allow_inf_nan=False, description="For running calls to finish at a stop."
-    )
+    max_agents: int = _field(MAX_AGENTS, "Most agents of one deliberation.", ge=1, le=MAX_AGENTS)
+    timeout_seconds: TimeoutSeconds = _field(
+        300.0, "Deadline of a request that names none, queueing included.")
+    keep_seconds: Finite = _field(
+        3_600.0, "How long a tally outlives its ending.", ge=180, le=MAX_TIMEOUT_SECONDS)
+    claim_check_bytes: int = _field(
+        512 * KIB, "Endings above this put their results into the object store.", ge=KIB, le=64 * KIB * KIB)
+    reply_prefixes: str = _field(
+        "_INBOX.", "Subjects allowed in Parley-Reply-To, by prefix, comma-separated.")
+    replicas: int = _field(1, "Replicas of every stream. Production: 3.", ge=1, le=5)
+    ack_wait_seconds: Seconds = _field(
+        topology.ACK_WAIT_SECONDS, "After this, unsettled work goes to somebody else.")
+    drain_seconds: Finite = _field(20.0, "For running calls to finish at a stop.", ge=0, le=3_600)
 
-    http_host: str = Field("127.0.0.1", description="Where /metrics, /livez, /readyz and /docs listen.")
-    http_port: int = Field(9464, ge=0, le=65_535, description="Their port; 0 takes a free one.")
-    home: Path = Field(
-        default_factory=default_state_folder,
-        description="Where `parley up` keeps its NATS data and says where it listens.",
-    )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="Of our own log lines."
-    )
+    http_host: str = _field("127.0.0.1", "Where /metrics, /livez, /readyz and /docs listen.")
+    http_port: int = _field(9464, "Their port; 0 takes a free one.", ge=0, le=65_535)
+    home: Path = Field(default_factory=default_state_folder,
+        description="Where `parley up` keeps its NATS data and says where it listens.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = _field("INFO", "Of our own log lines.")
+    # fmt: on
 
     @field_validator("nats_url", "ray_address", "vllm_url", "vllm_model", mode="before")
     @classmethod
@@ -186,9 +135,8 @@ class Settings(BaseSettings):
     def _prefixes(cls, value: str) -> str:
         for prefix in (part.strip() for part in value.split(",")):
             if not prefix.endswith(".") or prefix.startswith(("$", "deliberation.", "agent.", "deadletter.")):
-                raise ValueError(
-                    "each prefix ends with a dot and is none of Parley's or the server's own subjects"
-                )
+                rule = "each prefix ends with a dot and is none of Parley's or the server's own subjects"
+                raise ValueError(rule)
         return value
 
     @model_validator(mode="after")
@@ -199,9 +147,7 @@ class Settings(BaseSettings):
 
     def with_local_nats(self) -> Self:
         """These settings, with the NATS of this user's running `parley up` where none is set."""
-        return (
-            self if self.nats_url is not None else self.model_copy(update={"nats_url": announced(self.home)})
-        )
+        return self if self.nats_url else self.model_copy(update={"nats_url": announced(self.home)})
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -211,17 +157,26 @@ class Settings(BaseSettings):
     def allowed_reply_prefixes(self) -> tuple[str, ...]:
         return tuple(part.strip() for part in self.reply_prefixes.split(","))
 
+    @property
+    def api_key(self) -> str | None:
+        return self.vllm_api_key.get_secret_value() if self.vllm_api_key else None
+
+    async def provision(self, js: JetStreamContext, *, create: bool = True) -> list[str]:
+        """`topology.provision` as these settings want it."""
+        keep, ack_wait, replicas = self.keep_seconds, self.ack_wait_seconds, self.replicas
+        return await topology.provision(
+            js, replicas=replicas, keep_seconds=keep, ack_wait_seconds=ack_wait, create=create
+        )
+
     def worker_config(self, nats_url: str, model: str) -> WorkerConfig:
+        first_byte, total = self.vllm_first_byte_timeout_seconds, self.vllm_total_timeout_seconds
+        timeouts = CallTimeouts(self.vllm_connect_timeout_seconds, first_byte, total)
         return WorkerConfig(
             nats_url=nats_url,
             endpoints=self.endpoints,
             model=model,
-            api_key=self.vllm_api_key.get_secret_value() if self.vllm_api_key else None,
-            timeouts=CallTimeouts(
-                connect=self.vllm_connect_timeout_seconds,
-                first_byte=self.vllm_first_byte_timeout_seconds,
-                total=self.vllm_total_timeout_seconds,
-            ),
+            api_key=self.api_key,
+            timeouts=timeouts,
             retry=RetryPolicy(self.retry_attempts, self.retry_base_seconds, self.retry_cap_seconds),
             stream=self.vllm_stream,
             slots=self.pool_slots,
@@ -248,11 +203,9 @@ def load(**overrides: Any) -> Settings:
 
     Raises SettingsError: one line a problem, naming the setting.
     """
-    unknown = sorted(set(overrides) - set(Settings.model_fields))
-    if unknown:
+    if unknown := sorted(set(overrides) - set(Settings.model_fields)):
         raise TypeError(f"no such field: {', '.join(unknown)}")
-    misspelt = _misspelt()
-    if misspelt:
+    if misspelt := _misspelt():
         raise SettingsError(misspelt)
     try:
         return Settings(**overrides)
@@ -265,17 +218,14 @@ def _misspelt() -> list[str]:
     known = {name for field in Settings.model_fields for name in _names(field)}
     problems = []
     for name in sorted(os.environ):
-        if not name.upper().startswith(PREFIX) or name in known or _is_service_link(name):
+        link = _SERVICE_LINK.fullmatch(name) or _SERVICE_LINK_PORT.fullmatch(f"{name}={os.environ[name]}")
+        if not name.upper().startswith(PREFIX) or name in known or link:
             continue
         # Compared without the prefix: it alone would make any two names look alike.
         bare = {n.removeprefix(PREFIX) for n in known if n.startswith(PREFIX)}
         close = difflib.get_close_matches(name.upper().removeprefix(PREFIX), sorted(bare), n=1)
         problems.append(f"{name}: no such setting" + (f"; did you mean {PREFIX}{close[0]}?" if close else ""))
     return problems
-
-
-def _is_service_link(name: str) -> bool:
-    return bool(_SERVICE_LINK.fullmatch(name) or _SERVICE_LINK_PORT.fullmatch(f"{name}={os.environ[name]}"))
 
 
 def variable(field: str) -> str:
@@ -292,21 +242,13 @@ def _problem(detail: dict[str, Any]) -> str:
     field = next((f for f in Settings.model_fields if name in (f, *_names(f))), name)
     shown = "" if "url" in field or "key" in field else f" (it is {str(detail['input'])[:80]!r})"
     # The variable that is set: who set PARLEY_NATS_URL must not search for NATS_URL.
-    given = (
-        next((n for n in _names(field) if n in os.environ), variable(field))
-        if field in Settings.model_fields
-        else name
-    )
+    known = _names(field) if field in Settings.model_fields else ()
+    given = next((n for n in known if n in os.environ), variable(field) if known else name)
     return f"{given}: {message}{shown}"
 
 
 def _names(field: str) -> tuple[str, ...]:
-    alias = Settings.model_fields[field].validation_alias
-    choices = (
-        [str(choice) for choice in alias.choices]
-        if isinstance(alias, AliasChoices)
-        else [f"{PREFIX}{field.upper()}"]
-    )
+    choices = dict.fromkeys((f"{PREFIX}{field.upper()}", variable(field)))
     return (*choices, *(choice.lower() for choice in choices))
 
 
@@ -315,13 +257,10 @@ def shown(settings: Settings) -> list[tuple[str, str, str]]:
     rows = []
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
+        text = "" if value is None else str(value)
         if isinstance(value, SecretStr):
             text = "***"
-        elif value is None:
-            text = ""
-        else:
-            text = masked(str(value)) if "url" in name else str(value)
-        rows.append((variable(name), text, field.description or ""))
+        rows.append((variable(name), masked(text) if "url" in name else text, field.description or ""))
     return rows
 
 
@@ -329,10 +268,9 @@ def table() -> str:
     """The settings as a Markdown table, for README."""
     lines = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        default = (
-            "~/.local/state/parley" if name == "home" else "" if field.default is None else str(field.default)
-        )
-        lines.append(f"| `{variable(name)}` | {f'`{default}`' if default else ''} | {field.description} |")
+        default = "~/.local/state/parley" if name == "home" else field.default
+        shown_default = "" if default is None else f"`{default}`"
+        lines.append(f"| `{variable(name)}` | {shown_default} | {field.description} |")
     return "\n".join(lines)
 
 

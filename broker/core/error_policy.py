@@ -35,92 +35,43 @@ class ErrorPolicy(NamedTuple):
     final: bool = False
 
 
-# fmt: off  # the formatter would give each argument a line of its own
+# Packed by hand: the formatter would give each argument a line of its own.
+# fmt: off
 POLICIES: Mapping[ErrorType, ErrorPolicy] = {
-    ErrorType.RATE_LIMITED: ErrorPolicy(
-        "HTTP 429",
-        retried=True,
-        retry_note="after `Retry-After` if given",
-        signal=Signal.ALIVE,
-        acts="operator: more capacity",
-    ),
-    ErrorType.SERVER_ERROR: ErrorPolicy(
-        "HTTP 5xx, an error inside a stream, or an answer that vLLM aborted",
-        retried=True,
-        signal=Signal.AMBIGUOUS,
-        acts="operator",
-    ),
-    ErrorType.CONNECTION_FAILED: ErrorPolicy(
-        "no connection: refused, timed out, no such host, or no TLS",
-        retried=True,
-        retry_note="at the next endpoint",
-        signal=Signal.DEAD,
-        acts="operator",
-    ),
-    ErrorType.CONNECTION_LOST: ErrorPolicy(
-        "the connection closed before the answer was complete",
-        retried=True,
-        signal=Signal.DEAD,
-        acts="operator",
-    ),
+    ErrorType.RATE_LIMITED: ErrorPolicy("HTTP 429", retried=True, retry_note="after `Retry-After` if given",
+        signal=Signal.ALIVE, acts="operator: more capacity"),
+    ErrorType.SERVER_ERROR: ErrorPolicy("HTTP 5xx, an error inside a stream, or an answer that vLLM aborted",
+        retried=True, signal=Signal.AMBIGUOUS, acts="operator"),
+    ErrorType.CONNECTION_FAILED: ErrorPolicy("no connection: refused, timed out, no such host, or no TLS",
+        retried=True, retry_note="at the next endpoint", signal=Signal.DEAD, acts="operator"),
+    ErrorType.CONNECTION_LOST: ErrorPolicy("the connection closed before the answer was complete",
+        retried=True, signal=Signal.DEAD, acts="operator"),
     ErrorType.FIRST_BYTE_TIMEOUT: ErrorPolicy(
-        "a streamed call got no headers within `PARLEY_VLLM_FIRST_BYTE_TIMEOUT_SECONDS`",
-        retried=True,
-        signal=Signal.DEAD,
-        acts="operator",
-        timeout=True,
-    ),
-    ErrorType.TOTAL_TIMEOUT: ErrorPolicy(  # the server may hang, or the answer may be long
-        "one call took longer than `PARLEY_VLLM_TOTAL_TIMEOUT_SECONDS`",
-        retried=True,
-        signal=Signal.AMBIGUOUS,
-        acts="operator",
-        timeout=True,
-    ),
+        "a streamed call got no headers within `PARLEY_VLLM_FIRST_BYTE_TIMEOUT_SECONDS`", retried=True,
+        signal=Signal.DEAD, acts="operator", timeout=True),
+    # The server may hang, or the answer may be long.
+    ErrorType.TOTAL_TIMEOUT: ErrorPolicy("one call took longer than `PARLEY_VLLM_TOTAL_TIMEOUT_SECONDS`",
+        retried=True, signal=Signal.AMBIGUOUS, acts="operator", timeout=True),
     ErrorType.MALFORMED_ANSWER: ErrorPolicy(
-        "the answer is not JSON, has no choices, or is too large to pass on",
-        retried=True,
-        signal=Signal.ALIVE,
-        acts="operator",
-    ),
-    ErrorType.CONTEXT_TOO_LONG: ErrorPolicy(
-        "HTTP 400: the prompt does not fit the model's context",
-        retried=False,
-        signal=Signal.ALIVE,
-        acts="caller",
-    ),
+        "the answer is not JSON, has no choices, or is too large to pass on", retried=True,
+        signal=Signal.ALIVE, acts="operator"),
+    ErrorType.CONTEXT_TOO_LONG: ErrorPolicy("HTTP 400: the prompt does not fit the model's context",
+        retried=False, signal=Signal.ALIVE, acts="caller"),
     ErrorType.BAD_REQUEST: ErrorPolicy("another HTTP 4xx", retried=False, signal=Signal.ALIVE, acts="caller"),
-    ErrorType.UNAUTHORIZED: ErrorPolicy(
-        "HTTP 401 or 403", retried=False, signal=Signal.ALIVE, acts="operator: `VLLM_API_KEY`", final=True
-    ),
-    ErrorType.MODEL_NOT_FOUND: ErrorPolicy(
-        "HTTP 404", retried=False, signal=Signal.ALIVE, acts="caller or operator", final=True
-    ),
-    ErrorType.EMPTY_ANSWER: ErrorPolicy(
-        "the model answered with no text",
-        retried=False,
-        signal=Signal.ALIVE,
-        acts="caller: `max_tokens`, the prompt",
-    ),
-    ErrorType.DEADLINE_EXCEEDED: ErrorPolicy(  # the caller chose how much time a call gets
-        "the deliberation's deadline passed; the agent counts as missing",
-        retried=False,
-        signal=Signal.IGNORED,
-        acts="caller: `timeout_seconds`",
-        timeout=True,
-    ),
-    ErrorType.CANCELLED: ErrorPolicy(
-        "the deliberation was cancelled, or ended without this agent",
-        retried=False,
-        signal=Signal.IGNORED,
-        acts="nobody",
-    ),
-    ErrorType.INTERNAL_ERROR: ErrorPolicy(
-        "a bug in Parley; the work is in `DEAD_LETTERS`",
-        retried=False,
-        retry_note="but the work is delivered up to five times",
-        signal=Signal.IGNORED,
-        acts="Parley's developers",
-    ),
+    ErrorType.UNAUTHORIZED: ErrorPolicy("HTTP 401 or 403", retried=False, signal=Signal.ALIVE,
+        acts="operator: `VLLM_API_KEY`", final=True),
+    ErrorType.MODEL_NOT_FOUND: ErrorPolicy("HTTP 404", retried=False, signal=Signal.ALIVE,
+        acts="caller or operator", final=True),
+    ErrorType.EMPTY_ANSWER: ErrorPolicy("the model answered with no text", retried=False, signal=Signal.ALIVE,
+        acts="caller: `max_tokens`, the prompt"),
+    # The caller chose how much time a call gets.
+    ErrorType.DEADLINE_EXCEEDED: ErrorPolicy(
+        "the deliberation's deadline passed; the agent counts as missing", retried=False,
+        signal=Signal.IGNORED, acts="caller: `timeout_seconds`", timeout=True),
+    ErrorType.CANCELLED: ErrorPolicy("the deliberation was cancelled, or ended without this agent",
+        retried=False, signal=Signal.IGNORED, acts="nobody"),
+    ErrorType.INTERNAL_ERROR: ErrorPolicy("a bug in Parley; the work is in `DEAD_LETTERS`", retried=False,
+        retry_note="but the work is delivered up to five times", signal=Signal.IGNORED,
+        acts="Parley's developers"),
 }
 # fmt: on

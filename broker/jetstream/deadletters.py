@@ -15,14 +15,8 @@ from dataclasses import dataclass
 import nats.js.errors
 from nats.aio.msg import Msg
 
-from parley.broker.core import names
-from parley.broker.core.errors import (
-    BrokerUnavailable,
-    InvalidMessage,
-    ParleyError,
-    PayloadTooLarge,
-    StreamNotFound,
-)
+from parley.broker.core import errors, names
+from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, PayloadTooLarge, StreamNotFound
 from parley.broker.core.messages import ResultsRef
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream import topology
@@ -56,7 +50,7 @@ _TOKEN = r"(?:\*|[A-Za-z0-9_$-]+)"
 _FILTER = re.compile(rf"(?:{_TOKEN}(?:\.{_TOKEN})*(?:\.>)?|>)")
 
 
-class CannotReplay(ParleyError):
+class CannotReplay(errors.ParleyError):
     """This dead letter cannot be replayed. It stays in DEAD_LETTERS."""
 
     def __init__(self, seq: int, reason: str) -> None:
@@ -95,16 +89,14 @@ class DeadLetterInfo:
     def of(cls, message: Msg) -> "DeadLetterInfo":
         """Read a message of DEAD_LETTERS. Keeps its payload's size and not the payload."""
         headers = message.headers or {}
-        stream, sequence, consumer = (
-            headers.get(names.STREAM, ""),
-            _number(headers.get(names.SEQUENCE)),
-            headers.get(names.CONSUMER, ""),
-        )
+        stream, consumer = headers.get(names.STREAM, ""), headers.get(names.CONSUMER, "")
+        sequence = _number(headers.get(names.SEQUENCE))
         name = headers.get(names.PAYLOAD_NAME)
         # A forged letter may name any object, such as a deliberation's results. Only the name for its own origin is
         # accepted.
         own = _aside_name(stream, sequence, consumer) if sequence is not None else None
         aside = headers.get(names.PAYLOAD_BUCKET) == RESULTS_BUCKET and name is not None and name == own
+        control = {key: value for key, value in headers.items() if key.startswith(names.ORIGINAL)}
         return cls(
             seq=message.metadata.sequence.stream,
             subject=message.subject.removeprefix(dead_letter_subject("")),
@@ -118,11 +110,7 @@ class DeadLetterInfo:
             size=_number(headers.get(names.PAYLOAD_SIZE)) if aside else len(message.data),
             put_aside=name if aside else None,
             headers=_senders(headers),
-            control_headers={
-                key.removeprefix(names.ORIGINAL): value
-                for key, value in headers.items()
-                if key.startswith(names.ORIGINAL)
-            },
+            control_headers={key.removeprefix(names.ORIGINAL): value for key, value in control.items()},
         )
 
 
@@ -144,37 +132,30 @@ class OriginalMessage:
 async def dead_letter(jetstream: JetStream, durable: Durable, message: OriginalMessage, reason: str) -> None:
     """Put a message into DEAD_LETTERS. Safe to repeat: the Msg-Id names the message's origin. Raises
     BrokerUnavailable."""
+    one_line = " ".join(reason.split())
     ours = {
-        names.REASON: _header_safe(reason),
+        names.REASON: one_line.encode("ascii", "replace").decode()[:MAX_REASON_CHARACTERS],
         names.STREAM: durable.stream,
         names.CONSUMER: durable.name,
         names.SEQUENCE: str(message.seq),
         names.DELIVERIES: str(message.count),
         names.STORED_AT: format_timestamp(message.at),
     }
-    kept = {
-        f"{names.ORIGINAL}{key}": value
-        for key, value in _writable(message.headers).items()
-        if _is_control(key)
-    }
+    writable = _writable(message.headers).items()
+    kept = {f"{names.ORIGINAL}{key}": value for key, value in writable if key.lower().startswith("nats-")}
+    headers = {**_senders(message.headers), **kept, **ours}
     msg_id = f"dead:{durable.stream}:{message.seq}:{durable.name}"
     known = message.subject if _SUBJECT.fullmatch(message.subject) else durable.filter.rstrip(".*")
     subject = dead_letter_subject(known)
     try:
-        await jetstream.publish(
-            subject, message.data, msg_id=msg_id, headers={**_senders(message.headers), **kept, **ours}
-        )
+        await jetstream.publish(subject, message.data, msg_id=msg_id, headers=headers)
     except PayloadTooLarge:
         # The payload was deliverable, and does not fit beside our headers. It goes to the object store, and the
         # letter names it.
-        ref = await jetstream.put_object(
-            RESULTS_BUCKET, _aside_name(durable.stream, message.seq, durable.name), message.data
-        )
-        aside = {
-            names.PAYLOAD_BUCKET: ref.bucket,
-            names.PAYLOAD_NAME: ref.name,
-            names.PAYLOAD_SIZE: str(ref.size),
-        }
+        name = _aside_name(durable.stream, message.seq, durable.name)
+        ref = await jetstream.put_object(RESULTS_BUCKET, name, message.data)
+        aside = {names.PAYLOAD_BUCKET: ref.bucket, names.PAYLOAD_NAME: ref.name}
+        aside[names.PAYLOAD_SIZE] = str(ref.size)
         await jetstream.publish(subject, b"", msg_id=msg_id, headers={**ours, **aside})
 
 
@@ -183,25 +164,14 @@ def _aside_name(stream: str, seq: int, consumer: str) -> str:
     return f"dead.letter.{stream}.{seq}.{consumer}"
 
 
-def _header_safe(text: str) -> str:
-    return " ".join(text.split()).encode("ascii", "replace").decode()[:MAX_REASON_CHARACTERS]
-
-
 def _writable(headers: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in headers.items() if _HEADER_KEY.fullmatch(key)}
 
 
 def _senders(headers: Mapping[str, str]) -> dict[str, str]:
     """The headers that neither NATS nor Parley sets."""
-    return {
-        key: value
-        for key, value in _writable(headers).items()
-        if not _is_control(key) and not key.lower().startswith("parley-")
-    }
-
-
-def _is_control(key: str) -> bool:
-    return key.lower().startswith("nats-")
+    writable = _writable(headers).items()
+    return {key: value for key, value in writable if not key.lower().startswith(("nats-", "parley-"))}
 
 
 def _number(text: str | None) -> int | None:
@@ -263,9 +233,8 @@ class DeadLetters:
             return message.data if message is not None else None
         try:
             # nats-py knows and checks the digest.
-            return await self._jetstream.get_object(
-                ResultsRef(bucket=RESULTS_BUCKET, name=letter.put_aside, size=0, digest="")
-            )
+            ref = ResultsRef(bucket=RESULTS_BUCKET, name=letter.put_aside, size=0, digest="")
+            return await self._jetstream.get_object(ref)
         except BrokerUnavailable as error:
             if isinstance(error.__cause__, nats.js.errors.NotFoundError):
                 return None
@@ -280,18 +249,16 @@ class DeadLetters:
         """
         stream = REPLAYABLE.get(letter.subject)
         if stream is None:
-            raise CannotReplay(
-                letter.seq, f"{letter.subject} takes no replays; only {', '.join(REPLAYABLE)} do"
-            )
+            refusal = f"{letter.subject} takes no replays; only {', '.join(REPLAYABLE)} do"
+            raise CannotReplay(letter.seq, refusal)
         payload = await self.payload(letter)
         if payload is None:
             raise CannotReplay(letter.seq, "its payload is no longer kept")
         # With its time: the sequences of a stream that was deleted and created again begin at 1.
         msg_id = f"replay:{letter.seq}:{round(letter.buried_at * 1000)}"
+        subject, headers = letter.subject, letter.headers
         try:
-            placed = await self._jetstream.publish(
-                letter.subject, payload, msg_id=msg_id, headers=letter.headers
-            )
+            placed = await self._jetstream.publish(subject, payload, msg_id=msg_id, headers=headers)
         except BrokerUnavailable as error:
             if isinstance(error.__cause__, nats.js.errors.NoStreamResponseError):
                 raise StreamNotFound(stream) from error
@@ -343,18 +310,16 @@ class DeadLetters:
         self, subject: str | None, *, first: int = 1, last: int | None = None
     ) -> AsyncGenerator[DeadLetterInfo, None]:
         batch = _batch(self._jetstream.max_payload)
-        async with aclosing(
-            scan(self._jetstream, DEAD_LETTERS, _filter(subject), first=first, batch=batch)
-        ) as messages:
+        found = scan(self._jetstream, DEAD_LETTERS, _filter(subject), first=first, batch=batch)
+        async with aclosing(found) as messages:
             async for message in messages:
                 if last is not None and message.metadata.sequence.stream > last:
                     return
                 yield DeadLetterInfo.of(message)
 
     async def _at(self, seq: int) -> Msg | None:
-        async with aclosing(
-            scan(self._jetstream, DEAD_LETTERS, _filter(None), first=seq, batch=1)
-        ) as messages:
+        found = scan(self._jetstream, DEAD_LETTERS, _filter(None), first=seq, batch=1)
+        async with aclosing(found) as messages:
             async for message in messages:
                 return message if message.metadata.sequence.stream == seq else None
         return None

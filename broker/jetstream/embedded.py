@@ -31,9 +31,8 @@ def executable() -> str:
     here = Path(sysconfig.get_path("scripts")) / "nats-server"
     found = str(here) if here.exists() else shutil.which("nats-server")
     if found is None:
-        raise BrokerUnavailable(
-            "127.0.0.1", "no nats-server is installed here; run `uv sync`, or set NATS_URL"
-        )
+        remedy = "run `uv sync`, or set NATS_URL"
+        raise BrokerUnavailable("127.0.0.1", f"no nats-server is installed here; {remedy}")
     return found
 
 

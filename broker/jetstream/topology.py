@@ -10,16 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from nats.js import JetStreamContext
-from nats.js.api import (
-    AckPolicy,
-    ConsumerConfig,
-    DeliverPolicy,
-    DiscardPolicy,
-    RetentionPolicy,
-    StorageType,
-    StreamConfig,
-)
+from nats.js import JetStreamContext, api
+from nats.js.api import ConsumerConfig, StreamConfig
 from nats.js.errors import APIError, NotFoundError
 
 from parley.broker.core.errors import TopologyMismatch
@@ -124,62 +116,26 @@ def streams(*, replicas: int = 1, keep_seconds: float = 3_600.0) -> tuple[Stream
     """Every stream. `keep_seconds`: how long a tally outlives its ending. An ending's Msg-Id is remembered no longer
     than that."""
 
-    def stream(name: str, subjects: list[str], max_age: float, **more: object) -> StreamConfig:
-        return StreamConfig(
-            name=name,
-            subjects=subjects,
-            max_age=max_age,
-            storage=StorageType.FILE,
-            num_replicas=replicas,
-            allow_direct=True,
-            **more,  # type: ignore[arg-type]  # nats-py types its dataclass loosely
-        )
+    def stream(name: str, *subjects: str, **more: object) -> StreamConfig:
+        shared = {"storage": api.StorageType.FILE, "num_replicas": replicas, "allow_direct": True}
+        own = {"retention": api.RetentionPolicy.LIMITS, "max_age": HISTORY_SECONDS, **more}
+        # nats-py types its dataclass loosely.
+        return StreamConfig(name=name, subjects=[*subjects], **shared, **own)  # type: ignore[arg-type]
 
+    work = {"duplicate_window": WORK_DUPLICATE_SECONDS}
+    bucket = {"discard": api.DiscardPolicy.NEW, "allow_rollup_hdrs": True}
+    # The server turns roll-up headers on with schedules.
+    timers = {"allow_msg_schedules": True, "allow_msg_ttl": True, "allow_rollup_hdrs": True}
+    remembered = min(ENDING_DUPLICATE_SECONDS, keep_seconds)
+    subjects = (REQUESTED, CANCEL, COMPLETED, FAILED, f"{TIMER}.*", f"{DEADLINE}.*")
+    one_each = {"max_msgs_per_subject": 1, "allow_msg_ttl": True, "deny_delete": True}
     return (
-        stream(
-            DELIBERATIONS,
-            [REQUESTED, CANCEL, COMPLETED, FAILED, f"{TIMER}.*", f"{DEADLINE}.*"],
-            HISTORY_SECONDS,
-            retention=RetentionPolicy.LIMITS,
-            allow_msg_schedules=True,
-            allow_rollup_hdrs=True,  # the server turns it on with schedules
-            allow_msg_ttl=True,
-            duplicate_window=min(ENDING_DUPLICATE_SECONDS, keep_seconds),
-        ),
-        stream(
-            AGENT_REQUESTS,
-            [AGENT_REQUESTED],
-            HISTORY_SECONDS,
-            retention=RetentionPolicy.WORK_QUEUE,
-            duplicate_window=WORK_DUPLICATE_SECONDS,
-        ),
-        stream(
-            AGENT_RESPONSES,
-            ["agent.response.*"],
-            HISTORY_SECONDS,
-            retention=RetentionPolicy.LIMITS,
-            duplicate_window=WORK_DUPLICATE_SECONDS,
-        ),
-        stream(DEAD_LETTERS, [f"{DEAD_LETTER}.>"], DEAD_LETTERS_SECONDS, retention=RetentionPolicy.LIMITS),
-        stream(
-            TALLIES,
-            [f"$KV.{TALLIES_BUCKET}.>"],
-            HISTORY_SECONDS,
-            retention=RetentionPolicy.LIMITS,
-            discard=DiscardPolicy.NEW,
-            max_msgs_per_subject=1,
-            allow_rollup_hdrs=True,
-            allow_msg_ttl=True,
-            deny_delete=True,
-        ),
-        stream(
-            RESULTS,
-            [f"$O.{RESULTS_BUCKET}.C.>", f"$O.{RESULTS_BUCKET}.M.>"],
-            HISTORY_SECONDS,
-            retention=RetentionPolicy.LIMITS,
-            discard=DiscardPolicy.NEW,
-            allow_rollup_hdrs=True,
-        ),
+        stream(DELIBERATIONS, *subjects, duplicate_window=remembered, **timers),
+        stream(AGENT_REQUESTS, AGENT_REQUESTED, retention=api.RetentionPolicy.WORK_QUEUE, **work),
+        stream(AGENT_RESPONSES, "agent.response.*", **work),
+        stream(DEAD_LETTERS, f"{DEAD_LETTER}.>", max_age=DEAD_LETTERS_SECONDS),
+        stream(TALLIES, tally_subject(">"), **bucket, **one_each),
+        stream(RESULTS, f"$O.{RESULTS_BUCKET}.C.>", f"$O.{RESULTS_BUCKET}.M.>", **bucket),
     )
 
 
@@ -190,7 +146,7 @@ def consumer(durable: Durable, ack_wait_seconds: float = ACK_WAIT_SECONDS) -> Co
     return ConsumerConfig(
         durable_name=durable.name,
         filter_subject=durable.filter,
-        ack_policy=AckPolicy.EXPLICIT,
+        ack_policy=api.AckPolicy.EXPLICIT,
         ack_wait=min(ack_wait_seconds, durable.ack_wait_seconds or ack_wait_seconds),
         max_deliver=-1,
         max_ack_pending=MAX_ACK_PENDING,
@@ -255,43 +211,25 @@ async def _resumed(
     if durable.stream == AGENT_REQUESTS or not (await js.stream_info(durable.stream)).state.messages:
         return config
     since = datetime.now(UTC) - timedelta(seconds=keep_seconds)
-    return config.evolve(deliver_policy=DeliverPolicy.BY_START_TIME, opt_start_time=since)
+    return config.evolve(deliver_policy=api.DeliverPolicy.BY_START_TIME, opt_start_time=since)
 
 
 _STREAM_FIELDS = (
-    "subjects",
-    "retention",
-    "discard",
-    "max_age",
-    "max_msgs_per_subject",
-    "num_replicas",
-    "duplicate_window",
-    "allow_rollup_hdrs",
-    "allow_direct",
-    "allow_msg_ttl",
-    "allow_msg_schedules",
+    "subjects retention discard max_age max_msgs_per_subject num_replicas duplicate_window allow_rollup_hdrs "
+    "allow_direct allow_msg_ttl allow_msg_schedules"
 )
-_CONSUMER_FIELDS = (
-    "filter_subject",
-    "ack_policy",
-    "ack_wait",
-    "max_deliver",
-    "max_ack_pending",
-    "max_waiting",
-)
+_CONSUMER_FIELDS = "filter_subject ack_policy ack_wait max_deliver max_ack_pending max_waiting"
 
 
 def _differences(
     what: str, wanted: StreamConfig | ConsumerConfig, live: StreamConfig | ConsumerConfig
 ) -> Iterable[str]:
     fields = _STREAM_FIELDS if isinstance(wanted, StreamConfig) else _CONSUMER_FIELDS
-    for name in fields:
+    for name in fields.split():
         expected, found = getattr(wanted, name), getattr(live, name)
         # Where the declaration leaves a field to the server's default, the operator may choose.
         unset = expected is None or (name == "duplicate_window" and not expected)
         if not unset and expected != found:
-            yield f"{what}: {name} is {_shown(found)}, declared {_shown(expected)}"
-
-
-def _shown(value: object) -> str:
-    return str(getattr(value, "value", value))
+            # Of an enum its value, as the server writes it.
+            found, expected = getattr(found, "value", found), getattr(expected, "value", expected)
+            yield f"{what}: {name} is {found}, declared {expected}"

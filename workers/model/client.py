@@ -18,20 +18,10 @@ from httpx_aiohttp import AiohttpTransport
 from pydantic_core import to_json
 
 from parley.broker.core.messages import ErrorType
+from parley.workers.model import responses
 from parley.workers.model.call_policy import CallTimeouts
 from parley.workers.model.endpoint import Endpoint
-from parley.workers.model.responses import (
-    MAX_ANSWER_BYTES,
-    Completion,
-    ModelError,
-    ServedModel,
-    StreamAssembler,
-    check_size,
-    completion,
-    error_text,
-    refusal,
-    served,
-)
+from parley.workers.model.responses import Completion, ModelError, ServedModel
 
 # What a probe asks, for one token. A real prompt may take a minute, and all agents would wait for it.
 PROBE_MESSAGES = ({"role": "user", "content": "ping"},)
@@ -80,11 +70,9 @@ class ModelClient:
         self._timeouts = timeouts or CallTimeouts()
         self._stream = stream
         # httpx's own transport does 130 requests/s with 50 to 200 concurrent calls, this one 1,300 to 1,800.
-        self._transport = AiohttpTransport(
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-            # A proxy setting for traffic to the outside must not redirect calls inside a cluster.
-            trust_env=False,
-        )
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        # trust_env: a proxy setting for traffic to the outside must not redirect calls inside a cluster.
+        self._transport = AiohttpTransport(limits=limits, trust_env=False)
         # For every request.
         self._headers = {"accept": "*/*", "user-agent": "parley"}
         if api_key:
@@ -123,7 +111,7 @@ class ModelClient:
                     raise _refused(response, await _read(response))
                 if self._stream:
                     return await _read_stream(response, request.model)
-                return completion(await _read(response), request.model)
+                return responses.completion(await _read(response), request.model)
             finally:
                 await response.aclose()
         except (httpx.HTTPError, aiohttp.ClientError) as error:
@@ -137,44 +125,35 @@ class ModelClient:
             async with asyncio.timeout(limit):
                 return await self._transport.handle_async_request(request)
         except TimeoutError as error:
-            raise ModelError(
-                ErrorType.FIRST_BYTE_TIMEOUT, f"nothing from {endpoint} within {limit:g} s"
-            ) from error
+            raise _silent(endpoint, limit) from error
 
     def _request(
         self,
         method: str,
         endpoint: Endpoint,
         path: str,
-        headers: Mapping[str, str] | None = None,
-        content: bytes | None = None,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
     ) -> httpx.Request:
-        """A request for the transport.
-
-        httpx's client is left out: its redirects, cookies and URL merging cost a third of a call.
-        """
-        all_headers = {**self._headers, **_authorization(endpoint), **(headers or {})}
-        return httpx.Request(
-            method, _url(endpoint, path), headers=all_headers, content=content, extensions=self._extensions
-        )
+        """A request for the transport. httpx's own client costs a third of a call: redirects, cookies, URL merging."""
+        url, extensions = _url(endpoint, path), self._extensions
+        all_headers = {**self._headers, **_authorization(endpoint), **headers}
+        return httpx.Request(method, url, headers=all_headers, content=body, extensions=extensions)
 
     async def models(self, endpoint: Endpoint, *, seconds: float = 5.0) -> list[ServedModel]:
         """The models that the server lists in `/v1/models`. Raises ModelError."""
         try:
             async with asyncio.timeout(seconds):
-                response = await self._transport.handle_async_request(
-                    self._request("GET", endpoint, "/models")
-                )
+                request = self._request("GET", endpoint, "/models", {})
+                response = await self._transport.handle_async_request(request)
                 body = await _read(response)
         except TimeoutError as error:
-            raise ModelError(
-                ErrorType.FIRST_BYTE_TIMEOUT, f"nothing from {endpoint} within {seconds:g} s"
-            ) from error
+            raise _silent(endpoint, seconds) from error
         except (httpx.HTTPError, aiohttp.ClientError) as error:
             raise _broken(endpoint, error) from error
         if response.status_code != httpx.codes.OK:
             raise _refused(response, body)
-        return served(endpoint, body)
+        return responses.served(endpoint, body)
 
 
 # A service has a few endpoints, each of two paths.
@@ -189,6 +168,10 @@ def _authorization(endpoint: Endpoint) -> Mapping[str, str]:
     return {} if value is None else {"authorization": value}
 
 
+def _silent(endpoint: Endpoint, seconds: float) -> ModelError:
+    return ModelError(ErrorType.FIRST_BYTE_TIMEOUT, f"nothing from {endpoint} within {seconds:g} s")
+
+
 def _broken(endpoint: Endpoint, error: Exception) -> ModelError:
     """The error for a call that broke, told by aiohttp's exception.
 
@@ -199,7 +182,7 @@ def _broken(endpoint: Endpoint, error: Exception) -> ModelError:
         case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError() | aiohttp.InvalidURL():
             return ModelError(ErrorType.CONNECTION_FAILED, f"cannot connect to {endpoint}: {_reason(error)}")
         case aiohttp.ClientResponseError() as response:
-            text = " ".join(error_text({"error": response.message}).split())
+            text = " ".join(responses.error_text({"error": response.message}).split())
             return ModelError(ErrorType.MALFORMED_ANSWER, f"{endpoint} does not answer in HTTP: {text}")
         case _:
             return ModelError(ErrorType.CONNECTION_LOST, f"connection to {endpoint} lost: {_reason(error)}")
@@ -210,12 +193,12 @@ async def _read(response: httpx.Response) -> bytes:
     async for chunk in response.aiter_bytes():
         chunks.append(chunk)
         size += len(chunk)
-        check_size(size)
+        responses.check_size(size)
     return b"".join(chunks)
 
 
 async def _read_stream(response: httpx.Response, model: str) -> Completion:
-    answer = StreamAssembler(model)
+    answer = responses.StreamAssembler(model)
     async for line in _lines(response):
         if answer.add(line):
             break
@@ -229,13 +212,13 @@ async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             yield line
-        if len(rest) > MAX_ANSWER_BYTES:
-            raise ModelError(ErrorType.MALFORMED_ANSWER, f"a line is over {MAX_ANSWER_BYTES} bytes")
+        if len(rest) > (limit := responses.MAX_ANSWER_BYTES):
+            raise ModelError(ErrorType.MALFORMED_ANSWER, f"a line is over {limit} bytes")
     yield rest
 
 
 def _refused(response: httpx.Response, body: bytes) -> ModelError:
-    return refusal(response.status_code, response.headers.get("retry-after"), body)
+    return responses.refusal(response.status_code, response.headers.get("retry-after"), body)
 
 
 def _reason(error: Exception) -> str:

@@ -21,6 +21,8 @@ ABORTED = "abort"
 MAX_ERROR_CHARACTERS = 500
 # A gateway without a server behind it. A 500 may be caused by the request, and vLLM sheds load with 503.
 GATEWAY_STATUSES = frozenset({502, 504})
+_UNAUTHORIZED, _NOT_FOUND = ErrorType.UNAUTHORIZED, ErrorType.MODEL_NOT_FOUND
+_STATUSES = {401: _UNAUTHORIZED, 403: _UNAUTHORIZED, 404: _NOT_FOUND, 429: ErrorType.RATE_LIMITED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,22 +133,22 @@ class StreamAssembler:
 def check_size(size: int) -> None:
     """Raises ModelError for an answer of more than MAX_ANSWER_BYTES."""
     if size > MAX_ANSWER_BYTES:
-        raise ModelError(ErrorType.MALFORMED_ANSWER, f"answer is over {MAX_ANSWER_BYTES} bytes")
+        raise _malformed(f"answer is over {MAX_ANSWER_BYTES} bytes")
+
+
+def _malformed(problem: str) -> ModelError:
+    return ModelError(ErrorType.MALFORMED_ANSWER, problem)
 
 
 def _deltas(event: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """(content, finish_reason) of each choice."""
+    choices, problem = event.get("choices") or (), "a line of the stream has no choices[].delta.content"
     try:
-        found = [
-            ((choice.get("delta") or {}).get("content") or "", choice.get("finish_reason"))
-            for choice in event.get("choices") or ()
-        ]
+        found = [((it.get("delta") or {}).get("content") or "", it.get("finish_reason")) for it in choices]
     except (AttributeError, TypeError) as error:
-        raise ModelError(
-            ErrorType.MALFORMED_ANSWER, "a line of the stream has no choices[].delta.content"
-        ) from error
+        raise _malformed(problem) from error
     if not all(isinstance(content, str) for content, _ in found):
-        raise ModelError(ErrorType.MALFORMED_ANSWER, "a line of the stream has no choices[].delta.content")
+        raise _malformed(problem)
     return found
 
 
@@ -157,9 +159,7 @@ def completion(body: bytes, model: str) -> Completion:
         choice = answer["choices"][0]
         content, finish_reason = choice["message"]["content"], choice.get("finish_reason")
     except (KeyError, IndexError, TypeError) as error:
-        raise ModelError(
-            ErrorType.MALFORMED_ANSWER, "the answer has no choices[0].message.content"
-        ) from error
+        raise _malformed("the answer has no choices[0].message.content") from error
     return _checked(content, finish_reason or "unknown", answer.get("model") or model, _usage(answer))
 
 
@@ -167,9 +167,8 @@ def _checked(content: Any, finish_reason: Any, model: Any, usage: Usage) -> Comp
     if finish_reason == ABORTED:
         raise ModelError(ErrorType.SERVER_ERROR, f"the server broke off: finish_reason {ABORTED}")
     if not isinstance(content, str) or not content.strip():
-        raise ModelError(
-            ErrorType.EMPTY_ANSWER, f"the model answered nothing (finish_reason {_encodable(finish_reason)})"
-        )
+        nothing = f"the model answered nothing (finish_reason {_encodable(finish_reason)})"
+        raise ModelError(ErrorType.EMPTY_ANSWER, nothing)
     return Completion(_encodable(content), _encodable(finish_reason), _encodable(model), usage)
 
 
@@ -183,7 +182,7 @@ def served(endpoint: Endpoint, body: bytes) -> list[ServedModel]:
     try:
         return [ServedModel(_encodable(entry["id"]), _length(entry)) for entry in _json(body)["data"]]
     except (AttributeError, KeyError, TypeError) as error:
-        raise ModelError(ErrorType.MALFORMED_ANSWER, f"{endpoint} lists no models") from error
+        raise _malformed(f"{endpoint} lists no models") from error
 
 
 def _length(entry: Mapping[str, Any]) -> int | None:
@@ -195,9 +194,9 @@ def _json(body: bytes) -> dict[str, Any]:
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise ModelError(ErrorType.MALFORMED_ANSWER, "the answer is not JSON") from error
+        raise _malformed("the answer is not JSON") from error
     if not isinstance(answer, dict):
-        raise ModelError(ErrorType.MALFORMED_ANSWER, "the answer is not a JSON object")
+        raise _malformed("the answer is not a JSON object")
     return answer
 
 
@@ -206,39 +205,23 @@ def _usage(answer: Mapping[str, Any]) -> Usage:
     if not isinstance(counts, dict):
         return Usage()
     # Only numbers that a counter can take. The others are left out: they are no reason to refuse the answer.
-    known = {
-        key: counts[key]
-        for key in Usage.model_fields
-        if type(counts.get(key)) is int and 0 <= counts[key] < 2**63
-    }
-    return Usage(**known)
+    known = {key: counts[key] for key in Usage.model_fields if type(counts.get(key)) is int}
+    return Usage(**{key: count for key, count in known.items() if 0 <= count < 2**63})
 
 
 def refusal(status: int, retry_after: str | None, body: bytes) -> ModelError:
     """The error for an HTTP status other than 200. `retry_after`: the header of that name."""
     text = _refusal_text(body)
-    return ModelError(
-        _error_type(status, text),
-        f"HTTP {status} from the model server: {text}",
-        _seconds(retry_after),
-        status,
-    )
+    message = f"HTTP {status} from the model server: {text}"
+    return ModelError(_error_type(status, text), message, _seconds(retry_after), status)
 
 
 def _error_type(status: int, text: str) -> ErrorType:
-    match status:
-        case 401 | 403:
-            return ErrorType.UNAUTHORIZED
-        case 404:
-            return ErrorType.MODEL_NOT_FOUND
-        case 429:
-            return ErrorType.RATE_LIMITED
-        case _ if status >= 500:
-            return ErrorType.SERVER_ERROR
-        case 400 if "context length" in text.lower() or "maximum context" in text.lower():
-            return ErrorType.CONTEXT_TOO_LONG
-        case _:
-            return ErrorType.BAD_REQUEST
+    if status >= 500:
+        return ErrorType.SERVER_ERROR
+    if status == 400 and ("context length" in text.lower() or "maximum context" in text.lower()):
+        return ErrorType.CONTEXT_TOO_LONG
+    return _STATUSES.get(status, ErrorType.BAD_REQUEST)
 
 
 def _refusal_text(body: bytes) -> str:

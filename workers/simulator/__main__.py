@@ -32,10 +32,8 @@ async def serve(behaviour: Behaviour, host: str, port: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     default = Behaviour()
-    parser = argparse.ArgumentParser(
-        prog="python -m parley.workers.simulator",
-        description="An OpenAI-compatible server without a model.",
-    )
+    about = "An OpenAI-compatible server without a model."
+    parser = argparse.ArgumentParser(prog="python -m parley.workers.simulator", description=about)
     add = parser.add_argument
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=8000, help="0 takes a free one")

@@ -65,16 +65,12 @@ class Simulator:
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=MAX_REQUEST_BYTES)
-        app.add_routes(
-            [
-                web.post("/v1/chat/completions", self._chat),
-                web.get("/v1/models", self._models),
-                web.get("/health", self._health),
-                web.get("/metrics", self._metrics),
-                web.get("/simulator", self._show_stats),
-                web.post("/simulator", self._change),
-            ]
-        )
+        app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/simulator", self._show_stats)
+        app.router.add_post("/simulator", self._change)
         return app
 
     # ── completions ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -193,13 +189,9 @@ class Simulator:
     async def _models(self, request: web.Request) -> web.Response:
         if self._lacks_key(request):
             return _unauthorized()
-        entry = {
-            "id": self.behaviour.model,
-            "object": "model",
-            "owned_by": "parley-simulator",
-            "max_model_len": self.behaviour.max_model_len,
-        }
-        return web.json_response({"object": "list", "data": [entry]})
+        entry = {"id": self.behaviour.model, "object": "model", "owned_by": "parley-simulator"}
+        limit = {"max_model_len": self.behaviour.max_model_len}
+        return web.json_response({"object": "list", "data": [{**entry, **limit}]})
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response()
@@ -278,7 +270,5 @@ def _error(status: int, message: str, headers: Mapping[str, str] | None = None) 
 
 
 def _too_long(limit: int, prompt: int) -> web.Response:
-    return _error(
-        400,
-        f"This model's maximum context length is {limit} tokens. However, your request has {prompt} input tokens.",
-    )
+    limited = f"This model's maximum context length is {limit} tokens."
+    return _error(400, f"{limited} However, your request has {prompt} input tokens.")

@@ -7,15 +7,7 @@ Inbound payloads are read strictly (a string is not a number) and unknown fields
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
 from pydantic_core import to_json
 
 from parley.broker.core.errors import InvalidMessage
@@ -67,10 +59,8 @@ def _readable(timestamp: str) -> str:
 Instant = Annotated[str, StringConstraints(max_length=40), AfterValidator(_readable)]
 
 
-class Message(BaseModel):
+class Message(BaseModel, frozen=True, strict=True, extra="ignore"):
     """A frozen payload. Outbound JSON carries every field; inbound JSON may carry more."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
     def encode(self) -> bytes:
         return self.model_dump_json().encode()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from parley.broker.core.messages import ErrorType, Usage
-from parley.workers.model import client
+from parley.workers.model import responses
 from parley.workers.model.call_policy import CallTimeouts
 from parley.workers.model.client import ChatRequest, ModelClient
 from parley.workers.model.endpoint import Endpoint
@@ -405,7 +405,7 @@ async def test_a_streamed_answer_over_the_bound_is_refused() -> None:
 
 
 async def test_a_line_that_never_ends_is_not_gathered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "MAX_ANSWER_BYTES", 64 * 1024)
+    monkeypatch.setattr(responses, "MAX_ANSWER_BYTES", 64 * 1024)
     async with canned(ok(b"data: " + b"x" * 1_000_000)) as server:
         assert (await refused(server.url, stream=True)).error_type is ErrorType.MALFORMED_ANSWER
 
