@@ -69,15 +69,16 @@ async def embedded_nats(
     """Run a server with its state in `folder` until the block ends. Raises BrokerUnavailable when it does not start."""
     token = _token(folder) if with_token else None
     async with AsyncExitStack() as stack:
-        lock = stack.enter_context(_locked(folder))
-        written = config(folder, port=port, token=token, sync_always=sync_always, jetstream=jetstream)
-        command = (executable(), "-c", _prepared(folder, written))
-        try:
-            started = host.child(command, lambda process: _address(folder, process), pass_fds=(lock,))
-            process, address = await stack.enter_async_context(started)
-        except TimeoutError:
-            reason = f"nats-server not ready in {host.START_TIMEOUT_SECONDS:g} s"
-            raise BrokerUnavailable("127.0.0.1", reason) from None
+        # The server inherits the lock: it holds for as long as the server runs.
+        with _locked(folder) as lock:
+            written = config(folder, port=port, token=token, sync_always=sync_always, jetstream=jetstream)
+            command = (executable(), "-c", _prepared(folder, written))
+            try:
+                started = host.child(command, lambda process: _address(folder, process), pass_fds=(lock,))
+                process, address = await stack.enter_async_context(started)
+            except TimeoutError:
+                reason = f"nats-server not ready in {host.START_TIMEOUT_SECONDS:g} s"
+                raise BrokerUnavailable("127.0.0.1", reason) from None
         yield EmbeddedNats(url=f"nats://{token + '@' if token else ''}{address}", pid=process.pid)
 
 

@@ -8,31 +8,82 @@ It knows shapes and bounds. It does not know streams, NATS or time.
     endings    the two endings, and the status
 """
 
-# isort: off
-# fmt: off
 from parley.broker.core.messages.agents import (
-    AgentCancel, AgentCompleted, AgentFailed, AgentOutcome, AgentRequested, ErrorType, Proposal, Usage,
+    AgentCancel,
+    AgentCompleted,
+    AgentFailed,
+    AgentOutcome,
+    AgentRequested,
+    ErrorType,
+    Proposal,
+    Usage,
     agent_id,
 )
 from parley.broker.core.messages.base import (
-    MAX_AGENTS, MAX_FIGURE, MAX_REASON_CHARACTERS, MAX_REPORTED_PROBLEMS, MAX_TIMEOUT_SECONDS,
-    MIN_TIMEOUT_SECONDS, TASK_ID_PATTERN, Message, decode, describe,
+    MAX_AGENTS,
+    MAX_FIGURE,
+    MAX_REASON_CHARACTERS,
+    MAX_REPORTED_PROBLEMS,
+    MAX_TIMEOUT_SECONDS,
+    MIN_TIMEOUT_SECONDS,
+    TASK_ID_PATTERN,
+    Message,
+    decode,
+    describe,
 )
 from parley.broker.core.messages.endings import (
-    AgentResult, DeliberationCompleted, DeliberationFailed, DeliberationStatus, Ending, FailedAgent,
-    ResultsRef, decode_ending,
+    AgentResult,
+    DeliberationCompleted,
+    DeliberationFailed,
+    DeliberationStatus,
+    Ending,
+    FailedAgent,
+    ResultsRef,
+    decode_ending,
 )
 from parley.broker.core.messages.requests import (
-    Constraints, DeliberationCancel, DeliberationDeadline, DeliberationGet, DeliberationRequested, Sampling,
+    Constraints,
+    DeliberationCancel,
+    DeliberationDeadline,
+    DeliberationGet,
+    DeliberationRequested,
+    Sampling,
 )
 from parley.broker.core.names import OWN_NAME
 
 __all__ = [
-    "MAX_AGENTS", "MAX_FIGURE", "MAX_REASON_CHARACTERS", "MAX_REPORTED_PROBLEMS", "MAX_TIMEOUT_SECONDS",
-    "MIN_TIMEOUT_SECONDS", "OWN_NAME", "TASK_ID_PATTERN", "AgentCancel", "AgentCompleted", "AgentFailed",
-    "AgentOutcome", "AgentRequested", "AgentResult", "Constraints", "DeliberationCancel",
-    "DeliberationCompleted", "DeliberationDeadline", "DeliberationFailed", "DeliberationGet",
-    "DeliberationRequested", "DeliberationStatus", "Ending", "ErrorType", "FailedAgent", "Message",
-    "Proposal", "ResultsRef", "Sampling", "Usage", "agent_id", "decode", "decode_ending", "describe",
+    "MAX_AGENTS",
+    "MAX_FIGURE",
+    "MAX_REASON_CHARACTERS",
+    "MAX_REPORTED_PROBLEMS",
+    "MAX_TIMEOUT_SECONDS",
+    "MIN_TIMEOUT_SECONDS",
+    "OWN_NAME",
+    "TASK_ID_PATTERN",
+    "AgentCancel",
+    "AgentCompleted",
+    "AgentFailed",
+    "AgentOutcome",
+    "AgentRequested",
+    "AgentResult",
+    "Constraints",
+    "DeliberationCancel",
+    "DeliberationCompleted",
+    "DeliberationDeadline",
+    "DeliberationFailed",
+    "DeliberationGet",
+    "DeliberationRequested",
+    "DeliberationStatus",
+    "Ending",
+    "ErrorType",
+    "FailedAgent",
+    "Message",
+    "Proposal",
+    "ResultsRef",
+    "Sampling",
+    "Usage",
+    "agent_id",
+    "decode",
+    "decode_ending",
+    "describe",
 ]
-# fmt: on

@@ -5,10 +5,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-# fmt: off
-# isort: off
 from parley.broker.core.messages.base import (
-    MAX_AGENTS, MAX_ROUNDS, AgentId, Figure, Instant, Message, Metadata, Role, TaskId,
+    MAX_AGENTS,
+    MAX_ROUNDS,
+    AgentId,
+    Figure,
+    Instant,
+    Message,
+    Metadata,
+    Role,
+    TaskId,
 )
 from parley.broker.core.messages.requests import Constraints, Sampling
 
@@ -24,18 +30,22 @@ class AgentRequested(Sampling):
     task_id: TaskId = Field(description="The deliberation.")
     agent_id: AgentId = Field(description="`agent-<role in lower case>-<number, three digits>`.")
     agent_number: Annotated[int, Field(ge=1, le=MAX_AGENTS)] = Field(
-        description="Number of this agent, from 1.")
+        description="Number of this agent, from 1."
+    )
     round: Annotated[int, Field(ge=1, le=MAX_ROUNDS)] = Field(
-        1, description="Round of the deliberation, from 1.")
+        1, description="Round of the deliberation, from 1."
+    )
     role: Role = Field(description="Role of the agent.")
     num_agents: Annotated[int, Field(ge=1, le=MAX_AGENTS)] = Field(description="Agents of the deliberation.")
     task_description: str = Field(description="The question.")
     constraints: Constraints = Field(Constraints(), description="What the answer must respect.")
     diversity: bool = Field(
-        False, description="This agent has a persona, a seed and a temperature of its own.")
+        False, description="This agent has a persona, a seed and a temperature of its own."
+    )
     requested_at: Instant = Field(description="When the request was stored, RFC 3339.")
     deadline: Instant = Field(
-        description="When the deliberation's time is up, RFC 3339. No call outlives it.")
+        description="When the deliberation's time is up, RFC 3339. No call outlives it."
+    )
     metadata: Metadata = Field(default_factory=dict, description="The request's own.")
 
 
@@ -55,7 +65,8 @@ class Proposal(Message):
     model: str = Field(description="Model that answered, as its server names it.")
     temperature: float | None = Field(description="Temperature that was asked for.")
     tokens: Figure = Field(
-        description="Generated tokens, as the model server counts them; 0 where it does not.")
+        description="Generated tokens, as the model server counts them; 0 where it does not."
+    )
 
 
 class Usage(Message):
@@ -96,7 +107,8 @@ class AgentCompleted(Message):
     status: Literal["completed"] = Field("completed", description="Tells the two outcomes apart.")
     proposal: Proposal = Field(description="The answer.")
     finish_reason: str = Field(
-        description="Why the model stopped, in its server's words, such as `stop` or `length`.")
+        description="Why the model stopped, in its server's words, such as `stop` or `length`."
+    )
     usage: Usage = Field(description="Tokens of the call.")
     attempt: Figure = Field(description="Model calls this outcome took, from 1.")
     queue_ms: Figure = Field(description="From the request's arrival to the start of this agent's work.")

@@ -4,11 +4,21 @@ from typing import Annotated, Self
 
 from pydantic import Field, JsonValue, StringConstraints, field_validator, model_validator
 
-# fmt: off
-# isort: off
 from parley.broker.core.messages.base import (
-    KIB, MAX_AGENTS, MAX_CONSTRAINTS_BYTES, MAX_DESCRIPTION_BYTES, MAX_MAX_TOKENS, MAX_METADATA_BYTES,
-    MAX_REASON_CHARACTERS, MAX_ROUNDS, MAX_STOP_SEQUENCES, Message, Metadata, Role, TaskId, TimeoutSeconds,
+    KIB,
+    MAX_AGENTS,
+    MAX_CONSTRAINTS_BYTES,
+    MAX_DESCRIPTION_BYTES,
+    MAX_MAX_TOKENS,
+    MAX_METADATA_BYTES,
+    MAX_REASON_CHARACTERS,
+    MAX_ROUNDS,
+    MAX_STOP_SEQUENCES,
+    Message,
+    Metadata,
+    Role,
+    TaskId,
+    TimeoutSeconds,
     check_size,
 )
 
@@ -19,14 +29,18 @@ class Constraints(Message):
     """What an answer must respect. `rubric`, `requirements` and `metadata` reach the agents' prompts."""
 
     rubric: str | dict[str, JsonValue] | None = Field(
-        None, description="How answers will be judged, as text or as an object.")
+        None, description="How answers will be judged, as text or as an object."
+    )
     requirements: tuple[str, ...] = Field((), description="Requirements an answer must meet, one each.")
     metadata: dict[str, JsonValue] = Field(
-        default_factory=dict, description="More facts for the agents, as any JSON.")
+        default_factory=dict, description="More facts for the agents, as any JSON."
+    )
     max_iterations: Annotated[int, Field(ge=1, le=1_000)] | None = Field(
-        None, description="Carried along; this version makes no use of it.")
+        None, description="Carried along; this version makes no use of it."
+    )
     timeout_seconds: TimeoutSeconds | None = Field(
-        None, description="Counts where the request's own `timeout_seconds` is not given.")
+        None, description="Counts where the request's own `timeout_seconds` is not given."
+    )
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
@@ -40,15 +54,20 @@ class Sampling(Message):
     """Overrides of the sampling parameters, named and bounded as in OpenAI's chat API."""
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = Field(
-        None, description="Model to ask for. Default: the service's `VLLM_MODEL`.")
+        None, description="Model to ask for. Default: the service's `VLLM_MODEL`."
+    )
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = Field(
-        None, description="Sampling temperature. Default: Parley's own.")
+        None, description="Sampling temperature. Default: Parley's own."
+    )
     max_tokens: Annotated[int, Field(ge=1, le=MAX_MAX_TOKENS)] | None = Field(
-        None, description="Most tokens of one answer. Default: the model server's.")
+        None, description="Most tokens of one answer. Default: the model server's."
+    )
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = Field(
-        None, description="Seed of the first agent; the n-th agent gets `seed + n - 1`.")
+        None, description="Seed of the first agent; the n-th agent gets `seed + n - 1`."
+    )
     stop: StopSequence | Annotated[tuple[StopSequence, ...], Field(max_length=MAX_STOP_SEQUENCES)] | None = (
-        Field(None, description="Text at which the model stops: one sequence, or a list of them."))
+        Field(None, description="Text at which the model stops: one sequence, or a list of them.")
+    )
 
 
 class DeliberationRequested(Sampling):
@@ -60,26 +79,32 @@ class DeliberationRequested(Sampling):
         "Default: `d-<stream sequence>`. A client may not choose a name of that form.",
     )
     task_description: Annotated[str, StringConstraints(min_length=1)] = Field(
-        description=f"The question. At most {MAX_DESCRIPTION_BYTES // KIB} KiB as UTF-8.")
+        description=f"The question. At most {MAX_DESCRIPTION_BYTES // KIB} KiB as UTF-8."
+    )
     role: Role = Field(
         "DEV",
         description="Role of every agent: at most 32 of `A-Z`, `0-9` and `_`, a letter first; lower case is converted. DEV, QA, "
         "ARCHITECT, DEVOPS and DATA have prompts of their own; any other gets a general expert's.",
     )
     num_agents: Annotated[int, Field(ge=1, le=MAX_AGENTS)] = Field(
-        3, description="Agents to ask. The service may allow fewer (`PARLEY_MAX_AGENTS`).")
+        3, description="Agents to ask. The service may allow fewer (`PARLEY_MAX_AGENTS`)."
+    )
     constraints: Constraints = Field(
         Constraints(),
         description=f"What an answer must respect. At most {MAX_CONSTRAINTS_BYTES // KIB} KiB as JSON.",
     )
     diversity: bool = Field(
-        False, description="Give each agent a persona, a seed and a temperature of its own.")
+        False, description="Give each agent a persona, a seed and a temperature of its own."
+    )
     rounds: Annotated[int, Field(ge=1, le=MAX_ROUNDS)] = Field(
-        1, description="Rounds of deliberation. This version rejects more than 1.")
+        1, description="Rounds of deliberation. This version rejects more than 1."
+    )
     min_responses: Annotated[int, Field(ge=1)] = Field(
-        1, description="Answers that make the deliberation `completed`. At most `num_agents`.")
+        1, description="Answers that make the deliberation `completed`. At most `num_agents`."
+    )
     finish_early: bool = Field(
-        False, description="End as soon as `min_responses` agents have answered, and cancel the others.")
+        False, description="End as soon as `min_responses` agents have answered, and cancel the others."
+    )
     timeout_seconds: TimeoutSeconds | None = Field(
         None,
         description="Deadline in seconds after the request is stored, queueing included. Default: "
@@ -123,7 +148,8 @@ class DeliberationCancel(Message):
 
     task_id: TaskId = Field(description="The deliberation to stop.")
     reason: Annotated[str, StringConstraints(max_length=MAX_REASON_CHARACTERS)] | None = Field(
-        None, description="Why. It becomes part of the ending's `error`.")
+        None, description="Why. It becomes part of the ending's `error`."
+    )
 
 
 class DeliberationDeadline(Message):
