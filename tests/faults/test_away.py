@@ -39,9 +39,7 @@ async def ending_of(observer: Nats, name: str, seconds: float = 60.0) -> dict[st
     return await until(found, f"an ending of {name}", seconds)
 
 
-async def test_a_cancel_waits_for_a_killed_aggregator_and_then_closes_the_calls(
-    running_fleet: Fleet, observer: Nats
-) -> None:
+async def test_a_cancel_outlives_aggregators_and_closes_calls(running_fleet: Fleet, observer: Nats) -> None:
     await running_fleet.ready()
     await running_fleet.steer.behave(faults={"hang": 1.0})
     name = await ask(observer)

@@ -38,9 +38,7 @@ async def dead_letter_of(on: Running, seq: int) -> Msg:
 
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES, ids=lambda name: repr(name)[:20])
-async def test_a_hostile_task_id_never_names_anything(
-    local_service: Running, model: object, name: Any
-) -> None:
+async def test_a_hostile_task_id_names_nothing(local_service: Running, model: object, name: Any) -> None:
     seq = await local_service.publish({"task_id": name, "task_description": "x"})
     ending = await local_service.ending_of(f"d-{seq}")
     if name is None:  # null is as good as none
@@ -51,9 +49,7 @@ async def test_a_hostile_task_id_never_names_anything(
     await dead_letter_of(local_service, seq)
 
 
-async def test_a_bad_request_with_a_usable_task_id_is_rejected_under_it(
-    local_service: Running, model: object
-) -> None:
+async def test_a_bad_request_is_rejected_under_a_usable_name(local_service: Running, model: object) -> None:
     task_id = fresh()
     await local_service.publish({"task_id": task_id, "num_agents": 0})
     ending = await local_service.ending_of(task_id)
@@ -67,9 +63,7 @@ async def test_a_bad_request_with_a_usable_task_id_is_rejected_under_it(
     "inbox",
     ["deliberation.requested", "agent.response.completed", "_INBOX.>", "_INBOX.*", "_INBOX. x", "$JS.API.x"],
 )
-async def test_an_ending_is_never_sent_to_a_subject_that_is_no_inbox(
-    local_service: Running, model: object, inbox: str
-) -> None:
+async def test_an_ending_goes_only_to_an_inbox(local_service: Running, model: object, inbox: str) -> None:
     seq = await local_service.publish({"task_description": "x"}, headers={"Parley-Reply-To": inbox})
     ending = await local_service.ending_of(f"d-{seq}")
     assert ending["status"] == "rejected"
@@ -115,9 +109,7 @@ async def test_junk_broadcast_to_the_workers_is_ignored(local_service: Running, 
     assert (await local_service.client.deliberate("x")).status == "completed"
 
 
-async def test_a_payload_of_the_last_possible_byte_is_kept_whole_beside_its_dead_letter(
-    local_service: Running, model: object
-) -> None:
+async def test_the_largest_payload_is_kept_beside_its_letter(local_service: Running, model: object) -> None:
     body = b"x" * local_service.wire.max_payload
     ack = await local_service.nats.jetstream().publish(topology.REQUESTED, body)
     ending = await local_service.ending_of(f"d-{ack.seq}")

@@ -440,9 +440,7 @@ TROUBLES: Mapping[str, tuple[str | None, Mapping[str, str | None]]] = {
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
-def test_each_alert_fires_for_its_trouble_and_for_no_other(
-    trouble: str, tools: Tools, tmp_path: Path
-) -> None:
+def test_each_alert_fires_for_its_trouble_and_no_other(trouble: str, tools: Tools, tmp_path: Path) -> None:
     alert, changed = TROUBLES[trouble]
     series = [
         {"series": name, "values": values}

@@ -101,9 +101,7 @@ async def test_temporary_failures_are_retried_within_the_deadline(on: Running, m
     assert (await model.seen())["completed"] >= 3
 
 
-async def test_sixty_four_agents_answer_and_their_results_travel_by_reference(
-    on: Running, model: ModelServer
-) -> None:
+async def test_the_results_of_sixty_four_agents_travel_by_reference(on: Running, model: ModelServer) -> None:
     await model.behave(tokens=4_000)
     ending = completed(await on.client.deliberate("x", agents=64))
     assert len(ending.results) == 64
@@ -133,9 +131,7 @@ async def test_a_seed_makes_a_deliberation_repeatable(on: Running) -> None:
     assert len({r.proposal.content for r in first.results}) == 3
 
 
-async def test_the_trace_travels_into_every_message_and_the_call_to_the_model(
-    on: Running, model: ModelServer
-) -> None:
+async def test_the_trace_travels_in_every_message_and_model_call(on: Running, model: ModelServer) -> None:
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     task_id = fresh()
     await on.publish({"task_description": "x", "task_id": task_id}, headers={"traceparent": trace})

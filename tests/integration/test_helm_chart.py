@@ -196,9 +196,7 @@ def test_every_object_is_valid_for_kubernetes(chart: helm_python.Chart, values: 
 
 
 @every_variant
-def test_every_object_has_a_name_of_its_own_and_the_release_in_its_labels(
-    chart: helm_python.Chart, values: Object
-) -> None:
+def test_every_object_has_its_name_and_the_release_label(chart: helm_python.Chart, values: Object) -> None:
     objects = render(chart, values)
     names = [(found["kind"], found["metadata"]["name"]) for found in objects]
     assert len(names) == len(set(names))
@@ -261,9 +259,7 @@ def test_there_is_one_deployment_for_each_part(chart: helm_python.Chart) -> None
 
 
 @every_variant
-def test_every_variable_that_is_set_is_one_that_somebody_reads(
-    chart: helm_python.Chart, values: Object
-) -> None:
+def test_every_variable_that_is_set_is_one_that_is_read(chart: helm_python.Chart, values: Object) -> None:
     objects = render(chart, values)
     for part in Part:
         assert set(environment(objects, part)) <= SETTINGS | FOREIGN
@@ -365,7 +361,7 @@ def test_secrets_are_only_ever_named(chart: helm_python.Chart, values: Object) -
     assert [text for text in texts if re.search(r"://[^/\s]*@", text)] == []
 
 
-def test_secrets_come_from_the_keys_that_values_name_and_go_only_where_they_are_needed(
+def test_secrets_come_from_the_named_keys_and_go_only_where_they_are_needed(
     chart: helm_python.Chart,
 ) -> None:
     objects = render(chart, VARIANTS["everything on"])
@@ -690,9 +686,7 @@ def test_another_image_makes_another_cluster_but_more_workers_do_not(chart: helm
     ],
     ids=str,
 )
-def test_a_rollout_of_dispatch_must_fit_into_the_cluster(
-    chart: helm_python.Chart, values: Object, fits: bool
-) -> None:
+def test_a_dispatch_rollout_must_fit_a_cluster(chart: helm_python.Chart, values: Object, fits: bool) -> None:
     # The new dispatcher comes up before the old one goes. Without room for its actors it never gets ready, and the old one never goes.
     if fits:
         assert render(chart, values)

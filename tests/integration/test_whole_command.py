@@ -111,9 +111,7 @@ def test_the_demo_shows_three_simulated_answers_and_says_so(tmp_path: Path) -> N
 @pytest.mark.ray
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-async def test_parley_up_listens_on_loopback_only_answers_and_leaves_nothing_behind(
-    tmp_path: Path, end: signal.Signals
-) -> None:
+async def test_parley_up_answers_on_loopback_and_leaves_nothing(tmp_path: Path, end: signal.Signals) -> None:
     with up(tmp_path) as process:
         started = set(descendants(process.pid))
         assert started

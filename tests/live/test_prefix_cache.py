@@ -71,9 +71,7 @@ async def ask(server: Vllm, conversations: Sequence[Sequence[Mapping[str, str]]]
         await asyncio.gather(*(client.complete(Endpoint(server.url), call, seconds=60) for call in calls))
 
 
-async def test_what_agents_share_is_computed_once_and_would_not_be_with_their_angle_in_front(
-    plain: Front, shared: Vllm
-) -> None:
+async def test_what_agents_share_is_computed_once_unless_angles_are_first(plain: Front, shared: Vllm) -> None:
     # A role of its own each time: no block of the prompt was ever seen.
     before = await shared.figures()
     ending = await plain.client.deliberate(

@@ -67,9 +67,7 @@ async def revisions(bench: Bench) -> int:
 # ── folding ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_an_outcome_is_counted_where_it_is_stored_and_acknowledged(
-    bench: Bench, aggregate: Runner
-) -> None:
+async def test_an_outcome_is_counted_and_acknowledged(bench: Bench, aggregate: Runner) -> None:
     await record(bench)
     seqs = await report(bench, failure_of("t-1", TWO), answer_of("t-1", ONE))
     await aggregate(await bench.taken(AGGREGATE, 2))
@@ -326,9 +324,7 @@ async def test_a_fold_that_fails_gives_every_one_of_its_outcomes_back(
     assert ending.successful_responses == 3
 
 
-async def test_outcomes_that_waited_for_a_fold_that_failed_are_folded_all_the_same(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_outcomes_behind_a_failed_fold_count(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settle, "FIRST_RETRY_SECONDS", 0.01)
 
     class FailsSlowly(SlowBucket):

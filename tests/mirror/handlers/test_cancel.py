@@ -35,9 +35,7 @@ async def request(bench: Bench, task_id: str = "t-1") -> None:
     await bench.publish(topology.REQUESTED, {"task_id": task_id, "task_description": "x"})
 
 
-async def test_a_cancel_ends_what_runs_with_its_reason_and_stops_its_agents(
-    bench: Bench, cancel: Runner, intake: Runner
-) -> None:
+async def test_a_cancel_ends_it_and_stops_its_agents(bench: Bench, cancel: Runner, intake: Runner) -> None:
     stopped = await bench.nc.subscribe(topology.AGENT_CANCEL)
     await bench.nc.flush()
     await request(bench)
@@ -65,9 +63,7 @@ async def test_a_cancel_that_comes_twice_ends_it_once(bench: Bench, cancel: Runn
     await bench.settled(CANCELLER)
 
 
-async def test_a_cancel_that_overtook_its_request_waits_for_it(
-    bench: Bench, cancel: Runner, intake: Runner
-) -> None:
+async def test_a_cancel_waits_for_a_later_request(bench: Bench, cancel: Runner, intake: Runner) -> None:
     await request(bench)
     await bench.publish(topology.CANCEL, {"task_id": "t-1"})
     for count in (1, 2, 3):  # intake has not come to it yet
@@ -84,9 +80,7 @@ async def test_a_cancel_that_overtook_its_request_waits_for_it(
     assert await bench.dead_letters() == []
 
 
-async def test_a_cancel_waits_for_a_request_that_intake_holds(
-    bench: Bench, cancel: Runner, intake: Runner
-) -> None:
+async def test_a_cancel_waits_for_a_held_request(bench: Bench, cancel: Runner, intake: Runner) -> None:
     await request(bench)
     in_hand = await bench.taken(INTAKE)
     await bench.publish(topology.CANCEL, {"task_id": "t-1"})
@@ -111,9 +105,7 @@ async def test_a_cancel_of_an_unknown_deliberation_is_acknowledged_when_intake_h
     assert await bench.endings_of("nobody") == []
 
 
-async def test_a_cancel_of_an_unknown_deliberation_is_acknowledged_once_intake_is_past_it(
-    bench: Bench, cancel: Runner, intake: Runner
-) -> None:
+async def test_an_unknown_cancel_waits_for_intake_only(bench: Bench, cancel: Runner, intake: Runner) -> None:
     await request(bench, "before")
     await intake(await bench.taken(INTAKE))
     await bench.publish(topology.CANCEL, {"task_id": "nobody"})

@@ -99,9 +99,7 @@ async def again(bench: Bench, count: int = 1) -> list[Delivery[Any]]:
 # ── handed over ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_work_is_handed_over_as_it_came_and_left_to_the_worker_to_settle(
-    bench: Bench, dispatch: Dispatch, pool: Hands
-) -> None:
+async def test_work_is_handed_over_as_it_is_to_settle(bench: Bench, dispatch: Dispatch, pool: Hands) -> None:
     await bench.publish(topology.AGENT_REQUESTED, work(), {"traceparent": TRACE})
     (delivery,) = await bench.taken(DISPATCH)
     await dispatch([delivery])
@@ -114,9 +112,7 @@ async def test_work_is_handed_over_as_it_came_and_left_to_the_worker_to_settle(
     await bench.settled(DISPATCH)
 
 
-async def test_what_came_together_is_handed_over_together(
-    bench: Bench, dispatch: Dispatch, pool: Hands
-) -> None:
+async def test_what_came_together_goes_together(bench: Bench, dispatch: Dispatch, pool: Hands) -> None:
     for number in range(1, 6):
         await bench.publish(topology.AGENT_REQUESTED, work(agent=f"agent-dev-{number:03d}"))
     await dispatch(await bench.taken(DISPATCH, 5))
@@ -138,7 +134,7 @@ async def test_a_fresh_job_is_submitted_without_reading_its_tally(bench: Bench, 
     assert len(pool.handed) == 1
 
 
-async def test_work_that_came_back_is_handed_over_again_while_its_agent_is_missing(
+async def test_returned_work_is_given_to_a_missing_agent(
     bench: Bench, dispatch: Dispatch, pool: Hands
 ) -> None:
     await record(bench, Reported(TWO, 1, 5))
@@ -150,9 +146,7 @@ async def test_work_that_came_back_is_handed_over_again_while_its_agent_is_missi
 # ── dropped ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_work_of_a_cancelled_deliberation_is_dropped(
-    bench: Bench, dispatch: Dispatch, pool: Hands
-) -> None:
+async def test_work_of_a_cancelled_one_is_dropped(bench: Bench, dispatch: Dispatch, pool: Hands) -> None:
     dispatch.cancel(AgentCancel(task_id="t-1", reason="changed my mind").encode())
     for name in ("t-1", "t-2"):
         await bench.publish(topology.AGENT_REQUESTED, work(name))
@@ -165,9 +159,7 @@ async def test_work_of_a_cancelled_deliberation_is_dropped(
 
 
 @pytest.mark.parametrize("junk", [b"", b"nope", b'{"task_id": ">"}', b"[]"])
-async def test_an_invalid_cancel_drops_nothing(
-    bench: Bench, dispatch: Dispatch, pool: Hands, junk: bytes
-) -> None:
+async def test_a_bad_cancel_drops_nothing(bench: Bench, dispatch: Dispatch, pool: Hands, junk: bytes) -> None:
     dispatch.cancel(junk)
     await bench.publish(topology.AGENT_REQUESTED, work())
     await dispatch(await bench.taken(DISPATCH))
@@ -271,9 +263,7 @@ def test_losing_a_worker_is_forgiven_more_often_than_a_bug() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"nope", b"{}", b'{"task_id": "t-1"}', b"\xff"])
-async def test_an_invalid_job_is_dead_lettered(
-    bench: Bench, dispatch: Dispatch, pool: Hands, body: bytes
-) -> None:
+async def test_a_bad_job_is_dead_lettered(bench: Bench, dispatch: Dispatch, pool: Hands, body: bytes) -> None:
     await bench.publish(topology.AGENT_REQUESTED, body)
     await bench.publish(topology.AGENT_REQUESTED, work())
     await dispatch(await bench.taken(DISPATCH, 2))
@@ -283,7 +273,7 @@ async def test_an_invalid_job_is_dead_lettered(
     assert bench.notes.lines == ["dead-lettered agent.requested"]
 
 
-async def test_work_whose_tally_cannot_be_read_now_is_given_back(
+async def test_work_without_tally_goes_back(
     bench: Bench, pool: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Away(JetStream):

@@ -216,9 +216,7 @@ async def test_an_ending_that_leaves_agents_at_work_stops_them(
     assert (heard.headers or {})["traceparent"] == TRACE
 
 
-async def test_the_ending_is_also_sent_to_the_inbox_that_the_request_named(
-    bench: Bench, process: Process
-) -> None:
+async def test_the_ending_is_also_sent_to_the_named_inbox(bench: Bench, process: Process) -> None:
     inbox = bench.nc.new_inbox()
     heard = await bench.nc.subscribe(inbox)
     await bench.nc.flush()
@@ -231,9 +229,7 @@ async def test_the_ending_is_also_sent_to_the_inbox_that_the_request_named(
     assert (headers["Parley-Subject"], headers["traceparent"]) == (topology.FAILED, TRACE)
 
 
-async def test_results_too_large_for_a_message_go_to_the_object_store_and_are_referred_to(
-    bench: Bench, process: Process
-) -> None:
+async def test_too_large_results_go_to_the_object_store_by_reference(bench: Bench, process: Process) -> None:
     await process.requested("t-1", agents=2)
     answers = [answer_of("t-1", agent, agent * 800) for agent in (ONE, TWO)]
     await process.apply("t-1", *await stored(bench, *answers))
@@ -253,9 +249,7 @@ async def test_results_that_fit_travel_in_the_ending(bench: Bench, process: Proc
     assert len(ending.results) == 1
 
 
-async def test_an_outcome_that_the_stream_has_lost_is_named_in_the_ending(
-    bench: Bench, process: Process
-) -> None:
+async def test_an_outcome_lost_by_the_stream_is_named(bench: Bench, process: Process) -> None:
     await process.requested("t-1", agents=2)
     await process.apply("t-1", *await stored(bench, answer_of("t-1", ONE)))
     await bench.js.purge_stream(topology.AGENT_RESPONSES)
@@ -269,9 +263,7 @@ async def test_an_outcome_that_the_stream_has_lost_is_named_in_the_ending(
     ]
 
 
-async def test_a_rejected_request_has_its_ending_though_it_never_began(
-    bench: Bench, process: Process
-) -> None:
+async def test_a_rejected_request_has_an_ending_too(bench: Bench, process: Process) -> None:
     await process.apply("t-1", Refused("t-1", 1, Process.began, "num_agents: too many"))
     (ending,) = await bench.endings_of("t-1")
     assert isinstance(ending, DeliberationFailed)
@@ -300,9 +292,7 @@ async def test_a_message_with_the_endings_msg_id_does_not_suppress_the_ending(
     assert bench.notes.lines == ["ended completed"]
 
 
-async def test_an_outcome_that_can_no_longer_be_read_does_not_keep_it_from_ending(
-    bench: Bench, process: Process
-) -> None:
+async def test_an_unreadable_outcome_does_not_prevent_its_ending(bench: Bench, process: Process) -> None:
     await process.requested("t-1", agents=2)
     seq = (await bench.wire.publish(topology.AGENT_COMPLETED, b'{"written": "by another version"}')).seq
     await process.apply("t-1", Reported(ONE, 1, seq), *await stored(bench, answer_of("t-1", TWO)))
@@ -339,9 +329,7 @@ async def test_falling_over_at_any_step_of_a_request_skips_none(bench: Bench, st
 @pytest.mark.parametrize("by", ["the redelivery", "the deadline", "the request delivered again"])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
-async def test_falling_over_at_any_step_of_an_ending_ends_it_once_and_marks_it(
-    bench: Bench, step: int, after: bool, by: str
-) -> None:
+async def test_an_error_at_any_step_still_ends_it_once(bench: Bench, step: int, after: bool, by: str) -> None:
     task_id = fresh()
     inbox = bench.nc.new_inbox()
     heard = await bench.nc.subscribe(inbox)
@@ -436,9 +424,7 @@ async def test_two_cancels_are_heard_of_once(bench: Bench, process: Process) -> 
     assert (json.loads(first.data)["status"], second.data) == ("cancelled", b"and nothing else")
 
 
-async def test_the_inbox_receives_an_ending_once_whatever_comes_meanwhile(
-    bench: Bench, process: Process
-) -> None:
+async def test_the_inbox_receives_an_ending_only_once(bench: Bench, process: Process) -> None:
     inbox = bench.nc.new_inbox()
     heard = await bench.nc.subscribe(inbox)
     await bench.nc.flush()

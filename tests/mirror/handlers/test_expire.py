@@ -43,9 +43,7 @@ async def due(bench: Bench, expire: Runner, task_id: str = "t-1") -> None:
     await bench.settled(EXPIRY)
 
 
-async def test_a_deliberation_whose_time_is_up_times_out_and_its_agents_are_stopped(
-    bench: Bench, expire: Runner
-) -> None:
+async def test_a_deliberation_times_out_and_its_agents_are_stopped(bench: Bench, expire: Runner) -> None:
     stopped = await bench.nc.subscribe(topology.AGENT_CANCEL)
     await bench.nc.flush()
     await record(bench, -1.0)
@@ -59,9 +57,7 @@ async def test_a_deliberation_whose_time_is_up_times_out_and_its_agents_are_stop
 
 
 @pytest.mark.parametrize(("minimum", "status"), [(1, "completed"), (2, "timeout")])
-async def test_the_quorum_decides_what_a_deadline_makes_of_it(
-    bench: Bench, expire: Runner, minimum: int, status: str
-) -> None:
+async def test_a_quorum_decides_at_its_end(bench: Bench, expire: Runner, minimum: int, status: str) -> None:
     seq = (await bench.wire.publish(topology.AGENT_COMPLETED, answer_of("t-1", TWO).encode())).seq
     await record(bench, -1.0, Reported(TWO, 1, seq), minimum=minimum)
     await due(bench, expire)
@@ -113,9 +109,7 @@ async def test_a_deadline_of_an_ended_one_changes_nothing(bench: Bench, expire: 
     assert await bench.endings_of("t-1") == []
 
 
-async def test_a_deadline_publishes_an_ending_that_was_decided_and_never_published(
-    bench: Bench, expire: Runner
-) -> None:
+async def test_a_deadline_publishes_a_decided_ending_left_unpublished(bench: Bench, expire: Runner) -> None:
     await record(bench, -1.0, CancelRequested("changed my mind"))
     await due(bench, expire)
     (ending,) = await bench.endings_of("t-1")

@@ -30,9 +30,7 @@ def ours(frame: FrameType | None) -> Iterator[str]:
         frame = frame.f_back
 
 
-async def test_a_request_is_read_seven_frames_after_it_was_received(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_request_is_read_within_seven_frames(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three stacks, one after the other: the client receives, the pull loop starts a task, the task calls the
     handler."""
     received: list[str] = []

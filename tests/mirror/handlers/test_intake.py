@@ -71,9 +71,7 @@ async def queued(bench: Bench) -> int:
 # ── good ones ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_request_is_recorded_armed_fanned_out_and_only_then_acknowledged(
-    bench: Bench, intake: Runner
-) -> None:
+async def test_a_request_is_recorded_armed_fanned_out_then_settled(bench: Bench, intake: Runner) -> None:
     payload = {
         "task_id": "t-1", "task_description": "x", "role": "qa", "num_agents": 2, "min_responses": 2, "finish_early": True,
         "timeout_seconds": 30, "metadata": {"ticket": "P-1"},
@@ -110,7 +108,7 @@ async def test_a_request_without_a_name_is_named_after_its_place(bench: Bench, i
         ({"timeout_seconds": 5, "constraints": {"timeout_seconds": 7}}, 5.0),
     ],
 )
-async def test_its_time_runs_from_its_arrival_in_the_stream(
+async def test_time_runs_from_arrival(
     bench: Bench, intake: Runner, fields: dict[str, Any], seconds: float
 ) -> None:
     await take_in(bench, intake, {"task_id": "t-1", "task_description": "x", **fields})
@@ -119,9 +117,7 @@ async def test_its_time_runs_from_its_arrival_in_the_stream(
     assert tally.deadline - tally.accepted_at == pytest.approx(seconds)
 
 
-async def test_a_request_that_waited_past_its_deadline_ends_without_any_work(
-    bench: Bench, intake: Runner
-) -> None:
+async def test_a_request_read_past_its_deadline_starts_no_work(bench: Bench, intake: Runner) -> None:
     await bench.publish(
         topology.REQUESTED, {"task_id": "t-1", "task_description": "x", "timeout_seconds": 0.1}
     )
@@ -190,9 +186,7 @@ async def test_a_bad_request_is_rejected_by_field_and_kept_whole(bench: Bench, i
     assert sorted(bench.notes.lines) == ["dead-lettered deliberation.requested", "ended rejected"]
 
 
-async def test_the_sender_of_a_bad_request_hears_it_at_the_inbox_it_named(
-    bench: Bench, intake: Runner
-) -> None:
+async def test_the_sender_of_a_bad_request_hears_at_its_inbox(bench: Bench, intake: Runner) -> None:
     inbox = bench.nc.new_inbox()
     heard = await bench.nc.subscribe(inbox)
     await bench.nc.flush()
@@ -200,9 +194,7 @@ async def test_the_sender_of_a_bad_request_hears_it_at_the_inbox_it_named(
     assert json.loads((await heard.next_msg(timeout=5)).data)["status"] == "rejected"
 
 
-async def test_more_agents_than_this_deployment_allows_are_rejected_with_its_number(
-    bench: Bench, intake: Runner
-) -> None:
+async def test_more_agents_than_are_allowed_are_rejected_with_the_limit(bench: Bench, intake: Runner) -> None:
     await take_in(bench, intake, {"task_id": "at", "task_description": "x", "num_agents": 16})
     await take_in(bench, intake, {"task_id": "past", "task_description": "x", "num_agents": 17})
     assert await bench.tally_of("at") is not None
@@ -210,9 +202,7 @@ async def test_more_agents_than_this_deployment_allows_are_rejected_with_its_num
     assert len(await bench.dead_letters()) == 1
 
 
-async def test_an_invalid_name_is_answered_under_the_name_of_the_messages_place(
-    bench: Bench, intake: Runner
-) -> None:
+async def test_an_invalid_name_is_answered_under_the_messages_place(bench: Bench, intake: Runner) -> None:
     seq = await take_in(bench, intake, {"task_id": "a.b", "task_description": "x"})
     assert "task_id: " in await rejection_of(bench, own_name(seq))
 
@@ -352,9 +342,7 @@ class NoTimers(JetStream):
         raise Stumble("no timers today")
 
 
-async def test_a_request_that_cannot_be_taken_in_fails_in_the_end_and_its_sender_hears_why(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_request_that_stays_impossible_fails(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settle, "FIRST_RETRY_SECONDS", 0.01)
     intake = intake_of(bench, NoTimers(bench.nc))
     payload = {"task_id": "t-1", "task_description": "x"}

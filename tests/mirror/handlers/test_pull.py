@@ -206,7 +206,7 @@ async def test_a_message_is_handled_the_moment_it_comes_not_when_a_batch_is_full
     assert workers.batches == [1] * 5
 
 
-async def test_what_came_together_is_handed_over_together(bench: Bench) -> None:
+async def test_what_came_together_goes_together(bench: Bench) -> None:
     workers = Workers()
     workers.may_finish.set()
     await publish(bench, 40)
@@ -278,9 +278,7 @@ async def test_a_message_with_a_status_header_is_still_a_message(bench: Bench) -
 
 
 @pytest.mark.parametrize("headers", MALFORMED_HEADERS, ids=repr)
-async def test_a_message_with_malformed_headers_is_handled_and_the_next_one_too(
-    bench: Bench, headers: bytes
-) -> None:
+async def test_a_message_with_malformed_headers_harms_no_other(bench: Bench, headers: bytes) -> None:
     workers = Workers()
     workers.may_finish.set()
     async with flowing(bench.url, workers):

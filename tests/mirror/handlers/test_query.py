@@ -152,9 +152,7 @@ async def test_one_that_is_decided_and_not_published_is_not_over(bench: Bench, q
     assert (await ask(query)).status == "COMPLETED"
 
 
-async def test_an_ending_that_left_the_stream_before_its_tally_is_told_from_the_tally(
-    bench: Bench, query: Query
-) -> None:
+async def test_an_ending_no_longer_in_the_stream_is_told_from_the_tally(bench: Bench, query: Query) -> None:
     began = await begin(bench)
     await effects_of(bench).apply("t-1", [(CancelRequested("enough"), began + 1)])
     await bench.js.purge_stream(topology.DELIBERATIONS)
@@ -164,9 +162,7 @@ async def test_an_ending_that_left_the_stream_before_its_tally_is_told_from_the_
     assert (answer.total_agents, answer.received_count) == (3, 0)
 
 
-async def test_a_completed_one_whose_ending_left_the_stream_says_why_it_has_no_answers(
-    bench: Bench, query: Query
-) -> None:
+async def test_a_completed_one_without_its_ending_says_why_answers_lack(bench: Bench, query: Query) -> None:
     await begin(bench)
     await report(bench, *(answer_of("t-1", agent) for agent in (ONE, TWO, THREE)))
     await bench.js.purge_stream(topology.DELIBERATIONS)
@@ -191,7 +187,7 @@ class Away(JetStream):
         raise BrokerUnavailable("nats://x", "timeout")
 
 
-async def test_while_nats_is_away_the_answer_says_so_and_not_that_the_deliberation_is_unknown(
+async def test_while_nats_is_away_the_answer_says_so_instead_of_unknown(
     bench: Bench,
 ) -> None:
     answer = await ask(Query(bench.wire, TallyStore(Away(bench.nc), keep_seconds=60)))

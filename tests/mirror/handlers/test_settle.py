@@ -84,9 +84,7 @@ async def test_it_is_acknowledged_last(bench: Bench, settler: Settler) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.2, 0.0, -1.0])
-async def test_a_handler_may_ask_for_its_message_again(
-    bench: Bench, settler: Settler, seconds: float
-) -> None:
+async def test_a_handler_may_want_its_message_again(bench: Bench, settler: Settler, seconds: float) -> None:
     await bench.publish(topology.REQUESTED, {})
     (delivery,) = await bench.taken(INTAKE)
     loop = asyncio.get_running_loop()
@@ -105,9 +103,7 @@ async def test_a_handler_may_ask_for_its_message_again(
 @pytest.mark.parametrize(
     "error", [Conflict("t-1"), RuntimeError("x"), AssertionError("x"), TimeoutError()], ids=repr
 )
-async def test_an_error_gives_the_message_back_and_is_observed(
-    bench: Bench, settler: Settler, error: Exception
-) -> None:
+async def test_an_error_gives_the_message_back(bench: Bench, settler: Settler, error: Exception) -> None:
     async def handle(delivery: Delivery[Any]) -> Settlement:
         raise error
 
@@ -331,9 +327,7 @@ async def test_a_message_on_an_odd_subject_is_dead_lettered(bench: Bench, token:
     assert bench.wire.connected
 
 
-async def test_a_message_that_cannot_be_dead_lettered_stays_in_its_stream(
-    bench: Bench, settler: Settler
-) -> None:
+async def test_a_message_stays_while_it_cannot_be_dead_lettered(bench: Bench, settler: Settler) -> None:
     config = (await bench.js.stream_info(topology.DEAD_LETTERS)).config
     await bench.js.update_stream(replace(config, max_msg_size=1_000))  # an operator's choice
     await bench.publish(topology.REQUESTED, b"x" * 2_000)
@@ -350,9 +344,7 @@ async def test_a_message_that_cannot_be_dead_lettered_stays_in_its_stream(
 # ── giving up ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_bug_is_tried_again_then_given_up_and_the_message_kept(
-    bench: Bench, settler: Settler
-) -> None:
+async def test_a_bug_is_retried_then_given_up_and_the_message_kept(bench: Bench, settler: Settler) -> None:
     reasons: list[str] = []
 
     async def give_up(delivery: Delivery[Any], reason: str) -> None:
@@ -406,9 +398,7 @@ async def test_without_anything_to_end_giving_up_is_only_a_dead_letter(bench: Be
     assert "sender's words" not in str(headers)
 
 
-async def test_without_a_limit_of_deliveries_a_message_is_never_given_up(
-    bench: Bench, settler: Settler
-) -> None:
+async def test_without_a_limit_of_deliveries_nothing_is_given_up(bench: Bench, settler: Settler) -> None:
     patient = Settler(bench.wire, INTAKE, bench.notes, max_deliveries=None)
     await bench.publish(topology.REQUESTED, {})
     for count in range(1, 2 * MAX_DELIVERIES):

@@ -145,9 +145,7 @@ def test_it_names_no_server_except_an_example(spec: dict[str, Any]) -> None:
         ("deliberation.failed", "send", "DeliberationFailed"),
     ],
 )
-def test_each_subject_has_its_own_payload(
-    spec: dict[str, Any], subject: str, action: str, title: str
-) -> None:
+def test_each_subject_has_its_payload(spec: dict[str, Any], subject: str, action: str, title: str) -> None:
     kind = getattr(messages, title)
     schema = payload(spec, subject, action)
     assert schema["title"] == title
@@ -296,7 +294,7 @@ def chromium() -> str:
 
 
 @pytest.mark.timeout(APT_SECONDS + BROWSER_SECONDS + 60)
-async def test_a_browser_shows_the_documentation_of_a_running_service(
+async def test_a_browser_shows_the_documentation(
     local_service: Running, chromium: str, tmp_path: Path
 ) -> None:
     options = [

@@ -46,7 +46,7 @@ async def test_a_check_that_raises_has_failed_with_its_message_or_its_type() -> 
     }
 
 
-async def test_a_check_that_takes_too_long_has_failed_and_delays_no_other(
+async def test_a_check_that_takes_too_long_fails_and_delays_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(health, "CHECK_SECONDS", 0.2)

@@ -141,9 +141,7 @@ def test_an_answer_counts_its_duration_queue_time_retries_and_tokens(metrics: Me
 
 
 @pytest.mark.parametrize("kind", ErrorType)
-def test_a_failure_is_counted_by_its_type_and_also_as_a_timeout_if_it_is_one(
-    metrics: Metrics, kind: ErrorType
-) -> None:
+def test_a_failure_is_counted_by_its_type_and_as_a_timeout_too(metrics: Metrics, kind: ErrorType) -> None:
     before = series(metrics)
     metrics.agent_reported(failed(kind))
     grown = changed(metrics, before)

@@ -121,9 +121,7 @@ async def test_a_nats_without_jetstream_is_refused(tmp_path: Path, model: ModelS
         assert isinstance(await refusal(local(server, model)), BrokerUnsuitable)
 
 
-async def test_streams_that_differ_are_refused_and_left_alone(
-    empty_nats: EmbeddedNats, model: ModelServer
-) -> None:
+async def test_differing_streams_are_refused_and_kept(empty_nats: EmbeddedNats, model: ModelServer) -> None:
     async with connection(empty_nats) as nc:
         await topology.provision(nc.jetstream(), ack_wait_seconds=7)
         error = await refusal(local(empty_nats, model))
@@ -142,7 +140,7 @@ async def test_the_first_model_of_the_first_server_is_asked_where_none_is_named(
         assert 'model="simulated-model"' in (await get(f"{running.http_url}/metrics"))[1]
 
 
-async def test_a_model_server_that_cannot_be_asked_is_named_with_the_way_around_it(
+async def test_a_model_server_that_cannot_be_asked_is_named_with_a_way_out(
     empty_nats: EmbeddedNats,
 ) -> None:
     url = f"http://user:hush@127.0.0.1:{free_port()}"
@@ -169,9 +167,7 @@ async def test_it_is_not_ready_before_its_model_server_is_and_says_why(empty_nat
             assert (await get(f"{running.http_url}/readyz"))[0] == 200
 
 
-async def test_a_port_that_is_taken_is_named_with_its_setting(
-    empty_nats: EmbeddedNats, model: ModelServer
-) -> None:
+async def test_a_taken_port_is_named_with_its_setting(empty_nats: EmbeddedNats, model: ModelServer) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -107,9 +107,7 @@ def one_line(ran: Ran) -> str:
 # ── ask ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_asking_shows_the_answers_or_prints_the_contracts_ending_and_exits_with_0(
-    sh: Shell, local_service: Running
-) -> None:
+async def test_asking_shows_answers_or_the_ending_and_exits_with_0(sh: Shell, local_service: Running) -> None:
     task_id = fresh()
     people, scripts = await asyncio.gather(
         sh(
@@ -164,9 +162,7 @@ async def test_a_command_line_that_cannot_be_read_exits_with_2(bare: Shell) -> N
         assert "Traceback" not in ran.err
 
 
-async def test_without_a_service_asking_exits_with_3_and_says_what_is_missing(
-    bare: Shell, empty_nats: EmbeddedNats
-) -> None:
+async def test_without_a_service_asking_exits_with_3_and_why(bare: Shell, empty_nats: EmbeddedNats) -> None:
     unset, empty = await asyncio.gather(bare("ask", "x"), bare("ask", "x", NATS_URL=empty_nats.url))
     assert unset.code == empty.code == NO_SERVICE
     assert "NATS_URL" in one_line(unset)
@@ -184,9 +180,7 @@ async def test_a_service_that_parley_up_announced_is_found_without_being_named(
 # ── result, cancel, ls ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_results_are_shown_and_their_exit_code_says_whether_it_is_completed(
-    sh: Shell, local_service: Running
-) -> None:
+async def test_results_are_shown_with_an_exit_code_of_their_status(sh: Shell, local_service: Running) -> None:
     ending = await local_service.client.deliberate("x", metadata={"ticket": "P-1"})
     people, scripts, unknown = await asyncio.gather(
         sh("result", ending.task_id), sh("result", ending.task_id, "--json"), sh("result", fresh("unknown"))
@@ -260,9 +254,7 @@ async def test_settings_are_shown_as_they_are_with_secrets_masked(tmp_path: Path
     assert rows["PARLEY_HTTP_PORT"] == "9464"
 
 
-async def test_a_bad_setting_exits_with_2_and_one_line_before_anything_starts(
-    bare: Shell, tmp_path: Path
-) -> None:
+async def test_a_bad_setting_exits_with_2_and_one_line_at_once(bare: Shell, tmp_path: Path) -> None:
     wrong = {"PARLEY_POOL_SLOTS": f"0{SECRET}", "PARLEY_HOME": str(tmp_path / "state")}
     several = {"PARLEY_POOL": "dask", "PARLEY_HTTP_PORT": "x", "NATS_URL": f"http://{SECRET}@x"}
     up, ask, serve = await asyncio.gather(
@@ -284,9 +276,7 @@ async def test_a_bad_setting_exits_with_2_and_one_line_before_anything_starts(
 # ── doctor ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_the_doctor_has_a_line_for_each_thing_and_exits_with_0_when_all_is_well(
-    sh: Shell, model: ModelServer
-) -> None:
+async def test_the_doctor_has_a_line_for_each_check_and_exits_with_0(sh: Shell, model: ModelServer) -> None:
     ran = await sh(
         "doctor", VLLM_URL=model.url, PARLEY_POOL="local", PARLEY_ACK_WAIT_SECONDS=str(ACK_WAIT_SECONDS)
     )
@@ -300,7 +290,7 @@ async def test_the_doctor_has_a_line_for_each_thing_and_exits_with_0_when_all_is
     )
 
 
-async def test_the_doctor_exits_with_3_and_says_what_to_do_when_something_is_missing(
+async def test_the_doctor_exits_with_3_and_tells_what_is_missing(
     bare: Shell, empty_nats: EmbeddedNats
 ) -> None:
     with socket.socket() as unused:
@@ -414,7 +404,7 @@ async def test_serve_refuses_unknown_parts_missing_settings_and_a_taken_port(
     assert "Traceback" not in door.err
 
 
-async def test_a_nats_that_is_not_there_is_named_in_one_line_without_its_secret(
+async def test_an_absent_nats_is_named_in_one_line_without_its_secret(
     refused: "asyncio.Task[Ran]",
 ) -> None:
     ran = await refused

@@ -99,9 +99,7 @@ def test_omitted_arguments_have_the_contracts_defaults() -> None:
         ({"metadata": {"k": "x" * 20_000}}, "metadata"),
     ],
 )
-def test_a_bad_request_is_refused_before_it_is_sent_naming_the_field_and_quoting_nothing(
-    asking: dict[str, Any], named: str
-) -> None:
+def test_a_bad_request_is_refused_unsent_naming_only_the_field(asking: dict[str, Any], named: str) -> None:
     with pytest.raises(InvalidMessage) as caught:
         compose("my secret plan", **asking)
     for problem in caught.value.problems:
@@ -126,9 +124,7 @@ async def test_asking_is_one_line(local_service: Running, model: ModelServer) ->
     assert [result.agent_id for result in ending.results] == ["agent-dev-001", "agent-dev-002"]
 
 
-async def test_submitting_returns_as_soon_as_the_request_is_stored(
-    local_service: Running, model: ModelServer
-) -> None:
+async def test_submitting_returns_once_it_is_stored(local_service: Running, model: ModelServer) -> None:
     await model.behave(faults={"hang": 1.0})
     submitted = await local_service.client.submit("x", agents=1, timeout_seconds=60)
     assert submitted.task_id.startswith("d-")
@@ -139,9 +135,7 @@ async def test_submitting_returns_as_soon_as_the_request_is_stored(
     assert (ending.task_id, ending.status) == (submitted.task_id, "cancelled")
 
 
-async def test_two_requests_with_the_same_task_id_get_the_same_ending(
-    local_service: Running, model: ModelServer
-) -> None:
+async def test_two_requests_of_one_task_id_get_one_ending(local_service: Running, model: ModelServer) -> None:
     task_id = fresh()
     client = local_service.client
     one, other = await asyncio.gather(
@@ -179,9 +173,7 @@ async def test_a_rejected_request_ends_like_any_other(local_service: Running, mo
     assert "Parley-Reply-To" in found.error
 
 
-async def test_large_results_are_brought_in_from_where_they_were_put_aside(
-    local_service: Running, model: ModelServer
-) -> None:
+async def test_large_results_are_read_from_their_store(local_service: Running, model: ModelServer) -> None:
     await model.behave(tokens=40_000)
     ending = await local_service.client.deliberate("x", agents=8)
     assert ending.results_ref is not None
@@ -205,9 +197,7 @@ async def test_an_ending_whose_message_was_lost_is_found_by_asking(
     assert len(ending.results) == 3
 
 
-async def test_messages_that_are_not_endings_do_not_disturb_the_wait(
-    local_service: Running, model: ModelServer
-) -> None:
+async def test_other_messages_do_not_disturb_the_wait(local_service: Running, model: ModelServer) -> None:
     await model.behave(latency_ms=300)
     submitted = await local_service.client.submit("x", task_id=fresh())
     stored = [
@@ -259,9 +249,7 @@ async def test_by_default_a_client_waits_until_well_past_the_deadline(
 # ── looking ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_there_is_no_ending_to_find_before_there_is_one(
-    local_service: Running, model: ModelServer
-) -> None:
+async def test_no_ending_is_found_before_there_is_one(local_service: Running, model: ModelServer) -> None:
     await model.behave(faults={"hang": 1.0})
     client = local_service.client
     submitted = await client.submit("x", timeout_seconds=60)
@@ -272,9 +260,7 @@ async def test_there_is_no_ending_to_find_before_there_is_one(
     assert await client.find(fresh("unknown")) is None
 
 
-async def test_a_tally_can_be_watched_from_its_first_count_to_its_end(
-    local_service: Running, model: ModelServer
-) -> None:
+async def test_a_tally_can_be_watched_from_first_to_last(local_service: Running, model: ModelServer) -> None:
     await model.behave(script=["ok", "hang", "400"])
     client = local_service.client
     submitted = await client.submit("x", timeout_seconds=60)
@@ -291,9 +277,7 @@ async def test_a_tally_can_be_watched_from_its_first_count_to_its_end(
     assert (await client.ending(submitted)).status == "cancelled"
 
 
-async def test_watching_an_ended_deliberation_yields_its_last_tally_and_stops(
-    local_service: Running, model: ModelServer
-) -> None:
+async def test_watching_an_ended_one_yields_its_last(local_service: Running, model: ModelServer) -> None:
     ending = await local_service.client.deliberate("x")
     async with asyncio.timeout(20):
         seen: list[Tally] = [tally async for tally in local_service.client.watch(ending.task_id)]
@@ -333,9 +317,7 @@ class Sluggish(NatsClient):
         await super().close()
 
 
-async def test_all_tallies_are_listed_however_late_they_come(
-    empty_nats: EmbeddedNats, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_late_tallies_are_listed_too(empty_nats: EmbeddedNats, monkeypatch: pytest.MonkeyPatch) -> None:
     ask = JetStreamContext.PushSubscription.consumer_info
 
     async def asked_when_all_is_on_its_way(subscription: JetStreamContext.PushSubscription) -> ConsumerInfo:
@@ -411,7 +393,7 @@ async def test_a_nats_without_a_service_raises_no_service(empty_nats: EmbeddedNa
                 await attempt
 
 
-async def test_cancelling_looking_and_listing_on_an_empty_nats_say_that_there_is_no_service(
+async def test_cancelling_looking_and_listing_say_that_there_is_no_service(
     empty_nats: EmbeddedNats,
 ) -> None:
     async def watched(client: Client) -> None:

@@ -80,7 +80,7 @@ def harmless(text: str) -> bool:
 # ── list ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_they_are_listed_newest_first_with_why_and_without_their_payload(
+async def test_they_are_listed_newest_first_with_why_but_no_payload(
     shell: DeadLetterShell,
 ) -> None:
     await shell.dead_letter(seq=1)
@@ -249,9 +249,7 @@ def test_a_payload_is_readable(body: bytes, shown: str) -> None:
 # ── replay ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_replayed_request_is_deliberated_on(
-    tmp_path: Path, local_service: Running, model: ModelServer
-) -> None:
+async def test_a_replayed_request_runs(tmp_path: Path, local_service: Running, model: ModelServer) -> None:
     """Two that were dead-lettered by some mistake of the service's, one of them without a name of its own."""
     shell = DeadLetterShell(Shell(tmp_path, NATS_URL=local_service.service.nats_url), local_service.wire)
     task_id = fresh("replayed")
@@ -299,7 +297,7 @@ async def test_replaying_twice_stores_it_once_and_says_so(shell: DeadLetterShell
     assert await shell.replayed() == 1
 
 
-async def test_a_dead_letter_that_cannot_be_replayed_is_named_and_the_others_are_replayed(
+async def test_what_cannot_be_replayed_is_named_and_the_others_are(
     shell: DeadLetterShell,
 ) -> None:
     await shell.dead_letter(seq=1)
@@ -438,9 +436,7 @@ async def test_on_a_terminal_it_asks_first(
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else value,
 )
-def test_an_ambiguous_command_line_is_refused_before_anything_is_done(
-    arguments: list[str], named: str
-) -> None:
+def test_an_ambiguous_command_line_is_refused_at_once(arguments: list[str], named: str) -> None:
     ran = CliRunner().invoke(app, arguments)
     assert isinstance(ran.exception, SettingsError)  # exit code 2, as below
     assert named in str(ran.exception)

@@ -34,9 +34,7 @@ def listening() -> Iterator[int]:
         yield int(server.getsockname()[1])
 
 
-async def test_beside_a_running_service_everything_is_found(
-    local_service: Running, model: ModelServer
-) -> None:
+async def test_with_a_running_service_all_is_found(local_service: Running, model: ModelServer) -> None:
     settings = local_service.settings
     found = await findings(
         nats_url=settings.nats_url, vllm_url=model.url, ack_wait_seconds=settings.ack_wait_seconds
@@ -59,7 +57,7 @@ async def test_without_settings_it_names_the_missing_ones() -> None:
     assert "VLLM_URL" in found["model"].detail
 
 
-async def test_a_nats_that_does_not_answer_is_named_without_its_secret(
+async def test_a_nats_without_an_answer_is_named_without_secret(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT_SECONDS", 0.1)
@@ -181,9 +179,7 @@ async def test_a_server_that_lists_its_model_and_cannot_generate_is_found_out(mo
     assert "server_error" in finding.detail
 
 
-async def test_a_server_that_never_answers_does_not_hold_the_doctor_up(
-    model: ModelServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_silent_server_delays_no_doctor(model: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "ONE_TOKEN_SECONDS", 0.2)
     await model.behave(faults={"hang": 1.0})
     finding = (await findings(vllm_url=model.url))[f"model at {model.url}"]

@@ -95,9 +95,7 @@ def test_each_variable_is_read_under_its_parley_name(field: str, monkeypatch: py
 
 
 @pytest.mark.parametrize("field", PLAIN)
-def test_a_plain_name_is_read_too_and_the_parley_name_wins(
-    field: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plain_name_is_read_and_the_parley_name_wins(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
     raw, expected = VALUES[field]
     monkeypatch.setenv(PLAIN[field], raw)
     assert getattr(load(), field) == expected
@@ -129,7 +127,7 @@ def test_the_state_folder_is_where_the_desktop_standard_puts_it(monkeypatch: pyt
     assert load().home == Path("/var/state/parley")
 
 
-def test_overrides_win_over_the_environment_and_are_checked_too(
+def test_overrides_win_over_the_environment_and_are_checked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PARLEY_HTTP_PORT", "1234")
@@ -245,9 +243,7 @@ def test_no_problem_shows_a_secret(name: str, value: str, monkeypatch: pytest.Mo
         ("Parley_Pool", "PARLEY_POOL"),
     ],
 )
-def test_a_misspelt_setting_is_refused_with_the_one_that_was_meant(
-    wrong: str, meant: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_misspelt_setting_is_corrected(wrong: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(wrong, "1")
     assert problems() == (f"{wrong}: no such setting; did you mean {meant}?",)
 
@@ -275,9 +271,7 @@ def test_a_setting_that_is_like_no_other_is_refused_without_a_guess(monkeypatch:
         ("PARLEY_SOMETHING_PORT_9464_TCP_ADDR", "10.0.0.1"),
     ],
 )
-def test_kubernetes_service_links_are_not_settings(
-    name: str, value: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kubernetes_links_are_not_settings(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = load()
     monkeypatch.setenv(name, value)
     assert load() == before
@@ -296,9 +290,7 @@ def test_kubernetes_service_links_are_not_settings(
         ("PARLEY_SERVICE_HOSTS", "10.0.0.1"),
     ],
 )
-def test_a_name_that_only_resembles_a_service_link_is_refused(
-    name: str, value: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_like_a_link_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
     (problem,) = problems()
     assert problem.startswith(f"{name}: no such setting")

@@ -102,9 +102,7 @@ async def test_serve_is_stopped_while_it_waits_for_a_ray_that_does_not_answer(
     assert code == OK
 
 
-async def test_a_second_signal_ends_it_at_once(
-    tmp_path: Path, empty_nats: EmbeddedNats, model: ModelServer
-) -> None:
+async def test_a_second_signal_ends_it(tmp_path: Path, empty_nats: EmbeddedNats, model: ModelServer) -> None:
     await model.behave(faults={"hang": 1.0})
     environment = {"NATS_URL": empty_nats.url, "VLLM_URL": model.url, "PARLEY_DRAIN_SECONDS": "60"}
     shell = Shell(tmp_path)

@@ -183,9 +183,7 @@ async def settled(worker: Worker, count: int) -> list[str]:
 # ── the ordinary case ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_an_answer_is_stored_with_its_own_msg_id_and_the_work_is_acknowledged(
-    queue: WorkQueue, model: ModelServer
-) -> None:
+async def test_an_answer_is_stored_and_the_work_acknowledged(queue: WorkQueue, model: ModelServer) -> None:
     request = work(2)
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     await queue.wire.publish(topology.AGENT_REQUESTED, request.encode(), headers={"traceparent": trace})
@@ -255,9 +253,7 @@ async def test_an_outcome_that_cannot_be_stored_for_long_goes_back_as_work(
         assert again.metadata.num_delivered == 2
 
 
-async def test_an_answer_that_arrives_while_nats_is_away_is_stored_when_it_is_back(
-    tmp_path: Path, model: ModelServer
-) -> None:
+async def test_an_answer_while_nats_is_away_is_stored_later(tmp_path: Path, model: ModelServer) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -287,9 +283,7 @@ async def test_an_answer_that_arrives_while_nats_is_away_is_stored_when_it_is_ba
         ] + 1  # the answer was kept, not asked for again
 
 
-async def test_an_answer_too_large_for_the_broker_becomes_a_failure_that_says_so(
-    queue: WorkQueue, model: ModelServer
-) -> None:
+async def test_a_too_large_answer_becomes_a_failure_saying_so(queue: WorkQueue, model: ModelServer) -> None:
     await model.behave(
         tokens=500_000
     )  # 250,000 words at least, of some five bytes each; the broker takes 1 MiB
@@ -320,9 +314,7 @@ async def test_work_whose_failure_is_too_large_goes_back_and_holds_up_no_other(
 # ── keeping it alive ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_work_that_takes_longer_than_ack_wait_is_not_redelivered(
-    impatient_queue: WorkQueue, model: ModelServer
-) -> None:
+async def test_work_past_ack_wait_is_not_redelivered(impatient_queue: WorkQueue, model: ModelServer) -> None:
     await model.behave(latency_ms=ACK_WAIT_SECONDS * 3_000)
     (job,) = await impatient_queue.jobs(work())
     async with working(impatient_queue, model, ack_wait_seconds=ACK_WAIT_SECONDS) as worker:
@@ -345,9 +337,7 @@ async def test_work_whose_worker_sends_no_signals_is_redelivered(impatient_queue
 # ── cancelling ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_cancel_closes_the_calls_of_its_task_and_no_others(
-    queue: WorkQueue, model: ModelServer
-) -> None:
+async def test_a_cancel_closes_only_the_calls_of_its_task(queue: WorkQueue, model: ModelServer) -> None:
     await model.behave(faults={"hang": 1.0})
     cancelled, other = work(1), work(1)
     async with working(queue, model) as worker:
@@ -366,9 +356,7 @@ async def test_a_cancel_closes_the_calls_of_its_task_and_no_others(
     await model.idle()
 
 
-async def test_a_cancel_that_comes_before_its_work_lets_no_call_begin(
-    queue: WorkQueue, model: ModelServer
-) -> None:
+async def test_a_cancel_before_its_work_lets_no_call_begin(queue: WorkQueue, model: ModelServer) -> None:
     request, before, cancels = work(), (await model.seen())["requests"], Cancels()
     async with working(queue, model, cancels=cancels) as worker:
         await queue.wire.broadcast(topology.AGENT_CANCEL, AgentCancel(task_id=request.task_id).encode())
@@ -389,9 +377,7 @@ async def test_a_cancel_that_cannot_be_read_stops_nothing(queue: WorkQueue, mode
         assert (await queue.one_outcome()).subject == topology.AGENT_COMPLETED
 
 
-async def test_a_cancel_missed_while_nats_was_away_is_read_from_the_tally(
-    queue: WorkQueue, model: ModelServer
-) -> None:
+async def test_a_cancel_missed_meanwhile_is_read_from_the_tally(queue: WorkQueue, model: ModelServer) -> None:
     await model.behave(faults={"hang": 1.0})
     ended, open_ = work(1), work(1)
     ledger, now = TallyStore(queue.wire, keep_seconds=60), time.time()
@@ -413,9 +399,7 @@ async def test_a_cancel_missed_while_nats_was_away_is_read_from_the_tally(
 # ── giving back ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_closing_with_grace_lets_running_jobs_finish_and_gives_the_rest_back_at_once(
-    queue: WorkQueue, model: ModelServer
-) -> None:
+async def test_in_the_grace_jobs_finish_and_the_rest_go_back(queue: WorkQueue, model: ModelServer) -> None:
     await model.behave(latency_ms=300, script=["ok", "hang"])
     async with working(queue, model) as worker:
         worker.start_jobs(await queue.jobs(work(1), work(2)))
@@ -429,9 +413,7 @@ async def test_closing_with_grace_lets_running_jobs_finish_and_gives_the_rest_ba
         await model.idle()
 
 
-async def test_a_job_that_arrives_while_the_worker_closes_goes_back_at_once(
-    queue: WorkQueue, model: ModelServer
-) -> None:
+async def test_a_job_arriving_at_the_close_goes_back_at_once(queue: WorkQueue, model: ModelServer) -> None:
     await model.behave(latency_ms=300)
     first, late = await queue.jobs(work(1), work(2))
     async with working(queue, model) as worker:
@@ -446,9 +428,7 @@ async def test_a_job_that_arrives_while_the_worker_closes_goes_back_at_once(
         assert (await queue.one_outcome()).subject == topology.AGENT_COMPLETED
 
 
-async def test_closing_does_not_use_up_its_grace_when_everything_has_finished(
-    queue: WorkQueue, model: ModelServer
-) -> None:
+async def test_closing_ends_before_its_grace_once_all_is_done(queue: WorkQueue, model: ModelServer) -> None:
     async with working(queue, model) as worker:
         worker.start_jobs(await queue.jobs(work()))
         started = time.monotonic()
@@ -457,9 +437,7 @@ async def test_closing_does_not_use_up_its_grace_when_everything_has_finished(
         await queue.all_settled()
 
 
-async def test_jobs_that_were_begun_a_moment_before_closing_are_given_back_too(
-    queue: WorkQueue, model: ModelServer
-) -> None:
+async def test_jobs_begun_just_before_closing_go_back_too(queue: WorkQueue, model: ModelServer) -> None:
     await model.behave(faults={"hang": 1.0})
     jobs = await queue.jobs(work(1), work(2))
     async with working(queue, model) as worker:

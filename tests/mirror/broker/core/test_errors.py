@@ -118,7 +118,7 @@ def test_every_error_is_one_line_and_is_caught_as_the_root(error: ParleyError) -
 
 
 @pytest.mark.parametrize("kind", [BrokerUnavailable, BrokerUnsuitable])
-def test_a_url_given_masked_keeps_its_token_out_of_the_message(
+def test_a_masked_url_keeps_its_token_secret(
     kind: type[BrokerUnavailable] | type[BrokerUnsuitable],
 ) -> None:
     error = kind(masked(SECRET_URL), "is not there")

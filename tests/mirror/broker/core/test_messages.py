@@ -158,9 +158,7 @@ def test_a_request_at_the_edge_of_a_bound_is_good(fields: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize(("fields", "named"), ONE_PAST, ids=shortened)
-def test_a_request_one_past_a_bound_is_refused_by_the_name_of_the_field(
-    fields: dict[str, Any], named: str
-) -> None:
+def test_a_request_one_past_a_bound_is_refused_by_field_name(fields: dict[str, Any], named: str) -> None:
     said = problems_of(**fields)
     assert named in said
     assert len(said) < 1_000

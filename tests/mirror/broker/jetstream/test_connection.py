@@ -68,7 +68,7 @@ async def next_of(js_subject: str, nc: Nats, seconds: float = 10.0) -> Msg:
 # ── connecting ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_url_without_a_server_is_reported_within_seconds_and_without_its_secret(
+async def test_a_url_without_a_server_is_said_soon_and_no_secret(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT_SECONDS", connection.CONNECT_TIMEOUT_SECONDS / 2)
@@ -235,7 +235,7 @@ async def test_the_largest_message_the_server_takes_is_sent_and_one_byte_more_is
     assert wire.connected  # a message too large would have cost the connection
 
 
-async def test_the_largest_headers_the_server_keeps_are_sent_and_one_byte_more_are_not(
+async def test_the_largest_headers_the_server_keeps_are_sent_and_no_larger(
     wire: JetStream,
 ) -> None:
     with pytest.raises(PayloadTooLarge) as caught:
@@ -308,9 +308,7 @@ async def test_every_verb_says_that_the_broker_is_away(hurried: None, tmp_path: 
         assert all("***@" in str(error) or "(disconnected)" in str(error) for error in raised)
 
 
-async def test_what_was_refused_while_nats_was_away_is_not_sent_when_it_is_back(
-    hurried: None, tmp_path: Path
-) -> None:
+async def test_what_was_refused_while_nats_was_away_is_not_sent_later(hurried: None, tmp_path: Path) -> None:
     """nats-py would keep it, and a core subscriber would get it beside its repetition."""
     async with AsyncExitStack() as up:
         server = await up.enter_async_context(embedded_nats(tmp_path))
@@ -345,9 +343,7 @@ async def test_what_is_published_in_a_short_absence_waits_for_its_end(tmp_path: 
         await nc.close()
 
 
-async def test_a_server_with_a_full_disk_is_unavailable_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_server_with_a_full_disk_is_away_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = embedded.config
 
     def with_a_small_disk(
@@ -465,7 +461,7 @@ async def test_the_newest_under_a_subject_is_found_with_its_place(wire: JetStrea
     "block", [b"Status: 503", b"Status: 404", b"broken", b"Nats-Sequence: x", b"\xff: \xff"]
 )
 @pytest.mark.parametrize("body", [b"", b"{}"])
-async def test_a_message_is_read_back_whatever_its_headers_are(
+async def test_a_message_with_any_headers_is_read(
     url: str, wire: JetStream, block: bytes, body: bytes
 ) -> None:
     head = b"NATS/1.0\r\n%s\r\n\r\n" % block
@@ -497,9 +493,7 @@ async def test_the_same_name_again_replaces_the_object(wire: JetStream) -> None:
 
 
 @pytest.mark.parametrize(("bucket", "name"), [("results", "nobody"), ("no-such-bucket", "t-1")])
-async def test_an_object_that_is_no_longer_kept_is_unavailable(
-    wire: JetStream, bucket: str, name: str
-) -> None:
+async def test_an_object_that_is_not_kept_is_unavailable(wire: JetStream, bucket: str, name: str) -> None:
     with pytest.raises(BrokerUnavailable):
         await wire.get_object(ResultsRef(bucket=bucket, name=name, size=1, digest="SHA-256=x"))
 

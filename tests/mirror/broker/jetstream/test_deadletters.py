@@ -118,18 +118,14 @@ async def test_a_payload_comes_as_it_was(wire: JetStream, letters: DeadLetters, 
     assert await letters.payload(letter) == data
 
 
-async def test_a_payload_that_was_put_aside_is_found_there_and_its_size_is_known(
-    wire: JetStream, letters: DeadLetters
-) -> None:
+async def test_a_payload_put_aside_is_found_with_its_size(wire: JetStream, letters: DeadLetters) -> None:
     data = b"x" * wire.max_payload
     letter = await given_up(wire, data, seq=7)
     assert (letter.put_aside, letter.size) == ("dead.letter.DELIBERATIONS.7.intake", len(data))
     assert await letters.payload(letter) == data
 
 
-async def test_what_two_consumers_give_up_is_put_aside_for_each(
-    wire: JetStream, letters: DeadLetters
-) -> None:
+async def test_what_two_consumers_give_up_is_kept_for_each(wire: JetStream, letters: DeadLetters) -> None:
     first = await given_up(wire, b"x" * wire.max_payload, seq=7)
     second = await given_up(wire, b"y" * wire.max_payload, seq=7, durable=topology.CANCELLER)
     assert await letters.erase(second)
@@ -147,9 +143,7 @@ async def test_no_task_id_is_the_name_of_what_was_put_aside(wire: JetStream, let
     assert await kept_aside(wire) == {"dead-letter-DELIBERATIONS-7", "dead-letter-DELIBERATIONS-7-intake"}
 
 
-async def test_a_payload_that_is_no_longer_kept_is_read_as_none(
-    wire: JetStream, letters: DeadLetters
-) -> None:
+async def test_a_payload_no_longer_kept_is_read_as_none(wire: JetStream, letters: DeadLetters) -> None:
     letter = await given_up(wire, b"x" * wire.max_payload)
     await wire.delete_object(RESULTS_BUCKET, letter.put_aside or "")
     assert await letters.payload(letter) is None
@@ -182,9 +176,7 @@ async def there_are(wire: JetStream, count: int) -> None:
     await until(stored, f"{count} letters are stored")
 
 
-async def test_one_that_says_nothing_of_itself_is_read_all_the_same(
-    wire: JetStream, letters: DeadLetters, url: str
-) -> None:
+async def test_one_without_headers_is_read_too(wire: JetStream, letters: DeadLetters, url: str) -> None:
     await wire.js.publish("deadletter.x", b"123")
     bare = await newest_of(letters)
     assert (bare.subject, bare.reason, bare.stream, bare.sequence, bare.deliveries, bare.size) == (
@@ -255,9 +247,7 @@ async def many(wire: JetStream, count: int, subject: str = topology.REQUESTED) -
     await asyncio.gather(*publishing)
 
 
-async def test_of_a_thousand_the_newest_are_listed_first_and_the_others_not_read(
-    wire: JetStream, letters: DeadLetters
-) -> None:
+async def test_only_the_newest_of_a_thousand_are_read(wire: JetStream, letters: DeadLetters) -> None:
     await many(wire, 1_000)
     before = wire.nc.stats["in_msgs"]
     assert [letter.seq for letter in await letters.newest(3)] == [1_000, 999, 998]
@@ -270,9 +260,7 @@ def test_no_more_is_held_at_once_than_a_few_messages_take() -> None:
     assert all(_batch(size) * size <= max(BATCH_BYTES, size) for size in (1_000_000, 5_000_000, 60_000_000))
 
 
-async def test_the_newest_of_a_subject_are_found_however_far_back(
-    wire: JetStream, letters: DeadLetters
-) -> None:
+async def test_the_newest_of_a_subject_are_found_far_back(wire: JetStream, letters: DeadLetters) -> None:
     await many(wire, 3, "agent.requested")
     await many(wire, 700)
     await many(wire, 2, "agent.response.failed")
@@ -347,9 +335,7 @@ async def test_a_message_goes_back_where_it_came_from_as_it_was(
     assert await all_of(letters) == []
 
 
-async def test_jetstreams_memory_of_the_original_does_not_swallow_it(
-    wire: JetStream, letters: DeadLetters
-) -> None:
+async def test_jetstreams_memory_of_the_original_drops_nothing(wire: JetStream, letters: DeadLetters) -> None:
     first = await wire.publish(topology.REQUESTED, b"{}", msg_id="m-1")
     letter = await given_up(wire, b"{}", seq=first.seq, headers={"Nats-Msg-Id": "m-1"})
     placed = await letters.replay(letter)
@@ -378,9 +364,7 @@ async def test_two_replays_at_once_store_it_once(wire: JetStream, letters: DeadL
     assert (await wire.js.stream_info(topology.DELIBERATIONS)).state.messages == 1
 
 
-async def test_the_numbers_of_a_stream_made_anew_are_not_taken_for_replays(
-    wire: JetStream, letters: DeadLetters
-) -> None:
+async def test_the_numbers_of_a_new_stream_are_no_replays(wire: JetStream, letters: DeadLetters) -> None:
     await letters.replay(await given_up(wire, b"1"))
     config = (await wire.js.stream_info(DEAD_LETTERS)).config
     await wire.js.delete_stream(DEAD_LETTERS)
@@ -395,9 +379,7 @@ async def test_an_empty_payload_goes_back_empty(wire: JetStream, letters: DeadLe
     assert (await stored_last(wire, topology.REQUESTED)).data == b""
 
 
-async def test_what_was_put_aside_goes_back_and_is_kept_nowhere_else(
-    wire: JetStream, letters: DeadLetters
-) -> None:
+async def test_what_was_put_aside_goes_back_and_is_removed(wire: JetStream, letters: DeadLetters) -> None:
     # Headers that leave no room for ours: the payload is what was put aside, and they are lost.
     letter = await given_up(wire, b"x" * 40_000, headers={f"X-{n}": "y" * 1_000 for n in range(10, 75)})
     assert letter.put_aside is not None
@@ -444,9 +426,7 @@ async def test_what_its_stream_does_not_take_stays_here(wire: JetStream, letters
         "orders.new",
     ],
 )
-async def test_a_forged_one_goes_nowhere_but_to_subjects_of_ours(
-    wire: JetStream, letters: DeadLetters, subject: str
-) -> None:
+async def test_a_forged_one_goes_to_our_subjects(wire: JetStream, letters: DeadLetters, subject: str) -> None:
     subscription = await wire.nc.subscribe(subject)
     forged = {
         "Nats-Schedule": "@every 1s",
@@ -529,9 +509,7 @@ async def twin_of(wire: JetStream, letter: DeadLetterInfo) -> DeadLetterInfo:
     return forged
 
 
-async def test_a_forged_one_that_is_removed_does_not_take_anothers_payload_with_it(
-    wire: JetStream, letters: DeadLetters
-) -> None:
+async def test_removing_a_forged_one_keeps_anothers_payload(wire: JetStream, letters: DeadLetters) -> None:
     data = b"x" * (wire.max_payload - 100)
     letter = await given_up(wire, data, seq=7)
     await letters.erase(await twin_of(wire, letter))
@@ -576,9 +554,7 @@ async def test_one_is_removed_with_what_was_put_aside_for_it(wire: JetStream, le
     assert await kept_aside(wire) == set()
 
 
-async def test_all_up_to_one_are_removed_and_what_came_after_stays(
-    wire: JetStream, letters: DeadLetters
-) -> None:
+async def test_all_up_to_one_are_removed_and_later_ones_stay(wire: JetStream, letters: DeadLetters) -> None:
     for seq, subject in enumerate(
         [topology.REQUESTED, topology.CANCEL, topology.REQUESTED, topology.REQUESTED], 1
     ):
@@ -594,9 +570,7 @@ async def test_all_up_to_one_are_removed_and_what_came_after_stays(
     assert await kept_aside(wire) == set()
 
 
-async def test_a_refusal_to_delete_is_not_taken_for_a_letter_that_is_gone(
-    wire: JetStream, letters: DeadLetters
-) -> None:
+async def test_a_refused_deletion_is_not_taken_for_a_success(wire: JetStream, letters: DeadLetters) -> None:
     letter = await given_up(wire)
     config = (await wire.js.stream_info(DEAD_LETTERS)).config
     await wire.js.update_stream(replace(config, sealed=True))  # an operator's choice
@@ -607,9 +581,7 @@ async def test_a_refusal_to_delete_is_not_taken_for_a_letter_that_is_gone(
 # ── absences ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_nats_without_our_streams_is_said_by_every_verb(
-    wire: JetStream, letters: DeadLetters
-) -> None:
+async def test_a_nats_without_our_streams_is_said_by_each_verb(wire: JetStream, letters: DeadLetters) -> None:
     letter = await given_up(wire)
     await wire.js.delete_stream(DEAD_LETTERS)
     attempts = (

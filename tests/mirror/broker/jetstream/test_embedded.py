@@ -48,9 +48,7 @@ async def test_the_url_opens_a_connection(empty_nats: EmbeddedNats) -> None:
     await nc.close()
 
 
-async def test_a_connection_without_the_token_is_refused(
-    empty_nats: EmbeddedNats, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_missing_token_is_refused(empty_nats: EmbeddedNats, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT_SECONDS", 0.1)
     address = f"127.0.0.1:{port_of(empty_nats)}"
     refused = await asyncio.gather(
@@ -187,9 +185,7 @@ async def test_an_earlier_servers_ports_file_is_not_taken_for_this_servers(tmp_p
         assert not stale.exists()
 
 
-async def test_a_server_that_never_gets_ready_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_server_never_ready_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "START_TIMEOUT_SECONDS", 0.1)
     monkeypatch.setattr(
         embedded, "config", lambda folder, **options: "host: 127.0.0.1\nport: -1\n"
@@ -199,9 +195,7 @@ async def test_a_server_that_never_gets_ready_is_given_up(
             raise AssertionError("nobody knows its port")
 
 
-def test_a_missing_nats_server_is_said_with_the_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_nats_server_is_said_with_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BrokerUnavailable, match="uv sync"):

@@ -85,9 +85,7 @@ async def test_an_unknown_deliberation_has_no_tally(mine: TallyStore) -> None:
     assert mine.cached("t-1") is None
 
 
-async def test_a_new_one_is_written_without_reading_first(
-    mine: TallyStore, wire: CountingWire, nc: Nats
-) -> None:
+async def test_a_new_one_is_written_unread(mine: TallyStore, wire: CountingWire, nc: Nats) -> None:
     applied = await happen(mine, requested(), new=True)
     assert wire.reads == []
     assert applied.before is None
@@ -106,9 +104,7 @@ async def test_one_that_is_not_so_new_is_read_and_decided_again(mine: TallyStore
     assert "task_id exists" in applied.reactions[0].note
 
 
-async def test_a_redelivered_request_carries_on_in_another_process(
-    mine: TallyStore, theirs: TallyStore
-) -> None:
+async def test_a_redelivered_request_goes_on_elsewhere(mine: TallyStore, theirs: TallyStore) -> None:
     await happen(theirs, requested(), new=True)
     await happen(theirs, Reported(TWO, 1, 5))
     applied = await happen(mine, requested(), new=True)
@@ -183,9 +179,7 @@ async def test_what_one_process_remembers_is_bounded(wire: CountingWire) -> None
 # ── several writers ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_refused_write_leads_to_another_decision(
-    mine: TallyStore, theirs: TallyStore, nc: Nats
-) -> None:
+async def test_a_refused_write_means_deciding_again(mine: TallyStore, theirs: TallyStore, nc: Nats) -> None:
     await happen(mine, requested(agents=1), new=True)
     cancelled = await happen(theirs, CancelRequested("changed my mind"))
     # `mine` still believes that it runs, and decides that this answer completes it.
@@ -313,9 +307,7 @@ async def test_an_ending_that_is_not_known_to_be_published_is_kept(nc: Nats, min
 @pytest.mark.parametrize(
     ("keep_seconds", "kept"), [(0.2, "1s"), (1.0, "1s"), (1.2, "2s"), (3_600.0, "3600s")]
 )
-async def test_a_published_ending_is_kept_for_whole_seconds_and_no_less(
-    nc: Nats, keep_seconds: float, kept: str
-) -> None:
+async def test_a_published_ending_is_kept_for_whole_seconds(nc: Nats, keep_seconds: float, kept: str) -> None:
     where = TallyStore(JetStream(nc), keep_seconds=keep_seconds)
     await happen(where, Refused("t-1", 7, NOW, "bad"), new=True)
     await happen(where, EndingPublished(99))
@@ -334,9 +326,7 @@ async def test_a_published_ending_is_marked_once(mine: TallyStore, theirs: Tally
     assert late.tally.ending_seq == 99
 
 
-async def test_a_key_an_operator_deleted_or_purged_can_be_recorded_anew(
-    mine: TallyStore, theirs: TallyStore, nc: Nats
-) -> None:
+async def test_a_deleted_or_purged_key_can_be_reused(mine: TallyStore, theirs: TallyStore, nc: Nats) -> None:
     bucket = await nc.jetstream().key_value("deliberations")
     for name, remove in (("t-1", bucket.delete), ("t-2", bucket.purge)):
         await happen(theirs, requested(name), task_id=name, new=True)

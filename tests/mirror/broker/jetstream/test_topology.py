@@ -84,9 +84,7 @@ def test_subjects_are_made_of_the_name_of_a_deliberation() -> None:
         ("deliberation.other", None),
     ],
 )
-async def test_every_subject_of_the_contract_is_kept_where_it_says(
-    js: JetStreamContext, subject: str, stream: str | None
-) -> None:
+async def test_each_subject_is_in_its_stream(js: JetStreamContext, subject: str, stream: str | None) -> None:
     await provision(js)
     if stream is None:  # core NATS: not stored
         with pytest.raises(nats.js.errors.NotFoundError):
@@ -117,7 +115,7 @@ async def test_only_what_is_missing_is_made(js: JetStreamContext) -> None:
     assert await provision(js) == ["stream DEAD_LETTERS", "consumer DELIBERATIONS/expire"]
 
 
-async def test_without_leave_to_create_what_is_missing_is_listed_and_nothing_is_made(
+async def test_without_leave_to_create_what_is_missing_is_only_listed(
     js: JetStreamContext,
 ) -> None:
     assert await provision(js, create=False) == EVERYTHING
@@ -248,7 +246,7 @@ async def test_what_the_operator_may_choose_is_not_a_difference(js: JetStreamCon
     assert await provision(js) == []
 
 
-async def test_more_replicas_than_there_are_servers_are_refused_by_name_and_nothing_is_half_made(
+async def test_too_many_replicas_are_refused_by_name_and_nothing_is_half_made(
     js: JetStreamContext,
 ) -> None:
     with pytest.raises(TopologyMismatch) as caught:
@@ -326,9 +324,7 @@ async def test_a_consumer_that_was_lost_goes_on_where_tallies_are_still_remember
     await nc.close()
 
 
-async def test_a_message_is_delivered_again_however_often_it_was(
-    js: JetStreamContext, empty_nats: EmbeddedNats
-) -> None:
+async def test_a_message_is_always_delivered_again(js: JetStreamContext, empty_nats: EmbeddedNats) -> None:
     await provision(js)
     nc = await connect(empty_nats.url, "worker")
     await JetStream(nc).publish("agent.requested", b"poison")

@@ -205,9 +205,7 @@ def test_every_fault_of_the_simulator_is_tried_here() -> None:
 
 @both
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_each_fault_becomes_its_documented_error_type(
-    model: ModelServer, fault: str, stream: bool
-) -> None:
+async def test_each_fault_has_its_documented_type(model: ModelServer, fault: str, stream: bool) -> None:
     await model.behave(faults={fault: 1.0})
     expected = OUTCOMES[fault][stream]
     timeouts = CallTimeouts(first_byte=0.2, total=0.4)
@@ -425,9 +423,7 @@ async def test_a_line_that_never_ends_is_not_gathered_for_ever(monkeypatch: pyte
         ("Wed, 21 Oct 2026 07:28:00 GMT", None),
     ],
 )
-async def test_retry_after_is_read_where_it_is_a_number_of_seconds(
-    header: str, seconds: float | None
-) -> None:
+async def test_retry_after_is_read_as_a_number_of_seconds(header: str, seconds: float | None) -> None:
     async with canned(refusal(503, b"{}", f"Retry-After: {header}")) as server:
         error = await refused(server.url)
         assert error.error_type is ErrorType.SERVER_ERROR
@@ -495,9 +491,7 @@ async def test_the_limit_to_the_first_byte_does_not_count_for_what_comes_after_i
 
 
 @both
-async def test_a_call_that_takes_longer_than_its_total_limit_is_a_total_timeout(
-    model: ModelServer, stream: bool
-) -> None:
+async def test_a_call_past_its_total_limit_is_a_total_timeout(model: ModelServer, stream: bool) -> None:
     await model.behave(faults={"drip": 1.0})
     error = await refused(model.url, stream=stream, timeouts=CallTimeouts(total=0.2), seconds=20)
     assert error.error_type is ErrorType.TOTAL_TIMEOUT
@@ -506,9 +500,7 @@ async def test_a_call_that_takes_longer_than_its_total_limit_is_a_total_timeout(
 
 @both
 @pytest.mark.parametrize("total", [None, 20.0])
-async def test_a_call_that_meets_its_deadline_first_says_so(
-    model: ModelServer, stream: bool, total: float | None
-) -> None:
+async def test_a_call_may_meet_its_deadline(model: ModelServer, stream: bool, total: float | None) -> None:
     await model.behave(faults={"hang": 1.0})
     error = await refused(model.url, stream=stream, timeouts=CallTimeouts(total=total), seconds=0.2)
     assert error.error_type is ErrorType.DEADLINE_EXCEEDED
@@ -517,9 +509,7 @@ async def test_a_call_that_meets_its_deadline_first_says_so(
 
 @both
 @pytest.mark.parametrize("where", ["before the first byte", "in the middle"])
-async def test_cancelling_a_call_closes_its_connection_at_once(
-    model: ModelServer, stream: bool, where: str
-) -> None:
+async def test_cancelling_a_call_closes_its_connection(model: ModelServer, stream: bool, where: str) -> None:
     await (
         model.behave(faults={"hang": 1.0})
         if where.startswith("before")

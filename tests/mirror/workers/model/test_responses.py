@@ -137,9 +137,7 @@ def test_models_are_listed_with_their_context_length_if_the_server_gives_it() ->
     ("retry_after", "seconds"),
     [(None, None), ("2", 2.0), ("0.5", 0.5), ("-1", None), ("nan", None), ("inf", None), ("soon", None)],
 )
-def test_a_refusal_asks_for_a_pause_if_it_names_seconds(
-    retry_after: str | None, seconds: float | None
-) -> None:
+def test_a_refusal_may_ask_for_a_pause(retry_after: str | None, seconds: float | None) -> None:
     assert refusal(503, retry_after, b"{}").retry_after == seconds
 
 

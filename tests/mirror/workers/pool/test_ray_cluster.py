@@ -36,9 +36,7 @@ asyncio.run(main())
 
 
 @pytest.mark.ray
-def test_files_in_the_working_directory_named_like_ours_or_a_library_break_no_actor(
-    nats_server: EmbeddedNats, tmp_path: Path
-) -> None:
+def test_files_named_like_ours_or_a_library_break_no_actor(nats_server: EmbeddedNats, tmp_path: Path) -> None:
     for name in ("broker", "nats", "queue", "types"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('a file of the user')")
     for name in ("workers", "handlers"):
