@@ -361,9 +361,7 @@ def test_secrets_are_only_ever_named(chart: helm_python.Chart, values: Object) -
     assert [text for text in texts if re.search(r"://[^/\s]*@", text)] == []
 
 
-def test_secrets_come_from_the_named_keys_and_go_only_where_they_are_needed(
-    chart: helm_python.Chart,
-) -> None:
+def test_secrets_come_from_the_named_keys_and_go_only_where_they_are_needed(chart: helm_python.Chart) -> None:
     objects = render(chart, VARIANTS["everything on"])
     nats, vllm, ray = ({"secretKeyRef": secret} for secret in (NATS_SECRET, VLLM_SECRET, RAY_SECRET))
 

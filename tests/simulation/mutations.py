@@ -335,9 +335,7 @@ MUTATIONS = (
         _method(Settler, "_dead_letter", _dead_letters_nothing),
     ),
     Mutation(
-        "marks first, then publishes",
-        Invariant.MARK_KEPT,
-        _method(EndingPublisher, "publish", _marks_first),
+        "marks first, then publishes", Invariant.MARK_KEPT, _method(EndingPublisher, "publish", _marks_first)
     ),
     Mutation(
         "stores the ending twice", Invariant.HEARD_ONCE, _method(EndingPublisher, "_store", _stores_twice)

@@ -135,10 +135,7 @@ async def test_a_child_of_a_block_that_fails_is_stopped() -> None:
     with pytest.raises(KeyError):
         async with host.child(
             python("import time; print(1, flush=True); time.sleep(60)"), first_line, stdout=PIPE
-        ) as (
-            process,
-            _,
-        ):
+        ) as (process, _):
             raise KeyError
     with pytest.raises(ProcessLookupError):
         os.kill(process.pid, 0)

@@ -20,12 +20,7 @@ from parley.broker.jetstream.topology import INTAKE
 from parley.handlers import settle
 from parley.handlers.effects import EffectRunner
 from parley.handlers.ending_publisher import EndingPublisher
-from parley.handlers.intake import (
-    MAX_REPLY_CHARACTERS,
-    Bounds,
-    Intake,
-    readable_task_id,
-)
+from parley.handlers.intake import MAX_REPLY_CHARACTERS, Bounds, Intake, readable_task_id
 from parley.handlers.settle import MAX_DELIVERIES, Runner
 from tests.harness import until
 from tests.mirror.handlers import Bench, Stumble, runner_of

@@ -12,15 +12,7 @@ from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.effects import EffectRunner
 from parley.handlers.query import Query
-from tests.mirror.handlers import (
-    Bench,
-    Stumble,
-    StumblingWire,
-    answer_of,
-    effects_of,
-    failure_of,
-    request_of,
-)
+from tests.mirror.handlers import Bench, Stumble, StumblingWire, answer_of, effects_of, failure_of, request_of
 
 ONE, TWO, THREE = "agent-dev-001", "agent-dev-002", "agent-dev-003"
 
@@ -187,9 +179,7 @@ class Away(JetStream):
         raise BrokerUnavailable("nats://x", "timeout")
 
 
-async def test_while_nats_is_away_the_answer_says_so_instead_of_unknown(
-    bench: Bench,
-) -> None:
+async def test_while_nats_is_away_the_answer_says_so_instead_of_unknown(bench: Bench) -> None:
     answer = await ask(Query(bench.wire, TallyStore(Away(bench.nc), keep_seconds=60)))
     assert (answer.task_id, answer.status) == ("t-1", "UNKNOWN")
     assert answer.error_message.startswith("cannot tell now: ")

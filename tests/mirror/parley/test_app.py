@@ -140,9 +140,7 @@ async def test_the_first_model_of_the_first_server_is_asked_where_none_is_named(
         assert 'model="simulated-model"' in (await get(f"{running.http_url}/metrics"))[1]
 
 
-async def test_a_model_server_that_cannot_be_asked_is_named_with_a_way_out(
-    empty_nats: EmbeddedNats,
-) -> None:
+async def test_a_model_server_that_cannot_be_asked_is_named_with_a_way_out(empty_nats: EmbeddedNats) -> None:
     url = f"http://user:hush@127.0.0.1:{free_port()}"
     error = await refusal(local(empty_nats, None, vllm_url=url))
     assert isinstance(error, Unavailable)

@@ -404,9 +404,7 @@ async def test_serve_refuses_unknown_parts_missing_settings_and_a_taken_port(
     assert "Traceback" not in door.err
 
 
-async def test_an_absent_nats_is_named_in_one_line_without_its_secret(
-    refused: "asyncio.Task[Ran]",
-) -> None:
+async def test_an_absent_nats_is_named_in_one_line_without_its_secret(refused: "asyncio.Task[Ran]") -> None:
     ran = await refused
     assert ran.code == NO_SERVICE
     assert "cannot reach NATS at nats://***@127.0.0.1:" in one_line(ran)

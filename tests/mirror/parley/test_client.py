@@ -393,9 +393,7 @@ async def test_a_nats_without_a_service_raises_no_service(empty_nats: EmbeddedNa
                 await attempt
 
 
-async def test_cancelling_looking_and_listing_say_that_there_is_no_service(
-    empty_nats: EmbeddedNats,
-) -> None:
+async def test_cancelling_looking_and_listing_say_that_there_is_no_service(empty_nats: EmbeddedNats) -> None:
     async def watched(client: Client) -> None:
         async for _ in client.watch("t-1"):
             pass

@@ -80,9 +80,7 @@ def harmless(text: str) -> bool:
 # ── list ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_they_are_listed_newest_first_with_why_but_no_payload(
-    shell: DeadLetterShell,
-) -> None:
+async def test_they_are_listed_newest_first_with_why_but_no_payload(shell: DeadLetterShell) -> None:
     await shell.dead_letter(seq=1)
     await shell.dead_letter(
         b"", seq=2, subject=topology.AGENT_FAILED, durable=AGGREGATE, reason="payload: not JSON"
@@ -297,9 +295,7 @@ async def test_replaying_twice_stores_it_once_and_says_so(shell: DeadLetterShell
     assert await shell.replayed() == 1
 
 
-async def test_what_cannot_be_replayed_is_named_and_the_others_are(
-    shell: DeadLetterShell,
-) -> None:
+async def test_what_cannot_be_replayed_is_named_and_the_others_are(shell: DeadLetterShell) -> None:
     await shell.dead_letter(seq=1)
     await shell.wire.js.publish("deadletter.deliberation.timer.t-1", PROMPT)
     await shell.wire.js.publish("deadletter.$KV.deliberations.t-1", PROMPT)

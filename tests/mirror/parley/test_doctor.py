@@ -57,9 +57,7 @@ async def test_without_settings_it_names_the_missing_ones() -> None:
     assert "VLLM_URL" in found["model"].detail
 
 
-async def test_a_nats_without_an_answer_is_named_without_secret(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_nats_without_an_answer_is_named_without_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT_SECONDS", 0.1)
     finding = (await findings(nats_url=f"nats://hush@127.0.0.1:{free_port()}"))["NATS"]
     assert not finding.ok

@@ -127,9 +127,7 @@ def test_the_state_folder_is_where_the_desktop_standard_puts_it(monkeypatch: pyt
     assert load().home == Path("/var/state/parley")
 
 
-def test_overrides_win_over_the_environment_and_are_checked(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_overrides_win_over_the_environment_and_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARLEY_HTTP_PORT", "1234")
     assert load(http_port=0).http_port == 0
     (problem,) = problems(http_port=-1)

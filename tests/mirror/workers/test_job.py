@@ -23,11 +23,7 @@ def test_a_job_arrives_as_it_was_sent(body: bytes, traceparent: str | None) -> N
 
 @pytest.mark.parametrize(
     "key",
-    [
-        KEY,
-        KEY.replace("AGENT", "hub.Xy12abCD.AGENT"),
-        KEY.replace("AGENT", "_.Xy12abCD.AGENT") + ".t0ken",
-    ],
+    [KEY, KEY.replace("AGENT", "hub.Xy12abCD.AGENT"), KEY.replace("AGENT", "_.Xy12abCD.AGENT") + ".t0ken"],
 )
 def test_a_delivery_is_known_in_each_form_that_servers_give_it(key: str) -> None:
     assert unpack(pack(Job(key, b"{}")) or b"").key == key

@@ -62,9 +62,7 @@ def test_a_cancel_heard_again_counts_from_then() -> None:
     assert memory.reason("t-1") == "second"
 
 
-def test_only_so_many_are_remembered_the_oldest_go_first(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_only_so_many_are_remembered_the_oldest_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent_cancels, "REMEMBERED", 3)
     memory = Cancels()
     for number in range(1, 6):

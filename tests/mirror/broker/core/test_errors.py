@@ -118,9 +118,7 @@ def test_every_error_is_one_line_and_is_caught_as_the_root(error: ParleyError) -
 
 
 @pytest.mark.parametrize("kind", [BrokerUnavailable, BrokerUnsuitable])
-def test_a_masked_url_keeps_its_token_secret(
-    kind: type[BrokerUnavailable] | type[BrokerUnsuitable],
-) -> None:
+def test_a_masked_url_keeps_its_token_secret(kind: type[BrokerUnavailable] | type[BrokerUnsuitable]) -> None:
     error = kind(masked(SECRET_URL), "is not there")
     assert "s3cret-token" not in str(error) + repr(error)
     assert "nats.example:4222" in str(error)

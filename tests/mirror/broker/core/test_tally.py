@@ -766,9 +766,7 @@ def test_the_search_finds_a_broken_rule(
         run_state_machine_as_test(AnySequence, settings=quick)
 
 
-def test_the_search_finds_endings_that_do_not_absorb_in_the_code(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_search_finds_endings_that_do_not_absorb_in_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tally, "ended", property(lambda tally: False))
     monkeypatch.setattr(decision, "move", lambda state, cause, to: to)
     quick = settings(

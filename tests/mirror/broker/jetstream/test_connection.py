@@ -68,9 +68,7 @@ async def next_of(js_subject: str, nc: Nats, seconds: float = 10.0) -> Msg:
 # ── connecting ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_url_without_a_server_is_said_soon_and_no_secret(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_url_without_a_server_is_said_soon_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT_SECONDS", connection.CONNECT_TIMEOUT_SECONDS / 2)
     started = time.monotonic()
     with pytest.raises(BrokerUnavailable) as caught:
@@ -179,10 +177,7 @@ async def test_what_is_published_is_stored_with_its_headers(wire: JetStream) -> 
     seq = (await wire.publish(topology.REQUESTED, b"{}", msg_id="m-1", headers={"traceparent": "00-aa"})).seq
     stored = await wire.get(topology.DELIBERATIONS, seq)
     assert stored == StoredMessage(
-        seq=seq,
-        subject=topology.REQUESTED,
-        data=b"{}",
-        headers=stored.headers if stored is not None else {},
+        seq=seq, subject=topology.REQUESTED, data=b"{}", headers=stored.headers if stored is not None else {}
     )
     headers = dict(stored.headers)
     assert (headers["content-type"], headers["traceparent"], headers["Nats-Msg-Id"]) == (
@@ -235,9 +230,7 @@ async def test_the_largest_message_the_server_takes_is_sent_and_one_byte_more_is
     assert wire.connected  # a message too large would have cost the connection
 
 
-async def test_the_largest_headers_the_server_keeps_are_sent_and_no_larger(
-    wire: JetStream,
-) -> None:
+async def test_the_largest_headers_the_server_keeps_are_sent_and_no_larger(wire: JetStream) -> None:
     with pytest.raises(PayloadTooLarge) as caught:
         await wire.publish(topology.REQUESTED, b"", headers={"x": "y" * 70_000})
     too_many = caught.value.size_bytes - caught.value.limit_bytes

@@ -115,9 +115,7 @@ async def test_only_what_is_missing_is_made(js: JetStreamContext) -> None:
     assert await provision(js) == ["stream DEAD_LETTERS", "consumer DELIBERATIONS/expire"]
 
 
-async def test_without_leave_to_create_what_is_missing_is_only_listed(
-    js: JetStreamContext,
-) -> None:
+async def test_without_leave_to_create_what_is_missing_is_only_listed(js: JetStreamContext) -> None:
     assert await provision(js, create=False) == EVERYTHING
     assert await stream_names(js) == set()
     await provision(js)
@@ -246,9 +244,7 @@ async def test_what_the_operator_may_choose_is_not_a_difference(js: JetStreamCon
     assert await provision(js) == []
 
 
-async def test_too_many_replicas_are_refused_by_name_and_nothing_is_half_made(
-    js: JetStreamContext,
-) -> None:
+async def test_too_many_replicas_are_refused_by_name_and_nothing_is_half_made(js: JetStreamContext) -> None:
     with pytest.raises(TopologyMismatch) as caught:
         await provision(js, replicas=3)
     assert len(caught.value.differences) == len(streams())

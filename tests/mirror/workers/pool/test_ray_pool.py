@@ -34,9 +34,7 @@ async def calls(model: ModelServer, count: int) -> None:
 
 
 @pytest.mark.ray
-async def test_the_pool_has_the_slots_of_all_its_actors_in_processes(
-    ray_service: Running,
-) -> None:
+async def test_the_pool_has_the_slots_of_all_its_actors_in_processes(ray_service: Running) -> None:
     pool = ray_pool(ray_service)
     settings = ray_service.settings
     assert pool.slots == settings.pool_actors * settings.pool_slots
