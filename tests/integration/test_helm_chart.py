@@ -22,6 +22,7 @@ from parley.monitoring import http
 from parley.monitoring.health import CHECK_SECONDS
 from parley.monitoring.metrics import Metrics
 from parley.settings import Settings, load, variable
+from tests import present
 
 Object = dict[str, Any]
 
@@ -268,8 +269,7 @@ def test_every_variable_that_is_set_is_one_that_is_read(chart: helm_python.Chart
 
 
 def test_values_take_every_setting_that_the_chart_does_not_derive(chart: helm_python.Chart) -> None:
-    schema = chart.schema
-    assert schema is not None
+    schema = present(chart.schema)
     taken = set(schema["properties"]["settings"]["properties"])
     assert taken == {name for name in SETTINGS if name.startswith("PARLEY_")} - OWNED
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import present
 from tests.harness import PATIENCE_SECONDS, until
 from tests.rig.proc import descendants
 
@@ -85,8 +86,7 @@ def up(home: Path) -> Iterator[subprocess.Popen[str]]:
         if process.poll() is None:
             process.kill()
         process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+        present(process.stdout).close()
 
 
 @pytest.mark.ray

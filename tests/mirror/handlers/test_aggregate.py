@@ -16,6 +16,7 @@ from parley.handlers import settle
 from parley.handlers.aggregate import Aggregate, read
 from parley.handlers.effects import EffectRunner
 from parley.handlers.settle import Runner
+from tests import present
 from tests.harness import until
 from tests.mirror.handlers import Bench, StumblingWire, answer_of, effects_of, failure_of, runner_of
 
@@ -71,8 +72,7 @@ async def test_an_outcome_is_counted_and_acknowledged(bench: Bench, aggregate: R
     await record(bench)
     seqs = await report(bench, failure_of("t-1", TWO), answer_of("t-1", ONE))
     await aggregate(await bench.taken(AGGREGATE, 2))
-    tally = await bench.tally_of("t-1")
-    assert tally is not None
+    tally = present(await bench.tally_of("t-1"))
     assert tally.state is State.IN_PROGRESS
     assert {agent: (one.succeeded, one.seq) for agent, one in tally.phase.outcomes.items()} == {
         TWO: (False, seqs[0]),
@@ -101,9 +101,7 @@ async def test_outcomes_that_come_together_are_one_write(bench: Bench, aggregate
     await report(bench, *(answer_of("t-1", agent) for agent in agents))
     await aggregate(await bench.taken(AGGREGATE, 20))
     assert await revisions(bench) == before + 1
-    tally = await bench.tally_of("t-1")
-    assert tally is not None
-    assert tally.phase.successes == 20
+    assert present(await bench.tally_of("t-1")).phase.successes == 20
 
 
 async def known(effects: EffectRunner, task_id: str = "t-1", agents: int = 3, **request: float) -> None:
@@ -133,9 +131,7 @@ async def test_it_does_not_wait_for_long(bench: Bench, effects: EffectRunner, ag
     await known(effects)
     await report(bench, answer_of("t-1", ONE))
     await aggregate(await bench.taken(AGGREGATE))
-    tally = await bench.tally_of("t-1")
-    assert tally is not None
-    assert tally.phase.successes == 1
+    assert present(await bench.tally_of("t-1")).phase.successes == 1
 
 
 @pytest.mark.parametrize("nearly_over", [True, False])
@@ -191,9 +187,7 @@ async def test_outcomes_that_come_during_a_write_wait_and_are_the_next_one(bench
     slow.may_write.set()
     await asyncio.gather(first, *others)
     assert await revisions(bench) == before + 2
-    tally = await bench.tally_of("t-1")
-    assert tally is not None
-    assert tally.phase.successes == 10
+    assert present(await bench.tally_of("t-1")).phase.successes == 10
     await bench.settled(AGGREGATE)
 
 
@@ -271,9 +265,7 @@ async def test_a_doubled_outcome_is_counted_once(bench: Bench, aggregate: Runner
     await report(bench, answer_of("t-1", ONE), failure_of("t-1", ONE))
     await aggregate(await bench.taken(AGGREGATE, 2))
     assert sorted(bench.notes.lines) == [f"ignored {ONE}", f"reported {ONE}"]
-    tally = await bench.tally_of("t-1")
-    assert tally is not None
-    assert tally.phase.outcomes[ONE].succeeded
+    assert present(await bench.tally_of("t-1")).phase.outcomes[ONE].succeeded
 
 
 async def test_an_outcome_stored_after_the_deadline_is_left_to_it(bench: Bench, aggregate: Runner) -> None:
@@ -358,9 +350,7 @@ async def test_outcomes_behind_a_failed_fold_count(bench: Bench, monkeypatch: py
     await asyncio.sleep(0)
     wire.may_write.set()
     await asyncio.gather(failing, waiting)
-    tally = await bench.tally_of("t-1")
-    assert tally is not None
-    assert set(tally.phase.outcomes) == {TWO}
+    assert set(present(await bench.tally_of("t-1")).phase.outcomes) == {TWO}
     (again,) = await bench.taken(AGGREGATE)
     assert (again.seq, again.count) == (first.seq, 2)
 

@@ -12,6 +12,7 @@ from parley.handlers.cancel import Cancel
 from parley.handlers.effects import EffectRunner
 from parley.handlers.intake import Bounds, Intake
 from parley.handlers.settle import Runner
+from tests import present
 from tests.mirror.handlers import Bench, effects_of, runner_of
 
 
@@ -71,9 +72,7 @@ async def test_a_cancel_waits_for_a_later_request(bench: Bench, cancel: Runner, 
         assert batch[0].count == count
         await cancel(batch)
     await intake(await bench.taken(INTAKE))
-    tally = await bench.tally_of("t-1")
-    assert tally is not None
-    assert tally.state is State.PENDING
+    assert present(await bench.tally_of("t-1")).state is State.PENDING
     await cancel(await bench.taken(CANCELLER))
     assert [ending.status for ending in await bench.endings_of("t-1")] == ["cancelled"]
     await bench.settled(CANCELLER)

@@ -35,6 +35,7 @@ from parley.broker.jetstream.tally_store import FoldResult, TallyStore
 from parley.handlers import ending_publisher
 from parley.handlers.effects import EffectRunner
 from parley.handlers.ending_publisher import EndingPublisher
+from tests import present
 from tests.harness import fresh, until
 from tests.mirror.handlers import Bench, Notes, Stumble, StumblingWire, answer_of, failure_of, request_of
 
@@ -108,8 +109,7 @@ async def work_of(bench: Bench, task_id: str) -> list[AgentRequested]:
 
 async def test_a_request_arms_its_deadline_and_queues_its_agents_work(bench: Bench, process: Process) -> None:
     await process.requested("t-1")
-    timer = await bench.wire.get_last(topology.DELIBERATIONS, "deliberation.timer.t-1")
-    assert timer is not None
+    timer = present(await bench.wire.get_last(topology.DELIBERATIONS, "deliberation.timer.t-1"))
     assert json.loads(timer.data) == {"task_id": "t-1"}
     assert timer.headers["Nats-Schedule-Target"] == "deliberation.deadline.t-1"
     assert timer.headers["Nats-Schedule"] == "@at 2027-01-15T08:01:00.000Z"
@@ -186,8 +186,7 @@ async def test_an_ending_is_stored_marked_and_cancels_its_timer(bench: Bench, pr
         (ONE, ErrorType.SERVER_ERROR)
     ]
     assert (ending.duration_ms, ending.metadata) == (1_000, {"a": "b"})
-    tally = await bench.tally_of("t-1")
-    assert tally is not None
+    tally = present(await bench.tally_of("t-1"))
     assert (tally.state, tally.ending_seq) == (State.COMPLETED, message.seq)
     assert await bench.wire.get_last(topology.DELIBERATIONS, "deliberation.timer.t-1") is None
     assert bench.notes.lines == ["ended completed"]
@@ -281,11 +280,9 @@ async def test_a_message_with_the_endings_msg_id_does_not_suppress_the_ending(
     events = await stored(bench, answer_of("t-1", ONE))
     await process.apply("t-1", *events)
     await Process(bench.wire).apply("t-1", *events)
-    tally = await bench.tally_of("t-1")
-    assert tally is not None
+    tally = present(await bench.tally_of("t-1"))
     assert tally.ending_seq not in (None, taken)
-    message = await bench.wire.get(topology.DELIBERATIONS, tally.ending_seq or 0)
-    assert message is not None
+    message = present(await bench.wire.get(topology.DELIBERATIONS, tally.ending_seq or 0))
     assert decode(DeliberationCompleted, message.data).task_id == "t-1"
     stored_after = await bench.all_of(topology.DELIBERATIONS, topology.COMPLETED)
     assert [one.seq for one in stored_after if one.seq != taken] == [tally.ending_seq]
@@ -320,9 +317,7 @@ async def test_falling_over_at_any_step_of_a_request_skips_none(bench: Bench, st
     await Process(bench.wire, bench.notes).requested(task_id, agents=2)  # redelivered, to another process
     assert sorted(one.agent_id for one in await work_of(bench, task_id)) == [ONE, TWO]
     assert await bench.wire.get_last(topology.DELIBERATIONS, topology.timer_subject(task_id)) is not None
-    tally = await bench.tally_of(task_id)
-    assert tally is not None
-    assert tally.state is State.PENDING
+    assert present(await bench.tally_of(task_id)).state is State.PENDING
     assert await bench.endings_of(task_id) == []
 
 
@@ -337,8 +332,7 @@ async def test_an_error_at_any_step_still_ends_it_once(bench: Bench, step: int, 
     events = await stored(bench, answer_of(task_id, ONE), answer_of(task_id, TWO))
     with pytest.raises(Stumble):
         await Process(StumblingWire(bench.nc, at=step, after=after)).apply(task_id, *events)
-    decided = await bench.tally_of(task_id)
-    assert decided is not None
+    decided = present(await bench.tally_of(task_id))
     if decided.ended and not await bench.endings_of(task_id):
         # Nothing was published, so the deadline is still armed: it would find this out by itself.
         assert await bench.wire.get_last(topology.DELIBERATIONS, topology.timer_subject(task_id)) is not None
@@ -353,9 +347,7 @@ async def test_an_error_at_any_step_still_ends_it_once(bench: Bench, step: int, 
     assert isinstance(ending, DeliberationCompleted)
     assert not ending.degraded
     stored_endings = await bench.all_of(topology.DELIBERATIONS, topology.COMPLETED)
-    tally = await bench.tally_of(task_id)
-    assert tally is not None
-    assert tally.ending_seq == stored_endings[-1].seq
+    assert present(await bench.tally_of(task_id)).ending_seq == stored_endings[-1].seq
     assert await bench.wire.get_last(topology.DELIBERATIONS, topology.timer_subject(task_id)) is None
     assert json.loads((await heard.next_msg(timeout=5)).data)["task_id"] == task_id
     assert bench.notes.lines.count("ended completed") <= 1
@@ -404,9 +396,7 @@ async def test_an_ending_whose_msg_id_is_forgotten_is_found_and_not_stored_again
     await forgotten()
     await until(forgotten, "a Msg-Id of that time is forgotten")
     await process.apply("t-1", DeadlineReached(), now=Process.began + 60)
-    tally = await bench.tally_of("t-1")
-    assert tally is not None
-    assert tally.ending_seq == ending.seq
+    assert present(await bench.tally_of("t-1")).ending_seq == ending.seq
     assert len(await bench.all_of(topology.DELIBERATIONS, topology.COMPLETED)) == 2  # with the junk
 
 
@@ -439,9 +429,7 @@ async def test_the_inbox_receives_an_ending_only_once(bench: Bench, process: Pro
     first, second = await heard.next_msg(timeout=5), await heard.next_msg(timeout=5)
     assert json.loads(first.data)["status"] == "cancelled"
     assert second.data == b"and nothing else"
-    tally = await bench.tally_of("t-1")
-    assert tally is not None
-    assert tally.ending_seq is not None
+    assert present(await bench.tally_of("t-1")).ending_seq is not None
 
 
 async def test_the_real_deadline_finds_an_ending_that_was_never_published(bench: Bench) -> None:

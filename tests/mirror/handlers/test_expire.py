@@ -12,6 +12,7 @@ from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import EXPIRY
 from parley.handlers.expire import Expire
 from parley.handlers.settle import Runner
+from tests import present
 from tests.mirror.handlers import Bench, answer_of, effects_of, runner_of
 
 ONE, TWO = "agent-dev-001", "agent-dev-002"
@@ -70,11 +71,8 @@ async def test_a_quorum_decides_at_its_end(bench: Bench, expire: Runner, minimum
 async def test_a_timer_that_fires_early_is_armed_anew_and_ends_nothing(bench: Bench, expire: Runner) -> None:
     await record(bench, 600.0)
     await due(bench, expire)
-    tally = await bench.tally_of("t-1")
-    assert tally is not None
-    assert tally.state is State.PENDING
-    timer = await bench.wire.get_last(topology.DELIBERATIONS, "deliberation.timer.t-1")
-    assert timer is not None
+    assert present(await bench.tally_of("t-1")).state is State.PENDING
+    assert await bench.wire.get_last(topology.DELIBERATIONS, "deliberation.timer.t-1") is not None
     assert await bench.endings_of("t-1") == []
 
 

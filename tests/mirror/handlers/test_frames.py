@@ -16,6 +16,7 @@ from parley.handlers.faststream_adapter import ServiceBroker
 from parley.handlers.intake import Bounds, Intake
 from parley.handlers.pull_window import PullWindow
 from parley.handlers.routes import Handlers, declare
+from tests import present
 from tests.mirror.handlers import Bench, effects_of, runner_of
 
 # From NatsClient._process_msg to the line of intake that reads the request.
@@ -43,8 +44,7 @@ async def test_a_request_is_read_within_seven_frames(bench: Bench, monkeypatch: 
         arrive(self, message)
 
     def noting_payload(self: Delivery[Any], kind: Any) -> Any:
-        task = asyncio.current_task()
-        assert task is not None
+        task = present(asyncio.current_task())
         read.set_result([*ours(sys._getframe()), *started[task], *received])
         return payload(self, kind)
 

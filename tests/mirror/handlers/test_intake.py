@@ -22,6 +22,7 @@ from parley.handlers.effects import EffectRunner
 from parley.handlers.ending_publisher import EndingPublisher
 from parley.handlers.intake import MAX_REPLY_CHARACTERS, Bounds, Intake, readable_task_id
 from parley.handlers.settle import MAX_DELIVERIES, Runner
+from tests import present
 from tests.harness import until
 from tests.mirror.handlers import Bench, Stumble, runner_of
 
@@ -72,8 +73,7 @@ async def test_a_request_is_recorded_armed_fanned_out_then_settled(bench: Bench,
         "timeout_seconds": 30, "metadata": {"ticket": "P-1"},
     }  # fmt: skip
     seq = await take_in(bench, intake, payload, {REPLY_TO: "_INBOX.a.b", "traceparent": TRACE})
-    tally = await bench.tally_of("t-1")
-    assert tally is not None
+    tally = present(await bench.tally_of("t-1"))
     assert (tally.state, tally.request_seq, tally.role) == (State.PENDING, seq, "QA")
     assert (tally.min_responses, tally.finish_early, tally.metadata) == (2, True, {"ticket": "P-1"})
     assert (tally.reply_to, tally.traceparent) == ("_INBOX.a.b", TRACE)
@@ -107,8 +107,7 @@ async def test_time_runs_from_arrival(
     bench: Bench, intake: Runner, fields: dict[str, Any], seconds: float
 ) -> None:
     await take_in(bench, intake, {"task_id": "t-1", "task_description": "x", **fields})
-    tally = await bench.tally_of("t-1")
-    assert tally is not None
+    tally = present(await bench.tally_of("t-1"))
     assert tally.deadline - tally.accepted_at == pytest.approx(seconds)
 
 
@@ -139,9 +138,7 @@ async def test_the_same_message_again_is_the_same_deliberation(bench: Bench, int
 async def test_a_second_request_of_the_same_name_is_dropped(bench: Bench, intake: Runner) -> None:
     await take_in(bench, intake, {"task_id": "t-1", "task_description": "x"})
     await take_in(bench, intake, {"task_id": "t-1", "task_description": "y", "num_agents": 9})
-    tally = await bench.tally_of("t-1")
-    assert tally is not None
-    assert len(tally.phase.agents) == 3
+    assert len(present(await bench.tally_of("t-1")).phase.agents) == 3
     assert await queued(bench) == 3
     await bench.settled(INTAKE)
     assert await bench.dead_letters() == []
@@ -174,8 +171,7 @@ async def test_a_bad_request_is_rejected_by_field_and_kept_whole(bench: Bench, i
     (letter,) = await bench.dead_letters()
     assert json.loads(letter.data) == payload
     assert (letter.headers["Parley-Sequence"], letter.headers["Parley-Reason"]) == (str(seq), error)
-    tally = await bench.tally_of("t-1")
-    assert tally is not None
+    tally = present(await bench.tally_of("t-1"))
     assert (tally.state, tally.reply_to, tally.traceparent) == (State.REJECTED, "_INBOX.x", TRACE)
     await bench.settled(INTAKE)
     assert sorted(bench.notes.lines) == ["dead-lettered deliberation.requested", "ended rejected"]
@@ -211,9 +207,7 @@ async def test_a_client_cannot_choose_a_name_of_the_services_own_form(bench: Ben
     # Under the very name it will have, it is only said twice.
     seq = (await bench.js.stream_info(topology.DELIBERATIONS)).state.last_seq + 1
     await take_in(bench, intake, {"task_id": own_name(seq), "task_description": "x"})
-    tally = await bench.tally_of(own_name(seq))
-    assert tally is not None
-    assert tally.state is State.PENDING
+    assert present(await bench.tally_of(own_name(seq))).state is State.PENDING
 
 
 async def test_a_rejection_stays_small_whatever_was_sent(bench: Bench, intake: Runner) -> None:
@@ -244,9 +238,7 @@ async def test_work_too_large_to_hand_out_is_refused_and_not_left_to_its_deadlin
 async def test_a_bad_request_cannot_end_another_one_of_its_name(bench: Bench, intake: Runner) -> None:
     await take_in(bench, intake, {"task_id": "t-1", "task_description": "x"})
     await take_in(bench, intake, {"task_id": "t-1", "num_agents": 0})
-    tally = await bench.tally_of("t-1")
-    assert tally is not None
-    assert tally.state is State.PENDING
+    assert present(await bench.tally_of("t-1")).state is State.PENDING
     assert await bench.endings_of("t-1") == []
     assert len(await bench.dead_letters()) == 1
 
@@ -260,9 +252,7 @@ async def test_a_bad_request_cannot_end_another_one_of_its_name(bench: Bench, in
 )
 async def test_an_inbox_under_an_allowed_prefix_is_taken(bench: Bench, intake: Runner, inbox: str) -> None:
     await take_in(bench, intake, {"task_id": "t-1", "task_description": "x"}, {REPLY_TO: inbox})
-    tally = await bench.tally_of("t-1")
-    assert tally is not None
-    assert tally.reply_to == inbox
+    assert present(await bench.tally_of("t-1")).reply_to == inbox
 
 
 @pytest.mark.parametrize(
@@ -291,9 +281,7 @@ async def test_no_other_subject_is_ever_sent_to(bench: Bench, intake: Runner, in
     seq = await take_in(bench, intake, {"task_description": "x"}, {REPLY_TO: inbox})
     error = await rejection_of(bench, own_name(seq))
     assert error == "header Parley-Reply-To: must be a subject that begins with _INBOX., replies.ours."
-    tally = await bench.tally_of(own_name(seq))
-    assert tally is not None
-    assert tally.reply_to is None
+    assert present(await bench.tally_of(own_name(seq))).reply_to is None
     assert len(await bench.dead_letters()) == 1
 
 
@@ -314,17 +302,13 @@ async def test_no_other_subject_is_ever_sent_to(bench: Bench, intake: Runner, in
 )
 async def test_a_malformed_trace_is_ignored(bench: Bench, intake: Runner, trace: str) -> None:
     await take_in(bench, intake, {"task_id": "t-1", "task_description": "x"}, {"traceparent": trace})
-    tally = await bench.tally_of("t-1")
-    assert tally is not None
-    assert tally.traceparent is None
+    assert present(await bench.tally_of("t-1")).traceparent is None
 
 
 @pytest.mark.parametrize("trace", [TRACE, TRACE[:-2] + "00", "cc" + TRACE[2:]])
 async def test_a_well_formed_trace_is_kept(bench: Bench, intake: Runner, trace: str) -> None:
     await take_in(bench, intake, {"task_id": "t-1", "task_description": "x"}, {"traceparent": trace})
-    tally = await bench.tally_of("t-1")
-    assert tally is not None
-    assert tally.traceparent == trace
+    assert present(await bench.tally_of("t-1")).traceparent == trace
 
 
 # ── what cannot be taken in ───────────────────────────────────────────────────────────────────────────────────────

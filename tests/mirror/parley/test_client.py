@@ -22,6 +22,7 @@ from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.client import Client, NoEnding, NoService, compose
+from tests import present
 from tests.harness import ModelServer, Running, fresh, until
 
 # ── the request ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -325,9 +326,7 @@ async def test_late_tallies_are_listed_too(empty_nats: EmbeddedNats, monkeypatch
             info = await ask(subscription)
             return None if info.num_pending else info
 
-        info = await until(nothing_pending, "the server has sent everything")
-        assert info is not None
-        return info
+        return present(await until(nothing_pending, "the server has sent everything"))
 
     monkeypatch.setattr(JetStreamContext.PushSubscription, "consumer_info", asked_when_all_is_on_its_way)
     monkeypatch.setattr(connection, "NatsClient", Sluggish)
@@ -366,8 +365,7 @@ async def test_the_client_finds_dead_letters(local_service: Running) -> None:
         letters = await local_service.client.deadletters.newest(20, subject=topology.REQUESTED)
         return next((letter for letter in letters if letter.sequence == seq), None)
 
-    letter = await until(found, "the request is in DEAD_LETTERS")
-    assert letter is not None
+    letter = present(await until(found, "the request is in DEAD_LETTERS"))
     assert await local_service.client.deadletters.payload(letter) == b"not JSON"
 
 

@@ -17,6 +17,7 @@ from parley.workers.simulator import DEFAULT_MODEL, FAULTS
 from parley.workers.simulator.__main__ import main
 from parley.workers.simulator.behaviour import Behaviour
 from parley.workers.simulator.server import LATEST, MAX_REQUEST_BYTES, Simulator
+from tests import present
 from tests.harness import model_server, until
 
 PATH = "/v1/chat/completions"
@@ -367,8 +368,7 @@ async def test_the_process_prints_its_address_first_and_stops_on_sigterm() -> No
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    assert process.stdout is not None
-    url = (await asyncio.wait_for(process.stdout.readline(), 20)).decode().strip()
+    url = (await asyncio.wait_for(present(process.stdout).readline(), 20)).decode().strip()
     async with aiohttp.ClientSession() as http:
         async with http.get(f"{url}/v1/models") as response:
             assert (await response.json())["data"][0]["id"] == "m-1"

@@ -30,6 +30,7 @@ from parley.broker.core.tally import (
     Tally,
     react,
 )
+from tests import present
 
 ACCEPTED, DECIDED = 1_000.0, 1_012.3456
 ONE, TWO, THREE = "agent-dev-001", "agent-dev-002", "agent-dev-003"
@@ -162,8 +163,7 @@ def test_an_error_is_never_empty() -> None:
 
 
 def test_a_rejected_request_has_an_ending_with_no_agents() -> None:
-    tally = react(None, Refused("t-1", seq=7, at=ACCEPTED, error="role: bad"), DECIDED).tally
-    assert tally is not None
+    tally = present(react(None, Refused("t-1", seq=7, at=ACCEPTED, error="role: bad"), DECIDED).tally)
     ending = compose(tally, {})
     assert isinstance(ending, DeliberationFailed)
     assert (ending.status, ending.error, ending.total_agents) == ("rejected", "role: bad", 0)
@@ -195,8 +195,7 @@ def test_everybody_is_in_exactly_one_list_and_the_counts_add_up(fates: list[str]
         if fate != "missing":
             outcomes[agent] = failure(agent) if fate == "failed" else answer(agent)
     tally = decided(State.IN_PROGRESS, outcomes, agents=tuple(agents)).model_copy(update={"verdict": None})
-    ended = react(tally, CancelRequested() if by_cancel else DeadlineReached(), ACCEPTED + 61).tally
-    assert ended is not None
+    ended = present(react(tally, CancelRequested() if by_cancel else DeadlineReached(), ACCEPTED + 61).tally)
     kept = {agent: outcome for agent, outcome in outcomes.items() if fates[agents.index(agent)] != "lost"}
     ending = compose(ended, kept)
     named = [

@@ -31,6 +31,7 @@ from parley.broker.core.tally import (
     Tally,
     react,
 )
+from tests import present
 
 ACCEPTED = 1_000.0
 DEADLINE = 1_060.0
@@ -335,8 +336,7 @@ def test_at_the_deadline_the_quorum_decides(successes: int, needed: int, state: 
 def test_failures_are_counted_but_make_no_quorum_at_the_deadline() -> None:
     tally = changed(react(after(failed(ONE), failed(TWO)), DeadlineReached(), DEADLINE))
     assert tally.state is State.TIMEOUT
-    assert tally.verdict is not None
-    assert "with 2 of 3 agents heard" in tally.verdict.error
+    assert "with 2 of 3 agents heard" in present(tally.verdict).error
 
 
 @pytest.mark.parametrize("now", [ACCEPTED, DEADLINE - 0.001])
@@ -814,5 +814,4 @@ def test_outcomes_in_any_order_end_it_the_same(wells: list[bool], order: list[in
     assert one.state == other.state
     assert one.phase.outcomes == other.phase.outcomes
     assert one.verdict is not None
-    assert other.verdict is not None
-    assert one.verdict.error == other.verdict.error
+    assert one.verdict.error == present(other.verdict).error

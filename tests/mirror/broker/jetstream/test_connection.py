@@ -23,6 +23,7 @@ from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.topology import purge_timer_headers
+from tests import present
 from tests.harness import until
 from tests.mirror.broker import send_raw
 
@@ -192,9 +193,7 @@ async def test_the_same_msg_id_again_is_the_first_message(wire: JetStream) -> No
     other = (await wire.publish(topology.COMPLETED, b"two", msg_id="t-2:ending")).seq
     again = (await wire.publish(topology.COMPLETED, b"three", msg_id="t-1:ending")).seq
     assert (again, other) == (first, first + 1)
-    newest = await wire.get_last(topology.DELIBERATIONS, topology.COMPLETED)
-    assert newest is not None
-    assert newest.data == b"two"
+    assert present(await wire.get_last(topology.DELIBERATIONS, topology.COMPLETED)).data == b"two"
 
 
 async def test_without_a_msg_id_the_same_message_is_two(wire: JetStream) -> None:
@@ -209,8 +208,7 @@ async def test_compare_and_set_refuses_what_was_decided_on_an_old_state(wire: Je
     with pytest.raises(Conflict):
         await wire.publish(key, b"2", headers={"Nats-Expected-Last-Subject-Sequence": "0"})
     second = (await wire.publish(key, b"2", headers={"Nats-Expected-Last-Subject-Sequence": str(first)})).seq
-    newest = await wire.get_last(topology.TALLIES, key)
-    assert newest is not None
+    newest = present(await wire.get_last(topology.TALLIES, key))
     assert (newest.seq, newest.data) == (second, b"2")
 
 
@@ -222,9 +220,7 @@ async def test_the_largest_message_the_server_takes_is_sent_and_one_byte_more_is
     extra = caught.value.size_bytes - wire.max_payload
     largest = b"x" * (wire.max_payload - extra)
     seq = (await wire.publish(topology.REQUESTED, largest, msg_id="m", headers=headers)).seq
-    stored = await wire.get(topology.DELIBERATIONS, seq)
-    assert stored is not None
-    assert stored.data == largest
+    assert present(await wire.get(topology.DELIBERATIONS, seq)).data == largest
     with pytest.raises(PayloadTooLarge):
         await wire.publish(topology.REQUESTED, largest + b"x", msg_id="m", headers=headers)
     assert wire.connected  # a message too large would have cost the connection
@@ -392,8 +388,7 @@ async def test_a_timer_fires_not_before_its_time_and_not_long_after(wire: JetStr
 async def test_a_timer_is_ordered_for_the_next_millisecond_never_for_the_one_before(wire: JetStream) -> None:
     for at in (4_000_000_000.0, 4_000_000_000.0001, 4_000_000_000.0009):
         await wire.schedule(topology.timer_subject("t-1"), topology.deadline_subject("t-1"), at, b"x")
-        timer = await wire.get_last(topology.DELIBERATIONS, topology.timer_subject("t-1"))
-        assert timer is not None
+        timer = present(await wire.get_last(topology.DELIBERATIONS, topology.timer_subject("t-1")))
         assert at <= parse_timestamp(timer.headers["Nats-Schedule"].removeprefix("@at ")) < at + 0.001
 
 
@@ -444,8 +439,7 @@ async def test_the_newest_under_a_subject_is_found_with_its_place(wire: JetStrea
     await wire.publish(topology.AGENT_FAILED, b"2")
     seq = (await wire.publish(topology.AGENT_COMPLETED, b"3", headers={"traceparent": "00-aa"})).seq
     await wire.publish(topology.AGENT_FAILED, b"4")
-    newest = await wire.get_last(topology.AGENT_RESPONSES, topology.AGENT_COMPLETED)
-    assert newest is not None
+    newest = present(await wire.get_last(topology.AGENT_RESPONSES, topology.AGENT_COMPLETED))
     assert (newest.seq, newest.data, newest.subject) == (seq, b"3", topology.AGENT_COMPLETED)
     assert newest.headers["traceparent"] == "00-aa"
 
@@ -461,8 +455,7 @@ async def test_a_message_with_any_headers_is_read(
     await send_raw(
         url, b"HPUB agent.response.x %d %d\r\n%s%s\r\n" % (len(head), len(head) + len(body), head, body)
     )
-    stored = await until(lambda: wire.get(topology.AGENT_RESPONSES, 1), "it is stored")
-    assert stored is not None
+    stored = present(await until(lambda: wire.get(topology.AGENT_RESPONSES, 1), "it is stored"))
     assert (stored.seq, stored.subject, stored.data) == (1, "agent.response.x", body)
 
 

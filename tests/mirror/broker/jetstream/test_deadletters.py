@@ -33,6 +33,7 @@ from parley.broker.jetstream.topology import (
     RESULTS_BUCKET,
     Durable,
 )
+from tests import present
 from tests.harness import until
 from tests.mirror.broker import send_raw
 
@@ -71,9 +72,7 @@ async def all_of(letters: DeadLetters) -> list[int]:
 
 
 async def stored_last(wire: JetStream, subject: str) -> StoredMessage:
-    found = await wire.get_last(REPLAYABLE[subject], subject)
-    assert found is not None
-    return found
+    return present(await wire.get_last(REPLAYABLE[subject], subject))
 
 
 # ── read back ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -112,8 +111,7 @@ async def test_it_is_read_back_as_it_was_written(wire: JetStream) -> None:
 )
 async def test_a_payload_comes_as_it_was(wire: JetStream, letters: DeadLetters, data: bytes) -> None:
     await given_up(wire, data)
-    letter = await letters.find(1)
-    assert letter is not None
+    letter = present(await letters.find(1))
     assert letter.size == len(data)
     assert await letters.payload(letter) == data
 
@@ -226,8 +224,7 @@ async def test_headers_of_a_single_byte_do_not_kill_the_server(
         (1, "it is unreadable", 2),
     ]
     assert await all_of(letters) == [1, 2]
-    letter = await letters.find(2)
-    assert letter is not None
+    letter = present(await letters.find(2))
     assert await letters.payload(letter) == b"body"
     await letters.replay(letter, keep=True)
     await letters.purge(2)

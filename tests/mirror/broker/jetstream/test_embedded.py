@@ -20,6 +20,7 @@ from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import EmbeddedNats, config, embedded_nats, executable
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.topology import DELIBERATIONS, REQUESTED, provision
+from tests import present
 from tests.harness import until
 
 
@@ -37,9 +38,7 @@ def command_line(pid: int) -> str:
 
 
 def port_of(server: EmbeddedNats) -> int:
-    port = urlsplit(server.url).port
-    assert port is not None
-    return port
+    return present(urlsplit(server.url).port)
 
 
 async def test_the_url_opens_a_connection(empty_nats: EmbeddedNats) -> None:
@@ -79,8 +78,7 @@ async def test_tokens_differ_from_server_to_server(empty_nats: EmbeddedNats, tmp
 async def test_the_token_is_for_the_owner_alone(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "nats"
     async with embedded_nats(folder) as server:
-        token = urlsplit(server.url).username
-        assert token is not None
+        token = present(urlsplit(server.url).username)
         conf = folder / "nats-server.conf"
         assert token in conf.read_text()
         assert stat.S_IMODE(conf.stat().st_mode) == 0o600
@@ -123,8 +121,7 @@ asyncio.run(main())
     parent = await asyncio.create_subprocess_exec(
         sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE
     )
-    assert parent.stdout is not None
-    pid = int(await parent.stdout.readline())
+    pid = int(await present(parent.stdout).readline())
     assert alive(pid)
     parent.kill()
     await parent.wait()
@@ -149,9 +146,7 @@ async def test_stored_messages_survive_a_restart_on_the_same_folder_and_port(tmp
     async with embedded_nats(tmp_path, port=port_of(server)) as again:
         assert port_of(again) == port_of(server)
         nc = await connect(again.url, "test")
-        message = await JetStream(nc).get(DELIBERATIONS, seq)
-        assert message is not None
-        assert message.data == b"kept"
+        assert present(await JetStream(nc).get(DELIBERATIONS, seq)).data == b"kept"
         await nc.close()
 
 

@@ -18,6 +18,7 @@ from parley.workers.model.breaker import (
     Failure,
     Permit,
 )
+from tests import present
 
 START = 1_800_000_000.0
 REFUSED = Failure(ErrorType.CONNECTION_FAILED, "refused")
@@ -25,9 +26,7 @@ SILENT = Failure(ErrorType.FIRST_BYTE_TIMEOUT, "nothing within 30 s")
 
 
 def permit(breaker: Breaker, now: float = START) -> Permit:
-    given = breaker.admit(now)
-    assert given is not None
-    return given
+    return present(breaker.admit(now))
 
 
 def fail(breaker: Breaker, times: int, now: float = START, failure: Failure = REFUSED) -> None:

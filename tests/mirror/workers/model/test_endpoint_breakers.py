@@ -8,6 +8,7 @@ from parley.broker.core.messages import ErrorType
 from parley.workers.model.breaker import BreakerPolicy, BreakerState, BreakerStatus, Failure, Permit
 from parley.workers.model.endpoint import Endpoint
 from parley.workers.model.endpoint_breakers import EndpointBreakers
+from tests import present
 from tests.harness import until
 
 START = 1_800_000_000.0
@@ -20,9 +21,7 @@ def two() -> EndpointBreakers:
 
 
 def admitted(breakers: EndpointBreakers, *order: Endpoint, now: float = START) -> tuple[Endpoint, Permit]:
-    found = breakers.admit(order, now)
-    assert found is not None
-    return found
+    return present(breakers.admit(order, now))
 
 
 def probe(breakers: EndpointBreakers, *order: Endpoint, now: float) -> tuple[Endpoint, Permit]:
