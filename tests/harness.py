@@ -22,16 +22,9 @@ from parley.settings import Settings, load
 from tests.rig.waiting import PATIENCE_SECONDS, until
 
 __all__ = [
-    "ACK_WAIT_SECONDS",
-    "PATIENCE_SECONDS",
-    "ModelServer",
-    "Running",
-    "fresh",
-    "is_ending",
-    "model_server",
-    "running",
-    "until",
-]
+    "ACK_WAIT_SECONDS", "PATIENCE_SECONDS", "ModelServer", "Running", "fresh", "is_ending", "model_server",
+    "running", "until",
+]  # fmt: skip
 
 # Shorter than production's 30 s, so that a test can wait for a redelivery. Longer than any pause of a busy test machine.
 ACK_WAIT_SECONDS = 5.0

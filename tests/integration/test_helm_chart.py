@@ -34,25 +34,14 @@ PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 SETTINGS = {variable(field) for field in Settings.model_fields}
 # Read by Ray, by the container's shell or by the operating system, never by parley.settings.
 FOREIGN = {
-    "HOME",
-    "RAY_HEAD",
-    "RAY_AUTH_MODE",
-    "RAY_AUTH_TOKEN",
-    "RAY_ROTATION_BACKUP_COUNT",
-    "RAY_ROTATION_MAX_BYTES",
-    "RAY_USAGE_STATS_ENABLED",
-}
+    "HOME", "RAY_HEAD", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ROTATION_BACKUP_COUNT",
+    "RAY_ROTATION_MAX_BYTES", "RAY_USAGE_STATS_ENABLED",
+}  # fmt: skip
 # Derived from other values, so that two places cannot disagree; or of no use in a pod (HOME, and POOL, which is Ray here).
 OWNED = {
-    "PARLEY_REPLICAS",
-    "PARLEY_DRAIN_SECONDS",
-    "PARLEY_HTTP_HOST",
-    "PARLEY_HTTP_PORT",
-    "PARLEY_POOL",
-    "PARLEY_POOL_ACTORS",
-    "PARLEY_RAY_ACTOR_CPUS",
-    "PARLEY_HOME",
-}
+    "PARLEY_REPLICAS", "PARLEY_DRAIN_SECONDS", "PARLEY_HTTP_HOST", "PARLEY_HTTP_PORT", "PARLEY_POOL",
+    "PARLEY_POOL_ACTORS", "PARLEY_RAY_ACTOR_CPUS", "PARLEY_HOME",
+}  # fmt: skip
 NATS_SECRET = {"name": "nats-credentials", "key": "nats-url"}
 VLLM_SECRET = {"name": "vllm-credentials", "key": "bearer"}
 RAY_SECRET = {"name": "ray-credentials", "key": "token"}
@@ -572,13 +561,8 @@ def test_the_cluster_has_the_shape_that_kuberay_wants(chart: helm_python.Chart) 
     head, (workers,) = cluster["spec"]["headGroupSpec"], cluster["spec"]["workerGroupSpecs"]
     assert set(head) == {"serviceType", "rayStartParams", "template"}
     assert set(workers) == {
-        "groupName",
-        "replicas",
-        "minReplicas",
-        "maxReplicas",
-        "rayStartParams",
-        "template",
-    }
+        "groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template",
+    }  # fmt: skip
     for group in (head, workers):
         assert all(isinstance(value, str) for value in group["rayStartParams"].values())
     # Actors live on the workers alone, and Ray may give out what Kubernetes has given.

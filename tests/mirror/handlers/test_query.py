@@ -46,23 +46,16 @@ async def ask(query: Query, task_id: str = "t-1") -> DeliberationStatus:
 
 async def test_a_deliberation_that_does_not_exist_is_unknown_not_pending(query: Query) -> None:
     answer = await ask(query, "nobody")
-    assert (answer.task_id, answer.status, answer.error_message) == (
-        "nobody",
-        "UNKNOWN",
-        "never heard of, or forgotten",
-    )
+    assert (answer.task_id, answer.status) == ("nobody", "UNKNOWN")
+    assert answer.error_message == "never heard of, or forgotten"
     assert answer.ending_seq is None
 
 
 async def test_one_without_outcomes_is_pending(bench: Bench, query: Query) -> None:
     await begin(bench)
     answer = await ask(query)
-    assert (answer.status, answer.total_agents, answer.received_count, answer.failed_count) == (
-        "PENDING",
-        3,
-        0,
-        0,
-    )
+    assert (answer.status, answer.total_agents, answer.received_count) == ("PENDING", 3, 0)
+    assert answer.failed_count == 0
     assert (answer.metadata, answer.results, answer.error_message) == ({"a": "b"}, (), "")
 
 
@@ -70,12 +63,8 @@ async def test_one_that_runs_tells_how_many_answered_and_failed(bench: Bench, qu
     await begin(bench)
     await report(bench, answer_of("t-1", ONE), failure_of("t-1", TWO))
     answer = await ask(query)
-    assert (answer.status, answer.total_agents, answer.received_count, answer.failed_count) == (
-        "IN_PROGRESS",
-        3,
-        1,
-        1,
-    )
+    assert (answer.status, answer.total_agents, answer.received_count) == ("IN_PROGRESS", 3, 1)
+    assert answer.failed_count == 1
 
 
 async def test_a_completed_one_is_answered_with_its_results(bench: Bench, query: Query) -> None:
@@ -89,11 +78,8 @@ async def test_a_completed_one_is_answered_with_its_results(bench: Bench, query:
     assert (answer.total_agents, answer.received_count, answer.failed_count) == (3, 2, 1)
     (message,) = await bench.all_of(topology.DELIBERATIONS, topology.COMPLETED)
     (ending,) = await bench.endings_of("t-1")
-    assert (answer.ending_seq, answer.duration_ms, answer.metadata) == (
-        message.seq,
-        ending.duration_ms,
-        {"a": "b"},
-    )
+    assert (answer.ending_seq, answer.duration_ms) == (message.seq, ending.duration_ms)
+    assert answer.metadata == {"a": "b"}
 
 
 @pytest.mark.parametrize(

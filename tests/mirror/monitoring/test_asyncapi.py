@@ -32,22 +32,13 @@ for (const file of process.argv.slice(2)) {
 """
 # The subjects of docs/contract.md that the service receives, and those that it sends.
 RECEIVED = {
-    "deliberation.requested",
-    "deliberation.cancel",
-    "deliberation.deadline.*",
-    "agent.requested",
-    "agent.response.*",
-    "agent.cancel",
-    "deliberation.get",
-}
+    "deliberation.requested", "deliberation.cancel", "deliberation.deadline.*", "agent.requested",
+    "agent.response.*", "agent.cancel", "deliberation.get",
+}  # fmt: skip
 SENT = {
-    "deliberation.completed",
-    "deliberation.failed",
-    "agent.requested",
-    "agent.response.completed",
-    "agent.response.failed",
-    "agent.cancel",
-}
+    "deliberation.completed", "deliberation.failed", "agent.requested", "agent.response.completed",
+    "agent.response.failed", "agent.cancel",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -168,11 +159,8 @@ def test_the_request_has_the_contracts_fields_and_bounds(spec: dict[str, Any]) -
         "task_id", "task_description", "role", "num_agents", "constraints", "diversity", "rounds", "min_responses",
         "finish_early", "timeout_seconds", "model", "temperature", "max_tokens", "seed", "stop", "metadata",
     }  # fmt: skip
-    assert (
-        fields["num_agents"]["minimum"],
-        fields["num_agents"]["maximum"],
-        fields["num_agents"]["default"],
-    ) == (1, 256, 3)
+    assert (fields["num_agents"]["minimum"], fields["num_agents"]["maximum"]) == (1, 256)
+    assert fields["num_agents"]["default"] == 3
 
 
 def test_a_status_request_has_a_reply(spec: dict[str, Any]) -> None:
@@ -298,18 +286,10 @@ async def test_a_browser_shows_the_documentation(
     local_service: Running, chromium: str, tmp_path: Path
 ) -> None:
     options = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={tmp_path}",
-        "--virtual-time-budget=10000",
-        "--dump-dom",
-    ]
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        f"--user-data-dir={tmp_path}", "--virtual-time-budget=10000", "--dump-dom",
+    ]  # fmt: skip
     process = await asyncio.create_subprocess_exec(
         *(chromium, *options, f"{local_service.service.http_url}/docs"),
         stdout=asyncio.subprocess.PIPE,

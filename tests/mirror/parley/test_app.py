@@ -35,14 +35,9 @@ from tests.harness import ModelServer, Running, model_server, until
 from tests.rig.proc import free_port
 
 PATHS = [
-    "/metrics",
-    "/livez",
-    "/readyz",
-    "/docs",
-    "/docs/asyncapi.json",
-    "/docs/assets/asyncapi.js",
+    "/metrics", "/livez", "/readyz", "/docs", "/docs/asyncapi.json", "/docs/assets/asyncapi.js",
     "/docs/assets/asyncapi.css",
-]
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

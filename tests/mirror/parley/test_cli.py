@@ -130,12 +130,8 @@ async def test_asking_shows_answers_or_the_ending_and_exits_with_0(sh: Shell, lo
     assert "completed: 2 of 2 agents answered" in people.out
     ending = json.loads(scripts.out)
     assert set(ending) >= COMPLETED_FIELDS
-    assert (ending["task_id"], ending["status"], ending["degraded"], len(ending["results"])) == (
-        task_id,
-        "completed",
-        False,
-        3,
-    )
+    assert (ending["task_id"], ending["status"], ending["degraded"]) == (task_id, "completed", False)
+    assert len(ending["results"]) == 3
     assert ending == await local_service.ending_of(task_id)
 
 
@@ -189,12 +185,8 @@ async def test_results_are_shown_with_an_exit_code_of_their_status(sh: Shell, lo
     assert f"{ending.task_id} COMPLETED: 3 answered, 0 failed, of 3" in people.out
     assert people.out.count("[simulated answer]") == 3
     status = json.loads(scripts.out)
-    assert (scripts.code, status["status"], status["received_count"], status["metadata"]) == (
-        OK,
-        "COMPLETED",
-        3,
-        {"ticket": "P-1"},
-    )
+    assert (scripts.code, status["status"], status["received_count"]) == (OK, "COMPLETED", 3)
+    assert status["metadata"] == {"ticket": "P-1"}
     assert set(status) >= {
         "task_id", "status", "results", "error_message", "duration_ms", "total_agents", "received_count", "failed_count",
         "winner_id", "metadata",

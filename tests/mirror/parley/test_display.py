@@ -25,16 +25,8 @@ AT = "2026-01-01T00:00:00.000Z"
 # clipboard or overwrite a line, were it passed on to a terminal.
 MARKUP = "[bold red]loud[/bold red] [link=http://evil]here[/link] [/nothing-to-close]"
 CONTROLS = [
-    "\x1b[2J",
-    "\x1b]0;title\x07",
-    "\x1b]52;c;aGk=\x07",
-    "\x9b2J",
-    "\x07",
-    "\x08",
-    "\r",
-    "\x7f",
-    "\x00",
-]
+    "\x1b[2J", "\x1b]0;title\x07", "\x1b]52;c;aGk=\x07", "\x9b2J", "\x07", "\x08", "\r", "\x7f", "\x00",
+]  # fmt: skip
 
 
 class Screen:

@@ -346,11 +346,8 @@ async def test_a_cancel_closes_only_the_calls_of_its_task(queue: WorkQueue, mode
         broadcast = AgentCancel(task_id=cancelled.task_id, reason="the user left")
         await queue.wire.broadcast(topology.AGENT_CANCEL, broadcast.encode())
         failure = await queue.failure()
-        assert (failure.task_id, failure.error_type, failure.error) == (
-            cancelled.task_id,
-            ErrorType.CANCELLED,
-            "the user left",
-        )
+        assert (failure.task_id, failure.error_type) == (cancelled.task_id, ErrorType.CANCELLED)
+        assert failure.error == "the user left"
         await at_the_model(model, 1)
         assert await queue.unsettled() == 1
     await model.idle()

@@ -177,14 +177,8 @@ async def there_are(wire: JetStream, count: int) -> None:
 async def test_one_without_headers_is_read_too(wire: JetStream, letters: DeadLetters, url: str) -> None:
     await wire.js.publish("deadletter.x", b"123")
     bare = await newest_of(letters)
-    assert (bare.subject, bare.reason, bare.stream, bare.sequence, bare.deliveries, bare.size) == (
-        "x",
-        "",
-        "",
-        None,
-        None,
-        3,
-    )
+    assert (bare.subject, bare.reason, bare.stream, bare.sequence) == ("x", "", "", None)
+    assert (bare.deliveries, bare.size) == (None, 3)
     assert bare.headers == {}
     odd = {
         "Parley-Sequence": "9" * 5_000,
@@ -408,21 +402,12 @@ async def test_what_its_stream_does_not_take_stays_here(wire: JetStream, letters
 @pytest.mark.parametrize(
     "subject",
     [
-        "deliberation.completed",
-        "deliberation.failed",
-        "deliberation.timer.t-1",
-        "deliberation.deadline.t-1",
-        "deliberation.deadline",
-        "deliberation.requested.x",
-        "Deliberation.Requested",
-        "agent.response.other",
-        "agent.cancel",
-        "deadletter.deliberation.requested",
-        "$KV.deliberations.t-1",
-        "$JS.API.STREAM.DELETE.DELIBERATIONS",
-        "orders.new",
+        "deliberation.completed", "deliberation.failed", "deliberation.timer.t-1",
+        "deliberation.deadline.t-1", "deliberation.deadline", "deliberation.requested.x",
+        "Deliberation.Requested", "agent.response.other", "agent.cancel", "deadletter.deliberation.requested",
+        "$KV.deliberations.t-1", "$JS.API.STREAM.DELETE.DELIBERATIONS", "orders.new",
     ],
-)
+)  # fmt: skip
 async def test_a_forged_one_goes_to_our_subjects(wire: JetStream, letters: DeadLetters, subject: str) -> None:
     subscription = await wire.nc.subscribe(subject)
     forged = {

@@ -202,19 +202,10 @@ def test_a_missing_nats_server_is_said_with_remedy(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     "name",
     [
-        "a space",
-        'a "quote"',
-        "back\\slash",
-        "$HOME",
-        "#no comment",
-        "{braces}",
-        "line\nbreak",
-        "tab\t",
-        "żółć",
-        "日本 😀",
-        "a'b;c,d=e",
+        "a space", 'a "quote"', "back\\slash", "$HOME", "#no comment", "{braces}", "line\nbreak", "tab\t",
+        "żółć", "日本 😀", "a'b;c,d=e",
     ],
-)
+)  # fmt: skip
 async def test_it_starts_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     async with embedded_nats(folder) as server:

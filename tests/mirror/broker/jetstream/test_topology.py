@@ -21,18 +21,11 @@ from parley.broker.jetstream.topology import DURABLES, consumer, provision, stre
 from tests.harness import until
 
 EVERYTHING = [
-    "stream DELIBERATIONS",
-    "stream AGENT_REQUESTS",
-    "stream AGENT_RESPONSES",
-    "stream DEAD_LETTERS",
-    "stream KV_deliberations",
-    "stream OBJ_results",
-    "consumer DELIBERATIONS/intake",
-    "consumer DELIBERATIONS/cancel",
-    "consumer DELIBERATIONS/expire",
-    "consumer AGENT_REQUESTS/dispatch",
+    "stream DELIBERATIONS", "stream AGENT_REQUESTS", "stream AGENT_RESPONSES", "stream DEAD_LETTERS",
+    "stream KV_deliberations", "stream OBJ_results", "consumer DELIBERATIONS/intake",
+    "consumer DELIBERATIONS/cancel", "consumer DELIBERATIONS/expire", "consumer AGENT_REQUESTS/dispatch",
     "consumer AGENT_RESPONSES/aggregate",
-]
+]  # fmt: skip
 
 
 @pytest.fixture

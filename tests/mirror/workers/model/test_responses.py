@@ -99,14 +99,7 @@ def test_a_stream_without_an_answer_is_an_error_of_its_kind(lines: Sequence[byte
             | st.dictionaries(
                 st.sampled_from(
                     [
-                        "choices",
-                        "message",
-                        "content",
-                        "usage",
-                        "model",
-                        "error",
-                        "finish_reason",
-                        "data",
+                        "choices", "message", "content", "usage", "model", "error", "finish_reason", "data",
                         "id",
                     ]
                 ),
@@ -114,7 +107,7 @@ def test_a_stream_without_an_answer_is_an_error_of_its_kind(lines: Sequence[byte
             )
         ),
     ).map(lambda value: json.dumps(value).encode())
-)
+)  # fmt: skip
 def test_any_body_is_an_answer_or_a_model_error(body: bytes) -> None:
     for read in (
         lambda: completion(body, "m"),
