@@ -92,13 +92,9 @@ def up(home: Path) -> Iterator[subprocess.Popen[str]]:
 @pytest.mark.ray
 def test_the_demo_shows_three_simulated_answers_and_says_so(tmp_path: Path) -> None:
     done = subprocess.run(
-        [PARLEY, "demo"],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        env={**environment(tmp_path), "COLUMNS": "120"},
-        check=False,
-    )
+        [PARLEY, "demo"], capture_output=True, text=True, timeout=100,
+        env={**environment(tmp_path), "COLUMNS": "120"}, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for agent in ("agent-dev-001", "agent-dev-002", "agent-dev-003"):
         assert agent in done.stdout

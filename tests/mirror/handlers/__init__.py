@@ -154,12 +154,9 @@ async def bench_at(url: str) -> AsyncIterator[Bench]:
 
 # Header blocks that nats-server stores and delivers, and that nats-py's own client dies of.
 MALFORMED_HEADERS = [
-    b"junk\r\n\r\n",
-    b"x",
-    b"NATS/1.0",
-    b"NATS/1.0\r\nk\xff: \xff\xfe\r\n\r\n",
+    b"junk\r\n\r\n", b"x", b"NATS/1.0", b"NATS/1.0\r\nk\xff: \xff\xfe\r\n\r\n",
     b"NATS/1.0 \xff\xff\xff\r\n\r\n",
-]
+]  # fmt: skip
 
 
 # What may stand for the last token of a subject under a wildcard, if it is up to the sender.

@@ -56,14 +56,9 @@ class Process:
         self, task_id: str, agents: int = 3, seconds: float = 60.0, reply_to: str | None = None
     ) -> FoldResult:
         request = request_of(
-            task_id,
-            num_agents=agents,
-            constraints={"rubric": "be brief"},
-            seed=7,
-            stop=["."],
-            model="m",
+            task_id, num_agents=agents, constraints={"rubric": "be brief"}, seed=7, stop=["."], model="m",
             metadata={"a": "b"},
-        )
+        )  # fmt: skip
         event = Requested(
             task_id, seq=1, at=self.began, deadline=self.began + seconds, role="DEV", num_agents=agents, metadata={"a": "b"},
             reply_to=reply_to, traceparent=TRACE,

@@ -295,12 +295,9 @@ async def test_a_message_whose_headers_are_too_large_to_keep_is_dead_lettered(
 
 async def test_a_message_with_malformed_headers_is_dead_lettered(bench: Bench, settler: Settler) -> None:
     odd = [
-        b"NATS/1.0\r\n\x00: 1\r\n\r\n",
-        b"NATS/1.0\r\n: x\r\n\r\n",
-        b"NATS/1.0\r\nno colon\r\n\r\n",
-        b"NATS/1.0\r\n(no token): 1\r\n\r\n",
-        b"NATS/1.0\r\nfolded: a\r\n b\r\n\r\n",
-    ]
+        b"NATS/1.0\r\n\x00: 1\r\n\r\n", b"NATS/1.0\r\n: x\r\n\r\n", b"NATS/1.0\r\nno colon\r\n\r\n",
+        b"NATS/1.0\r\n(no token): 1\r\n\r\n", b"NATS/1.0\r\nfolded: a\r\n b\r\n\r\n",
+    ]  # fmt: skip
     sent = [*odd, *MALFORMED_HEADERS]
     for headers in sent:
         await publish_raw(bench, topology.REQUESTED, headers)

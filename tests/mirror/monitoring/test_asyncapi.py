@@ -266,12 +266,9 @@ def chromium() -> str:
         install = ["apt-get", "install", "-y", "--no-install-recommends", "chromium"]
         try:
             subprocess.run(
-                install,
-                check=False,
-                capture_output=True,
-                timeout=APT_SECONDS,
+                install, check=False, capture_output=True, timeout=APT_SECONDS,
                 env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-            )
+            )  # fmt: skip
         except subprocess.TimeoutExpired:
             skip(f"apt-get did not install chromium within {APT_SECONDS} s")
         found = shutil.which("chromium")

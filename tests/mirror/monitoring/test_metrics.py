@@ -72,26 +72,16 @@ def completed(**fields: Any) -> AgentCompleted:
 
 def failed(error_type: ErrorType, **fields: Any) -> AgentFailed:
     defaults: dict[str, Any] = {
-        "task_id": "t-1",
-        "agent_id": "agent-qa-001",
-        "role": "QA",
-        "error": "no",
-        "attempt": 1,
-    }
+        "task_id": "t-1", "agent_id": "agent-qa-001", "role": "QA", "error": "no", "attempt": 1,
+    }  # fmt: skip
     return AgentFailed(error_type=error_type, duration_ms=10, timestamp=AT, **{**defaults, **fields})
 
 
 def ending(status: str, *, degraded: bool = False) -> Ending:
     counts: dict[str, Any] = {
-        "task_id": "t-1",
-        "failed_agents": (),
-        "missing_agents": (),
-        "results": (),
-        "total_agents": 3,
-        "successful_responses": 0,
-        "failed_responses": 0,
-        "duration_ms": 2_000,
-    }
+        "task_id": "t-1", "failed_agents": (), "missing_agents": (), "results": (), "total_agents": 3,
+        "successful_responses": 0, "failed_responses": 0, "duration_ms": 2_000,
+    }  # fmt: skip
     if status == "completed":
         return DeliberationCompleted(degraded=degraded, completed_at=AT, **counts)
     return DeliberationFailed(status=status, error="no", timestamp=AT, **counts)  # type: ignore[arg-type]  # pydantic checks it

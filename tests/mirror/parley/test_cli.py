@@ -54,12 +54,9 @@ class Shell:
     @asynccontextmanager
     async def started(self, *arguments: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
         process = await asyncio.create_subprocess_exec(
-            *(*self._command, *arguments),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={**self.environment, **environment},
-        )
+            *(*self._command, *arguments), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE, env={**self.environment, **environment},
+        )  # fmt: skip
         try:
             yield process
         finally:
@@ -230,12 +227,9 @@ async def test_the_newest_deliberations_are_listed_first(sh: Shell, local_servic
 
 async def test_settings_are_shown_as_they_are_with_secrets_masked(tmp_path: Path) -> None:
     ran = await Shell(tmp_path, command=(sys.executable, "-m", "parley"))(
-        "settings",
-        VLLM_API_KEY=SECRET,
-        NATS_URL=f"nats://{SECRET}@one:4222",
-        VLLM_URL=f"http://user:{SECRET}@[fe80::1]:8000",
-        PARLEY_HOME="/tmp/[/x] [bold]home",
-    )
+        "settings", VLLM_API_KEY=SECRET, NATS_URL=f"nats://{SECRET}@one:4222",
+        VLLM_URL=f"http://user:{SECRET}@[fe80::1]:8000", PARLEY_HOME="/tmp/[/x] [bold]home",
+    )  # fmt: skip
     assert (ran.code, ran.err) == (OK, "")
     assert SECRET not in ran.out
     rows = dict(line.split("=", 1) for line in ran.out.splitlines())

@@ -30,24 +30,11 @@ from tests.harness import ModelServer, Running, fresh, until
 
 def test_each_argument_becomes_its_field_of_the_request() -> None:
     request = compose(
-        "Write a factorial function",
-        agents=5,
-        role="qa",
-        rubric={"tests": "must pass"},
-        requirements=["handles 0"],
-        context={"language": "Python"},
-        diversity=True,
-        min_responses=2,
-        finish_early=True,
-        timeout_seconds=30,
-        metadata={"ticket": "P-1"},
-        task_id="t-1",
-        model="m",
-        temperature=0.5,
-        max_tokens=100,
-        seed=7,
-        stop=["END"],
-    )
+        "Write a factorial function", agents=5, role="qa", rubric={"tests": "must pass"},
+        requirements=["handles 0"], context={"language": "Python"}, diversity=True, min_responses=2,
+        finish_early=True, timeout_seconds=30, metadata={"ticket": "P-1"}, task_id="t-1", model="m",
+        temperature=0.5, max_tokens=100, seed=7, stop=["END"],
+    )  # fmt: skip
     assert request == DeliberationRequested.model_validate_json(
         json.dumps(
             {
@@ -337,14 +324,9 @@ async def test_late_tallies_are_listed_too(empty_nats: EmbeddedNats, monkeypatch
     for seq, name in enumerate(names, 1):
         phases = (Phase(number=1, agents=("agent-dev-001",)),)
         tally = Tally(
-            task_id=name,
-            state=State.PENDING,
-            request_seq=seq,
-            role="DEV",
-            accepted_at=seq,
-            deadline=1e10,
+            task_id=name, state=State.PENDING, request_seq=seq, role="DEV", accepted_at=seq, deadline=1e10,
             phases=phases,
-        )
+        )  # fmt: skip
         await wire.publish(topology.tally_subject(name), tally.model_dump_json().encode())
     assert [tally.task_id for tally in await Client(wire).tallies()] == names[::-1]
     await nc.close()
@@ -431,18 +413,10 @@ async def test_an_absence_of_the_service_while_waiting_does_not_end_the_wait(
         await asyncio.wait_for(asked.wait(), 20)
         await subscription.unsubscribe()
         body = DeliberationFailed(
-            task_id="t-1",
-            status="cancelled",
-            error="cancelled",
-            failed_agents=(),
-            missing_agents=(),
-            results=(),
-            total_agents=1,
-            successful_responses=0,
-            failed_responses=0,
-            duration_ms=1,
+            task_id="t-1", status="cancelled", error="cancelled", failed_agents=(), missing_agents=(),
+            results=(), total_agents=1, successful_responses=0, failed_responses=0, duration_ms=1,
             timestamp="2026-01-01T00:00:00.000Z",
-        ).encode()
+        ).encode()  # fmt: skip
         (request,) = [await nc.jetstream().get_msg(topology.DELIBERATIONS, 1)]
         await nc.publish((request.headers or {})["Parley-Reply-To"], body)
         assert (await asyncio.wait_for(waiting, 20)).status == "cancelled"

@@ -389,12 +389,9 @@ async def test_on_a_terminal_it_asks_first(
     keyboard, terminal = pty.openpty()
     try:
         process = await asyncio.create_subprocess_exec(
-            *(PARLEY, "deadletters", "purge", "--all"),
-            stdin=terminal,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=shell.sh.environment,
-        )
+            *(PARLEY, "deadletters", "purge", "--all"), stdin=terminal, stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE, env=shell.sh.environment,
+        )  # fmt: skip
         os.write(keyboard, f"{answer}\n".encode())
         out, _ = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
     finally:

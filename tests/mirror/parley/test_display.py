@@ -45,13 +45,9 @@ class Screen:
 
 def result(content: str = "An answer", **fields: Any) -> AgentResult:
     proposal = Proposal(
-        content=content,
-        author_id="agent-dev-001",
-        author_role="DEV",
-        model=fields.get("model", "llama"),
-        temperature=fields.get("temperature", 0.7),
-        tokens=12,
-    )
+        content=content, author_id="agent-dev-001", author_role="DEV", model=fields.get("model", "llama"),
+        temperature=fields.get("temperature", 0.7), tokens=12,
+    )  # fmt: skip
     return AgentResult(
         agent_id="agent-dev-001", role="DEV", proposal=proposal, duration_ms=1_500, timestamp=AT
     )
@@ -59,17 +55,10 @@ def result(content: str = "An answer", **fields: Any) -> AgentResult:
 
 def completed(**fields: Any) -> DeliberationCompleted:
     defaults: dict[str, Any] = {
-        "task_id": "t-1",
-        "degraded": False,
-        "missing_agents": (),
-        "failed_agents": (),
-        "results": (result(),),
-        "total_agents": 1,
-        "successful_responses": 1,
-        "failed_responses": 0,
-        "duration_ms": 2_345,
-        "completed_at": AT,
-    }
+        "task_id": "t-1", "degraded": False, "missing_agents": (), "failed_agents": (),
+        "results": (result(),), "total_agents": 1, "successful_responses": 1, "failed_responses": 0,
+        "duration_ms": 2_345, "completed_at": AT,
+    }  # fmt: skip
     return DeliberationCompleted(**{**defaults, **fields})
 
 

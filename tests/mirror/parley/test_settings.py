@@ -49,12 +49,9 @@ VALUES: dict[str, tuple[str, Any]] = {
 }
 # Names that others share; each is read too.
 PLAIN = {
-    "nats_url": "NATS_URL",
-    "ray_address": "RAY_ADDRESS",
-    "vllm_url": "VLLM_URL",
-    "vllm_model": "VLLM_MODEL",
+    "nats_url": "NATS_URL", "ray_address": "RAY_ADDRESS", "vllm_url": "VLLM_URL", "vllm_model": "VLLM_MODEL",
     "vllm_api_key": "VLLM_API_KEY",
-}
+}  # fmt: skip
 SECRET = "hush-hush"
 
 
@@ -357,13 +354,9 @@ def test_the_table_for_the_readme_lists_every_setting_with_its_default(tmp_path:
     # As the generator runs it, in an environment that sets something: a default is not what happens to be set here.
     environment = {**os.environ, "PARLEY_HTTP_PORT": "1", "XDG_STATE_HOME": str(tmp_path)}
     run = subprocess.run(
-        [sys.executable, "-m", "parley.settings"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=True,
-        timeout=30,
-    )
+        [sys.executable, "-m", "parley.settings"], capture_output=True, text=True, env=environment,
+        check=True, timeout=30,
+    )  # fmt: skip
     head, rule, *rows = run.stdout.strip().split("\n")
     assert run.stdout.strip() == table()
     assert (head, rule) == ("| variable | default | meaning |", "|---|---|---|")

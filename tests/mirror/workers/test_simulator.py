@@ -354,13 +354,9 @@ def test_the_command_line_refuses_an_unknown_fault(capsys: pytest.CaptureFixture
 async def test_the_process_prints_its_address_first_and_stops_on_sigterm() -> None:
     arguments = ("--port", "0", "--model", "m-1", "--latency-ms", "0", "--fault", "503=1", "--fault", "429")
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "parley.workers.simulator",
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
+        sys.executable, "-m", "parley.workers.simulator", *arguments, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-    )
+    )  # fmt: skip
     url = (await asyncio.wait_for(present(process.stdout).readline(), 20)).decode().strip()
     async with aiohttp.ClientSession() as http:
         async with http.get(f"{url}/v1/models") as response:

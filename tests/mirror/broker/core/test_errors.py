@@ -27,18 +27,11 @@ EVERY_KIND = [
 
 def test_the_tree_is_the_one_drawn_in_the_docstring() -> None:
     assert {kind.__name__: kind.__base__.__name__ for kind in EVERY_KIND if kind.__base__ is not None} == {
-        "ParleyError": "Exception",
-        "SettingsError": "ParleyError",
-        "Unavailable": "ParleyError",
-        "BrokerUnavailable": "Unavailable",
-        "StoreInUse": "BrokerUnavailable",
-        "BrokerUnsuitable": "Unavailable",
-        "StreamNotFound": "Unavailable",
-        "TopologyMismatch": "Unavailable",
-        "InvalidMessage": "ParleyError",
-        "Conflict": "ParleyError",
-        "PayloadTooLarge": "ParleyError",
-    }
+        "ParleyError": "Exception", "SettingsError": "ParleyError", "Unavailable": "ParleyError",
+        "BrokerUnavailable": "Unavailable", "StoreInUse": "BrokerUnavailable",
+        "BrokerUnsuitable": "Unavailable", "StreamNotFound": "Unavailable", "TopologyMismatch": "Unavailable",
+        "InvalidMessage": "ParleyError", "Conflict": "ParleyError", "PayloadTooLarge": "ParleyError",
+    }  # fmt: skip
     drawing = inspect.getdoc(errors) or ""
     assert all(kind.__name__ in drawing for kind in EVERY_KIND)
 

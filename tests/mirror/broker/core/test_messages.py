@@ -437,12 +437,9 @@ PROPOSAL = Proposal(
     content="42 ✓", author_id="agent-dev-001", author_role="DEV", model="m", temperature=0.7, tokens=2
 )
 RESULT = AgentResult(
-    agent_id="agent-dev-001",
-    role="DEV",
-    proposal=PROPOSAL,
-    duration_ms=12,
+    agent_id="agent-dev-001", role="DEV", proposal=PROPOSAL, duration_ms=12,
     timestamp="2025-11-22T08:26:40.500Z",
-)
+)  # fmt: skip
 FAILURE = FailedAgent(
     agent_id="agent-dev-002",
     error="no",

@@ -111,12 +111,9 @@ EVERY_EVENT: list[Event] = [
 
 def test_a_request_is_recorded_then_its_deadline_armed_and_its_agents_asked() -> None:
     request = requested(
-        min_responses=2,
-        finish_early=True,
-        metadata={"ticket": "P-1"},
-        reply_to="_INBOX.a.b",
+        min_responses=2, finish_early=True, metadata={"ticket": "P-1"}, reply_to="_INBOX.a.b",
         traceparent="00-aa-bb-01",
-    )
+    )  # fmt: skip
     reaction = react(None, request, ACCEPTED + 0.01)
     assert changed(reaction) == Tally(
         task_id="t-1",

@@ -157,12 +157,8 @@ async def test_a_missing_sequence_is_read_as_none(wire: JetStream, letters: Dead
         await given_up(wire, seq=seq)
     await wire.js.delete_msg(DEAD_LETTERS, 2)
     assert [await letters.find(seq) is not None for seq in (1, 2, 3, 4, 2**62)] == [
-        True,
-        False,
-        True,
-        False,
-        False,
-    ]
+        True, False, True, False, False,
+    ]  # fmt: skip
 
 
 async def there_are(wire: JetStream, count: int) -> None:
@@ -311,12 +307,9 @@ async def test_a_message_goes_back_where_it_came_from_as_it_was(
     wire: JetStream, letters: DeadLetters, durable: Durable, subject: str
 ) -> None:
     sent = {
-        "traceparent": "00-aa",
-        "content-type": "text/plain",
-        "X-Mine": "yes",
-        "Nats-TTL": "60s",
+        "traceparent": "00-aa", "content-type": "text/plain", "X-Mine": "yes", "Nats-TTL": "60s",
         "Parley-Reply-To": "_INBOX.x",
-    }
+    }  # fmt: skip
     letter = await given_up(wire, HOSTILE, durable=durable, subject=subject, headers=sent)
     placed = await letters.replay(letter)
     again = await stored_last(wire, subject)
@@ -460,13 +453,9 @@ async def test_a_forged_one_neither_reads_nor_removes_what_is_anothers(
 ) -> None:
     await wire.put_object(RESULTS_BUCKET, name, b"a deliberation's results")
     headers = {
-        "Parley-Stream": "DELIBERATIONS",
-        "Parley-Sequence": "7",
-        "Parley-Consumer": "intake",
-        "Parley-Payload-Bucket": bucket,
-        "Parley-Payload-Name": name,
-        "Parley-Payload-Size": "99",
-    }
+        "Parley-Stream": "DELIBERATIONS", "Parley-Sequence": "7", "Parley-Consumer": "intake",
+        "Parley-Payload-Bucket": bucket, "Parley-Payload-Name": name, "Parley-Payload-Size": "99",
+    }  # fmt: skip
     await wire.js.publish("deadletter.deliberation.requested", b"mine", headers=headers)
     letter = await newest_of(letters)
     assert (letter.put_aside, letter.size) == (None, 4)
@@ -478,13 +467,10 @@ async def test_a_forged_one_neither_reads_nor_removes_what_is_anothers(
 async def twin_of(wire: JetStream, letter: DeadLetterInfo) -> DeadLetterInfo:
     """A forged one that claims the same origin, and so the same payload."""
     headers = {
-        "Parley-Stream": letter.stream,
-        "Parley-Sequence": str(letter.sequence),
-        "Parley-Consumer": letter.consumer,
-        "Parley-Payload-Bucket": RESULTS_BUCKET,
-        "Parley-Payload-Name": letter.put_aside or "",
-        "Parley-Payload-Size": "9",
-    }
+        "Parley-Stream": letter.stream, "Parley-Sequence": str(letter.sequence),
+        "Parley-Consumer": letter.consumer, "Parley-Payload-Bucket": RESULTS_BUCKET,
+        "Parley-Payload-Name": letter.put_aside or "", "Parley-Payload-Size": "9",
+    }  # fmt: skip
     await wire.js.publish("deadletter.deliberation.cancel", b"", headers=headers)
     forged = await newest_of(DeadLetters(wire))
     assert forged.put_aside == letter.put_aside

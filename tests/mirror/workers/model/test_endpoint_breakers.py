@@ -97,12 +97,9 @@ def test_a_watcher_is_called_at_every_change_and_at_nothing_else() -> None:
     breakers.end(*probe(breakers, ONE, now=START + 1), Signal.IGNORED, START + 1)
     breakers.end(*probe(breakers, ONE, now=START + 2), Signal.ALIVE, START + 2)
     assert seen == [
-        BreakerState.OPEN,
-        BreakerState.HALF_OPEN,
-        BreakerState.OPEN,
-        BreakerState.HALF_OPEN,
+        BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.OPEN, BreakerState.HALF_OPEN,
         BreakerState.CLOSED,
-    ]
+    ]  # fmt: skip
 
 
 def test_a_status_names_host_and_port_and_no_secret() -> None:
