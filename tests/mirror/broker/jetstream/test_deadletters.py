@@ -54,11 +54,10 @@ async def given_up(
     subject: str = topology.REQUESTED,
     durable: Durable = INTAKE,
     headers: Mapping[str, str] | None = None,
+    reason: str = "it is unreadable",
 ) -> DeadLetterInfo:
     """One more dead letter, read back."""
-    await dead_letter(
-        wire, durable, OriginalMessage(subject, data, headers or {}, seq, AT, 5), "it is unreadable"
-    )
+    await dead_letter(wire, durable, OriginalMessage(subject, data, headers or {}, seq, AT, 5), reason)
     return await newest_of(DeadLetters(wire))
 
 
@@ -80,30 +79,49 @@ async def stored_last(wire: JetStream, subject: str) -> StoredMessage:
 
 async def test_it_is_read_back_as_it_was_written(wire: JetStream) -> None:
     before = time.time()
-    sent = {
-        "traceparent": "00-aa",
-        "content-type": "text/plain",
-        "Nats-Msg-Id": "m-1",
-        "Parley-Reason": "forged",
-    }
-    letter = await given_up(wire, b"12345", seq=42, headers=sent)
+    kept = {"traceparent": "00-aa", "content-type": "text/plain", "X-Mine": "yes"}
+    acted_upon = {"Nats-Msg-Id": "m-1", "Nats-TTL": "60s"}
+    forged = {"Parley-Reason": "forged", "Parley-Sequence": "0"}
+    letter = await given_up(wire, b"12345", seq=42, headers={**kept, **acted_upon, **forged})
     assert abs(letter.buried_at - before) < 60
     assert letter == DeadLetterInfo(
-        seq=1,
-        subject="deliberation.requested",
-        reason="it is unreadable",
-        stream="DELIBERATIONS",
-        sequence=42,
-        consumer="intake",
-        deliveries=5,
-        stored_at=format_timestamp(AT),
-        buried_at=letter.buried_at,
-        size=5,
-        put_aside=None,
-        headers={"traceparent": "00-aa", "content-type": "text/plain"},
-        control_headers={"Nats-Msg-Id": "m-1"},
-    )
+        seq=1, subject="deliberation.requested", reason="it is unreadable", stream="DELIBERATIONS", sequence=42,
+        consumer="intake", deliveries=5, stored_at=format_timestamp(AT), buried_at=letter.buried_at, size=5,
+        put_aside=None, headers=kept, control_headers=acted_upon,
+    )  # fmt: skip
     assert parse_timestamp(letter.stored_at) == AT
+    # What the server acts upon is only told: a dead letter must not expire, or be taken for a repeat of the original.
+    headers = present(await wire.get(DEAD_LETTERS, 1)).headers
+    assert (headers["Parley-Original-Nats-Msg-Id"], headers["Parley-Original-Nats-TTL"]) == ("m-1", "60s")
+    assert headers["Nats-Msg-Id"] == "dead:DELIBERATIONS:42:intake"
+    assert "Nats-TTL" not in headers
+
+
+async def test_a_message_is_dead_lettered_once_however_often_it_is_tried(wire: JetStream) -> None:
+    for _ in range(3):
+        await given_up(wire)
+    await given_up(wire, seq=2)
+    assert await all_of(DeadLetters(wire)) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [
+        ("two\nlines\r\nInjected: header", "two lines Injected: header"),
+        ("naïve ✓", "na?ve ?"),
+        ("", ""),
+        ("x" * 600, "x" * 500),
+        ("\x00\x1b[31m red", None),
+    ],
+)
+async def test_a_reason_of_any_kind_fits_into_a_header(
+    wire: JetStream, reason: str, shown: str | None
+) -> None:
+    letter = await given_up(wire, b"junk", seq=7, reason=reason)
+    assert await DeadLetters(wire).payload(letter) == b"junk"
+    assert "Injected" not in present(await wire.get(DEAD_LETTERS, 1)).headers
+    assert (letter.sequence, letter.stream) == (7, "DELIBERATIONS")
+    assert shown is None or letter.reason == shown
 
 
 @pytest.mark.parametrize(
