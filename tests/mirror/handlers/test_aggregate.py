@@ -1,7 +1,7 @@
 """Outcomes folded into tallies: together when they come together, never lost when a fold fails."""
 
 import asyncio
-from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -49,14 +49,8 @@ async def record(bench: Bench, task_id: str = "t-1", agents: int = 3, deadline: 
 async def report(bench: Bench, *outcomes: AgentOutcome) -> list[int]:
     seqs = []
     for outcome in outcomes:
-        done = isinstance(outcome, AgentCompleted)
-        seqs.append(
-            (
-                await bench.wire.publish(
-                    topology.AGENT_COMPLETED if done else topology.AGENT_FAILED, outcome.encode()
-                )
-            ).seq
-        )
+        subject = topology.AGENT_COMPLETED if isinstance(outcome, AgentCompleted) else topology.AGENT_FAILED
+        seqs.append(await bench.publish(subject, outcome.encode()))
     return seqs
 
 
@@ -157,18 +151,11 @@ class SlowBucket(JetStream):
         self.writing = asyncio.Event()
         self.may_write = asyncio.Event()
 
-    async def publish(
-        self,
-        subject: str,
-        body: bytes,
-        *,
-        msg_id: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> PubAck:
+    async def publish(self, subject: str, *args: Any, **kwargs: Any) -> PubAck:
         if subject == topology.tally_subject("t-1"):
             self.writing.set()
             await self.may_write.wait()
-        return await super().publish(subject, body, msg_id=msg_id, headers=headers)
+        return await super().publish(subject, *args, **kwargs)
 
 
 async def test_outcomes_that_come_during_a_write_wait_and_are_the_next_one(bench: Bench) -> None:
@@ -324,20 +311,13 @@ async def test_outcomes_behind_a_failed_fold_count(bench: Bench, monkeypatch: py
 
         failed = False
 
-        async def publish(
-            self,
-            subject: str,
-            body: bytes,
-            *,
-            msg_id: str | None = None,
-            headers: Mapping[str, str] | None = None,
-        ) -> PubAck:
+        async def publish(self, *args: Any, **kwargs: Any) -> PubAck:
             if not self.failed:
                 self.failed = True
                 self.writing.set()
                 await self.may_write.wait()
                 raise RuntimeError("the write failed")
-            return await super().publish(subject, body, msg_id=msg_id, headers=headers)
+            return await super().publish(*args, **kwargs)
 
     wire = FailsSlowly(bench)
     aggregate = aggregate_of(bench, wire)

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from parley.broker.core.errors import BrokerUnavailable
 from parley.broker.core.messages import AgentCancel, AgentFailed, AgentRequested, ErrorType, decode
 from parley.broker.core.tally import CancelRequested, Reported, Requested
 from parley.broker.core.timestamps import format_timestamp
@@ -26,7 +25,7 @@ from parley.handlers.settle import MAX_DELIVERIES, Settler
 from parley.workers.job import Job
 from parley.workers.model.endpoint_status import EndpointStatus
 from tests.harness import until
-from tests.mirror.handlers import Bench
+from tests.mirror.handlers import Bench, UnreadableBucket
 
 ONE, TWO = "agent-dev-001", "agent-dev-002"
 
@@ -276,15 +275,9 @@ async def test_a_bad_job_is_dead_lettered(bench: Bench, dispatch: Dispatch, pool
 async def test_work_without_tally_goes_back(
     bench: Bench, pool: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Away(JetStream):
-        """The bucket's leader does not answer."""
-
-        async def get_last(self, stream: str, subject: str) -> StoredMessage | None:
-            raise BrokerUnavailable("nats://x", "timeout")
-
     monkeypatch.setattr(settle, "FIRST_RETRY_SECONDS", 0.01)
     await bench.publish(topology.AGENT_REQUESTED, work())
-    await dispatch_of(bench, pool, Away(bench.nc))(await again(bench))
+    await dispatch_of(bench, pool, UnreadableBucket(bench.nc))(await again(bench))
     assert pool.handed == []
     (delivery,) = await asyncio.wait_for(bench.taken(DISPATCH), 10)
     assert delivery.count == 3

@@ -27,6 +27,10 @@ from tests.harness import until
 from tests.mirror.handlers import Bench, Stumble, runner_of
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+HOSTILE_NAMES = [
+    "a.b", ">", "*", "../x", "", " ", "x" * 5_000, "naïve", "a\nb", "$KV", 17, ["a"], {"a": 1},
+]  # fmt: skip
+REQUEST = {"task_id": "t-1", "task_description": "x"}
 BOUNDS = Bounds(max_agents=16, timeout_seconds=120.0, reply_prefixes=("_INBOX.", "replies.ours."))
 
 
@@ -86,9 +90,12 @@ async def test_a_request_is_recorded_armed_fanned_out_then_settled(bench: Bench,
     assert bench.notes.lines == ["accepted QA"]
 
 
-async def test_a_request_without_a_name_is_named_after_its_place(bench: Bench, intake: Runner) -> None:
+@pytest.mark.parametrize("name", [{}, {"task_id": None}])
+async def test_a_request_without_a_name_is_named_after_its_place(
+    bench: Bench, intake: Runner, name: dict[str, None]
+) -> None:
     await bench.publish(topology.CANCEL, {"task_id": "x"})
-    seq = await take_in(bench, intake, {"task_description": "x"})
+    seq = await take_in(bench, intake, {**name, "task_description": "x"})
     assert seq == 2
     assert own_name(seq) == "d-2"
     assert await bench.tally_of("d-2") is not None
@@ -136,7 +143,7 @@ async def test_the_same_message_again_is_the_same_deliberation(bench: Bench, int
 
 
 async def test_a_second_request_of_the_same_name_is_dropped(bench: Bench, intake: Runner) -> None:
-    await take_in(bench, intake, {"task_id": "t-1", "task_description": "x"})
+    await take_in(bench, intake, REQUEST)
     await take_in(bench, intake, {"task_id": "t-1", "task_description": "y", "num_agents": 9})
     assert len(present(await bench.tally_of("t-1")).phase.agents) == 3
     assert await queued(bench) == 3
@@ -193,9 +200,13 @@ async def test_more_agents_than_are_allowed_are_rejected_with_the_limit(bench: B
     assert len(await bench.dead_letters()) == 1
 
 
-async def test_an_invalid_name_is_answered_under_the_messages_place(bench: Bench, intake: Runner) -> None:
-    seq = await take_in(bench, intake, {"task_id": "a.b", "task_description": "x"})
+@pytest.mark.parametrize("name", HOSTILE_NAMES, ids=lambda name: repr(name)[:20])
+async def test_an_invalid_name_is_answered_under_the_messages_place(
+    bench: Bench, intake: Runner, name: Any
+) -> None:
+    seq = await take_in(bench, intake, {"task_id": name, "task_description": "x"})
     assert "task_id: " in await rejection_of(bench, own_name(seq))
+    assert len(await bench.dead_letters()) == 1
 
 
 async def test_a_client_cannot_choose_a_name_of_the_services_own_form(bench: Bench, intake: Runner) -> None:
@@ -236,7 +247,7 @@ async def test_work_too_large_to_hand_out_is_refused_and_not_left_to_its_deadlin
 
 
 async def test_a_bad_request_cannot_end_another_one_of_its_name(bench: Bench, intake: Runner) -> None:
-    await take_in(bench, intake, {"task_id": "t-1", "task_description": "x"})
+    await take_in(bench, intake, REQUEST)
     await take_in(bench, intake, {"task_id": "t-1", "num_agents": 0})
     assert present(await bench.tally_of("t-1")).state is State.PENDING
     assert await bench.endings_of("t-1") == []
@@ -251,32 +262,20 @@ async def test_a_bad_request_cannot_end_another_one_of_its_name(bench: Bench, in
     ["_INBOX.a", "_INBOX.a-b.c_d=.$x", "replies.ours.me", "_INBOX." + "x" * (MAX_REPLY_CHARACTERS - 7)],
 )
 async def test_an_inbox_under_an_allowed_prefix_is_taken(bench: Bench, intake: Runner, inbox: str) -> None:
-    await take_in(bench, intake, {"task_id": "t-1", "task_description": "x"}, {REPLY_TO: inbox})
+    await take_in(bench, intake, REQUEST, {REPLY_TO: inbox})
     assert present(await bench.tally_of("t-1")).reply_to == inbox
 
 
 @pytest.mark.parametrize(
     "inbox",
     [
-        "deliberation.requested",
-        "agent.requested",
-        "$JS.API.STREAM.DELETE.DELIBERATIONS",
-        "$KV.deliberations.t-1",
-        "replies.theirs",
-        "_INBOX",
-        "_INBOX.",
-        "_INBOX..x",
-        "_INBOX.*",
-        "_INBOX.>",
-        "_INBOX.a b",
-        "_INBOX.a\tb",
-        "_inbox.a",
-        "x_INBOX.a",
-        "_INBOX.naïve",
+        "deliberation.requested", "agent.requested", "agent.response.completed", "$KV.deliberations.t-1",
+        "$JS.API.STREAM.DELETE.DELIBERATIONS", "replies.theirs", "_INBOX", "_INBOX.", "_INBOX..x", "_INBOX.*",
+        "_INBOX.>", "_INBOX.a b", "_INBOX. x", "_INBOX.a\tb", "_inbox.a", "x_INBOX.a", "_INBOX.naïve",
         "_INBOX." + "x" * (MAX_REPLY_CHARACTERS - 6),
     ],
     ids=lambda inbox: inbox[:20],
-)
+)  # fmt: skip
 async def test_no_other_subject_is_ever_sent_to(bench: Bench, intake: Runner, inbox: str) -> None:
     seq = await take_in(bench, intake, {"task_description": "x"}, {REPLY_TO: inbox})
     error = await rejection_of(bench, own_name(seq))
@@ -288,26 +287,19 @@ async def test_no_other_subject_is_ever_sent_to(bench: Bench, intake: Runner, in
 @pytest.mark.parametrize(
     "trace",
     [
-        "",
-        "nonsense",
-        TRACE.upper(),
-        TRACE[:-1],
-        TRACE + "0",
-        TRACE.replace("-", "_"),
-        "ff" + TRACE[2:],
-        f"00-{'0' * 32}-00f067aa0ba902b7-01",
-        f"00-4bf92f3577b34da6a3ce929d0e0e4736-{'0' * 16}-01",
+        "", "nonsense", TRACE.upper(), TRACE[:-1], TRACE + "0", TRACE.replace("-", "_"), "ff" + TRACE[2:],
+        f"00-{'0' * 32}-00f067aa0ba902b7-01", f"00-4bf92f3577b34da6a3ce929d0e0e4736-{'0' * 16}-01",
         TRACE + ", " + TRACE,
     ],
-)
+)  # fmt: skip
 async def test_a_malformed_trace_is_ignored(bench: Bench, intake: Runner, trace: str) -> None:
-    await take_in(bench, intake, {"task_id": "t-1", "task_description": "x"}, {"traceparent": trace})
+    await take_in(bench, intake, REQUEST, {"traceparent": trace})
     assert present(await bench.tally_of("t-1")).traceparent is None
 
 
 @pytest.mark.parametrize("trace", [TRACE, TRACE[:-2] + "00", "cc" + TRACE[2:]])
 async def test_a_well_formed_trace_is_kept(bench: Bench, intake: Runner, trace: str) -> None:
-    await take_in(bench, intake, {"task_id": "t-1", "task_description": "x"}, {"traceparent": trace})
+    await take_in(bench, intake, REQUEST, {"traceparent": trace})
     assert present(await bench.tally_of("t-1")).traceparent == trace
 
 
@@ -324,7 +316,7 @@ class NoTimers(JetStream):
 async def test_a_request_that_stays_impossible_fails(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settle, "FIRST_RETRY_SECONDS", 0.01)
     intake = intake_of(bench, NoTimers(bench.nc))
-    payload = {"task_id": "t-1", "task_description": "x"}
+    payload = REQUEST
     await bench.publish(topology.REQUESTED, payload)
     for count in range(1, MAX_DELIVERIES + 1):
         assert await bench.endings_of("t-1") == []

@@ -4,15 +4,22 @@ import time
 
 import pytest
 
-from parley.broker.core.errors import BrokerUnavailable
 from parley.broker.core.messages import AgentOutcome, DeliberationGet, DeliberationStatus, decode
 from parley.broker.core.tally import CancelRequested, DeadlineReached, Event, Refused, Reported, Requested
 from parley.broker.jetstream import topology
-from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.effects import EffectRunner
 from parley.handlers.query import Query
-from tests.mirror.handlers import Bench, Stumble, StumblingWire, answer_of, effects_of, failure_of, request_of
+from tests.mirror.handlers import (
+    Bench,
+    Stumble,
+    StumblingWire,
+    UnreadableBucket,
+    answer_of,
+    effects_of,
+    failure_of,
+    request_of,
+)
 
 ONE, TWO, THREE = "agent-dev-001", "agent-dev-002", "agent-dev-003"
 
@@ -158,15 +165,8 @@ async def test_an_invalid_question_is_answered_with_what_is_wrong(query: Query, 
     assert answer.error_message.startswith(("payload: ", "task_id: "))
 
 
-class Away(JetStream):
-    """The bucket's leader does not answer."""
-
-    async def get_last(self, stream: str, subject: str) -> StoredMessage | None:
-        raise BrokerUnavailable("nats://x", "timeout")
-
-
 async def test_while_nats_is_away_the_answer_says_so_instead_of_unknown(bench: Bench) -> None:
-    answer = await ask(Query(bench.wire, TallyStore(Away(bench.nc), keep_seconds=60)))
+    answer = await ask(Query(bench.wire, TallyStore(UnreadableBucket(bench.nc), keep_seconds=60)))
     assert (answer.task_id, answer.status) == ("t-1", "UNKNOWN")
     assert answer.error_message.startswith("cannot tell now: ")
     assert "never heard of" not in answer.error_message

@@ -5,7 +5,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -163,7 +163,7 @@ async def test_a_server_too_old_for_deadlines_is_said_to_be_one(version: str) ->
 
 
 async def test_a_server_that_leaves_while_it_is_checked_is_unavailable(hurried: None, tmp_path: Path) -> None:
-    async with gone(tmp_path) as wire:
+    async with gone(tmp_path) as (wire, _):
         with pytest.raises(BrokerUnavailable):
             await asyncio.wait_for(check_server(wire.nc, "nats://x"), 10)
 
@@ -258,25 +258,23 @@ async def test_a_refusal_by_the_server_is_not_an_absence(wire: JetStream) -> Non
 
 
 @asynccontextmanager
-async def gone(folder: Path) -> AsyncIterator[JetStream]:
-    """A wire to a server that was there."""
-    async with AsyncExitStack() as up:
-        server = await up.enter_async_context(embedded_nats(folder))
+async def gone(folder: Path) -> AsyncIterator[tuple[JetStream, int]]:
+    """A wire to a server that was there, and the port it had."""
+    async with embedded_nats(folder) as server:
         nc = await connect(server.url, "test")
         await topology.provision(nc.jetstream())
-        wire = JetStream(nc)
-        await up.aclose()
-        await until(lambda: not wire.connected, "the connection is known to be lost")
-        try:
-            yield wire
-        finally:
-            with suppress(ConnectionError):  # nats-py writes what is pending to a socket that is gone
-                await nc.close()
+    wire = JetStream(nc)
+    await until(lambda: not wire.connected, "the connection is known to be lost")
+    try:
+        yield wire, urlsplit(server.url).port or 0
+    finally:
+        with suppress(ConnectionError):  # nats-py writes what is pending to a socket that is gone
+            await nc.close()
 
 
 async def test_every_verb_says_that_the_broker_is_away(hurried: None, tmp_path: Path) -> None:
     ref = ResultsRef(bucket="results", name="t-1", size=1, digest="SHA-256=x")
-    async with gone(tmp_path) as wire:
+    async with gone(tmp_path) as (wire, _):
         verbs = (
             wire.publish(topology.REQUESTED, b"x"),
             wire.schedule(topology.timer_subject("t"), topology.deadline_subject("t"), 0.0, b"x"),
@@ -293,37 +291,23 @@ async def test_every_verb_says_that_the_broker_is_away(hurried: None, tmp_path: 
 
 async def test_what_was_refused_while_nats_was_away_is_not_sent_later(hurried: None, tmp_path: Path) -> None:
     """nats-py would keep it, and a core subscriber would get it beside its repetition."""
-    async with AsyncExitStack() as up:
-        server = await up.enter_async_context(embedded_nats(tmp_path))
-        nc = await connect(server.url, "test")
-        await topology.provision(nc.jetstream())
-        wire = JetStream(nc)
-        await up.aclose()
-        await until(lambda: not wire.connected, "the connection is known to be lost")
+    async with gone(tmp_path) as (wire, port):
         for word in (b"one", b"two"):
             with pytest.raises(BrokerUnavailable):
                 await wire.publish(topology.COMPLETED, word)
             with pytest.raises(BrokerUnavailable):
                 await wire.broadcast(topology.AGENT_CANCEL, word)
-        await up.enter_async_context(embedded_nats(tmp_path, port=urlsplit(server.url).port or 0))
-        await until(lambda: wire.connected, "NATS is back")
-        await nc.flush()
-        assert (await wire.publish(topology.COMPLETED, b"three")).seq == 1
-        await nc.close()
+        async with embedded_nats(tmp_path, port=port):
+            await until(lambda: wire.connected, "NATS is back")
+            await wire.nc.flush()
+            assert (await wire.publish(topology.COMPLETED, b"three")).seq == 1
 
 
 async def test_what_is_published_in_a_short_absence_waits_for_its_end(tmp_path: Path) -> None:
-    async with AsyncExitStack() as up:
-        server = await up.enter_async_context(embedded_nats(tmp_path))
-        nc = await connect(server.url, "test")
-        await topology.provision(nc.jetstream())
-        wire = JetStream(nc)
-        await up.aclose()
-        await until(lambda: not wire.connected, "the connection is known to be lost")
+    async with gone(tmp_path) as (wire, port):
         publishing = asyncio.create_task(wire.publish(topology.COMPLETED, b"client"))
-        await up.enter_async_context(embedded_nats(tmp_path, port=urlsplit(server.url).port or 0))
-        assert (await publishing).seq == 1
-        await nc.close()
+        async with embedded_nats(tmp_path, port=port):
+            assert (await publishing).seq == 1
 
 
 async def test_a_server_with_a_full_disk_is_away_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
