@@ -55,11 +55,15 @@ class ModelServer:
 
     async def idle(self) -> None:
         """Wait until it has no request running."""
+        await self.runs(0)
 
-        async def nothing_runs() -> bool:
-            return bool((await self.seen())["running"] == 0)
+    async def runs(self, count: int) -> None:
+        """Wait until it has that many requests running."""
 
-        await until(nothing_runs, "the model server has no request running")
+        async def running() -> bool:
+            return bool((await self.seen())["running"] == count)
+
+        await until(running, f"{count} calls are at the model server")
 
 
 @asynccontextmanager

@@ -43,11 +43,7 @@ async def test_a_cancel_outlives_aggregators_and_closes_calls(running_fleet: Fle
     await running_fleet.ready()
     await running_fleet.steer.behave(faults={"hang": 1.0})
     name = await ask(observer)
-
-    async def called() -> bool:
-        return bool((await running_fleet.steer.seen())["running"] == 3)
-
-    await until(called, "three calls are at the model server")
+    await running_fleet.steer.runs(3)
     carriers = [running_fleet.parts["aggregate-1"], running_fleet.parts["aggregate-2"]]
     for process in carriers:
         process.stay_down()
@@ -55,7 +51,7 @@ async def test_a_cancel_outlives_aggregators_and_closes_calls(running_fleet: Fle
     await JetStream(observer).publish(
         topology.CANCEL, json.dumps({"task_id": name, "reason": "enough"}).encode()
     )
-    assert await called()
+    assert (await running_fleet.steer.seen())["running"] == 3
     for process in carriers:
         process.come_back()
     ending = await ending_of(observer, name)

@@ -135,11 +135,7 @@ async def cancelled(on: Running, scene: Scene) -> None:
     submitted = await on.client.submit(
         "x", agents=2, role="ARCHITECT", task_id=fresh("watched"), timeout_seconds=30.0
     )
-
-    async def both_are_asked() -> bool:
-        return bool((await on.model.seen())["running"] == 2)
-
-    await until(both_are_asked, "both agents wait for the model")
+    await on.model.runs(2)
     await on.client.cancel(submitted.task_id)
     scene.endings.append(await on.client.ending(submitted))
 

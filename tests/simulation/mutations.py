@@ -18,9 +18,7 @@ from parley.broker.core.tally import (
     Decision,
     EndingPublished,
     Event,
-    Outcome,
     Reaction,
-    Reported,
     RequestAgents,
     Requested,
     Tally,
@@ -75,21 +73,6 @@ def _never_marks(before: Tally | None, event: Event, now: float) -> Reaction:
     return _react(before, event, now)
 
 
-def _counts_again(before: Tally | None, event: Event, now: float) -> Reaction:
-    if (
-        isinstance(event, Reported)
-        and before is not None
-        and not before.ended
-        and event.agent_id in before.phase.outcomes
-    ):
-        outcome = Outcome(succeeded=event.error_type is None, seq=event.seq)
-        phase = before.phase.model_copy(
-            update={"outcomes": {**before.phase.outcomes, event.agent_id: outcome}}
-        )
-        return Reaction(before.model_copy(update={"phases": (phase,)}))
-    return _react(before, event, now)
-
-
 def _cancels_the_ended(before: Tally | None, event: Event, now: float) -> Reaction:
     if (
         isinstance(event, CancelRequested)
@@ -101,19 +84,6 @@ def _cancels_the_ended(before: Tally | None, event: Event, now: float) -> Reacti
             before.model_copy(
                 update={"state": State.CANCELLED, "verdict": Decision(error="cancelled", decided_at=now)}
             )
-        )
-    return _react(before, event, now)
-
-
-def _quorum_by_one_too_few(before: Tally | None, event: Event, now: float) -> Reaction:
-    if isinstance(event, DeadlineReached) and before is not None and not before.ended:
-        before = before.model_copy(update={"min_responses": max(0, before.min_responses - 1)})
-        reaction = _react(before, event, now)
-        assert reaction.tally is not None
-        return Reaction(
-            reaction.tally.model_copy(update={"min_responses": before.min_responses + 1}),
-            reaction.effects,
-            reaction.note,
         )
     return _react(before, event, now)
 
@@ -293,9 +263,6 @@ MUTATIONS = (
         _method(EffectRunner, "arm", _arms_late),
     ),
     Mutation(
-        "the quorum at the deadline is one too few", Invariant.AGREES, _reacting(_quorum_by_one_too_few)
-    ),
-    Mutation(
         "publishes before it decides",
         Invariant.AGREES,
         _method(TallyStore, "apply", _publishes_before_deciding),
@@ -317,7 +284,6 @@ MUTATIONS = (
     Mutation(
         "writes without comparing", Invariant.COUNTED_ONCE, _method(JetStream, "publish", _writes_blindly)
     ),
-    Mutation("counts an agent again", Invariant.COUNTED_ONCE, _reacting(_counts_again)),
     Mutation(
         "forgets the deadline, and nobody answers",
         Invariant.AN_ENDING,

@@ -345,11 +345,7 @@ async def test_serve_lets_running_calls_finish_before_it_exits(
         serving(bare, **environment) as (process, _),
         bare.started("ask", "x", "--json", **environment) as asking,
     ):
-
-        async def called() -> bool:
-            return bool((await model.seen())["running"] == 3)
-
-        await until(called, "three calls are at the model server")
+        await model.runs(3)
         process.send_signal(signal.SIGTERM)
         assert (await left(process))[0] == OK
         assert (await model.seen())["completed"] == before + 3

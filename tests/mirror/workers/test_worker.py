@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -38,6 +37,7 @@ from parley.workers.worker import STARTS_A_ROUND, Worker
 from tests.harness import ModelServer, until
 from tests.mirror.broker import Accounts, accounts
 from tests.mirror.workers import work
+from tests.rig.proc import free_port
 
 # Short, so that a redelivery shows at once. The worker signals three times within it.
 ACK_WAIT_SECONDS = 0.75
@@ -165,13 +165,6 @@ async def working(
         yield worker
 
 
-async def at_the_model(model: ModelServer, count: int) -> None:
-    async def running() -> bool:
-        return bool((await model.seen())["running"] == count)
-
-    await until(running, f"{count} calls are at the model server")
-
-
 async def settled(worker: Worker, count: int) -> list[str]:
     """The keys of that many finished jobs."""
     keys: list[str] = []
@@ -205,7 +198,7 @@ async def test_many_jobs_run_at_once_and_each_is_reported_once(queue: WorkQueue,
     jobs = await queue.jobs(*(work(n, num_agents=20) for n in range(1, 21)))
     async with working(queue, model) as worker:
         worker.start_jobs(jobs)
-        await at_the_model(model, 20)
+        await model.runs(20)
         assert sorted(await settled(worker, 20)) == sorted(job.key for job in jobs)
         assert len(await queue.outcomes()) == 20
         await queue.all_settled()
@@ -254,9 +247,7 @@ async def test_an_outcome_that_cannot_be_stored_for_long_goes_back_as_work(
 
 
 async def test_an_answer_while_nats_is_away_is_stored_later(tmp_path: Path, model: ModelServer) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     await model.behave(latency_ms=400)
     async with AsyncExitStack() as stack:
         first = await stack.enter_async_context(AsyncExitStack())
@@ -265,7 +256,7 @@ async def test_an_answer_while_nats_is_away_is_stored_later(tmp_path: Path, mode
         worker = await stack.enter_async_context(working(queue, model))
         before = await model.seen()
         worker.start_jobs(await queue.jobs(work()))
-        await at_the_model(model, 1)
+        await model.runs(1)
         os.kill(server.pid, signal.SIGKILL)
         await first.aclose()
         await until(lambda: not queue.nc.is_connected, "NATS is gone")
@@ -342,13 +333,13 @@ async def test_a_cancel_closes_only_the_calls_of_its_task(queue: WorkQueue, mode
     cancelled, other = work(1), work(1)
     async with working(queue, model) as worker:
         worker.start_jobs(await queue.jobs(cancelled, other))
-        await at_the_model(model, 2)
+        await model.runs(2)
         broadcast = AgentCancel(task_id=cancelled.task_id, reason="the user left")
         await queue.wire.broadcast(topology.AGENT_CANCEL, broadcast.encode())
         failure = await queue.failure()
         assert (failure.task_id, failure.error_type) == (cancelled.task_id, ErrorType.CANCELLED)
         assert failure.error == "the user left"
-        await at_the_model(model, 1)
+        await model.runs(1)
         assert await queue.unsettled() == 1
     await model.idle()
 
@@ -369,7 +360,7 @@ async def test_a_cancel_that_cannot_be_read_stops_nothing(queue: WorkQueue, mode
     await model.behave(latency_ms=200)
     async with working(queue, model) as worker:
         worker.start_jobs(await queue.jobs(work()))
-        await at_the_model(model, 1)
+        await model.runs(1)
         await queue.wire.broadcast(topology.AGENT_CANCEL, b"not JSON")
         assert (await queue.one_outcome()).subject == topology.AGENT_COMPLETED
 
@@ -383,13 +374,13 @@ async def test_a_cancel_missed_meanwhile_is_read_from_the_tally(queue: WorkQueue
         await ledger.apply(request.task_id, [(requested, now)])
     async with working(queue, model, ack_wait_seconds=0.3) as worker:
         worker.start_jobs(await queue.jobs(ended, open_))
-        await at_the_model(model, 2)
+        await model.runs(2)
         await ledger.apply(ended.task_id, [(CancelRequested("the user left"), now)])
         queue.nc.stats["reconnects"] += 1
         queue.nc._note_change()
         failure = await queue.failure()
         assert (failure.task_id, failure.error_type) == (ended.task_id, ErrorType.CANCELLED)
-        await at_the_model(model, 1)
+        await model.runs(1)
     await model.idle()
 
 
@@ -400,7 +391,7 @@ async def test_in_the_grace_jobs_finish_and_the_rest_go_back(queue: WorkQueue, m
     await model.behave(latency_ms=300, script=["ok", "hang"])
     async with working(queue, model) as worker:
         worker.start_jobs(await queue.jobs(work(1), work(2)))
-        await at_the_model(model, 2)
+        await model.runs(2)
         started = time.monotonic()
         await worker.close(grace_seconds=1.0)
         assert 0.9 < time.monotonic() - started < 5
@@ -415,7 +406,7 @@ async def test_a_job_arriving_at_the_close_goes_back_at_once(queue: WorkQueue, m
     first, late = await queue.jobs(work(1), work(2))
     async with working(queue, model) as worker:
         worker.start_jobs([first])
-        await at_the_model(model, 1)
+        await model.runs(1)
         closing = asyncio.create_task(worker.close(grace_seconds=60.0))
         await asyncio.sleep(0)
         worker.start_jobs([late])

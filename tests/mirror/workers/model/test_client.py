@@ -24,7 +24,7 @@ from parley.workers.model.responses import (
     ServedModel,
 )
 from parley.workers.simulator import DEFAULT_MODEL, FAULTS
-from tests.harness import ModelServer, model_server, until
+from tests.harness import ModelServer, model_server
 
 ASK = ChatRequest(
     model=DEFAULT_MODEL, messages=[{"role": "user", "content": "Say something"}], temperature=0.5, seed=1
@@ -516,11 +516,7 @@ async def test_cancelling_a_call_closes_its_connection(model: ModelServer, strea
     aborted = (await model.seen())["aborted"]
     async with ModelClient(stream=stream) as client:
         task = asyncio.create_task(client.complete(Endpoint(model.url), ASK, seconds=60))
-
-        async def running() -> bool:
-            return bool((await model.seen())["running"] == 1)
-
-        await until(running, "the call is at the server")
+        await model.runs(1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -89,12 +89,8 @@ async def test_a_job_that_comes_twice_runs_once(empty_nats: EmbeddedNats, model:
         await driver.actor.start_jobs([twice])
         await driver.post(twice)
         await driver.post(last)
-
-        async def both_run() -> bool:
-            return bool((await model.seen())["running"] == 2)
-
         # The last was read after the second copy.
-        await until(both_run, "two calls are at the model")
+        await model.runs(2)
         assert (await model.seen())["requests"] - before == 2
 
 

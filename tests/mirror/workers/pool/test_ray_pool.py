@@ -26,13 +26,6 @@ async def pids(pool: RayPool) -> list[int]:
     return [await slot.actor.__ray_call__.remote(lambda _: os.getpid()) for slot in pool._actor_slots]
 
 
-async def calls(model: ModelServer, count: int) -> None:
-    async def running() -> bool:
-        return bool((await model.seen())["running"] == count)
-
-    await until(running, f"{count} calls are at the model server")
-
-
 @pytest.mark.ray
 async def test_the_pool_has_the_slots_of_all_its_actors_in_processes(ray_service: Running) -> None:
     pool = ray_pool(ray_service)
@@ -52,7 +45,7 @@ async def test_a_killed_actor_loses_no_job_and_is_replaced(ray_service: Running,
     submitted = await ray_service.client.submit(
         "x", agents=8, min_responses=4, finish_early=True, timeout_seconds=60
     )
-    await calls(model, 8)
+    await model.runs(8)
     assert pool.busy == 8
     await model.behave()
     os.kill(victim, signal.SIGKILL)
@@ -76,7 +69,7 @@ async def test_a_pool_whose_actors_die_says_so_and_recovers(ray_service: Running
     pool = ray_pool(ray_service)
     await model.behave(faults={"hang": 1.0})
     submitted = await ray_service.client.submit("x", agents=4, timeout_seconds=60)
-    await calls(model, 4)
+    await model.runs(4)
     await model.behave()
     for pid in await pids(pool):
         os.kill(pid, signal.SIGKILL)
