@@ -12,7 +12,6 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream, PubAck
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import AGGREGATE
-from parley.handlers import settle
 from parley.handlers.aggregate import Aggregate, read
 from parley.handlers.effects import EffectRunner
 from parley.handlers.settle import Runner
@@ -247,14 +246,6 @@ async def test_an_outcome_that_counts_for_nothing_is_not_kept_for_an_ending(
     assert await outcomes.get(stray) is None
 
 
-async def test_a_doubled_outcome_is_counted_once(bench: Bench, aggregate: Runner) -> None:
-    await record(bench)
-    await report(bench, answer_of("t-1", ONE), failure_of("t-1", ONE))
-    await aggregate(await bench.taken(AGGREGATE, 2))
-    assert sorted(bench.notes.lines) == [f"ignored {ONE}", f"reported {ONE}"]
-    assert present(await bench.tally_of("t-1")).phase.outcomes[ONE].succeeded
-
-
 async def test_an_outcome_stored_after_the_deadline_is_left_to_it(bench: Bench, aggregate: Runner) -> None:
     await record(bench, agents=1, deadline=1_000.0)
     await report(bench, answer_of("t-1", ONE))
@@ -263,11 +254,8 @@ async def test_an_outcome_stored_after_the_deadline_is_left_to_it(bench: Bench, 
     assert await bench.endings_of("t-1") == []
 
 
-async def test_only_the_outcome_that_decided_an_ending_publishes_it(
-    bench: Bench, aggregate: Runner, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_only_the_outcome_that_decided_an_ending_publishes_it(bench: Bench, aggregate: Runner) -> None:
     """Who decided it is most likely publishing it just now: core NATS would carry a second copy to every listener."""
-    monkeypatch.setattr(settle, "FIRST_RETRY_SECONDS", 0.01)
     await record(bench, agents=1)
     await report(bench, answer_of("t-1", ONE))
     (delivery,) = await bench.taken(AGGREGATE)
@@ -286,10 +274,7 @@ async def test_only_the_outcome_that_decided_an_ending_publishes_it(
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before its write", "after its write"])
-async def test_a_fold_that_fails_gives_every_one_of_its_outcomes_back(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, after: bool
-) -> None:
-    monkeypatch.setattr(settle, "FIRST_RETRY_SECONDS", 0.01)
+async def test_a_fold_that_fails_gives_every_one_of_its_outcomes_back(bench: Bench, after: bool) -> None:
     await record(bench)
     await report(bench, *(answer_of("t-1", agent) for agent in (ONE, TWO, THREE)))
     aggregate = aggregate_of(bench, StumblingWire(bench.nc, at=1, after=after))
@@ -303,8 +288,7 @@ async def test_a_fold_that_fails_gives_every_one_of_its_outcomes_back(
     assert ending.successful_responses == 3
 
 
-async def test_outcomes_behind_a_failed_fold_count(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settle, "FIRST_RETRY_SECONDS", 0.01)
+async def test_outcomes_behind_a_failed_fold_count(bench: Bench) -> None:
 
     class FailsSlowly(SlowBucket):
         """Its first write takes long, and then is not made."""

@@ -52,18 +52,6 @@ async def test_a_cancel_ends_it_and_stops_its_agents(bench: Bench, cancel: Runne
     assert bench.notes.lines == ["ended cancelled"]
 
 
-async def test_a_cancel_that_comes_twice_ends_it_once(bench: Bench, cancel: Runner, intake: Runner) -> None:
-    await request(bench)
-    await intake(await bench.taken(INTAKE))
-    for reason in ("first", "second"):
-        await bench.publish(topology.CANCEL, {"task_id": "t-1", "reason": reason})
-        await cancel(await bench.taken(CANCELLER))
-    (ending,) = await bench.endings_of("t-1")
-    assert isinstance(ending, DeliberationFailed)
-    assert ending.error == "cancelled: first"
-    await bench.settled(CANCELLER)
-
-
 async def test_a_cancel_waits_for_a_later_request(bench: Bench, cancel: Runner, intake: Runner) -> None:
     await request(bench)
     await bench.publish(topology.CANCEL, {"task_id": "t-1"})

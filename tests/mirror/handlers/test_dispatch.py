@@ -18,7 +18,6 @@ from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import DISPATCH
 from parley.handlers import dispatch as dispatching
-from parley.handlers import settle
 from parley.handlers.delivery import Delivery
 from parley.handlers.dispatch import MAX_JOB_DELIVERIES, Dispatch
 from parley.handlers.settle import MAX_DELIVERIES, Settler
@@ -272,10 +271,7 @@ async def test_a_bad_job_is_dead_lettered(bench: Bench, dispatch: Dispatch, pool
     assert bench.notes.lines == ["dead-lettered agent.requested"]
 
 
-async def test_work_without_tally_goes_back(
-    bench: Bench, pool: Hands, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(settle, "FIRST_RETRY_SECONDS", 0.01)
+async def test_work_without_tally_goes_back(bench: Bench, pool: Hands) -> None:
     await bench.publish(topology.AGENT_REQUESTED, work())
     await dispatch_of(bench, pool, UnreadableBucket(bench.nc))(await again(bench))
     assert pool.handed == []

@@ -14,7 +14,6 @@ from parley.broker.core.messages import (
     AgentOutcome,
     AgentRequested,
     DeliberationCompleted,
-    DeliberationFailed,
     ErrorType,
     ResultsRef,
     decode,
@@ -131,16 +130,6 @@ async def test_a_request_of_the_most_agents_queues_every_one_once(bench: Bench, 
     assert {one.agent_number for one in work} == set(range(1, 257))
 
 
-async def test_a_redelivered_request_asks_only_who_has_not_reported(bench: Bench, process: Process) -> None:
-    await process.requested("t-1")
-    await process.apply("t-1", *await stored(bench, answer_of("t-1", TWO)))
-    await bench.js.purge_stream(topology.AGENT_REQUESTS)
-    applied = await Process(bench.wire).requested("t-1")
-    assert applied.effects != ()
-    # Within the window of de-duplication even those are known; what counts is who was asked.
-    assert {one.agent_id for one in await work_of(bench, "t-1")} <= {ONE, THREE}
-
-
 async def test_what_changes_nothing_sends_nothing(bench: Bench, process: Process) -> None:
     await process.requested("t-1")
     before = [
@@ -253,14 +242,6 @@ async def test_an_outcome_lost_by_the_stream_is_named(bench: Bench, process: Pro
     assert [(agent.agent_id, agent.error_type) for agent in ending.failed_agents] == [
         (ONE, ErrorType.INTERNAL_ERROR)
     ]
-
-
-async def test_a_rejected_request_has_an_ending_too(bench: Bench, process: Process) -> None:
-    await process.apply("t-1", Refused("t-1", 1, Process.began, "num_agents: too many"))
-    (ending,) = await bench.endings_of("t-1")
-    assert isinstance(ending, DeliberationFailed)
-    assert (ending.status, ending.error) == ("rejected", "num_agents: too many")
-    assert await work_of(bench, "t-1") == []
 
 
 @pytest.mark.parametrize("squatter", [b"junk", b"{}", b'{"task_id": "t-1"}'])

@@ -6,14 +6,14 @@ import pytest
 
 from parley.broker.core.lifecycle import State
 from parley.broker.core.messages import DeliberationFailed
-from parley.broker.core.tally import CancelRequested, EndingPublished, Event, Reported, Requested
+from parley.broker.core.tally import CancelRequested, EndingPublished, Event, Requested
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import EXPIRY
 from parley.handlers.expire import Expire
 from parley.handlers.settle import Runner
 from tests import present
-from tests.mirror.handlers import Bench, answer_of, effects_of, runner_of
+from tests.mirror.handlers import Bench, effects_of, runner_of
 
 ONE, TWO = "agent-dev-001", "agent-dev-002"
 
@@ -55,17 +55,6 @@ async def test_a_deliberation_times_out_and_its_agents_are_stopped(bench: Bench,
     assert "with 0 of 2 agents heard" in ending.error
     assert b"t-1" in (await stopped.next_msg(timeout=5)).data
     assert bench.notes.lines == ["ended timeout"]
-
-
-@pytest.mark.parametrize(("minimum", "status"), [(1, "completed"), (2, "timeout")])
-async def test_a_quorum_decides_at_its_end(bench: Bench, expire: Runner, minimum: int, status: str) -> None:
-    seq = (await bench.wire.publish(topology.AGENT_COMPLETED, answer_of("t-1", TWO).encode())).seq
-    await record(bench, -1.0, Reported(TWO, 1, seq), minimum=minimum)
-    await due(bench, expire)
-    (ending,) = await bench.endings_of("t-1")
-    assert ending.status == status
-    assert [result.agent_id for result in ending.results] == [TWO]
-    assert ending.missing_agents == (ONE,)
 
 
 async def test_a_timer_that_fires_early_is_armed_anew_and_ends_nothing(bench: Bench, expire: Runner) -> None:

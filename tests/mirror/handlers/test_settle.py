@@ -28,10 +28,8 @@ from tests.mirror.handlers import MALFORMED_HEADERS, ODD_TOKENS, Bench, publish_
 
 
 @pytest.fixture
-def settler(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Settler:
-    """Of the intake's consumer; what it gives back comes soon."""
-    monkeypatch.setattr(settle, "FIRST_RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(settle, "LAST_RETRY_SECONDS", 0.05)
+def settler(bench: Bench) -> Settler:
+    """Of the intake's consumer."""
     return Settler(bench.wire, INTAKE, bench.notes)
 
 

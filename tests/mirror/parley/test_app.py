@@ -16,8 +16,6 @@ import pytest
 
 from parley.app import Service, asyncapi_document, embedded, service, simulator
 from parley.broker.core.errors import (
-    BrokerUnavailable,
-    BrokerUnsuitable,
     SettingsError,
     TopologyMismatch,
     Unavailable,
@@ -100,20 +98,6 @@ async def test_a_service_that_does_not_dispatch_needs_none_and_has_no_pool(empty
     async with service(local(empty_nats, None), [Part.INTAKE, Part.AGGREGATE, Part.QUERY]) as running:
         assert running.pool is None
         assert (await get(f"{running.http_url}/readyz"))[0] == 200
-
-
-async def test_a_nats_that_is_not_there_is_named(model: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("parley.broker.jetstream.connection.CONNECT_TIMEOUT_SECONDS", 0.1)
-    port = free_port()
-    error = await refusal(local(None, model, nats_url=f"nats://hush@127.0.0.1:{port}"))
-    assert isinstance(error, BrokerUnavailable)
-    assert f"127.0.0.1:{port}" in str(error)
-    assert "hush" not in str(error)
-
-
-async def test_a_nats_without_jetstream_is_refused(tmp_path: Path, model: ModelServer) -> None:
-    async with embedded_nats(tmp_path, jetstream=False) as server:
-        assert isinstance(await refusal(local(server, model)), BrokerUnsuitable)
 
 
 async def test_differing_streams_are_refused_and_kept(empty_nats: EmbeddedNats, model: ModelServer) -> None:

@@ -12,7 +12,7 @@ from nats.js.api import ConsumerInfo
 
 import parley
 from parley import client as client_module
-from parley.broker.core.errors import BrokerUnavailable, InvalidMessage
+from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.lifecycle import State
 from parley.broker.core.messages import DeliberationCompleted, DeliberationFailed, DeliberationRequested
 from parley.broker.core.tally import Phase, Tally
@@ -121,16 +121,6 @@ async def test_submitting_returns_once_it_is_stored(local_service: Running, mode
     ending = await local_service.client.ending(submitted)
     assert isinstance(ending, DeliberationFailed)
     assert (ending.task_id, ending.status) == (submitted.task_id, "cancelled")
-
-
-async def test_two_requests_of_one_task_id_get_one_ending(local_service: Running, model: ModelServer) -> None:
-    task_id = fresh()
-    client = local_service.client
-    one, other = await asyncio.gather(
-        client.submit("x", task_id=task_id), client.submit("x", task_id=task_id)
-    )
-    assert await client.ending(one) == await client.ending(other)
-    assert len(await local_service.endings_of(task_id)) == 1
 
 
 async def test_asking_again_for_a_task_that_has_ended_finds_its_ending(
@@ -382,15 +372,6 @@ async def test_cancelling_looking_and_listing_say_that_there_is_no_service(empty
         for attempt in (client.cancel("t-1"), client.tallies(), watched(client)):
             with pytest.raises(NoService):
                 await attempt
-
-
-async def test_a_nats_that_is_not_there_is_named_without_its_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "CONNECT_TIMEOUT_SECONDS", 0.1)
-    with pytest.raises(BrokerUnavailable) as caught:
-        async with parley.connect("nats://hush-hush@127.0.0.1:1"):
-            pass
-    assert "127.0.0.1:1" in str(caught.value)
-    assert "hush-hush" not in str(caught.value)
 
 
 async def test_an_absence_of_the_service_while_waiting_does_not_end_the_wait(

@@ -356,15 +356,6 @@ async def test_a_cancel_before_its_work_lets_no_call_begin(queue: WorkQueue, mod
     assert (await model.seen())["requests"] == before
 
 
-async def test_a_cancel_that_cannot_be_read_stops_nothing(queue: WorkQueue, model: ModelServer) -> None:
-    await model.behave(latency_ms=200)
-    async with working(queue, model) as worker:
-        worker.start_jobs(await queue.jobs(work()))
-        await model.runs(1)
-        await queue.wire.broadcast(topology.AGENT_CANCEL, b"not JSON")
-        assert (await queue.one_outcome()).subject == topology.AGENT_COMPLETED
-
-
 async def test_a_cancel_missed_meanwhile_is_read_from_the_tally(queue: WorkQueue, model: ModelServer) -> None:
     await model.behave(faults={"hang": 1.0})
     ended, open_ = work(1), work(1)
