@@ -79,9 +79,7 @@ async def test_a_cancel_waits_for_a_held_request(bench: Bench, cancel: Runner, i
     assert [ending.status for ending in await bench.endings_of("t-1")] == ["cancelled"]
 
 
-async def test_a_cancel_of_an_unknown_deliberation_is_acknowledged_when_intake_has_settled_every_earlier_request(
-    bench: Bench, cancel: Runner, intake: Runner
-) -> None:
+async def test_an_unknown_cancel_is_done_after_intake(bench: Bench, cancel: Runner, intake: Runner) -> None:
     await request(bench, "another")
     await intake(await bench.taken(INTAKE))
     await bench.settled(INTAKE)

@@ -15,14 +15,7 @@ from parley.broker.jetstream.jetstream import StoredMessage
 from parley.broker.jetstream.topology import EXPIRY, INTAKE
 from parley.handlers import settle
 from parley.handlers.delivery import ACK, DeadLetter, Delivery, Retry, Settlement
-from parley.handlers.settle import (
-    MAX_DELIVERIES,
-    SIGNALS,
-    InProgress,
-    Runner,
-    Settler,
-    retry_wait,
-)
+from parley.handlers.settle import MAX_DELIVERIES, SIGNALS, InProgress, Runner, Settler, retry_wait
 from tests.harness import until
 from tests.mirror.handlers import MALFORMED_HEADERS, ODD_TOKENS, Bench, publish_raw
 

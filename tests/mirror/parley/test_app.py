@@ -15,11 +15,7 @@ import aiohttp
 import pytest
 
 from parley.app import Service, asyncapi_document, embedded, service, simulator
-from parley.broker.core.errors import (
-    SettingsError,
-    TopologyMismatch,
-    Unavailable,
-)
+from parley.broker.core.errors import SettingsError, TopologyMismatch, Unavailable
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import EmbeddedNats, embedded_nats

@@ -63,37 +63,20 @@ def completed(**fields: Any) -> DeliberationCompleted:
 
 
 def failed(error: str = "0 of 3 agents answered, 1 needed", status: Any = "failed") -> DeliberationFailed:
+    agent = FailedAgent(agent_id="agent-dev-002", error=error, error_type=ErrorType.BAD_REQUEST, timestamp=AT)
     return DeliberationFailed(
-        task_id="t-1",
-        status=status,
-        error=error,
-        failed_agents=(
-            FailedAgent(
-                agent_id="agent-dev-002", error=error, error_type=ErrorType.BAD_REQUEST, timestamp=AT
-            ),
-        ),
-        missing_agents=("agent-dev-003",),
-        results=(),
-        total_agents=3,
-        successful_responses=0,
-        failed_responses=1,
-        duration_ms=2_345,
-        timestamp=AT,
-    )
+        task_id="t-1", status=status, error=error, failed_agents=(agent,), missing_agents=("agent-dev-003",), results=(),
+        total_agents=3, successful_responses=0, failed_responses=1, duration_ms=2_345, timestamp=AT,
+    )  # fmt: skip
 
 
 def tally(**fields: Any) -> Tally:
     agents = tuple(f"agent-dev-{n:03d}" for n in range(1, 4))
     outcomes = {agents[0]: Outcome(succeeded=True, seq=1), agents[1]: Outcome(succeeded=False, seq=2)}
     defaults: dict[str, Any] = {
-        "task_id": "t-1",
-        "state": State.IN_PROGRESS,
-        "request_seq": 1,
-        "role": "DEV",
-        "accepted_at": 1_767_225_600.0,
-        "deadline": 1_767_225_900.0,
-        "phases": (Phase(number=1, agents=agents, outcomes=outcomes),),
-    }
+        "task_id": "t-1", "state": State.IN_PROGRESS, "request_seq": 1, "role": "DEV", "accepted_at": 1_767_225_600.0,
+        "deadline": 1_767_225_900.0, "phases": (Phase(number=1, agents=agents, outcomes=outcomes),),
+    }  # fmt: skip
     return Tally(**{**defaults, **fields})
 
 
@@ -253,15 +236,11 @@ def test_a_listing_has_a_row_for_each_tally() -> None:
 
 def test_a_status_counts_the_agents_that_have_reported() -> None:
     screen = Screen()
-    show_status(
-        screen.console,
-        DeliberationStatus(
-            task_id="t-1", status="IN_PROGRESS", total_agents=3, received_count=1, failed_count=1
-        ),
-    )
-    show_status(
-        screen.console,
+    counts: dict[str, Any] = {"total_agents": 3, "received_count": 1, "failed_count": 1}
+    for status in (
+        DeliberationStatus(task_id="t-1", status="IN_PROGRESS", **counts),
         DeliberationStatus(task_id="t-2", status="UNKNOWN", error_message="never heard of, or forgotten"),
-    )
+    ):
+        show_status(screen.console, status)
     assert "t-1 IN_PROGRESS: 1 answered, 1 failed, of 3" in screen.text
     assert "t-2 UNKNOWN. never heard of, or forgotten" in screen.text

@@ -210,10 +210,8 @@ def test_everybody_is_in_exactly_one_list_and_the_counts_add_up(fates: list[str]
 
 def test_the_ending_of_what_react_decided_is_the_one_react_decided() -> None:
     request = Requested("t-1", seq=7, at=ACCEPTED, deadline=ACCEPTED + 60, role="DEV", num_agents=1)
-    late = react(None, request, ACCEPTED + 61).tally
-    abandoned = react(None, Refused("t-1", 7, ACCEPTED, "gave up", Cause.ABANDONED), ACCEPTED).tally
-    assert late is not None
-    assert abandoned is not None
+    late = present(react(None, request, ACCEPTED + 61).tally)
+    abandoned = present(react(None, Refused("t-1", 7, ACCEPTED, "gave up", Cause.ABANDONED), ACCEPTED).tally)
     assert isinstance(timeout := compose(late, {}), DeliberationFailed)
     assert (timeout.status, timeout.missing_agents) == ("timeout", (ONE,))
     assert isinstance(failed := compose(abandoned, {}), DeliberationFailed)
