@@ -10,13 +10,10 @@ from tests.harness import Running, until
 @pytest.mark.parametrize(
     "subject",
     [
-        topology.CANCEL,
-        "deliberation.deadline.x",
-        topology.AGENT_REQUESTED,
-        topology.AGENT_COMPLETED,
+        topology.CANCEL, "deliberation.deadline.x", topology.AGENT_REQUESTED, topology.AGENT_COMPLETED,
         topology.AGENT_FAILED,
     ],
-)
+)  # fmt: skip
 @pytest.mark.parametrize("body", [b"", b"{}", b"\x00\xff", b'{"task_id": "../x"}', b"[" * 3_000])
 async def test_junk_on_every_consumed_subject_is_dead_lettered_and_the_service_goes_on(
     local_service: Running, model: object, subject: str, body: bytes

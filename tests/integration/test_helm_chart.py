@@ -176,13 +176,8 @@ def test_every_object_is_valid_for_kubernetes(chart: helm_python.Chart, values: 
         if found["kind"] not in CUSTOM:
             kubernetes_validate.validate(found, KUBERNETES, strict=True)
     for group in ray_groups(objects):
-        pod = {
-            "apiVersion": "v1",
-            "kind": "PodTemplate",
-            "metadata": {"name": "ray"},
-            "template": group["template"],
-        }
-        kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+        pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "ray"}}
+        kubernetes_validate.validate({**pod, "template": group["template"]}, KUBERNETES, strict=True)
 
 
 @every_variant

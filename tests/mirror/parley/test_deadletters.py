@@ -367,9 +367,8 @@ async def test_purging_deletes_only_what_its_filters_select(shell: DeadLetterShe
     rest = await shell("purge", "--all", "--older-than", "0s", "--yes")
     assert rest.out == "deleted 2 dead letters\n"
     assert await shell.left() == []
-    assert (
-        await shell.wire.js.stream_info(topology.RESULTS)
-    ).state.messages == 3  # the marks of what was deleted
+    # The marks of what was deleted.
+    assert (await shell.wire.js.stream_info(topology.RESULTS)).state.messages == 3
 
 
 async def test_without_a_terminal_or_a_yes_nothing_is_purged(shell: DeadLetterShell) -> None:
@@ -453,13 +452,8 @@ async def test_showing_one_that_is_gone_exits_with_1(shell: DeadLetterShell) -> 
 async def test_without_a_service_each_exits_with_3(tmp_path: Path, empty_nats: EmbeddedNats) -> None:
     sh = Shell(tmp_path, NATS_URL=empty_nats.url)
     commands = [
-        ("list",),
-        ("show", "1"),
-        ("replay", "--all"),
-        ("replay", "1"),
-        ("purge", "--all", "--yes"),
-        ("purge", "1", "--yes"),
-    ]
+        ("list",), ("show", "1"), ("replay", "--all"), ("replay", "1"), ("purge", "--all", "--yes"), ("purge", "1", "--yes"),
+    ]  # fmt: skip
     for ran in await asyncio.gather(*(sh("deadletters", *command) for command in commands)):
         assert ran.code == NO_SERVICE
         assert "DEAD_LETTERS" in one_line(ran)

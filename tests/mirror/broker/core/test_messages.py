@@ -393,11 +393,8 @@ RESULT = AgentResult(
     timestamp="2025-11-22T08:26:40.500Z",
 )  # fmt: skip
 FAILURE = FailedAgent(
-    agent_id="agent-dev-002",
-    error="no",
-    error_type=ErrorType.BAD_REQUEST,
-    timestamp="2025-11-22T08:26:40.500Z",
-)
+    agent_id="agent-dev-002", error="no", error_type=ErrorType.BAD_REQUEST, timestamp="2025-11-22T08:26:40.500Z"
+)  # fmt: skip
 COMPLETED = DeliberationCompleted(
     task_id="t-1", degraded=True, missing_agents=("agent-dev-003",), failed_agents=(FAILURE,), results=(RESULT,), total_agents=3,
     successful_responses=1, failed_responses=1, duration_ms=99, completed_at="2025-11-22T08:26:40.500Z", metadata={"a": "b"},
