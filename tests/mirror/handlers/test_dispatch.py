@@ -132,7 +132,7 @@ async def test_a_fresh_job_is_submitted_without_reading_its_tally(bench: Bench, 
     assert len(pool.handed) == 1
 
 
-async def test_returned_work_is_given_to_a_missing_agent(
+async def test_work_that_came_back_is_handed_over_again_while_its_agent_is_missing(
     bench: Bench, dispatch: Dispatch, pool: Hands
 ) -> None:
     await record(bench, Reported(TWO, 1, 5))
@@ -271,7 +271,7 @@ async def test_a_bad_job_is_dead_lettered(bench: Bench, dispatch: Dispatch, pool
     assert bench.notes.lines == ["dead-lettered agent.requested"]
 
 
-async def test_work_without_tally_goes_back(bench: Bench, pool: Hands) -> None:
+async def test_work_whose_tally_cannot_be_read_now_is_given_back(bench: Bench, pool: Hands) -> None:
     await bench.publish(topology.AGENT_REQUESTED, work())
     await dispatch_of(bench, pool, UnreadableBucket(bench.nc))(await again(bench))
     assert pool.handed == []

@@ -108,7 +108,7 @@ async def test_a_request_without_a_name_is_named_after_its_place(
         ({"timeout_seconds": 5, "constraints": {"timeout_seconds": 7}}, 5.0),
     ],
 )
-async def test_time_runs_from_arrival(
+async def test_its_time_runs_from_its_arrival_in_the_stream(
     bench: Bench, intake: Runner, fields: dict[str, Any], seconds: float
 ) -> None:
     await take_in(bench, intake, {"task_id": "t-1", "task_description": "x", **fields})
@@ -179,7 +179,7 @@ async def test_more_agents_than_are_allowed_are_rejected_with_the_limit(bench: B
 
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES, ids=lambda name: repr(name)[:20])
-async def test_an_invalid_name_is_answered_under_the_messages_place(
+async def test_an_invalid_name_is_answered_under_the_name_of_the_messages_place(
     bench: Bench, intake: Runner, name: Any
 ) -> None:
     seq = await take_in(bench, intake, {"task_id": name, "task_description": "x"})
@@ -283,7 +283,7 @@ class NoTimers(JetStream):
         raise Stumble("no timers today")
 
 
-async def test_a_request_that_stays_impossible_fails(bench: Bench) -> None:
+async def test_a_request_that_cannot_be_taken_in_fails_and_its_sender_hears_why(bench: Bench) -> None:
     intake = intake_of(bench, NoTimers(bench.nc))
     payload = REQUEST
     await bench.publish(topology.REQUESTED, payload)

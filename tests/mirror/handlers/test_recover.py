@@ -52,7 +52,7 @@ async def test_an_open_deliberation_gets_its_lost_deadline_back(bench: Bench, re
     assert await armed_at(bench, "open") == pytest.approx(deadline, abs=0.01)
 
 
-async def test_one_that_is_overdue_ends_at_once(
+async def test_one_whose_time_was_up_meanwhile_ends_at_once(
     bench: Bench, recover: Recover, effects: EffectRunner
 ) -> None:
     await record(bench, "overdue", -1)

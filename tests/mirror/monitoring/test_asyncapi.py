@@ -279,7 +279,7 @@ def chromium() -> str:
 
 
 @pytest.mark.timeout(APT_SECONDS + BROWSER_SECONDS + 60)
-async def test_a_browser_shows_the_documentation(
+async def test_a_browser_shows_the_documentation_of_a_running_service(
     local_service: Running, chromium: str, tmp_path: Path
 ) -> None:
     options = [

@@ -414,7 +414,7 @@ async def test_what_its_stream_does_not_take_stays_here(wire: JetStream, letters
         "$KV.deliberations.t-1", "$JS.API.STREAM.DELETE.DELIBERATIONS", "orders.new",
     ],
 )  # fmt: skip
-async def test_a_forged_one_goes_to_our_subjects(wire: JetStream, letters: DeadLetters, subject: str) -> None:
+async def test_a_forged_one_goes_to_no_subject(wire: JetStream, letters: DeadLetters, subject: str) -> None:
     subscription = await wire.nc.subscribe(subject)
     forged = {
         "Nats-Schedule": "@every 1s",
