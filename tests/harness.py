@@ -22,16 +22,9 @@ from parley.settings import Settings, load
 from tests.rig.waiting import PATIENCE_SECONDS, until
 
 __all__ = [
-    "ACK_WAIT_SECONDS",
-    "PATIENCE_SECONDS",
-    "ModelServer",
-    "Running",
-    "fresh",
-    "is_ending",
-    "model_server",
-    "running",
-    "until",
-]
+    "ACK_WAIT_SECONDS", "PATIENCE_SECONDS", "ModelServer", "Running", "fresh", "is_ending", "model_server",
+    "running", "until",
+]  # fmt: skip
 
 # Shorter than production's 30 s, so that a test can wait for a redelivery. Longer than any pause of a busy test machine.
 ACK_WAIT_SECONDS = 5.0
@@ -62,11 +55,15 @@ class ModelServer:
 
     async def idle(self) -> None:
         """Wait until it has no request running."""
+        await self.runs(0)
 
-        async def nothing_runs() -> bool:
-            return bool((await self.seen())["running"] == 0)
+    async def runs(self, count: int) -> None:
+        """Wait until it has that many requests running."""
 
-        await until(nothing_runs, "the model server has no request running")
+        async def running() -> bool:
+            return bool((await self.seen())["running"] == count)
+
+        await until(running, f"{count} calls are at the model server")
 
 
 @asynccontextmanager

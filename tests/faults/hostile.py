@@ -37,16 +37,9 @@ class Kind(StrEnum):
 
 # Shares of a hundred messages. Subjects that start or end deliberations have more.
 SHARES = {
-    Kind.REQUEST: 30,
-    Kind.CANCEL: 10,
-    Kind.DEADLINE: 9,
-    Kind.TIMER: 3,
-    Kind.WORK: 12,
-    Kind.COMPLETED: 10,
-    Kind.FAILED: 10,
-    Kind.STOP: 6,
-    Kind.GET: 10,
-}
+    Kind.REQUEST: 30, Kind.CANCEL: 10, Kind.DEADLINE: 9, Kind.TIMER: 3, Kind.WORK: 12, Kind.COMPLETED: 10,
+    Kind.FAILED: 10, Kind.STOP: 6, Kind.GET: 10,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +56,12 @@ class Hostile:
 
 _TASK = {"task_id": "@LIVE@"}
 _PROPOSAL = {
-    "content": "x",
-    "author_id": "agent-dev-001",
-    "author_role": "DEV",
-    "model": "m",
-    "temperature": 0.7,
+    "content": "x", "author_id": "agent-dev-001", "author_role": "DEV", "model": "m", "temperature": 0.7,
     "tokens": 3,
-}
+}  # fmt: skip
 _AGENT = {
-    "task_id": "@LIVE@",
-    "agent_id": "agent-dev-001",
-    "role": "DEV",
-    "num_agents": 3,
-    "metadata": {"k": "v"},
-}
+    "task_id": "@LIVE@", "agent_id": "agent-dev-001", "role": "DEV", "num_agents": 3, "metadata": {"k": "v"},
+}  # fmt: skip
 _HOW = {"attempt": 1, "queue_ms": 1, "duration_ms": 1, "timestamp": "2026-01-01T00:00:00Z"}
 VALID: Mapping[Kind, Mapping[str, Any]] = {
     Kind.REQUEST: {

@@ -72,12 +72,9 @@ async def raw_connection(url: str) -> AsyncIterator[Raw]:
     # A header block may have 64 KiB in one line.
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=2**20)
     options = {
-        "verbose": False,
-        "pedantic": False,
-        "headers": True,
-        "no_responders": True,
+        "verbose": False, "pedantic": False, "headers": True, "no_responders": True,
         "auth_token": parts.username,
-    }
+    }  # fmt: skip
     writer.write(b"CONNECT " + json.dumps(options).encode() + b"\r\nSUB " + _INBOX + b".* 1\r\n")
     raw = Raw(reader, writer)
     hearing = asyncio.create_task(raw.hear())

@@ -41,11 +41,7 @@ async def test_work_without_a_free_slot_waits_in_the_stream(
             return requests.state.messages == DELIBERATIONS * AGENTS
 
         await until(taken_in, "every agent's work is in the queue")
-
-        async def full() -> bool:
-            return bool((await model.seen())["running"] == SLOTS)
-
-        await until(full, "every slot has a call")
+        await model.runs(SLOTS)
         found = await figures(on)
         assert (found["parley_pool_busy"], found["parley_pool_slots"]) == (SLOTS, SLOTS)
         # The dispatcher holds one message for each slot; the rest waits at the server.

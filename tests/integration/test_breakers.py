@@ -18,6 +18,7 @@ from parley.broker.core.messages import DeliberationCompleted, Ending
 from parley.client import Client, connect
 from parley.workers.simulator import DEFAULT_MODEL
 from tests.harness import until
+from tests.rig.proc import free_port
 from tests.rig.service import Serving, serving
 
 COOLDOWN_SECONDS = 0.4
@@ -141,9 +142,7 @@ async def test_a_server_that_drops_packets_beside_a_live_one_delays_no_agent() -
 
 @pytest.mark.parametrize(("pool", "workers"), POOLS)
 async def test_deliberations_survive_a_restart_of_the_only_server(pool: str, workers: int) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     # Backoffs of 25 s in all: Python itself may take seconds to start again on a busy machine.
     async with service(pool, url, PARLEY_RETRY_ATTEMPTS="8") as (on, client), AsyncExitStack() as server:

@@ -135,11 +135,7 @@ async def cancelled(on: Running, scene: Scene) -> None:
     submitted = await on.client.submit(
         "x", agents=2, role="ARCHITECT", task_id=fresh("watched"), timeout_seconds=30.0
     )
-
-    async def both_are_asked() -> bool:
-        return bool((await on.model.seen())["running"] == 2)
-
-    await until(both_are_asked, "both agents wait for the model")
+    await on.model.runs(2)
     await on.client.cancel(submitted.task_id)
     scene.endings.append(await on.client.ending(submitted))
 
@@ -440,9 +436,7 @@ TROUBLES: Mapping[str, tuple[str | None, Mapping[str, str | None]]] = {
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
-def test_each_alert_fires_for_its_trouble_and_for_no_other(
-    trouble: str, tools: Tools, tmp_path: Path
-) -> None:
+def test_each_alert_fires_for_its_trouble_and_no_other(trouble: str, tools: Tools, tmp_path: Path) -> None:
     alert, changed = TROUBLES[trouble]
     series = [
         {"series": name, "values": values}

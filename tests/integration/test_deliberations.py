@@ -5,9 +5,6 @@ import json
 import time
 from typing import Any
 
-import nats.js.errors
-import pytest
-
 from parley.broker.core.messages import DeliberationCompleted, DeliberationFailed, Ending
 from parley.broker.jetstream import topology
 from tests.harness import ModelServer, Running, fresh, until
@@ -42,16 +39,6 @@ async def test_all_agents_fail(on: Running, model: ModelServer) -> None:
     assert set(await on.ending_of(ending.task_id)) >= FAILED_FIELDS
 
 
-@pytest.mark.parametrize(("needed", "status"), [(2, "completed"), (3, "failed")])
-async def test_a_quorum_decides_between_completed_and_failed(
-    on: Running, model: ModelServer, needed: int, status: str
-) -> None:
-    await model.behave(script=["400"])
-    ending = await on.client.deliberate("x", min_responses=needed)
-    assert ending.status == status
-    assert len(ending.results) == 2
-
-
 async def test_finishing_early_ends_at_the_quorum_and_stops_the_rest(on: Running, model: ModelServer) -> None:
     await model.behave(script=["ok", "hang", "hang"])
     ending = completed(
@@ -75,14 +62,6 @@ async def test_the_deadline_with_enough_answers_completes_degraded(on: Running, 
     await model.idle()
 
 
-async def test_the_deadline_without_enough_answers_is_a_timeout(on: Running, model: ModelServer) -> None:
-    await model.behave(script=["ok", "hang", "hang"])
-    ending = failed(await on.client.deliberate("x", min_responses=2, timeout_seconds=1.0))
-    assert ending.status == "timeout"
-    assert len(ending.results) == 1
-    assert "1 of 3 agents heard" in ending.error
-
-
 async def test_no_agent_answers(on: Running, model: ModelServer) -> None:
     await model.behave(faults={"hang": 1.0})
     ending = failed(await on.client.deliberate("x", timeout_seconds=0.8))
@@ -99,19 +78,6 @@ async def test_temporary_failures_are_retried_within_the_deadline(on: Running, m
     ending = completed(await on.client.deliberate("x"))
     assert not ending.degraded
     assert (await model.seen())["completed"] >= 3
-
-
-async def test_sixty_four_agents_answer_and_their_results_travel_by_reference(
-    on: Running, model: ModelServer
-) -> None:
-    await model.behave(tokens=4_000)
-    ending = completed(await on.client.deliberate("x", agents=64))
-    assert len(ending.results) == 64
-    raw = await on.ending_of(ending.task_id)
-    assert raw["results"] == []
-    assert raw["results_ref"]["bucket"] == "results"
-    status = await on.client.status(ending.task_id)
-    assert status.results == ending.results
 
 
 async def test_diverse_agents_differ_and_say_how(on: Running, model: ModelServer) -> None:
@@ -133,9 +99,7 @@ async def test_a_seed_makes_a_deliberation_repeatable(on: Running) -> None:
     assert len({r.proposal.content for r in first.results}) == 3
 
 
-async def test_the_trace_travels_into_every_message_and_the_call_to_the_model(
-    on: Running, model: ModelServer
-) -> None:
+async def test_the_trace_travels_in_every_message_and_model_call(on: Running, model: ModelServer) -> None:
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     task_id = fresh()
     await on.publish({"task_description": "x", "task_id": task_id}, headers={"traceparent": trace})
@@ -162,42 +126,6 @@ async def test_a_plain_subscriber_hears_each_ending_once(on: Running) -> None:
     await subscription.unsubscribe()
 
 
-async def test_a_cancel_that_overtakes_its_request_still_counts(on: Running, model: ModelServer) -> None:
-    await model.behave(faults={"hang": 1.0})
-    task_id = fresh()
-    request = on.publish({"task_description": "x", "task_id": task_id, "timeout_seconds": 60})
-    await asyncio.gather(request, on.client.cancel(task_id))
-    ending = await on.ending_of(task_id)
-    assert ending["status"] == "cancelled"
-
-
-async def test_an_unknown_deliberation_is_not_pending(on: Running) -> None:
-    status = await on.client.status(fresh("unknown"))
-    assert status.status == "UNKNOWN"
-    await on.client.cancel(fresh("unknown"))  # cancelling it changes nothing
-    assert (await on.client.deliberate("x")).status == "completed"
-
-
-async def test_status_follows_a_deliberation(on: Running, model: ModelServer) -> None:
-    await model.behave(script=["ok", "hang", "hang"])
-    submitted = await on.client.submit("x", timeout_seconds=60, metadata={"a": "b"})
-
-    async def in_progress() -> bool:
-        return (await on.client.status(submitted.task_id)).status == "IN_PROGRESS"
-
-    await until(in_progress, "one agent has reported")
-    status = await on.client.status(submitted.task_id)
-    assert (status.total_agents, status.received_count, status.failed_count) == (3, 1, 0)
-    assert status.metadata == {"a": "b"}
-    await on.client.cancel(submitted.task_id)
-    await on.client.ending(submitted)
-
-
-async def test_an_ending_leaves_no_timer_behind(on: Running) -> None:
-    ending = await on.client.deliberate("x", timeout_seconds=3_600)
-    assert await on.wire.get_last(topology.DELIBERATIONS, topology.timer_subject(ending.task_id)) is None
-
-
 async def test_work_is_gone_from_the_queue_when_the_deliberation_has_ended(on: Running) -> None:
     await on.client.deliberate("x")
 
@@ -205,7 +133,4 @@ async def test_work_is_gone_from_the_queue_when_the_deliberation_has_ended(on: R
         info = await on.nats.jetstream().stream_info(topology.AGENT_REQUESTS)
         return bool(info.state.messages == 0)
 
-    try:
-        await until(empty, "the work queue is empty")
-    except nats.js.errors.Error as error:  # pragma: no cover
-        raise AssertionError(str(error)) from error
+    await until(empty, "the work queue is empty")

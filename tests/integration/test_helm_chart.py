@@ -22,6 +22,7 @@ from parley.monitoring import http
 from parley.monitoring.health import CHECK_SECONDS
 from parley.monitoring.metrics import Metrics
 from parley.settings import Settings, load, variable
+from tests import present
 
 Object = dict[str, Any]
 
@@ -33,25 +34,14 @@ PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 SETTINGS = {variable(field) for field in Settings.model_fields}
 # Read by Ray, by the container's shell or by the operating system, never by parley.settings.
 FOREIGN = {
-    "HOME",
-    "RAY_HEAD",
-    "RAY_AUTH_MODE",
-    "RAY_AUTH_TOKEN",
-    "RAY_ROTATION_BACKUP_COUNT",
-    "RAY_ROTATION_MAX_BYTES",
-    "RAY_USAGE_STATS_ENABLED",
-}
+    "HOME", "RAY_HEAD", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ROTATION_BACKUP_COUNT",
+    "RAY_ROTATION_MAX_BYTES", "RAY_USAGE_STATS_ENABLED",
+}  # fmt: skip
 # Derived from other values, so that two places cannot disagree; or of no use in a pod (HOME, and POOL, which is Ray here).
 OWNED = {
-    "PARLEY_REPLICAS",
-    "PARLEY_DRAIN_SECONDS",
-    "PARLEY_HTTP_HOST",
-    "PARLEY_HTTP_PORT",
-    "PARLEY_POOL",
-    "PARLEY_POOL_ACTORS",
-    "PARLEY_RAY_ACTOR_CPUS",
-    "PARLEY_HOME",
-}
+    "PARLEY_REPLICAS", "PARLEY_DRAIN_SECONDS", "PARLEY_HTTP_HOST", "PARLEY_HTTP_PORT", "PARLEY_POOL",
+    "PARLEY_POOL_ACTORS", "PARLEY_RAY_ACTOR_CPUS", "PARLEY_HOME",
+}  # fmt: skip
 NATS_SECRET = {"name": "nats-credentials", "key": "nats-url"}
 VLLM_SECRET = {"name": "vllm-credentials", "key": "bearer"}
 RAY_SECRET = {"name": "ray-credentials", "key": "token"}
@@ -186,19 +176,12 @@ def test_every_object_is_valid_for_kubernetes(chart: helm_python.Chart, values: 
         if found["kind"] not in CUSTOM:
             kubernetes_validate.validate(found, KUBERNETES, strict=True)
     for group in ray_groups(objects):
-        pod = {
-            "apiVersion": "v1",
-            "kind": "PodTemplate",
-            "metadata": {"name": "ray"},
-            "template": group["template"],
-        }
-        kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+        pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "ray"}}
+        kubernetes_validate.validate({**pod, "template": group["template"]}, KUBERNETES, strict=True)
 
 
 @every_variant
-def test_every_object_has_a_name_of_its_own_and_the_release_in_its_labels(
-    chart: helm_python.Chart, values: Object
-) -> None:
+def test_every_object_has_its_name_and_the_release_label(chart: helm_python.Chart, values: Object) -> None:
     objects = render(chart, values)
     names = [(found["kind"], found["metadata"]["name"]) for found in objects]
     assert len(names) == len(set(names))
@@ -261,9 +244,7 @@ def test_there_is_one_deployment_for_each_part(chart: helm_python.Chart) -> None
 
 
 @every_variant
-def test_every_variable_that_is_set_is_one_that_somebody_reads(
-    chart: helm_python.Chart, values: Object
-) -> None:
+def test_every_variable_that_is_set_is_one_that_is_read(chart: helm_python.Chart, values: Object) -> None:
     objects = render(chart, values)
     for part in Part:
         assert set(environment(objects, part)) <= SETTINGS | FOREIGN
@@ -272,8 +253,7 @@ def test_every_variable_that_is_set_is_one_that_somebody_reads(
 
 
 def test_values_take_every_setting_that_the_chart_does_not_derive(chart: helm_python.Chart) -> None:
-    schema = chart.schema
-    assert schema is not None
+    schema = present(chart.schema)
     taken = set(schema["properties"]["settings"]["properties"])
     assert taken == {name for name in SETTINGS if name.startswith("PARLEY_")} - OWNED
 
@@ -365,9 +345,7 @@ def test_secrets_are_only_ever_named(chart: helm_python.Chart, values: Object) -
     assert [text for text in texts if re.search(r"://[^/\s]*@", text)] == []
 
 
-def test_secrets_come_from_the_keys_that_values_name_and_go_only_where_they_are_needed(
-    chart: helm_python.Chart,
-) -> None:
+def test_secrets_come_from_the_named_keys_and_go_only_where_they_are_needed(chart: helm_python.Chart) -> None:
     objects = render(chart, VARIANTS["everything on"])
     nats, vllm, ray = ({"secretKeyRef": secret} for secret in (NATS_SECRET, VLLM_SECRET, RAY_SECRET))
 
@@ -578,13 +556,8 @@ def test_the_cluster_has_the_shape_that_kuberay_wants(chart: helm_python.Chart) 
     head, (workers,) = cluster["spec"]["headGroupSpec"], cluster["spec"]["workerGroupSpecs"]
     assert set(head) == {"serviceType", "rayStartParams", "template"}
     assert set(workers) == {
-        "groupName",
-        "replicas",
-        "minReplicas",
-        "maxReplicas",
-        "rayStartParams",
-        "template",
-    }
+        "groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template",
+    }  # fmt: skip
     for group in (head, workers):
         assert all(isinstance(value, str) for value in group["rayStartParams"].values())
     # Actors live on the workers alone, and Ray may give out what Kubernetes has given.
@@ -690,9 +663,7 @@ def test_another_image_makes_another_cluster_but_more_workers_do_not(chart: helm
     ],
     ids=str,
 )
-def test_a_rollout_of_dispatch_must_fit_into_the_cluster(
-    chart: helm_python.Chart, values: Object, fits: bool
-) -> None:
+def test_a_dispatch_rollout_must_fit_a_cluster(chart: helm_python.Chart, values: Object, fits: bool) -> None:
     # The new dispatcher comes up before the old one goes. Without room for its actors it never gets ready, and the old one never goes.
     if fits:
         assert render(chart, values)

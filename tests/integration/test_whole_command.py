@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import present
 from tests.harness import PATIENCE_SECONDS, until
 from tests.rig.proc import descendants
 
@@ -85,20 +86,15 @@ def up(home: Path) -> Iterator[subprocess.Popen[str]]:
         if process.poll() is None:
             process.kill()
         process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+        present(process.stdout).close()
 
 
 @pytest.mark.ray
 def test_the_demo_shows_three_simulated_answers_and_says_so(tmp_path: Path) -> None:
     done = subprocess.run(
-        [PARLEY, "demo"],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        env={**environment(tmp_path), "COLUMNS": "120"},
-        check=False,
-    )
+        [PARLEY, "demo"], capture_output=True, text=True, timeout=100,
+        env={**environment(tmp_path), "COLUMNS": "120"}, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for agent in ("agent-dev-001", "agent-dev-002", "agent-dev-003"):
         assert agent in done.stdout
@@ -111,9 +107,7 @@ def test_the_demo_shows_three_simulated_answers_and_says_so(tmp_path: Path) -> N
 @pytest.mark.ray
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-async def test_parley_up_listens_on_loopback_only_answers_and_leaves_nothing_behind(
-    tmp_path: Path, end: signal.Signals
-) -> None:
+async def test_parley_up_answers_on_loopback_and_leaves_nothing(tmp_path: Path, end: signal.Signals) -> None:
     with up(tmp_path) as process:
         started = set(descendants(process.pid))
         assert started

@@ -19,12 +19,9 @@ from tests.rig.vllm.server import MODEL
 
 # Short waits, so that tests are quick. All other settings have their defaults.
 SETTINGS = {
-    "VLLM_MODEL": MODEL,
-    "PARLEY_POOL_ACTORS": "1",
-    "PARLEY_RETRY_BASE_SECONDS": "0.1",
-    "PARLEY_RETRY_CAP_SECONDS": "1",
-    "PARLEY_DRAIN_SECONDS": "2",
-}
+    "VLLM_MODEL": MODEL, "PARLEY_POOL_ACTORS": "1", "PARLEY_RETRY_BASE_SECONDS": "0.1",
+    "PARLEY_RETRY_CAP_SECONDS": "1", "PARLEY_DRAIN_SECONDS": "2",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ async def doctor(on: Front, **settings: str) -> tuple[int, str]:
     return process.returncode, line
 
 
-async def test_the_doctor_has_the_model_by_name_generate_one_token_and_says_how_long_a_prompt_may_be(
+async def test_the_doctor_has_the_model_generate_a_token_and_its_length_told(
     plain: Front, shared: Vllm
 ) -> None:
     before = await shared.figures()
@@ -37,9 +37,7 @@ async def test_the_doctor_has_the_model_by_name_generate_one_token_and_says_how_
     await shared.grew(before, generation_tokens_total=1, request_success_total=1)
 
 
-async def test_the_doctor_says_which_model_is_served_where_the_wrong_one_is_wanted(
-    plain: Front, shared: Vllm
-) -> None:
+async def test_the_doctor_names_the_served_model_where_another_is_wanted(plain: Front, shared: Vllm) -> None:
     before = await shared.figures()
     code, line = await doctor(plain, VLLM_MODEL="nobody")
     assert code != 0

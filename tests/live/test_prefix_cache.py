@@ -32,16 +32,10 @@ def task(nonce: str) -> str:
 def messages(role: str, text: str, number: int, *, angle_first: bool) -> Sequence[Mapping[str, str]]:
     """The messages of agent `number`. `angle_first`: the same words, with the agent's own part in front."""
     request = AgentRequested(
-        task_id="t",
-        agent_id=f"agent-{number:03}",
-        agent_number=number,
-        role=role,
-        num_agents=AGENTS,
-        task_description=text,
-        diversity=True,
-        requested_at="2026-01-01T00:00:00Z",
+        task_id="t", agent_id=f"agent-{number:03}", agent_number=number, role=role, num_agents=AGENTS,
+        task_description=text, diversity=True, requested_at="2026-01-01T00:00:00Z",
         deadline="2026-01-01T00:05:00Z",
-    )
+    )  # fmt: skip
     system, user = (dict(message) for message in prompts.compose(request).messages)
     if angle_first:
         shared, mark, angle = user["content"].rpartition("\n\n# Your angle")
@@ -71,19 +65,13 @@ async def ask(server: Vllm, conversations: Sequence[Sequence[Mapping[str, str]]]
         await asyncio.gather(*(client.complete(Endpoint(server.url), call, seconds=60) for call in calls))
 
 
-async def test_what_agents_share_is_computed_once_and_would_not_be_with_their_angle_in_front(
-    plain: Front, shared: Vllm
-) -> None:
+async def test_what_agents_share_is_computed_once_unless_angles_are_first(plain: Front, shared: Vllm) -> None:
     # A role of its own each time: no block of the prompt was ever seen.
     before = await shared.figures()
     ending = await plain.client.deliberate(
-        task(fresh()),
-        role=role(),
-        agents=AGENTS,
-        diversity=True,
-        max_tokens=ANSWER_TOKENS,
+        task(fresh()), role=role(), agents=AGENTS, diversity=True, max_tokens=ANSWER_TOKENS,
         timeout_seconds=60,
-    )
+    )  # fmt: skip
     assert len(ending.results) == AGENTS
     through = await cached(shared, before)
     rates = []

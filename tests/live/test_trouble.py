@@ -76,9 +76,7 @@ async def test_a_missing_and_a_wrong_key_fail_at_once(behind: Stage, fronts: Fro
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
-async def test_calls_that_a_full_server_refuses_are_retried_until_all_have_answered(
-    behind: Stage, fronts: Fronts, stream: bool
-) -> None:
+async def test_calls_a_full_server_refused_are_retried(behind: Stage, fronts: Fronts, stream: bool) -> None:
     server = await behind.up()
     on = await fronts.get(PATIENT, stream=stream)
     before = await server.figure("admission_rejections_total")
@@ -98,9 +96,7 @@ async def test_calls_that_a_full_server_refuses_are_retried_until_all_have_answe
     assert len(outcomes) < tries <= len(outcomes) + turned_away
 
 
-async def test_a_frozen_server_is_noticed_at_the_first_byte_of_a_stream_and_else_at_the_total_limit(
-    behind: Stage, fronts: Fronts
-) -> None:
+async def test_a_frozen_server_is_noticed_at_first_byte_or_limit(behind: Stage, fronts: Fronts) -> None:
     server = await behind.up()
     plain, streamed = await fronts.both(HURRIED)
     server.process.send_signal(signal.SIGSTOP)
@@ -116,9 +112,7 @@ async def test_a_frozen_server_is_noticed_at_the_first_byte_of_a_stream_and_else
     assert FIRST_BYTE_SECONDS * 1000 <= stream.duration_ms < (FIRST_BYTE_SECONDS + 1) * 1000
 
 
-async def test_a_server_that_is_killed_and_started_again_loses_no_agent_with_enough_attempts(
-    behind: Stage, fronts: Fronts
-) -> None:
+async def test_a_killed_and_restarted_server_loses_no_agent(behind: Stage, fronts: Fronts) -> None:
     server = await behind.up()
     client, hurried = await fronts.get(PATIENT), await fronts.get(HURRIED)
     waiting = [await client.client.submit("Go on", agents=2, max_tokens=1_000, timeout_seconds=120)]
@@ -153,9 +147,7 @@ async def test_a_server_that_is_killed_and_started_again_loses_no_agent_with_eno
     )
 
 
-async def test_an_engine_that_dies_is_an_error_in_a_stream_that_began_with_200_too(
-    behind: Stage, fronts: Fronts
-) -> None:
+async def test_an_engine_that_dies_is_an_error_after_a_200_too(behind: Stage, fronts: Fronts) -> None:
     server = await behind.up()
     asked = [
         (on, await on.client.submit("Go on", agents=2, max_tokens=LONG, timeout_seconds=60))
@@ -172,9 +164,7 @@ async def test_an_engine_that_dies_is_an_error_in_a_stream_that_began_with_200_t
     await asyncio.wait_for(server.process.wait(), 30)
 
 
-async def test_an_answer_that_a_stopping_server_breaks_off_is_no_answer(
-    behind: Stage, fronts: Fronts
-) -> None:
+async def test_an_answer_that_a_stopping_server_cuts_off_is_no_answer(behind: Stage, fronts: Fronts) -> None:
     """At SIGTERM, without `--shutdown-timeout`, vLLM aborts its requests and kills the engine. Depending on which comes first,
     a caller gets the words so far with HTTP 200 and `finish_reason: abort`, or no answer at all."""
     server = await behind.up()

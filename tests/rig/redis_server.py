@@ -20,13 +20,9 @@ async def redis_server(folder: Path) -> AsyncIterator[str]:
         raise FileNotFoundError("redis-server is not installed")
     port = free_port()
     settings = {
-        "bind": "127.0.0.1",
-        "port": str(port),
-        "dir": str(folder),
-        "save": "",
-        "appendonly": "yes",
+        "bind": "127.0.0.1", "port": str(port), "dir": str(folder), "save": "", "appendonly": "yes",
         "appendfsync": "everysec",
-    }
+    }  # fmt: skip
     command = [executable, *(word for name, value in settings.items() for word in (f"--{name}", value))]
     async with child(command, folder / "redis.log", os.environ, batch=True) as server:
         await server.ready(lambda: listens(port), START_SECONDS)

@@ -43,13 +43,10 @@ def planned(rng: random.Random, place: int, late_seconds: float | None) -> Asked
     agents = rng.choice((1, 1, 2, 2, 3, 4))
     timeout = rng.choice(_TIMEOUTS)
     body: dict[str, Any] = {
-        "task_id": task_id,
-        "task_description": "t",
-        "num_agents": agents,
-        "min_responses": rng.randint(1, agents),
-        "finish_early": rng.random() < 0.3,
+        "task_id": task_id, "task_description": "t", "num_agents": agents,
+        "min_responses": rng.randint(1, agents), "finish_early": rng.random() < 0.3,
         "timeout_seconds": timeout,
-    }
+    }  # fmt: skip
     lot = rng.random()
     if lot < 0.06:
         body["min_responses"] = agents + 1  # rejected, as it cannot be read
@@ -133,15 +130,9 @@ def _late(rng: random.Random, request: Act, late_seconds: float) -> list[Act]:
 
 def outcome(task_id: str, number: int) -> dict[str, Any]:
     return {
-        "task_id": task_id,
-        "agent_id": f"agent-dev-{number:03d}",
-        "role": "DEV",
-        "error": "forged",
-        "error_type": "server_error",
-        "attempt": 1,
-        "duration_ms": 1,
-        "timestamp": "1970-01-12T13:46:40.000Z",
-    }
+        "task_id": task_id, "agent_id": f"agent-dev-{number:03d}", "role": "DEV", "error": "forged",
+        "error_type": "server_error", "attempt": 1, "duration_ms": 1, "timestamp": "1970-01-12T13:46:40.000Z",
+    }  # fmt: skip
 
 
 async def publish(server: Server, asked: Asked, act: Act, name: str) -> None:

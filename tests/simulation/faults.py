@@ -29,20 +29,9 @@ class Kind(StrEnum):
 
 # Kinds of steps, as `link.label` names them, that a fault may be aimed at. "" is any step.
 STEPS = (
-    "tally",
-    "mark",
-    "timer",
-    "work",
-    "outcome",
-    "ending",
-    "dead letter",
-    "read",
-    "info",
-    "ack",
-    "nak",
-    "stop",
-    "inbox",
-)
+    "tally", "mark", "timer", "work", "outcome", "ending", "dead letter", "read", "info", "ack", "nak",
+    "stop", "inbox",
+)  # fmt: skip
 # Those that most histories have come more often.
 _OFTEN = (*STEPS, *("tally", "mark", "timer", "work", "outcome", "ending", "ack") * 2)
 _AT_STEPS = (

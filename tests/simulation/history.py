@@ -74,12 +74,9 @@ class Plan:
             thinking_seconds=rng.choice((0.01, 0.5, 5.0, 30.0)),
         )
         options = ProcessOptions(
-            keep_seconds=keep_seconds,
-            in_hand=rng.choice((1, 3, 64)),
-            slots_each=rng.choice((1, 3, 16)),
-            skew_seconds=rng.choice((0.0, 0.0, 0.3)),
-            moods=moods,
-        )
+            keep_seconds=keep_seconds, in_hand=rng.choice((1, 3, 64)), slots_each=rng.choice((1, 3, 16)),
+            skew_seconds=rng.choice((0.0, 0.0, 0.3)), moods=moods,
+        )  # fmt: skip
         return cls(
             keep_seconds=keep_seconds,
             latency=rng.choice((0.000_5, 0.002, 0.008)),

@@ -29,11 +29,7 @@ class Invariant(Enum):
         "each step",
         "a tally counts stored outcomes of its own agents, each once, and loses none it counted",
     )
-    COMES_TO_REST = (
-        8,
-        "at rest",
-        "every message is acknowledged in the end or in DEAD_LETTERS",
-    )
+    COMES_TO_REST = (8, "at rest", "every message is acknowledged in the end or in DEAD_LETTERS")
     MARK_KEPT = (9, "each step", "the mark names the ending's sequence, is set once, and is never lost")
     HEARD_ONCE = (
         10,
@@ -52,11 +48,7 @@ class Invariant(Enum):
         "a request is acknowledged only if it is recorded, refused with an ending, or its task_id is taken",
     )
     NO_BUG = (14, "each step", "no handler fails, except while NATS is away")
-    STATUS_TRUE = (
-        15,
-        "each step",
-        "a query is answered with an ending only once that is stored",
-    )
+    STATUS_TRUE = (15, "each step", "a query is answered with an ending only once that is stored")
     WITHIN_SLOTS = (16, "each step", "no actor runs more jobs than it has slots")
     HANDED_OVER = (
         17,

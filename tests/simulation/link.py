@@ -269,12 +269,9 @@ class Link:
 
     def delivered(self, kept: Kept, reply: str) -> Msg:
         return Msg(
-            _client=as_client(self),
-            subject=kept.subject,
-            reply=reply,
-            data=kept.data,
+            _client=as_client(self), subject=kept.subject, reply=reply, data=kept.data,
             headers=dict(kept.headers),
-        )
+        )  # fmt: skip
 
 
 async def _call(cb: Callable[[Msg], Awaitable[None]], message: Msg) -> None:

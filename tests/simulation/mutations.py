@@ -18,9 +18,7 @@ from parley.broker.core.tally import (
     Decision,
     EndingPublished,
     Event,
-    Outcome,
     Reaction,
-    Reported,
     RequestAgents,
     Requested,
     Tally,
@@ -75,21 +73,6 @@ def _never_marks(before: Tally | None, event: Event, now: float) -> Reaction:
     return _react(before, event, now)
 
 
-def _counts_again(before: Tally | None, event: Event, now: float) -> Reaction:
-    if (
-        isinstance(event, Reported)
-        and before is not None
-        and not before.ended
-        and event.agent_id in before.phase.outcomes
-    ):
-        outcome = Outcome(succeeded=event.error_type is None, seq=event.seq)
-        phase = before.phase.model_copy(
-            update={"outcomes": {**before.phase.outcomes, event.agent_id: outcome}}
-        )
-        return Reaction(before.model_copy(update={"phases": (phase,)}))
-    return _react(before, event, now)
-
-
 def _cancels_the_ended(before: Tally | None, event: Event, now: float) -> Reaction:
     if (
         isinstance(event, CancelRequested)
@@ -101,19 +84,6 @@ def _cancels_the_ended(before: Tally | None, event: Event, now: float) -> Reacti
             before.model_copy(
                 update={"state": State.CANCELLED, "verdict": Decision(error="cancelled", decided_at=now)}
             )
-        )
-    return _react(before, event, now)
-
-
-def _quorum_by_one_too_few(before: Tally | None, event: Event, now: float) -> Reaction:
-    if isinstance(event, DeadlineReached) and before is not None and not before.ended:
-        before = before.model_copy(update={"min_responses": max(0, before.min_responses - 1)})
-        reaction = _react(before, event, now)
-        assert reaction.tally is not None
-        return Reaction(
-            reaction.tally.model_copy(update={"min_responses": before.min_responses + 1}),
-            reaction.effects,
-            reaction.note,
         )
     return _react(before, event, now)
 
@@ -271,6 +241,18 @@ def _both(
     return broken
 
 
+def _rule(
+    rule: str,
+    trips: Invariant,
+    owner: type,
+    name: str,
+    broken: Any,
+    blind: frozenset[Invariant] = frozenset(),
+) -> Mutation:
+    """One method is replaced by `broken`."""
+    return Mutation(rule, trips, _method(owner, name, broken), blind)
+
+
 _UNSEEN = frozenset({Invariant.EFFECTS_FIRST, Invariant.NOT_LOST})
 
 MUTATIONS = (
@@ -282,95 +264,83 @@ MUTATIONS = (
         _UNSEEN,
     ),
     Mutation("never marks, and comes to rest so", Invariant.AN_ENDING, _reacting(_never_marks), _UNSEEN),
-    Mutation(
-        "the ending has no Msg-Id",
-        Invariant.ONE_ENDING,
-        _method(EndingPublisher, "_store", _stores_without_msg_id),
+    _rule(
+        "the ending has no Msg-Id", Invariant.ONE_ENDING, EndingPublisher, "_store", _stores_without_msg_id
     ),
-    Mutation(
-        "the deadline is armed half a minute late",
-        Invariant.IN_TIME,
-        _method(EffectRunner, "arm", _arms_late),
-    ),
-    Mutation(
-        "the quorum at the deadline is one too few", Invariant.AGREES, _reacting(_quorum_by_one_too_few)
-    ),
-    Mutation(
-        "publishes before it decides",
-        Invariant.AGREES,
-        _method(TallyStore, "apply", _publishes_before_deciding),
-    ),
+    _rule("the deadline is armed half a minute late", Invariant.IN_TIME, EffectRunner, "arm", _arms_late),
+    _rule("publishes before it decides", Invariant.AGREES, TallyStore, "apply", _publishes_before_deciding),
     Mutation("cancels what has ended", Invariant.ABSORBS, _reacting(_cancels_the_ended)),
-    Mutation("acknowledges first", Invariant.NOT_LOST, _method(Runner, "run", _acks_first)),
-    Mutation(
-        "acknowledges first, and dies", Invariant.AN_ENDING, _method(Runner, "run", _acks_first), _UNSEEN
-    ),
-    Mutation(
+    _rule("acknowledges first", Invariant.NOT_LOST, Runner, "run", _acks_first),
+    _rule("acknowledges first, and dies", Invariant.AN_ENDING, Runner, "run", _acks_first, _UNSEEN),
+    _rule(
         "the worker acknowledges before it stores",
         Invariant.EFFECTS_FIRST,
-        _method(Worker, "_outcome_of", _worker_acks_first),
+        Worker,
+        "_outcome_of",
+        _worker_acks_first,
     ),
-    Mutation(
-        "forgets the deadline", Invariant.EFFECTS_FIRST, _method(EffectRunner, "arm", _forgets_the_deadline)
-    ),
+    _rule("forgets the deadline", Invariant.EFFECTS_FIRST, EffectRunner, "arm", _forgets_the_deadline),
     Mutation("an early deadline is not armed anew", Invariant.EFFECTS_FIRST, _reacting(_does_not_arm_anew)),
-    Mutation(
-        "writes without comparing", Invariant.COUNTED_ONCE, _method(JetStream, "publish", _writes_blindly)
-    ),
-    Mutation("counts an agent again", Invariant.COUNTED_ONCE, _reacting(_counts_again)),
-    Mutation(
+    _rule("writes without comparing", Invariant.COUNTED_ONCE, JetStream, "publish", _writes_blindly),
+    _rule(
         "forgets the deadline, and nobody answers",
         Invariant.AN_ENDING,
-        _method(EffectRunner, "arm", _forgets_the_deadline),
+        EffectRunner,
+        "arm",
+        _forgets_the_deadline,
         _UNSEEN,
     ),
-    Mutation(
+    _rule(
         "the deadline is armed for the next day",
         Invariant.COMES_TO_REST,
-        _method(EffectRunner, "arm", _arms_for_next_day),
+        EffectRunner,
+        "arm",
+        _arms_for_next_day,
     ),
-    Mutation(
+    _rule(
         "what cannot be read is given back for ever",
         Invariant.COMES_TO_REST,
-        _method(Settler, "_dead_letter", _dead_letters_nothing),
+        Settler,
+        "_dead_letter",
+        _dead_letters_nothing,
     ),
-    Mutation(
-        "marks first, then publishes",
-        Invariant.MARK_KEPT,
-        _method(EndingPublisher, "publish", _marks_first),
-    ),
-    Mutation(
-        "stores the ending twice", Invariant.HEARD_ONCE, _method(EndingPublisher, "_store", _stores_twice)
-    ),
-    Mutation("sends nothing to the inbox", Invariant.HEARD, _method(JetStream, "broadcast", _sends_no_inbox)),
-    Mutation(
-        "fans out before it records", Invariant.RECORD_FIRST, _method(EffectRunner, "apply", _fans_out_first)
-    ),
-    Mutation("refuses in silence", Invariant.NOT_LOST, _method(Intake, "_refuse", _refuses_in_silence)),
-    Mutation("a handler has a bug", Invariant.NO_BUG, _method(JetStream, "broadcast", _trips_over_itself)),
+    _rule("marks first, then publishes", Invariant.MARK_KEPT, EndingPublisher, "publish", _marks_first),
+    _rule("stores the ending twice", Invariant.HEARD_ONCE, EndingPublisher, "_store", _stores_twice),
+    _rule("sends nothing to the inbox", Invariant.HEARD, JetStream, "broadcast", _sends_no_inbox),
+    _rule("fans out before it records", Invariant.RECORD_FIRST, EffectRunner, "apply", _fans_out_first),
+    _rule("refuses in silence", Invariant.NOT_LOST, Intake, "_refuse", _refuses_in_silence),
+    _rule("a handler has a bug", Invariant.NO_BUG, JetStream, "broadcast", _trips_over_itself),
     Mutation(
         "tells a wrong status",
         Invariant.STATUS_TRUE,
         lambda: patch.dict(query._SHOWN, {State.COMPLETED: "FAILED"}),
     ),
-    Mutation(
+    _rule(
         "asks for one message more than there is room for",
         Invariant.ROOM_ASKED,
-        _method(PullWindow, "to_request", _asks_for_one_too_many),
+        PullWindow,
+        "to_request",
+        _asks_for_one_too_many,
     ),
-    Mutation(
+    _rule(
         "counts on requests that a lost connection took with it",
         Invariant.ROOM_ASKED,
-        _method(PullWindow, "lose_connection", _counts_on_lost_requests),
+        PullWindow,
+        "lose_connection",
+        _counts_on_lost_requests,
     ),
-    Mutation(
+    _rule(
         "never gives up a request that was lost",
         Invariant.COMES_TO_REST,
-        _method(PullWindow, "expire", _gives_up_no_request),
+        PullWindow,
+        "expire",
+        _gives_up_no_request,
     ),
-    Mutation(
+    _rule(
         "frees no room once a message is handled",
         Invariant.COMES_TO_REST,
-        _method(PullWindow, "settle", _frees_no_room),
+        PullWindow,
+        "settle",
+        _frees_no_room,
     ),
 )

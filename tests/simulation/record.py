@@ -63,13 +63,9 @@ def payload(data: bytes) -> dict[str, Any]:
 def stored_outcome(kept: Kept) -> StoredOutcome:
     body = payload(kept.data)
     return StoredOutcome(
-        str(body.get("task_id")),
-        str(body.get("agent_id")),
-        int(body.get("round", 1)),
-        kept.subject == topology.AGENT_COMPLETED,
-        body.get("error_type"),
-        kept.at,
-    )
+        str(body.get("task_id")), str(body.get("agent_id")), int(body.get("round", 1)),
+        kept.subject == topology.AGENT_COMPLETED, body.get("error_type"), kept.at,
+    )  # fmt: skip
 
 
 def readable(kept: Kept) -> bool:

@@ -12,40 +12,19 @@ from tests.simulation.history import run, simulated
 HISTORIES = 2_000
 # Situations that the histories must reach to prove anything: at least this often in `HISTORIES`.
 SITUATIONS = {
-    "compare-and-set refused": 200,
-    "dropped by Msg-Id": 200,
-    "redelivered": 200,
-    "ending carried twice by core NATS": 50,
-    "killed between record and fan-out": 10,
-    "killed between verdict and ending": 10,
-    "killed between ending and mark": 10,
-    "outcome ignored": 100,
-    "agent asked again": 1,
-    "outcome of an agent stored again": 100,
-    "dead letter": 100,
-    "cancel for nobody": 50,
-    "question answered with an ending": 100,
-    "ended completed": 100,
-    "ended failed": 50,
-    "ended timeout": 100,
-    "ended cancelled": 50,
-    "ended rejected": 50,
-    "fault: killed before a step": 50,
-    "fault: killed between a step and its answer": 50,
-    "fault: stopped before a step": 20,
-    "fault: stopped between a step and its answer": 20,
-    "fault: answer lost": 50,
-    "fault: step lost": 20,
-    "fault: step delayed": 20,
-    "fault: delivery lost": 20,
-    "fault: delivery late": 20,
-    "fault: delivery doubled": 20,
-    "fault: deadline fired early": 10,
-    "fault: deadline fired late": 10,
-    "fault: broker away": 20,
-    "fault: pull request lost": 20,
+    "compare-and-set refused": 200, "dropped by Msg-Id": 200, "redelivered": 200,
+    "ending carried twice by core NATS": 50, "killed between record and fan-out": 10,
+    "killed between verdict and ending": 10, "killed between ending and mark": 10, "outcome ignored": 100,
+    "agent asked again": 1, "outcome of an agent stored again": 100, "dead letter": 100,
+    "cancel for nobody": 50, "question answered with an ending": 100, "ended completed": 100,
+    "ended failed": 50, "ended timeout": 100, "ended cancelled": 50, "ended rejected": 50,
+    "fault: killed before a step": 50, "fault: killed between a step and its answer": 50,
+    "fault: stopped before a step": 20, "fault: stopped between a step and its answer": 20,
+    "fault: answer lost": 50, "fault: step lost": 20, "fault: step delayed": 20, "fault: delivery lost": 20,
+    "fault: delivery late": 20, "fault: delivery doubled": 20, "fault: deadline fired early": 10,
+    "fault: deadline fired late": 10, "fault: broker away": 20, "fault: pull request lost": 20,
     "fault: pull request expired": 20,
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +52,9 @@ def test_a_history_is_the_same_each_time_and_in_each_process() -> None:
         f"    print(*[run(seed).trace.digest for seed in {list(seeds)}])\n"
     )
     other = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONHASHSEED": "7"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
     assert here == again
     assert here == other.stdout.split()
 

@@ -57,12 +57,9 @@ class Watcher:
         self._dead_letters: set[tuple[str, int, str]] = set()
         # What to check when a message of each consumer is acknowledged.
         self._settle: dict[str, Callable[[Kept], None]] = {
-            "intake": self._request_settled,
-            "cancel": self._cancel_settled,
-            "expire": self._deadline_settled,
-            "dispatch": self._work_settled,
-            "aggregate": self._outcome_settled,
-        }
+            "intake": self._request_settled, "cancel": self._cancel_settled, "expire": self._deadline_settled,
+            "dispatch": self._work_settled, "aggregate": self._outcome_settled,
+        }  # fmt: skip
 
     def live(self, task_id: str) -> Record | None:
         record = self._live.get(task_id)

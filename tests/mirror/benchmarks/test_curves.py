@@ -9,15 +9,10 @@ from benchmarks.scenarios.curves import agent_costs, arrivals, medians
 
 def row(system: str, concurrency: int, agents: int, calls: float, cpu: float | None = 1.0) -> dict[str, Any]:
     return {
-        "system": system,
-        "concurrency": concurrency,
-        "agents": agents,
-        "calls_per_second": calls,
-        "deliberations_per_second": calls / agents,
-        "p50_ms": 1000 / calls,
-        "p99_ms": 2000 / calls,
+        "system": system, "concurrency": concurrency, "agents": agents, "calls_per_second": calls,
+        "deliberations_per_second": calls / agents, "p50_ms": 1000 / calls, "p99_ms": 2000 / calls,
         "cpu_ms_per_call": cpu,
-    }
+    }  # fmt: skip
 
 
 def run(*rows: dict[str, Any], **opened: tuple[float, float]) -> dict[str, Any]:
@@ -61,13 +56,9 @@ def test_the_added_latency_is_the_median_of_the_differences_within_a_run() -> No
         ]
     )
     wanted = {
-        "share": 0.5,
-        "rate": 110,
-        "parley_p99_ms": 100,
-        "bare_p99_ms": 60,
-        "added_p99_ms": 30,
+        "share": 0.5, "rate": 110, "parley_p99_ms": 100, "bare_p99_ms": 60, "added_p99_ms": 30,
         "cpu_ms_per_call": 2.0,
-    }
+    }  # fmt: skip
     assert {name: found[name] for name in wanted} == wanted
 
 

@@ -55,12 +55,9 @@ async def accounts(folder: Path) -> AsyncIterator[Accounts]:
 
 def _start(conf: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [executable(), "-c", str(conf)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+        [executable(), "-c", str(conf)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from asyncio.subprocess import PIPE, Process
 import pytest
 
 from parley.broker import host
+from tests import present
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux's scheduler")
 
@@ -89,8 +90,7 @@ def python(script: str) -> tuple[str, ...]:
 
 
 async def first_line(process: Process) -> str:
-    assert process.stdout is not None
-    return (await process.stdout.readline()).decode().strip()
+    return (await present(process.stdout).readline()).decode().strip()
 
 
 async def test_a_child_is_ready_when_its_fact_is_known_and_ends_with_the_block() -> None:
@@ -135,10 +135,7 @@ async def test_a_child_of_a_block_that_fails_is_stopped() -> None:
     with pytest.raises(KeyError):
         async with host.child(
             python("import time; print(1, flush=True); time.sleep(60)"), first_line, stdout=PIPE
-        ) as (
-            process,
-            _,
-        ):
+        ) as (process, _):
             raise KeyError
     with pytest.raises(ProcessLookupError):
         os.kill(process.pid, 0)

@@ -11,10 +11,7 @@ from parley.broker.core.messages import ErrorType
 from parley.broker.jetstream import topology
 
 DOCUMENTS = sorted(
-    [
-        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
-        *ROOT.glob("docs/**/*.md"),
-    ]
+    [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *ROOT.glob("docs/**/*.md")]
 )
 # Folders whose files documents name in backticks; anything else in backticks is no path.
 FOLDERS = "benchmarks|broker|docs|handlers|helm|monitoring|parley|tests|workers|\\.ci"

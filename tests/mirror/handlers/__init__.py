@@ -9,6 +9,7 @@ from typing import Any
 
 from nats.js import JetStreamContext
 
+from parley.broker.core.errors import BrokerUnavailable
 from parley.broker.core.messages import (
     AgentCompleted,
     AgentFailed,
@@ -154,12 +155,9 @@ async def bench_at(url: str) -> AsyncIterator[Bench]:
 
 # Header blocks that nats-server stores and delivers, and that nats-py's own client dies of.
 MALFORMED_HEADERS = [
-    b"junk\r\n\r\n",
-    b"x",
-    b"NATS/1.0",
-    b"NATS/1.0\r\nk\xff: \xff\xfe\r\n\r\n",
+    b"junk\r\n\r\n", b"x", b"NATS/1.0", b"NATS/1.0\r\nk\xff: \xff\xfe\r\n\r\n",
     b"NATS/1.0 \xff\xff\xff\r\n\r\n",
-]
+]  # fmt: skip
 
 
 # What may stand for the last token of a subject under a wildcard, if it is up to the sender.
@@ -171,6 +169,13 @@ async def publish_raw(bench: Bench, subject: str | bytes, headers: bytes = b"NAT
     under = subject if isinstance(subject, bytes) else subject.encode()
     sizes = f"{len(headers)} {len(headers) + 2}".encode()
     await send_raw(bench.url, b"HPUB " + under + b" " + sizes + b"\r\n" + headers + b"{}\r\n")
+
+
+class UnreadableBucket(JetStream):
+    """The real wire, on which the leader of the bucket does not answer."""
+
+    async def get_last(self, stream: str, subject: str) -> StoredMessage | None:
+        raise BrokerUnavailable("nats://x", "timeout")
 
 
 class Stumble(RuntimeError):
@@ -186,16 +191,9 @@ class StumblingWire(JetStream):
         self._falls_at = at
         self._after = after
 
-    async def publish(
-        self,
-        subject: str,
-        body: bytes,
-        *,
-        msg_id: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> PubAck:
+    async def publish(self, *args: Any, **kwargs: Any) -> PubAck:
         with self._step():
-            return await super().publish(subject, body, msg_id=msg_id, headers=headers)
+            return await super().publish(*args, **kwargs)
 
     async def broadcast(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         with self._step():

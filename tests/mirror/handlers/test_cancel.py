@@ -12,6 +12,7 @@ from parley.handlers.cancel import Cancel
 from parley.handlers.effects import EffectRunner
 from parley.handlers.intake import Bounds, Intake
 from parley.handlers.settle import Runner
+from tests import present
 from tests.mirror.handlers import Bench, effects_of, runner_of
 
 
@@ -35,9 +36,7 @@ async def request(bench: Bench, task_id: str = "t-1") -> None:
     await bench.publish(topology.REQUESTED, {"task_id": task_id, "task_description": "x"})
 
 
-async def test_a_cancel_ends_what_runs_with_its_reason_and_stops_its_agents(
-    bench: Bench, cancel: Runner, intake: Runner
-) -> None:
+async def test_a_cancel_ends_it_and_stops_its_agents(bench: Bench, cancel: Runner, intake: Runner) -> None:
     stopped = await bench.nc.subscribe(topology.AGENT_CANCEL)
     await bench.nc.flush()
     await request(bench)
@@ -53,21 +52,7 @@ async def test_a_cancel_ends_what_runs_with_its_reason_and_stops_its_agents(
     assert bench.notes.lines == ["ended cancelled"]
 
 
-async def test_a_cancel_that_comes_twice_ends_it_once(bench: Bench, cancel: Runner, intake: Runner) -> None:
-    await request(bench)
-    await intake(await bench.taken(INTAKE))
-    for reason in ("first", "second"):
-        await bench.publish(topology.CANCEL, {"task_id": "t-1", "reason": reason})
-        await cancel(await bench.taken(CANCELLER))
-    (ending,) = await bench.endings_of("t-1")
-    assert isinstance(ending, DeliberationFailed)
-    assert ending.error == "cancelled: first"
-    await bench.settled(CANCELLER)
-
-
-async def test_a_cancel_that_overtook_its_request_waits_for_it(
-    bench: Bench, cancel: Runner, intake: Runner
-) -> None:
+async def test_a_cancel_waits_for_a_later_request(bench: Bench, cancel: Runner, intake: Runner) -> None:
     await request(bench)
     await bench.publish(topology.CANCEL, {"task_id": "t-1"})
     for count in (1, 2, 3):  # intake has not come to it yet
@@ -75,18 +60,14 @@ async def test_a_cancel_that_overtook_its_request_waits_for_it(
         assert batch[0].count == count
         await cancel(batch)
     await intake(await bench.taken(INTAKE))
-    tally = await bench.tally_of("t-1")
-    assert tally is not None
-    assert tally.state is State.PENDING
+    assert present(await bench.tally_of("t-1")).state is State.PENDING
     await cancel(await bench.taken(CANCELLER))
     assert [ending.status for ending in await bench.endings_of("t-1")] == ["cancelled"]
     await bench.settled(CANCELLER)
     assert await bench.dead_letters() == []
 
 
-async def test_a_cancel_waits_for_a_request_that_intake_holds(
-    bench: Bench, cancel: Runner, intake: Runner
-) -> None:
+async def test_a_cancel_waits_for_a_held_request(bench: Bench, cancel: Runner, intake: Runner) -> None:
     await request(bench)
     in_hand = await bench.taken(INTAKE)
     await bench.publish(topology.CANCEL, {"task_id": "t-1"})
@@ -98,9 +79,7 @@ async def test_a_cancel_waits_for_a_request_that_intake_holds(
     assert [ending.status for ending in await bench.endings_of("t-1")] == ["cancelled"]
 
 
-async def test_a_cancel_of_an_unknown_deliberation_is_acknowledged_when_intake_has_settled_every_earlier_request(
-    bench: Bench, cancel: Runner, intake: Runner
-) -> None:
+async def test_an_unknown_cancel_is_done_after_intake(bench: Bench, cancel: Runner, intake: Runner) -> None:
     await request(bench, "another")
     await intake(await bench.taken(INTAKE))
     await bench.settled(INTAKE)
@@ -111,9 +90,7 @@ async def test_a_cancel_of_an_unknown_deliberation_is_acknowledged_when_intake_h
     assert await bench.endings_of("nobody") == []
 
 
-async def test_a_cancel_of_an_unknown_deliberation_is_acknowledged_once_intake_is_past_it(
-    bench: Bench, cancel: Runner, intake: Runner
-) -> None:
+async def test_an_unknown_cancel_waits_for_intake_only(bench: Bench, cancel: Runner, intake: Runner) -> None:
     await request(bench, "before")
     await intake(await bench.taken(INTAKE))
     await bench.publish(topology.CANCEL, {"task_id": "nobody"})

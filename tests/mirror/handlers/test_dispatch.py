@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from parley.broker.core.errors import BrokerUnavailable
 from parley.broker.core.messages import AgentCancel, AgentFailed, AgentRequested, ErrorType, decode
 from parley.broker.core.tally import CancelRequested, Reported, Requested
 from parley.broker.core.timestamps import format_timestamp
@@ -19,14 +18,13 @@ from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import DISPATCH
 from parley.handlers import dispatch as dispatching
-from parley.handlers import settle
 from parley.handlers.delivery import Delivery
 from parley.handlers.dispatch import MAX_JOB_DELIVERIES, Dispatch
 from parley.handlers.settle import MAX_DELIVERIES, Settler
 from parley.workers.job import Job
 from parley.workers.model.endpoint_status import EndpointStatus
 from tests.harness import until
-from tests.mirror.handlers import Bench
+from tests.mirror.handlers import Bench, UnreadableBucket
 
 ONE, TWO = "agent-dev-001", "agent-dev-002"
 
@@ -99,9 +97,7 @@ async def again(bench: Bench, count: int = 1) -> list[Delivery[Any]]:
 # ── handed over ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_work_is_handed_over_as_it_came_and_left_to_the_worker_to_settle(
-    bench: Bench, dispatch: Dispatch, pool: Hands
-) -> None:
+async def test_work_is_handed_over_as_it_is_to_settle(bench: Bench, dispatch: Dispatch, pool: Hands) -> None:
     await bench.publish(topology.AGENT_REQUESTED, work(), {"traceparent": TRACE})
     (delivery,) = await bench.taken(DISPATCH)
     await dispatch([delivery])
@@ -114,9 +110,7 @@ async def test_work_is_handed_over_as_it_came_and_left_to_the_worker_to_settle(
     await bench.settled(DISPATCH)
 
 
-async def test_what_came_together_is_handed_over_together(
-    bench: Bench, dispatch: Dispatch, pool: Hands
-) -> None:
+async def test_what_came_together_goes_together(bench: Bench, dispatch: Dispatch, pool: Hands) -> None:
     for number in range(1, 6):
         await bench.publish(topology.AGENT_REQUESTED, work(agent=f"agent-dev-{number:03d}"))
     await dispatch(await bench.taken(DISPATCH, 5))
@@ -150,9 +144,7 @@ async def test_work_that_came_back_is_handed_over_again_while_its_agent_is_missi
 # ── dropped ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_work_of_a_cancelled_deliberation_is_dropped(
-    bench: Bench, dispatch: Dispatch, pool: Hands
-) -> None:
+async def test_work_of_a_cancelled_one_is_dropped(bench: Bench, dispatch: Dispatch, pool: Hands) -> None:
     dispatch.cancel(AgentCancel(task_id="t-1", reason="changed my mind").encode())
     for name in ("t-1", "t-2"):
         await bench.publish(topology.AGENT_REQUESTED, work(name))
@@ -165,9 +157,7 @@ async def test_work_of_a_cancelled_deliberation_is_dropped(
 
 
 @pytest.mark.parametrize("junk", [b"", b"nope", b'{"task_id": ">"}', b"[]"])
-async def test_an_invalid_cancel_drops_nothing(
-    bench: Bench, dispatch: Dispatch, pool: Hands, junk: bytes
-) -> None:
+async def test_a_bad_cancel_drops_nothing(bench: Bench, dispatch: Dispatch, pool: Hands, junk: bytes) -> None:
     dispatch.cancel(junk)
     await bench.publish(topology.AGENT_REQUESTED, work())
     await dispatch(await bench.taken(DISPATCH))
@@ -271,9 +261,7 @@ def test_losing_a_worker_is_forgiven_more_often_than_a_bug() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"nope", b"{}", b'{"task_id": "t-1"}', b"\xff"])
-async def test_an_invalid_job_is_dead_lettered(
-    bench: Bench, dispatch: Dispatch, pool: Hands, body: bytes
-) -> None:
+async def test_a_bad_job_is_dead_lettered(bench: Bench, dispatch: Dispatch, pool: Hands, body: bytes) -> None:
     await bench.publish(topology.AGENT_REQUESTED, body)
     await bench.publish(topology.AGENT_REQUESTED, work())
     await dispatch(await bench.taken(DISPATCH, 2))
@@ -283,18 +271,9 @@ async def test_an_invalid_job_is_dead_lettered(
     assert bench.notes.lines == ["dead-lettered agent.requested"]
 
 
-async def test_work_whose_tally_cannot_be_read_now_is_given_back(
-    bench: Bench, pool: Hands, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Away(JetStream):
-        """The bucket's leader does not answer."""
-
-        async def get_last(self, stream: str, subject: str) -> StoredMessage | None:
-            raise BrokerUnavailable("nats://x", "timeout")
-
-    monkeypatch.setattr(settle, "FIRST_RETRY_SECONDS", 0.01)
+async def test_work_whose_tally_cannot_be_read_now_is_given_back(bench: Bench, pool: Hands) -> None:
     await bench.publish(topology.AGENT_REQUESTED, work())
-    await dispatch_of(bench, pool, Away(bench.nc))(await again(bench))
+    await dispatch_of(bench, pool, UnreadableBucket(bench.nc))(await again(bench))
     assert pool.handed == []
     (delivery,) = await asyncio.wait_for(bench.taken(DISPATCH), 10)
     assert delivery.count == 3

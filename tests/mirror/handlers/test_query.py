@@ -4,11 +4,9 @@ import time
 
 import pytest
 
-from parley.broker.core.errors import BrokerUnavailable
 from parley.broker.core.messages import AgentOutcome, DeliberationGet, DeliberationStatus, decode
 from parley.broker.core.tally import CancelRequested, DeadlineReached, Event, Refused, Reported, Requested
 from parley.broker.jetstream import topology
-from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.effects import EffectRunner
 from parley.handlers.query import Query
@@ -16,6 +14,7 @@ from tests.mirror.handlers import (
     Bench,
     Stumble,
     StumblingWire,
+    UnreadableBucket,
     answer_of,
     effects_of,
     failure_of,
@@ -54,23 +53,16 @@ async def ask(query: Query, task_id: str = "t-1") -> DeliberationStatus:
 
 async def test_a_deliberation_that_does_not_exist_is_unknown_not_pending(query: Query) -> None:
     answer = await ask(query, "nobody")
-    assert (answer.task_id, answer.status, answer.error_message) == (
-        "nobody",
-        "UNKNOWN",
-        "never heard of, or forgotten",
-    )
+    assert (answer.task_id, answer.status) == ("nobody", "UNKNOWN")
+    assert answer.error_message == "never heard of, or forgotten"
     assert answer.ending_seq is None
 
 
 async def test_one_without_outcomes_is_pending(bench: Bench, query: Query) -> None:
     await begin(bench)
     answer = await ask(query)
-    assert (answer.status, answer.total_agents, answer.received_count, answer.failed_count) == (
-        "PENDING",
-        3,
-        0,
-        0,
-    )
+    assert (answer.status, answer.total_agents, answer.received_count) == ("PENDING", 3, 0)
+    assert answer.failed_count == 0
     assert (answer.metadata, answer.results, answer.error_message) == ({"a": "b"}, (), "")
 
 
@@ -78,12 +70,8 @@ async def test_one_that_runs_tells_how_many_answered_and_failed(bench: Bench, qu
     await begin(bench)
     await report(bench, answer_of("t-1", ONE), failure_of("t-1", TWO))
     answer = await ask(query)
-    assert (answer.status, answer.total_agents, answer.received_count, answer.failed_count) == (
-        "IN_PROGRESS",
-        3,
-        1,
-        1,
-    )
+    assert (answer.status, answer.total_agents, answer.received_count) == ("IN_PROGRESS", 3, 1)
+    assert answer.failed_count == 1
 
 
 async def test_a_completed_one_is_answered_with_its_results(bench: Bench, query: Query) -> None:
@@ -97,11 +85,8 @@ async def test_a_completed_one_is_answered_with_its_results(bench: Bench, query:
     assert (answer.total_agents, answer.received_count, answer.failed_count) == (3, 2, 1)
     (message,) = await bench.all_of(topology.DELIBERATIONS, topology.COMPLETED)
     (ending,) = await bench.endings_of("t-1")
-    assert (answer.ending_seq, answer.duration_ms, answer.metadata) == (
-        message.seq,
-        ending.duration_ms,
-        {"a": "b"},
-    )
+    assert (answer.ending_seq, answer.duration_ms) == (message.seq, ending.duration_ms)
+    assert answer.metadata == {"a": "b"}
 
 
 @pytest.mark.parametrize(
@@ -152,9 +137,7 @@ async def test_one_that_is_decided_and_not_published_is_not_over(bench: Bench, q
     assert (await ask(query)).status == "COMPLETED"
 
 
-async def test_an_ending_that_left_the_stream_before_its_tally_is_told_from_the_tally(
-    bench: Bench, query: Query
-) -> None:
+async def test_an_ending_no_longer_in_the_stream_is_told_from_the_tally(bench: Bench, query: Query) -> None:
     began = await begin(bench)
     await effects_of(bench).apply("t-1", [(CancelRequested("enough"), began + 1)])
     await bench.js.purge_stream(topology.DELIBERATIONS)
@@ -164,9 +147,7 @@ async def test_an_ending_that_left_the_stream_before_its_tally_is_told_from_the_
     assert (answer.total_agents, answer.received_count) == (3, 0)
 
 
-async def test_a_completed_one_whose_ending_left_the_stream_says_why_it_has_no_answers(
-    bench: Bench, query: Query
-) -> None:
+async def test_a_completed_one_without_its_ending_says_why_answers_lack(bench: Bench, query: Query) -> None:
     await begin(bench)
     await report(bench, *(answer_of("t-1", agent) for agent in (ONE, TWO, THREE)))
     await bench.js.purge_stream(topology.DELIBERATIONS)
@@ -184,17 +165,8 @@ async def test_an_invalid_question_is_answered_with_what_is_wrong(query: Query, 
     assert answer.error_message.startswith(("payload: ", "task_id: "))
 
 
-class Away(JetStream):
-    """The bucket's leader does not answer."""
-
-    async def get_last(self, stream: str, subject: str) -> StoredMessage | None:
-        raise BrokerUnavailable("nats://x", "timeout")
-
-
-async def test_while_nats_is_away_the_answer_says_so_and_not_that_the_deliberation_is_unknown(
-    bench: Bench,
-) -> None:
-    answer = await ask(Query(bench.wire, TallyStore(Away(bench.nc), keep_seconds=60)))
+async def test_while_nats_is_away_the_answer_says_so_instead_of_unknown(bench: Bench) -> None:
+    answer = await ask(Query(bench.wire, TallyStore(UnreadableBucket(bench.nc), keep_seconds=60)))
     assert (answer.task_id, answer.status) == ("t-1", "UNKNOWN")
     assert answer.error_message.startswith("cannot tell now: ")
     assert "never heard of" not in answer.error_message

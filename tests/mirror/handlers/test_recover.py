@@ -15,6 +15,7 @@ from parley.broker.jetstream.topology import EXPIRY
 from parley.handlers.effects import EffectRunner
 from parley.handlers.expire import Expire
 from parley.handlers.recover import MARKING_SECONDS, Recover
+from tests import present
 from tests.harness import until
 from tests.mirror.handlers import Bench, effects_of, runner_of
 
@@ -44,9 +45,7 @@ async def armed_at(bench: Bench, task_id: str) -> float | None:
     return parse_timestamp(timer.headers["Nats-Schedule"].removeprefix("@at ")) if timer is not None else None
 
 
-async def test_an_open_deliberation_whose_deadline_was_lost_gets_it_back(
-    bench: Bench, recover: Recover
-) -> None:
+async def test_an_open_deliberation_gets_its_lost_deadline_back(bench: Bench, recover: Recover) -> None:
     deadline = await record(bench, "open", 3_600)
     assert await armed_at(bench, "open") is None
     assert await recover.sweep() == 1
@@ -68,8 +67,7 @@ async def test_an_ending_that_was_just_decided_gets_time_to_be_marked(bench: Ben
     before = time.time()
     await record(bench, "decided", 3_600, CancelRequested("enough"), ago=0)
     assert await recover.sweep() == 1
-    at = await armed_at(bench, "decided")
-    assert at is not None
+    at = present(await armed_at(bench, "decided"))
     assert MARKING_SECONDS <= at - before < MARKING_SECONDS + 5
     # However often it is swept: a process that starts again and again must not put it off.
     assert await recover.sweep() == 1
@@ -89,9 +87,7 @@ async def test_an_ending_decided_long_ago_is_published_at_once(bench: Bench, rec
     assert delivery.msg.subject == topology.deadline_subject("old")
 
 
-async def test_a_tally_that_cannot_be_read_keeps_no_other_from_being_armed(
-    bench: Bench, recover: Recover
-) -> None:
+async def test_an_unreadable_tally_keeps_no_other_from_its_timer(bench: Bench, recover: Recover) -> None:
     await record(bench, "a-first", 3_600)
     await bench.wire.publish(topology.tally_subject("b-strange"), b'{"state": "of another version"}')
     await bench.wire.publish(topology.tally_subject("c.d"), b"{}")
@@ -134,9 +130,7 @@ async def test_it_sweeps_at_the_start_and_after_a_reconnect(bench: Bench, recove
             await running
 
 
-async def test_it_sweeps_regularly_without_any_reason(
-    bench: Bench, recover: Recover, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_it_sweeps_regularly(bench: Bench, recover: Recover, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("parley.handlers.recover.SWEEP_SECONDS", 1.0)
     running = asyncio.create_task(recover.run())
     try:

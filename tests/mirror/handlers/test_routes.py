@@ -22,22 +22,13 @@ from tests.mirror.handlers import Bench
 # Every subject of the contract that somebody sends or receives. `deliberation.timer.<task_id>` is between us and the
 # scheduler, `deadletter.>` is for people with the nats CLI.
 RECEIVED = {
-    "deliberation.requested",
-    "deliberation.cancel",
-    "deliberation.deadline.*",
-    "deliberation.get",
-    "agent.requested",
-    "agent.response.*",
-    "agent.cancel",
-}
+    "deliberation.requested", "deliberation.cancel", "deliberation.deadline.*", "deliberation.get",
+    "agent.requested", "agent.response.*", "agent.cancel",
+}  # fmt: skip
 SENT = {
-    "deliberation.completed",
-    "deliberation.failed",
-    "agent.requested",
-    "agent.response.completed",
-    "agent.response.failed",
-    "agent.cancel",
-}
+    "deliberation.completed", "deliberation.failed", "agent.requested", "agent.response.completed",
+    "agent.response.failed", "agent.cancel",
+}  # fmt: skip
 
 
 def listeners(heard: list[tuple[str, str]]) -> Handlers:

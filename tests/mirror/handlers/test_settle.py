@@ -15,24 +15,14 @@ from parley.broker.jetstream.jetstream import StoredMessage
 from parley.broker.jetstream.topology import EXPIRY, INTAKE
 from parley.handlers import settle
 from parley.handlers.delivery import ACK, DeadLetter, Delivery, Retry, Settlement
-from parley.handlers.settle import (
-    MAX_DELIVERIES,
-    SIGNALS,
-    InProgress,
-    Runner,
-    Settler,
-    dead_letter,
-    retry_wait,
-)
+from parley.handlers.settle import MAX_DELIVERIES, SIGNALS, InProgress, Runner, Settler, retry_wait
 from tests.harness import until
 from tests.mirror.handlers import MALFORMED_HEADERS, ODD_TOKENS, Bench, publish_raw
 
 
 @pytest.fixture
-def settler(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Settler:
-    """Of the intake's consumer; what it gives back comes soon."""
-    monkeypatch.setattr(settle, "FIRST_RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(settle, "LAST_RETRY_SECONDS", 0.05)
+def settler(bench: Bench) -> Settler:
+    """Of the intake's consumer."""
     return Settler(bench.wire, INTAKE, bench.notes)
 
 
@@ -84,9 +74,7 @@ async def test_it_is_acknowledged_last(bench: Bench, settler: Settler) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.2, 0.0, -1.0])
-async def test_a_handler_may_ask_for_its_message_again(
-    bench: Bench, settler: Settler, seconds: float
-) -> None:
+async def test_a_handler_may_want_its_message_again(bench: Bench, settler: Settler, seconds: float) -> None:
     await bench.publish(topology.REQUESTED, {})
     (delivery,) = await bench.taken(INTAKE)
     loop = asyncio.get_running_loop()
@@ -105,9 +93,7 @@ async def test_a_handler_may_ask_for_its_message_again(
 @pytest.mark.parametrize(
     "error", [Conflict("t-1"), RuntimeError("x"), AssertionError("x"), TimeoutError()], ids=repr
 )
-async def test_an_error_gives_the_message_back_and_is_observed(
-    bench: Bench, settler: Settler, error: Exception
-) -> None:
+async def test_an_error_gives_the_message_back(bench: Bench, settler: Settler, error: Exception) -> None:
     async def handle(delivery: Delivery[Any]) -> Settlement:
         raise error
 
@@ -178,12 +164,10 @@ async def test_a_handler_may_dead_letter_its_message(bench: Bench, settler: Sett
     assert bench.notes.lines == ["dead-lettered deliberation.requested"]
 
 
-async def test_an_invalid_message_is_kept_whole_with_its_reason_and_origin(
-    bench: Bench, settler: Settler
-) -> None:
+async def test_an_invalid_message_is_kept_whole_with_its_origin(bench: Bench, settler: Settler) -> None:
     body = b'{"task_description": \xff\x00 "' + b"x" * 10_000
     await bench.publish(topology.CANCEL, {})  # so that its place is not simply the first
-    seq = await bench.publish(topology.REQUESTED, body)
+    seq = await bench.publish(topology.REQUESTED, body, {"traceparent": "00-aa"})
     (delivery,) = await bench.taken(INTAKE)
     await Runner(settler, unreadable).run(delivery)
     await bench.settled(INTAKE)
@@ -191,6 +175,7 @@ async def test_an_invalid_message_is_kept_whole_with_its_reason_and_origin(
     assert letter.subject == "deadletter.deliberation.requested"
     assert letter.data == body
     headers = letter.headers
+    assert headers["traceparent"] == "00-aa"
     assert headers["Parley-Reason"] == "num_agents: must be more; role: unknown"
     assert (headers["Parley-Stream"], headers["Parley-Consumer"]) == ("DELIBERATIONS", "intake")
     assert (headers["Parley-Sequence"], headers["Parley-Deliveries"]) == (str(seq), "1")
@@ -198,115 +183,11 @@ async def test_an_invalid_message_is_kept_whole_with_its_reason_and_origin(
     assert bench.notes.lines == ["dead-lettered deliberation.requested"]
 
 
-async def test_a_dead_letter_keeps_the_senders_headers_but_not_forged_ones_of_the_service(
-    bench: Bench, settler: Settler
-) -> None:
-    await bench.wire.publish(
-        topology.REQUESTED,
-        b"{}",
-        msg_id="m-1",
-        headers={
-            "traceparent": "00-aa",
-            "X-Mine": "yes",
-            "Parley-Reason": "forged",
-            "Parley-Sequence": "0",
-            "Nats-TTL": "60s",
-        },
-    )
-    (delivery,) = await bench.taken(INTAKE)
-    await Runner(settler, unreadable).run(delivery)
-    letter = await letter_of(bench)
-    headers = letter.headers
-    assert (headers["traceparent"], headers["X-Mine"]) == ("00-aa", "yes")
-    assert headers["Parley-Reason"] == "num_agents: must be more; role: unknown"
-    assert headers["Parley-Sequence"] == str(delivery.seq)
-    # What the server would act upon is only told: a dead letter must not expire, or be taken for a repeat of the
-    # original.
-    assert (headers["Parley-Original-Nats-Msg-Id"], headers["Parley-Original-Nats-TTL"]) == ("m-1", "60s")
-    assert headers["Nats-Msg-Id"] == f"dead:DELIBERATIONS:{delivery.seq}:intake"
-    assert "Nats-TTL" not in headers
-
-
-async def test_a_message_is_dead_lettered_once_however_often_it_is_tried(
-    bench: Bench, settler: Settler
-) -> None:
-    await bench.publish(topology.REQUESTED, b"junk")
-    (delivery,) = await bench.taken(INTAKE)
-    for _ in range(3):
-        await dead_letter(bench.wire, INTAKE, delivery, "why")
-    assert (await letter_of(bench)).data == b"junk"
-
-
-async def test_each_message_has_its_own_dead_letter(bench: Bench, settler: Settler) -> None:
-    for _ in range(3):
-        await bench.publish(topology.REQUESTED, b"junk")
-    for delivery in await bench.taken(INTAKE, 3):
-        await Runner(settler, unreadable).run(delivery)
-    assert len(await bench.dead_letters()) == 3
-
-
-@pytest.mark.parametrize(
-    ("reason", "shown"),
-    [
-        ("two\nlines\r\nInjected: header", "two lines Injected: header"),
-        ("naïve ✓", "na?ve ?"),
-        ("", ""),
-        ("x" * 600, "x" * 500),
-        ("\x00\x1b[31m red", None),
-    ],
-)
-async def test_a_reason_of_any_kind_fits_into_a_header(bench: Bench, reason: str, shown: str | None) -> None:
-    await bench.publish(topology.REQUESTED, b"junk")
-    (delivery,) = await bench.taken(INTAKE)
-    await dead_letter(bench.wire, INTAKE, delivery, reason)
-    letter = await letter_of(bench)
-    assert letter.data == b"junk"
-    assert "Injected" not in letter.headers
-    assert (letter.headers["Parley-Sequence"], letter.headers["Parley-Stream"]) == (
-        str(delivery.seq),
-        "DELIBERATIONS",
-    )
-    assert shown is None or letter.headers.get("Parley-Reason", "") == shown
-
-
-async def test_a_payload_too_large_for_more_headers_goes_to_the_object_store(
-    bench: Bench, settler: Settler
-) -> None:
-    body = b"x" * bench.wire.max_payload
-    seq = (await bench.js.publish(topology.REQUESTED, body)).seq
-    (delivery,) = await bench.taken(INTAKE)
-    await Runner(settler, unreadable).run(delivery)
-    await bench.settled(INTAKE)
-    letter = await letter_of(bench)
-    assert letter.data == b""
-    assert letter.headers["Parley-Sequence"] == str(seq)
-    assert letter.headers["Parley-Reason"] == "num_agents: must be more; role: unknown"
-    store = await bench.js.object_store(letter.headers["Parley-Payload-Bucket"])
-    assert (await store.get(letter.headers["Parley-Payload-Name"])).data == body
-
-
-async def test_a_message_whose_headers_are_too_large_to_keep_is_dead_lettered(
-    bench: Bench, settler: Settler
-) -> None:
-    # 65,532 bytes of headers: the server takes 65,535, and ours have to go with them.
-    many = {f"X-{n}": "y" * 1_000 for n in range(10, 75)}
-    await bench.js.publish(topology.REQUESTED, b"x" * 40_000, headers=many)
-    (delivery,) = await bench.taken(INTAKE)
-    await Runner(settler, unreadable).run(delivery)
-    await bench.settled(INTAKE)
-    letter = await letter_of(bench)
-    store = await bench.js.object_store(letter.headers["Parley-Payload-Bucket"])
-    assert (await store.get(letter.headers["Parley-Payload-Name"])).data == b"x" * 40_000
-
-
 async def test_a_message_with_malformed_headers_is_dead_lettered(bench: Bench, settler: Settler) -> None:
     odd = [
-        b"NATS/1.0\r\n\x00: 1\r\n\r\n",
-        b"NATS/1.0\r\n: x\r\n\r\n",
-        b"NATS/1.0\r\nno colon\r\n\r\n",
-        b"NATS/1.0\r\n(no token): 1\r\n\r\n",
-        b"NATS/1.0\r\nfolded: a\r\n b\r\n\r\n",
-    ]
+        b"NATS/1.0\r\n\x00: 1\r\n\r\n", b"NATS/1.0\r\n: x\r\n\r\n", b"NATS/1.0\r\nno colon\r\n\r\n",
+        b"NATS/1.0\r\n(no token): 1\r\n\r\n", b"NATS/1.0\r\nfolded: a\r\n b\r\n\r\n",
+    ]  # fmt: skip
     sent = [*odd, *MALFORMED_HEADERS]
     for headers in sent:
         await publish_raw(bench, topology.REQUESTED, headers)
@@ -331,9 +212,7 @@ async def test_a_message_on_an_odd_subject_is_dead_lettered(bench: Bench, token:
     assert bench.wire.connected
 
 
-async def test_a_message_that_cannot_be_dead_lettered_stays_in_its_stream(
-    bench: Bench, settler: Settler
-) -> None:
+async def test_a_message_stays_while_it_cannot_be_dead_lettered(bench: Bench, settler: Settler) -> None:
     config = (await bench.js.stream_info(topology.DEAD_LETTERS)).config
     await bench.js.update_stream(replace(config, max_msg_size=1_000))  # an operator's choice
     await bench.publish(topology.REQUESTED, b"x" * 2_000)
@@ -350,9 +229,7 @@ async def test_a_message_that_cannot_be_dead_lettered_stays_in_its_stream(
 # ── giving up ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_bug_is_tried_again_then_given_up_and_the_message_kept(
-    bench: Bench, settler: Settler
-) -> None:
+async def test_a_bug_is_retried_then_given_up_and_the_message_kept(bench: Bench, settler: Settler) -> None:
     reasons: list[str] = []
 
     async def give_up(delivery: Delivery[Any], reason: str) -> None:
@@ -406,9 +283,7 @@ async def test_without_anything_to_end_giving_up_is_only_a_dead_letter(bench: Be
     assert "sender's words" not in str(headers)
 
 
-async def test_without_a_limit_of_deliveries_a_message_is_never_given_up(
-    bench: Bench, settler: Settler
-) -> None:
+async def test_without_a_limit_of_deliveries_nothing_is_given_up(bench: Bench, settler: Settler) -> None:
     patient = Settler(bench.wire, INTAKE, bench.notes, max_deliveries=None)
     await bench.publish(topology.REQUESTED, {})
     for count in range(1, 2 * MAX_DELIVERIES):

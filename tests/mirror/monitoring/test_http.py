@@ -122,15 +122,10 @@ async def test_only_the_two_assets_are_served(name: str) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/metrics",
-        "/livez",
-        "/readyz",
-        "/docs",
-        "/docs/asyncapi.json",
-        "/docs/assets/asyncapi.js",
+        "/metrics", "/livez", "/readyz", "/docs", "/docs/asyncapi.json", "/docs/assets/asyncapi.js",
         "/docs/try",
     ],
-)
+)  # fmt: skip
 async def test_no_path_accepts_a_post(path: str) -> None:
     async with http_server() as (url, http), http.post(f"{url}{path}", json={}) as response:
         assert response.status in (404, 405)

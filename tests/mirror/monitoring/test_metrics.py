@@ -53,45 +53,25 @@ def completed(**fields: Any) -> AgentCompleted:
         content="hi", author_id="agent-dev-001", author_role="DEV", model="llama", temperature=0.7, tokens=5
     )
     defaults: dict[str, Any] = {
-        "task_id": "t-1",
-        "agent_id": "agent-dev-001",
-        "role": "DEV",
-        "proposal": proposal,
-        "finish_reason": "stop",
-        "usage": Usage(prompt_tokens=100, completion_tokens=5, total_tokens=105),
-        "attempt": 1,
-        "queue_ms": 500,
-        "duration_ms": 1_500,
-        "timestamp": AT,
-        "model": "llama",
-        "diversity": False,
-        "num_agents": 3,
-    }
+        "task_id": "t-1", "agent_id": "agent-dev-001", "role": "DEV", "proposal": proposal, "finish_reason": "stop",
+        "usage": Usage(prompt_tokens=100, completion_tokens=5, total_tokens=105), "attempt": 1, "queue_ms": 500,
+        "duration_ms": 1_500, "timestamp": AT, "model": "llama", "diversity": False, "num_agents": 3,
+    }  # fmt: skip
     return AgentCompleted(**{**defaults, **fields})
 
 
 def failed(error_type: ErrorType, **fields: Any) -> AgentFailed:
     defaults: dict[str, Any] = {
-        "task_id": "t-1",
-        "agent_id": "agent-qa-001",
-        "role": "QA",
-        "error": "no",
-        "attempt": 1,
-    }
+        "task_id": "t-1", "agent_id": "agent-qa-001", "role": "QA", "error": "no", "attempt": 1,
+    }  # fmt: skip
     return AgentFailed(error_type=error_type, duration_ms=10, timestamp=AT, **{**defaults, **fields})
 
 
 def ending(status: str, *, degraded: bool = False) -> Ending:
     counts: dict[str, Any] = {
-        "task_id": "t-1",
-        "failed_agents": (),
-        "missing_agents": (),
-        "results": (),
-        "total_agents": 3,
-        "successful_responses": 0,
-        "failed_responses": 0,
-        "duration_ms": 2_000,
-    }
+        "task_id": "t-1", "failed_agents": (), "missing_agents": (), "results": (), "total_agents": 3,
+        "successful_responses": 0, "failed_responses": 0, "duration_ms": 2_000,
+    }  # fmt: skip
     if status == "completed":
         return DeliberationCompleted(degraded=degraded, completed_at=AT, **counts)
     return DeliberationFailed(status=status, error="no", timestamp=AT, **counts)  # type: ignore[arg-type]  # pydantic checks it
@@ -141,9 +121,7 @@ def test_an_answer_counts_its_duration_queue_time_retries_and_tokens(metrics: Me
 
 
 @pytest.mark.parametrize("kind", ErrorType)
-def test_a_failure_is_counted_by_its_type_and_also_as_a_timeout_if_it_is_one(
-    metrics: Metrics, kind: ErrorType
-) -> None:
+def test_a_failure_is_counted_by_its_type_and_as_a_timeout_too(metrics: Metrics, kind: ErrorType) -> None:
     before = series(metrics)
     metrics.agent_reported(failed(kind))
     grown = changed(metrics, before)
@@ -201,13 +179,10 @@ def test_names_chosen_by_callers_make_no_series(metrics: Metrics) -> None:
     before = set(series(metrics))
     for number in range(50):
         metrics.deliberation_accepted(f"ROLE_{number}")
-        metrics.agent_reported(
-            completed(task_id=f"t-{number}", role=f"ROLE_{number}", model=f"model-{number}")
-        )
-        metrics.agent_reported(
-            failed(ErrorType.TOTAL_TIMEOUT, role=f"ROLE_{number}", agent_id=f"agent-x-{number}")
-        )
-        metrics.outcome_ignored(failed(ErrorType.TOTAL_TIMEOUT, role=f"ROLE_{number}"))
+        role = f"ROLE_{number}"
+        metrics.agent_reported(completed(task_id=f"t-{number}", role=role, model=f"model-{number}"))
+        metrics.agent_reported(failed(ErrorType.TOTAL_TIMEOUT, role=role, agent_id=f"agent-x-{number}"))
+        metrics.outcome_ignored(failed(ErrorType.TOTAL_TIMEOUT, role=role))
     assert set(series(metrics)) == before
     values = {value for _, labels in before for name, value in labels if name != "le"}
     assert not any("INVENTED" in value or "invented" in value or "t-" in value for value in values)
@@ -268,29 +243,21 @@ def test_the_messages_a_process_holds_are_read_at_each_scrape(metrics: Metrics) 
 
 
 def test_breakers_are_read_at_each_scrape_in_every_state(metrics: Metrics) -> None:
-    seen = {
-        "gpu-1:8000": EndpointStatus(
-            {BreakerState.CLOSED: 2, BreakerState.HALF_OPEN: 0, BreakerState.OPEN: 0}, 0
-        )
-    }
+    def status(*workers: int, openings: int) -> dict[str, EndpointStatus]:
+        states = (BreakerState.CLOSED, BreakerState.HALF_OPEN, BreakerState.OPEN)
+        return {"gpu-1:8000": EndpointStatus(dict(zip(states, workers, strict=True)), openings)}
+
+    seen = status(2, 0, 0, openings=0)
     metrics.watch_breakers(lambda: seen)
 
     def breakers() -> dict[str, float]:
-        name = "parley_endpoint_breakers"
-        states = {
-            dict(labels)["state"]: value
-            for (found, labels), value in series(metrics).items()
-            if found == name
-        }
-        opened = series(metrics)[
-            "parley_endpoint_breaker_openings_total", frozenset({("endpoint", "gpu-1:8000")})
-        ]
-        return {**states, "openings": opened}
+        name, found = "parley_endpoint_breakers", series(metrics)
+        states = {dict(labels)["state"]: value for (each, labels), value in found.items() if each == name}
+        label = frozenset({("endpoint", "gpu-1:8000")})
+        return {**states, "openings": found["parley_endpoint_breaker_openings_total", label]}
 
     assert breakers() == {"closed": 2, "half_open": 0, "open": 0, "openings": 0}
-    seen["gpu-1:8000"] = EndpointStatus(
-        {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 1}, 3
-    )
+    seen = status(0, 1, 1, openings=3)
     assert breakers() == {"closed": 0, "half_open": 1, "open": 1, "openings": 3}
 
 

@@ -14,9 +14,7 @@ async def interrupted() -> int:
     raise KeyboardInterrupt
 
 
-def test_a_problem_is_one_line_on_stderr_whatever_its_length_and_content(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_problem_is_one_line_on_stderr_whatever_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
     problem = "[bold]no markup[/bold] " + "x " * 200
     print_error(problem)
     captured = capsys.readouterr()

@@ -80,9 +80,7 @@ def harmless(text: str) -> bool:
 # ── list ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_they_are_listed_newest_first_with_why_and_without_their_payload(
-    shell: DeadLetterShell,
-) -> None:
+async def test_they_are_listed_newest_first_with_why_but_no_payload(shell: DeadLetterShell) -> None:
     await shell.dead_letter(seq=1)
     await shell.dead_letter(
         b"", seq=2, subject=topology.AGENT_FAILED, durable=AGGREGATE, reason="payload: not JSON"
@@ -97,18 +95,10 @@ async def test_they_are_listed_newest_first_with_why_and_without_their_payload(
     assert other.strip() == "num_agents: must be more"
     assert "secret" not in people.out + scripts.out
     new, old = json.loads(scripts.out)
-    assert (new["seq"], new["subject"], new["consumer"], new["size"]) == (
-        2,
-        "agent.response.failed",
-        "aggregate",
-        0,
-    )
-    assert (old["stream"], old["sequence"], old["deliveries"], old["stored_at"]) == (
-        "DELIBERATIONS",
-        1,
-        5,
-        "2026-01-01T00:00:00.500Z",
-    )
+    assert (new["seq"], new["subject"], new["consumer"]) == (2, "agent.response.failed", "aggregate")
+    assert new["size"] == 0
+    assert (old["stream"], old["sequence"], old["deliveries"]) == ("DELIBERATIONS", 1, 5)
+    assert old["stored_at"] == "2026-01-01T00:00:00.500Z"
     assert old["buried_at"].endswith("Z")
 
 
@@ -249,9 +239,7 @@ def test_a_payload_is_readable(body: bytes, shown: str) -> None:
 # ── replay ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_replayed_request_is_deliberated_on(
-    tmp_path: Path, local_service: Running, model: ModelServer
-) -> None:
+async def test_a_replayed_request_runs(tmp_path: Path, local_service: Running, model: ModelServer) -> None:
     """Two that were dead-lettered by some mistake of the service's, one of them without a name of its own."""
     shell = DeadLetterShell(Shell(tmp_path, NATS_URL=local_service.service.nats_url), local_service.wire)
     task_id = fresh("replayed")
@@ -299,9 +287,7 @@ async def test_replaying_twice_stores_it_once_and_says_so(shell: DeadLetterShell
     assert await shell.replayed() == 1
 
 
-async def test_a_dead_letter_that_cannot_be_replayed_is_named_and_the_others_are_replayed(
-    shell: DeadLetterShell,
-) -> None:
+async def test_what_cannot_be_replayed_is_named_and_the_others_are(shell: DeadLetterShell) -> None:
     await shell.dead_letter(seq=1)
     await shell.wire.js.publish("deadletter.deliberation.timer.t-1", PROMPT)
     await shell.wire.js.publish("deadletter.$KV.deliberations.t-1", PROMPT)
@@ -381,9 +367,8 @@ async def test_purging_deletes_only_what_its_filters_select(shell: DeadLetterShe
     rest = await shell("purge", "--all", "--older-than", "0s", "--yes")
     assert rest.out == "deleted 2 dead letters\n"
     assert await shell.left() == []
-    assert (
-        await shell.wire.js.stream_info(topology.RESULTS)
-    ).state.messages == 3  # the marks of what was deleted
+    # The marks of what was deleted.
+    assert (await shell.wire.js.stream_info(topology.RESULTS)).state.messages == 3
 
 
 async def test_without_a_terminal_or_a_yes_nothing_is_purged(shell: DeadLetterShell) -> None:
@@ -403,12 +388,9 @@ async def test_on_a_terminal_it_asks_first(
     keyboard, terminal = pty.openpty()
     try:
         process = await asyncio.create_subprocess_exec(
-            *(PARLEY, "deadletters", "purge", "--all"),
-            stdin=terminal,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=shell.sh.environment,
-        )
+            *(PARLEY, "deadletters", "purge", "--all"), stdin=terminal, stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE, env=shell.sh.environment,
+        )  # fmt: skip
         os.write(keyboard, f"{answer}\n".encode())
         out, _ = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
     finally:
@@ -438,9 +420,7 @@ async def test_on_a_terminal_it_asks_first(
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else value,
 )
-def test_an_ambiguous_command_line_is_refused_before_anything_is_done(
-    arguments: list[str], named: str
-) -> None:
+def test_an_ambiguous_command_line_is_refused_at_once(arguments: list[str], named: str) -> None:
     ran = CliRunner().invoke(app, arguments)
     assert isinstance(ran.exception, SettingsError)  # exit code 2, as below
     assert named in str(ran.exception)
@@ -472,13 +452,8 @@ async def test_showing_one_that_is_gone_exits_with_1(shell: DeadLetterShell) -> 
 async def test_without_a_service_each_exits_with_3(tmp_path: Path, empty_nats: EmbeddedNats) -> None:
     sh = Shell(tmp_path, NATS_URL=empty_nats.url)
     commands = [
-        ("list",),
-        ("show", "1"),
-        ("replay", "--all"),
-        ("replay", "1"),
-        ("purge", "--all", "--yes"),
-        ("purge", "1", "--yes"),
-    ]
+        ("list",), ("show", "1"), ("replay", "--all"), ("replay", "1"), ("purge", "--all", "--yes"), ("purge", "1", "--yes"),
+    ]  # fmt: skip
     for ran in await asyncio.gather(*(sh("deadletters", *command) for command in commands)):
         assert ran.code == NO_SERVICE
         assert "DEAD_LETTERS" in one_line(ran)

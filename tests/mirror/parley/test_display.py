@@ -25,16 +25,8 @@ AT = "2026-01-01T00:00:00.000Z"
 # clipboard or overwrite a line, were it passed on to a terminal.
 MARKUP = "[bold red]loud[/bold red] [link=http://evil]here[/link] [/nothing-to-close]"
 CONTROLS = [
-    "\x1b[2J",
-    "\x1b]0;title\x07",
-    "\x1b]52;c;aGk=\x07",
-    "\x9b2J",
-    "\x07",
-    "\x08",
-    "\r",
-    "\x7f",
-    "\x00",
-]
+    "\x1b[2J", "\x1b]0;title\x07", "\x1b]52;c;aGk=\x07", "\x9b2J", "\x07", "\x08", "\r", "\x7f", "\x00",
+]  # fmt: skip
 
 
 class Screen:
@@ -53,13 +45,9 @@ class Screen:
 
 def result(content: str = "An answer", **fields: Any) -> AgentResult:
     proposal = Proposal(
-        content=content,
-        author_id="agent-dev-001",
-        author_role="DEV",
-        model=fields.get("model", "llama"),
-        temperature=fields.get("temperature", 0.7),
-        tokens=12,
-    )
+        content=content, author_id="agent-dev-001", author_role="DEV", model=fields.get("model", "llama"),
+        temperature=fields.get("temperature", 0.7), tokens=12,
+    )  # fmt: skip
     return AgentResult(
         agent_id="agent-dev-001", role="DEV", proposal=proposal, duration_ms=1_500, timestamp=AT
     )
@@ -67,52 +55,28 @@ def result(content: str = "An answer", **fields: Any) -> AgentResult:
 
 def completed(**fields: Any) -> DeliberationCompleted:
     defaults: dict[str, Any] = {
-        "task_id": "t-1",
-        "degraded": False,
-        "missing_agents": (),
-        "failed_agents": (),
-        "results": (result(),),
-        "total_agents": 1,
-        "successful_responses": 1,
-        "failed_responses": 0,
-        "duration_ms": 2_345,
-        "completed_at": AT,
-    }
+        "task_id": "t-1", "degraded": False, "missing_agents": (), "failed_agents": (),
+        "results": (result(),), "total_agents": 1, "successful_responses": 1, "failed_responses": 0,
+        "duration_ms": 2_345, "completed_at": AT,
+    }  # fmt: skip
     return DeliberationCompleted(**{**defaults, **fields})
 
 
 def failed(error: str = "0 of 3 agents answered, 1 needed", status: Any = "failed") -> DeliberationFailed:
+    agent = FailedAgent(agent_id="agent-dev-002", error=error, error_type=ErrorType.BAD_REQUEST, timestamp=AT)
     return DeliberationFailed(
-        task_id="t-1",
-        status=status,
-        error=error,
-        failed_agents=(
-            FailedAgent(
-                agent_id="agent-dev-002", error=error, error_type=ErrorType.BAD_REQUEST, timestamp=AT
-            ),
-        ),
-        missing_agents=("agent-dev-003",),
-        results=(),
-        total_agents=3,
-        successful_responses=0,
-        failed_responses=1,
-        duration_ms=2_345,
-        timestamp=AT,
-    )
+        task_id="t-1", status=status, error=error, failed_agents=(agent,), missing_agents=("agent-dev-003",), results=(),
+        total_agents=3, successful_responses=0, failed_responses=1, duration_ms=2_345, timestamp=AT,
+    )  # fmt: skip
 
 
 def tally(**fields: Any) -> Tally:
     agents = tuple(f"agent-dev-{n:03d}" for n in range(1, 4))
     outcomes = {agents[0]: Outcome(succeeded=True, seq=1), agents[1]: Outcome(succeeded=False, seq=2)}
     defaults: dict[str, Any] = {
-        "task_id": "t-1",
-        "state": State.IN_PROGRESS,
-        "request_seq": 1,
-        "role": "DEV",
-        "accepted_at": 1_767_225_600.0,
-        "deadline": 1_767_225_900.0,
-        "phases": (Phase(number=1, agents=agents, outcomes=outcomes),),
-    }
+        "task_id": "t-1", "state": State.IN_PROGRESS, "request_seq": 1, "role": "DEV", "accepted_at": 1_767_225_600.0,
+        "deadline": 1_767_225_900.0, "phases": (Phase(number=1, agents=agents, outcomes=outcomes),),
+    }  # fmt: skip
     return Tally(**{**defaults, **fields})
 
 
@@ -272,15 +236,11 @@ def test_a_listing_has_a_row_for_each_tally() -> None:
 
 def test_a_status_counts_the_agents_that_have_reported() -> None:
     screen = Screen()
-    show_status(
-        screen.console,
-        DeliberationStatus(
-            task_id="t-1", status="IN_PROGRESS", total_agents=3, received_count=1, failed_count=1
-        ),
-    )
-    show_status(
-        screen.console,
+    counts: dict[str, Any] = {"total_agents": 3, "received_count": 1, "failed_count": 1}
+    for status in (
+        DeliberationStatus(task_id="t-1", status="IN_PROGRESS", **counts),
         DeliberationStatus(task_id="t-2", status="UNKNOWN", error_message="never heard of, or forgotten"),
-    )
+    ):
+        show_status(screen.console, status)
     assert "t-1 IN_PROGRESS: 1 answered, 1 failed, of 3" in screen.text
     assert "t-2 UNKNOWN. never heard of, or forgotten" in screen.text

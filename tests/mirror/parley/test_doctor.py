@@ -34,9 +34,7 @@ def listening() -> Iterator[int]:
         yield int(server.getsockname()[1])
 
 
-async def test_beside_a_running_service_everything_is_found(
-    local_service: Running, model: ModelServer
-) -> None:
+async def test_with_a_running_service_all_is_found(local_service: Running, model: ModelServer) -> None:
     settings = local_service.settings
     found = await findings(
         nats_url=settings.nats_url, vllm_url=model.url, ack_wait_seconds=settings.ack_wait_seconds
@@ -59,9 +57,7 @@ async def test_without_settings_it_names_the_missing_ones() -> None:
     assert "VLLM_URL" in found["model"].detail
 
 
-async def test_a_nats_that_does_not_answer_is_named_without_its_secret(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_nats_without_an_answer_is_named_without_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT_SECONDS", 0.1)
     finding = (await findings(nats_url=f"nats://hush@127.0.0.1:{free_port()}"))["NATS"]
     assert not finding.ok
@@ -133,12 +129,6 @@ async def test_each_model_server_has_its_own_line(model: ModelServer) -> None:
     assert "connection_failed" in found[f"model at {absent}"].detail
 
 
-async def test_a_model_that_is_not_served_is_reported_with_those_that_are(model: ModelServer) -> None:
-    finding = (await findings(vllm_url=model.url, vllm_model="gpt-99"))[f"model at {model.url}"]
-    assert not finding.ok
-    assert finding.detail == "gpt-99 is not served there; it serves simulated-model (model_not_found)"
-
-
 async def test_a_context_too_short_for_parleys_instructions_is_reported_with_the_remedy() -> None:
     async with model_server("--max-model-len", "64") as short:
         finding = (await findings(vllm_url=short.url))[f"model at {short.url}"]
@@ -174,16 +164,7 @@ async def test_a_server_that_refuses_the_key_is_reported_with_the_setting() -> N
     assert finding.detail == "HTTP 401: it refuses the key, is VLLM_API_KEY right? (unauthorized)"
 
 
-async def test_a_server_that_lists_its_model_and_cannot_generate_is_found_out(model: ModelServer) -> None:
-    await model.behave(faults={"500": 1.0})
-    finding = (await findings(vllm_url=model.url))[f"model at {model.url}"]
-    assert not finding.ok
-    assert "server_error" in finding.detail
-
-
-async def test_a_server_that_never_answers_does_not_hold_the_doctor_up(
-    model: ModelServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_silent_server_delays_no_doctor(model: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "ONE_TOKEN_SECONDS", 0.2)
     await model.behave(faults={"hang": 1.0})
     finding = (await findings(vllm_url=model.url))[f"model at {model.url}"]

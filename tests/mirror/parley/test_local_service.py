@@ -65,9 +65,7 @@ def test_a_set_url_wins_over_an_announced_one(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("name", ["NATS_URL", "PARLEY_NATS_URL", "PARLEY_HOME", "parley_home"])
-def test_the_client_and_the_service_find_the_same_nats(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_client_and_service_share_a_nats(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     for value in ("", "  ", str(tmp_path / "home") if "home" in name.lower() else "nats://set"):
         monkeypatch.setenv(name, value)

@@ -12,7 +12,7 @@ import pytest
 
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.shutdown import SIGNALS, Interrupted, Shutdown
-from tests.harness import PATIENCE_SECONDS, ModelServer, until
+from tests.harness import PATIENCE_SECONDS, ModelServer
 from tests.mirror.parley.test_cli import OK, Shell, left, serving
 
 # Far below what Ray takes to give up on an address (over 200 s).
@@ -102,9 +102,7 @@ async def test_serve_is_stopped_while_it_waits_for_a_ray_that_does_not_answer(
     assert code == OK
 
 
-async def test_a_second_signal_ends_it_at_once(
-    tmp_path: Path, empty_nats: EmbeddedNats, model: ModelServer
-) -> None:
+async def test_a_second_signal_ends_it(tmp_path: Path, empty_nats: EmbeddedNats, model: ModelServer) -> None:
     await model.behave(faults={"hang": 1.0})
     environment = {"NATS_URL": empty_nats.url, "VLLM_URL": model.url, "PARLEY_DRAIN_SECONDS": "60"}
     shell = Shell(tmp_path)
@@ -112,11 +110,7 @@ async def test_a_second_signal_ends_it_at_once(
         serving(shell, **environment) as (process, _),
         shell.started("ask", "x", "--json", **environment) as asking,
     ):
-
-        async def called() -> bool:
-            return bool((await model.seen())["running"] == 3)
-
-        await until(called, "three calls are at the model server")
+        await model.runs(3)
         process.send_signal(signal.SIGTERM)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(process.wait(), 1.0)  # it lets them finish

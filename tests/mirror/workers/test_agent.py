@@ -5,13 +5,7 @@ from typing import Any
 
 import pytest
 
-from parley.broker.core.messages import (
-    AgentCompleted,
-    AgentFailed,
-    AgentOutcome,
-    AgentRequested,
-    ErrorType,
-)
+from parley.broker.core.messages import AgentCompleted, AgentFailed, AgentOutcome, AgentRequested, ErrorType
 from parley.broker.core.timestamps import format_timestamp
 from parley.workers.agent import Agent
 from parley.workers.model.balancer import EndpointBalancer

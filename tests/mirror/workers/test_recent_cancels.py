@@ -35,9 +35,7 @@ def test_a_cancel_without_a_reason_still_counts() -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"not JSON", b"{}", b'{"task_id": "not a task id!"}', b'{"task_id": 5}']
 )
-def test_a_broadcast_that_cannot_be_read_is_ignored_and_not_quoted(
-    body: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unreadable_broadcast_is_not_quoted(body: bytes, caplog: pytest.LogCaptureFixture) -> None:
     memory = Cancels()
     assert memory.hear(body) is None
     assert "agent.cancel ignored" in caplog.text
@@ -64,9 +62,7 @@ def test_a_cancel_heard_again_counts_from_then() -> None:
     assert memory.reason("t-1") == "second"
 
 
-def test_only_so_many_are_remembered_and_the_oldest_are_forgotten_first(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_only_so_many_are_remembered_the_oldest_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent_cancels, "REMEMBERED", 3)
     memory = Cancels()
     for number in range(1, 6):

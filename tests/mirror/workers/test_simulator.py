@@ -17,6 +17,7 @@ from parley.workers.simulator import DEFAULT_MODEL, FAULTS
 from parley.workers.simulator.__main__ import main
 from parley.workers.simulator.behaviour import Behaviour
 from parley.workers.simulator.server import LATEST, MAX_REQUEST_BYTES, Simulator
+from tests import present
 from tests.harness import model_server, until
 
 PATH = "/v1/chat/completions"
@@ -244,17 +245,10 @@ async def test_its_metrics_are_in_prometheus_form_and_count_tokens() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b"",
-        b"not JSON",
-        b"[]",
-        b"5",
-        b"{}",
-        b'{"model": "simulated-model"}',
-        b'{"messages": "hi"}',
-        b'{"messages": ["hi"]}',
-        b'{"messages": 5}',
+        b"", b"not JSON", b"[]", b"5", b"{}", b'{"model": "simulated-model"}', b'{"messages": "hi"}',
+        b'{"messages": ["hi"]}', b'{"messages": 5}',
     ],
-)
+)  # fmt: skip
 async def test_an_invalid_body_is_a_400(body: bytes) -> None:
     async with Session() as session:
         response = await session.http.post(PATH, data=body, headers={"content-type": "application/json"})
@@ -360,15 +354,10 @@ def test_the_command_line_refuses_an_unknown_fault(capsys: pytest.CaptureFixture
 async def test_the_process_prints_its_address_first_and_stops_on_sigterm() -> None:
     arguments = ("--port", "0", "--model", "m-1", "--latency-ms", "0", "--fault", "503=1", "--fault", "429")
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "parley.workers.simulator",
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
+        sys.executable, "-m", "parley.workers.simulator", *arguments, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    url = (await asyncio.wait_for(process.stdout.readline(), 20)).decode().strip()
+    )  # fmt: skip
+    url = (await asyncio.wait_for(present(process.stdout).readline(), 20)).decode().strip()
     async with aiohttp.ClientSession() as http:
         async with http.get(f"{url}/v1/models") as response:
             assert (await response.json())["data"][0]["id"] == "m-1"

@@ -35,15 +35,10 @@ ENVIRONMENT = {
 # `vllm serve` needs a distribution named `vllm`, and this build has another name. The module is the same server.
 COMMAND = ("-m", "vllm.entrypoints.openai.api_server")
 ARGUMENTS = {
-    "--served-model-name": MODEL,
-    "--host": "127.0.0.1",
-    "--dtype": "bfloat16",
-    "--load-format": "dummy",
-    "--max-model-len": str(MAX_TOKENS),
-    "--max-num-seqs": str(SEQUENCES),
-    "--kv-cache-memory-bytes": str(128 * 2**20),
-    "--distributed-executor-backend": "uni",
-}
+    "--served-model-name": MODEL, "--host": "127.0.0.1", "--dtype": "bfloat16", "--load-format": "dummy",
+    "--max-model-len": str(MAX_TOKENS), "--max-num-seqs": str(SEQUENCES),
+    "--kv-cache-memory-bytes": str(128 * 2**20), "--distributed-executor-backend": "uni",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,18 +27,11 @@ EVERY_KIND = [
 
 def test_the_tree_is_the_one_drawn_in_the_docstring() -> None:
     assert {kind.__name__: kind.__base__.__name__ for kind in EVERY_KIND if kind.__base__ is not None} == {
-        "ParleyError": "Exception",
-        "SettingsError": "ParleyError",
-        "Unavailable": "ParleyError",
-        "BrokerUnavailable": "Unavailable",
-        "StoreInUse": "BrokerUnavailable",
-        "BrokerUnsuitable": "Unavailable",
-        "StreamNotFound": "Unavailable",
-        "TopologyMismatch": "Unavailable",
-        "InvalidMessage": "ParleyError",
-        "Conflict": "ParleyError",
-        "PayloadTooLarge": "ParleyError",
-    }
+        "ParleyError": "Exception", "SettingsError": "ParleyError", "Unavailable": "ParleyError",
+        "BrokerUnavailable": "Unavailable", "StoreInUse": "BrokerUnavailable",
+        "BrokerUnsuitable": "Unavailable", "StreamNotFound": "Unavailable", "TopologyMismatch": "Unavailable",
+        "InvalidMessage": "ParleyError", "Conflict": "ParleyError", "PayloadTooLarge": "ParleyError",
+    }  # fmt: skip
     drawing = inspect.getdoc(errors) or ""
     assert all(kind.__name__ in drawing for kind in EVERY_KIND)
 
@@ -118,9 +111,7 @@ def test_every_error_is_one_line_and_is_caught_as_the_root(error: ParleyError) -
 
 
 @pytest.mark.parametrize("kind", [BrokerUnavailable, BrokerUnsuitable])
-def test_a_url_given_masked_keeps_its_token_out_of_the_message(
-    kind: type[BrokerUnavailable] | type[BrokerUnsuitable],
-) -> None:
+def test_a_masked_url_keeps_its_token_secret(kind: type[BrokerUnavailable] | type[BrokerUnsuitable]) -> None:
     error = kind(masked(SECRET_URL), "is not there")
     assert "s3cret-token" not in str(error) + repr(error)
     assert "nats.example:4222" in str(error)

@@ -33,6 +33,7 @@ from parley.broker.jetstream.topology import (
     RESULTS_BUCKET,
     Durable,
 )
+from tests import present
 from tests.harness import until
 from tests.mirror.broker import send_raw
 
@@ -53,11 +54,10 @@ async def given_up(
     subject: str = topology.REQUESTED,
     durable: Durable = INTAKE,
     headers: Mapping[str, str] | None = None,
+    reason: str = "it is unreadable",
 ) -> DeadLetterInfo:
     """One more dead letter, read back."""
-    await dead_letter(
-        wire, durable, OriginalMessage(subject, data, headers or {}, seq, AT, 5), "it is unreadable"
-    )
+    await dead_letter(wire, durable, OriginalMessage(subject, data, headers or {}, seq, AT, 5), reason)
     return await newest_of(DeadLetters(wire))
 
 
@@ -71,9 +71,7 @@ async def all_of(letters: DeadLetters) -> list[int]:
 
 
 async def stored_last(wire: JetStream, subject: str) -> StoredMessage:
-    found = await wire.get_last(REPLAYABLE[subject], subject)
-    assert found is not None
-    return found
+    return present(await wire.get_last(REPLAYABLE[subject], subject))
 
 
 # ── read back ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -81,30 +79,49 @@ async def stored_last(wire: JetStream, subject: str) -> StoredMessage:
 
 async def test_it_is_read_back_as_it_was_written(wire: JetStream) -> None:
     before = time.time()
-    sent = {
-        "traceparent": "00-aa",
-        "content-type": "text/plain",
-        "Nats-Msg-Id": "m-1",
-        "Parley-Reason": "forged",
-    }
-    letter = await given_up(wire, b"12345", seq=42, headers=sent)
+    kept = {"traceparent": "00-aa", "content-type": "text/plain", "X-Mine": "yes"}
+    acted_upon = {"Nats-Msg-Id": "m-1", "Nats-TTL": "60s"}
+    forged = {"Parley-Reason": "forged", "Parley-Sequence": "0"}
+    letter = await given_up(wire, b"12345", seq=42, headers={**kept, **acted_upon, **forged})
     assert abs(letter.buried_at - before) < 60
     assert letter == DeadLetterInfo(
-        seq=1,
-        subject="deliberation.requested",
-        reason="it is unreadable",
-        stream="DELIBERATIONS",
-        sequence=42,
-        consumer="intake",
-        deliveries=5,
-        stored_at=format_timestamp(AT),
-        buried_at=letter.buried_at,
-        size=5,
-        put_aside=None,
-        headers={"traceparent": "00-aa", "content-type": "text/plain"},
-        control_headers={"Nats-Msg-Id": "m-1"},
-    )
+        seq=1, subject="deliberation.requested", reason="it is unreadable", stream="DELIBERATIONS", sequence=42,
+        consumer="intake", deliveries=5, stored_at=format_timestamp(AT), buried_at=letter.buried_at, size=5,
+        put_aside=None, headers=kept, control_headers=acted_upon,
+    )  # fmt: skip
     assert parse_timestamp(letter.stored_at) == AT
+    # What the server acts upon is only told: a dead letter must not expire, or be taken for a repeat of the original.
+    headers = present(await wire.get(DEAD_LETTERS, 1)).headers
+    assert (headers["Parley-Original-Nats-Msg-Id"], headers["Parley-Original-Nats-TTL"]) == ("m-1", "60s")
+    assert headers["Nats-Msg-Id"] == "dead:DELIBERATIONS:42:intake"
+    assert "Nats-TTL" not in headers
+
+
+async def test_a_message_is_dead_lettered_once_however_often_it_is_tried(wire: JetStream) -> None:
+    for _ in range(3):
+        await given_up(wire)
+    await given_up(wire, seq=2)
+    assert await all_of(DeadLetters(wire)) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [
+        ("two\nlines\r\nInjected: header", "two lines Injected: header"),
+        ("naïve ✓", "na?ve ?"),
+        ("", ""),
+        ("x" * 600, "x" * 500),
+        ("\x00\x1b[31m red", None),
+    ],
+)
+async def test_a_reason_of_any_kind_fits_into_a_header(
+    wire: JetStream, reason: str, shown: str | None
+) -> None:
+    letter = await given_up(wire, b"junk", seq=7, reason=reason)
+    assert await DeadLetters(wire).payload(letter) == b"junk"
+    assert "Injected" not in present(await wire.get(DEAD_LETTERS, 1)).headers
+    assert (letter.sequence, letter.stream) == (7, "DELIBERATIONS")
+    assert shown is None or letter.reason == shown
 
 
 @pytest.mark.parametrize(
@@ -112,24 +129,19 @@ async def test_it_is_read_back_as_it_was_written(wire: JetStream) -> None:
 )
 async def test_a_payload_comes_as_it_was(wire: JetStream, letters: DeadLetters, data: bytes) -> None:
     await given_up(wire, data)
-    letter = await letters.find(1)
-    assert letter is not None
+    letter = present(await letters.find(1))
     assert letter.size == len(data)
     assert await letters.payload(letter) == data
 
 
-async def test_a_payload_that_was_put_aside_is_found_there_and_its_size_is_known(
-    wire: JetStream, letters: DeadLetters
-) -> None:
+async def test_a_payload_put_aside_is_found_with_its_size(wire: JetStream, letters: DeadLetters) -> None:
     data = b"x" * wire.max_payload
     letter = await given_up(wire, data, seq=7)
     assert (letter.put_aside, letter.size) == ("dead.letter.DELIBERATIONS.7.intake", len(data))
     assert await letters.payload(letter) == data
 
 
-async def test_what_two_consumers_give_up_is_put_aside_for_each(
-    wire: JetStream, letters: DeadLetters
-) -> None:
+async def test_what_two_consumers_give_up_is_kept_for_each(wire: JetStream, letters: DeadLetters) -> None:
     first = await given_up(wire, b"x" * wire.max_payload, seq=7)
     second = await given_up(wire, b"y" * wire.max_payload, seq=7, durable=topology.CANCELLER)
     assert await letters.erase(second)
@@ -147,9 +159,7 @@ async def test_no_task_id_is_the_name_of_what_was_put_aside(wire: JetStream, let
     assert await kept_aside(wire) == {"dead-letter-DELIBERATIONS-7", "dead-letter-DELIBERATIONS-7-intake"}
 
 
-async def test_a_payload_that_is_no_longer_kept_is_read_as_none(
-    wire: JetStream, letters: DeadLetters
-) -> None:
+async def test_a_payload_no_longer_kept_is_read_as_none(wire: JetStream, letters: DeadLetters) -> None:
     letter = await given_up(wire, b"x" * wire.max_payload)
     await wire.delete_object(RESULTS_BUCKET, letter.put_aside or "")
     assert await letters.payload(letter) is None
@@ -164,13 +174,7 @@ async def test_a_missing_sequence_is_read_as_none(wire: JetStream, letters: Dead
     for seq in (1, 2, 3):
         await given_up(wire, seq=seq)
     await wire.js.delete_msg(DEAD_LETTERS, 2)
-    assert [await letters.find(seq) is not None for seq in (1, 2, 3, 4, 2**62)] == [
-        True,
-        False,
-        True,
-        False,
-        False,
-    ]
+    assert [seq for seq in (1, 2, 3, 4, 2**62) if await letters.find(seq) is not None] == [1, 3]
 
 
 async def there_are(wire: JetStream, count: int) -> None:
@@ -182,19 +186,11 @@ async def there_are(wire: JetStream, count: int) -> None:
     await until(stored, f"{count} letters are stored")
 
 
-async def test_one_that_says_nothing_of_itself_is_read_all_the_same(
-    wire: JetStream, letters: DeadLetters, url: str
-) -> None:
+async def test_one_without_headers_is_read_too(wire: JetStream, letters: DeadLetters, url: str) -> None:
     await wire.js.publish("deadletter.x", b"123")
     bare = await newest_of(letters)
-    assert (bare.subject, bare.reason, bare.stream, bare.sequence, bare.deliveries, bare.size) == (
-        "x",
-        "",
-        "",
-        None,
-        None,
-        3,
-    )
+    assert (bare.subject, bare.reason, bare.stream, bare.sequence) == ("x", "", "", None)
+    assert (bare.deliveries, bare.size) == (None, 3)
     assert bare.headers == {}
     odd = {
         "Parley-Sequence": "9" * 5_000,
@@ -221,11 +217,8 @@ async def test_headers_of_a_single_byte_do_not_kill_the_server(
     wire: JetStream, letters: DeadLetters, url: str, block: bytes
 ) -> None:
     # nats-server 2.15.1 panics when a consumer wants this one with its headers only.
-    forged = b"HPUB deadletter.deliberation.requested %d %d\r\n%bbody\r\n" % (
-        len(block),
-        len(block) + 4,
-        block,
-    )
+    sizes = (len(block), len(block) + 4)
+    forged = b"HPUB deadletter.deliberation.requested %d %d\r\n%bbody\r\n" % (*sizes, block)
     await given_up(wire)
     await send_raw(url, forged)
     await there_are(wire, 2)
@@ -234,8 +227,7 @@ async def test_headers_of_a_single_byte_do_not_kill_the_server(
         (1, "it is unreadable", 2),
     ]
     assert await all_of(letters) == [1, 2]
-    letter = await letters.find(2)
-    assert letter is not None
+    letter = present(await letters.find(2))
     assert await letters.payload(letter) == b"body"
     await letters.replay(letter, keep=True)
     await letters.purge(2)
@@ -255,9 +247,7 @@ async def many(wire: JetStream, count: int, subject: str = topology.REQUESTED) -
     await asyncio.gather(*publishing)
 
 
-async def test_of_a_thousand_the_newest_are_listed_first_and_the_others_not_read(
-    wire: JetStream, letters: DeadLetters
-) -> None:
+async def test_only_the_newest_of_a_thousand_are_read(wire: JetStream, letters: DeadLetters) -> None:
     await many(wire, 1_000)
     before = wire.nc.stats["in_msgs"]
     assert [letter.seq for letter in await letters.newest(3)] == [1_000, 999, 998]
@@ -270,9 +260,7 @@ def test_no_more_is_held_at_once_than_a_few_messages_take() -> None:
     assert all(_batch(size) * size <= max(BATCH_BYTES, size) for size in (1_000_000, 5_000_000, 60_000_000))
 
 
-async def test_the_newest_of_a_subject_are_found_however_far_back(
-    wire: JetStream, letters: DeadLetters
-) -> None:
+async def test_the_newest_of_a_subject_are_found_far_back(wire: JetStream, letters: DeadLetters) -> None:
     await many(wire, 3, "agent.requested")
     await many(wire, 700)
     await many(wire, 2, "agent.response.failed")
@@ -332,12 +320,9 @@ async def test_a_message_goes_back_where_it_came_from_as_it_was(
     wire: JetStream, letters: DeadLetters, durable: Durable, subject: str
 ) -> None:
     sent = {
-        "traceparent": "00-aa",
-        "content-type": "text/plain",
-        "X-Mine": "yes",
-        "Nats-TTL": "60s",
+        "traceparent": "00-aa", "content-type": "text/plain", "X-Mine": "yes", "Nats-TTL": "60s",
         "Parley-Reply-To": "_INBOX.x",
-    }
+    }  # fmt: skip
     letter = await given_up(wire, HOSTILE, durable=durable, subject=subject, headers=sent)
     placed = await letters.replay(letter)
     again = await stored_last(wire, subject)
@@ -347,9 +332,7 @@ async def test_a_message_goes_back_where_it_came_from_as_it_was(
     assert await all_of(letters) == []
 
 
-async def test_jetstreams_memory_of_the_original_does_not_swallow_it(
-    wire: JetStream, letters: DeadLetters
-) -> None:
+async def test_jetstreams_memory_of_the_original_drops_nothing(wire: JetStream, letters: DeadLetters) -> None:
     first = await wire.publish(topology.REQUESTED, b"{}", msg_id="m-1")
     letter = await given_up(wire, b"{}", seq=first.seq, headers={"Nats-Msg-Id": "m-1"})
     placed = await letters.replay(letter)
@@ -378,9 +361,7 @@ async def test_two_replays_at_once_store_it_once(wire: JetStream, letters: DeadL
     assert (await wire.js.stream_info(topology.DELIBERATIONS)).state.messages == 1
 
 
-async def test_the_numbers_of_a_stream_made_anew_are_not_taken_for_replays(
-    wire: JetStream, letters: DeadLetters
-) -> None:
+async def test_the_numbers_of_a_new_stream_are_no_replays(wire: JetStream, letters: DeadLetters) -> None:
     await letters.replay(await given_up(wire, b"1"))
     config = (await wire.js.stream_info(DEAD_LETTERS)).config
     await wire.js.delete_stream(DEAD_LETTERS)
@@ -395,9 +376,7 @@ async def test_an_empty_payload_goes_back_empty(wire: JetStream, letters: DeadLe
     assert (await stored_last(wire, topology.REQUESTED)).data == b""
 
 
-async def test_what_was_put_aside_goes_back_and_is_kept_nowhere_else(
-    wire: JetStream, letters: DeadLetters
-) -> None:
+async def test_what_was_put_aside_goes_back_and_is_removed(wire: JetStream, letters: DeadLetters) -> None:
     # Headers that leave no room for ours: the payload is what was put aside, and they are lost.
     letter = await given_up(wire, b"x" * 40_000, headers={f"X-{n}": "y" * 1_000 for n in range(10, 75)})
     assert letter.put_aside is not None
@@ -429,24 +408,13 @@ async def test_what_its_stream_does_not_take_stays_here(wire: JetStream, letters
 @pytest.mark.parametrize(
     "subject",
     [
-        "deliberation.completed",
-        "deliberation.failed",
-        "deliberation.timer.t-1",
-        "deliberation.deadline.t-1",
-        "deliberation.deadline",
-        "deliberation.requested.x",
-        "Deliberation.Requested",
-        "agent.response.other",
-        "agent.cancel",
-        "deadletter.deliberation.requested",
-        "$KV.deliberations.t-1",
-        "$JS.API.STREAM.DELETE.DELIBERATIONS",
-        "orders.new",
+        "deliberation.completed", "deliberation.failed", "deliberation.timer.t-1",
+        "deliberation.deadline.t-1", "deliberation.deadline", "deliberation.requested.x",
+        "Deliberation.Requested", "agent.response.other", "agent.cancel", "deadletter.deliberation.requested",
+        "$KV.deliberations.t-1", "$JS.API.STREAM.DELETE.DELIBERATIONS", "orders.new",
     ],
-)
-async def test_a_forged_one_goes_nowhere_but_to_subjects_of_ours(
-    wire: JetStream, letters: DeadLetters, subject: str
-) -> None:
+)  # fmt: skip
+async def test_a_forged_one_goes_to_no_subject(wire: JetStream, letters: DeadLetters, subject: str) -> None:
     subscription = await wire.nc.subscribe(subject)
     forged = {
         "Nats-Schedule": "@every 1s",
@@ -498,13 +466,9 @@ async def test_a_forged_one_neither_reads_nor_removes_what_is_anothers(
 ) -> None:
     await wire.put_object(RESULTS_BUCKET, name, b"a deliberation's results")
     headers = {
-        "Parley-Stream": "DELIBERATIONS",
-        "Parley-Sequence": "7",
-        "Parley-Consumer": "intake",
-        "Parley-Payload-Bucket": bucket,
-        "Parley-Payload-Name": name,
-        "Parley-Payload-Size": "99",
-    }
+        "Parley-Stream": "DELIBERATIONS", "Parley-Sequence": "7", "Parley-Consumer": "intake",
+        "Parley-Payload-Bucket": bucket, "Parley-Payload-Name": name, "Parley-Payload-Size": "99",
+    }  # fmt: skip
     await wire.js.publish("deadletter.deliberation.requested", b"mine", headers=headers)
     letter = await newest_of(letters)
     assert (letter.put_aside, letter.size) == (None, 4)
@@ -516,22 +480,17 @@ async def test_a_forged_one_neither_reads_nor_removes_what_is_anothers(
 async def twin_of(wire: JetStream, letter: DeadLetterInfo) -> DeadLetterInfo:
     """A forged one that claims the same origin, and so the same payload."""
     headers = {
-        "Parley-Stream": letter.stream,
-        "Parley-Sequence": str(letter.sequence),
-        "Parley-Consumer": letter.consumer,
-        "Parley-Payload-Bucket": RESULTS_BUCKET,
-        "Parley-Payload-Name": letter.put_aside or "",
-        "Parley-Payload-Size": "9",
-    }
+        "Parley-Stream": letter.stream, "Parley-Sequence": str(letter.sequence),
+        "Parley-Consumer": letter.consumer, "Parley-Payload-Bucket": RESULTS_BUCKET,
+        "Parley-Payload-Name": letter.put_aside or "", "Parley-Payload-Size": "9",
+    }  # fmt: skip
     await wire.js.publish("deadletter.deliberation.cancel", b"", headers=headers)
     forged = await newest_of(DeadLetters(wire))
     assert forged.put_aside == letter.put_aside
     return forged
 
 
-async def test_a_forged_one_that_is_removed_does_not_take_anothers_payload_with_it(
-    wire: JetStream, letters: DeadLetters
-) -> None:
+async def test_removing_a_forged_one_keeps_anothers_payload(wire: JetStream, letters: DeadLetters) -> None:
     data = b"x" * (wire.max_payload - 100)
     letter = await given_up(wire, data, seq=7)
     await letters.erase(await twin_of(wire, letter))
@@ -576,12 +535,9 @@ async def test_one_is_removed_with_what_was_put_aside_for_it(wire: JetStream, le
     assert await kept_aside(wire) == set()
 
 
-async def test_all_up_to_one_are_removed_and_what_came_after_stays(
-    wire: JetStream, letters: DeadLetters
-) -> None:
-    for seq, subject in enumerate(
-        [topology.REQUESTED, topology.CANCEL, topology.REQUESTED, topology.REQUESTED], 1
-    ):
+async def test_all_up_to_one_are_removed_and_later_ones_stay(wire: JetStream, letters: DeadLetters) -> None:
+    subjects = (topology.REQUESTED, topology.CANCEL, topology.REQUESTED, topology.REQUESTED)
+    for seq, subject in enumerate(subjects, 1):
         await given_up(wire, b"x" * wire.max_payload, seq=seq, subject=subject)
     await letters.purge(3, subject="*.requested")
     assert await all_of(letters) == [2, 4]
@@ -594,9 +550,7 @@ async def test_all_up_to_one_are_removed_and_what_came_after_stays(
     assert await kept_aside(wire) == set()
 
 
-async def test_a_refusal_to_delete_is_not_taken_for_a_letter_that_is_gone(
-    wire: JetStream, letters: DeadLetters
-) -> None:
+async def test_a_refused_deletion_is_not_taken_for_a_success(wire: JetStream, letters: DeadLetters) -> None:
     letter = await given_up(wire)
     config = (await wire.js.stream_info(DEAD_LETTERS)).config
     await wire.js.update_stream(replace(config, sealed=True))  # an operator's choice
@@ -607,19 +561,13 @@ async def test_a_refusal_to_delete_is_not_taken_for_a_letter_that_is_gone(
 # ── absences ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_nats_without_our_streams_is_said_by_every_verb(
-    wire: JetStream, letters: DeadLetters
-) -> None:
+async def test_a_nats_without_our_streams_is_said_by_each_verb(wire: JetStream, letters: DeadLetters) -> None:
     letter = await given_up(wire)
     await wire.js.delete_stream(DEAD_LETTERS)
     attempts = (
-        letters.newest(1),
-        letters.sequences(),
-        letters.find(1),
-        letters.payload(letter),
-        letters.purge(1),
+        letters.newest(1), letters.sequences(), letters.find(1), letters.payload(letter), letters.purge(1),
         letters.replay(letter),
-    )
+    )  # fmt: skip
     for attempt in attempts:
         with pytest.raises(StreamNotFound, match=DEAD_LETTERS):
             await attempt

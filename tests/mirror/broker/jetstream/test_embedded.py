@@ -20,6 +20,7 @@ from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import EmbeddedNats, config, embedded_nats, executable
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.topology import DELIBERATIONS, REQUESTED, provision
+from tests import present
 from tests.harness import until
 
 
@@ -37,9 +38,7 @@ def command_line(pid: int) -> str:
 
 
 def port_of(server: EmbeddedNats) -> int:
-    port = urlsplit(server.url).port
-    assert port is not None
-    return port
+    return present(urlsplit(server.url).port)
 
 
 async def test_the_url_opens_a_connection(empty_nats: EmbeddedNats) -> None:
@@ -48,9 +47,7 @@ async def test_the_url_opens_a_connection(empty_nats: EmbeddedNats) -> None:
     await nc.close()
 
 
-async def test_a_connection_without_the_token_is_refused(
-    empty_nats: EmbeddedNats, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_missing_token_is_refused(empty_nats: EmbeddedNats, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT_SECONDS", 0.1)
     address = f"127.0.0.1:{port_of(empty_nats)}"
     refused = await asyncio.gather(
@@ -81,8 +78,7 @@ async def test_tokens_differ_from_server_to_server(empty_nats: EmbeddedNats, tmp
 async def test_the_token_is_for_the_owner_alone(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "nats"
     async with embedded_nats(folder) as server:
-        token = urlsplit(server.url).username
-        assert token is not None
+        token = present(urlsplit(server.url).username)
         conf = folder / "nats-server.conf"
         assert token in conf.read_text()
         assert stat.S_IMODE(conf.stat().st_mode) == 0o600
@@ -125,8 +121,7 @@ asyncio.run(main())
     parent = await asyncio.create_subprocess_exec(
         sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE
     )
-    assert parent.stdout is not None
-    pid = int(await parent.stdout.readline())
+    pid = int(await present(parent.stdout).readline())
     assert alive(pid)
     parent.kill()
     await parent.wait()
@@ -151,9 +146,7 @@ async def test_stored_messages_survive_a_restart_on_the_same_folder_and_port(tmp
     async with embedded_nats(tmp_path, port=port_of(server)) as again:
         assert port_of(again) == port_of(server)
         nc = await connect(again.url, "test")
-        message = await JetStream(nc).get(DELIBERATIONS, seq)
-        assert message is not None
-        assert message.data == b"kept"
+        assert present(await JetStream(nc).get(DELIBERATIONS, seq)).data == b"kept"
         await nc.close()
 
 
@@ -187,9 +180,7 @@ async def test_an_earlier_servers_ports_file_is_not_taken_for_this_servers(tmp_p
         assert not stale.exists()
 
 
-async def test_a_server_that_never_gets_ready_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_server_never_ready_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "START_TIMEOUT_SECONDS", 0.1)
     monkeypatch.setattr(
         embedded, "config", lambda folder, **options: "host: 127.0.0.1\nport: -1\n"
@@ -199,9 +190,7 @@ async def test_a_server_that_never_gets_ready_is_given_up(
             raise AssertionError("nobody knows its port")
 
 
-def test_a_missing_nats_server_is_said_with_the_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_nats_server_is_said_with_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BrokerUnavailable, match="uv sync"):
@@ -213,19 +202,10 @@ def test_a_missing_nats_server_is_said_with_the_remedy(
 @pytest.mark.parametrize(
     "name",
     [
-        "a space",
-        'a "quote"',
-        "back\\slash",
-        "$HOME",
-        "#no comment",
-        "{braces}",
-        "line\nbreak",
-        "tab\t",
-        "żółć",
-        "日本 😀",
-        "a'b;c,d=e",
+        "a space", 'a "quote"', "back\\slash", "$HOME", "#no comment", "{braces}", "line\nbreak", "tab\t",
+        "żółć", "日本 😀", "a'b;c,d=e",
     ],
-)
+)  # fmt: skip
 async def test_it_starts_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     async with embedded_nats(folder) as server:

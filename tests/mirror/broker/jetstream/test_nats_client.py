@@ -56,9 +56,7 @@ async def test_a_flush_tells_that_what_was_written_before_has_arrived(nc: Nats, 
 
 
 @pytest.mark.parametrize("letter", [b"\x0b", b"\x0c", b"\x00", b"\x1c", b"\x85"])
-async def test_a_character_that_python_takes_for_a_blank_is_part_of_the_subject(
-    url: str, nc: Nats, letter: bytes
-) -> None:
+async def test_what_python_takes_for_a_blank_stays_in_the_subject(url: str, nc: Nats, letter: bytes) -> None:
     subscription = await nc.subscribe("x.*")
     await nc.flush()
     subject = b"x.a%sb" % letter

@@ -51,9 +51,7 @@ async def test_messages_come_whole(wire: JetStream) -> None:
 
 
 @pytest.mark.parametrize(("kept_from", "seen"), [(6, [1, 6]), (7, [1])])
-async def test_the_reader_does_not_wait_for_messages_that_are_removed_ahead_of_it(
-    wire: JetStream, kept_from: int, seen: list[int]
-) -> None:
+async def test_the_reader_awaits_no_removed_message(wire: JetStream, kept_from: int, seen: list[int]) -> None:
     await fill(wire, 6)
     found = []
     async with asyncio.timeout(connection.PUBLISH_TIMEOUT_SECONDS / 2):

@@ -26,6 +26,7 @@ from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.tally_store import FoldResult, TallyStore
+from tests import present
 from tests.harness import until
 
 NOW = 1_000.0
@@ -85,9 +86,7 @@ async def test_an_unknown_deliberation_has_no_tally(mine: TallyStore) -> None:
     assert mine.cached("t-1") is None
 
 
-async def test_a_new_one_is_written_without_reading_first(
-    mine: TallyStore, wire: CountingWire, nc: Nats
-) -> None:
+async def test_a_new_one_is_written_unread(mine: TallyStore, wire: CountingWire, nc: Nats) -> None:
     applied = await happen(mine, requested(), new=True)
     assert wire.reads == []
     assert applied.before is None
@@ -106,9 +105,7 @@ async def test_one_that_is_not_so_new_is_read_and_decided_again(mine: TallyStore
     assert "task_id exists" in applied.reactions[0].note
 
 
-async def test_a_redelivered_request_carries_on_in_another_process(
-    mine: TallyStore, theirs: TallyStore
-) -> None:
+async def test_a_redelivered_request_goes_on_elsewhere(mine: TallyStore, theirs: TallyStore) -> None:
     await happen(theirs, requested(), new=True)
     await happen(theirs, Reported(TWO, 1, 5))
     applied = await happen(mine, requested(), new=True)
@@ -161,9 +158,7 @@ async def test_an_outcome_of_an_unknown_deliberation_records_nothing(mine: Tally
 async def test_what_this_process_wrote_last_is_not_read_again(mine: TallyStore, wire: CountingWire) -> None:
     await happen(mine, requested(), new=True)
     await happen(mine, Reported(ONE, 1, 4))
-    known = mine.cached("t-1")
-    assert known is not None
-    assert known.phase.successes == 1
+    assert present(mine.cached("t-1")).phase.successes == 1
     assert wire.reads == []
     await mine.read("t-1")
     assert wire.reads == [topology.tally_subject("t-1")]
@@ -175,17 +170,14 @@ async def test_what_one_process_remembers_is_bounded(wire: CountingWire) -> None
         await happen(mine, requested(name), task_id=name, new=True)
     for name in ("b", "c", "a"):
         applied = await happen(mine, Reported(ONE, 1, 4), task_id=name)
-        assert applied.tally is not None
-        assert applied.tally.phase.successes == 1
+        assert present(applied.tally).phase.successes == 1
     assert wire.reads == [topology.tally_subject("a")]
 
 
 # ── several writers ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_refused_write_leads_to_another_decision(
-    mine: TallyStore, theirs: TallyStore, nc: Nats
-) -> None:
+async def test_a_refused_write_means_deciding_again(mine: TallyStore, theirs: TallyStore, nc: Nats) -> None:
     await happen(mine, requested(agents=1), new=True)
     cancelled = await happen(theirs, CancelRequested("changed my mind"))
     # `mine` still believes that it runs, and decides that this answer completes it.
@@ -193,9 +185,7 @@ async def test_a_refused_write_leads_to_another_decision(
     assert applied.before == applied.tally == cancelled.tally
     assert applied.effects == ()  # decided by them, and theirs to publish
     assert applied.reactions[0].note
-    tally = await bucket_of(nc)
-    assert tally is not None
-    assert tally.state is State.CANCELLED
+    assert present(await bucket_of(nc)).state is State.CANCELLED
 
 
 async def test_that_nothing_is_to_be_done_is_not_decided_from_memory(
@@ -207,8 +197,7 @@ async def test_that_nothing_is_to_be_done_is_not_decided_from_memory(
     # From memory it still runs, and the redelivered request would start its agents for nothing.
     applied = await happen(mine, requested(), new=True)
     assert applied.effects == ()
-    assert applied.tally is not None
-    assert applied.tally.state is State.CANCELLED
+    assert present(applied.tally).state is State.CANCELLED
     assert wire.reads == [topology.tally_subject("t-1")]
 
 
@@ -216,8 +205,7 @@ async def test_a_refused_write_loses_neither_event(mine: TallyStore, theirs: Tal
     await happen(mine, requested(), new=True)
     await happen(theirs, Reported(ONE, 1, 4))
     await happen(mine, Reported(TWO, 1, 5))
-    tally = await bucket_of(nc)
-    assert tally is not None
+    tally = present(await bucket_of(nc))
     assert {agent: outcome.seq for agent, outcome in tally.phase.outcomes.items()} == {ONE: 4, TWO: 5}
 
 
@@ -227,13 +215,11 @@ async def test_many_writers_of_one_tally_lose_no_outcome_and_decide_one_ending(n
     )  # each refusal means that another one got on: the last is refused once less than this
     stores = [TallyStore(JetStream(nc), keep_seconds=60) for _ in range(5)]
     recorded = await happen(stores[0], requested(agents=agents, minimum=agents), new=True)
-    assert recorded.tally is not None
-    names = recorded.tally.phase.agents
+    names = present(recorded.tally).phase.agents
     applied = await asyncio.gather(
         *(happen(stores[place % 5], Reported(agent, 1, 100 + place)) for place, agent in enumerate(names))
     )
-    tally = await bucket_of(nc)
-    assert tally is not None
+    tally = present(await bucket_of(nc))
     assert {agent: outcome.seq for agent, outcome in tally.phase.outcomes.items()} == {
         agent: 100 + place for place, agent in enumerate(names)
     }
@@ -248,8 +234,7 @@ async def test_the_same_outcomes_from_every_writer_are_counted_once(nc: Nats) ->
     applied = await asyncio.gather(*(happen(where, report) for where in stores for report in reports))
     counted = [reaction for one in applied for reaction in one.reactions if not reaction.note]
     assert len(counted) == 4
-    tally = await bucket_of(nc)
-    assert tally is not None
+    tally = present(await bucket_of(nc))
     assert (tally.phase.successes, tally.state) == (4, State.COMPLETED)
 
 
@@ -283,9 +268,7 @@ async def test_a_published_ending_is_forgotten_after_its_time(nc: Nats) -> None:
     await happen(brief, Reported(ONE, 1, 4))
     marked = time.monotonic()
     await happen(brief, EndingPublished(99))
-    found = await brief.read("t-1")
-    assert found is not None
-    assert found.ending_seq == 99
+    assert present(await brief.read("t-1")).ending_seq == 99
 
     async def forgotten() -> bool:
         return await brief.read("t-1") is None
@@ -294,33 +277,27 @@ async def test_a_published_ending_is_forgotten_after_its_time(nc: Nats) -> None:
     assert time.monotonic() - marked >= 0.9
     again = await happen(brief, requested(seq=50), new=True)
     assert again.before is None
-    assert again.tally is not None
-    assert again.tally.request_seq == 50
+    assert present(again.tally).request_seq == 50
 
 
 async def test_an_ending_that_is_not_known_to_be_published_is_kept(nc: Nats, mine: TallyStore) -> None:
     await happen(mine, requested(agents=1), new=True)
     await happen(mine, Reported(ONE, 1, 4))
-    stored = await JetStream(nc).get_last(topology.TALLIES, topology.tally_subject("t-1"))
-    assert stored is not None
+    stored = present(await JetStream(nc).get_last(topology.TALLIES, topology.tally_subject("t-1")))
     assert "Nats-TTL" not in stored.headers
     await happen(mine, EndingPublished(99))
-    stored = await JetStream(nc).get_last(topology.TALLIES, topology.tally_subject("t-1"))
-    assert stored is not None
+    stored = present(await JetStream(nc).get_last(topology.TALLIES, topology.tally_subject("t-1")))
     assert stored.headers["Nats-TTL"] == "60s"
 
 
 @pytest.mark.parametrize(
     ("keep_seconds", "kept"), [(0.2, "1s"), (1.0, "1s"), (1.2, "2s"), (3_600.0, "3600s")]
 )
-async def test_a_published_ending_is_kept_for_whole_seconds_and_no_less(
-    nc: Nats, keep_seconds: float, kept: str
-) -> None:
+async def test_a_published_ending_is_kept_for_whole_seconds(nc: Nats, keep_seconds: float, kept: str) -> None:
     where = TallyStore(JetStream(nc), keep_seconds=keep_seconds)
     await happen(where, Refused("t-1", 7, NOW, "bad"), new=True)
     await happen(where, EndingPublished(99))
-    stored = await JetStream(nc).get_last(topology.TALLIES, topology.tally_subject("t-1"))
-    assert stored is not None
+    stored = present(await JetStream(nc).get_last(topology.TALLIES, topology.tally_subject("t-1")))
     assert stored.headers["Nats-TTL"] == kept
 
 
@@ -330,13 +307,10 @@ async def test_a_published_ending_is_marked_once(mine: TallyStore, theirs: Tally
     marked = await asyncio.gather(happen(mine, EndingPublished(99)), happen(theirs, EndingPublished(99)))
     assert sorted(bool(one.reactions[0].note) for one in marked) == [False, True]
     late = await happen(theirs, EndingPublished(100))
-    assert late.tally is not None
-    assert late.tally.ending_seq == 99
+    assert present(late.tally).ending_seq == 99
 
 
-async def test_a_key_an_operator_deleted_or_purged_can_be_recorded_anew(
-    mine: TallyStore, theirs: TallyStore, nc: Nats
-) -> None:
+async def test_a_deleted_or_purged_key_can_be_reused(mine: TallyStore, theirs: TallyStore, nc: Nats) -> None:
     bucket = await nc.jetstream().key_value("deliberations")
     for name, remove in (("t-1", bucket.delete), ("t-2", bucket.purge)):
         await happen(theirs, requested(name), task_id=name, new=True)
@@ -344,8 +318,7 @@ async def test_a_key_an_operator_deleted_or_purged_can_be_recorded_anew(
         assert await mine.read(name) is None
         for new in (True, False):
             applied = await happen(mine, requested(name, seq=50), task_id=name, new=new)
-            assert applied.tally is not None
-            assert applied.tally.request_seq == 50
+            assert present(applied.tally).request_seq == 50
 
 
 # ── when the bucket is away ───────────────────────────────────────────────────────────────────────────────────────
@@ -373,6 +346,5 @@ async def test_without_the_bucket_nothing_is_decided(
         assert where.cached("t-1") in (None, await bucket_of(nc))
         applied = await happen(where, Reported(ONE, 1, 4))
         assert applied.tally == await bucket_of(nc)
-        assert applied.tally is not None
-        assert applied.tally.phase.successes == 1
+        assert present(applied.tally).phase.successes == 1
         await nc.close()

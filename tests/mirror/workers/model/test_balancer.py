@@ -332,9 +332,7 @@ async def test_a_passed_deadline_does_not_name_a_breaker_while_an_endpoint_is_cl
 
 
 @pytest.mark.parametrize("policy", [BreakerPolicy(), BreakerPolicy(failures=1)])
-async def test_a_caller_waits_for_a_server_that_restarts_within_its_backoffs(
-    policy: BreakerPolicy,
-) -> None:
+async def test_a_caller_waits_for_a_server_that_restarts_in_its_backoffs(policy: BreakerPolicy) -> None:
     """Down for five seconds, with the defaults of a worker: a caller in that time sees it come back."""
     bench = Bench(DONE, policy=policy)
 

@@ -18,6 +18,7 @@ from parley.workers.model.breaker import (
     Failure,
     Permit,
 )
+from tests import present
 
 START = 1_800_000_000.0
 REFUSED = Failure(ErrorType.CONNECTION_FAILED, "refused")
@@ -25,9 +26,7 @@ SILENT = Failure(ErrorType.FIRST_BYTE_TIMEOUT, "nothing within 30 s")
 
 
 def permit(breaker: Breaker, now: float = START) -> Permit:
-    given = breaker.admit(now)
-    assert given is not None
-    return given
+    return present(breaker.admit(now))
 
 
 def fail(breaker: Breaker, times: int, now: float = START, failure: Failure = REFUSED) -> None:
@@ -63,12 +62,8 @@ def test_as_many_failures_in_a_row_as_the_policy_says_open_it_and_not_one_fewer(
     fail(breaker, 2)
     assert breaker.state is BreakerState.CLOSED
     fail(breaker, 1, START + 7)
-    assert (breaker.state, breaker.openings, breaker.opened_at, breaker.failure) == (
-        BreakerState.OPEN,
-        1,
-        START + 7,
-        REFUSED,
-    )
+    assert (breaker.state, breaker.openings, breaker.opened_at) == (BreakerState.OPEN, 1, START + 7)
+    assert breaker.failure == REFUSED
 
 
 def test_an_answer_resets_the_count() -> None:

@@ -8,6 +8,7 @@ from parley.broker.core.messages import ErrorType
 from parley.workers.model.breaker import BreakerPolicy, BreakerState, BreakerStatus, Failure, Permit
 from parley.workers.model.endpoint import Endpoint
 from parley.workers.model.endpoint_breakers import EndpointBreakers
+from tests import present
 from tests.harness import until
 
 START = 1_800_000_000.0
@@ -20,9 +21,7 @@ def two() -> EndpointBreakers:
 
 
 def admitted(breakers: EndpointBreakers, *order: Endpoint, now: float = START) -> tuple[Endpoint, Permit]:
-    found = breakers.admit(order, now)
-    assert found is not None
-    return found
+    return present(breakers.admit(order, now))
 
 
 def probe(breakers: EndpointBreakers, *order: Endpoint, now: float) -> tuple[Endpoint, Permit]:
@@ -98,12 +97,9 @@ def test_a_watcher_is_called_at_every_change_and_at_nothing_else() -> None:
     breakers.end(*probe(breakers, ONE, now=START + 1), Signal.IGNORED, START + 1)
     breakers.end(*probe(breakers, ONE, now=START + 2), Signal.ALIVE, START + 2)
     assert seen == [
-        BreakerState.OPEN,
-        BreakerState.HALF_OPEN,
-        BreakerState.OPEN,
-        BreakerState.HALF_OPEN,
+        BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.OPEN, BreakerState.HALF_OPEN,
         BreakerState.CLOSED,
-    ]
+    ]  # fmt: skip
 
 
 def test_a_status_names_host_and_port_and_no_secret() -> None:

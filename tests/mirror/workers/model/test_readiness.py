@@ -57,9 +57,7 @@ async def test_the_first_check_asks_for_one_token_and_the_next_for_none(model: M
     assert (await model.seen())["latest"][-1]["max_tokens"] == 1
 
 
-async def test_a_model_that_is_not_served_is_named_with_those_that_are_and_no_token_is_asked_for(
-    model: ModelServer,
-) -> None:
+async def test_a_missing_model_is_named_with_those_served_and_no_token_asked_for(model: ModelServer) -> None:
     before = await asked(model)
     async with looking(model.url, wanted="gpt-99") as found:
         assert (
@@ -91,9 +89,7 @@ async def test_a_server_that_was_away_must_generate_a_token_when_it_is_back() ->
             assert "HTTP 500" in (await found.unready_reason() or "")
 
 
-async def test_a_server_that_lists_its_model_and_cannot_generate_is_not_ready_until_it_can(
-    model: ModelServer,
-) -> None:
+async def test_a_server_that_lists_its_model_is_not_ready_until_it_works(model: ModelServer) -> None:
     await model.behave(faults={"500": 1.0})
     async with looking(model.url) as found:
         assert await found.unready_reason() == f"{model.url}: HTTP 500 from the model server: simulated fault"
@@ -150,9 +146,7 @@ async def test_one_server_of_two_may_be_away_but_not_both(model: ModelServer) ->
     assert two in reason
 
 
-async def test_one_server_of_two_that_refuses_the_key_is_a_reason_and_only_it_is_named(
-    model: ModelServer,
-) -> None:
+async def test_of_two_servers_only_the_one_that_refuses_the_key_is_named(model: ModelServer) -> None:
     async with (
         model_server("--api-key", "other") as locked,
         looking(model.url, locked.url, key="hush") as found,
@@ -169,9 +163,7 @@ async def test_a_token_that_is_not_text_counts(model: ModelServer) -> None:
         assert await found.unready_reason() is None
 
 
-async def test_a_slow_server_delays_no_answer_and_is_asked_once(
-    model: ModelServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_slow_server_delays_no_answer(model: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "PATIENCE_SECONDS", 0.05)
     before = await asked(model)
     await model.behave(faults={"hang": 1.0})

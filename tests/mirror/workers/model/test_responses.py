@@ -99,14 +99,7 @@ def test_a_stream_without_an_answer_is_an_error_of_its_kind(lines: Sequence[byte
             | st.dictionaries(
                 st.sampled_from(
                     [
-                        "choices",
-                        "message",
-                        "content",
-                        "usage",
-                        "model",
-                        "error",
-                        "finish_reason",
-                        "data",
+                        "choices", "message", "content", "usage", "model", "error", "finish_reason", "data",
                         "id",
                     ]
                 ),
@@ -114,7 +107,7 @@ def test_a_stream_without_an_answer_is_an_error_of_its_kind(lines: Sequence[byte
             )
         ),
     ).map(lambda value: json.dumps(value).encode())
-)
+)  # fmt: skip
 def test_any_body_is_an_answer_or_a_model_error(body: bytes) -> None:
     for read in (
         lambda: completion(body, "m"),
@@ -137,9 +130,7 @@ def test_models_are_listed_with_their_context_length_if_the_server_gives_it() ->
     ("retry_after", "seconds"),
     [(None, None), ("2", 2.0), ("0.5", 0.5), ("-1", None), ("nan", None), ("inf", None), ("soon", None)],
 )
-def test_a_refusal_asks_for_a_pause_if_it_names_seconds(
-    retry_after: str | None, seconds: float | None
-) -> None:
+def test_a_refusal_may_ask_for_a_pause(retry_after: str | None, seconds: float | None) -> None:
     assert refusal(503, retry_after, b"{}").retry_after == seconds
 
 

@@ -23,17 +23,9 @@ from tests.mirror.workers import work
 
 def config(nats_url: str, model: ModelServer, *, slots: int, drain_seconds: float = 5.0) -> WorkerConfig:
     return WorkerConfig(
-        nats_url=nats_url,
-        endpoints=(model.url,),
-        model=DEFAULT_MODEL,
-        api_key=None,
-        timeouts=CallTimeouts(),
-        retry=RetryPolicy(),
-        stream=False,
-        slots=slots,
-        ack_wait_seconds=30.0,
-        drain_seconds=drain_seconds,
-    )
+        nats_url=nats_url, endpoints=(model.url,), model=DEFAULT_MODEL, api_key=None, timeouts=CallTimeouts(),
+        retry=RetryPolicy(), stream=False, slots=slots, ack_wait_seconds=30.0, drain_seconds=drain_seconds,
+    )  # fmt: skip
 
 
 class Replies:

@@ -36,9 +36,7 @@ asyncio.run(main())
 
 
 @pytest.mark.ray
-def test_files_in_the_working_directory_named_like_ours_or_a_library_break_no_actor(
-    nats_server: EmbeddedNats, tmp_path: Path
-) -> None:
+def test_files_named_like_ours_or_a_library_break_no_actor(nats_server: EmbeddedNats, tmp_path: Path) -> None:
     for name in ("broker", "nats", "queue", "types"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('a file of the user')")
     for name in ("workers", "handlers"):
@@ -47,14 +45,9 @@ def test_files_in_the_working_directory_named_like_ours_or_a_library_break_no_ac
     driver = tmp_path / "driver.py"
     driver.write_text(DRIVER.format(nats_url=nats_server.url, folder=str(tmp_path)))
     ended = subprocess.run(
-        [sys.executable, "-P", str(driver)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+        [sys.executable, "-P", str(driver)], cwd=tmp_path, env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert str(tmp_path) not in ended.stdout
     assert "''" not in ended.stdout, "the working directory"
@@ -65,17 +58,9 @@ def test_files_in_the_working_directory_named_like_ours_or_a_library_break_no_ac
 )
 async def test_a_ray_that_is_not_there_is_named_at_once_in_one_line(address: str) -> None:
     config = WorkerConfig(
-        "nats://127.0.0.1:1",
-        ("http://127.0.0.1:1",),
-        "m",
-        None,
-        CallTimeouts(),
-        RetryPolicy(),
-        False,
-        1,
-        30.0,
-        1.0,
-    )
+        "nats://127.0.0.1:1", ("http://127.0.0.1:1",), "m", None, CallTimeouts(), RetryPolicy(), False, 1,
+        30.0, 1.0,
+    )  # fmt: skip
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         wrong = address.format(port=nobody.getsockname()[1])

@@ -26,17 +26,8 @@ async def pids(pool: RayPool) -> list[int]:
     return [await slot.actor.__ray_call__.remote(lambda _: os.getpid()) for slot in pool._actor_slots]
 
 
-async def calls(model: ModelServer, count: int) -> None:
-    async def running() -> bool:
-        return bool((await model.seen())["running"] == count)
-
-    await until(running, f"{count} calls are at the model server")
-
-
 @pytest.mark.ray
-async def test_the_pool_has_the_slots_of_all_its_actors_each_a_process_of_its_own(
-    ray_service: Running,
-) -> None:
+async def test_the_pool_has_the_slots_of_all_its_actors_in_processes(ray_service: Running) -> None:
     pool = ray_pool(ray_service)
     settings = ray_service.settings
     assert pool.slots == settings.pool_actors * settings.pool_slots
@@ -45,9 +36,7 @@ async def test_the_pool_has_the_slots_of_all_its_actors_each_a_process_of_its_ow
 
 
 @pytest.mark.ray
-async def test_an_actor_that_is_killed_loses_no_job_and_is_replaced(
-    ray_service: Running, model: ModelServer
-) -> None:
+async def test_a_killed_actor_loses_no_job_and_is_replaced(ray_service: Running, model: ModelServer) -> None:
     pool = ray_pool(ray_service)
     slots, before, (victim, other) = pool.slots, pool._actor_slots[0].generation, await pids(pool)
     await model.behave(faults={"hang": 1.0})
@@ -56,7 +45,7 @@ async def test_an_actor_that_is_killed_loses_no_job_and_is_replaced(
     submitted = await ray_service.client.submit(
         "x", agents=8, min_responses=4, finish_early=True, timeout_seconds=60
     )
-    await calls(model, 8)
+    await model.runs(8)
     assert pool.busy == 8
     await model.behave()
     os.kill(victim, signal.SIGKILL)
@@ -76,13 +65,11 @@ async def test_an_actor_that_is_killed_loses_no_job_and_is_replaced(
 
 
 @pytest.mark.ray
-async def test_when_every_actor_is_killed_the_pool_says_so_and_comes_back(
-    ray_service: Running, model: ModelServer
-) -> None:
+async def test_a_pool_whose_actors_die_says_so_and_recovers(ray_service: Running, model: ModelServer) -> None:
     pool = ray_pool(ray_service)
     await model.behave(faults={"hang": 1.0})
     submitted = await ray_service.client.submit("x", agents=4, timeout_seconds=60)
-    await calls(model, 4)
+    await model.runs(4)
     await model.behave()
     for pid in await pids(pool):
         os.kill(pid, signal.SIGKILL)
@@ -111,9 +98,7 @@ async def test_a_job_that_is_lost_on_its_way_to_an_actor_is_soon_sent_again(
 
 
 @pytest.mark.ray
-async def test_a_job_too_large_for_a_message_goes_as_a_call(
-    ray_service: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_too_large_job_goes_as_a_call(ray_service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = ray_pool(ray_service)
     with monkeypatch.context() as patched:
         for slot in pool._actor_slots:
@@ -125,9 +110,7 @@ async def test_a_job_too_large_for_a_message_goes_as_a_call(
 
 
 @pytest.mark.ray
-async def test_a_job_that_cannot_be_sent_goes_as_a_call(
-    ray_service: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_job_not_sent_goes_as_a_call(ray_service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = ray_pool(ray_service)
     assert pool._nc is not None
 
