@@ -7,8 +7,8 @@ not wanted any more is acknowledged, what cannot be used is dead-lettered.
 import time
 
 from parley.broker.concurrency import gather
+from parley.broker.core.header_names import outcome_msg_id
 from parley.broker.core.messages import AgentFailed, AgentRequested, ErrorType
-from parley.broker.core.names import outcome_msg_id
 from parley.broker.core.tally import Tally
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream import topology

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from parley.broker.concurrency import WeightedSemaphore, gather
+from parley.broker.core.header_names import work_msg_id
 from parley.broker.core.messages import (
     AgentCancel,
     AgentRequested,
     DeliberationDeadline,
     DeliberationRequested,
 )
-from parley.broker.core.names import work_msg_id
 from parley.broker.core.tally import (
     ArmDeadline,
     Effect,

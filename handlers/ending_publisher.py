@@ -1,7 +1,7 @@
 """Publishes the ending of a decided deliberation: composes it, stores it once, sends it to the inbox, marks the tally.
 
 Several messages may publish one ending: a redelivery of the message that decided it, and later the deadline
-(`_already_ended` in `broker/core/tally.py`; `Recover` arms the deadline again). So an ending is stored under a Msg-Id.
+(`_already_ended` in `broker/core/tally.py`; `DeadlineRecovery` arms the deadline again). So an ending is stored under a Msg-Id.
 If the server may have forgotten the Msg-Id, the ending is looked for in the stream first.
 """
 
@@ -10,7 +10,7 @@ import logging
 import time
 from contextlib import aclosing
 
-from parley.broker.core import endings, names
+from parley.broker.core import endings, header_names
 from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.messages import (
     AgentCompleted,
@@ -25,7 +25,7 @@ from parley.broker.core.observer import Observer
 from parley.broker.core.tally import Tally
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
-from parley.broker.jetstream.outcome_store import OutcomeStore
+from parley.broker.jetstream.outcome_cache import OutcomeCache
 from parley.broker.jetstream.scan import scan
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import purge_timer_headers
@@ -46,7 +46,7 @@ class EndingPublisher:
         self._jetstream = jetstream
         self._tallies = tallies
         # Shared with the handler that counts outcomes.
-        self.outcomes = OutcomeStore(jetstream)
+        self.outcomes = OutcomeCache(jetstream)
         self._observer = observer
         self._claim_check_bytes = claim_check_bytes
 
@@ -58,7 +58,7 @@ class EndingPublisher:
         subject = topology.COMPLETED if completed else topology.FAILED
         seq = await self._store(tally, subject, body)
         if tally.reply_to is not None:
-            headers = {**trace_headers(tally), names.SUBJECT: subject}
+            headers = {**trace_headers(tally), header_names.SUBJECT: subject}
             await self._jetstream.broadcast(tally.reply_to, body, headers)
         marked = await self._tallies.mark_published(tally.task_id, seq)
         if marked.changed:
@@ -97,7 +97,7 @@ class EndingPublisher:
         """The ending's place in the stream, stored now or before."""
         # Storing the ending cancels its deadline: an ending that was not stored leaves the deadline armed.
         headers = {**purge_timer_headers(tally.task_id), **trace_headers(tally)}
-        msg_id = names.ending_msg_id(tally.task_id)
+        msg_id = header_names.ending_msg_id(tally.task_id)
         before = await self._find(tally)
         if before is not None:
             return before

@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from parley.broker.concurrency import start_loop
-from parley.broker.jetstream.acks import next_subject, pull_request
+from parley.broker.jetstream.consumer_protocol import next_subject, pull_request
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.topology import Durable
 from parley.handlers import pull_window

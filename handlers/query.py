@@ -1,7 +1,6 @@
 """`deliberation.get`: the status of a deliberation, from its tally, and from its ending once that is stored."""
 
 from parley.broker.core.errors import BrokerUnavailable, InvalidMessage
-from parley.broker.core.lifecycle import State
 from parley.broker.core.messages import (
     DeliberationCompleted,
     DeliberationGet,
@@ -10,6 +9,7 @@ from parley.broker.core.messages import (
     decode,
     decode_ending,
 )
+from parley.broker.core.states import State
 from parley.broker.core.tally import Tally
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream

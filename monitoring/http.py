@@ -6,10 +6,11 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from parley.monitoring import asyncapi
-from parley.monitoring.health import Check, problems
 from parley.monitoring.metrics import Metrics
+from parley.monitoring.readiness_checks import Check, problems
 
 _ASSETS = {"asyncapi.js": "text/javascript", "asyncapi.css": "text/css"}
 
@@ -31,7 +32,12 @@ def application(
     async def show_metrics(request: web.Request) -> web.StreamResponse:
         if refresh is not None:
             await refresh()
-        return await write_metrics(request)
+        try:
+            return await write_metrics(request)
+        except TypeError:  # prometheus_client compares versions of the Accept header that are no numbers
+            return web.Response(
+                body=generate_latest(metrics.registry), headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4}
+            )
 
     async def live(_: web.Request) -> web.Response:
         return web.json_response({"live": alive()}, status=200 if alive() else 503)

@@ -12,9 +12,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from parley.broker.core.error_policy import POLICIES
-from parley.broker.core.lifecycle import ENDINGS, State
 from parley.broker.core.messages import AgentFailed, AgentOutcome, DeliberationCompleted, Ending, ErrorType
 from parley.broker.core.observer import Observer
+from parley.broker.core.states import ENDINGS, State
 from parley.broker.jetstream import topology
 from parley.workers.model.endpoint_status import EndpointStatus
 

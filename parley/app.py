@@ -19,10 +19,10 @@ from pathlib import Path
 import nats.errors
 from faststream.nats import NatsBroker
 
+from parley.broker.child_process import child
 from parley.broker.concurrency import start_loop
 from parley.broker.core.errors import SettingsError, Unavailable
 from parley.broker.core.observer import Observer
-from parley.broker.host import child
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import check_server, close, connect, connect_options
 from parley.broker.jetstream.embedded import embedded_nats
@@ -31,6 +31,7 @@ from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.aggregate import Aggregate
 from parley.handlers.cancel import Cancel
+from parley.handlers.deadline_recovery import DeadlineRecovery
 from parley.handlers.dispatch import Dispatch
 from parley.handlers.effects import EffectRunner
 from parley.handlers.ending_publisher import EndingPublisher
@@ -38,15 +39,14 @@ from parley.handlers.expire import Expire
 from parley.handlers.faststream_adapter import ServiceBroker
 from parley.handlers.intake import Bounds, Intake
 from parley.handlers.query import Query
-from parley.handlers.recover import Recover
 from parley.handlers.routes import Handlers, Part, declare, declare_all
 from parley.handlers.settle import Runner, Settler
 from parley.monitoring import asyncapi, http
-from parley.monitoring.health import Check
 from parley.monitoring.metrics import Metrics
+from parley.monitoring.readiness_checks import Check
 from parley.settings import Settings
-from parley.workers.model.client import ModelClient
 from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.http_client import ModelClient
 from parley.workers.model.readiness import ModelReadiness, find
 from parley.workers.model.responses import ModelError
 from parley.workers.pool.local_pool import LocalPool
@@ -189,7 +189,7 @@ async def _disconnect(broker: NatsBroker, jetstream: JetStream) -> None:
 
 def _handlers(
     settings: Settings, jetstream: JetStream, parts: Collection[Part], pool: Pool | None, observer: Observer
-) -> tuple[Handlers, Recover]:
+) -> tuple[Handlers, DeadlineRecovery]:
     tallies = TallyStore(jetstream, keep_seconds=settings.keep_seconds)
     claim_check_bytes = min(settings.claim_check_bytes, jetstream.max_payload // 2)
     endings = EndingPublisher(jetstream, tallies, observer, claim_check_bytes=claim_check_bytes)
@@ -218,7 +218,7 @@ def _handlers(
         )
     if Part.QUERY in parts:
         handlers = replace(handlers, query=Query(jetstream, tallies))
-    return handlers, Recover(jetstream, effects)
+    return handlers, DeadlineRecovery(jetstream, effects)
 
 
 @asynccontextmanager

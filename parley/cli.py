@@ -19,8 +19,8 @@ from rich.text import Text
 from parley import deadletters, local_service
 from parley.broker.core.errors import InvalidMessage, ParleyError, SettingsError, Unavailable
 from parley.broker.core.messages import DeliberationCompleted, Ending
-from parley.broker.core.urls import masked
-from parley.broker.host import tune_gc, use_batch_scheduling
+from parley.broker.core.url_masking import masked
+from parley.broker.process_tuning import tune_gc, use_batch_scheduling
 from parley.client import ENDED, Asking, Client, connect
 from parley.console import FAILED, NO_SERVICE, OK, USAGE, err, out, print_error, run_command, with_client
 from parley.display import Progress, listing, show_ending, show_status

@@ -11,11 +11,11 @@ from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream.connection import check_server, close, connect
 from parley.settings import Settings
 from parley.workers import prompts
-from parley.workers.model.client import ModelClient
 from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.http_client import ModelClient
 from parley.workers.model.readiness import ONE_TOKEN_SECONDS, advice, find, generate
 from parley.workers.model.responses import ModelError, ServedModel
-from parley.workers.pool.ray_head import check_reachable, parse_address
+from parley.workers.pool.ray_address import check_reachable, parse_address
 
 # Where Ray's head listens when the address names no port.
 RAY_CLIENT_PORT, RAY_GCS_PORT = 10_001, 6_379
@@ -70,7 +70,8 @@ async def _ray(settings: Settings) -> Finding:
         return Finding("Ray", True, "`auto`: found by the service at its start", skipped=True)
     port = RAY_CLIENT_PORT if address.startswith("ray://") else RAY_GCS_PORT
     try:
-        complete = address if parse_address(address) is not None else f"{address}:{port}"
+        local = f"127.0.0.1{address}" if address.startswith(":") else address
+        complete = local if parse_address(local) is not None else f"{local}:{port}"
         await asyncio.to_thread(check_reachable, complete)
     except (OSError, ValueError) as error:  # ValueError: not an address at all
         reason = str(error.__cause__ or error) or type(error).__name__

@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from parley.broker.core.errors import SettingsError
 from parley.broker.core.messages.base import KIB, MAX_AGENTS, MAX_TIMEOUT_SECONDS, TimeoutSeconds
-from parley.broker.core.urls import masked
+from parley.broker.core.url_masking import masked
 from parley.broker.jetstream import topology
 from parley.local_service import announced, default_state_folder
 from parley.workers.model.breaker import BreakerPolicy

@@ -15,7 +15,7 @@ from parley.broker.core.messages import (
 from parley.broker.core.timestamps import format_timestamp, parse_timestamp
 from parley.workers import prompts
 from parley.workers.model.balancer import EndpointBalancer
-from parley.workers.model.client import ChatRequest
+from parley.workers.model.http_client import ChatRequest
 from parley.workers.model.responses import ModelError
 
 

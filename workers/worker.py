@@ -17,6 +17,7 @@ from nats.aio.msg import Msg
 
 from parley.broker.concurrency import start_loop
 from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, PayloadTooLarge
+from parley.broker.core.header_names import outcome_msg_id
 from parley.broker.core.messages import (
     AgentCancel,
     AgentCompleted,
@@ -26,10 +27,9 @@ from parley.broker.core.messages import (
     ErrorType,
     decode,
 )
-from parley.broker.core.names import outcome_msg_id
 from parley.broker.core.timestamps import parse_timestamp
 from parley.broker.jetstream import topology
-from parley.broker.jetstream.acks import ACK, IN_PROGRESS, nak
+from parley.broker.jetstream.consumer_protocol import ACK, IN_PROGRESS, nak
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.workers.agent import Agent
@@ -90,6 +90,8 @@ class Worker:
     _starts: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(STARTS_A_ROUND))
     # Sends the in-progress signals.
     _keepalive_task: asyncio.Task[None] | None = None
+    # Reconnects after which the tallies were asked.
+    _reconnects: int = 0
     # Stops what ended while NATS was away.
     _reconnect_task: asyncio.Task[None] | None = None
 
@@ -97,6 +99,7 @@ class Worker:
         await self.wire.nc.subscribe(topology.AGENT_CANCEL, cb=self._cancel)
         self.agent.balancer.breakers.watch(self._changed.set)
         self._keepalive_task = start_loop(self._keep_alive, "keep-alive")
+        self._reconnects = self.wire.nc.reconnects
         self._reconnect_task = start_loop(self._catch_up, "catch-up")
 
     def start_jobs(self, jobs: Iterable[Job]) -> None:
@@ -272,9 +275,8 @@ class Worker:
 
     async def _catch_up(self) -> None:
         """Ask the tallies after each reconnect which calls are wanted: cancels broadcast meanwhile were not heard."""
-        reconnects = self.wire.nc.reconnects
         while True:
-            reconnects = await self.wire.nc.wait_reconnected(reconnects)
+            self._reconnects = await self.wire.nc.wait_reconnected(self._reconnects)
             while not await self._stop_ended():  # noqa: ASYNC110  # JetStream has no event for being ready
                 await asyncio.sleep(CATCH_UP_SECONDS)
 

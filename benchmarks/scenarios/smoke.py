@@ -20,8 +20,8 @@ import uvloop
 from benchmarks.load import Task, drive
 from benchmarks.question import MODEL, QUESTION, TEMPERATURE, prompt
 from parley.app import service, simulator
-from parley.broker.host import tune_gc
 from parley.broker.jetstream.embedded import embedded_nats
+from parley.broker.process_tuning import tune_gc
 from parley.client import connect
 from parley.settings import Settings
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from parley.broker.core.lifecycle import State
 from parley.broker.core.messages import (
     AgentCompleted,
     AgentFailed,
@@ -14,6 +13,7 @@ from parley.broker.core.messages import (
     ErrorType,
     FailedAgent,
 )
+from parley.broker.core.states import State
 from parley.broker.core.tally import Tally
 from parley.broker.core.timestamps import format_timestamp
 

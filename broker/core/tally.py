@@ -19,8 +19,8 @@ from typing import Literal, assert_never
 
 from pydantic import BaseModel, Field
 
-from parley.broker.core.lifecycle import ENDINGS, Cause, State, move
 from parley.broker.core.messages import ErrorType, agent_id
+from parley.broker.core.states import ENDINGS, Cause, State, move
 from parley.broker.core.timestamps import format_timestamp
 
 # ── the tally, as the KV bucket `deliberations` holds it. Clients read it there, so its field names stay ──────────

@@ -11,7 +11,7 @@ import nats.errors
 import nats.js.errors
 
 from parley.broker.core.errors import BrokerUnavailable, BrokerUnsuitable
-from parley.broker.core.urls import masked
+from parley.broker.core.url_masking import masked
 from parley.broker.jetstream.nats_client import NatsClient
 
 log = logging.getLogger("parley.broker")

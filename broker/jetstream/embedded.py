@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from parley.broker import host
+from parley.broker import child_process
 from parley.broker.core.errors import BrokerUnavailable, StoreInUse
 
 
@@ -74,10 +74,12 @@ async def embedded_nats(
             written = config(folder, port=port, token=token, sync_always=sync_always, jetstream=jetstream)
             command = (executable(), "-c", _prepared(folder, written))
             try:
-                started = host.child(command, lambda process: _address(folder, process), pass_fds=(lock,))
+                started = child_process.child(
+                    command, lambda process: _address(folder, process), pass_fds=(lock,)
+                )
                 process, address = await stack.enter_async_context(started)
             except TimeoutError:
-                reason = f"nats-server not ready in {host.START_TIMEOUT_SECONDS:g} s"
+                reason = f"nats-server not ready in {child_process.START_TIMEOUT_SECONDS:g} s"
                 raise BrokerUnavailable("127.0.0.1", reason) from None
         yield EmbeddedNats(url=f"nats://{token + '@' if token else ''}{address}", pid=process.pid)
 

@@ -18,7 +18,7 @@ from nats.js.api import RawStreamMsg
 from parley.broker.core.errors import BrokerUnavailable, Conflict, PayloadTooLarge
 from parley.broker.core.messages import ResultsRef
 from parley.broker.core.timestamps import format_timestamp
-from parley.broker.core.urls import masked
+from parley.broker.core.url_masking import masked
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS, reason
 from parley.broker.jetstream.nats_client import NatsClient
 

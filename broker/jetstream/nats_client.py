@@ -174,6 +174,13 @@ class NatsClient(MendedClient):
 
         return note
 
+    async def _close(self, *arguments: Any, **options: Any) -> None:
+        # nats-py closes without its callbacks when a server refuses a reconnect, or when closing fails half-way.
+        try:
+            await super()._close(*arguments, **options)
+        finally:
+            self._note_change()
+
     def _note_change(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()

@@ -14,8 +14,8 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from parley.broker.core.errors import BrokerUnavailable, StreamNotFound
-from parley.broker.jetstream.acks import next_subject, pull_request
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS
+from parley.broker.jetstream.consumer_protocol import next_subject, pull_request
 from parley.broker.jetstream.jetstream import JetStream
 
 # Messages a request. nats-py drops what a subscription holds beyond 128 MiB; with the usual limit of 1 MiB a message

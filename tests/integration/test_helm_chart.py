@@ -19,8 +19,8 @@ import yaml
 
 from parley.handlers.routes import Part
 from parley.monitoring import http
-from parley.monitoring.health import CHECK_SECONDS
 from parley.monitoring.metrics import Metrics
+from parley.monitoring.readiness_checks import CHECK_SECONDS
 from parley.settings import Settings, load, variable
 from tests import present
 

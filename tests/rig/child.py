@@ -11,7 +11,7 @@ from pathlib import Path
 
 import aiohttp
 
-from parley.broker.host import child_setup, end_with_parent
+from parley.broker.child_process import child_setup, end_with_parent
 from tests.rig.proc import descendants
 from tests.rig.waiting import until
 

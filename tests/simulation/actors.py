@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parley.broker.core.messages import ErrorType, Usage
-from parley.broker.jetstream.acks import nak
+from parley.broker.jetstream.consumer_protocol import nak
 from parley.broker.jetstream.jetstream import JetStream
 from parley.workers.agent import Agent
 from parley.workers.job import Job
 from parley.workers.model.balancer import EndpointBalancer
-from parley.workers.model.client import ChatRequest
 from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.http_client import ChatRequest
 from parley.workers.model.responses import Completion, ModelError
 from parley.workers.pool.job_book import RESEND_SECONDS
 from parley.workers.pool.pool import WorkerPool

@@ -29,6 +29,6 @@ def virtual_time() -> Iterator[None]:
         patch("parley.handlers.dispatch.time", VirtualTime),
         patch("parley.handlers.effects.time", VirtualTime),
         patch("parley.handlers.ending_publisher.time", VirtualTime),
-        patch("parley.handlers.recover.time", VirtualTime),
+        patch("parley.handlers.deadline_recovery.time", VirtualTime),
     ):
         yield

@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 from parley.broker.core.messages import DeliberationGet
 from parley.broker.core.observer import Observer
-from parley.handlers.recover import SWEEP_SECONDS
+from parley.handlers.deadline_recovery import SWEEP_SECONDS
 from tests.simulation import asking, faults
 from tests.simulation.actors import Moods
 from tests.simulation.clock import virtual_time
@@ -126,7 +126,7 @@ def simulated() -> Iterator[None]:
     try:
         with (
             virtual_time(),
-            patch("parley.handlers.recover.scan", scan),
+            patch("parley.handlers.deadline_recovery.scan", scan),
             patch("parley.handlers.ending_publisher.scan", scan),
         ):
             yield

@@ -8,9 +8,9 @@ from typing import Any
 from unittest.mock import patch
 
 from parley.broker.core import tally
-from parley.broker.core.lifecycle import State
 from parley.broker.core.messages import DeliberationRequested
 from parley.broker.core.observer import Observer
+from parley.broker.core.states import State
 from parley.broker.core.tally import (
     ArmDeadline,
     CancelRequested,

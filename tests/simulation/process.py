@@ -13,6 +13,7 @@ from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.aggregate import Aggregate
 from parley.handlers.cancel import Cancel
+from parley.handlers.deadline_recovery import DeadlineRecovery
 from parley.handlers.delivery import Delivery
 from parley.handlers.dispatch import Dispatch
 from parley.handlers.effects import EffectRunner
@@ -22,7 +23,6 @@ from parley.handlers.intake import Bounds, Intake
 from parley.handlers.pull import HandleBatch
 from parley.handlers.pull_window import REQUEST_SECONDS, PullWindow
 from parley.handlers.query import Query
-from parley.handlers.recover import Recover
 from parley.handlers.settle import GiveUp, Runner, Settler
 from parley.workers.recent_cancels import Cancels
 from tests.simulation.actors import ActorPool, Moods
@@ -215,7 +215,7 @@ class Process:
         endings = EndingPublisher(jetstream, tallies, observer, claim_check_bytes=_CLAIM_CHECK_BYTES)
         self._effects = EffectRunner(jetstream, tallies, endings)
         self.query = Query(jetstream, tallies)
-        self._recover = Recover(jetstream, self._effects)
+        self._recover = DeadlineRecovery(jetstream, self._effects)
         self._jetstream, self._observer, self._tallies = jetstream, observer, tallies
         self._subscribers: list[Subscriber] = []
 
@@ -261,7 +261,7 @@ class Process:
         self.link.when_awake(recover)
 
     async def sweep(self) -> None:
-        # As `Recover.run` does.
+        # As `DeadlineRecovery.run` does.
         while True:
             try:
                 await self._recover.sweep()

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from parley.broker.core.lifecycle import MOVES, State
 from parley.broker.core.messages import DeliberationStatus
+from parley.broker.core.states import MOVES, State
 from parley.broker.core.tally import Tally
 from parley.broker.jetstream import topology
 from tests.simulation.consumer import Consumer

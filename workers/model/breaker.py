@@ -152,9 +152,8 @@ class Breaker:
                 self.failure = None
                 self._permit = Permit(self._permit.generation + 1, probe=False)
             case Signal.IGNORED:
-                self._open(
-                    now, jitter
-                )  # as long as before: a probe at once might be cancelled again and again
+                # As long as before: a probe at once might be cancelled again and again.
+                self._open(now, jitter)
             case _:
                 self.failure = failure or self.failure
                 self._doublings += 1

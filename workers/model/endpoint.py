@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from parley.broker.core.urls import masked
+from parley.broker.core.url_masking import masked
 
 
 @dataclass(frozen=True, slots=True)

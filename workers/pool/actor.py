@@ -12,10 +12,10 @@ from contextlib import AsyncExitStack, suppress
 from nats.aio.msg import Msg
 
 from parley.broker.core.errors import InvalidMessage
-from parley.broker.host import tune_gc, use_batch_scheduling
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient
+from parley.broker.process_tuning import tune_gc, use_batch_scheduling
 from parley.workers.job import Job, unpack
 from parley.workers.model.breaker import BreakerStatus
 from parley.workers.pool.pool import WorkerConfig, start_worker

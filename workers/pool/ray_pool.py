@@ -17,8 +17,8 @@ from functools import partial
 from typing import Any, Self
 
 from parley.broker.concurrency import start_loop
-from parley.broker.jetstream.acks import nak
 from parley.broker.jetstream.connection import close, connect
+from parley.broker.jetstream.consumer_protocol import nak
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.workers.job import Job
 from parley.workers.pool.actor import FLUSH_SECONDS

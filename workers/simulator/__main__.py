@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import uvloop
 from aiohttp import web
 
-from parley.broker.host import tune_gc
+from parley.broker.process_tuning import tune_gc
 from parley.workers.simulator.behaviour import FAULTS, Behaviour
 from parley.workers.simulator.server import Simulator
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from parley.broker.core.lifecycle import State
 from parley.broker.core.messages import AgentCompleted, AgentOutcome, DeliberationCompleted, ErrorType
+from parley.broker.core.states import State
 from parley.broker.core.tally import Requested
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream, PubAck

@@ -2,9 +2,9 @@
 
 import pytest
 
-from parley.broker.core.lifecycle import State
 from parley.broker.core.messages import AgentCancel, DeliberationFailed, decode
 from parley.broker.core.observer import Observer
+from parley.broker.core.states import State
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.topology import CANCELLER, INTAKE
 from parley.handlers import cancel as cancelling

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import pytest
 
-from parley.broker.core.lifecycle import State
 from parley.broker.core.messages import (
     AgentCancel,
     AgentOutcome,
@@ -18,6 +17,7 @@ from parley.broker.core.messages import (
     ResultsRef,
     decode,
 )
+from parley.broker.core.states import State
 from parley.broker.core.tally import (
     CancelRequested,
     DeadlineReached,

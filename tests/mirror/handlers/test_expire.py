@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from parley.broker.core.lifecycle import State
 from parley.broker.core.messages import DeliberationFailed
+from parley.broker.core.states import State
 from parley.broker.core.tally import CancelRequested, EndingPublished, Event, Requested
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.tally_store import TallyStore

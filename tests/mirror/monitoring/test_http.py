@@ -14,9 +14,9 @@ from prometheus_client.openmetrics.parser import text_fd_to_metric_families as t
 from prometheus_client.parser import text_fd_to_metric_families, text_string_to_metric_families
 
 from parley.monitoring import asyncapi
-from parley.monitoring.health import Check
 from parley.monitoring.http import application, serving
 from parley.monitoring.metrics import Metrics
+from parley.monitoring.readiness_checks import Check
 
 SPEC = {"asyncapi": "3.0.0", "info": {"title": "A <title> & more"}}
 IPV6 = socket.has_ipv6
@@ -156,3 +156,15 @@ async def test_an_ipv6_address_gives_a_usable_url() -> None:
             assert json.loads(await response.text()) == {"live": True}
     except OSError as error:
         pytest.skip(f"no IPv6 loopback on this machine: {error}")
+
+
+async def test_a_scraper_with_a_strange_accept_header_gets_plain_text() -> None:
+    async with (
+        serving(application(Metrics("m"), {}, {}), "127.0.0.1", 0) as url,
+        aiohttp.ClientSession() as http,
+    ):
+        accept = {"accept": "application/openmetrics-text; version=abc"}
+        async with http.get(f"{url}/metrics", headers=accept) as response:
+            assert response.status == 200
+            assert response.content_type == "text/plain"
+            assert "parley_" in await response.text()

@@ -7,7 +7,6 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from parley.broker.core.lifecycle import ENDINGS
 from parley.broker.core.messages import (
     AgentCompleted,
     AgentFailed,
@@ -19,6 +18,7 @@ from parley.broker.core.messages import (
     Usage,
     decode,
 )
+from parley.broker.core.states import ENDINGS
 from parley.broker.jetstream import topology
 from parley.monitoring.metrics import KNOWN_ROLES, OTHER, TIMEOUTS, Metrics
 from parley.workers.model.breaker import BreakerState

@@ -14,8 +14,8 @@ from nats.js.api import ConsumerInfo
 import parley
 from parley import client as client_module
 from parley.broker.core.errors import InvalidMessage
-from parley.broker.core.lifecycle import State
 from parley.broker.core.messages import DeliberationCompleted, DeliberationFailed, DeliberationRequested
+from parley.broker.core.states import State
 from parley.broker.core.tally import Phase, Tally
 from parley.broker.jetstream import connection, topology
 from parley.broker.jetstream.connection import connect

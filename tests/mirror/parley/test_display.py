@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from parley.broker.core.lifecycle import State
 from parley.broker.core.messages import (
     AgentResult,
     DeliberationCompleted,
@@ -17,6 +16,7 @@ from parley.broker.core.messages import (
     Proposal,
     ResultsRef,
 )
+from parley.broker.core.states import State
 from parley.broker.core.tally import Outcome, Phase, Tally
 from parley.display import Progress, listing, show_ending, show_status, simulation_notice, summary, visible
 

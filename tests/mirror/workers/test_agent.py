@@ -10,8 +10,8 @@ from parley.broker.core.timestamps import format_timestamp
 from parley.workers.agent import Agent
 from parley.workers.model.balancer import EndpointBalancer
 from parley.workers.model.call_policy import RetryPolicy
-from parley.workers.model.client import ChatRequest
 from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.http_client import ChatRequest
 from parley.workers.model.responses import Completion, ModelError
 from tests.mirror.workers import work
 from tests.mirror.workers.model.scripted import DONE, START, THREE, Clock, ScriptedModel, trouble

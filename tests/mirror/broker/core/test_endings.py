@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parley.broker.core.endings import MAX_ERROR_CHARACTERS, compose
-from parley.broker.core.lifecycle import Cause, State
 from parley.broker.core.messages import (
     AgentCompleted,
     AgentFailed,
@@ -19,6 +18,7 @@ from parley.broker.core.messages import (
     Usage,
     decode_ending,
 )
+from parley.broker.core.states import Cause, State
 from parley.broker.core.tally import (
     CancelRequested,
     DeadlineReached,

@@ -17,7 +17,7 @@ from parley.broker.core.errors import (
     TopologyMismatch,
     Unavailable,
 )
-from parley.broker.core.urls import masked
+from parley.broker.core.url_masking import masked
 
 SECRET_URL = "nats://s3cret-token@nats.example:4222"
 EVERY_KIND = [

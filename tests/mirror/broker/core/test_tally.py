@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from pydantic import ValidationError
 
 from parley.broker.core import tally as decision
-from parley.broker.core.lifecycle import Cause, State
 from parley.broker.core.messages import ErrorType
+from parley.broker.core.states import Cause, State
 from parley.broker.core.tally import (
     ArmDeadline,
     CancelRequested,

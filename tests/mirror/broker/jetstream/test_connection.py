@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from parley.broker.core.errors import BrokerUnavailable, BrokerUnsuitable, Conflict, PayloadTooLarge
 from parley.broker.core.messages import ResultsRef
 from parley.broker.core.timestamps import parse_timestamp
-from parley.broker.core.urls import masked
+from parley.broker.core.url_masking import masked
 from parley.broker.jetstream import connection, embedded, jetstream, topology
 from parley.broker.jetstream.connection import check_server, connect, connect_options
 from parley.broker.jetstream.embedded import embedded_nats

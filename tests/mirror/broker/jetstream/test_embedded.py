@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from parley.broker import host
+from parley.broker import child_process
 from parley.broker.core.errors import BrokerUnavailable
 from parley.broker.jetstream import connection, embedded
 from parley.broker.jetstream.connection import connect
@@ -181,7 +181,7 @@ async def test_an_earlier_servers_ports_file_is_not_taken_for_this_servers(tmp_p
 
 
 async def test_a_server_never_ready_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "START_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(child_process, "START_TIMEOUT_SECONDS", 0.1)
     monkeypatch.setattr(
         embedded, "config", lambda folder, **options: "host: 127.0.0.1\nport: -1\n"
     )  # writes no ports file

@@ -228,3 +228,13 @@ def test_a_reconnect_that_the_server_refuses_says_why_once(caplog: pytest.LogCap
     assert lines(caplog) == [
         "the connection to NATS is lost; trying to reconnect", "nats: 'Authorization Violation'"
     ]  # fmt: skip
+
+
+async def test_a_connection_that_is_closed_without_callbacks_is_known_to_be_closed(tmp_path: Path) -> None:
+    """As nats-py does when a server refuses it."""
+    async with embedded_nats(tmp_path) as server:
+        nc = await connect(server.url, "test")
+        waiting = asyncio.create_task(nc.wait_closed())
+        await nc._close(nc.CLOSED, do_cbs=False)
+        async with asyncio.timeout(5):
+            await waiting

@@ -5,7 +5,13 @@ import json
 import nats.errors
 import pytest
 
-from parley.broker.jetstream.acks import nak, next_subject, parse_reply, pull_request, reply_pattern
+from parley.broker.jetstream.consumer_protocol import (
+    nak,
+    next_subject,
+    parse_reply,
+    pull_request,
+    reply_pattern,
+)
 
 PLAIN = "$JS.ACK.DELIBERATIONS.intake.3.41.7.1763800000123456789.5"
 DOMAIN = "$JS.ACK.hub.AbCdEf.DELIBERATIONS.intake.3.41.7.1763800000123456789.5"

@@ -15,7 +15,7 @@ MAX_BYTES = 16 * 1024 * 1024
 OVERHEAD_BYTES = 512
 
 
-class OutcomeStore:
+class OutcomeCache:
     """`max_bytes` bounds what is remembered; the outcomes used longest ago go first."""
 
     def __init__(self, jetstream: JetStream, *, max_bytes: int = MAX_BYTES) -> None:

@@ -14,8 +14,8 @@ import pytest
 from parley.broker.core.messages import ErrorType, Usage
 from parley.workers.model import responses
 from parley.workers.model.call_policy import CallTimeouts
-from parley.workers.model.client import ChatRequest, ModelClient
 from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.http_client import ChatRequest, ModelClient
 from parley.workers.model.responses import (
     MAX_ANSWER_BYTES,
     MAX_ERROR_CHARACTERS,

@@ -12,9 +12,9 @@ from parley.broker.core.timestamps import parse_timestamp
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import EXPIRY
+from parley.handlers.deadline_recovery import MARKING_SECONDS, DeadlineRecovery
 from parley.handlers.effects import EffectRunner
 from parley.handlers.expire import Expire
-from parley.handlers.recover import MARKING_SECONDS, Recover
 from tests import present
 from tests.harness import until
 from tests.mirror.handlers import Bench, effects_of, runner_of
@@ -26,8 +26,8 @@ def effects(bench: Bench) -> EffectRunner:
 
 
 @pytest.fixture
-def recover(bench: Bench, effects: EffectRunner) -> Recover:
-    return Recover(bench.wire, effects)
+def recover(bench: Bench, effects: EffectRunner) -> DeadlineRecovery:
+    return DeadlineRecovery(bench.wire, effects)
 
 
 async def record(bench: Bench, task_id: str, seconds: float, *events: Event, ago: float = 60.0) -> float:
@@ -45,7 +45,9 @@ async def armed_at(bench: Bench, task_id: str) -> float | None:
     return parse_timestamp(timer.headers["Nats-Schedule"].removeprefix("@at ")) if timer is not None else None
 
 
-async def test_an_open_deliberation_gets_its_lost_deadline_back(bench: Bench, recover: Recover) -> None:
+async def test_an_open_deliberation_gets_its_lost_deadline_back(
+    bench: Bench, recover: DeadlineRecovery
+) -> None:
     deadline = await record(bench, "open", 3_600)
     assert await armed_at(bench, "open") is None
     assert await recover.sweep() == 1
@@ -53,7 +55,7 @@ async def test_an_open_deliberation_gets_its_lost_deadline_back(bench: Bench, re
 
 
 async def test_one_whose_time_was_up_meanwhile_ends_at_once(
-    bench: Bench, recover: Recover, effects: EffectRunner
+    bench: Bench, recover: DeadlineRecovery, effects: EffectRunner
 ) -> None:
     await record(bench, "overdue", -1)
     assert await recover.sweep() == 1
@@ -63,7 +65,9 @@ async def test_one_whose_time_was_up_meanwhile_ends_at_once(
     assert ending.status == "timeout"
 
 
-async def test_an_ending_that_was_just_decided_gets_time_to_be_marked(bench: Bench, recover: Recover) -> None:
+async def test_an_ending_that_was_just_decided_gets_time_to_be_marked(
+    bench: Bench, recover: DeadlineRecovery
+) -> None:
     before = time.time()
     await record(bench, "decided", 3_600, CancelRequested("enough"), ago=0)
     assert await recover.sweep() == 1
@@ -74,20 +78,24 @@ async def test_an_ending_that_was_just_decided_gets_time_to_be_marked(bench: Ben
     assert await armed_at(bench, "decided") == at
 
 
-async def test_a_sweep_never_puts_a_deadline_off(bench: Bench, recover: Recover) -> None:
+async def test_a_sweep_never_puts_a_deadline_off(bench: Bench, recover: DeadlineRecovery) -> None:
     deadline = await record(bench, "near", MARKING_SECONDS / 2, CancelRequested("enough"), ago=0)
     assert await recover.sweep() == 1
     assert await armed_at(bench, "near") == pytest.approx(deadline, abs=0.01)
 
 
-async def test_an_ending_decided_long_ago_is_published_at_once(bench: Bench, recover: Recover) -> None:
+async def test_an_ending_decided_long_ago_is_published_at_once(
+    bench: Bench, recover: DeadlineRecovery
+) -> None:
     await record(bench, "old", 3_600, CancelRequested("enough"), ago=MARKING_SECONDS + 1)
     assert await recover.sweep() == 1
     (delivery,) = await bench.taken(EXPIRY)
     assert delivery.msg.subject == topology.deadline_subject("old")
 
 
-async def test_an_unreadable_tally_keeps_no_other_from_its_timer(bench: Bench, recover: Recover) -> None:
+async def test_an_unreadable_tally_keeps_no_other_from_its_timer(
+    bench: Bench, recover: DeadlineRecovery
+) -> None:
     await record(bench, "a-first", 3_600)
     await bench.wire.publish(topology.tally_subject("b-strange"), b'{"state": "of another version"}')
     await bench.wire.publish(topology.tally_subject("c.d"), b"{}")
@@ -96,7 +104,7 @@ async def test_an_unreadable_tally_keeps_no_other_from_its_timer(bench: Bench, r
     assert await armed_at(bench, "e-last") is not None
 
 
-async def test_finished_and_forgotten_tallies_are_left_alone(bench: Bench, recover: Recover) -> None:
+async def test_finished_and_forgotten_tallies_are_left_alone(bench: Bench, recover: DeadlineRecovery) -> None:
     await record(bench, "finished", 3_600, CancelRequested(), EndingPublished(7))
     await record(bench, "purged", 3_600)
     await (await bench.wire.js.key_value(topology.TALLIES_BUCKET)).purge("purged")
@@ -105,13 +113,13 @@ async def test_finished_and_forgotten_tallies_are_left_alone(bench: Bench, recov
     assert await armed_at(bench, "purged") is None
 
 
-async def test_more_than_one_batch_is_swept(bench: Bench, recover: Recover) -> None:
+async def test_more_than_one_batch_is_swept(bench: Bench, recover: DeadlineRecovery) -> None:
     names = [f"many-{number}" for number in range(70)]
     await asyncio.gather(*(record(bench, name, 3_600) for name in names))
     assert await recover.sweep() == len(names)
 
 
-async def test_it_sweeps_at_the_start_and_after_a_reconnect(bench: Bench, recover: Recover) -> None:
+async def test_it_sweeps_at_the_start_and_after_a_reconnect(bench: Bench, recover: DeadlineRecovery) -> None:
     await record(bench, "first", 3_600)
     running = asyncio.create_task(recover.run())
     try:
@@ -130,8 +138,10 @@ async def test_it_sweeps_at_the_start_and_after_a_reconnect(bench: Bench, recove
             await running
 
 
-async def test_it_sweeps_regularly(bench: Bench, recover: Recover, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("parley.handlers.recover.SWEEP_SECONDS", 1.0)
+async def test_it_sweeps_regularly(
+    bench: Bench, recover: DeadlineRecovery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("parley.handlers.deadline_recovery.SWEEP_SECONDS", 1.0)
     running = asyncio.create_task(recover.run())
     try:
         for name in ("one", "two", "three"):

@@ -43,7 +43,7 @@ MARKING_SECONDS = 10.0
 _TASK_ID = re.compile(TASK_ID_PATTERN)
 
 
-class Recover:
+class DeadlineRecovery:
     def __init__(self, jetstream: JetStream, effects: EffectRunner) -> None:
         self._jetstream = jetstream
         self._effects = effects

@@ -1,13 +1,13 @@
 """Outcomes are read by sequence, from memory where this process just counted them."""
 
-from parley.broker.jetstream import outcome_store, topology
+from parley.broker.jetstream import outcome_cache, topology
 from parley.broker.jetstream.jetstream import JetStream
-from parley.broker.jetstream.outcome_store import OutcomeStore
+from parley.broker.jetstream.outcome_cache import OutcomeCache
 
 
 async def test_an_outcome_that_was_just_delivered_is_read_without_asking(wire: JetStream) -> None:
     # The stream is empty: an outcome that is found was remembered.
-    outcomes = OutcomeStore(wire)
+    outcomes = OutcomeCache(wire)
     outcomes.remember(5, b"words")
     assert await outcomes.get(5) == b"words"
     outcomes.forget(5)
@@ -17,18 +17,18 @@ async def test_an_outcome_that_was_just_delivered_is_read_without_asking(wire: J
 
 async def test_an_outcome_that_is_not_remembered_is_read_from_the_stream(wire: JetStream) -> None:
     seq = (await wire.publish(topology.AGENT_FAILED, b"{}")).seq
-    assert await OutcomeStore(wire).get(seq) == b"{}"
+    assert await OutcomeCache(wire).get(seq) == b"{}"
 
 
 async def test_empty_outcomes_are_bounded_too(wire: JetStream) -> None:
-    outcomes = OutcomeStore(wire, max_bytes=2 * outcome_store.OVERHEAD_BYTES)
+    outcomes = OutcomeCache(wire, max_bytes=2 * outcome_cache.OVERHEAD_BYTES)
     for seq in (1, 2, 3):
         outcomes.remember(seq, b"")
     assert [await outcomes.get(seq) for seq in (1, 2, 3)] == [None, b"", b""]
 
 
 async def test_what_is_remembered_is_bounded_and_the_oldest_go_first(wire: JetStream) -> None:
-    outcomes = OutcomeStore(wire, max_bytes=1_000 + 3 * outcome_store.OVERHEAD_BYTES)
+    outcomes = OutcomeCache(wire, max_bytes=1_000 + 3 * outcome_cache.OVERHEAD_BYTES)
 
     async def remembered() -> list[int]:
         return [seq for seq in range(1, 20) if await outcomes.get(seq) is not None]

@@ -1,52 +1,22 @@
-"""Process tuning (garbage collector, scheduling class), and child processes that end with their parent."""
+"""Child processes: started, waited for until they are ready, and ended with their parent."""
 
 import asyncio
 import ctypes
-import gc
-import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import TypeVar
 
-# New objects before the garbage collector runs. With Python's 700 it runs several times for each deliberation
-# and finds next to nothing: reference counting frees messages, tasks and futures. That took a seventh of the
-# service's time (measured). Cyclic garbage waits a little longer: a few MiB.
-GC_THRESHOLD = 10_000
+from parley.broker.process_tuning import batch_thread
+
 # For a child to become ready, and to end after SIGTERM before it is killed.
 START_TIMEOUT_SECONDS = 15.0
 STOP_TIMEOUT_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
 Fact = TypeVar("Fact")
-
-
-def tune_gc() -> None:
-    """Exempt the objects that exist now from garbage collection, since they stay; collect new objects less often."""
-    gc.collect()
-    gc.freeze()
-    _, middle, old = gc.get_threshold()
-    gc.set_threshold(GC_THRESHOLD, middle, old)
-
-
-def use_batch_scheduling() -> None:
-    """Put every present and future thread into Linux's SCHED_BATCH: a thread that wakes interrupts no running one.
-
-    A message passes five processes. Where they share a machine, the interruptions cost a fifth of the throughput and a
-    third of the p99 (docs/performance.md). This needs no rights.
-    """
-    if sys.platform != "linux":
-        return
-    for thread in Path("/proc/self/task").iterdir():
-        _batch(int(thread.name))
-
-
-def _batch(thread: int) -> None:
-    with suppress(OSError):  # the thread has just ended, or a sandbox forbids it
-        os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
 
 
 @asynccontextmanager
@@ -99,7 +69,7 @@ def child_setup() -> None:
     """Runs in a child between fork and exec: batch scheduling, and an end with the parent. Linux."""
     if sys.platform == "linux":
         end_with_parent()
-        _batch(0)  # a fork has one thread
+        batch_thread(0)  # a fork has one thread
 
 
 def end_with_parent() -> None:
