@@ -1,4 +1,5 @@
-"""Put load on a function and time it: closed loop (a fixed number at a time) and open loop (arrivals at a fixed rate)."""
+"""Put load on a function and time it: closed loop (a fixed number at a time) and open loop (arrivals at a fixed
+rate)."""
 
 import asyncio
 import random
@@ -43,7 +44,8 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """Open loop. `rate`: arrivals a second. Latencies from the moment a deliberation was due to its end, in milliseconds."""
+    """Open loop. `rate`: arrivals a second. Latencies from the moment a deliberation was due to its end, in
+    milliseconds."""
 
     rate: float
     agents: int

@@ -1,7 +1,7 @@
 """Writes the parts of the documents that come from the code: `python -m docs.generate` (or `make docs`).
 
-A generated part stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. With `--check` nothing is written; the exit
-code is 1 if a part is stale.
+A generated part stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. With `--check` nothing is written; the
+exit code is 1 if a part is stale.
 """
 
 import ast

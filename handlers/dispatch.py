@@ -74,8 +74,8 @@ class Dispatch:
         if delivery.count == 1:
             if time.time() - delivery.at <= STALE_SECONDS:
                 return True
-            # A cached tally is enough for a yes: if it is stale, one call is wasted. It is not enough for a no: it may be
-            # that of an earlier deliberation with the same task_id.
+            # A cached tally is enough for a yes: if it is stale, one call is wasted. It is not enough for a no: it
+            # may be that of an earlier deliberation with the same task_id.
             cached = self._tallies.cached(request.task_id)
             if cached is not None and _wants(cached, request):
                 return True

@@ -101,7 +101,8 @@ class EffectRunner:
                 assert_never(effect)
 
     async def arm(self, tally: Tally, at: float) -> None:
-        """Have the deadline come at `at` (seconds since the epoch; at once if that is past), instead of an earlier one."""
+        """Have the deadline come at `at` (seconds since the epoch; at once if that is past), instead of an earlier
+        one."""
         body = DeliberationDeadline(task_id=tally.task_id).encode()
         await self._jetstream.schedule(
             topology.timer_subject(tally.task_id), topology.deadline_subject(tally.task_id), at, body

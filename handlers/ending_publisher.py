@@ -1,8 +1,9 @@
-"""Publishes the ending of a decided deliberation: composes it, stores it once, sends it to the inbox, marks the tally.
+"""Publishes the ending of a decided deliberation: composes it, stores it once, sends it to the inbox, marks the
+tally.
 
 Several messages may publish one ending: a redelivery of the message that decided it, and later the deadline
-(`_already_ended` in `broker/core/tally.py`; `DeadlineRecovery` arms the deadline again). So an ending is stored under a Msg-Id.
-If the server may have forgotten the Msg-Id, the ending is looked for in the stream first.
+(`_already_ended` in `broker/core/tally.py`; `DeadlineRecovery` arms the deadline again). So an ending is stored under
+a Msg-Id. If the server may have forgotten the Msg-Id, the ending is looked for in the stream first.
 """
 
 import asyncio

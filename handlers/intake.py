@@ -27,7 +27,8 @@ _TASK_ID = re.compile(TASK_ID_PATTERN)
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What this deployment allows. `timeout_seconds`: where a request names none. `reply_prefixes`: of allowed inboxes."""
+    """What this deployment allows. `timeout_seconds`: where a request names none. `reply_prefixes`: of allowed
+    inboxes."""
 
     max_agents: int
     timeout_seconds: float

@@ -47,7 +47,8 @@ class FreeSlots(Protocol):
 class PullSubscriber:
     """Pulls from a provisioned durable consumer and hands what comes to `handle`.
 
-    `batch`: most messages a request asks for. `limit`: most held at a time; the free slots of `pool` limit them further.
+    `batch`: most messages a request asks for. `limit`: most held at a time; the free slots of `pool` limit them
+    further.
     """
 
     def __init__(
@@ -92,7 +93,8 @@ class PullSubscriber:
         self._tasks = [start_loop(self._pull, name), asyncio.create_task(self._watch_connection())]
 
     async def stop(self, grace_seconds: float | None) -> None:
-        """Take nothing more, give back what was not begun, give the handlers `grace_seconds` to finish (None: no end)."""
+        """Take nothing more, give back what was not begun, give the handlers `grace_seconds` to finish (None: no
+        end)."""
         self.window.close()
         await self._drain()
         subscription, self.subscription = self.subscription, None

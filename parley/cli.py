@@ -66,7 +66,8 @@ def _root(
 
 @app.command()
 def up() -> None:
-    """The whole service on this machine, until Ctrl-C. Starts what the settings do not name: NATS, Ray, a simulated model."""
+    """The whole service on this machine, until Ctrl-C. Starts what the settings do not name: NATS, Ray, a simulated
+    model."""
     settings = load()
     _log(settings)
     use_batch_scheduling()

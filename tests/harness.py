@@ -26,7 +26,8 @@ __all__ = [
     "running", "until",
 ]  # fmt: skip
 
-# Shorter than production's 30 s, so that a test can wait for a redelivery. Longer than any pause of a busy test machine.
+# Shorter than production's 30 s, so that a test can wait for a redelivery. Longer than any pause of a busy test
+# machine.
 ACK_WAIT_SECONDS = 5.0
 
 

@@ -39,7 +39,8 @@ from parley.workers.recent_cancels import Cancels
 
 log = logging.getLogger("parley.workers")
 
-# While NATS is away, a worker tries again to store an answer until this long after the deadline. Then the job goes back.
+# While NATS is away, a worker tries again to store an answer until this long after the deadline. Then the job goes
+# back.
 STORE_RETRY_SECONDS = 60.0
 STORE_RETRY_WAIT_SECONDS = 0.5
 # Between two tries to read the tallies after a reconnect.

@@ -1,9 +1,10 @@
 """Celery: a chord of one task an agent on Redis (broker and result backend), whose callback returns all answers.
 
-Workers: two processes of 32 threads each, the best of what was tried (64 chords of three at a time, in agent calls/s):
-2 x 32 threads 156 to 170, prefork of 24 processes 122 to 149, of 12 to 16 processes 115 to 128, gevent 2 x 100 104 to 114
-and 1 x 200 93. Acknowledgement is Celery's default, early: a task whose worker dies is lost. The client has a thread for
-each chord, since Celery has no asyncio and one backend a thread; it takes two thirds of a core, mostly to publish.
+Workers: two processes of 32 threads each, the best of what was tried (64 chords of three at a time, in agent
+calls/s): 2 x 32 threads 156 to 170, prefork of 24 processes 122 to 149, of 12 to 16 processes 115 to 128, gevent 2 x
+100 104 to 114 and 1 x 200 93. Acknowledgement is Celery's default, early: a task whose worker dies is lost. The
+client has a thread for each chord, since Celery has no asyncio and one backend a thread; it takes two thirds of a
+core, mostly to publish.
 """
 
 import gc
@@ -63,8 +64,8 @@ async def running(model_url: str) -> AsyncIterator[System]:
             )
             for number in range(WORKERS)
         ]
-        # Results are in reference cycles and unsubscribe in Redis when they are collected. After Redis has stopped, each
-        # would wait for it.
+        # Results are in reference cycles and unsubscribe in Redis when they are collected. After Redis has stopped,
+        # each would wait for it.
         stack.callback(gc.collect)
         system = stack.enter_context(threaded(ask))
         await answering(system, workers[0])

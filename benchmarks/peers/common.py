@@ -68,7 +68,8 @@ async def answering(system: System, process: Child) -> None:
 
 
 class Threaded:
-    """A client that blocks: each deliberation has a thread while it lasts. `ask`: asks that many agents, returns the answers."""
+    """A client that blocks: each deliberation has a thread while it lasts. `ask`: asks that many agents, returns the
+    answers."""
 
     def __init__(self, ask: Callable[[int], list[str]], threads: ThreadPoolExecutor) -> None:
         self._ask = ask

@@ -1,9 +1,9 @@
 """Dramatiq: a group of one message an agent on Redis. The client takes the results one after the other.
 
-The client does the join: if it dies, the answers are not combined. Workers: two processes of 32 threads each (64 groups
-of three at a time: 503 to 629 agent calls/s; with 96 threads 423, gevent 2 x 96 529). Workers poll Redis, by default with
-pauses up to a second: 100 ms for one group, at the median. Here pauses go up to 10 ms (63 ms). The client has a thread
-for each group.
+The client does the join: if it dies, the answers are not combined. Workers: two processes of 32 threads each (64
+groups of three at a time: 503 to 629 agent calls/s; with 96 threads 423, gevent 2 x 96 529). Workers poll Redis, by
+default with pauses up to a second: 100 ms for one group, at the median. Here pauses go up to 10 ms (63 ms). The
+client has a thread for each group.
 """
 
 import tempfile

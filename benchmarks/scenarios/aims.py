@@ -1,4 +1,5 @@
-"""Every target of docs/performance.md in one run: curves, scale, a real vLLM. What this machine cannot run is left out."""
+"""Every target of docs/performance.md in one run: curves, scale, a real vLLM. What this machine cannot run is left
+out."""
 
 import argparse
 import json

@@ -1,7 +1,7 @@
 """A long queue that waits while the service is down: is its end worked off as fast as its beginning?
 
-The requests are in JetStream before the service starts. No subscriber listens meanwhile: afterwards the stream tells when
-each ending was stored, by nats-server's clock.
+The requests are in JetStream before the service starts. No subscriber listens meanwhile: afterwards the stream tells
+when each ending was stored, by nats-server's clock.
 """
 
 import asyncio

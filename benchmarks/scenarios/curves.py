@@ -1,4 +1,5 @@
-"""Parley, the plain loop and other libraries: calls a second and latency over concurrency and over the number of agents.
+"""Parley, the plain loop and other libraries: calls a second and latency over concurrency and over the number of
+agents.
 
 All run on this machine. In each run every system is measured at every point. Libraries that are not installed are
 skipped, with the reason. Writes JSON after every run.
@@ -32,7 +33,8 @@ Row = Mapping[str, Any]
 
 
 def medians(runs: Sequence[Row]) -> list[dict[str, Any]]:
-    """One row for each system and point, in order of appearance. `runs`: how many runs had it. An unknown figure is None."""
+    """One row for each system and point, in order of appearance. `runs`: how many runs had it. An unknown figure is
+    None."""
     found: dict[tuple[str, int, int], list[Row]] = {}
     for run in runs:
         for row in run["points"]:
@@ -55,8 +57,9 @@ def _known_median(values: Sequence[float | None]) -> float | None:
 
 
 def arrivals(runs: Sequence[Row]) -> list[dict[str, float]]:
-    """Open loop, one row for each share of Parley's saturation: arrivals a second, p50 and p99 of both systems, the median
-    of the differences of their p99, and CPU time of a call through Parley. All but the rate in milliseconds."""
+    """Open loop, one row for each share of Parley's saturation: arrivals a second, p50 and p99 of both systems, the
+    median of the differences of their p99, and CPU time of a call through Parley. All but the rate in milliseconds.
+    """
     shares: dict[float, list[Row]] = {}
     for run in runs:
         for row in run["open"]:

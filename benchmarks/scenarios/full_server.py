@@ -42,7 +42,8 @@ async def tokens_per_second(task: Task, concurrency: int, tokens: Count, window_
 
 
 async def compare(parley: Count, plain: Count, pairs: int) -> list[tuple[float, float]]:
-    """Tokens/s of both, `pairs` times, each from two measurements: A B B A, then B A A B. A steady drift meets both alike."""
+    """Tokens/s of both, `pairs` times, each from two measurements: A B B A, then B A A B. A steady drift meets both
+    alike."""
     found: list[tuple[float, float]] = []
     for number in range(pairs):
         outer, inner = (plain, parley) if number % 2 else (parley, plain)

@@ -1,7 +1,8 @@
-"""Ten thousand deliberations in flight: do all end, and how much memory do they take? Two rounds, to see what memory stays.
+"""Ten thousand deliberations in flight: do all end, and how much memory do they take? Two rounds, to see what memory
+stays.
 
-30,000 calls are 30,000 connections: more than one process may have open files, or one address and port may have clients.
-So there are several simulated models, and the actors share the calls.
+30,000 calls are 30,000 connections: more than one process may have open files, or one address and port may have
+clients. So there are several simulated models, and the actors share the calls.
 """
 
 import asyncio
@@ -63,8 +64,8 @@ class Sample:
 
 @dataclass(slots=True)
 class Round:
-    """`statuses`: how the deliberations ended; "degraded" is one of its own. `errors`: of failed agents, by type and first
-    words. `refused`: connections of any process on this machine that found a listening socket full."""
+    """`statuses`: how the deliberations ended; "degraded" is one of its own. `errors`: of failed agents, by type and
+    first words. `refused`: connections of any process on this machine that found a listening socket full."""
 
     name: str
     count: int

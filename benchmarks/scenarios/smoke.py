@@ -1,8 +1,8 @@
 """Does a deliberation cost more CPU time than before? Measured as a ratio, in CI.
 
-Seconds would measure the machine. So each round measures, in this one process and in turn, deliberations of three agents
-(client, service and workers together; NATS and the model are other processes) and pairs of library work: one message
-published to JetStream with nats-py, one question to the same model server with aiohttp.
+Seconds would measure the machine. So each round measures, in this one process and in turn, deliberations of three
+agents (client, service and workers together; NATS and the model are other processes) and pairs of library work: one
+message published to JetStream with nats-py, one question to the same model server with aiohttp.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from parley.broker.process_tuning import tune_gc
 from parley.client import connect
 from parley.settings import Settings
 
-# Pairs that one deliberation costs, by `python -m benchmarks smoke`: 12.4 and 12.7 on a quiet machine, up to 14.7 on one
-# that has just run all tests, since other processes then use the caches too.
+# Pairs that one deliberation costs, by `python -m benchmarks smoke`: 12.4 and 12.7 on a quiet machine, up to 14.7 on
+# one that has just run all tests, since other processes then use the caches too.
 PAIRS = 13.0
 # More than this multiple of `PAIRS` is a step back.
 STEP_BACK = 1.3

@@ -1,8 +1,9 @@
 """Constant load for a long time, and a table of what must not grow.
 
-The service runs with real Ray, a real nats-server and a simulated model, each in its own process, and is measured from
-outside. Tallies are kept for three minutes (the minimum), so that they age out within the run. The streams keep two days
-by design: they are judged by what one deliberation leaves in them. Exit code 1 if a figure grows or an ending is lost.
+The service runs with real Ray, a real nats-server and a simulated model, each in its own process, and is measured
+from outside. Tallies are kept for three minutes (the minimum), so that they age out within the run. The streams keep
+two days by design: they are judged by what one deliberation leaves in them. Exit code 1 if a figure grows or an
+ending is lost.
 """
 
 import argparse
@@ -51,8 +52,8 @@ STREAMS = {
     topology.TALLIES: "tallies",
     topology.RESULTS: "results",
 }
-# Allowed rise from the first third to the last. Memory: about the difference of two runs of one build on a busy machine.
-# nats-server's index grows with its streams; ten minutes do not show it (docs/performance.md).
+# Allowed rise from the first third to the last. Memory: about the difference of two runs of one build on a busy
+# machine. nats-server's index grows with its streams; ten minutes do not show it (docs/performance.md).
 LIMITS = (
     Limit("service MiB", 8.0, WARM_UP_SECONDS),
     Limit("service files", 2.0, WARM_UP_SECONDS),

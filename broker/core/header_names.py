@@ -1,4 +1,5 @@
-"""Names on the wire that are neither subjects nor fields: headers, `Nats-Msg-Id`s, names of deliberations without one. Pure.
+"""Names on the wire that are neither subjects nor fields: headers, `Nats-Msg-Id`s, names of deliberations without
+one. Pure.
 
 docs/contract.md lists them from here.
 """
@@ -24,7 +25,8 @@ ORIGINAL = "Parley-Original-"
 
 # ── names and Msg-Ids ─────────────────────────────────────────────────────────────────────────────────────────────
 
-# The service names a request without a `task_id` so. No client may: two deliberations would share one name and one ending.
+# The service names a request without a `task_id` so. No client may: two deliberations would share one name and one
+# ending.
 OWN_NAME = re.compile(r"d-[0-9]+")
 
 

@@ -1,8 +1,8 @@
 """Read a stream from one sequence to its end.
 
 nats-py's `watchall` subscribes first and asks for the count later. If all messages are on their way by then, it
-reports an empty stream. Here the reader pulls. The answer that creates the consumer has the count, and each message says how many are
-left.
+reports an empty stream. Here the reader pulls. The answer that creates the consumer has the count, and each message
+says how many are left.
 """
 
 from collections.abc import AsyncGenerator

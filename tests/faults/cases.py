@@ -97,7 +97,8 @@ async def power_cut(fleet: Fleet) -> None:
 
 
 def hanging(strike: Strike) -> Strike:
-    """No call ever ends. Every deliberation ends by its deadline, even if the killed process had received the deadline."""
+    """No call ever ends. Every deliberation ends by its deadline, even if the killed process had received the
+    deadline."""
 
     async def both(fleet: Fleet) -> None:
         await fleet.steer.behave(faults={"hang": 1.0})

@@ -1,7 +1,7 @@
 """Hostile messages for every subject that is consumed: hand-picked ones, and what Hypothesis makes of valid ones.
 
-The same every time: Hypothesis runs derandomized, choices come from a fixed seed. A payload may hold two marks: `@NEW@` stands
-for a name nobody has used, `@LIVE@` for that of a deliberation that is running as the message is sent.
+The same every time: Hypothesis runs derandomized, choices come from a fixed seed. A payload may hold two marks:
+`@NEW@` stands for a name nobody has used, `@LIVE@` for that of a deliberation that is running as the message is sent.
 """
 
 import json
@@ -250,8 +250,8 @@ DELETING: Sequence[bytes] = [
     headers(b"Nats-Schedule: @at 2020-01-01T00:00:00Z", b"Nats-Schedule-Target: deliberation.requested"),
 ]
 
-# Last tokens of subjects under a wildcard. The server takes every byte but blank, tab and line end. (It also stores a `>`,
-# and delivers it to no consumer.)
+# Last tokens of subjects under a wildcard. The server takes every byte but blank, tab and line end. (It also stores a
+# `>`, and delivers it to no consumer.)
 TOKENS: Sequence[bytes] = [
     b"*", b"\xff\xfe", b"\x0b", b"\x0c", b"a\x0bb", b"a\x0cb", b"\x00", b"\x7f\x1b[2J", "naïve😀".encode(), b"a" * 3_000, b"..", b"",
 ]  # fmt: skip
@@ -391,8 +391,8 @@ def made(kind: Kind, count: int) -> list[Hostile]:
 
 
 def messages(count: int) -> list[Hostile]:
-    """`count` messages over all subjects, shuffled. First those made by hand, then one half each of fields replaced by each
-    value and of messages from Hypothesis."""
+    """`count` messages over all subjects, shuffled. First those made by hand, then one half each of fields replaced
+    by each value and of messages from Hypothesis."""
     dice = random.Random(SEED)
     found: list[Hostile] = []
     for kind, share in SHARES.items():

@@ -50,8 +50,8 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run showed. `recovery`: seconds from the fault to the last ending of a deliberation that felt it. `still`: the
-    longest time in which nats-server stored nothing."""
+    """What a run showed. `recovery`: seconds from the fault to the last ending of a deliberation that felt it.
+    `still`: the longest time in which nats-server stored nothing."""
 
     asked: list[Asked]
     struck: float

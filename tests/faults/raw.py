@@ -1,7 +1,7 @@
 """NATS's protocol over a bare socket, with many messages in flight: it sends what no client library would.
 
-Subjects, headers and bodies go out as the bytes they are. Each message has a reply subject of its own, so its PubAck, its answer
-or the server's refusal finds its way back to it.
+Subjects, headers and bodies go out as the bytes they are. Each message has a reply subject of its own, so its PubAck,
+its answer or the server's refusal finds its way back to it.
 """
 
 import asyncio

@@ -1,4 +1,5 @@
-"""Hostile payloads on every consumed subject: the service goes on, accounts for each of them, and its memory stays flat.
+"""Hostile payloads on every consumed subject: the service goes on, accounts for each of them, and its memory stays
+flat.
 
 `HOSTILE_PAYLOADS`: how many. 1,500 with every test run, 10,000 with `make faults`.
 """
@@ -34,8 +35,9 @@ MOST_WAITING = 150
 SETTLE_SECONDS = 60.0
 # Timeout of valid requests, and the default. A victim whose agents are stopped by a forged broadcast waits for it.
 PATIENCE_SECONDS = 8.0
-# Above the most of the first fifth of the messages. Cached outcomes may take 16 MiB (outcome_cache.MAX_BYTES), and the allocator as
-# much for the largest messages. Measured: 6 to 14 MiB with 10,000 messages (83 MB), 8 to 16 MiB with 1,500.
+# Above the most of the first fifth of the messages. Cached outcomes may take 16 MiB (outcome_cache.MAX_BYTES), and
+# the allocator as much for the largest messages. Measured: 6 to 14 MiB with 10,000 messages (83 MB), 8 to 16 MiB with
+# 1,500.
 GROWTH_MIB = 32.0
 
 

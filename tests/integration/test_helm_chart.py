@@ -1,7 +1,8 @@
-"""The chart, rendered by Helm's own engine: valid for Kubernetes, and in agreement with what the service really reads and serves.
+"""The chart, rendered by Helm's own engine: valid for Kubernetes, and in agreement with what the service really reads
+and serves.
 
-There is no cluster here. Core objects are held against the Kubernetes API's own schemas; RayCluster and ServiceMonitor, which
-those do not know, by hand, except for the pods in them.
+There is no cluster here. Core objects are held against the Kubernetes API's own schemas; RayCluster and
+ServiceMonitor, which those do not know, by hand, except for the pods in them.
 """
 
 import os
@@ -37,7 +38,8 @@ FOREIGN = {
     "HOME", "RAY_HEAD", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ROTATION_BACKUP_COUNT",
     "RAY_ROTATION_MAX_BYTES", "RAY_USAGE_STATS_ENABLED",
 }  # fmt: skip
-# Derived from other values, so that two places cannot disagree; or of no use in a pod (HOME, and POOL, which is Ray here).
+# Derived from other values, so that two places cannot disagree; or of no use in a pod (HOME, and POOL, which is Ray
+# here).
 OWNED = {
     "PARLEY_REPLICAS", "PARLEY_DRAIN_SECONDS", "PARLEY_HTTP_HOST", "PARLEY_HTTP_PORT", "PARLEY_POOL",
     "PARLEY_POOL_ACTORS", "PARLEY_RAY_ACTOR_CPUS", "PARLEY_HOME",
@@ -133,7 +135,8 @@ def container(template: Object) -> Object:
 
 
 def environment(objects: list[Object], part: str) -> dict[str, str]:
-    """The variables of a part's container as Kubernetes would set them, with SECRET_TEXT for what comes from a Secret."""
+    """The variables of a part's container as Kubernetes would set them, with SECRET_TEXT for what comes from a
+    Secret."""
     (config,) = of_kind(objects, "ConfigMap")
     part_container = container(deployment(objects, part)["spec"]["template"])
     assert part_container["envFrom"] == [{"configMapRef": {"name": config["metadata"]["name"]}}]
@@ -664,7 +667,8 @@ def test_another_image_makes_another_cluster_but_more_workers_do_not(chart: helm
     ids=str,
 )
 def test_a_dispatch_rollout_must_fit_a_cluster(chart: helm_python.Chart, values: Object, fits: bool) -> None:
-    # The new dispatcher comes up before the old one goes. Without room for its actors it never gets ready, and the old one never goes.
+    # The new dispatcher comes up before the old one goes. Without room for its actors it never gets ready, and the
+    # old one never goes.
     if fits:
         assert render(chart, values)
         return

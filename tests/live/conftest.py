@@ -1,4 +1,5 @@
-"""A real vLLM behind the whole service, with real NATS and Ray. Skipped, with the reason, if vLLM cannot be installed."""
+"""A real vLLM behind the whole service, with real NATS and Ray. Skipped, with the reason, if vLLM cannot be
+installed."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -61,7 +61,8 @@ class Front:
 async def front(
     folder: Path, urls: Sequence[str], awaited: str = "/readyz", **settings: str
 ) -> AsyncIterator[Front]:
-    """All is up until the block ends. `urls`: of the model servers. `settings`: more settings, by their variables' names.
+    """All is up until the block ends. `urls`: of the model servers. `settings`: more settings, by their variables'
+    names.
 
     `awaited`: as for `served`.
     """

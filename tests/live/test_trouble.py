@@ -165,8 +165,8 @@ async def test_an_engine_that_dies_is_an_error_after_a_200_too(behind: Stage, fr
 
 
 async def test_an_answer_that_a_stopping_server_cuts_off_is_no_answer(behind: Stage, fronts: Fronts) -> None:
-    """At SIGTERM, without `--shutdown-timeout`, vLLM aborts its requests and kills the engine. Depending on which comes first,
-    a caller gets the words so far with HTTP 200 and `finish_reason: abort`, or no answer at all."""
+    """At SIGTERM, without `--shutdown-timeout`, vLLM aborts its requests and kills the engine. Depending on which
+    comes first, a caller gets the words so far with HTTP 200 and `finish_reason: abort`, or no answer at all."""
     server = await behind.up()
     asked = [
         (on, await on.client.submit("Go on", agents=2, max_tokens=LONG, timeout_seconds=60))

@@ -34,7 +34,8 @@ class Child:
         return self.log.read_text(errors="replace")[-size:]
 
     async def ready(self, check: Callable[[], Awaitable[bool]], seconds: float) -> None:
-        """Wait until `check()` is true. Raises RuntimeError with the end of the log if the process ends first or `seconds` pass."""
+        """Wait until `check()` is true. Raises RuntimeError with the end of the log if the process ends first or
+        `seconds` pass."""
 
         async def ended_or_ready() -> bool:
             return self.process.returncode is not None or await check()

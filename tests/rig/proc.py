@@ -66,7 +66,8 @@ def resident_mib(pid: int) -> float:
 
 
 def proportional_mib(pid: int) -> float:
-    """PSS in MiB: a page that n processes share counts 1/n. RSS where the kernel has no PSS, 0 for a process that has ended."""
+    """PSS in MiB: a page that n processes share counts 1/n. RSS where the kernel has no PSS, 0 for a process that has
+    ended."""
     with suppress(OSError):
         found = _PSS.search(Path(f"/proc/{pid}/smaps_rollup").read_text())
         if found is not None:

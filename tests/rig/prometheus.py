@@ -165,7 +165,8 @@ class Prometheus:
 async def running(
     installed: Tools, folder: Path, job: str, target: str, rules: Path
 ) -> AsyncIterator[Prometheus]:
-    """A server on a free port of loopback that scrapes `target` (host:port) every second. Keeps everything in `folder`."""
+    """A server on a free port of loopback that scrapes `target` (host:port) every second. Keeps everything in
+    `folder`."""
     config = {
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(rules)],

@@ -1,4 +1,5 @@
-"""`parley serve` in a process of its own, with a nats-server and simulated models beside it, to be looked at from outside."""
+"""`parley serve` in a process of its own, with a nats-server and simulated models beside it, to be looked at from
+outside."""
 
 import os
 import resource
@@ -112,7 +113,8 @@ class Backends:
 async def backends(
     *model_arguments: str, models: int = 1, sync_always: bool = False
 ) -> AsyncIterator[Backends]:
-    """`models`: how many simulated models, each with `model_arguments`. `sync_always`: NATS syncs before it acknowledges."""
+    """`models`: how many simulated models, each with `model_arguments`. `sync_always`: NATS syncs before it
+    acknowledges."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parley-rig-")))
         nats = await stack.enter_async_context(embedded_nats(folder, sync_always=sync_always))

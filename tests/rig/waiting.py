@@ -16,7 +16,8 @@ async def until(fact: Callable[[], Coroutine[Any, Any, T]], what: str, seconds: 
 @overload
 async def until(fact: Callable[[], T], what: str, seconds: float = ...) -> T: ...
 async def until(fact: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS) -> Any:
-    """Wait until `fact()` is truthy and return it. Fails with `what` in the message if that takes longer than `seconds`."""
+    """Wait until `fact()` is truthy and return it. Fails with `what` in the message if that takes longer than
+    `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         value = fact()

@@ -1,4 +1,5 @@
-"""What clients do in a history: ask, ask again, cancel, look; and what strangers do: forge, repeat, send what cannot be read."""
+"""What clients do in a history: ask, ask again, cancel, look; and what strangers do: forge, repeat, send what cannot
+be read."""
 
 import asyncio
 import json

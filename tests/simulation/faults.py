@@ -1,4 +1,5 @@
-"""What goes wrong in a history: at the n-th step of all, or the n-th of a kind, something is lost, late, doubled, paused or dies."""
+"""What goes wrong in a history: at the n-th step of all, or the n-th of a kind, something is lost, late, doubled,
+paused or dies."""
 
 import random
 from collections import Counter
@@ -44,8 +45,9 @@ _AT_PARCELS = (Kind.LOSE_PARCEL, Kind.LATE_PARCEL, Kind.DOUBLE_PARCEL)
 _AT_PULLS = (Kind.LOSE_PULL, Kind.EXPIRE_PULL)
 # By which a message can be in two hands at once, or a step be done after its message was settled by another.
 TWO_HANDS = frozenset({Kind.LATE_DELIVERY, Kind.DOUBLE_DELIVERY, Kind.DELAY})
-# Seconds that a stop, a delay or an absence may last: below and above each `ack_wait`, a PubAck's timeout, and the time for which a
-# fan-out's Msg-Ids are remembered. Below `keep_seconds`: a process stopped for longer than tallies are kept may run a request again.
+# Seconds that a stop, a delay or an absence may last: below and above each `ack_wait`, a PubAck's timeout, and the
+# time for which a fan-out's Msg-Ids are remembered. Below `keep_seconds`: a process stopped for longer than tallies
+# are kept may run a request again.
 _DURATIONS = (0.05, 0.7, 1.5, 3.0, 6.0, 12.0, 40.0, 150.0)
 # A history of one deliberation has about this many steps.
 _STEPS_EACH = 32
@@ -114,7 +116,8 @@ def _one(rng: random.Random, deliberations: int) -> Fault:
 
 
 def parcels(rng: random.Random, deliberations: int) -> list[Fault]:
-    """What becomes of jobs on their way to an actor, in half of the histories. Apart from the plan, for no invariant is loosened by it."""
+    """What becomes of jobs on their way to an actor, in half of the histories. Apart from the plan, for no invariant
+    is loosened by it."""
     count = rng.choice((0, 0, 1, 2))
     return [
         Fault(rng.choice(_AT_PARCELS), "parcel", rng.randint(1, 4 * deliberations), rng.choice(_DURATIONS))

@@ -1,4 +1,5 @@
-"""Mistakes in the code under test that the simulation has found and that are not mended yet. Counted, told, and not failed for.
+"""Mistakes in the code under test that the simulation has found and that are not mended yet. Counted, told, and not
+failed for.
 
 Whoever mends one takes its line out. An empty table is the aim.
 """

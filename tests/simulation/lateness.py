@@ -12,8 +12,8 @@ RESTART_SECONDS = 3.0
 # After a step that failed the message is delivered again after 0.5 s, 1 s, 2 s, 4 s.
 _RETRY_SECONDS = 4.0
 _REDELIVERY_SECONDS = topology.QUICK_ACK_WAIT_SECONDS + 1.0
-# A subscriber with room for one message has none until it gives up one that was lost on its way, or its lost request: after two
-# seconds, looked at once a second.
+# A subscriber with room for one message has none until it gives up one that was lost on its way, or its lost request:
+# after two seconds, looked at once a second.
 _OVERDUE_SECONDS = 3.5
 _UNANSWERED_SECONDS = PUBLISH_TIMEOUT_SECONDS + _RETRY_SECONDS + 1.0
 

@@ -28,7 +28,8 @@ class _Nothing:
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """asyncio's own loop, ready queue and timers, without a selector. `now` is seconds since the epoch, as `time.time` tells it."""
+    """asyncio's own loop, ready queue and timers, without a selector. `now` is seconds since the epoch, as
+    `time.time` tells it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,5 @@
-"""Tests of the tests: each rule broken on purpose is noticed, by the invariant that is there for it, within a few seeds."""
+"""Tests of the tests: each rule broken on purpose is noticed, by the invariant that is there for it, within a few
+seeds."""
 
 import pytest
 

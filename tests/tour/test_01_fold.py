@@ -1,6 +1,7 @@
 """A deliberation is a fold: events go in, and a tally and a list of effects come out. No clock, no network.
 
-`react` is the whole logic. The service stores the tally, carries out the effects, and only then acknowledges the message.
+`react` is the whole logic. The service stores the tally, carries out the effects, and only then acknowledges the
+message.
 """
 
 from parley.broker.core.tally import (

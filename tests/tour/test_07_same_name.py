@@ -1,4 +1,5 @@
-"""The task_id is the identity: the same request three times is one deliberation, with one ending and three model calls."""
+"""The task_id is the identity: the same request three times is one deliberation, with one ending and three model
+calls."""
 
 from tests.harness import ModelServer, Running, fresh
 

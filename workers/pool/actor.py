@@ -27,8 +27,8 @@ log = logging.getLogger("parley.workers")
 # outcome. The driver hears of a freed slot this late at most, and at once when one slot in `BATCH_SHARE` is freed.
 LINGER_SECONDS = 0.05
 BATCH_SHARE = 8
-# Safety limit: this many times the slots. The dispatcher never sends more jobs than slots, but others may know the inbox.
-# Twice the slots, because a slot is freed here before the dispatcher hears of it.
+# Safety limit: this many times the slots. The dispatcher never sends more jobs than slots, but others may know the
+# inbox. Twice the slots, because a slot is freed here before the dispatcher hears of it.
 MAX_LOAD = 2
 # When an actor closes, it waits this long for messages on their way. While NATS is away there are none.
 FLUSH_SECONDS = 1

@@ -1,4 +1,5 @@
-"""What the documents say of the code is what the code says: generated parts are fresh, and every file they name exists."""
+"""What the documents say of the code is what the code says: generated parts are fresh, and every file they name
+exists."""
 
 import re
 from collections.abc import Iterator

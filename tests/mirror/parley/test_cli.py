@@ -84,7 +84,8 @@ def sh(tmp_path: Path, local_service: Running, model: ModelServer) -> Shell:
 
 @pytest.fixture(scope="module", autouse=True)
 async def refused(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator["asyncio.Task[Ran]"]:
-    """Asking a NATS that is not there. Begun with the first test and looked at by the last: it is given five seconds to come."""
+    """Asking a NATS that is not there. Begun with the first test and looked at by the last: it is given five seconds
+    to come."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"nats://{SECRET}@127.0.0.1:{unused.getsockname()[1]}"

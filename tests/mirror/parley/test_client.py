@@ -270,7 +270,8 @@ async def test_all_tallies_are_listed_the_newest_first(local_service: Running, m
 
 
 class Sluggish(NatsClient):
-    """Answers to our requests overtake what is delivered to our subscriptions: NATS keeps the order of each by itself only."""
+    """Answers to our requests overtake what is delivered to our subscriptions: NATS keeps the order of each by itself
+    only."""
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         if not bytes(subject).startswith(bytes(self._resp_sub_prefix or b"-")):

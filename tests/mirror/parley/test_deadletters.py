@@ -1,4 +1,5 @@
-"""`parley deadletters` as a person or a script runs it: what it shows, what it puts back, what it deletes, and what it refuses."""
+"""`parley deadletters` as a person or a script runs it: what it shows, what it puts back, what it deletes, and what
+it refuses."""
 
 import asyncio
 import base64

@@ -21,8 +21,8 @@ from parley.broker.core.tally import Outcome, Phase, Tally
 from parley.display import Progress, listing, show_ending, show_status, simulation_notice, summary, visible
 
 AT = "2026-01-01T00:00:00.000Z"
-# What would make text bold, a link, or an error, were it read as markup; and what would clear a screen, retitle a window, set the
-# clipboard or overwrite a line, were it passed on to a terminal.
+# What would make text bold, a link, or an error, were it read as markup; and what would clear a screen, retitle a
+# window, set the clipboard or overwrite a line, were it passed on to a terminal.
 MARKUP = "[bold red]loud[/bold red] [link=http://evil]here[/link] [/nothing-to-close]"
 CONTROLS = [
     "\x1b[2J", "\x1b]0;title\x07", "\x1b]52;c;aGk=\x07", "\x9b2J", "\x07", "\x08", "\r", "\x7f", "\x00",

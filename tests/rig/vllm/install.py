@@ -1,4 +1,5 @@
-"""vLLM's CPU build in a virtual environment of its own, `.vllm/` of the checkout. Made once, and again when the version changes."""
+"""vLLM's CPU build in a virtual environment of its own, `.vllm/` of the checkout. Made once, and again when the
+version changes."""
 
 import json
 import os
