@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from parley.broker.core import header_names, messages
+from parley.broker.core import messages, wire_names
 from parley.broker.core.error_policy import POLICIES, Signal
 from parley.broker.core.messages import ErrorType, Message, Sampling
 from parley.broker.jetstream import topology
@@ -35,30 +35,30 @@ HEADERS: Mapping[str, tuple[str, str]] = {
         "a request; every later message of its deliberation, and the calls to the model",
         "W3C trace context",
     ),
-    header_names.REPLY_TO: (
+    wire_names.REPLY_TO: (
         "a request",
         "subject to which the service also sends the ending, over core NATS; it must begin with one of `PARLEY_REPLY_PREFIXES`",
     ),
-    header_names.SUBJECT: (
-        f"an ending sent to `{header_names.REPLY_TO}`",
+    wire_names.SUBJECT: (
+        f"an ending sent to `{wire_names.REPLY_TO}`",
         "subject on which it was published",
     ),
-    header_names.REASON: ("a dead letter", "why the message could not be used"),
-    header_names.STREAM: ("a dead letter", "stream it came from"),
-    header_names.CONSUMER: ("a dead letter", "consumer that gave up on it"),
-    header_names.SEQUENCE: ("a dead letter", "its sequence in that stream"),
-    header_names.DELIVERIES: ("a dead letter", "how often it was delivered"),
-    header_names.STORED_AT: ("a dead letter", "when that stream stored it, RFC 3339"),
-    f"{header_names.ORIGINAL}Nats-…": (
+    wire_names.REASON: ("a dead letter", "why the message could not be used"),
+    wire_names.STREAM: ("a dead letter", "stream it came from"),
+    wire_names.CONSUMER: ("a dead letter", "consumer that gave up on it"),
+    wire_names.SEQUENCE: ("a dead letter", "its sequence in that stream"),
+    wire_names.DELIVERIES: ("a dead letter", "how often it was delivered"),
+    wire_names.STORED_AT: ("a dead letter", "when that stream stored it, RFC 3339"),
+    f"{wire_names.ORIGINAL}Nats-…": (
         "a dead letter",
         "a header of the message that NATS would have obeyed",
     ),
-    header_names.PAYLOAD_BUCKET: (
+    wire_names.PAYLOAD_BUCKET: (
         "a dead letter too large for its headers",
         "object store that holds the payload",
     ),
-    header_names.PAYLOAD_NAME: ("a dead letter too large for its headers", "name of the object"),
-    header_names.PAYLOAD_SIZE: ("a dead letter too large for its headers", "its size in bytes"),
+    wire_names.PAYLOAD_NAME: ("a dead letter too large for its headers", "name of the object"),
+    wire_names.PAYLOAD_SIZE: ("a dead letter too large for its headers", "its size in bytes"),
 }
 
 SIGNALS: Mapping[Signal, str] = {
@@ -267,15 +267,15 @@ def msg_ids() -> str:
     return _table(
         ("message", "`Nats-Msg-Id`, for example", "made of"),
         (
-            ("an ending", f"`{header_names.ending_msg_id('t-1')}`", "`task_id`"),
+            ("an ending", f"`{wire_names.ending_msg_id('t-1')}`", "`task_id`"),
             (
                 "one agent's outcome",
-                f"`{header_names.outcome_msg_id('t-1', 'agent-dev-001', 1)}`",
+                f"`{wire_names.outcome_msg_id('t-1', 'agent-dev-001', 1)}`",
                 "`task_id`, `agent_id`, round",
             ),
             (
                 "one agent's work",
-                f"`{header_names.work_msg_id('t-1', 'agent-dev-001', 1, 7)}`",
+                f"`{wire_names.work_msg_id('t-1', 'agent-dev-001', 1, 7)}`",
                 "the same, and the request's place in the stream",
             ),
         ),

@@ -7,10 +7,10 @@ not wanted any more is acknowledged, what cannot be used is dead-lettered.
 import time
 
 from parley.broker.concurrency import gather
-from parley.broker.core.header_names import outcome_msg_id
 from parley.broker.core.messages import AgentFailed, AgentRequested, ErrorType
 from parley.broker.core.tally import Tally
 from parley.broker.core.timestamps import format_timestamp
+from parley.broker.core.wire_names import outcome_msg_id
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import TallyStore

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from parley.broker.concurrency import WeightedSemaphore, gather
-from parley.broker.core.header_names import work_msg_id
 from parley.broker.core.messages import (
     AgentCancel,
     AgentRequested,
@@ -26,6 +25,7 @@ from parley.broker.core.tally import (
     Tally,
 )
 from parley.broker.core.timestamps import format_timestamp
+from parley.broker.core.wire_names import work_msg_id
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import FoldResult, TallyStore

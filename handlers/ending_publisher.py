@@ -11,7 +11,7 @@ import logging
 import time
 from contextlib import aclosing
 
-from parley.broker.core import endings, header_names
+from parley.broker.core import endings, wire_names
 from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.messages import (
     AgentCompleted,
@@ -59,7 +59,7 @@ class EndingPublisher:
         subject = topology.COMPLETED if completed else topology.FAILED
         seq = await self._store(tally, subject, body)
         if tally.reply_to is not None:
-            headers = {**trace_headers(tally), header_names.SUBJECT: subject}
+            headers = {**trace_headers(tally), wire_names.SUBJECT: subject}
             await self._jetstream.broadcast(tally.reply_to, body, headers)
         marked = await self._tallies.mark_published(tally.task_id, seq)
         if marked.changed:
@@ -98,7 +98,7 @@ class EndingPublisher:
         """The ending's place in the stream, stored now or before."""
         # Storing the ending cancels its deadline: an ending that was not stored leaves the deadline armed.
         headers = {**purge_timer_headers(tally.task_id), **trace_headers(tally)}
-        msg_id = header_names.ending_msg_id(tally.task_id)
+        msg_id = wire_names.ending_msg_id(tally.task_id)
         before = await self._find(tally)
         if before is not None:
             return before

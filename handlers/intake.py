@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from parley.broker.core.errors import InvalidMessage, PayloadTooLarge
-from parley.broker.core.header_names import REPLY_TO, own_name
 from parley.broker.core.messages import OWN_NAME, TASK_ID_PATTERN, DeliberationRequested
 from parley.broker.core.observer import Observer
 from parley.broker.core.states import Cause
 from parley.broker.core.tally import Refused, Requested
+from parley.broker.core.wire_names import REPLY_TO, own_name
 from parley.handlers.delivery import ACK, DeadLetter, Delivery, Settlement
 from parley.handlers.effects import EffectRunner
 

@@ -1,4 +1,7 @@
-"""`deliberation.get`: the status of a deliberation, from its tally, and from its ending once that is stored."""
+"""`deliberation.get`: the status of a deliberation, from its tally, and from its ending once that is stored.
+
+Listing all deliberations is the client's: it reads the bucket of tallies.
+"""
 
 from parley.broker.core.errors import BrokerUnavailable, InvalidMessage
 from parley.broker.core.messages import (

@@ -31,7 +31,7 @@ from parley.broker.core.messages import (
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JSON_HEADER
 from parley.broker.jetstream.topology import Durable
-from parley.handlers.faststream_adapter import attach
+from parley.handlers.faststream_private import attach
 from parley.handlers.pull import FreeSlots, HandleBatch, PullSubscriber
 
 

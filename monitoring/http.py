@@ -9,8 +9,8 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from parley.monitoring import asyncapi
+from parley.monitoring.check_runner import Check, problems
 from parley.monitoring.metrics import Metrics
-from parley.monitoring.readiness_checks import Check, problems
 
 _ASSETS = {"asyncapi.js": "text/javascript", "asyncapi.css": "text/css"}
 

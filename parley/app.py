@@ -36,16 +36,16 @@ from parley.handlers.dispatch import Dispatch
 from parley.handlers.effects import EffectRunner
 from parley.handlers.ending_publisher import EndingPublisher
 from parley.handlers.expire import Expire
-from parley.handlers.faststream_adapter import ServiceBroker
+from parley.handlers.faststream_private import ServiceBroker
 from parley.handlers.intake import Bounds, Intake
 from parley.handlers.query import Query
 from parley.handlers.routes import Handlers, Part, declare, declare_all
 from parley.handlers.settle import Runner, Settler
 from parley.monitoring import asyncapi, http
+from parley.monitoring.check_runner import Check
 from parley.monitoring.metrics import Metrics
-from parley.monitoring.readiness_checks import Check
 from parley.settings import Settings
-from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.http_client import ModelClient
 from parley.workers.model.readiness import ModelReadiness, find
 from parley.workers.model.responses import ModelError

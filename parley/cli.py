@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from parley import deadletters, local_service
+from parley import deadletters, find_nats
 from parley.broker.core.errors import InvalidMessage, ParleyError, SettingsError, Unavailable
 from parley.broker.core.messages import DeliberationCompleted, Ending
 from parley.broker.core.url_masking import masked
@@ -89,7 +89,7 @@ async def _up(settings: Settings) -> int:
             return OK
         shutdown.handle_signals()
         tune_gc()
-        with local_service.announce(settings.home, running.nats_url):
+        with find_nats.announce(settings.home, running.nats_url):
             pool = running.pool
             out.print("Parley is up.", style="bold green")
             # The token of our own server is for the user; other URLs are masked.

@@ -20,7 +20,7 @@ from nats.aio.msg import Msg
 from pydantic import TypeAdapter
 from pydantic_core import to_json
 
-from parley.broker.core import errors, header_names, messages
+from parley.broker.core import errors, messages, wire_names
 from parley.broker.core.backoff import backoff
 from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, Unavailable
 from parley.broker.core.messages import DeliberationRequested, DeliberationStatus, Ending, decode
@@ -31,7 +31,7 @@ from parley.broker.jetstream.connection import connect as open_connection
 from parley.broker.jetstream.deadletters import DeadLetters
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.scan import scan
-from parley.local_service import find_nats
+from parley.find_nats import find_nats
 
 # The service ends a deliberation within one second of its deadline. After this long, waiting is in vain.
 GRACE_SECONDS = 10.0
@@ -105,7 +105,7 @@ def compose(task_description: str, **asking: Unpack[Asking]) -> DeliberationRequ
         hint = f"; did you mean {close[0]}?" if close else ""
         raise TypeError(f"no such argument: {word}{hint}")
     task_id = asking.get("task_id")
-    if header_names.OWN_NAME.fullmatch(str(task_id)):
+    if wire_names.OWN_NAME.fullmatch(str(task_id)):
         raise InvalidMessage([f"task_id: {task_id} is a name the service gives; choose another, or none"])
     fields: dict[str, Any] = {"task_description": task_description, **asking}
     fields = {name: value for name, value in fields.items() if value is not None}
@@ -189,8 +189,8 @@ class Client:
         """
         request = compose(task_description, **asking)
         body = request.model_dump_json(exclude_none=True).encode()
-        seq = await self._publish(topology.REQUESTED, body, {header_names.REPLY_TO: self._inbox})
-        task_id = request.task_id or header_names.own_name(seq)
+        seq = await self._publish(topology.REQUESTED, body, {wire_names.REPLY_TO: self._inbox})
+        task_id = request.task_id or wire_names.own_name(seq)
         return Submitted(task_id, request.timeout_seconds, self._arrival(task_id))
 
     async def ending(self, submitted: Submitted, *, wait_seconds: float | None = None) -> Ending:

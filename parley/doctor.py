@@ -11,11 +11,11 @@ from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream.connection import check_server, close, connect
 from parley.settings import Settings
 from parley.workers import prompts
-from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.http_client import ModelClient
 from parley.workers.model.readiness import ONE_TOKEN_SECONDS, advice, find, generate
 from parley.workers.model.responses import ModelError, ServedModel
-from parley.workers.pool.ray_address import check_reachable, parse_address
+from parley.workers.pool.ray_reachability import check_reachable, parse_address
 
 # Where Ray's head listens when the address names no port.
 RAY_CLIENT_PORT, RAY_GCS_PORT = 10_001, 6_379

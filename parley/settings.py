@@ -2,7 +2,7 @@
 
 Names are `PARLEY_…`. A few plain names that others share are read too (NATS_URL, RAY_ADDRESS, VLLM_URL, VLLM_MODEL,
 VLLM_API_KEY); `PARLEY_…` wins. The README's table is generated from this file (`python -m parley.settings`). A client
-reads none of this (`parley.local_service`).
+reads none of this (`parley.find_nats`).
 """
 
 import difflib
@@ -20,7 +20,7 @@ from parley.broker.core.errors import SettingsError
 from parley.broker.core.messages.base import KIB, MAX_AGENTS, MAX_TIMEOUT_SECONDS, TimeoutSeconds
 from parley.broker.core.url_masking import masked
 from parley.broker.jetstream import topology
-from parley.local_service import announced, default_state_folder
+from parley.find_nats import announced, default_state_folder
 from parley.workers.model.breaker import BreakerPolicy
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
 from parley.workers.pool.pool import WorkerConfig

@@ -17,7 +17,6 @@ from nats.aio.msg import Msg
 
 from parley.broker.concurrency import start_loop
 from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, PayloadTooLarge
-from parley.broker.core.header_names import outcome_msg_id
 from parley.broker.core.messages import (
     AgentCancel,
     AgentCompleted,
@@ -28,6 +27,7 @@ from parley.broker.core.messages import (
     decode,
 )
 from parley.broker.core.timestamps import parse_timestamp
+from parley.broker.core.wire_names import outcome_msg_id
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.consumer_protocol import ACK, IN_PROGRESS, nak
 from parley.broker.jetstream.jetstream import JetStream

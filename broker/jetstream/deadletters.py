@@ -1,7 +1,7 @@
 """Dead letters: messages that could not be handled, whole in the stream DEAD_LETTERS, with the reason and the origin
 in headers.
 
-`dead_letter` writes those headers and `DeadLetterInfo` reads them; no other file knows their names.
+`dead_letter` writes those headers (`broker.core.wire_names`) and `DeadLetterInfo` reads them.
 `parley.handlers.settle` decides which messages to give up. Headers of dead letters are not trusted: any sender that
 may publish to `deadletter.>` can forge one.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import nats.js.errors
 from nats.aio.msg import Msg
 
-from parley.broker.core import errors, header_names
+from parley.broker.core import errors, wire_names
 from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, PayloadTooLarge, StreamNotFound
 from parley.broker.core.messages import ResultsRef
 from parley.broker.core.timestamps import format_timestamp
@@ -89,32 +89,28 @@ class DeadLetterInfo:
     def of(cls, message: Msg) -> "DeadLetterInfo":
         """Read a message of DEAD_LETTERS. Keeps its payload's size and not the payload."""
         headers = message.headers or {}
-        stream, consumer = headers.get(header_names.STREAM, ""), headers.get(header_names.CONSUMER, "")
-        sequence = _number(headers.get(header_names.SEQUENCE))
-        name = headers.get(header_names.PAYLOAD_NAME)
+        stream, consumer = headers.get(wire_names.STREAM, ""), headers.get(wire_names.CONSUMER, "")
+        sequence = _number(headers.get(wire_names.SEQUENCE))
+        name = headers.get(wire_names.PAYLOAD_NAME)
         # A forged letter may name any object, such as a deliberation's results. Only the name for its own origin is
         # accepted.
         own = _aside_name(stream, sequence, consumer) if sequence is not None else None
-        aside = (
-            headers.get(header_names.PAYLOAD_BUCKET) == RESULTS_BUCKET and name is not None and name == own
-        )
-        control = {key: value for key, value in headers.items() if key.startswith(header_names.ORIGINAL)}
+        aside = headers.get(wire_names.PAYLOAD_BUCKET) == RESULTS_BUCKET and name is not None and name == own
+        control = {key: value for key, value in headers.items() if key.startswith(wire_names.ORIGINAL)}
         return cls(
             seq=message.metadata.sequence.stream,
             subject=message.subject.removeprefix(dead_letter_subject("")),
-            reason=headers.get(header_names.REASON, ""),
+            reason=headers.get(wire_names.REASON, ""),
             stream=stream,
             sequence=sequence,
             consumer=consumer,
-            deliveries=_number(headers.get(header_names.DELIVERIES)),
-            stored_at=headers.get(header_names.STORED_AT, ""),
+            deliveries=_number(headers.get(wire_names.DELIVERIES)),
+            stored_at=headers.get(wire_names.STORED_AT, ""),
             buried_at=message.metadata.timestamp.timestamp(),
-            size=_number(headers.get(header_names.PAYLOAD_SIZE)) if aside else len(message.data),
+            size=_number(headers.get(wire_names.PAYLOAD_SIZE)) if aside else len(message.data),
             put_aside=name if aside else None,
             headers=_senders(headers),
-            control_headers={
-                key.removeprefix(header_names.ORIGINAL): value for key, value in control.items()
-            },
+            control_headers={key.removeprefix(wire_names.ORIGINAL): value for key, value in control.items()},
         )
 
 
@@ -138,16 +134,16 @@ async def dead_letter(jetstream: JetStream, durable: Durable, message: OriginalM
     BrokerUnavailable."""
     one_line = " ".join(reason.split())
     ours = {
-        header_names.REASON: one_line.encode("ascii", "replace").decode()[:MAX_REASON_CHARACTERS],
-        header_names.STREAM: durable.stream,
-        header_names.CONSUMER: durable.name,
-        header_names.SEQUENCE: str(message.seq),
-        header_names.DELIVERIES: str(message.count),
-        header_names.STORED_AT: format_timestamp(message.at),
+        wire_names.REASON: one_line.encode("ascii", "replace").decode()[:MAX_REASON_CHARACTERS],
+        wire_names.STREAM: durable.stream,
+        wire_names.CONSUMER: durable.name,
+        wire_names.SEQUENCE: str(message.seq),
+        wire_names.DELIVERIES: str(message.count),
+        wire_names.STORED_AT: format_timestamp(message.at),
     }
     writable = _writable(message.headers).items()
     kept = {
-        f"{header_names.ORIGINAL}{key}": value for key, value in writable if key.lower().startswith("nats-")
+        f"{wire_names.ORIGINAL}{key}": value for key, value in writable if key.lower().startswith("nats-")
     }
     headers = {**_senders(message.headers), **kept, **ours}
     msg_id = f"dead:{durable.stream}:{message.seq}:{durable.name}"
@@ -160,8 +156,8 @@ async def dead_letter(jetstream: JetStream, durable: Durable, message: OriginalM
         # letter names it.
         name = _aside_name(durable.stream, message.seq, durable.name)
         ref = await jetstream.put_object(RESULTS_BUCKET, name, message.data)
-        aside = {header_names.PAYLOAD_BUCKET: ref.bucket, header_names.PAYLOAD_NAME: ref.name}
-        aside[header_names.PAYLOAD_SIZE] = str(ref.size)
+        aside = {wire_names.PAYLOAD_BUCKET: ref.bucket, wire_names.PAYLOAD_NAME: ref.name}
+        aside[wire_names.PAYLOAD_SIZE] = str(ref.size)
         await jetstream.publish(subject, b"", msg_id=msg_id, headers={**ours, **aside})
 
 

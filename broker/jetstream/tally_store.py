@@ -1,7 +1,6 @@
-"""The tallies of all deliberations, in the KV bucket `deliberations`, changed only by compare-and-set.
+"""Applies events to tallies: reads one from the KV bucket `deliberations`, lets `react` decide, writes it back.
 
-`TallyStore.apply` reads a tally, lets `react` decide, and writes the result if it changed. If another process wrote
-first, it starts again. The effects go back to the caller, who carries them out before it acknowledges anything.
+The write is a compare-and-set, made only if the tally changed. If another process wrote first, it starts again. The effects go back to the caller, who carries them out before it acknowledges anything.
 
 Reads come from a small cache of what this process wrote last. A stale entry costs one refused write, and then a read
 from the stream's leader.

@@ -10,7 +10,6 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from parley.broker.core.errors import InvalidMessage
-from parley.broker.core.header_names import own_name
 from parley.broker.core.messages import (
     AgentCompleted,
     AgentFailed,
@@ -24,6 +23,7 @@ from parley.broker.core.messages import (
     decode,
     decode_ending,
 )
+from parley.broker.core.wire_names import own_name
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.scan import scan

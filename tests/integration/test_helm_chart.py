@@ -20,8 +20,8 @@ import yaml
 
 from parley.handlers.routes import Part
 from parley.monitoring import http
+from parley.monitoring.check_runner import CHECK_SECONDS
 from parley.monitoring.metrics import Metrics
-from parley.monitoring.readiness_checks import CHECK_SECONDS
 from parley.settings import Settings, load, variable
 from tests import present
 

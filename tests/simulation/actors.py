@@ -12,7 +12,7 @@ from parley.broker.jetstream.jetstream import JetStream
 from parley.workers.agent import Agent
 from parley.workers.job import Job
 from parley.workers.model.balancer import EndpointBalancer
-from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.http_client import ChatRequest
 from parley.workers.model.responses import Completion, ModelError
 from parley.workers.pool.job_book import RESEND_SECONDS

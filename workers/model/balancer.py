@@ -21,7 +21,7 @@ from parley.broker.core.messages import ErrorType
 from parley.broker.core.timestamps import format_timestamp
 from parley.workers.model.breaker import BreakerPolicy, BreakerState, Failure, Permit
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
-from parley.workers.model.endpoint import Endpoint, preference_order
+from parley.workers.model.endpoint_address import Endpoint, preference_order
 from parley.workers.model.endpoint_breakers import EndpointBreakers
 from parley.workers.model.http_client import PROBE_MESSAGES, ChatRequest
 from parley.workers.model.responses import Completion, ModelError

@@ -16,9 +16,9 @@ from parley.workers.job import Job
 from parley.workers.model.balancer import EndpointBalancer
 from parley.workers.model.breaker import BreakerPolicy
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
-from parley.workers.model.endpoint import Endpoint
-from parley.workers.model.endpoint_status import EndpointStatus, EndpointStatuses
+from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.http_client import ModelClient
+from parley.workers.model.pool_endpoint_status import EndpointStatus, EndpointStatuses
 from parley.workers.pool.job_book import RESEND_SECONDS, JobBook
 from parley.workers.worker import Worker
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from parley.broker.core.errors import ParleyError, Unavailable
-from parley.workers.pool import ray_address
+from parley.workers.pool import ray_reachability
 from parley.workers.pool.actor import WorkerActor
 from parley.workers.pool.blocking import BlockingThread
 from parley.workers.pool.pool import WorkerConfig
@@ -46,7 +46,7 @@ class RayCluster:
         # Runs the calls of Ray that may block.
         self._thread = BlockingThread("ray")
         # Known once Ray has started, unless Ray resolved the address itself.
-        self._head: ray_address.Address | None = None
+        self._head: ray_reachability.Address | None = None
 
     @asynccontextmanager
     async def starting(self) -> AsyncIterator[None]:
@@ -69,11 +69,11 @@ class RayCluster:
             "namespace": "parley",
         }
         if self._address is not None:
-            ray_address.check_reachable(self._address)
+            ray_reachability.check_reachable(self._address)
         if self._address is not None and self._address.startswith("ray://"):
             # Ray's client adds no folders to the import path, and its server need not have the class of our job config.
             ray.init(address=self._address, **options)
-            self._head = ray_address.parse_address(self._address)
+            self._head = ray_reachability.parse_address(self._address)
             return
         options["job_config"] = InstalledCode()
         if self._address is not None:
@@ -86,12 +86,12 @@ class RayCluster:
                 object_store_memory=LOCAL_OBJECT_STORE_BYTES,
                 **options,
             )
-        self._head = ray_address.parse_address(str(ray.get_runtime_context().gcs_address))
+        self._head = ray_reachability.parse_address(str(ray.get_runtime_context().gcs_address))
 
     async def unreachable(self) -> str | None:
         """Why the head cannot be reached, for readiness; None when it can."""
         assert self._head is not None
-        return await ray_address.unreachable(self._head)
+        return await ray_reachability.unreachable(self._head)
 
     # Any: Ray's stubs type `@ray.remote`, not `ray.remote(SomeClass)`, and no methods of an actor's handle.
     async def make_actor(self, config: WorkerConfig, name: str, *, cpus: float) -> Any:

@@ -8,7 +8,6 @@ It knows shapes and bounds. It does not know streams, NATS or time.
     endings    the two endings, and the status
 """
 
-from parley.broker.core.header_names import OWN_NAME
 from parley.broker.core.messages.agents import (
     AgentCancel,
     AgentCompleted,
@@ -50,6 +49,7 @@ from parley.broker.core.messages.requests import (
     DeliberationRequested,
     Sampling,
 )
+from parley.broker.core.wire_names import OWN_NAME
 
 __all__ = [
     "MAX_AGENTS",

@@ -22,7 +22,7 @@ from parley.handlers.delivery import Delivery
 from parley.handlers.dispatch import MAX_JOB_DELIVERIES, Dispatch
 from parley.handlers.settle import MAX_DELIVERIES, Settler
 from parley.workers.job import Job
-from parley.workers.model.endpoint_status import EndpointStatus
+from parley.workers.model.pool_endpoint_status import EndpointStatus
 from tests.harness import until
 from tests.mirror.handlers import Bench, UnreadableBucket
 

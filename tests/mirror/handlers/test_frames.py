@@ -12,7 +12,7 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import connect_options
 from parley.broker.jetstream.topology import INTAKE
 from parley.handlers.delivery import Delivery
-from parley.handlers.faststream_adapter import ServiceBroker
+from parley.handlers.faststream_private import ServiceBroker
 from parley.handlers.intake import Bounds, Intake
 from parley.handlers.pull_window import PullWindow
 from parley.handlers.routes import Handlers, declare

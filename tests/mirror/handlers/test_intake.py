@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parley.broker.core.header_names import REPLY_TO, own_name
 from parley.broker.core.messages import DeliberationFailed
 from parley.broker.core.states import State
+from parley.broker.core.wire_names import REPLY_TO, own_name
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import TallyStore

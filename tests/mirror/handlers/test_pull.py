@@ -21,7 +21,7 @@ from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.topology import DISPATCH
 from parley.handlers import pull, pull_window
 from parley.handlers.delivery import Delivery
-from parley.handlers.faststream_adapter import ServiceBroker, attach
+from parley.handlers.faststream_private import ServiceBroker, attach
 from parley.handlers.pull import FreeSlots, PullSubscriber
 from tests.harness import until
 from tests.mirror.handlers import MALFORMED_HEADERS, Bench, bench_at, publish_raw

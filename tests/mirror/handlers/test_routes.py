@@ -13,7 +13,7 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import connect_options
 from parley.broker.jetstream.topology import DURABLES
 from parley.handlers.delivery import Delivery
-from parley.handlers.faststream_adapter import ServiceBroker
+from parley.handlers.faststream_private import ServiceBroker
 from parley.handlers.pull import HandleBatch, PullSubscriber
 from parley.handlers.routes import Handlers, Part, declare, declare_all
 from tests.harness import until

@@ -14,9 +14,9 @@ from prometheus_client.openmetrics.parser import text_fd_to_metric_families as t
 from prometheus_client.parser import text_fd_to_metric_families, text_string_to_metric_families
 
 from parley.monitoring import asyncapi
+from parley.monitoring.check_runner import Check
 from parley.monitoring.http import application, serving
 from parley.monitoring.metrics import Metrics
-from parley.monitoring.readiness_checks import Check
 
 SPEC = {"asyncapi": "3.0.0", "info": {"title": "A <title> & more"}}
 IPV6 = socket.has_ipv6

@@ -22,7 +22,7 @@ from parley.broker.core.states import ENDINGS
 from parley.broker.jetstream import topology
 from parley.monitoring.metrics import KNOWN_ROLES, OTHER, TIMEOUTS, Metrics
 from parley.workers.model.breaker import BreakerState
-from parley.workers.model.endpoint_status import EndpointStatus
+from parley.workers.model.pool_endpoint_status import EndpointStatus
 from parley.workers.prompts import ROLES
 
 AT = "2026-01-01T00:00:00.000Z"

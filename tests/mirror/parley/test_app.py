@@ -22,7 +22,7 @@ from parley.broker.jetstream.embedded import EmbeddedNats, embedded_nats
 from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.client import connect as connect_client
 from parley.handlers.routes import Part
-from parley.monitoring import readiness_checks
+from parley.monitoring import check_runner
 from parley.settings import Settings, load
 from parley.workers.model import readiness
 from tests.harness import ModelServer, Running, model_server, until
@@ -36,7 +36,7 @@ PATHS = [
 
 @pytest.fixture(autouse=True)
 def a_look_at_the_model_may_take_as_long_as_any_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readiness, "PATIENCE_SECONDS", readiness_checks.CHECK_SECONDS)
+    monkeypatch.setattr(readiness, "PATIENCE_SECONDS", check_runner.CHECK_SECONDS)
 
 
 def local(nats: EmbeddedNats | None, model: ModelServer | None, **overrides: Any) -> Settings:
@@ -178,7 +178,7 @@ async def test_when_the_block_ends_nothing_is_left(empty_nats: EmbeddedNats, mod
 async def test_a_service_whose_nats_has_gone_stops_all_the_same(
     tmp_path: Path, model: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readiness_checks, "CHECK_SECONDS", 0.5)
+    monkeypatch.setattr(check_runner, "CHECK_SECONDS", 0.5)
     tasks = asyncio.all_tasks()
     async with embedded_nats(tmp_path) as server:
         async with service(local(server, model)) as running:
@@ -229,7 +229,7 @@ async def test_it_is_not_ready_while_a_stream_is_missing_and_says_which(
 async def test_it_is_not_ready_without_nats_and_its_other_pages_still_answer(
     own_service: Service, empty_nats: EmbeddedNats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readiness_checks, "CHECK_SECONDS", 0.5)
+    monkeypatch.setattr(check_runner, "CHECK_SECONDS", 0.5)
     os.kill(empty_nats.pid, signal.SIGKILL)
 
     await until(not_ready(own_service.http_url, '"nats": "not connected"'), "it is not ready")

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from parley.broker.jetstream.embedded import EmbeddedNats
-from parley.local_service import announce
+from parley.find_nats import announce
 from tests.harness import ACK_WAIT_SECONDS, PATIENCE_SECONDS, ModelServer, Running, fresh, until
 from tests.integration.test_deliberations import COMPLETED_FIELDS, FAILED_FIELDS
 

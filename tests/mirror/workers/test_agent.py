@@ -10,7 +10,7 @@ from parley.broker.core.timestamps import format_timestamp
 from parley.workers.agent import Agent
 from parley.workers.model.balancer import EndpointBalancer
 from parley.workers.model.call_policy import RetryPolicy
-from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.http_client import ChatRequest
 from parley.workers.model.responses import Completion, ModelError
 from tests.mirror.workers import work

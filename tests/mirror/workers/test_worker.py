@@ -28,7 +28,7 @@ from parley.workers.agent import Agent
 from parley.workers.job import Job
 from parley.workers.model.balancer import EndpointBalancer
 from parley.workers.model.call_policy import RetryPolicy
-from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.http_client import ChatRequest, ModelClient
 from parley.workers.model.responses import Completion
 from parley.workers.recent_cancels import Cancels

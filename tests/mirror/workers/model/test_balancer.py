@@ -14,7 +14,7 @@ from parley.broker.core.timestamps import format_timestamp
 from parley.workers.model.balancer import TOO_LATE, EndpointBalancer
 from parley.workers.model.breaker import BreakerPolicy, BreakerState
 from parley.workers.model.call_policy import RetryPolicy
-from parley.workers.model.endpoint import Endpoint, preference_order
+from parley.workers.model.endpoint_address import Endpoint, preference_order
 from parley.workers.model.http_client import PROBE_MESSAGES, ChatRequest
 from parley.workers.model.responses import Completion, ModelError
 from tests.harness import fresh, until

@@ -14,7 +14,7 @@ import pytest
 from parley.broker.core.messages import ErrorType, Usage
 from parley.workers.model import responses
 from parley.workers.model.call_policy import CallTimeouts
-from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.http_client import ChatRequest, ModelClient
 from parley.workers.model.responses import (
     MAX_ANSWER_BYTES,

@@ -1,4 +1,4 @@
-"""How all workers of a pool see the endpoints, by the latest report of each. For operators and readiness."""
+"""In how many workers of a pool each endpoint's breaker is open. For operators and readiness."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

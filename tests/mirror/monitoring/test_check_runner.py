@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from parley.monitoring import readiness_checks
-from parley.monitoring.readiness_checks import problems
+from parley.monitoring import check_runner
+from parley.monitoring.check_runner import problems
 
 
 async def healthy() -> str | None:
@@ -47,7 +47,7 @@ async def test_a_check_that_raises_has_failed_with_its_message_or_its_type() -> 
 
 
 async def test_a_check_that_takes_too_long_fails_and_delays_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readiness_checks, "CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(check_runner, "CHECK_SECONDS", 0.2)
     started = time.monotonic()
     found = await problems({"slow": hanging, "slower": hanging, "streams": unhealthy})
     assert found == {
@@ -60,7 +60,7 @@ async def test_a_check_that_takes_too_long_fails_and_delays_none(monkeypatch: py
 
 def test_a_check_times_out_before_the_probe_does() -> None:
     # The chart gives its probes five seconds.
-    assert readiness_checks.CHECK_SECONDS < 5
+    assert check_runner.CHECK_SECONDS < 5
 
 
 async def test_cancellation_is_not_reported_as_a_problem() -> None:

@@ -1,4 +1,4 @@
-"""The readiness checks: run them all, report each problem under the name of its check."""
+"""Runs the checks behind /readyz, which `parley.app` lists, and reports each problem under the name of its check."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping

@@ -1,7 +1,7 @@
 """How all workers of a pool see the endpoints, and the openings of those that are gone."""
 
 from parley.workers.model.breaker import BreakerState, BreakerStatus
-from parley.workers.model.endpoint_status import EndpointStatus, EndpointStatuses
+from parley.workers.model.pool_endpoint_status import EndpointStatus, EndpointStatuses
 
 
 def counts(closed: int = 0, half_open: int = 0, opened: int = 0) -> dict[BreakerState, int]:

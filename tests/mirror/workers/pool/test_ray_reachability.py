@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from parley.workers.pool.ray_address import check_reachable, parse_address, unreachable
+from parley.workers.pool.ray_reachability import check_reachable, parse_address, unreachable
 
 
 @pytest.fixture
