@@ -3,9 +3,9 @@ and a semaphore for weights."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from parley.broker.core.errors import ParleyError
 
@@ -17,23 +17,36 @@ RESTART_SECONDS = 1.0
 Result = TypeVar("Result")
 
 
-def start_loop(loop: Callable[[], Awaitable[None]], name: str) -> asyncio.Task[None]:
-    """Run a background loop until it returns or its task is cancelled.
+class BackgroundLoop:
+    """Runs `loop` in a task until it returns or `cancel` is called.
 
     An error does not end it: the error is logged, with a traceback if it is a bug, and the loop starts again.
     """
-    return asyncio.create_task(_keep_running(loop, name), name=name)
 
+    def __init__(self, loop: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        self._loop = loop
+        self._name = name
+        # The next start, after an error.
+        self._timer: asyncio.TimerHandle | None = None
+        self._start()
 
-async def _keep_running(loop: Callable[[], Awaitable[None]], name: str) -> None:
-    while True:
-        try:
-            return await loop()
-        except ParleyError as error:
-            log.warning("%s starts again: %s", name, error)
-        except Exception:
-            log.exception("%s failed through a bug and starts again", name)
-        await asyncio.sleep(RESTART_SECONDS)
+    def _start(self) -> None:
+        self._task = asyncio.create_task(self._loop(), name=self._name)
+        self._task.add_done_callback(self._on_end)
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, ParleyError):
+            log.warning("%s starts again: %s", self._name, error)
+        else:
+            log.error("%s failed through a bug and starts again", self._name, exc_info=error)
+        self._timer = asyncio.get_running_loop().call_later(RESTART_SECONDS, self._start)
+
+    def cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._task.cancel()
 
 
 async def gather(works: Iterable[Awaitable[Result]]) -> list[Result]:

@@ -15,7 +15,7 @@ import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from parley.broker.concurrency import start_loop
+from parley.broker.concurrency import BackgroundLoop
 from parley.broker.jetstream.consumer_protocol import next_subject, pull_request
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.topology import Durable
@@ -63,7 +63,7 @@ class PullSubscriber:
         # Tasks that run the handler.
         self._handling: set[asyncio.Task[None]] = set()
         # The loop that pulls, and what wakes it when the connection is back.
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[BackgroundLoop] = []
         # Set when a message or a status came, or the connection is back.
         self._news = asyncio.Event()
         # Set when a handler has finished.
@@ -90,7 +90,10 @@ class PullSubscriber:
         self._inbox = connection.new_inbox()
         self.subscription = await connection.subscribe_inline(self._inbox, self._on_message)
         name = f"the pull loop of {self.durable.name}"
-        self._tasks = [start_loop(self._pull, name), asyncio.create_task(self._watch_connection())]
+        self._tasks = [
+            BackgroundLoop(self._pull, name),
+            BackgroundLoop(self._watch_connection, f"{name}'s watch of the connection"),
+        ]
 
     async def stop(self, grace_seconds: float | None) -> None:
         """Take nothing more, give back what was not begun, give the handlers `grace_seconds` to finish (None: no

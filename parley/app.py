@@ -20,7 +20,7 @@ import nats.errors
 from faststream.nats import NatsBroker
 
 from parley.broker.child_process import child
-from parley.broker.concurrency import start_loop
+from parley.broker.concurrency import BackgroundLoop
 from parley.broker.core.errors import SettingsError, Unavailable
 from parley.broker.core.observer import Observer
 from parley.broker.jetstream import topology
@@ -108,7 +108,7 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
         url = await opened(_http_server(settings, jetstream, metrics, pool, readiness))
         await broker.start()
         if Part.AGGREGATE in parts:
-            stack.callback(start_loop(recover.run, "recovery").cancel)
+            stack.callback(BackgroundLoop(recover.run, "recovery").cancel)
         yield Service(nats_url, url, metrics, pool, jetstream)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from cachetools import LRUCache
 from nats.aio.msg import Msg
 
-from parley.broker.concurrency import start_loop
+from parley.broker.concurrency import BackgroundLoop
 from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, PayloadTooLarge
 from parley.broker.core.messages import (
     AgentCancel,
@@ -90,18 +90,18 @@ class Worker:
     # Bounds the jobs that start in one round of the event loop.
     _starts: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(STARTS_A_ROUND))
     # Sends the in-progress signals.
-    _keepalive_task: asyncio.Task[None] | None = None
+    _keepalive_loop: BackgroundLoop | None = None
     # Reconnects after which the tallies were asked.
     _reconnects: int = 0
     # Stops what ended while NATS was away.
-    _reconnect_task: asyncio.Task[None] | None = None
+    _reconnect_loop: BackgroundLoop | None = None
 
     async def start(self) -> None:
         await self.wire.nc.subscribe(topology.AGENT_CANCEL, cb=self._cancel)
         self.agent.balancer.breakers.watch(self._changed.set)
-        self._keepalive_task = start_loop(self._keep_alive, "keep-alive")
+        self._keepalive_loop = BackgroundLoop(self._keep_alive, "keep-alive")
         self._reconnects = self.wire.nc.reconnects
-        self._reconnect_task = start_loop(self._catch_up, "catch-up")
+        self._reconnect_loop = BackgroundLoop(self._catch_up, "catch-up")
 
     def start_jobs(self, jobs: Iterable[Job]) -> None:
         """Start these jobs and return at once.
@@ -167,7 +167,7 @@ class Worker:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for watch in (self._keepalive_task, self._reconnect_task):
+        for watch in (self._keepalive_loop, self._reconnect_loop):
             if watch is not None:
                 watch.cancel()
 

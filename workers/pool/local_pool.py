@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Self
 
-from parley.broker.concurrency import start_loop
+from parley.broker.concurrency import BackgroundLoop
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.jetstream import JetStream
 from parley.workers.job import Job
@@ -32,7 +32,7 @@ class LocalPool(WorkerPool):
         self._stack.push_async_callback(close, nc)
         worker = self._worker = await start_worker(self._config, JetStream(nc), self._stack)
         self._add_worker(ONLY)
-        self._stack.callback(start_loop(partial(self._watch, worker), "the pool's watch").cancel)
+        self._stack.callback(BackgroundLoop(partial(self._watch, worker), "the pool's watch").cancel)
         return self
 
     async def __aexit__(self, *exc: object) -> None:

@@ -10,13 +10,13 @@ without `max_task_retries` would not retry calls, and `ray.util.ActorPool` can h
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
-from parley.broker.concurrency import start_loop
+from parley.broker.concurrency import BackgroundLoop
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.consumer_protocol import nak
 from parley.broker.jetstream.nats_client import NatsClient
@@ -102,8 +102,8 @@ class RayPool(WorkerPool):
         self._start_loop(self._watch_head, "the watch of Ray's head")
         return self
 
-    def _start_loop(self, loop: Callable[[], Awaitable[None]], name: str) -> None:
-        self._stack.callback(start_loop(loop, name).cancel)
+    def _start_loop(self, loop: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        self._stack.callback(BackgroundLoop(loop, name).cancel)
 
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()

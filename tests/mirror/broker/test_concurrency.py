@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from parley.broker import concurrency
-from parley.broker.concurrency import Capacity, WeightedSemaphore, gather, start_loop
+from parley.broker.concurrency import BackgroundLoop, Capacity, WeightedSemaphore, gather
 from parley.broker.core.errors import ParleyError
 
 
@@ -142,12 +142,16 @@ async def test_a_background_loop_starts_again_after_each_error_until_it_returns(
 ) -> None:
     monkeypatch.setattr(concurrency, "RESTART_SECONDS", 0.0)
     errors: list[Exception] = [ParleyError("NATS is away"), ZeroDivisionError("a bug")]
+    ended = asyncio.Event()
 
     async def loop() -> None:
         if errors:
             raise errors.pop(0)
+        ended.set()
 
-    await start_loop(loop, "the loop")
+    background = BackgroundLoop(loop, "the loop")
+    await ended.wait()
+    background.cancel()
     first, second = caplog.records
     assert (first.levelname, first.getMessage(), first.exc_info) == (
         "WARNING", "the loop starts again: NATS is away", None
@@ -157,3 +161,23 @@ async def test_a_background_loop_starts_again_after_each_error_until_it_returns(
         "the loop failed through a bug and starts again",
     )
     assert second.exc_info is not None
+
+
+async def test_a_background_loop_that_is_cancelled_does_not_start_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    starts: list[int] = []
+    failed = asyncio.Event()
+
+    async def loop() -> None:
+        starts.append(1)
+        failed.set()
+        raise ParleyError("NATS is away")
+
+    monkeypatch.setattr(concurrency, "RESTART_SECONDS", 0.01)
+    background = BackgroundLoop(loop, "the loop")
+    await failed.wait()
+    await asyncio.sleep(0)  # the end is noticed
+    background.cancel()
+    await asyncio.sleep(0.05)
+    assert starts == [1]
