@@ -70,8 +70,12 @@ async def started(
     folder: Path = ROOT,
     batch: bool = False,
     append: bool = False,
+    own_session: bool = True,
 ) -> Child:
-    """A process in a session of its own, so that Ctrl-C reaches only its parent. It ends when its parent ends.
+    """A process that ends when its parent ends.
+
+    `own_session`: Ctrl-C reaches only its parent. Linux then schedules it in a group of its own (autogroup), apart from
+    the processes beside which it is measured: False where that must not be.
 
     `environment` is all of it. `batch`: the process yields the processor to others, as Parley's own children do.
     """
@@ -83,7 +87,7 @@ async def started(
             stdin=asyncio.subprocess.DEVNULL,
             stdout=out,
             stderr=out,
-            start_new_session=True,
+            start_new_session=own_session,
             preexec_fn=child_setup if batch else end_with_parent,
         )
     return Child(process, log)
@@ -97,10 +101,11 @@ async def child(
     *,
     folder: Path = ROOT,
     batch: bool = False,
+    own_session: bool = True,
     stop_seconds: float = STOP_SECONDS,
 ) -> AsyncIterator[Child]:
     """As `started`, and stopped when the block ends."""
-    process = await started(command, log, environment, folder=folder, batch=batch)
+    process = await started(command, log, environment, folder=folder, batch=batch, own_session=own_session)
     try:
         yield process
     finally:

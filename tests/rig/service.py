@@ -82,7 +82,9 @@ async def served(
     url, log = f"http://127.0.0.1:{port}", folder / "service.log"
     command = module("parley", "serve")
     async with (
-        child(command, log, plain_environment(**settings), stop_seconds=STOP_SECONDS) as process,
+        child(
+            command, log, plain_environment(**settings), own_session=False, stop_seconds=STOP_SECONDS
+        ) as process,
         aiohttp.ClientSession() as http,
     ):
         await process.ready(lambda: answers(http, url + awaited), READY_SECONDS)
