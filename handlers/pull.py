@@ -63,7 +63,7 @@ class PullSubscriber:
         # Tasks that run the handler.
         self._handling: set[asyncio.Task[None]] = set()
         # The loop that pulls, and what wakes it when the connection is back.
-        self._tasks: list[BackgroundLoop] = []
+        self._loops: list[BackgroundLoop] = []
         # Set when a message or a status came, or the connection is back.
         self._news = asyncio.Event()
         # Set when a handler has finished.
@@ -90,7 +90,7 @@ class PullSubscriber:
         self._inbox = connection.new_inbox()
         self.subscription = await connection.subscribe_inline(self._inbox, self._on_message)
         name = f"the pull loop of {self.durable.name}"
-        self._tasks = [
+        self._loops = [
             BackgroundLoop(self._pull, name),
             BackgroundLoop(self._watch_connection, f"{name}'s watch of the connection"),
         ]
@@ -115,8 +115,8 @@ class PullSubscriber:
             if self._handling:
                 await asyncio.wait(self._handling, timeout=grace_seconds)
         finally:
-            for task in self._tasks:
-                task.cancel()
+            for loop in self._loops:
+                loop.cancel()
 
     async def _drain(self) -> None:
         """Wait while the messages that were asked for come in.

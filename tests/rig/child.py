@@ -74,10 +74,9 @@ async def started(
 ) -> Child:
     """A process that ends when its parent ends.
 
-    `own_session`: Ctrl-C reaches only its parent. Linux then schedules it in a group of its own (autogroup), apart from
-    the processes beside which it is measured: False where that must not be.
-
     `environment` is all of it. `batch`: the process yields the processor to others, as Parley's own children do.
+    `own_session`: Ctrl-C reaches only its parent, and Linux schedules it in a group of its own (autogroup). False for a
+    process that is measured beside its parent.
     """
     with log.open("ab" if append else "wb") as out:
         process = await asyncio.create_subprocess_exec(
