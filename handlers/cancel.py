@@ -1,7 +1,5 @@
 """`deliberation.cancel`: end a deliberation. A cancel may arrive before its request, and then waits for it."""
 
-import time
-
 from parley.broker.core.messages import DeliberationCancel
 from parley.broker.core.tally import CancelRequested
 from parley.broker.jetstream import topology
@@ -22,12 +20,12 @@ class Cancel:
         """Raises InvalidMessage."""
         cancel = delivery.payload(DeliberationCancel)
         event = CancelRequested(cancel.reason, delivery.seq)
-        if (await self._effects.apply(cancel.task_id, [(event, time.time())])).tally is not None:
+        if (await self._effects.apply(cancel.task_id, [(event, self._effects.now())])).tally is not None:
             return ACK
         if await self._may_come_yet(delivery.seq):
             return Retry(REQUEST_WAIT_SECONDS)
         # Intake has settled every earlier request by now: the request is recorded, or it never will be.
-        await self._effects.apply(cancel.task_id, [(event, time.time())])
+        await self._effects.apply(cancel.task_id, [(event, self._effects.now())])
         return ACK
 
     async def _may_come_yet(self, seq: int) -> bool:

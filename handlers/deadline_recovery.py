@@ -86,7 +86,7 @@ class DeadlineRecovery:
         return armed
 
     async def _arm_all(self, tallies: list[Tally]) -> int:
-        now = time.time()
+        now = self._effects.now()
         await asyncio.gather(*(self._effects.arm(tally, _due(tally, now)) for tally in tallies))
         return len(tallies)
 

@@ -4,8 +4,6 @@ The worker acknowledges a job once its outcome is stored. A message is settled h
 not wanted any more is acknowledged, what cannot be used is dead-lettered.
 """
 
-import time
-
 from parley.broker.concurrency import gather
 from parley.broker.core.messages import AgentFailed, AgentRequested, ErrorType
 from parley.broker.core.tally import Tally
@@ -72,7 +70,7 @@ class Dispatch:
     async def _awaited(self, delivery: Delivery[AgentRequested], request: AgentRequested) -> bool:
         """Whether the deliberation still waits for this agent, as far as that is worth a read."""
         if delivery.count == 1:
-            if time.time() - delivery.at <= STALE_SECONDS:
+            if self._jetstream.clock.now() - delivery.at <= STALE_SECONDS:
                 return True
             # A cached tally is enough for a yes: if it is stale, one call is wasted. It is not enough for a no: it
             # may be that of an earlier deliberation with the same task_id.
@@ -92,7 +90,7 @@ class Dispatch:
             error_type=ErrorType.INTERNAL_ERROR,
             attempt=0,
             duration_ms=0,
-            timestamp=format_timestamp(time.time()),
+            timestamp=format_timestamp(self._jetstream.clock.now()),
             num_agents=request.num_agents,
             metadata=request.metadata,
         )

@@ -4,7 +4,6 @@ A crash between two steps repeats a step. It never skips one. Every effect is sa
 agent requests and endings carry a Msg-Id, a broadcast that comes twice cancels nothing twice.
 """
 
-import time
 from collections.abc import Sequence
 from typing import assert_never
 
@@ -48,6 +47,10 @@ class EffectRunner:
         # Bytes of agent requests on their way.
         self._fan_out = WeightedSemaphore(FAN_OUT_BYTES)
 
+    def now(self) -> float:
+        """Seconds since the epoch, by the NATS server's clock."""
+        return self._jetstream.clock.now()
+
     async def recorded(self, task_id: str) -> bool:
         """Whether a deliberation of this name is in the tally store."""
         return await self._tallies.read(task_id) is not None
@@ -56,7 +59,7 @@ class EffectRunner:
         """How many outcomes together may end a deliberation, as far as this process knows. 1 if it does not know, or
         if the deadline is too near for any outcome to wait."""
         tally = self._tallies.cached(task_id)
-        if tally is None or tally.deadline - time.time() < NEAR_SECONDS:
+        if tally is None or tally.deadline - self.now() < NEAR_SECONDS:
             return 1
         return tally.outcomes_needed
 

@@ -8,7 +8,6 @@ a Msg-Id. If the server may have forgotten the Msg-Id, the ending is looked for 
 
 import asyncio
 import logging
-import time
 from contextlib import aclosing
 
 from parley.broker.core import endings, wire_names
@@ -114,10 +113,10 @@ class EndingPublisher:
     async def _find(self, tally: Tally) -> int | None:
         """The place of an ending that was stored so long ago that its Msg-Id may be forgotten, and was never marked."""
         assert tally.verdict is not None
-        if time.time() - tally.verdict.decided_at < MSG_ID_SECONDS:
+        if self._jetstream.clock.now() - tally.verdict.decided_at < MSG_ID_SECONDS:
             return None
         for subject in (topology.COMPLETED, topology.FAILED):
-            messages = scan(self._jetstream, topology.DELIBERATIONS, subject, first=tally.request_seq)
+            messages = scan(self._jetstream, topology.DELIBERATIONS, subject, since=tally.accepted_at)
             async with aclosing(messages):
                 async for message in messages:
                     if _is_of(message.data, tally.task_id):

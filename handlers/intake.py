@@ -6,7 +6,6 @@ Once it is recorded, a deliberation ends, by its deadline at the latest. A reque
 
 import json
 import re
-import time
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,7 +45,7 @@ class Intake:
             request = delivery.payload(DeliberationRequested)
             await self._check_name(request.task_id, delivery.seq)
             event = self._event(delivery, request)
-            result = await self._effects.apply(event.task_id, [(event, time.time())], request)
+            result = await self._effects.apply(event.task_id, [(event, self._effects.now())], request)
         except (InvalidMessage, PayloadTooLarge) as error:
             await self._refuse(delivery, str(error), Cause.REFUSED)
             return DeadLetter(str(error))
@@ -113,7 +112,7 @@ class Intake:
             reply_to=reply_to,
             traceparent=delivery.traceparent,
         )
-        await self._effects.apply(task_id, [(event, time.time())])
+        await self._effects.apply(task_id, [(event, self._effects.now())])
 
     def _reply_to(self, delivery: Delivery[DeliberationRequested]) -> str | None:
         reply_to = delivery.headers.get(REPLY_TO)

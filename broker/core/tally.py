@@ -53,7 +53,7 @@ class Phase(BaseModel, frozen=True):
 class Decision(BaseModel, frozen=True):
     """How the deliberation ended, and when that was decided. `error` is empty if it completed.
 
-    `by`: the sequence of the outcome (in AGENT_RESPONSES) or the cancel (in DELIBERATIONS) that decided it; else None.
+    `by`: the sequence of the outcome (in AGENT_RESPONSES) or the cancel (in REQUESTS) that decided it; else None.
     """
 
     error: str = ""
@@ -113,7 +113,7 @@ class Tally(BaseModel, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Requested:
-    """A valid request, stored at `seq` in DELIBERATIONS at the instant `at`. `num_agents` is at least 1."""
+    """A valid request, stored at `seq` in REQUESTS at the instant `at`. `num_agents` is at least 1."""
 
     task_id: str
     seq: int
@@ -159,7 +159,7 @@ class DeadlineReached:
 
 @dataclass(frozen=True, slots=True)
 class CancelRequested:
-    """A cancel, stored at `seq` in DELIBERATIONS."""
+    """A cancel, stored at `seq` in REQUESTS."""
 
     reason: str | None = None
     seq: int | None = None

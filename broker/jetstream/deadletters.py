@@ -35,8 +35,8 @@ BATCH_BYTES = 16 * 1024 * 1024
 # The subjects that a dead letter may be replayed to, each with its stream: those of our consumers, without wildcards.
 # Not the endings, of which each deliberation has one, and not timers and deadlines, which the service sets by itself.
 REPLAYABLE: Mapping[str, str] = {
-    topology.REQUESTED: topology.DELIBERATIONS,
-    topology.CANCEL: topology.DELIBERATIONS,
+    topology.REQUESTED: topology.REQUESTS,
+    topology.CANCEL: topology.REQUESTS,
     topology.AGENT_REQUESTED: topology.AGENT_REQUESTS,
     topology.AGENT_COMPLETED: topology.AGENT_RESPONSES,
     topology.AGENT_FAILED: topology.AGENT_RESPONSES,

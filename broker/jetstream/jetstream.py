@@ -21,6 +21,7 @@ from parley.broker.core.timestamps import format_timestamp
 from parley.broker.core.url_masking import masked
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS, reason
 from parley.broker.jetstream.nats_client import NatsClient
+from parley.broker.jetstream.server_clock import ServerClock
 
 # JetStream stores the size of a message's headers in 16 bits.
 MAX_HEADER_BYTES = 65_535
@@ -56,6 +57,8 @@ class JetStream:
 
     def __init__(self, nc: NatsClient) -> None:
         self.nc = nc
+        # All instants are the server's: what this says is compared with what messages say.
+        self.clock = ServerClock()
         self.js: JetStreamContext = nc.jetstream(timeout=PUBLISH_TIMEOUT_SECONDS)
 
     @property

@@ -7,6 +7,8 @@ says how many are left.
 
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
 
 import nats.errors
 import nats.js.errors
@@ -30,17 +32,31 @@ _AT_THE_END = frozenset({"404", "408"})
 
 
 async def scan(
-    jetstream: JetStream, stream: str, subject: str, *, first: int = 1, batch: int = BATCH
+    jetstream: JetStream,
+    stream: str,
+    subject: str,
+    *,
+    first: int = 1,
+    since: float | None = None,
+    batch: int = BATCH,
 ) -> AsyncGenerator[Msg, None]:
     """Every message under `subject` from sequence `first` on, oldest first, up to the stream's end.
+
+    `since`: from this instant (seconds since the epoch, by the server's clock) on, instead.
 
     Sees changes that other processes make ahead of the reader. Use `contextlib.aclosing` if it may be left early.
     Raises StreamNotFound, BrokerUnavailable.
     """
     # Never ask for headers_only: nats-server 2.15.1 crashes at a stored message whose headers are a single byte.
+    start: dict[str, Any] = {
+        "deliver_policy": DeliverPolicy.BY_START_SEQUENCE,
+        "opt_start_seq": max(1, first),
+    }
+    if since is not None:
+        at = datetime.fromtimestamp(since, UTC)
+        start = {"deliver_policy": DeliverPolicy.BY_START_TIME, "opt_start_time": at}
     config = ConsumerConfig(
-        deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-        opt_start_seq=max(1, first),
+        **start,
         filter_subject=subject,
         ack_policy=AckPolicy.NONE,
         inactive_threshold=INACTIVE_SECONDS,

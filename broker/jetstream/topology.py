@@ -32,6 +32,7 @@ AGENT_FAILED = "agent.response.failed"
 AGENT_CANCEL = "agent.cancel"
 DEAD_LETTER = "deadletter"
 
+REQUESTS = "REQUESTS"
 DELIBERATIONS = "DELIBERATIONS"
 AGENT_REQUESTS = "AGENT_REQUESTS"
 AGENT_RESPONSES = "AGENT_RESPONSES"
@@ -79,8 +80,8 @@ class Durable:
 QUICK_ACK_WAIT_SECONDS = 1.0
 DEADLINE_ACK_WAIT_SECONDS = 0.5
 
-INTAKE = Durable(DELIBERATIONS, "intake", REQUESTED, QUICK_ACK_WAIT_SECONDS)
-CANCELLER = Durable(DELIBERATIONS, "cancel", CANCEL, QUICK_ACK_WAIT_SECONDS)
+INTAKE = Durable(REQUESTS, "intake", REQUESTED, QUICK_ACK_WAIT_SECONDS)
+CANCELLER = Durable(REQUESTS, "cancel", CANCEL, QUICK_ACK_WAIT_SECONDS)
 EXPIRY = Durable(DELIBERATIONS, "expire", f"{DEADLINE}.*", DEADLINE_ACK_WAIT_SECONDS)
 DISPATCH = Durable(AGENT_REQUESTS, "dispatch", AGENT_REQUESTED)
 AGGREGATE = Durable(AGENT_RESPONSES, "aggregate", "agent.response.*", QUICK_ACK_WAIT_SECONDS)
@@ -127,9 +128,12 @@ def streams(*, replicas: int = 1, keep_seconds: float = 3_600.0) -> tuple[Stream
     # The server turns roll-up headers on with schedules.
     timers = {"allow_msg_schedules": True, "allow_msg_ttl": True, "allow_rollup_hdrs": True}
     remembered = min(ENDING_DUPLICATE_SECONDS, keep_seconds)
-    subjects = (REQUESTED, CANCEL, COMPLETED, FAILED, f"{TIMER}.*", f"{DEADLINE}.*")
+    subjects = (COMPLETED, FAILED, f"{TIMER}.*", f"{DEADLINE}.*")
     one_each = {"max_msgs_per_subject": 1, "allow_msg_ttl": True, "deny_delete": True}
     return (
+        # Apart: on a stream with schedules the server obeys headers of whoever may publish (Nats-Rollup,
+        # Nats-Schedule-Target): a client could empty the stream or forge an ending. This one refuses them.
+        stream(REQUESTS, REQUESTED, CANCEL, duplicate_window=remembered),
         stream(DELIBERATIONS, *subjects, duplicate_window=remembered, **timers),
         stream(AGENT_REQUESTS, AGENT_REQUESTED, retention=api.RetentionPolicy.WORK_QUEUE, **work),
         stream(AGENT_RESPONSES, "agent.response.*", **work),

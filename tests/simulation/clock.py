@@ -24,11 +24,7 @@ class VirtualTime:
 def virtual_time() -> Iterator[None]:
     """While the block lasts, the handlers read the clock of the running loop."""
     with (
-        patch("parley.handlers.intake.time", VirtualTime),
-        patch("parley.handlers.cancel.time", VirtualTime),
-        patch("parley.handlers.dispatch.time", VirtualTime),
-        patch("parley.handlers.effects.time", VirtualTime),
-        patch("parley.handlers.ending_publisher.time", VirtualTime),
+        patch("parley.broker.jetstream.server_clock.time", VirtualTime),
         patch("parley.handlers.deadline_recovery.time", VirtualTime),
     ):
         yield

@@ -10,7 +10,7 @@ from tests.simulation.link import Link
 
 
 async def scan(
-    jetstream: JetStream, stream: str, subject: str, *, first: int = 1, **how: Any
+    jetstream: JetStream, stream: str, subject: str, *, first: int = 1, since: float = 0.0, **how: Any
 ) -> AsyncGenerator[Msg, None]:
     link: Any = jetstream.nc
     assert isinstance(link, Link)
@@ -20,5 +20,6 @@ async def scan(
         wanted = (
             message.subject.startswith(subject[:-1]) if subject.endswith(">") else message.subject == subject
         )
-        if wanted and message.metadata.sequence.stream >= first:
+        recent = message.metadata.timestamp.timestamp() >= since
+        if wanted and recent and message.metadata.sequence.stream >= first:
             yield message
