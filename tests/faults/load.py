@@ -141,7 +141,8 @@ async def _settled(wire: JetStream) -> None:
 
 async def _read_back(nats: Nats, asked: dict[str, Asked]) -> None:
     for subject in (topology.REQUESTED, topology.COMPLETED, topology.FAILED):
-        for message in await stored(nats, topology.DELIBERATIONS, subject):
+        stream = topology.REQUESTS if subject == topology.REQUESTED else topology.DELIBERATIONS
+        for message in await stored(nats, stream, subject):
             body = json.loads(message.data)
             one = asked.get(str(body.get("task_id")))
             if one is None:
