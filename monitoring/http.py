@@ -21,11 +21,12 @@ def application(
     spec: Mapping[str, object],
     refresh: Callable[[], Awaitable[None]] | None = None,
     alive: Callable[[], bool] = lambda: True,
+    notes: Callable[[], Mapping[str, str]] = dict,
 ) -> web.Application:
     """The routes. `refresh` is awaited before each scrape: it fetches the numbers that only NATS knows.
 
     /livez answers 503 once `alive` returns False, which asks the supervisor for a restart. /readyz answers 503 while
-    any of `checks` reports a problem, and names it.
+    any of `checks` reports a problem, and names it; `notes` are to be known and do no harm.
     """
     write_metrics = make_aiohttp_handler(metrics.registry)
 
@@ -44,7 +45,9 @@ def application(
 
     async def ready(_: web.Request) -> web.Response:
         found = await problems(checks)
-        return web.json_response({"ready": not found, "problems": found}, status=503 if found else 200)
+        said = {"notes": dict(notes())} if notes() else {}
+        body = {"ready": not found, "problems": found, **said}
+        return web.json_response(body, status=503 if found else 200)
 
     async def show_docs(_: web.Request) -> web.Response:
         return web.Response(text=asyncapi.page(spec), content_type="text/html")

@@ -102,6 +102,11 @@ class Metrics(Observer):
         self.held.labels(name).set_function(held)
         self.limit.labels(name).set(limit)
 
+    def watch_clock(self, offset: Callable[[], float]) -> None:
+        """Read at each scrape how far this machine's clock is ahead of the NATS server's."""
+        meaning = "Seconds by which this machine's clock is ahead of the NATS server's. It is corrected for."
+        Gauge("parley_clock_offset_seconds", meaning, registry=self.registry).set_function(offset)
+
     def watch_breakers(self, statuses: Callable[[], Mapping[str, EndpointStatus]]) -> None:
         """Read the endpoints' breakers, by the endpoint's label, at each scrape."""
         self.registry.register(_BreakerCollector(statuses))

@@ -96,7 +96,10 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
         assert isinstance(nc, NatsClient), "ServiceBroker makes one"
         jetstream = JetStream(nc)
         stack.push_async_callback(_disconnect, broker, jetstream)
+        await jetstream.clock.measure()  # before anything is pulled
+        stack.callback(BackgroundLoop(jetstream.clock.run, "the clock").cancel)
         metrics = Metrics(model)
+        metrics.watch_clock(lambda: jetstream.clock.offset)
         handlers, recover = _handlers(settings, jetstream, parts, pool, metrics)
         slots = max(1, pool.slots) if pool is not None else 1
         for subscriber in declare(broker, handlers, pool=pool, slots=slots):
@@ -252,10 +255,13 @@ async def _http_server(
         else:
             await asyncio.gather(*(_backlog(jetstream, metrics, durable) for durable in topology.DURABLES))
 
+    def notes() -> dict[str, str]:
+        return {"clock": jetstream.clock.note} if jetstream.clock.note else {}
+
     checks: dict[str, Check] = {"nats": connected, "streams": streams, "pool": slots}
     if ready is not None:
         checks["models"] = ready.unready_reason
-    app = http.application(metrics, checks, asyncapi_document(), refresh, alive)
+    app = http.application(metrics, checks, asyncapi_document(), refresh, alive, notes)
     async with AsyncExitStack() as stack:
         try:  # around the opening only: an OSError of the service itself is not about this port
             url = await stack.enter_async_context(http.serving(app, settings.http_host, settings.http_port))

@@ -7,7 +7,6 @@ import base64
 import json
 import re
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -162,13 +161,14 @@ def purge(
 ) -> None:
     """Remove dead letters for good, payloads too. Asks first."""
     _which(seqs, everything, {"--subject": subject, "--older-than": older_than})
-    before = time.time() - _seconds(older_than) if older_than is not None else None
+    age = _seconds(older_than) if older_than is not None else None
     if not yes and not sys.stdin.isatty():
         why = "purge asks before it deletes, and there is no terminal to ask on"
         raise SettingsError([f"{why}; say --yes to delete without asking"])
 
     # The question is asked while no connection is open, since the answer may take long.
     async def selected(client: Client) -> Sequence[int]:
+        before = await client.deadletters.ago(age) if age is not None else None
         return seqs or await client.deadletters.sequences(subject=subject, before=before)
 
     wanted = with_client(selected)

@@ -1,6 +1,5 @@
 """One agent of one deliberation: compose its prompt, ask the model, say how it went. No NATS, no Ray."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,12 +22,13 @@ from parley.workers.model.responses import ModelError
 class Agent:
     """Answers the requests of a worker, any number at once.
 
-    `model_name`: for requests that name none. `now`: seconds since the epoch.
+    `model_name`: for requests that name none. `now`: seconds since the epoch, by the
+    NATS server's clock, which set the deadline.
     """
 
     balancer: EndpointBalancer
     model_name: str
-    now: Callable[[], float] = time.time
+    now: Callable[[], float]
 
     async def answer(self, request: AgentRequested, traceparent: str | None = None) -> AgentOutcome:
         """The agent's outcome, at its deadline at the latest. `traceparent` goes with each call to the model.

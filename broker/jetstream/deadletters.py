@@ -273,6 +273,11 @@ class DeadLetters:
             await self.erase(letter)
         return placed
 
+    async def ago(self, seconds: float) -> float:
+        """The instant that many seconds ago by the server's clock, which stamped the letters."""
+        await self._jetstream.clock.measure()
+        return self._jetstream.clock.now() - seconds
+
     async def erase(self, letter: DeadLetterInfo) -> bool:
         """Remove a letter, and its payload in the object store unless another letter names that. Returns whether it
         was there."""

@@ -58,7 +58,7 @@ class JetStream:
     def __init__(self, nc: NatsClient) -> None:
         self.nc = nc
         # All instants are the server's: what this says is compared with what messages say.
-        self.clock = ServerClock()
+        self.clock = ServerClock(nc)
         self.js: JetStreamContext = nc.jetstream(timeout=PUBLISH_TIMEOUT_SECONDS)
 
     @property

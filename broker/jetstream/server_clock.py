@@ -1,9 +1,119 @@
-"""What time it is at the NATS server. Deadlines and stored instants are the server's, so they are compared with this."""
+"""What time it is at the NATS server. Deadlines and stored instants are the server's, so they are compared with this.
 
+The server puts its time (`ts`) into each answer about a stream. It is between the instants at which the question was
+sent and the answer came, so each answer bounds how far the server's clock is from `time.monotonic`, and a quick answer
+bounds it closely. A step of this machine's own clock changes nothing. Every instant is that of the leader of
+DELIBERATIONS, which fires the deadlines: in a cluster, keep the servers' clocks together (NTP).
+
+What deliveries say is not taken for the time: a message that was stored before the server's clock was set back would
+put ours ahead.
+"""
+
+import asyncio
+import json
+import logging
 import time
+from contextlib import suppress
+
+import nats.errors
+
+from parley.broker.core.timestamps import parse_timestamp
+from parley.broker.jetstream.nats_client import NatsClient
+from parley.broker.jetstream.topology import DELIBERATIONS
+
+log = logging.getLogger("parley.broker")
+
+# Whoever compares instants needs the right to ask this.
+TIME_SUBJECT = f"$JS.API.STREAM.INFO.{DELIBERATIONS}"
+# Questions in one measurement, about 0.4 ms each on a quiet machine.
+QUESTIONS = 3
+ANSWER_SECONDS = 2.0
+# Seconds between two measurements: how long a step of the server's own clock goes unnoticed.
+MEASURE_SECONDS = 10.0
+# How much two clocks may part in a second: what an earlier answer said becomes that much less certain.
+DRIFT = 1e-4
+# An offset of this machine's clock from here on is told to the operator.
+NOTABLE_SECONDS = 1.0
 
 
 class ServerClock:
+    """This machine's own clock until `measure` has been answered once."""
+
+    def __init__(self, nc: NatsClient) -> None:
+        self._nc = nc
+        # The server's time less `time.monotonic` is within these bounds.
+        self._low = self._high = time.time() - time.monotonic()
+        # When the bounds were made, by `time.monotonic`. None: nothing is measured yet.
+        self._measured_at: float | None = None
+        # The server's time less `time.monotonic`, as `now` uses it.
+        self._base = self._low
+        # The offset that the log said last.
+        self._told = 0.0
+        # The log has said that the server does not answer.
+        self._told_unanswered = False
+
     def now(self) -> float:
         """Seconds since the epoch, by the server's clock."""
-        return time.time()
+        return self._base + time.monotonic()
+
+    @property
+    def offset(self) -> float:
+        """Seconds by which this machine's clock is ahead of the server's; negative if it is behind."""
+        return time.time() - self.now()
+
+    @property
+    def note(self) -> str | None:
+        """What an operator should know, or None. Nothing is wrong: the offset is corrected for."""
+        offset = self.offset
+        if abs(offset) < NOTABLE_SECONDS:
+            return None
+        way = "ahead of" if offset > 0 else "behind"
+        return f"this machine's clock is {abs(offset):.1f} s {way} the NATS server's; corrected for"
+
+    async def measure(self) -> bool:
+        """Ask the server for its time. False if it did not answer: then the time goes on as measured before."""
+        try:
+            for _ in range(QUESTIONS):
+                sent = time.monotonic()
+                answer = await self._nc.request(TIME_SUBJECT, b"", timeout=ANSWER_SECONDS)
+                self._take(sent, time.monotonic(), parse_timestamp(json.loads(answer.data)["ts"]))
+        except (nats.errors.Error, TimeoutError, ValueError, LookupError, TypeError) as error:
+            if not self._told_unanswered:
+                log.warning(
+                    "the time of the NATS server is not known: %s", str(error) or type(error).__name__
+                )
+            self._told_unanswered = True
+            return False
+        self._told_unanswered = False
+        self._tell()
+        return True
+
+    async def run(self) -> None:
+        """Measure every MEASURE_SECONDS and after each reconnect, until the connection is closed for good."""
+        while True:
+            try:
+                await self._nc.wait_connected()
+            except nats.errors.ConnectionClosedError:
+                return
+            reconnects = self._nc.reconnects
+            await self.measure()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(MEASURE_SECONDS):
+                    await self._nc.wait_reconnected(reconnects)
+
+    def _take(self, sent: float, received: float, at: float) -> None:
+        """The server's clock said `at` between `sent` and `received` of `time.monotonic`."""
+        low, high = at - received, at - sent
+        if self._measured_at is not None:
+            drift = DRIFT * (received - self._measured_at)
+            before, after = self._low - drift, self._high + drift
+            if low <= after and high >= before:  # else the server's clock was set: only the new answer counts
+                low, high = max(low, before), min(high, after)
+        self._low, self._high, self._measured_at = low, high, received
+        self._base = (low + high) / 2
+
+    def _tell(self) -> None:
+        offset = self.offset
+        if abs(offset - self._told) >= NOTABLE_SECONDS:
+            self._told = offset
+            log.warning("%s", self.note or "this machine's clock agrees with the NATS server's again")

@@ -68,14 +68,15 @@ class Actor:
         self.name = name
         self._pool = pool
         self.link = Link(server, self, name)
+        wire = JetStream(as_client(self.link))
         balancer = EndpointBalancer(
             Oracle(server.rng, moods),
             (Endpoint("http://oracle"),),
-            now=VirtualTime.time,
+            now=wire.clock.now,
             jitter=server.rng.random,
         )
-        agent = Agent(balancer, "oracle", VirtualTime.time)
-        self.worker = Worker(JetStream(as_client(self.link)), agent, _cancels=Cancels(VirtualTime.monotonic))
+        agent = Agent(balancer, "oracle", wire.clock.now)
+        self.worker = Worker(wire, agent, _cancels=Cancels(VirtualTime.monotonic))
 
     def take(self, job: Job) -> None:
         """A job arrives. A dead actor takes nothing, a stopped one takes it later."""
@@ -118,6 +119,7 @@ class ActorPool(WorkerPool):
     async def start_worker(self) -> None:
         self._made += 1
         actor = Actor(self, self._server, self._made, f"{self._link.name}.w{self._made}", self._moods)
+        await actor.worker.wire.clock.measure()
         await actor.worker.start()
         self._actors[actor.number] = actor
         self._add_worker(actor.number)

@@ -8,7 +8,9 @@ owner never return.
 
 import asyncio
 import contextvars
+import json
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -21,6 +23,7 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS
 from parley.broker.jetstream.consumer_protocol import IN_PROGRESS, nak
 from parley.broker.jetstream.nats_client import NatsClient
+from parley.broker.jetstream.server_clock import TIME_SUBJECT
 from tests.simulation.faults import Fault, Kind
 from tests.simulation.server import Server
 from tests.simulation.stream import Kept, WrongLastSequence
@@ -253,6 +256,17 @@ class Link:
     async def _tell(self, what: str, about: str, apply: Callable[[], None]) -> None:
         """Core NATS: no answer."""
         await self.step(what, about, apply, answered=False)
+
+    async def request(self, subject: str, payload: bytes = b"", timeout: float = 1.0) -> Msg:
+        """What `ServerClock` asks for: of the answer only the server's time."""
+        assert subject == TIME_SUBJECT, subject
+
+        def apply() -> Msg:
+            body = json.dumps({"ts": datetime.fromtimestamp(self._server.now, UTC).isoformat()})
+            return Msg(_client=as_client(self), data=body.encode())
+
+        answer: Msg = await self.step("time", "", apply)
+        return answer
 
     async def subscribe(self, subject: str, cb: Callable[[Msg], Awaitable[None]]) -> None:
         context = contextvars.copy_context()

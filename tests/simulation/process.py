@@ -228,6 +228,7 @@ class Process:
 
     async def _start(self) -> None:
         jetstream, effects, observer = self._jetstream, self._effects, self._observer
+        await jetstream.clock.measure()
         for _ in range(2):
             await self.pool.start_worker()
         pool: Any = self.pool  # what `Dispatch` needs of a pool

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from parley.broker.concurrency import Capacity
+from parley.broker.concurrency import BackgroundLoop, Capacity
 from parley.broker.jetstream.jetstream import JetStream
 from parley.workers.agent import Agent
 from parley.workers.job import Job
@@ -134,6 +134,8 @@ class WorkerPool:
 
 async def start_worker(config: WorkerConfig, wire: JetStream, stack: AsyncExitStack) -> Worker:
     """A started worker with a model client and a balancer of its own; `stack` closes them."""
+    await wire.clock.measure()
+    stack.callback(BackgroundLoop(wire.clock.run, "the clock").cancel)
     model = await stack.enter_async_context(
         ModelClient(
             api_key=config.api_key, timeouts=config.timeouts, stream=config.stream, connections=config.slots
@@ -145,9 +147,14 @@ async def start_worker(config: WorkerConfig, wire: JetStream, stack: AsyncExitSt
         config.retry,
         config.breaker_policy,
         config.timeouts.probe,
+        now=wire.clock.now,
     )
     stack.push_async_callback(balancer.close)
-    worker = Worker(wire=wire, agent=Agent(balancer, config.model), ack_wait_seconds=config.ack_wait_seconds)
+    worker = Worker(
+        wire=wire,
+        agent=Agent(balancer, config.model, wire.clock.now),
+        ack_wait_seconds=config.ack_wait_seconds,
+    )
     await worker.start()
     stack.push_async_callback(worker.close, config.drain_seconds)
     return worker

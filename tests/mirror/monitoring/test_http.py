@@ -35,8 +35,9 @@ async def http_server(
     checks: Mapping[str, Check] | None = None,
     refresh: Callable[[], Awaitable[None]] | None = None,
     host: str = "127.0.0.1",
+    notes: Callable[[], Mapping[str, str]] = dict,
 ) -> AsyncIterator[tuple[str, aiohttp.ClientSession]]:
-    app = application(Metrics("llama"), checks or {}, SPEC, refresh)
+    app = application(Metrics("llama"), checks or {}, SPEC, refresh, notes=notes)
     async with serving(app, host, 0) as url, aiohttp.ClientSession() as http:
         yield url, http
 
@@ -49,6 +50,16 @@ async def test_failed_checks_do_not_make_it_dead() -> None:
 async def test_it_is_ready_when_every_check_succeeds() -> None:
     async with http_server({"nats": healthy}) as (url, http), http.get(f"{url}/readyz") as response:
         assert (response.status, await response.json()) == (200, {"ready": True, "problems": {}})
+
+
+async def test_a_note_does_not_make_it_unready() -> None:
+    notes = {"clock": "20 s ahead; corrected for"}
+    async with (
+        http_server({"nats": healthy}, notes=lambda: notes) as (url, http),
+        http.get(f"{url}/readyz") as response,
+    ):
+        assert response.status == 200
+        assert await response.json() == {"ready": True, "problems": {}, "notes": notes}
 
 
 async def test_it_is_not_ready_while_a_check_fails_and_names_the_check() -> None:

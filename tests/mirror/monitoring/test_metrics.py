@@ -266,3 +266,10 @@ def test_two_services_in_one_process_count_apart() -> None:
     before = series(other)
     one.deliberation_accepted("DEV")
     assert changed(other, before) == {}
+
+
+def test_how_far_this_machines_clock_is_ahead_is_read_at_each_scrape() -> None:
+    metrics, offset = Metrics("llama"), [0.0]
+    metrics.watch_clock(lambda: offset[0])
+    offset[0] = -20.5
+    assert series(metrics)["parley_clock_offset_seconds", frozenset()] == -20.5

@@ -113,7 +113,7 @@ async def test_a_cancelled_agent_raises_and_makes_no_outcome() -> None:
             await asyncio.Event().wait()
             raise AssertionError("unreachable")
 
-    task = asyncio.create_task(Agent(EndpointBalancer(Silent(), THREE), "m").answer(work()))
+    task = asyncio.create_task(Agent(EndpointBalancer(Silent(), THREE), "m", Clock().now).answer(work()))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -159,7 +159,9 @@ async def working(
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(ModelClient())
         balancer = EndpointBalancer(client, [Endpoint(model.url)], RetryPolicy(attempts=1))
-        worker = Worker(queue.wire, Agent(balancer, DEFAULT_MODEL), ack_wait_seconds, cancels or Cancels())
+        worker = Worker(
+            queue.wire, Agent(balancer, DEFAULT_MODEL, time.time), ack_wait_seconds, cancels or Cancels()
+        )
         await worker.start()
         stack.push_async_callback(worker.close)
         yield worker
@@ -479,7 +481,9 @@ async def test_a_bug_gives_the_work_back_and_is_logged(
             raise ZeroDivisionError
 
     monkeypatch.setattr(worker_module, "BUG_RETRY_SECONDS", 0.1)
-    worker = Worker(queue.wire, Agent(EndpointBalancer(Buggy(), [Endpoint("http://nowhere")]), "m"))
+    worker = Worker(
+        queue.wire, Agent(EndpointBalancer(Buggy(), [Endpoint("http://nowhere")]), "m", time.time)
+    )
     await worker.start()
     worker.start_jobs(await queue.jobs(work()))
     await settled(worker, 1)
