@@ -45,6 +45,7 @@ FORGETTING_SECONDS = KEEP_SECONDS + 30.0
 
 MIB = 2**20
 STREAMS = {
+    topology.REQUESTS: "asked",
     topology.DELIBERATIONS: "deliberations",
     topology.AGENT_REQUESTS: "requests",
     topology.AGENT_RESPONSES: "responses",
@@ -65,8 +66,10 @@ LIMITS = (
     Limit("consumers", 0.0),
     Limit("in flight", 10.0),
     Limit("requests", 10.0),
-    # A deliberation leaves its request and its ending, one in twenty also a cancel; and three or four outcomes.
-    Limit("deliberations", 2.1, WARM_UP_SECONDS, per_deliberation=True),
+    # A deliberation leaves its request, one in twenty also a cancel; its ending; and three or four outcomes.
+    Limit("asked", 1.1, WARM_UP_SECONDS, per_deliberation=True),
+    Limit("asked MiB", 3 / 1024, WARM_UP_SECONDS, per_deliberation=True),
+    Limit("deliberations", 1.1, WARM_UP_SECONDS, per_deliberation=True),
     Limit("responses", 3.2, WARM_UP_SECONDS, per_deliberation=True),
     Limit("deliberations MiB", 6 / 1024, WARM_UP_SECONDS, per_deliberation=True),
     Limit("responses MiB", 6 / 1024, WARM_UP_SECONDS, per_deliberation=True),
@@ -77,7 +80,17 @@ LIMITS = (
 )
 SHOWN = [
     *("in flight", "lost", "late", "doubled", "service MiB", "service files", "actors MiB", "actors files"),
-    *("nats MiB", "nats files", "consumers", "deliberations", "deliberations MiB", "requests", "responses"),
+    *(
+        "nats MiB",
+        "nats files",
+        "consumers",
+        "asked",
+        "asked MiB",
+        "deliberations",
+        "deliberations MiB",
+        "requests",
+        "responses",
+    ),
     *("responses MiB", "tallies", "dead"),
 ]
 

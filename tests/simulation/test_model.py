@@ -216,7 +216,7 @@ async def a_consumer_tells_what_is_settled(bench: Bench) -> object:
 
     async def tell() -> None:
         await asyncio.sleep(0.05)  # an acknowledgement has no answer
-        info = await bench.wire.js.consumer_info(topology.DELIBERATIONS, topology.INTAKE.name)
+        info = await bench.wire.js.consumer_info(topology.INTAKE.stream, topology.INTAKE.name)
         told.append(
             (info.ack_floor.stream_seq if info.ack_floor else 0, info.num_pending, info.num_ack_pending)
         )

@@ -354,6 +354,7 @@ async def test_an_ending_whose_msg_id_is_forgotten_is_found_and_not_stored_again
 ) -> None:
     """Its Msg-Id is forgotten by then, and its mark was never set."""
     monkeypatch.setattr(ending_publisher, "MSG_ID_SECONDS", -math.inf)
+    monkeypatch.setattr(Process, "began", time.time() - 5)  # it is looked for from the request's arrival on
     await bench.wire.publish(topology.COMPLETED, b"junk")
     await process.requested("t-1", agents=1)
     events = await stored(bench, answer_of("t-1", ONE))
@@ -365,7 +366,7 @@ async def test_an_ending_whose_msg_id_is_forgotten_is_found_and_not_stored_again
     await bench.js.update_stream(shorter)
 
     async def forgotten() -> bool:
-        return not (await bench.wire.publish(topology.CANCEL, b"{}", msg_id="probe")).duplicate
+        return not (await bench.wire.publish(topology.deadline_subject("p"), b"{}", msg_id="p")).duplicate
 
     await forgotten()
     await until(forgotten, "a Msg-Id of that time is forgotten")

@@ -177,7 +177,7 @@ async def test_an_invalid_message_is_kept_whole_with_its_origin(bench: Bench, se
     headers = letter.headers
     assert headers["traceparent"] == "00-aa"
     assert headers["Parley-Reason"] == "num_agents: must be more; role: unknown"
-    assert (headers["Parley-Stream"], headers["Parley-Consumer"]) == ("DELIBERATIONS", "intake")
+    assert (headers["Parley-Stream"], headers["Parley-Consumer"]) == ("REQUESTS", "intake")
     assert (headers["Parley-Sequence"], headers["Parley-Deliveries"]) == (str(seq), "1")
     assert headers["Parley-Stored-At"].endswith("Z")
     assert bench.notes.lines == ["dead-lettered deliberation.requested"]

@@ -184,12 +184,9 @@ def test_each_stored_subject_names_its_stream_and_consumer(spec: dict[str, Any])
         assert said[durable.filter]["stream"] == durable.stream
         assert said[durable.filter]["consumer"] == durable.name
     assert said["agent.requested"]["retention"] == "workqueue"
-    for subject in (
-        "deliberation.requested",
-        "deliberation.completed",
-        "deliberation.failed",
-        "deliberation.cancel",
-    ):
+    for subject in ("deliberation.requested", "deliberation.cancel"):
+        assert (said[subject]["stream"], said[subject]["retention"]) == ("REQUESTS", "limits")
+    for subject in ("deliberation.completed", "deliberation.failed"):
         assert (said[subject]["stream"], said[subject]["retention"]) == ("DELIBERATIONS", "limits")
     for subject in ("agent.response.completed", "agent.response.failed"):
         assert (said[subject]["stream"], said[subject]["retention"]) == ("AGENT_RESPONSES", "limits")

@@ -278,7 +278,7 @@ async def test_the_doctor_exits_with_3_and_tells_what_is_missing(
     assert (broken.code, broken.err) == (NO_SERVICE, "")
     nats, streams, ray, served = broken.out.splitlines()
     assert nats.startswith("ok  NATS")
-    assert streams.startswith("no  streams: missing: stream DELIBERATIONS")
+    assert streams.startswith("no  streams: missing: stream REQUESTS")
     assert ray.startswith(f"no  Ray: nothing listens at {wrong}")
     assert served.startswith(f"no  model at http://***@{wrong}: cannot connect")
     assert SECRET not in broken.out

@@ -181,7 +181,7 @@ async def test_other_messages_do_not_disturb_the_wait(local_service: Running, mo
     submitted = await local_service.client.submit("x", task_id=fresh())
     stored = [
         msg
-        for msg in await local_service.all_of(topology.REQUESTED)
+        for msg in await local_service.all_of(topology.REQUESTED, topology.REQUESTS)
         if submitted.task_id.encode() in msg.data
     ]
     inbox = (stored[0].headers or {})["Parley-Reply-To"]
@@ -400,7 +400,7 @@ async def test_an_absence_of_the_service_while_waiting_does_not_end_the_wait(
             results=(), total_agents=1, successful_responses=0, failed_responses=0, duration_ms=1,
             timestamp="2026-01-01T00:00:00.000Z",
         ).encode()  # fmt: skip
-        (request,) = [await nc.jetstream().get_msg(topology.DELIBERATIONS, 1)]
+        (request,) = [await nc.jetstream().get_msg(topology.REQUESTS, 1)]
         await nc.publish((request.headers or {})["Parley-Reply-To"], body)
         assert (await asyncio.wait_for(waiting, 20)).status == "cancelled"
     await nc.close()

@@ -57,7 +57,7 @@ class DeadLetterShell:
     async def left(self) -> list[int]:
         return await DeadLetters(self.wire).sequences()
 
-    async def replayed(self, stream: str = topology.DELIBERATIONS) -> int:
+    async def replayed(self, stream: str = topology.REQUESTS) -> int:
         return int((await self.wire.js.stream_info(stream)).state.messages)
 
 
@@ -98,7 +98,7 @@ async def test_they_are_listed_newest_first_with_why_but_no_payload(shell: DeadL
     new, old = json.loads(scripts.out)
     assert (new["seq"], new["subject"], new["consumer"]) == (2, "agent.response.failed", "aggregate")
     assert new["size"] == 0
-    assert (old["stream"], old["sequence"], old["deliveries"]) == ("DELIBERATIONS", 1, 5)
+    assert (old["stream"], old["sequence"], old["deliveries"]) == ("REQUESTS", 1, 5)
     assert old["stored_at"] == "2026-01-01T00:00:00.500Z"
     assert old["buried_at"].endswith("Z")
 
@@ -175,7 +175,7 @@ async def test_one_is_shown_with_everything_but_its_payload_unless_asked_for(she
         "1 of DEAD_LETTERS, since 20",
         "deliberation.requested",
         "num_agents: must be more",
-        "message 42 of DELIBERATIONS, stored 2026-01-01T00:00:00.500Z",
+        "message 42 of REQUESTS, stored 2026-01-01T00:00:00.500Z",
         "intake, after 5 deliveries",
         "traceparent: 00-aa",
         "Nats-Msg-Id: m-1",
@@ -208,9 +208,9 @@ async def test_a_payload_of_any_bytes_is_shown_safely_and_whole_in_json(shell: D
 async def test_a_payload_that_was_put_aside_is_shown_like_any_other(shell: DeadLetterShell) -> None:
     await shell.dead_letter(b"y" * shell.wire.max_payload)
     bare, whole = await asyncio.gather(shell("show", "1"), shell("show", "1", "--payload"))
-    assert "1,048,576 bytes, in the object store results/dead.letter.DELIBERATIONS.1.intake" in bare.out
+    assert "1,048,576 bytes, in the object store results/dead.letter.REQUESTS.1.intake" in bare.out
     assert whole.out.count("y") > shell.wire.max_payload
-    await (await shell.wire.js.object_store("results")).delete("dead.letter.DELIBERATIONS.1.intake")
+    await (await shell.wire.js.object_store("results")).delete("dead.letter.REQUESTS.1.intake")
     gone = await shell("show", "1", "--payload")
     assert gone.code == FAILED
     assert gone.out == bare.out
@@ -277,11 +277,11 @@ async def test_a_replayed_request_runs(tmp_path: Path, local_service: Running, m
 async def test_replaying_twice_stores_it_once_and_says_so(shell: DeadLetterShell) -> None:
     await shell.dead_letter()
     first = await shell("replay", "1", "--keep")
-    assert first.out == "1: back on deliberation.requested, as message 1 of DELIBERATIONS\n"
+    assert first.out == "1: back on deliberation.requested, as message 1 of REQUESTS\n"
     assert await shell.left() == [1]
     second = await shell("replay", "1")
     assert second.code == OK
-    assert second.out == "1: had been replayed before, as message 1 of DELIBERATIONS; nothing was stored\n"
+    assert second.out == "1: had been replayed before, as message 1 of REQUESTS; nothing was stored\n"
     third = await shell("replay", "1")
     assert third.code == FAILED
     assert "1: not in DEAD_LETTERS (any more)" in one_line(third)
@@ -311,7 +311,7 @@ async def test_all_or_those_of_a_subject_are_replayed_the_oldest_first(shell: De
     some = await shell("replay", "--all", "--subject", "*.requested")
     assert some.code == OK
     assert [line.split(":")[0] for line in some.out.splitlines()] == ["1", "2", "3"]
-    stored = [await shell.wire.get(topology.DELIBERATIONS, seq) for seq in (1, 2, 3)]
+    stored = [await shell.wire.get(topology.REQUESTS, seq) for seq in (1, 2, 3)]
     assert [message.data for message in stored if message is not None] == [b"1", b"2", b"3"]
     assert await shell.left() == [4]
     rest, none = await shell("replay", "--all"), await shell("replay", "--all")

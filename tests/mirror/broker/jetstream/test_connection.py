@@ -173,7 +173,7 @@ async def test_a_server_that_leaves_while_it_is_checked_is_unavailable(hurried: 
 
 async def test_what_is_published_is_stored_with_its_headers(wire: JetStream) -> None:
     seq = (await wire.publish(topology.REQUESTED, b"{}", msg_id="m-1", headers={"traceparent": "00-aa"})).seq
-    stored = await wire.get(topology.DELIBERATIONS, seq)
+    stored = await wire.get(topology.REQUESTS, seq)
     assert stored == StoredMessage(
         seq=seq, subject=topology.REQUESTED, data=b"{}", headers=stored.headers if stored is not None else {}
     )
@@ -214,7 +214,7 @@ async def test_the_largest_message_the_server_takes_is_sent_and_one_byte_more_is
     extra = caught.value.size_bytes - wire.max_payload
     largest = b"x" * (wire.max_payload - extra)
     seq = (await wire.publish(topology.REQUESTED, largest, msg_id="m", headers=headers)).seq
-    assert present(await wire.get(topology.DELIBERATIONS, seq)).data == largest
+    assert present(await wire.get(topology.REQUESTS, seq)).data == largest
     with pytest.raises(PayloadTooLarge):
         await wire.publish(topology.REQUESTED, largest + b"x", msg_id="m", headers=headers)
     assert wire.connected  # a message too large would have cost the connection

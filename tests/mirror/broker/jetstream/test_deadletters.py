@@ -85,7 +85,7 @@ async def test_it_is_read_back_as_it_was_written(wire: JetStream) -> None:
     letter = await given_up(wire, b"12345", seq=42, headers={**kept, **acted_upon, **forged})
     assert abs(letter.buried_at - before) < 60
     assert letter == DeadLetterInfo(
-        seq=1, subject="deliberation.requested", reason="it is unreadable", stream="DELIBERATIONS", sequence=42,
+        seq=1, subject="deliberation.requested", reason="it is unreadable", stream="REQUESTS", sequence=42,
         consumer="intake", deliveries=5, stored_at=format_timestamp(AT), buried_at=letter.buried_at, size=5,
         put_aside=None, headers=kept, control_headers=acted_upon,
     )  # fmt: skip
@@ -93,7 +93,7 @@ async def test_it_is_read_back_as_it_was_written(wire: JetStream) -> None:
     # What the server acts upon is only told: a dead letter must not expire, or be taken for a repeat of the original.
     headers = present(await wire.get(DEAD_LETTERS, 1)).headers
     assert (headers["Parley-Original-Nats-Msg-Id"], headers["Parley-Original-Nats-TTL"]) == ("m-1", "60s")
-    assert headers["Nats-Msg-Id"] == "dead:DELIBERATIONS:42:intake"
+    assert headers["Nats-Msg-Id"] == "dead:REQUESTS:42:intake"
     assert "Nats-TTL" not in headers
 
 
@@ -120,7 +120,7 @@ async def test_a_reason_of_any_kind_fits_into_a_header(
     letter = await given_up(wire, b"junk", seq=7, reason=reason)
     assert await DeadLetters(wire).payload(letter) == b"junk"
     assert "Injected" not in present(await wire.get(DEAD_LETTERS, 1)).headers
-    assert (letter.sequence, letter.stream) == (7, "DELIBERATIONS")
+    assert (letter.sequence, letter.stream) == (7, "REQUESTS")
     assert shown is None or letter.reason == shown
 
 
@@ -137,7 +137,7 @@ async def test_a_payload_comes_as_it_was(wire: JetStream, letters: DeadLetters, 
 async def test_a_payload_put_aside_is_found_with_its_size(wire: JetStream, letters: DeadLetters) -> None:
     data = b"x" * wire.max_payload
     letter = await given_up(wire, data, seq=7)
-    assert (letter.put_aside, letter.size) == ("dead.letter.DELIBERATIONS.7.intake", len(data))
+    assert (letter.put_aside, letter.size) == ("dead.letter.REQUESTS.7.intake", len(data))
     assert await letters.payload(letter) == data
 
 
@@ -152,11 +152,11 @@ async def test_no_task_id_is_the_name_of_what_was_put_aside(wire: JetStream, let
     letter = await given_up(wire, b"x" * wire.max_payload, seq=7)
     assert letter.put_aside is not None
     assert not re.search(TASK_ID_PATTERN, letter.put_aside)
-    for task_id in ("dead-letter-DELIBERATIONS-7", "dead-letter-DELIBERATIONS-7-intake"):
+    for task_id in ("dead-letter-REQUESTS-7", "dead-letter-REQUESTS-7-intake"):
         await wire.put_object(RESULTS_BUCKET, task_id, b"results")  # as effects.py does
     assert await letters.payload(letter) == b"x" * wire.max_payload
     await letters.erase(letter)
-    assert await kept_aside(wire) == {"dead-letter-DELIBERATIONS-7", "dead-letter-DELIBERATIONS-7-intake"}
+    assert await kept_aside(wire) == {"dead-letter-REQUESTS-7", "dead-letter-REQUESTS-7-intake"}
 
 
 async def test_a_payload_no_longer_kept_is_read_as_none(wire: JetStream, letters: DeadLetters) -> None:
@@ -346,7 +346,7 @@ async def test_replaying_twice_stores_it_once_and_says_so(wire: JetStream, lette
     assert await all_of(letters) == [letter.seq]
     second = await letters.replay(letter)
     assert (second.seq, second.duplicate) == (first.seq, True)
-    assert (await wire.js.stream_info(topology.DELIBERATIONS)).state.messages == 1
+    assert (await wire.js.stream_info(topology.REQUESTS)).state.messages == 1
     assert await all_of(letters) == []  # it is where it should be
 
 
@@ -358,7 +358,7 @@ async def test_two_replays_at_once_store_it_once(wire: JetStream, letters: DeadL
     assert {one.seq for one in done} == {1}
     # Who came too late may have found it gone.
     assert all(isinstance(one, CannotReplay) for one in placed if isinstance(one, BaseException))
-    assert (await wire.js.stream_info(topology.DELIBERATIONS)).state.messages == 1
+    assert (await wire.js.stream_info(topology.REQUESTS)).state.messages == 1
 
 
 async def test_the_numbers_of_a_new_stream_are_no_replays(wire: JetStream, letters: DeadLetters) -> None:
@@ -394,13 +394,13 @@ async def test_what_does_not_fit_through_nats_again_stays_here(wire: JetStream, 
 
 
 async def test_what_its_stream_does_not_take_stays_here(wire: JetStream, letters: DeadLetters) -> None:
-    config = (await wire.js.stream_info(topology.DELIBERATIONS)).config
+    config = (await wire.js.stream_info(topology.REQUESTS)).config
     await wire.js.update_stream(replace(config, max_msg_size=1_000))  # an operator's choice
     letter = await given_up(wire, b"x" * 2_000)
     with pytest.raises(CannotReplay, match="refused"):
         await letters.replay(letter)
-    await wire.js.delete_stream(topology.DELIBERATIONS)
-    with pytest.raises(StreamNotFound, match="DELIBERATIONS"):
+    await wire.js.delete_stream(topology.REQUESTS)
+    with pytest.raises(StreamNotFound, match="REQUESTS"):
         await letters.replay(letter)
     assert await all_of(letters) == [letter.seq]
 
@@ -411,7 +411,7 @@ async def test_what_its_stream_does_not_take_stays_here(wire: JetStream, letters
         "deliberation.completed", "deliberation.failed", "deliberation.timer.t-1",
         "deliberation.deadline.t-1", "deliberation.deadline", "deliberation.requested.x",
         "Deliberation.Requested", "agent.response.other", "agent.cancel", "deadletter.deliberation.requested",
-        "$KV.deliberations.t-1", "$JS.API.STREAM.DELETE.DELIBERATIONS", "orders.new",
+        "$KV.deliberations.t-1", "$JS.API.STREAM.DELETE.REQUESTS", "orders.new",
     ],
 )  # fmt: skip
 async def test_a_forged_one_goes_to_no_subject(wire: JetStream, letters: DeadLetters, subject: str) -> None:
@@ -419,7 +419,7 @@ async def test_a_forged_one_goes_to_no_subject(wire: JetStream, letters: DeadLet
     forged = {
         "Nats-Schedule": "@every 1s",
         "Nats-Schedule-Target": topology.REQUESTED,
-        "Parley-Stream": "DELIBERATIONS",
+        "Parley-Stream": "REQUESTS",
     }
     await wire.js.publish(
         f"deadletter.{subject}",
@@ -448,17 +448,17 @@ async def test_a_forged_one_gives_the_server_no_orders(wire: JetStream, letters:
     await letters.replay(await newest_of(letters))
     again = await stored_last(wire, topology.REQUESTED)
     assert set(again.headers) == {"content-type", "Nats-Msg-Id"}
-    assert (await wire.js.stream_info(topology.DELIBERATIONS)).state.messages == 2
+    assert (await wire.js.stream_info(topology.REQUESTS)).state.messages == 2
 
 
 @pytest.mark.parametrize(
     ("bucket", "name"),
     [
         (RESULTS_BUCKET, "t-1"),
-        (RESULTS_BUCKET, "dead-letter-DELIBERATIONS-7"),
-        (RESULTS_BUCKET, "dead.letter.DELIBERATIONS.8.intake"),
-        (RESULTS_BUCKET, "dead.letter.DELIBERATIONS.7.canceller"),
-        ("other", "dead.letter.DELIBERATIONS.7.intake"),
+        (RESULTS_BUCKET, "dead-letter-REQUESTS-7"),
+        (RESULTS_BUCKET, "dead.letter.REQUESTS.8.intake"),
+        (RESULTS_BUCKET, "dead.letter.REQUESTS.7.canceller"),
+        ("other", "dead.letter.REQUESTS.7.intake"),
     ],
 )
 async def test_a_forged_one_neither_reads_nor_removes_what_is_anothers(
@@ -466,7 +466,7 @@ async def test_a_forged_one_neither_reads_nor_removes_what_is_anothers(
 ) -> None:
     await wire.put_object(RESULTS_BUCKET, name, b"a deliberation's results")
     headers = {
-        "Parley-Stream": "DELIBERATIONS", "Parley-Sequence": "7", "Parley-Consumer": "intake",
+        "Parley-Stream": "REQUESTS", "Parley-Sequence": "7", "Parley-Consumer": "intake",
         "Parley-Payload-Bucket": bucket, "Parley-Payload-Name": name, "Parley-Payload-Size": "99",
     }  # fmt: skip
     await wire.js.publish("deadletter.deliberation.requested", b"mine", headers=headers)
@@ -542,8 +542,8 @@ async def test_all_up_to_one_are_removed_and_later_ones_stay(wire: JetStream, le
     await letters.purge(3, subject="*.requested")
     assert await all_of(letters) == [2, 4]
     assert await kept_aside(wire) == {
-        "dead.letter.DELIBERATIONS.2.intake",
-        "dead.letter.DELIBERATIONS.4.intake",
+        "dead.letter.REQUESTS.2.intake",
+        "dead.letter.REQUESTS.4.intake",
     }
     await letters.purge(4)
     assert await all_of(letters) == []

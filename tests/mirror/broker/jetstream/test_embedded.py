@@ -19,7 +19,7 @@ from parley.broker.jetstream import connection, embedded
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import EmbeddedNats, config, embedded_nats, executable
 from parley.broker.jetstream.jetstream import JetStream
-from parley.broker.jetstream.topology import DELIBERATIONS, REQUESTED, provision
+from parley.broker.jetstream.topology import REQUESTED, REQUESTS, provision
 from tests import present
 from tests.harness import until
 
@@ -146,7 +146,7 @@ async def test_stored_messages_survive_a_restart_on_the_same_folder_and_port(tmp
     async with embedded_nats(tmp_path, port=port_of(server)) as again:
         assert port_of(again) == port_of(server)
         nc = await connect(again.url, "test")
-        assert present(await JetStream(nc).get(DELIBERATIONS, seq)).data == b"kept"
+        assert present(await JetStream(nc).get(REQUESTS, seq)).data == b"kept"
         await nc.close()
 
 

@@ -21,9 +21,9 @@ from parley.broker.jetstream.topology import DURABLES, consumer, provision, stre
 from tests.harness import until
 
 EVERYTHING = [
-    "stream DELIBERATIONS", "stream AGENT_REQUESTS", "stream AGENT_RESPONSES", "stream DEAD_LETTERS",
-    "stream KV_deliberations", "stream OBJ_results", "consumer DELIBERATIONS/intake",
-    "consumer DELIBERATIONS/cancel", "consumer DELIBERATIONS/expire", "consumer AGENT_REQUESTS/dispatch",
+    "stream REQUESTS", "stream DELIBERATIONS", "stream AGENT_REQUESTS", "stream AGENT_RESPONSES",
+    "stream DEAD_LETTERS", "stream KV_deliberations", "stream OBJ_results", "consumer REQUESTS/intake",
+    "consumer REQUESTS/cancel", "consumer DELIBERATIONS/expire", "consumer AGENT_REQUESTS/dispatch",
     "consumer AGENT_RESPONSES/aggregate",
 ]  # fmt: skip
 
@@ -60,8 +60,8 @@ def test_subjects_are_made_of_the_name_of_a_deliberation() -> None:
 @pytest.mark.parametrize(
     ("subject", "stream"),
     [
-        ("deliberation.requested", "DELIBERATIONS"),
-        ("deliberation.cancel", "DELIBERATIONS"),
+        ("deliberation.requested", "REQUESTS"),
+        ("deliberation.cancel", "REQUESTS"),
         ("deliberation.completed", "DELIBERATIONS"),
         ("deliberation.failed", "DELIBERATIONS"),
         ("deliberation.timer.t-1", "DELIBERATIONS"),
@@ -91,7 +91,7 @@ async def test_each_subject_is_in_its_stream(js: JetStreamContext, subject: str,
 
 async def test_on_an_empty_server_everything_is_made_and_said(js: JetStreamContext) -> None:
     assert await provision(js) == EVERYTHING
-    assert await stream_names(js) == {name.removeprefix("stream ") for name in EVERYTHING[:6]}
+    assert await stream_names(js) == {name.removeprefix("stream ") for name in EVERYTHING[:7]}
 
 
 async def test_a_second_time_nothing_is_made_and_nothing_has_changed(js: JetStreamContext) -> None:
@@ -183,14 +183,14 @@ async def test_a_consumer_that_differs_is_named_and_left_alone(js: JetStreamCont
 
 async def test_a_consumer_of_another_filter_is_named(js: JetStreamContext) -> None:
     await provision(js)
-    await js.delete_consumer("DELIBERATIONS", "intake")
+    await js.delete_consumer("REQUESTS", "intake")
     mine = ConsumerConfig(
         durable_name="intake", filter_subject="deliberation.cancel", ack_policy=AckPolicy.EXPLICIT
     )
-    await js.add_consumer("DELIBERATIONS", mine)
+    await js.add_consumer("REQUESTS", mine)
     with pytest.raises(TopologyMismatch) as caught:
         await provision(js)
-    said = "consumer DELIBERATIONS/intake: filter_subject is deliberation.cancel, declared deliberation.requested"
+    said = "consumer REQUESTS/intake: filter_subject is deliberation.cancel, declared deliberation.requested"
     assert said in caught.value.differences
 
 
@@ -222,7 +222,7 @@ async def test_too_many_replicas_are_refused_by_name_and_nothing_is_half_made(js
         await provision(js, replicas=3)
     assert len(caught.value.differences) == len(streams())
     assert caught.value.differences[0].startswith(
-        "stream DELIBERATIONS: refused by the server: replicas > 1 not supported"
+        "stream REQUESTS: refused by the server: replicas > 1 not supported"
     )
     assert await stream_names(js) == set()
 
@@ -273,15 +273,15 @@ async def test_a_consumer_that_was_lost_goes_on_where_tallies_are_still_remember
     published = time.time()
     await until(lambda: time.time() > published + 1.1, "its tally would be forgotten")
     remembered = (await wire.publish("deliberation.requested", b"still remembered")).seq
-    for stream, name in (("DELIBERATIONS", "intake"), ("AGENT_REQUESTS", "dispatch")):
+    for stream, name in (("REQUESTS", "intake"), ("AGENT_REQUESTS", "dispatch")):
         await js.delete_consumer(stream, name)
     assert await provision(js, keep_seconds=1.0) == [
-        "consumer DELIBERATIONS/intake",
+        "consumer REQUESTS/intake",
         "consumer AGENT_REQUESTS/dispatch",
     ]
     assert await provision(js, keep_seconds=1.0) == []
     assert forgotten < remembered
-    pull = await nc.jetstream().pull_subscribe_bind("intake", "DELIBERATIONS")
+    pull = await nc.jetstream().pull_subscribe_bind("intake", "REQUESTS")
     requests = await pull.fetch(2, timeout=0.5)
     assert [msg.metadata.sequence.stream for msg in requests] == [remembered]
     # Work leaves its queue when it is done: whatever is there is still to do.
