@@ -12,15 +12,13 @@ from typing import Literal
 from parley.broker.core.errors import InvalidMessage, PayloadTooLarge
 from parley.broker.core.messages import OWN_NAME, TASK_ID_PATTERN, DeliberationRequested
 from parley.broker.core.observer import Observer
+from parley.broker.core.reply_subjects import DEFAULT_PREFIXES, may_send_ending
 from parley.broker.core.states import Cause
 from parley.broker.core.tally import Refused, Requested
 from parley.broker.core.wire_names import REPLY_TO, own_name
 from parley.handlers.delivery import ACK, DeadLetter, Delivery, Settlement
 from parley.handlers.effects import EffectRunner
 
-# NATS subjects may be longer; an inbox never is.
-MAX_REPLY_CHARACTERS = 256
-_SUBJECT_TOKENS = re.compile(r"[A-Za-z0-9_$=-]+(\.[A-Za-z0-9_$=-]+)*")
 _TASK_ID = re.compile(TASK_ID_PATTERN)
 
 
@@ -31,7 +29,7 @@ class Bounds:
 
     max_agents: int
     timeout_seconds: float
-    reply_prefixes: tuple[str, ...] = ("_INBOX.",)
+    reply_prefixes: tuple[str, ...] = DEFAULT_PREFIXES
 
 
 class Intake:
@@ -118,8 +116,7 @@ class Intake:
         reply_to = delivery.headers.get(REPLY_TO)
         if not reply_to:
             return None
-        allowed = reply_to.startswith(self._bounds.reply_prefixes)
-        if not allowed or len(reply_to) > MAX_REPLY_CHARACTERS or not _SUBJECT_TOKENS.fullmatch(reply_to):
+        if not may_send_ending(reply_to, self._bounds.reply_prefixes):
             prefixes = ", ".join(self._bounds.reply_prefixes)
             raise InvalidMessage([f"header {REPLY_TO}: must be a subject that begins with {prefixes}"])
         return reply_to

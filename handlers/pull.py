@@ -7,16 +7,19 @@ batch to be full.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import Any, Protocol
 
 import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.errors import NotJSMessageError
 
 from parley.broker.concurrency import BackgroundLoop
-from parley.broker.jetstream.consumer_protocol import next_subject, pull_request
+from parley.broker.jetstream.consumer_protocol import next_subject, pull_request, reply_pattern
+from parley.broker.jetstream.forgeries import Forgery
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.topology import Durable
 from parley.handlers import pull_window
@@ -29,6 +32,8 @@ log = logging.getLogger("parley.handlers")
 ERROR_WAIT_SECONDS = 0.5
 # When stopping: nothing has come for this long, so nothing is on its way.
 QUIET_SECONDS = 0.1
+# The server writes a count in the header of a status.
+_COUNT = re.compile(r"[0-9]{1,9}")
 
 # Handles and settles the deliveries that came together.
 HandleBatch = Callable[[list[Delivery[Any]]], Awaitable[None]]
@@ -58,6 +63,10 @@ class PullSubscriber:
         self.window: PullWindow[Msg] = PullWindow(limit, batch)
         self._handle = handle
         self._pool = pool
+        # What the reply subjects of this consumer's deliveries begin with, on a server without domains, and their whole
+        # form on any.
+        self._replies = f"$JS.ACK.{durable.stream}.{durable.name}."
+        self._reply_form = reply_pattern(durable.stream, durable.name)
         # Where this subscriber's pull requests go.
         self._subject = next_subject(durable.stream, durable.name)
         # Tasks that run the handler.
@@ -135,16 +144,19 @@ class PullSubscriber:
     # ── what comes ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _on_message(self, message: Msg) -> None:
-        status = (message.headers or {}).get("Status")
-        if status is None or message.reply:
+        headers = message.headers or {}
+        if message.reply.startswith(self._replies) or self._reply_form.fullmatch(message.reply):
             self.window.arrive(message)
+        elif not message.reply and "Status" in headers:
+            self._on_status(headers["Status"], headers)
         else:
-            self._on_status(status, message.headers or {})
+            self._connection.forgeries.note(Forgery.DELIVERY, self.durable.name)
+            return
         self._news.set()
 
     def _on_status(self, status: str, headers: dict[str, str]) -> None:
-        pending = headers.get("Nats-Pending-Messages")
-        self.window.end_request(status, int(pending) if pending is not None else None)
+        pending = headers.get("Nats-Pending-Messages", "")
+        self.window.end_request(status, int(pending) if _COUNT.fullmatch(pending) else None)
         if self.window.refused:
             log.warning(
                 "%s: the server answered %s %s", self.durable.name, status, headers.get("Description", "")
@@ -228,9 +240,16 @@ class PullSubscriber:
 
     async def _run(self, messages: list[Msg]) -> None:
         try:
-            await self._handle(list(map(Delivery.of, messages)))
+            await self._handle(list(self._deliveries(messages)))
         except Exception:
             log.exception("the handler of %s raised; its messages come again", self.durable.name)
         finally:
             self.window.settle(len(messages))
             self._freed.set()
+
+    def _deliveries(self, messages: list[Msg]) -> Iterator[Delivery[Any]]:
+        for message in messages:
+            try:
+                yield Delivery.of(message)
+            except (NotJSMessageError, ValueError):
+                self._connection.forgeries.note(Forgery.DELIVERY, self.durable.name)

@@ -10,12 +10,13 @@ from parley.broker.core.messages import (
     DeliberationStatus,
     Ending,
     decode,
-    decode_ending,
 )
 from parley.broker.core.states import State
 from parley.broker.core.tally import Tally
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.forgeries import Forgery
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.stored_ending import ending_of
 from parley.broker.jetstream.tally_store import TallyStore
 
 _SHOWN = {
@@ -78,7 +79,12 @@ class Query:
         if tally.ending_seq is None:
             return None
         stored = await self._jetstream.get(topology.DELIBERATIONS, tally.ending_seq)
-        return decode_ending(stored.data) if stored is not None else None
+        if stored is None:
+            return None
+        ending = ending_of(stored, tally.task_id)
+        if ending is None:
+            self._jetstream.nc.forgeries.note(Forgery.ENDING, topology.GET)
+        return ending
 
 
 def _of_ending(tally: Tally, ending: Ending) -> DeliberationStatus:

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from faststream.message import StreamMessage
-from faststream.nats import NatsBroker, NatsResponse
+from faststream.nats import NatsBroker
 from nats.aio.msg import Msg
 
 from parley.broker.core.messages import (
@@ -26,10 +26,8 @@ from parley.broker.core.messages import (
     DeliberationFailed,
     DeliberationGet,
     DeliberationRequested,
-    DeliberationStatus,
 )
 from parley.broker.jetstream import topology
-from parley.broker.jetstream.jetstream import JSON_HEADER
 from parley.broker.jetstream.topology import Durable
 from parley.handlers.faststream_private import attach
 from parley.handlers.pull import FreeSlots, HandleBatch, PullSubscriber
@@ -49,7 +47,7 @@ class Part(StrEnum):
 class Handlers:
     """What the parts that run here do with their messages; None for a part that does not run here.
 
-    `drop` receives the bodies of `agent.cancel`, `query` those of `deliberation.get`.
+    `drop` receives the bodies of `agent.cancel`, `query` the messages of `deliberation.get`, and answers them.
     """
 
     intake: HandleBatch | None = None
@@ -58,7 +56,7 @@ class Handlers:
     expire: HandleBatch | None = None
     cancel: HandleBatch | None = None
     drop: Callable[[bytes], None] | None = None
-    query: Callable[[bytes], Awaitable[DeliberationStatus]] | None = None
+    query: Callable[[Msg], Awaitable[None]] | None = None
 
 
 class Route(NamedTuple):
@@ -145,6 +143,7 @@ def _receive_broadcast(broker: NatsBroker, drop: Callable[[bytes], None]) -> Non
     @broker.subscriber(
         topology.AGENT_CANCEL,
         decoder=_undecoded,
+        no_reply=True,
         title=topology.AGENT_CANCEL,
         description="Broadcast: drop this task's calls and queued work now.",
     )
@@ -152,17 +151,24 @@ def _receive_broadcast(broker: NatsBroker, drop: Callable[[bytes], None]) -> Non
         drop(_bytes(body))
 
 
-def _answer(broker: NatsBroker, query: Callable[[bytes], Awaitable[DeliberationStatus]]) -> None:
+def _answer(broker: NatsBroker, query: Callable[[Msg], Awaitable[None]]) -> None:
     @broker.subscriber(
         topology.GET,
         queue="query",
-        decoder=_undecoded,
+        decoder=_whole,
+        # `query` answers: FastStream would publish to whatever subject the question names.
+        no_reply=True,
         title=topology.GET,
         description="Request-reply: status and result by task_id.",
     )
-    async def answer(body: DeliberationGet) -> NatsResponse:
-        status = await query(_bytes(body))
-        return NatsResponse(status.encode(), headers=dict(JSON_HEADER))
+    async def answer(question: DeliberationGet) -> None:
+        # Any: annotated with its payload for the document; `_whole` left it as the message.
+        message: Any = question
+        await query(message)
+
+
+async def _whole(message: StreamMessage[Msg]) -> Msg:
+    return message.raw_message
 
 
 async def _undecoded(message: StreamMessage[Msg]) -> bytes:

@@ -16,6 +16,7 @@ from parley.broker.core.messages import AgentFailed, AgentOutcome, DeliberationC
 from parley.broker.core.observer import Observer
 from parley.broker.core.states import ENDINGS, State
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.forgeries import Forgery
 from parley.workers.model.pool_endpoint_status import EndpointStatus
 
 # The roles with their own prompts. Callers may invent other names; all of those count as OTHER.
@@ -111,6 +112,10 @@ class Metrics(Observer):
         """Read the endpoints' breakers, by the endpoint's label, at each scrape."""
         self.registry.register(_BreakerCollector(statuses))
 
+    def watch_forgeries(self, counts: Callable[[], Mapping[Forgery, int]]) -> None:
+        """Read at each scrape what the service's connection has ignored."""
+        self.registry.register(_ForgeryCollector(counts))
+
     # ── what handlers report ────────────────────────────────────────────────────────────────────────────────────────────
 
     def deliberation_accepted(self, role: str) -> None:
@@ -170,6 +175,18 @@ class _BreakerCollector(Collector):
             openings.add_metric([endpoint], status.openings)
         yield states
         yield openings
+
+
+@dataclass(frozen=True, slots=True)
+class _ForgeryCollector(Collector):
+    counts: Callable[[], Mapping[Forgery, int]]
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        meaning = "Messages ignored because they are not what they claim to be."
+        found = CounterMetricFamily("parley_forgeries", meaning, labels=["kind"])
+        for kind, count in self.counts().items():
+            found.add_metric([kind.value], count)
+        yield found
 
 
 def _role(role: str) -> str:

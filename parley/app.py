@@ -23,6 +23,7 @@ from parley.broker.child_process import child
 from parley.broker.concurrency import BackgroundLoop
 from parley.broker.core.errors import SettingsError, Unavailable
 from parley.broker.core.observer import Observer
+from parley.broker.core.reply_subjects import SERVICE_INBOX
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import check_server, close, connect, connect_options
 from parley.broker.jetstream.embedded import embedded_nats
@@ -30,6 +31,7 @@ from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.aggregate import Aggregate
+from parley.handlers.answers import Answers
 from parley.handlers.cancel import Cancel
 from parley.handlers.deadline_recovery import DeadlineRecovery
 from parley.handlers.dispatch import Dispatch
@@ -100,6 +102,7 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
         stack.callback(BackgroundLoop(jetstream.clock.run, "the clock").cancel)
         metrics = Metrics(model)
         metrics.watch_clock(lambda: jetstream.clock.offset)
+        metrics.watch_forgeries(lambda: nc.forgeries.counts)
         handlers, recover = _handlers(settings, jetstream, parts, pool, metrics)
         slots = max(1, pool.slots) if pool is not None else 1
         for subscriber in declare(broker, handlers, pool=pool, slots=slots):
@@ -117,7 +120,7 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
 
 async def _prepare(settings: Settings, nats_url: str) -> None:
     """Check the server and provision the streams, on a connection of its own. Raises Unavailable."""
-    nc = await connect(nats_url, "parley-provision")
+    nc = await connect(nats_url, "parley-provision", SERVICE_INBOX)
     try:
         await check_server(nc, nats_url)
         made = await settings.provision(nc.jetstream())
@@ -176,7 +179,10 @@ async def _pool(settings: Settings, nats_url: str, model: str) -> AsyncIterator[
 def _broker(settings: Settings, nats_url: str) -> NatsBroker:
     # apply_types=False: a handler takes deliveries and decodes them itself; FastStream's injection would cost a
     # thread-pool hop a message. logger=None: payloads must not reach logs, and FastStream's logs hold them.
-    options, limit = connect_options(nats_url, "parley-service"), settings.drain_seconds or None
+    options, limit = (
+        connect_options(nats_url, "parley-service", SERVICE_INBOX),
+        settings.drain_seconds or None,
+    )
     return ServiceBroker(**options, apply_types=False, logger=None, graceful_timeout=limit)
 
 
@@ -220,7 +226,9 @@ def _handlers(
             cancel=Runner(settler(topology.CANCELLER), Cancel(jetstream, effects).handle),
         )
     if Part.QUERY in parts:
-        handlers = replace(handlers, query=Query(jetstream, tallies))
+        query = Query(jetstream, tallies)
+        answers = Answers(jetstream, query, prefixes=settings.allowed_reply_prefixes)
+        handlers = replace(handlers, query=answers)
     return handlers, DeadlineRecovery(jetstream, effects)
 
 

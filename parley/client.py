@@ -31,6 +31,7 @@ from parley.broker.jetstream.connection import connect as open_connection
 from parley.broker.jetstream.deadletters import DeadLetters
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.scan import scan
+from parley.broker.jetstream.stored_ending import ending_of
 from parley.find_nats import find_nats
 
 # The service ends a deliberation within one second of its deadline. After this long, waiting is in vain.
@@ -232,7 +233,8 @@ class Client:
         """The ending of an earlier deliberation, None if it has none yet. Raises as `status` does."""
         seq = (await self.status(task_id)).ending_seq
         stored = await self._jetstream.get(topology.DELIBERATIONS, seq) if seq is not None else None
-        return await self._with_results(messages.decode_ending(stored.data)) if stored is not None else None
+        ending = ending_of(stored, task_id) if stored is not None else None
+        return await self._with_results(ending) if ending is not None else None
 
     async def cancel(self, task_id: str, reason: str | None = None) -> None:
         """Ask for the deliberation to be stopped. Returns when NATS has stored that; the ending says whether it was.

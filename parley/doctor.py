@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from parley.broker.core.errors import Unavailable
 from parley.broker.core.messages import AgentRequested, ErrorType
+from parley.broker.core.reply_subjects import SERVICE_INBOX
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream.connection import check_server, close, connect
 from parley.settings import Settings
@@ -44,7 +45,7 @@ async def _nats(settings: Settings) -> AsyncIterator[Finding]:
         yield Finding("NATS", False, unset)
         return
     try:
-        nc = await connect(settings.nats_url, "parley-doctor")
+        nc = await connect(settings.nats_url, "parley-doctor", SERVICE_INBOX)
     except Unavailable as error:
         yield Finding("NATS", False, str(error))
         return

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from parley.broker.core.errors import SettingsError
 from parley.broker.core.messages.base import KIB, MAX_AGENTS, MAX_TIMEOUT_SECONDS, TimeoutSeconds
+from parley.broker.core.reply_subjects import is_allowed_prefix
 from parley.broker.core.url_masking import masked
 from parley.broker.jetstream import topology
 from parley.find_nats import announced, default_state_folder
@@ -87,7 +88,7 @@ class Settings(BaseSettings):
     claim_check_bytes: int = _field(
         512 * KIB, "Endings above this put their results into the object store.", ge=KIB, le=64 * KIB * KIB)
     reply_prefixes: str = _field(
-        "_INBOX.", "Subjects allowed in Parley-Reply-To, by prefix, comma-separated.")
+        "_INBOX.", "Subjects that endings and answers may be sent to, by prefix, comma-separated.")
     replicas: int = _field(1, "Replicas of every stream. Production: 3.", ge=1, le=5)
     ack_wait_seconds: Seconds = _field(
         topology.ACK_WAIT_SECONDS, "After this, unsettled work goes to somebody else.")
@@ -134,7 +135,7 @@ class Settings(BaseSettings):
     @classmethod
     def _prefixes(cls, value: str) -> str:
         for prefix in (part.strip() for part in value.split(",")):
-            if not prefix.endswith(".") or prefix.startswith(("$", "deliberation.", "agent.", "deadletter.")):
+            if not is_allowed_prefix(prefix):
                 rule = "each prefix ends with a dot and is none of Parley's or the server's own subjects"
                 raise ValueError(rule)
         return value

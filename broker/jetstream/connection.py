@@ -11,6 +11,7 @@ import nats.errors
 import nats.js.errors
 
 from parley.broker.core.errors import BrokerUnavailable, BrokerUnsuitable
+from parley.broker.core.reply_subjects import CLIENT_INBOX
 from parley.broker.core.url_masking import masked
 from parley.broker.jetstream.nats_client import NatsClient
 
@@ -32,11 +33,15 @@ MAX_OUTSTANDING_PINGS = 2
 PENDING_BYTES = 16 * 1024 * 1024
 
 
-def connect_options(url: str, name: str) -> dict[str, Any]:
-    """The options of every connection. It never stops reconnecting; nats-py's default gives up after 60 attempts."""
+def connect_options(url: str, name: str, inbox: str = CLIENT_INBOX) -> dict[str, Any]:
+    """The options of every connection. It never stops reconnecting; nats-py's default gives up after 60 attempts.
+
+    `inbox`: the prefix of its inboxes, by its role (`parley.broker.core.reply_subjects`).
+    """
     return {
         "servers": [part.strip() for part in url.split(",")],
         "name": name,
+        "inbox_prefix": inbox,
         "allow_reconnect": True,
         "max_reconnect_attempts": -1,
         "reconnect_time_wait": RECONNECT_WAIT_SECONDS,
@@ -47,9 +52,10 @@ def connect_options(url: str, name: str) -> dict[str, Any]:
     }
 
 
-async def connect(url: str, name: str) -> NatsClient:
-    """Open a connection. Raises BrokerUnavailable when no server answers within seconds."""
-    options = connect_options(url, name)
+async def connect(url: str, name: str, inbox: str = CLIENT_INBOX) -> NatsClient:
+    """Open a connection. `inbox`: as for `connect_options`. Raises BrokerUnavailable when no server answers within
+    seconds."""
+    options = connect_options(url, name, inbox)
     client = NatsClient()
     try:
         # The first connection is not retried for ever: a wrong URL must be reported now.

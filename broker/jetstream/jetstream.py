@@ -1,6 +1,6 @@
 """The JetStream operations that Parley uses: publish, broadcast, schedule, read back, keep an object.
 
-Knows headers and limits, and nothing of deliberations. Translates nats-py's errors into Parley's.
+Knows headers, limits and the streams' subjects, and nothing of deliberations. Translates nats-py's errors into Parley's.
 """
 
 import asyncio
@@ -20,8 +20,10 @@ from parley.broker.core.messages import ResultsRef
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.core.url_masking import masked
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS, reason
+from parley.broker.jetstream.forgeries import Forgery
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.server_clock import ServerClock
+from parley.broker.jetstream.stream_of import may_acknowledge
 
 # JetStream stores the size of a message's headers in 16 bits.
 MAX_HEADER_BYTES = 65_535
@@ -106,6 +108,10 @@ class JetStream:
             raise BrokerUnavailable(self._where(), reason(error)) from error
         except (nats.errors.Error, nats.js.errors.Error, TimeoutError) as error:
             raise BrokerUnavailable(self._where(), reason(error)) from error
+        if not may_acknowledge(ack.stream, subject):
+            # It says nothing of where the message is, or whether it is stored: as if none had come.
+            self.nc.forgeries.note(Forgery.ACKNOWLEDGEMENT, subject)
+            raise BrokerUnavailable(self._where(), "the acknowledgement names another stream")
         return PubAck(int(ack.seq), duplicate=bool(ack.duplicate))
 
     async def broadcast(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:

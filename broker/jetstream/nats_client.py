@@ -1,4 +1,4 @@
-"""nats-py's client: what we mend in it, and what we do faster. Knows NATS's protocol and nothing of Parley.
+"""nats-py's client: what we mend in it, and what we do faster. Knows NATS's protocol and nothing of Parley's messages.
 
 Every private name of nats-py that we use stands in this file. The bound on its version (pyproject.toml) and tests on
 a real server hold them. Nothing here changes nats-py for other users in the same process.
@@ -9,6 +9,7 @@ import itertools
 import logging
 import os
 import re
+import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from types import FunctionType
 from typing import Any
@@ -19,13 +20,30 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.protocol import parser
 
+from parley.broker.jetstream.forgeries import Forgeries
+
 log = logging.getLogger("parley.nats")
 
 Callback = Callable[[], Awaitable[None]]
 ErrorCallback = Callable[[Exception], Awaitable[None]]
 
+# What the server says of a missing right, in lower case, as nats-py passes it on.
+_REFUSED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
+
 # What goes wrong with a connection. Any other exception that nats-py reports is a bug in a callback.
 _NETWORK_ERRORS = (nats.errors.Error, OSError)
+
+
+class NotAllowed(nats.errors.Error):
+    """The server refuses this connection the right to a subject."""
+
+    def __init__(self, verb: str, subject: str) -> None:
+        super().__init__(verb, subject)
+        self.verb = verb
+        self.subject = subject
+
+    def __str__(self) -> str:
+        return f"this NATS user has no right to {self.verb} {self.subject}"
 
 
 # ── mends ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -130,12 +148,18 @@ class NatsClient(MendedClient):
 
     def __init__(self) -> None:
         super().__init__()
+        # What came here under a false name.
+        self.forgeries = Forgeries()
         # What to do with each message, by subscription id.
         self._inline: dict[int, Callable[[Msg], None]] = {}
         # One a request: the last part of its reply subject.
         self._tokens = _request_tokens()
         # The reply subject of a request, without its token. Made with the first request.
         self._reply_prefix = ""
+        # The requests that wait: subject and answer, by token.
+        self._asked: dict[str, tuple[str, asyncio.Future[Msg]]] = {}
+        # Set once the server has refused the subscription to replies: no request can be answered.
+        self._deaf: NotAllowed | None = None
         # Set and replaced at every change of the connection's state. A waiter holds the event of the time when it
         # began to wait.
         self._changed = asyncio.Event()
@@ -169,6 +193,7 @@ class NatsClient(MendedClient):
     def _logging_errors(self, callback: ErrorCallback | None) -> ErrorCallback:
         async def note(error: Exception) -> None:
             self._log_error(error)
+            self._fail_refused(error)
             if callback is not None:
                 await callback(error)
 
@@ -233,6 +258,26 @@ class NatsClient(MendedClient):
             self._logged_error = str(error)
             log.warning("%s", error)
 
+    # ── rights: a request that the server refuses fails now, not after its timeout ─────────────────────────────────
+
+    def _fail_refused(self, error: Exception) -> None:
+        refused = _REFUSED.search(str(error))
+        if refused is None:
+            return
+        verb, refused_subject = refused.groups()
+        if verb == "subscription":
+            # nats-py writes the server's words in lower case.
+            if not self._reply_prefix or not refused_subject.startswith(self._reply_prefix.lower()):
+                return
+            self._deaf = NotAllowed("subscribe to", f"{self._inbox_prefix.decode()}.>")
+        for subject, answer in self._asked.values():
+            if answer.done():
+                continue
+            if self._deaf is not None:
+                answer.set_exception(self._deaf)
+            elif subject.lower() == refused_subject:
+                answer.set_exception(NotAllowed("publish to", subject))
+
     # ── inline messages ───────────────────────────────────────────────────────────────────────────────────────────
 
     async def subscribe_inline(self, subject: str, act: Callable[[Msg], None]) -> Subscription:
@@ -253,9 +298,13 @@ class NatsClient(MendedClient):
             parsed = await self._process_headers(headers) if headers else None
             act(self._build_message(sid, subject, reply, data, parsed))
 
+    def new_inbox(self) -> str:
+        """A subject that nobody can guess, under the connection's prefix. nats-py's are counters behind a prefix that
+        other subjects of the connection tell."""
+        return f"{self._inbox_prefix.decode()}.{secrets.token_hex(16)}"
+
     async def _init_request_sub(self) -> None:
         # As nats-py's. Requests that are made meanwhile already find the prefix.
-        self._resp_map = {}
         self._reply_prefix = f"{self.new_inbox()}."
         self._resp_sub_prefix = bytearray(self._reply_prefix.encode())
         subscription = await self.subscribe(f"{self._reply_prefix}*", cb=self._request_sub_callback)
@@ -268,8 +317,10 @@ class NatsClient(MendedClient):
             await self._init_request_sub()
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Msg] = loop.create_future()
+        if self._deaf is not None:
+            raise self._deaf
         token = next(self._tokens)
-        self._resp_map[token] = answer
+        self._asked[token] = subject, answer
         timer = loop.call_later(timeout, _time_out, answer)
         try:
             # Raises ConnectionDrainingError and ConnectionClosedError.
@@ -277,12 +328,12 @@ class NatsClient(MendedClient):
             return await answer
         finally:
             timer.cancel()
-            del self._resp_map[token]
+            del self._asked[token]
 
     def _on_reply(self, message: Msg) -> None:
-        answer = self._resp_map.get(message.subject.rpartition(".")[2])
-        if answer is not None and not answer.done():
-            answer.set_result(message)
+        asked = self._asked.get(message.subject.rpartition(".")[2])
+        if asked is not None and not asked[1].done():
+            asked[1].set_result(message)
 
 
 def _request_tokens() -> Iterator[str]:

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, suppress
 from nats.aio.msg import Msg
 
 from parley.broker.core.errors import InvalidMessage
+from parley.broker.core.reply_subjects import WORKER_INBOX
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient
@@ -48,7 +49,7 @@ class WorkerActor:
 
     async def start(self) -> str:
         """Connect. Returns the inbox, to which the actor is subscribed by then."""
-        nc = self._nc = await connect(self._config.nats_url, self._name)
+        nc = self._nc = await connect(self._config.nats_url, self._name, WORKER_INBOX)
         self._stack.push_async_callback(close, nc)
         lifeline = asyncio.create_task(self._lifeline(nc))
         self._stack.callback(lifeline.cancel)

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Self
 
 from parley.broker.concurrency import BackgroundLoop
+from parley.broker.core.reply_subjects import WORKER_INBOX
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.jetstream import JetStream
 from parley.workers.job import Job
@@ -28,7 +29,7 @@ class LocalPool(WorkerPool):
         self._worker: Worker | None = None
 
     async def __aenter__(self) -> Self:
-        nc = await connect(self._config.nats_url, "parley-worker-local")
+        nc = await connect(self._config.nats_url, "parley-worker-local", WORKER_INBOX)
         self._stack.push_async_callback(close, nc)
         worker = self._worker = await start_worker(self._config, JetStream(nc), self._stack)
         self._add_worker(ONLY)

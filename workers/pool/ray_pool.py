@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, Self
 
 from parley.broker.concurrency import BackgroundLoop
+from parley.broker.core.reply_subjects import SERVICE_INBOX
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.consumer_protocol import nak
 from parley.broker.jetstream.nats_client import NatsClient
@@ -88,7 +89,7 @@ class RayPool(WorkerPool):
             async with self._cluster.starting():
                 await self._cluster.start()
             self._stack.push_async_callback(self._leave)
-            self._nc = await connect(self._config.nats_url, f"parley-pool-{self._name}")
+            self._nc = await connect(self._config.nats_url, f"parley-pool-{self._name}", SERVICE_INBOX)
             self._stack.push_async_callback(close, self._nc)
             async with self._cluster.starting():
                 await asyncio.gather(*map(self._fill, self._actor_slots))

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parley.broker.core.messages import DeliberationFailed
+from parley.broker.core.reply_subjects import MAX_CHARACTERS
 from parley.broker.core.states import State
 from parley.broker.core.wire_names import REPLY_TO, own_name
 from parley.broker.jetstream import topology
@@ -19,7 +20,7 @@ from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import INTAKE
 from parley.handlers.effects import EffectRunner
 from parley.handlers.ending_publisher import EndingPublisher
-from parley.handlers.intake import MAX_REPLY_CHARACTERS, Bounds, Intake, readable_task_id
+from parley.handlers.intake import Bounds, Intake, readable_task_id
 from parley.handlers.settle import MAX_DELIVERIES, Runner
 from tests import present
 from tests.mirror.handlers import Bench, Stumble, runner_of
@@ -229,7 +230,7 @@ async def test_work_too_large_to_hand_out_is_refused_and_not_left_to_its_deadlin
 
 @pytest.mark.parametrize(
     "inbox",
-    ["_INBOX.a", "_INBOX.a-b.c_d=.$x", "replies.ours.me", "_INBOX." + "x" * (MAX_REPLY_CHARACTERS - 7)],
+    ["_INBOX.a", "_INBOX.a-b.c_d=.$x", "replies.ours.me", "_INBOX." + "x" * (MAX_CHARACTERS - 7)],
 )
 async def test_an_inbox_under_an_allowed_prefix_is_taken(bench: Bench, intake: Runner, inbox: str) -> None:
     await take_in(bench, intake, REQUEST, {REPLY_TO: inbox})
@@ -242,7 +243,7 @@ async def test_an_inbox_under_an_allowed_prefix_is_taken(bench: Bench, intake: R
         "deliberation.requested", "agent.requested", "agent.response.completed", "$KV.deliberations.t-1",
         "$JS.API.STREAM.DELETE.DELIBERATIONS", "replies.theirs", "_INBOX", "_INBOX.", "_INBOX..x", "_INBOX.*",
         "_INBOX.>", "_INBOX.a b", "_INBOX. x", "_INBOX.a\tb", "_inbox.a", "x_INBOX.a", "_INBOX.naïve",
-        "_INBOX." + "x" * (MAX_REPLY_CHARACTERS - 6),
+        "_INBOX." + "x" * (MAX_CHARACTERS - 6),
     ],
     ids=lambda inbox: inbox[:20],
 )  # fmt: skip

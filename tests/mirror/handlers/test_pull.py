@@ -14,10 +14,12 @@ from nats.aio.msg import Msg
 
 from parley.broker.concurrency import Capacity
 from parley.broker.core.messages import AgentRequested
+from parley.broker.core.reply_subjects import SERVICE_INBOX
 from parley.broker.jetstream import connection as connecting
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import connect_options
 from parley.broker.jetstream.embedded import embedded_nats
+from parley.broker.jetstream.forgeries import Forgery
 from parley.broker.jetstream.topology import DISPATCH
 from parley.handlers import pull, pull_window
 from parley.handlers.delivery import Delivery
@@ -50,7 +52,10 @@ async def flowing(
 ) -> AsyncIterator[PullSubscriber]:
     """`handler` on `agent.requested`, in a FastStream broker of its own, until the block ends."""
     broker = ServiceBroker(
-        **connect_options(url, "flow"), apply_types=False, logger=None, graceful_timeout=grace_seconds
+        **connect_options(url, "flow", SERVICE_INBOX),
+        apply_types=False,
+        logger=None,
+        graceful_timeout=grace_seconds,
     )
     subscriber = PullSubscriber(DISPATCH, handler, batch=batch, limit=limit, pool=pool)
     attach(broker, subscriber, payload=AgentRequested, title="work", description="Work.")
@@ -444,3 +449,69 @@ async def test_stopping_in_a_burst_leaves_nothing_to_wait_for_its_ack_wait(bench
     left = total - len(set(handled))
     rest = await asyncio.wait_for(bench.taken(DISPATCH, left), 15) if left else []
     assert len({delivery.seq for delivery in rest}) == left
+
+
+# ── strangers ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+ELSEWHERE = "$JS.ACK.REQUESTS.intake.1.1.1.1700000000000000000.0"
+
+
+@pytest.mark.parametrize(
+    ("reply", "headers"),
+    [
+        ("", {}),
+        ("_INBOX.x", {}),
+        ("a.b.c.d.e.f.g.h.i", {}),
+        ("deliberation.cancel", {"Status": "404"}),
+    ],
+    ids=["no reply", "an inbox", "nine tokens", "a status with a reply"],
+)
+async def test_a_delivery_that_jetstream_never_made_is_ignored(
+    bench: Bench, reply: str, headers: dict[str, str]
+) -> None:
+    workers = Workers(hold=False)
+    async with flowing(bench.url, workers) as subscriber:
+        inbox = subscriber._inbox
+        await subscriber._connection.flush()
+        assert inbox.startswith("_PARLEY.service.")
+        await bench.nc.publish(inbox, b"{}", reply=reply, headers=headers or None)
+        await bench.publish(topology.AGENT_REQUESTED, {})
+        await until(lambda: workers.finished, "the real one is handled")
+        assert len(workers.finished) == 1
+        assert subscriber._connection.forgeries.counts[Forgery.DELIVERY] == 1
+
+
+@pytest.mark.parametrize("reply", [ELSEWHERE, "$JS.ACK.AGENT_REQUESTS.dispatch.x.y.z.1.0"])
+async def test_a_delivery_of_another_consumer_or_without_numbers_is_ignored(bench: Bench, reply: str) -> None:
+    # The server lets no client send these. Should one come by another way, it harms none that came with it.
+    workers = Workers(hold=False)
+    async with flowing(bench.url, workers) as subscriber:
+        subscriber._on_message(Msg(subscriber._connection, "agent.requested", reply, b"{}"))
+        await bench.publish(topology.AGENT_REQUESTED, {})
+        await until(lambda: workers.finished, "the real one is handled")
+        assert len(workers.finished) == 1
+        assert subscriber._connection.forgeries.counts[Forgery.DELIVERY] == 1
+
+
+async def test_a_delivery_from_a_server_with_domains_is_taken(bench: Bench) -> None:
+    taken: list[int] = []
+
+    async def take(deliveries: list[Delivery[Any]]) -> None:
+        taken.extend(delivery.seq for delivery in deliveries)
+
+    reply = "$JS.ACK.hub.Ab12.AGENT_REQUESTS.dispatch.1.7.1.1700000000000000000.0"
+    async with flowing(bench.url, take) as subscriber:
+        subscriber._on_message(Msg(subscriber._connection, "agent.requested", reply, b"{}"))
+        await until(lambda: taken == [7], "it is handled")
+
+
+@pytest.mark.parametrize("count", ["x", "-1", "1" * 5_000, "", "\u0661"])
+async def test_a_malformed_status_does_not_stop_the_connection(bench: Bench, count: str) -> None:
+    workers = Workers(hold=False)
+    async with flowing(bench.url, workers) as subscriber:
+        await subscriber._connection.flush()
+        headers = {"Status": "408", "Nats-Pending-Messages": count}
+        await bench.nc.publish(subscriber._inbox, b"", headers=headers)
+        await bench.publish(topology.AGENT_REQUESTED, {})
+        await until(lambda: workers.finished, "the next one is handled")
+        assert subscriber._connection.reconnects == 0

@@ -7,6 +7,7 @@ import pytest
 from parley.broker.core.messages import AgentOutcome, DeliberationGet, DeliberationStatus, decode
 from parley.broker.core.tally import CancelRequested, DeadlineReached, Event, Refused, Reported, Requested
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.forgeries import Forgery
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.effects import EffectRunner
 from parley.handlers.query import Query
@@ -170,3 +171,20 @@ async def test_while_nats_is_away_the_answer_says_so_instead_of_unknown(bench: B
     assert (answer.task_id, answer.status) == ("t-1", "UNKNOWN")
     assert answer.error_message.startswith("cannot tell now: ")
     assert "never heard of" not in answer.error_message
+
+
+async def test_a_tally_that_points_at_another_message_serves_none_of_it(bench: Bench, query: Query) -> None:
+    """A forged PubAck once named the attacker's own request as the ending's place."""
+    await begin(bench)
+    forged = failure_of("t-1", ONE).encode()
+    seq = await bench.publish(topology.deadline_subject("t-1"), forged)
+    await effects_of(bench).apply("t-1", [(CancelRequested(None), time.time())])
+    await report(bench)
+    tallies = TallyStore(bench.wire, keep_seconds=60)
+    tally = await tallies.read("t-1")
+    assert tally is not None
+    await tallies._write(tally.model_copy(update={"ending_seq": seq}), (await tallies._fetch("t-1")).revision)
+    answer = await ask(query)
+    assert answer.results == ()
+    assert "no longer in the stream" in answer.error_message
+    assert bench.nc.forgeries.counts[Forgery.ENDING] == 1

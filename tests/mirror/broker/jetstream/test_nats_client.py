@@ -2,7 +2,9 @@
 their order."""
 
 import asyncio
+import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -15,11 +17,13 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from parley.broker.child_process import child
 from parley.broker.core.errors import BrokerUnavailable
 from parley.broker.jetstream import connection
 from parley.broker.jetstream.connection import connect
-from parley.broker.jetstream.embedded import embedded_nats
-from parley.broker.jetstream.nats_client import NatsClient
+from parley.broker.jetstream.embedded import config, embedded_nats, executable
+from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.nats_client import NatsClient, NotAllowed
 from parley.broker.jetstream.nats_client import NatsClient as Nats
 from tests.harness import until
 from tests.mirror.broker import send_raw
@@ -238,3 +242,69 @@ async def test_a_connection_that_is_closed_without_callbacks_is_known_to_be_clos
         await nc._close(nc.CLOSED, do_cbs=False)
         async with asyncio.timeout(5):
             await waiting
+
+
+# ── names and rights ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_inboxes_are_under_the_prefix_and_cannot_be_guessed(url: str) -> None:
+    nc = await connect(url, "test", "_PARLEY.service")
+    try:
+        inboxes = [nc.new_inbox() for _ in range(100)]
+        assert all(re.fullmatch(r"_PARLEY\.service\.[0-9a-f]{32}", inbox) for inbox in inboxes)
+        # nats-py's share all letters but the last ten.
+        assert len({inbox[:-16] for inbox in inboxes}) == 100
+        heard: list[str] = []
+
+        async def note(message: Msg) -> None:
+            heard.append(message.reply)
+            await message.respond(b"x")
+
+        await nc.subscribe("echo", cb=note)
+        await nc.request("echo", b"", timeout=5)
+        assert heard[0].startswith("_PARLEY.service.")
+    finally:
+        await nc.close()
+
+
+async def test_a_request_without_the_right_fails_at_once_and_says_so(tmp_path: Path) -> None:
+    users = """
+        { user: mute, password: x, permissions: { publish: "allowed", subscribe: "_INBOX.>" } }
+        { user: deaf, password: x, permissions: { publish: ">", subscribe: { deny: "_INBOX.>" } } }
+    """
+    async with limited_server(tmp_path, users) as address:
+        mute, deaf = (
+            await connect(f"nats://mute:x@{address}", "m"),
+            await connect(f"nats://deaf:x@{address}", "d"),
+        )
+        try:
+            started = asyncio.get_running_loop().time()
+            with pytest.raises(NotAllowed, match="no right to publish to forbidden"):
+                await mute.request("forbidden", b"", timeout=30)
+            for _ in range(2):
+                with pytest.raises(NotAllowed, match="no right to subscribe to _INBOX"):
+                    await deaf.request("anything", b"", timeout=30)
+            with pytest.raises(BrokerUnavailable, match="no right to publish to x"):
+                await JetStream(mute).publish("x", b"")
+            assert asyncio.get_running_loop().time() - started < 15
+        finally:
+            await mute.close()
+            await deaf.close()
+
+
+@asynccontextmanager
+async def limited_server(folder: Path, users: str) -> AsyncIterator[str]:
+    """A nats-server without JetStream whose users have rights of their own. Yields its address."""
+    conf = folder / "limited.conf"
+    conf.write_text(
+        config(folder, port=-1, token=None, sync_always=False, jetstream=False)
+        + f"authorization {{ users: [ {users} ] }}\n"
+    )
+
+    async def address(process: asyncio.subprocess.Process) -> str:
+        ports = folder / f"nats-server_{process.pid}.ports"
+        await until(lambda: ports.exists() and ports.read_text().endswith("}"), "nats-server is ready")
+        return str(json.loads(ports.read_text())["nats"][0]).removeprefix("nats://")
+
+    async with child((executable(), "-c", str(conf)), address) as (_, found):
+        yield found
