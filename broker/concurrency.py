@@ -1,5 +1,5 @@
 """What asyncio lacks: background loops that survive errors, a `gather` that is cheap for one item, a counted capacity,
-and a semaphore for weights."""
+a semaphore for weights, and turns for work that keeps the event loop busy."""
 
 import asyncio
 import logging
@@ -13,6 +13,9 @@ log = logging.getLogger("parley")
 
 # A background loop that failed starts again after this long.
 RESTART_SECONDS = 1.0
+
+# A piece of work that keeps the event loop busy for longer is followed by a pause.
+LONG_SECONDS = 0.005
 
 Result = TypeVar("Result")
 
@@ -117,3 +120,29 @@ class WeightedSemaphore:
         finally:
             self.held -= weight
             self._released.set()
+
+
+class Turns:
+    """Lets pieces of work that keep the event loop busy begin one a round of the loop.
+
+    After a long piece (`LONG_SECONDS`) the next one waits as long again, so that other work has half of the time.
+    """
+
+    def __init__(self) -> None:
+        # Held from the start of a piece until the next one may begin. First come, first served.
+        self._turn = asyncio.Lock()
+
+    async def wait(self) -> None:
+        """Return when it is the caller's turn. It begins at once, without awaiting anything."""
+        await self._turn.acquire()
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._end, loop.time())
+
+    def _end(self, began: float) -> None:
+        """The round is over in which the piece ran."""
+        loop = asyncio.get_running_loop()
+        took = loop.time() - began
+        if took < LONG_SECONDS:
+            self._turn.release()
+        else:
+            loop.call_later(took, self._turn.release)

@@ -4,13 +4,14 @@ Once it is recorded, a deliberation ends, by its deadline at the latest. A reque
 `rejected`, with the reason, and is dead-lettered.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import BaseModel, ValidationError
+
 from parley.broker.core.errors import InvalidMessage, PayloadTooLarge
-from parley.broker.core.messages import OWN_NAME, TASK_ID_PATTERN, DeliberationRequested
+from parley.broker.core.messages import MAX_REQUEST_BYTES, OWN_NAME, TASK_ID_PATTERN, DeliberationRequested
 from parley.broker.core.observer import Observer
 from parley.broker.core.reply_subjects import DEFAULT_PREFIXES, may_send_ending
 from parley.broker.core.states import Cause
@@ -122,12 +123,19 @@ class Intake:
         return reply_to
 
 
+class _Named(BaseModel, strict=True, extra="ignore"):
+    """A request of which only the name is read: no other field costs anything."""
+
+    task_id: str
+
+
 def readable_task_id(body: bytes) -> str | None:
     """The `task_id` of an invalid request, or None if it cannot be used either."""
-    try:
-        payload = json.loads(body)
-    except (ValueError, RecursionError):
+    if len(body) > MAX_REQUEST_BYTES:
         return None
-    task_id = payload.get("task_id") if isinstance(payload, dict) else None
-    usable = isinstance(task_id, str) and _TASK_ID.fullmatch(task_id) and not OWN_NAME.fullmatch(task_id)
+    try:
+        task_id = _Named.model_validate_json(body).task_id
+    except ValidationError:
+        return None
+    usable = _TASK_ID.fullmatch(task_id) and not OWN_NAME.fullmatch(task_id)
     return task_id if usable else None

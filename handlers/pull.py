@@ -18,7 +18,7 @@ from nats.aio.subscription import Subscription
 from nats.errors import NotJSMessageError
 
 from parley.broker.concurrency import BackgroundLoop
-from parley.broker.jetstream.consumer_protocol import next_subject, pull_request, reply_pattern
+from parley.broker.jetstream.consumer_protocol import next_subject, pull_request, reply_pattern, size_of
 from parley.broker.jetstream.forgeries import Forgery
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.topology import Durable
@@ -32,8 +32,10 @@ log = logging.getLogger("parley.handlers")
 ERROR_WAIT_SECONDS = 0.5
 # When stopping: nothing has come for this long, so nothing is on its way.
 QUIET_SECONDS = 0.1
-# The server writes a count in the header of a status.
-_COUNT = re.compile(r"[0-9]{1,9}")
+# The server writes a count, or a size, in the header of a status.
+_COUNT = re.compile(r"[0-9]{1,18}")
+# Headers of a status that ends a request: what it still owed.
+PENDING_MESSAGES, PENDING_BYTES = "Nats-Pending-Messages", "Nats-Pending-Bytes"
 
 # Handles and settles the deliveries that came together.
 HandleBatch = Callable[[list[Delivery[Any]]], Awaitable[None]]
@@ -52,15 +54,22 @@ class FreeSlots(Protocol):
 class PullSubscriber:
     """Pulls from a provisioned durable consumer and hands what comes to `handle`.
 
-    `batch`: most messages a request asks for. `limit`: most held at a time; the free slots of `pool` limit them
-    further.
+    `batch`: most messages a request asks for. `limit`: most held at a time, of at most `limit_bytes` together; the
+    free slots of `pool` limit them further.
     """
 
     def __init__(
-        self, durable: Durable, handle: HandleBatch, *, batch: int, limit: int, pool: FreeSlots | None = None
+        self,
+        durable: Durable,
+        handle: HandleBatch,
+        *,
+        batch: int,
+        limit: int,
+        limit_bytes: int | None = None,
+        pool: FreeSlots | None = None,
     ) -> None:
         self.durable = durable
-        self.window: PullWindow[Msg] = PullWindow(limit, batch)
+        self.window: PullWindow[Msg] = PullWindow(limit, batch, limit_bytes)
         self._handle = handle
         self._pool = pool
         # What the reply subjects of this consumer's deliveries begin with, on a server without domains, and their whole
@@ -146,7 +155,7 @@ class PullSubscriber:
     def _on_message(self, message: Msg) -> None:
         headers = message.headers or {}
         if message.reply.startswith(self._replies) or self._reply_form.fullmatch(message.reply):
-            self.window.arrive(message)
+            self.window.arrive(message, size_of(message))
         elif not message.reply and "Status" in headers:
             self._on_status(headers["Status"], headers)
         else:
@@ -155,12 +164,11 @@ class PullSubscriber:
         self._news.set()
 
     def _on_status(self, status: str, headers: dict[str, str]) -> None:
-        pending = headers.get("Nats-Pending-Messages", "")
-        self.window.end_request(status, int(pending) if _COUNT.fullmatch(pending) else None)
+        messages, size = _number(headers.get(PENDING_MESSAGES, "")), _number(headers.get(PENDING_BYTES, ""))
+        description = headers.get("Description", "")
+        self.window.end_request(status, messages, size or 0, description)
         if self.window.refused:
-            log.warning(
-                "%s: the server answered %s %s", self.durable.name, status, headers.get("Description", "")
-            )
+            log.warning("%s: the server answered %s %s", self.durable.name, status, description)
 
     async def _watch_connection(self) -> None:
         """Wake the loop once the connection is back, so that it asks again at once."""
@@ -201,7 +209,7 @@ class PullSubscriber:
                 await self._connection.wait_connected()
         self._notice_reconnect()
         idle = window.idle
-        while idle and window.free < 1:
+        while idle and not window.has_room:
             self._freed.clear()
             await self._freed.wait()
         outside = None
@@ -211,13 +219,14 @@ class PullSubscriber:
         if not wanted or not self._connection.is_connected:
             return
         self._notice_reconnect()
-        window.requested(wanted, asyncio.get_running_loop().time())
-        request = pull_request(wanted, expires_seconds=pull_window.REQUEST_SECONDS)
+        max_bytes = window.bytes_to_request()
+        window.requested(wanted, asyncio.get_running_loop().time(), max_bytes)
+        request = pull_request(wanted, expires_seconds=pull_window.REQUEST_SECONDS, max_bytes=max_bytes)
         try:
             await self._connection.publish(self._subject, request, reply=self._inbox)
         except nats.errors.Error as error:
             log.warning("cannot ask for %s: %s", self.durable.name, error)
-            window.end_request(pull_window.EXPIRED, wanted)
+            window.end_request(pull_window.EXPIRED, wanted, max_bytes or 0)
 
     def _notice_reconnect(self) -> None:
         reconnects = self._connection.reconnects
@@ -244,7 +253,7 @@ class PullSubscriber:
         except Exception:
             log.exception("the handler of %s raised; its messages come again", self.durable.name)
         finally:
-            self.window.settle(len(messages))
+            self.window.settle(len(messages), sum(map(size_of, messages)))
             self._freed.set()
 
     def _deliveries(self, messages: list[Msg]) -> Iterator[Delivery[Any]]:
@@ -253,3 +262,8 @@ class PullSubscriber:
                 yield Delivery.of(message)
             except (NotJSMessageError, ValueError):
                 self._connection.forgeries.note(Forgery.DELIVERY, self.durable.name)
+
+
+def _number(text: str) -> int | None:
+    """None for what no server writes."""
+    return int(text) if _COUNT.fullmatch(text) else None

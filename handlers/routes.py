@@ -62,37 +62,43 @@ class Handlers:
 class Route(NamedTuple):
     """A JetStream consumer. `payload`: a message type, or a union. `batch`: most messages a pull request asks for.
 
-    `limit`: most messages held at a time, each with its whole payload. None: the pool's slots.
+    `limit`: most messages held at a time, each with its whole payload. None: the pool's slots. `limit_bytes`: of these
+    messages together; one that is larger is held alone.
     """
 
     durable: Durable
     payload: Any
     batch: int
     limit: int | None
+    limit_bytes: int
     title: str
     description: str
     handler: Callable[[Handlers], HandleBatch | None]
 
 
+MIB = 1024 * 1024
+
+# Limits in bytes by the chart's memory limit of 512 MiB for a part (helm/parley/values.yaml). A process takes 70 MiB, and
+# a payload that is being read takes several times its size beside itself.
 ROUTES = (
     Route(
-        topology.INTAKE, DeliberationRequested, 32, 64, topology.REQUESTED,
+        topology.INTAKE, DeliberationRequested, 32, 64, 16 * MIB, topology.REQUESTED,
         "Please deliberate. Published by any client.", lambda handlers: handlers.intake,
     ),
     Route(
-        topology.DISPATCH, AgentRequested, 64, None, topology.AGENT_REQUESTED,
+        topology.DISPATCH, AgentRequested, 64, None, 32 * MIB, topology.AGENT_REQUESTED,
         "One agent's work, from the work queue into a free slot of the pool.", lambda handlers: handlers.dispatch,
     ),
     Route(
-        topology.AGGREGATE, AgentOutcome, 256, 1_024, "agent.response",
+        topology.AGGREGATE, AgentOutcome, 256, 1_024, 32 * MIB, "agent.response",
         "One agent's outcome: agent.response.completed or agent.response.failed.", lambda handlers: handlers.aggregate,
     ),
     Route(
-        topology.EXPIRY, DeliberationDeadline, 64, 256, topology.DEADLINE,
+        topology.EXPIRY, DeliberationDeadline, 64, 256, 4 * MIB, topology.DEADLINE,
         "Produced by the NATS scheduler when a deliberation's time is up.", lambda handlers: handlers.expire,
     ),
     Route(
-        topology.CANCELLER, DeliberationCancel, 64, 256, topology.CANCEL,
+        topology.CANCELLER, DeliberationCancel, 64, 256, 4 * MIB, topology.CANCEL,
         "Stop this one. Published by any client.", lambda handlers: handlers.cancel,
     ),
 )  # fmt: skip
@@ -118,7 +124,14 @@ def declare(
         if handler is None:
             continue
         limit, outside = (slots, pool) if route.limit is None else (route.limit, None)
-        puller = PullSubscriber(route.durable, handler, batch=route.batch, limit=limit, pool=outside)
+        puller = PullSubscriber(
+            route.durable,
+            handler,
+            batch=route.batch,
+            limit=limit,
+            limit_bytes=route.limit_bytes,
+            pool=outside,
+        )
         attach(broker, puller, payload=route.payload, title=route.title, description=route.description)
         pullers.append(puller)
     if handlers.drop is not None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from nats.aio.msg import Msg
 
+from parley.broker.concurrency import Turns
 from parley.broker.core.backoff import backoff
 from parley.broker.core.errors import BrokerUnavailable, InvalidMessage
 from parley.broker.core.observer import Observer
@@ -33,6 +34,8 @@ LAST_RETRY_SECONDS = 30.0
 AWAY_RETRY_SECONDS = 0.5
 # The shortest retry that a handler can ask for: a clock that is a little off must not make a tight loop.
 SHORTEST_RETRY_SECONDS = 0.01
+# From here on a message takes its turn. A smaller one is read in a few milliseconds, whatever is in it.
+LARGE_BYTES = 64 * 1024
 # "In progress" signals within one `ack_wait`: two may be late or lost.
 SIGNALS = 3
 
@@ -164,6 +167,8 @@ class Runner:
         self._handle = handle
         # Seconds between two "in progress" signals.
         self._signal_seconds = (settler.durable.ack_wait_seconds or ACK_WAIT_SECONDS) / SIGNALS
+        # Large messages take turns: to read one may keep the event loop busy for a tenth of a second.
+        self._turns = Turns()
 
     async def __call__(self, deliveries: list[AnyDelivery]) -> None:
         """Run on what came together. Raises nothing but CancelledError."""
@@ -176,6 +181,8 @@ class Runner:
         """Run on one message. Raises nothing but CancelledError."""
         in_progress = InProgress(delivery.msg, self._signal_seconds)
         try:
+            if len(delivery.data) >= LARGE_BYTES:
+                await self._turns.wait()
             await self._settler.carry_out(delivery, await self._handle(delivery))
         except Exception as error:
             await self._settler.failed(delivery, error)

@@ -7,6 +7,7 @@ settle it.
 import json
 import re
 
+from nats.aio.msg import Msg
 from nats.errors import NotJSMessageError
 
 # Settled: JetStream does not deliver it again.
@@ -60,7 +61,18 @@ def next_subject(stream: str, consumer: str) -> str:
     return f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
 
 
-def pull_request(batch: int, *, expires_seconds: float | None = None) -> bytes:
-    """Ask for up to `batch` messages. The request waits at the server for `expires_seconds`; None: it does not wait."""
+def pull_request(batch: int, *, expires_seconds: float | None = None, max_bytes: int | None = None) -> bytes:
+    """Ask for up to `batch` messages of at most `max_bytes` together. The request waits at the server for
+    `expires_seconds`; None: it does not wait."""
     wait = {"no_wait": True} if expires_seconds is None else {"expires": int(expires_seconds * 1e9)}
-    return json.dumps({"batch": batch, **wait}).encode()
+    bound = {} if max_bytes is None else {"max_bytes": max_bytes}
+    return json.dumps({"batch": batch, **wait, **bound}).encode()
+
+
+def size_of(message: Msg) -> int:
+    """The size of a delivered message as the server counts it against `max_bytes`."""
+    size = len(message.data) + len(message.subject) + len(message.reply)
+    if message.headers:
+        # "NATS/1.0\r\n", then "key: value\r\n" each, then "\r\n".
+        size += 12 + sum(len(key) + len(value) + 4 for key, value in message.headers.items())
+    return size

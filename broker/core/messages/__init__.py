@@ -22,8 +22,10 @@ from parley.broker.core.messages.agents import (
 from parley.broker.core.messages.base import (
     MAX_AGENTS,
     MAX_FIGURE,
+    MAX_OUTCOME_BYTES,
     MAX_REASON_CHARACTERS,
     MAX_REPORTED_PROBLEMS,
+    MAX_REQUEST_BYTES,
     MAX_TIMEOUT_SECONDS,
     MIN_TIMEOUT_SECONDS,
     TASK_ID_PATTERN,
@@ -54,8 +56,10 @@ from parley.broker.core.wire_names import OWN_NAME
 __all__ = [
     "MAX_AGENTS",
     "MAX_FIGURE",
+    "MAX_OUTCOME_BYTES",
     "MAX_REASON_CHARACTERS",
     "MAX_REPORTED_PROBLEMS",
+    "MAX_REQUEST_BYTES",
     "MAX_TIMEOUT_SECONDS",
     "MIN_TIMEOUT_SECONDS",
     "OWN_NAME",

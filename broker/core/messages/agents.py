@@ -1,13 +1,16 @@
 """One agent's work, the broadcast that stops it, and how it went."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
 from parley.broker.core.messages.base import (
     MAX_AGENTS,
+    MAX_OUTCOME_BYTES,
     MAX_ROUNDS,
+    MAX_SMALL_BYTES,
+    MAX_WORK_BYTES,
     AgentId,
     Figure,
     Instant,
@@ -26,6 +29,8 @@ def agent_id(role: str, number: int) -> str:
 
 class AgentRequested(Sampling):
     """`agent.requested`: one agent's work."""
+
+    max_body_bytes: ClassVar[int | None] = MAX_WORK_BYTES
 
     task_id: TaskId = Field(description="The deliberation.")
     agent_id: AgentId = Field(description="`agent-<role in lower case>-<number, three digits>`.")
@@ -51,6 +56,8 @@ class AgentRequested(Sampling):
 
 class AgentCancel(Message):
     """`agent.cancel`, broadcast over core NATS: workers drop this deliberation's calls now."""
+
+    max_body_bytes: ClassVar[int | None] = MAX_SMALL_BYTES
 
     task_id: TaskId = Field(description="The deliberation.")
     reason: str = Field("", description="Why its calls are not wanted any more.")
@@ -100,6 +107,8 @@ class ErrorType(StrEnum):
 class AgentCompleted(Message):
     """`agent.response.completed`: this agent answered."""
 
+    max_body_bytes: ClassVar[int | None] = MAX_OUTCOME_BYTES
+
     task_id: TaskId = Field(description="The deliberation.")
     agent_id: AgentId = Field(description="The agent.")
     round: int = Field(1, description="Round of the deliberation, from 1.")
@@ -124,6 +133,8 @@ class AgentCompleted(Message):
 
 class AgentFailed(Message):
     """`agent.response.failed`: this agent has no answer, and why."""
+
+    max_body_bytes: ClassVar[int | None] = MAX_OUTCOME_BYTES
 
     task_id: TaskId = Field(description="The deliberation.")
     agent_id: AgentId = Field(description="The agent.")

@@ -5,7 +5,7 @@ Inbound payloads are read strictly (a string is not a number) and unknown fields
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
 from pydantic_core import to_json
@@ -30,8 +30,28 @@ MAX_MAX_TOKENS = 10_000_000
 # One line of problems is enough to act on. A hostile payload could otherwise make the service write thousands.
 MAX_REPORTED_PROBLEMS = 8
 MAX_REASON_CHARACTERS = 1_000
+# More problems are only counted: to describe 80,000 took 0.2 s of the event loop's time (measured).
+MAX_DESCRIBED_PROBLEMS = 4_096
 # The largest integer that every language reads exactly from JSON. A larger one does not fit a metric's float.
 MAX_FIGURE = 2**53
+
+# A JSON string may write one byte of text in six: `\u0007`, `\u0041`.
+JSON_BYTES_A_BYTE = 6
+# Larger than any valid request, however its sender writes JSON: what can be long in it, each byte written in six, and
+# the other fields. A body is measured before it is read: servers with a max_payload of 64 MB exist.
+MAX_REQUEST_BYTES = (
+    JSON_BYTES_A_BYTE * (MAX_DESCRIPTION_BYTES + MAX_CONSTRAINTS_BYTES + MAX_METADATA_BYTES) + 32 * KIB
+)
+# One agent's work adds instants and names to the request.
+MAX_WORK_BYTES = MAX_REQUEST_BYTES + 4 * KIB
+# A model's answer, as long as a worker accepts one (`MAX_ANSWER_BYTES` of `workers/model/responses.py`), each byte
+# written in six, and the other fields.
+MAX_OUTCOME_BYTES = JSON_BYTES_A_BYTE * (4 * KIB * KIB + MAX_METADATA_BYTES) + 64 * KIB
+# A name, and at most a reason of MAX_REASON_CHARACTERS, each written in twelve bytes (`\ud83d\ude00`).
+MAX_SMALL_BYTES = 16 * KIB
+# The shortest entry of metadata, `"":"",`, takes six bytes; the shortest requirement, `"",`, three.
+MAX_METADATA_ENTRIES = MAX_METADATA_BYTES // 6 + 1
+MAX_REQUIREMENTS = MAX_CONSTRAINTS_BYTES // 3
 
 TASK_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 
@@ -62,6 +82,9 @@ Instant = Annotated[str, StringConstraints(max_length=40), AfterValidator(_reada
 class Message(BaseModel, frozen=True, strict=True, extra="ignore"):
     """A frozen payload. Outbound JSON carries every field; inbound JSON may carry more."""
 
+    # The longest body that `decode` reads. None: any.
+    max_body_bytes: ClassVar[int | None] = None
+
     def encode(self) -> bytes:
         return self.model_dump_json().encode()
 
@@ -71,14 +94,21 @@ AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 def decode(kind: type[AnyMessage], body: bytes) -> AnyMessage:
     """Read `body` as `kind`. Raises InvalidMessage naming each bad field."""
+    if kind.max_body_bytes is not None and len(body) > kind.max_body_bytes:
+        raise InvalidMessage([f"payload: is {len(body)} bytes, more than {kind.max_body_bytes}"])
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        raise InvalidMessage(describe(error)) from None
+        problems = describe(error)
+    # Raised out here: within `except` pydantic's error, with all it found in the body, would live on as the context of
+    # this one, for as long as the refusal takes (measured: 23 MiB each).
+    raise InvalidMessage(problems)
 
 
 def describe(error: ValidationError) -> list[str]:
     """Each problem in one line that names the field and does not quote the input."""
+    if error.error_count() > MAX_DESCRIBED_PROBLEMS:
+        return [f"payload: has {error.error_count()} problems"]
     details = error.errors(include_input=False, include_url=False, include_context=False)
     problems = [
         f"{_where(detail['loc'])}: {_UNQUOTED.get(detail['type'], detail['msg'])}"
@@ -111,10 +141,13 @@ def check_size(value: Any, limit: int, name: str) -> None:
         raise ValueError(f"{name} is {size} bytes as JSON, more than {limit}")
 
 
-def _metadata_fits(metadata: dict[str, str]) -> dict[str, str]:
-    if metadata:
+def _metadata_fits(metadata: Any) -> Any:
+    # Before its values are looked at: a problem of each of 80,000 takes a second to note and 20 MiB to keep.
+    if isinstance(metadata, dict) and metadata:
+        if len(metadata) > MAX_METADATA_ENTRIES:
+            raise ValueError(f"metadata has {len(metadata)} entries, more than {MAX_METADATA_ENTRIES}")
         check_size(metadata, MAX_METADATA_BYTES, "metadata")
     return metadata
 
 
-Metadata = Annotated[dict[str, str], AfterValidator(_metadata_fits)]
+Metadata = Annotated[dict[str, str], BeforeValidator(_metadata_fits)]

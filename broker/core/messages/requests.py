@@ -1,8 +1,8 @@
 """The payloads that clients publish: ask, cancel, look; and the deadline that the NATS scheduler publishes."""
 
-from typing import Annotated, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, JsonValue, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from parley.broker.core.messages.base import (
     KIB,
@@ -12,7 +12,10 @@ from parley.broker.core.messages.base import (
     MAX_MAX_TOKENS,
     MAX_METADATA_BYTES,
     MAX_REASON_CHARACTERS,
+    MAX_REQUEST_BYTES,
+    MAX_REQUIREMENTS,
     MAX_ROUNDS,
+    MAX_SMALL_BYTES,
     MAX_STOP_SEQUENCES,
     Message,
     Metadata,
@@ -22,17 +25,23 @@ from parley.broker.core.messages.base import (
     check_size,
 )
 
+# Lists stop at their first problem: a hostile one would have 300,000.
 StopSequence = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
 class Constraints(Message):
-    """What an answer must respect. `rubric`, `requirements` and `metadata` reach the agents' prompts."""
+    """What an answer must respect. `rubric`, `requirements` and `metadata` reach the agents' prompts.
 
-    rubric: str | dict[str, JsonValue] | None = Field(
-        None, description="How answers will be judged, as text or as an object."
+    Any: every JSON value. pydantic's JsonValue calls Python for each value, of which a hostile body has 400,000.
+    """
+
+    rubric: str | dict[str, Any] | None = Field(
+        None, union_mode="left_to_right", description="How answers will be judged, as text or as an object."
     )
-    requirements: tuple[str, ...] = Field((), description="Requirements an answer must meet, one each.")
-    metadata: dict[str, JsonValue] = Field(
+    requirements: Annotated[tuple[str, ...], Field(max_length=MAX_REQUIREMENTS, fail_fast=True)] = Field(
+        (), description="Requirements an answer must meet, one each."
+    )
+    metadata: dict[str, Any] = Field(
         default_factory=dict, description="More facts for the agents, as any JSON."
     )
     max_iterations: Annotated[int, Field(ge=1, le=1_000)] | None = Field(
@@ -46,7 +55,8 @@ class Constraints(Message):
     def _bounded(self) -> Self:
         if self.rubric or self.requirements or self.metadata:  # nothing else in it can be long
             # Measured as it was sent: defaults that were not sent are not the sender's bytes.
-            check_size(self.model_dump(exclude_unset=True), MAX_CONSTRAINTS_BYTES, "constraints")
+            sent = {name: getattr(self, name) for name in self.model_fields_set}
+            check_size(sent, MAX_CONSTRAINTS_BYTES, "constraints")
         return self
 
 
@@ -65,13 +75,17 @@ class Sampling(Message):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = Field(
         None, description="Seed of the first agent; the n-th agent gets `seed + n - 1`."
     )
-    stop: StopSequence | Annotated[tuple[StopSequence, ...], Field(max_length=MAX_STOP_SEQUENCES)] | None = (
-        Field(None, description="Text at which the model stops: one sequence, or a list of them.")
-    )
+    stop: (
+        StopSequence
+        | Annotated[tuple[StopSequence, ...], Field(max_length=MAX_STOP_SEQUENCES, fail_fast=True)]
+        | None
+    ) = Field(None, description="Text at which the model stops: one sequence, or a list of them.")
 
 
 class DeliberationRequested(Sampling):
     """`deliberation.requested`: please deliberate."""
+
+    max_body_bytes: ClassVar[int | None] = MAX_REQUEST_BYTES
 
     task_id: TaskId | None = Field(
         None,
@@ -146,6 +160,8 @@ class DeliberationRequested(Sampling):
 class DeliberationCancel(Message):
     """`deliberation.cancel`: stop this deliberation."""
 
+    max_body_bytes: ClassVar[int | None] = MAX_SMALL_BYTES
+
     task_id: TaskId = Field(description="The deliberation to stop.")
     reason: Annotated[str, StringConstraints(max_length=MAX_REASON_CHARACTERS)] | None = Field(
         None, description="Why. It becomes part of the ending's `error`."
@@ -155,10 +171,14 @@ class DeliberationCancel(Message):
 class DeliberationDeadline(Message):
     """`deliberation.deadline.<task_id>`: published by the NATS scheduler when a deliberation's time is up."""
 
+    max_body_bytes: ClassVar[int | None] = MAX_SMALL_BYTES
+
     task_id: TaskId = Field(description="The deliberation whose time is up.")
 
 
 class DeliberationGet(Message):
     """`deliberation.get`: the status of this deliberation, please."""
+
+    max_body_bytes: ClassVar[int | None] = MAX_SMALL_BYTES
 
     task_id: TaskId = Field(description="The deliberation to look up.")

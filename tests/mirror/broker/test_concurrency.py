@@ -1,11 +1,12 @@
 """`gather` needs no task for one item, a capacity is counted and waited for, and a semaphore bounds bytes."""
 
 import asyncio
+import time
 
 import pytest
 
 from parley.broker import concurrency
-from parley.broker.concurrency import BackgroundLoop, Capacity, WeightedSemaphore, gather
+from parley.broker.concurrency import BackgroundLoop, Capacity, Turns, WeightedSemaphore, gather
 from parley.broker.core.errors import ParleyError
 
 
@@ -181,3 +182,37 @@ async def test_a_background_loop_that_is_cancelled_does_not_start_again(
     background.cancel()
     await asyncio.sleep(0.05)
     assert starts == [1]
+
+
+# ── turns ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_pieces_begin_one_a_round_of_the_loop() -> None:
+    turns, rounds, began = Turns(), [0], list[int]()
+
+    def count() -> None:
+        rounds[0] += 1
+        asyncio.get_running_loop().call_soon(count)
+
+    async def piece() -> None:
+        await turns.wait()
+        began.append(rounds[0])
+
+    count()
+    await asyncio.gather(*(piece() for _ in range(10)))
+    assert len(set(began)) == 10
+
+
+async def test_after_a_long_piece_others_have_as_much_time() -> None:
+    turns, long = Turns(), 4 * concurrency.LONG_SECONDS
+    ended = list[float]()
+
+    async def piece() -> float:
+        await turns.wait()
+        began = time.monotonic()
+        time.sleep(long)  # noqa: ASYNC251  # it keeps the loop busy: that is what is tested
+        ended.append(time.monotonic())
+        return began
+
+    first, second = await asyncio.gather(piece(), piece())
+    assert second - ended[0] >= 0.9 * long > first - second

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parley.broker.core.messages import DeliberationFailed
+from parley.broker.core.messages import MAX_REQUEST_BYTES, DeliberationFailed, DeliberationRequested
 from parley.broker.core.reply_subjects import MAX_CHARACTERS
 from parley.broker.core.states import State
 from parley.broker.core.wire_names import REPLY_TO, own_name
@@ -203,7 +203,17 @@ async def test_a_client_cannot_choose_a_name_of_the_services_own_form(bench: Ben
 async def test_a_rejection_stays_small_whatever_was_sent(bench: Bench, intake: Runner) -> None:
     seq = await take_in(bench, intake, {"task_description": "x", "metadata": {"k" * 900_000: 1}})
     error = await rejection_of(bench, own_name(seq))
-    assert error == "metadata.*: Input should be a valid string"
+    assert error == "metadata: Value error, metadata is 900006 bytes as JSON, more than 16384"
+    assert len(await bench.dead_letters()) == 1
+    await bench.settled(INTAKE)
+
+
+async def test_a_request_too_large_to_be_valid_is_refused_unread(
+    bench: Bench, intake: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DeliberationRequested, "max_body_bytes", 10_000)
+    seq = await take_in(bench, intake, {"task_description": "x" * 10_000})
+    assert await rejection_of(bench, own_name(seq)) == "payload: is 10024 bytes, more than 10000"
     assert len(await bench.dead_letters()) == 1
     await bench.settled(INTAKE)
 
@@ -334,6 +344,7 @@ async def test_a_request_that_cannot_be_taken_in_fails_and_its_sender_hears_why(
         (b"[" * 200_000, None),
         (b'{"a":' * 100_000, None),
         (b'{"task_id": "t-1", "n": ' + b"9" * 10_000 + b"}", None),
+        (b'{"task_id": "t-1"' + b" " * MAX_REQUEST_BYTES + b"}", None),
     ],
     ids=lambda value: repr(value)[:40],
 )

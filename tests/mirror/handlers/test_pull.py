@@ -47,6 +47,7 @@ async def flowing(
     *,
     batch: int = 64,
     limit: int = 128,
+    limit_bytes: int | None = None,
     pool: FreeSlots | None = None,
     grace_seconds: float = 5.0,
 ) -> AsyncIterator[PullSubscriber]:
@@ -57,7 +58,9 @@ async def flowing(
         logger=None,
         graceful_timeout=grace_seconds,
     )
-    subscriber = PullSubscriber(DISPATCH, handler, batch=batch, limit=limit, pool=pool)
+    subscriber = PullSubscriber(
+        DISPATCH, handler, batch=batch, limit=limit, limit_bytes=limit_bytes, pool=pool
+    )
     attach(broker, subscriber, payload=AgentRequested, title="work", description="Work.")
     await broker.start()
     try:
@@ -116,6 +119,35 @@ async def test_never_more_is_in_hand_than_the_limit(bench: Bench, batch: int, li
     assert workers.most_in_hand <= limit
     assert max(workers.batches) <= batch
     assert await bench.nothing_left(DISPATCH)
+
+
+async def test_no_more_bytes_are_in_hand_than_the_limit(bench: Bench) -> None:
+    """64 requests of 0.9 MB each in hand ended a process at the chart's memory limit."""
+    size, limit_bytes = 300_000, 1_000_000
+    workers, small = Workers(), 20
+    sizes = [size] * 12 + [10] * small + [700_000] + [size] * 3
+    for each in sizes:
+        await bench.publish(topology.AGENT_REQUESTED, {"n": "x" * each})
+    async with flowing(bench.url, workers, limit=64, limit_bytes=limit_bytes) as subscriber:
+        await until(lambda: workers.in_hand == 3, "all the room is taken")
+        assert await handed_out(bench) == 3
+        assert limit_bytes > subscriber.window.held_bytes > 3 * size
+        workers.may_finish.set()
+        await until(lambda: len(workers.finished) == len(sizes), "everything is done")
+        assert subscriber.window.held_bytes == 0
+    assert await bench.nothing_left(DISPATCH)
+
+
+async def test_a_message_larger_than_the_limit_comes_alone(bench: Bench) -> None:
+    workers = Workers()
+    for size in (10, 500_000, 10, 10):
+        await bench.publish(topology.AGENT_REQUESTED, {"n": "x" * size})
+    async with flowing(bench.url, workers, limit=64, limit_bytes=100_000) as subscriber:
+        await until(lambda: workers.in_hand == 1, "the small one is there")
+        assert await handed_out(bench) == 1
+        workers.may_finish.set()
+        await until(lambda: len(workers.finished) == 4, "everything is done")
+        assert subscriber.window.held_bytes == 0
 
 
 async def test_a_request_that_was_used_in_part_promises_no_room_twice(bench: Bench) -> None:

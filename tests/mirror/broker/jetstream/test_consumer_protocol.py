@@ -40,4 +40,5 @@ def test_a_message_is_given_back_at_once_or_after_a_delay() -> None:
 def test_a_pull_request_waits_at_the_server_or_not() -> None:
     assert json.loads(pull_request(3, expires_seconds=0.5)) == {"batch": 3, "expires": 500_000_000}
     assert json.loads(pull_request(3)) == {"batch": 3, "no_wait": True}
+    assert json.loads(pull_request(3, max_bytes=10)) == {"batch": 3, "no_wait": True, "max_bytes": 10}
     assert next_subject("S", "c") == "$JS.API.CONSUMER.MSG.NEXT.S.c"
