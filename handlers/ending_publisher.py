@@ -8,16 +8,20 @@ a Msg-Id. If the server may have forgotten the Msg-Id, the ending is looked for 
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import TypeVar
 
+from parley.broker.concurrency import WeightedSemaphore
 from parley.broker.core import endings, wire_names
 from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.messages import (
     AgentCompleted,
     AgentFailed,
-    AgentOutcome,
     DeliberationCompleted,
     Ending,
+    FailedAgent,
+    LeftOut,
     decode,
     decode_ending,
 )
@@ -25,16 +29,29 @@ from parley.broker.core.observer import Observer
 from parley.broker.core.tally import Tally
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.object_store import REFUSED_SECONDS
 from parley.broker.jetstream.outcome_cache import OutcomeCache
 from parley.broker.jetstream.scan import scan
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import purge_timer_headers
+from parley.handlers.ending_results import EndingResults
 
 log = logging.getLogger("parley.handlers")
 
 # Seconds after a decision from which on the server may have forgotten the Msg-Id of its ending: the shortest
 # duplicate window is 180 s (`PARLEY_KEEP_SECONDS` at its least).
 MSG_ID_SECONDS = 120.0
+# Of endings that are being composed in a process at one time. An ending that is larger than a message counts as one
+# message, since it is written to the object store as it is read.
+COMPOSING_BYTES = 16 * 1024 * 1024
+# What an ending's headers and those of its copy need, at most.
+HEADER_BYTES = 1_024
+# An object store that refuses at the deadline is asked again for this long.
+LEAST_PATIENCE_SECONDS = 0.5
+# An ending that waited so long for its turn may have been published by another process.
+LONG_WAIT_SECONDS = 0.2
+
+AnyOutcome = TypeVar("AnyOutcome", AgentCompleted, AgentFailed)
 
 
 class EndingPublisher:
@@ -49,11 +66,43 @@ class EndingPublisher:
         self.outcomes = OutcomeCache(jetstream)
         self._observer = observer
         self._claim_check_bytes = claim_check_bytes
+        # Bytes of endings that are being composed and stored.
+        self._composing = WeightedSemaphore(COMPOSING_BYTES)
+        # Endings that are being published, by task_id and request: whether that succeeded.
+        self._publishing: dict[tuple[str, int], asyncio.Future[bool]] = {}
 
     async def publish(self, tally: Tally) -> None:
-        """Store the ending, send it to the inbox that the request named, mark the tally. Safe to repeat."""
-        ending = endings.compose(tally, await self._read_outcomes(tally))
-        body = await self._encode(ending)
+        """Store the ending, send it to the inbox that the request named, mark the tally. Safe to repeat.
+
+        Several callers at a time share one publication.
+        """
+        which = (tally.task_id, tally.request_seq)
+        while (other := self._publishing.get(which)) is not None:
+            if await asyncio.shield(other):
+                return
+        loop = asyncio.get_running_loop()
+        done = self._publishing[which] = loop.create_future()
+        published = False
+        try:
+            began = loop.time()
+            async with self._composing.holding(self._weight(tally)):
+                waited = loop.time() - began > LONG_WAIT_SECONDS
+                if not waited or not await self._is_marked(tally):
+                    await self._publish(tally)
+            published = True
+        finally:
+            del self._publishing[which]
+            done.set_result(published)
+
+    async def _is_marked(self, tally: Tally) -> bool:
+        """Whether another process has published the ending meanwhile."""
+        stored = await self._tallies.read(tally.task_id)
+        return (
+            stored is not None and stored.request_seq == tally.request_seq and stored.ending_seq is not None
+        )
+
+    async def _publish(self, tally: Tally) -> None:
+        ending, body = await self._compose(tally)
         completed = isinstance(ending, DeliberationCompleted)
         subject = topology.COMPLETED if completed else topology.FAILED
         seq = await self._store(tally, subject, body)
@@ -68,28 +117,93 @@ class EndingPublisher:
 
     # ── compose ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _read_outcomes(self, tally: Tally) -> dict[str, AgentOutcome]:
-        counted = tally.phase.outcomes
-        stored = await asyncio.gather(*(self.outcomes.get(outcome.seq) for outcome in counted.values()))
-        outcomes: dict[str, AgentOutcome] = {}
-        for (agent, outcome), body in zip(counted.items(), stored, strict=True):
-            if body is None:
-                continue
-            kind: type[AgentCompleted | AgentFailed] = AgentCompleted if outcome.succeeded else AgentFailed
-            try:
-                outcomes[agent] = decode(kind, body)
-            except InvalidMessage as error:
-                # Another version counted it and read it differently. The ending calls it lost, and is published.
-                log.error("an outcome of %s cannot be read any more: %s", tally.task_id, error)
-        return outcomes
+    @property
+    def _limit(self) -> int:
+        """Bytes that an ending may have at most."""
+        return self._jetstream.max_payload - HEADER_BYTES
 
-    async def _encode(self, ending: Ending) -> bytes:
-        body = ending.encode()
-        if len(body) <= self._claim_check_bytes:
-            return body
-        results = b"[" + b",".join(result.encode() for result in ending.results) + b"]"
-        ref = await self._jetstream.put_object(topology.RESULTS_BUCKET, ending.task_id, results)
-        return ending.model_copy(update={"results": (), "results_ref": ref}).encode()
+    def _weight(self, tally: Tally) -> int:
+        """Bytes that composing this ending keeps in memory, at most."""
+        seqs = [outcome.seq for outcome in tally.phase.outcomes.values()]
+        size = self.outcomes.size(seqs)
+        return self._limit if size is None else min(size, self._limit)
+
+    async def _compose(self, tally: Tally) -> tuple[Ending, bytes]:
+        """The ending and its bytes, small enough to be published. Raises BrokerUnavailable."""
+        failed: dict[str, FailedAgent] = {}
+        results = EndingResults(
+            self._jetstream, tally.task_id, limit=self._limit, refused_seconds=self._patience(tally)
+        )
+        try:
+            answered = await self._collect(tally, results, failed)
+            ending = endings.compose(tally, results.kept, failed, answered=answered)
+            body = ending.encode()
+            if len(body) <= self._claim_check_bytes and len(results.kept) == answered:
+                return ending, body
+            ref = await results.refer() if answered else None
+        except Exception:
+            await results.abandon()
+            raise
+        kept = results.kept if ref is None else ()
+        left_out: list[LeftOut] = ["results"] if ref is None and len(kept) < answered else []
+        ending = endings.compose(tally, kept, failed, answered=answered, results_ref=ref, left_out=left_out)
+        ending, body = endings.fit(ending, self._limit)
+        if ending.left_out:
+            log.warning("the ending of %s leaves out: %s", tally.task_id, ", ".join(ending.left_out))
+        return ending, body
+
+    async def _collect(self, tally: Tally, results: EndingResults, failed: dict[str, FailedAgent]) -> int:
+        """Read what the agents reported, in their order. Returns how many answered."""
+        assert tally.verdict is not None
+        at, lost = tally.verdict.decided_at, 0
+        async with aclosing(self._read(tally, AgentFailed)) as failures:
+            async for agent, failure, _ in failures:
+                failed[agent] = endings.failure_of(failure) if failure else endings.lost(agent, at)
+        async with aclosing(self._read(tally, AgentCompleted)) as answers:
+            async for agent, answer, size in answers:
+                if answer is None:
+                    failed[agent] = endings.lost(agent, at)
+                    lost += 1
+                else:
+                    await results.add(endings.result_of(answer), size)
+                if results.lost:
+                    break
+        return tally.phase.successes - lost
+
+    async def _read(
+        self, tally: Tally, kind: type[AnyOutcome]
+    ) -> AsyncGenerator[tuple[str, AnyOutcome | None, int], None]:
+        """Each counted outcome of one kind: its agent, the outcome unless it is lost, and its bytes."""
+        counted = tally.phase.outcomes
+        agents = [
+            agent
+            for agent in tally.phase.agents
+            if agent in counted and counted[agent].succeeded == (kind is AgentCompleted)
+        ]
+        if not agents:
+            return
+        stored = self.outcomes.in_order([counted[agent].seq for agent in agents])
+        async with aclosing(stored) as bodies:
+            place = 0
+            async for body in bodies:
+                yield agents[place], self._decoded(tally, kind, body), len(body or b"")
+                place += 1
+
+    def _decoded(self, tally: Tally, kind: type[AnyOutcome], body: bytes | None) -> AnyOutcome | None:
+        if body is None:
+            return None
+        try:
+            return decode(kind, body)
+        except InvalidMessage as error:
+            # Another version counted it and read it differently. The ending calls it lost, and is published.
+            log.error("an outcome of %s cannot be read any more: %s", tally.task_id, error)
+            return None
+
+    def _patience(self, tally: Tally) -> float:
+        """Seconds for which an object store that refuses is asked again: the ending is to come within a second of its
+        deadline."""
+        left = tally.deadline - self._jetstream.clock.now()
+        return max(LEAST_PATIENCE_SECONDS, min(REFUSED_SECONDS, left + LEAST_PATIENCE_SECONDS))
 
     # ── store, once ───────────────────────────────────────────────────────────────────────────────────────────────
 

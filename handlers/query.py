@@ -3,6 +3,7 @@
 Listing all deliberations is the client's: it reads the bucket of tallies.
 """
 
+from parley.broker.core import endings
 from parley.broker.core.errors import BrokerUnavailable, InvalidMessage
 from parley.broker.core.messages import (
     DeliberationCompleted,
@@ -29,6 +30,11 @@ _SHOWN = {
     State.REJECTED: "FAILED",
 }
 
+# What an ending may leave out and a status has too.
+_SAID_BY_STATUS = ("results", "metadata", "error")
+# Bytes for the headers of an answer.
+_HEADER_BYTES = 256
+
 # The stream no longer has the ending (a purge, its limits), and the tally is still kept.
 _GONE = "{} (its ending is no longer in the stream)"
 
@@ -45,7 +51,8 @@ class Query:
         except InvalidMessage as error:
             return DeliberationStatus(task_id="", status="UNKNOWN", error_message=str(error))
         try:
-            return await self.status(task_id)
+            status, _ = endings.fit(await self.status(task_id), self._jetstream.max_payload - _HEADER_BYTES)
+            return status
         except BrokerUnavailable as error:
             return DeliberationStatus(
                 task_id=task_id, status="UNKNOWN", error_message=f"cannot tell now: {error}"
@@ -93,6 +100,7 @@ def _of_ending(tally: Tally, ending: Ending) -> DeliberationStatus:
         status=_SHOWN[tally.state],  # type: ignore[arg-type]  # pydantic checks it against the literal
         results=ending.results,
         results_ref=ending.results_ref,
+        left_out=tuple(name for name in ending.left_out if name in _SAID_BY_STATUS),
         error_message=tally.verdict.error if tally.verdict is not None else "",
         duration_ms=ending.duration_ms,
         total_agents=ending.total_agents,

@@ -30,6 +30,7 @@ from parley.broker.jetstream.connection import close
 from parley.broker.jetstream.connection import connect as open_connection
 from parley.broker.jetstream.deadletters import DeadLetters
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.object_store import get_object
 from parley.broker.jetstream.scan import scan
 from parley.broker.jetstream.stored_ending import ending_of
 from parley.find_nats import find_nats
@@ -336,4 +337,4 @@ class Client:
         return ending.model_copy(update={"results": await self._results(ending.results_ref)})
 
     async def _results(self, ref: messages.ResultsRef) -> tuple[messages.AgentResult, ...]:
-        return _RESULTS.validate_json(await self._jetstream.get_object(ref), strict=False)
+        return _RESULTS.validate_json(await get_object(self._jetstream, ref), strict=False)

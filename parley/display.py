@@ -65,12 +65,23 @@ def show_ending(console: Console, ending: Ending, *, simulated: bool = False) ->
         console.print(Text.assemble((failed.agent_id, "bold"), why), style="red")
     if ending.missing_agents:
         console.print(Text(f"Not heard from: {', '.join(ending.missing_agents)}"), style="yellow")
+    _say_left_out(console, ending)
     if ending.results_ref is not None and not ending.results:
         where = f"{ending.results_ref.bucket}/{ending.results_ref.name}"
         console.print(Text(f"Results are in the object store {where}"))
     console.print(summary(ending))
     if simulated:
         console.print(simulation_notice())
+
+
+def _say_left_out(console: Console, message: Ending | DeliberationStatus) -> None:
+    if not message.left_out:
+        return
+    console.print(
+        Text(f"Left out for want of room: {_harmless(', '.join(message.left_out))}"), style="yellow"
+    )
+    if "results" in message.left_out:
+        console.print(Text("The answers are in the stream AGENT_RESPONSES."), style="yellow")
 
 
 def summary(ending: Ending) -> Text:
@@ -128,6 +139,7 @@ def _escaped(character: str) -> str:
 def show_status(console: Console, status: DeliberationStatus) -> None:
     for result in status.results:
         console.print(_answer(result))
+    _say_left_out(console, status)
     heard = f"{status.received_count} answered, {status.failed_count} failed, of {status.total_agents}"
     words = f"{status.task_id} {status.status}{f': {heard}' if status.total_agents else ''}"
     console.print(Text(f"{words}. {_harmless(status.error_message)}" if status.error_message else words))

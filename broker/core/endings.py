@@ -1,76 +1,131 @@
-"""Compose the ending of a deliberation from its decided tally and the outcomes of its agents. Pure."""
+"""Compose the ending of a deliberation from its decided tally and the outcomes of its agents, and make it fit. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from parley.broker.core.messages import (
     AgentCompleted,
     AgentFailed,
-    AgentOutcome,
     AgentResult,
     DeliberationCompleted,
     DeliberationFailed,
+    DeliberationStatus,
     Ending,
     ErrorType,
     FailedAgent,
+    LeftOut,
+    ResultsRef,
 )
 from parley.broker.core.states import State
 from parley.broker.core.tally import Tally
 from parley.broker.core.timestamps import format_timestamp
 
-# So that an ending of 256 failed agents fits into one message, even if JSON escapes every letter. Workers' errors are
-# no longer.
+# So that an ending of 256 failed agents fits into one message of NATS's usual limit, 1 MiB, even if JSON escapes every
+# letter. Workers' errors are no longer.
 MAX_ERROR_CHARACTERS = 500
+# Of an error that is shortened because it would not fit.
+SHORT_ERROR_CHARACTERS = 80
+
+Fitting = TypeVar("Fitting", bound=Ending | DeliberationStatus)
 
 
-def compose(tally: Tally, outcomes: Mapping[str, AgentOutcome]) -> Ending:
-    """The ending of `tally`, which is decided. `outcomes` maps agent_id to the outcome that the tally counts for it.
+def compose(
+    tally: Tally,
+    results: Sequence[AgentResult],
+    failed: Mapping[str, FailedAgent],
+    *,
+    answered: int | None = None,
+    results_ref: ResultsRef | None = None,
+    left_out: Sequence[LeftOut] = (),
+) -> Ending:
+    """The ending of `tally`, which is decided, from what its agents reported.
 
-    An outcome that is counted but missing there (the stream's limits removed it) is listed as a failed agent.
+    `results`: in the order of the agents. `failed`: by agent_id, in any order. `answered`: how many agents did, where
+    `results` does not hold them all.
     """
     assert tally.verdict is not None, "only a decided deliberation has an ending"
     phase, verdict = tally.phase, tally.verdict
-    results, failed = [], []
-    for agent in (agent for agent in phase.agents if agent in phase.outcomes):
-        match outcomes.get(agent):
-            case AgentCompleted() as done:
-                results.append(_result(done))
-            case AgentFailed() as failure:
-                failed.append(_failure(failure))
-            case None:
-                failed.append(_lost(agent, verdict.decided_at))
+    successes = len(results) if answered is None else answered
+    fields: dict[str, Any] = {
+        "task_id": tally.task_id,
+        "failed_agents": tuple(failed[agent] for agent in phase.agents if agent in failed),
+        "missing_agents": phase.missing,
+        "results": tuple(results),
+        "results_ref": results_ref,
+        "left_out": tuple(left_out),
+        "total_agents": len(phase.agents),
+        "successful_responses": successes,
+        "failed_responses": len(failed),
+        "duration_ms": max(0, round((verdict.decided_at - tally.accepted_at) * 1000)),
+        "metadata": tally.metadata,
+    }
     ended_at = format_timestamp(verdict.decided_at)
-    duration_ms = max(0, round((verdict.decided_at - tally.accepted_at) * 1000))
     if tally.state is State.COMPLETED:
-        return DeliberationCompleted(
-            task_id=tally.task_id,
-            degraded=len(results) < len(phase.agents),
-            missing_agents=phase.missing,
-            failed_agents=tuple(failed),
-            results=tuple(results),
-            total_agents=len(phase.agents),
-            successful_responses=len(results),
-            failed_responses=len(failed),
-            duration_ms=duration_ms,
-            completed_at=ended_at,
-            metadata=tally.metadata,
-        )
-    return DeliberationFailed(
-        task_id=tally.task_id,
-        status=tally.state.value,  # type: ignore[arg-type]  # pydantic checks it against the literal
-        error=verdict.error or str(tally.state),
-        failed_agents=tuple(failed),
-        missing_agents=phase.missing,
-        results=tuple(results),
-        total_agents=len(phase.agents),
-        successful_responses=len(results),
-        failed_responses=len(failed),
-        duration_ms=duration_ms,
-        timestamp=ended_at,
-        metadata=tally.metadata,
-    )
+        degraded = successes < len(phase.agents)
+        return DeliberationCompleted(degraded=degraded, completed_at=ended_at, **fields)
+    error = verdict.error or str(tally.state)
+    return DeliberationFailed(status=tally.state.value, error=error, timestamp=ended_at, **fields)  # type: ignore[arg-type]  # pydantic checks it against the literal
 
 
-def _result(done: AgentCompleted) -> AgentResult:
+def fit(message: Fitting, limit: int) -> tuple[Fitting, bytes]:
+    """`message` (an ending or a status) and its bytes, as much of it as fits into `limit` bytes.
+
+    What does not fit is left out in the order of `_CUTS` and named in `left_out`; with everything left out it has
+    less than 1,500 bytes.
+    """
+    body = message.encode()
+    for name, cut in _CUTS:
+        if len(body) <= limit:
+            break
+        changes = cut(message)
+        if changes:
+            left_out = tuple(dict.fromkeys((*message.left_out, name)))
+            # Any: of a union's members mypy cannot tell that the copy is of the same kind.
+            smaller: Any = message.model_copy(update={**changes, "left_out": left_out})
+            message, body = smaller, smaller.encode()
+    return message, body
+
+
+def _without(*names: str) -> Callable[[Any], dict[str, Any]]:
+    """A cut that empties these fields, where the message has them and they are not empty."""
+
+    def cut(message: Any) -> dict[str, Any]:
+        return {name: type(value)() for name in names if (value := getattr(message, name, None))}
+
+    return cut
+
+
+def _shorter_errors(message: Any) -> dict[str, Any]:
+    failed: tuple[FailedAgent, ...] = getattr(message, "failed_agents", ())
+    if all(len(agent.error) <= SHORT_ERROR_CHARACTERS for agent in failed):
+        return {}
+    return {
+        "failed_agents": tuple(agent.model_copy(update={"error": _short(agent.error)}) for agent in failed)
+    }
+
+
+def _shorter_error(message: Any) -> dict[str, Any]:
+    errors = {name: getattr(message, name, "") for name in ("error", "error_message")}
+    return {name: _short(error) for name, error in errors.items() if len(error) > SHORT_ERROR_CHARACTERS}
+
+
+def _short(error: str) -> str:
+    return error if len(error) <= SHORT_ERROR_CHARACTERS else f"{error[: SHORT_ERROR_CHARACTERS - 1]}…"
+
+
+# What is left out, in this order. Results that have a reference are in no message; those without one are kept for as
+# long as shorter errors make room.
+_CUTS: tuple[tuple[LeftOut, Callable[[Any], dict[str, Any]]], ...] = (
+    ("failed_agents.error", _shorter_errors),
+    ("results", _without("results")),
+    ("failed_agents", _without("failed_agents")),
+    ("missing_agents", _without("missing_agents")),
+    ("metadata", _without("metadata")),
+    ("error", _shorter_error),
+)
+
+
+def result_of(done: AgentCompleted) -> AgentResult:
     return AgentResult(
         agent_id=done.agent_id,
         role=done.role,
@@ -80,7 +135,7 @@ def _result(done: AgentCompleted) -> AgentResult:
     )
 
 
-def _failure(failure: AgentFailed) -> FailedAgent:
+def failure_of(failure: AgentFailed) -> FailedAgent:
     return FailedAgent(
         agent_id=failure.agent_id,
         error=failure.error[:MAX_ERROR_CHARACTERS],
@@ -89,7 +144,8 @@ def _failure(failure: AgentFailed) -> FailedAgent:
     )
 
 
-def _lost(agent: str, at: float) -> FailedAgent:
+def lost(agent: str, at: float) -> FailedAgent:
+    """For an agent whose outcome was counted at or before `at`, and is not in the stream any more."""
     return FailedAgent(
         agent_id=agent,
         error="its outcome was counted, but is no longer in the AGENT_RESPONSES stream",

@@ -4,7 +4,9 @@
     ├── SettingsError        the operator: a setting is wrong                     (exit code 2)
     ├── Unavailable          the operator: something Parley needs is not there    (exit code 3)
     │   ├── BrokerUnavailable    NATS cannot be reached, or is gone
-    │   │   └── StoreInUse           another embedded server uses this folder
+    │   │   ├── StoreInUse           another embedded server uses this folder
+    │   │   ├── ObjectNotStored      the object store takes nothing: full, deleted, or not answering
+    │   │   └── ObjectGone           an object is not kept (any more)
     │   ├── BrokerUnsuitable     NATS is too old, or has no JetStream
     │   ├── StreamNotFound       NATS has none of Parley's streams: no service has run on it
     │   └── TopologyMismatch     a live stream differs from the declared one
@@ -52,6 +54,20 @@ class StoreInUse(BrokerUnavailable):
 
     def __str__(self) -> str:
         return f"another one of ours runs on {self.url}; use that one, or set another PARLEY_HOME"
+
+
+class ObjectNotStored(BrokerUnavailable):
+    """The object store `bucket` takes nothing, for `reason`."""
+
+    def __str__(self) -> str:
+        return f"the object store {self.url} takes nothing: {self.reason}"
+
+
+class ObjectGone(BrokerUnavailable):
+    """The object store `bucket` has no object of this name (any more)."""
+
+    def __str__(self) -> str:
+        return f"the object store {self.url} has no object {self.reason} (any more)"
 
 
 class BrokerUnsuitable(Unavailable):

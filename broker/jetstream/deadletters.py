@@ -16,11 +16,18 @@ import nats.js.errors
 from nats.aio.msg import Msg
 
 from parley.broker.core import errors, wire_names
-from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, PayloadTooLarge, StreamNotFound
+from parley.broker.core.errors import (
+    BrokerUnavailable,
+    InvalidMessage,
+    ObjectGone,
+    PayloadTooLarge,
+    StreamNotFound,
+)
 from parley.broker.core.messages import ResultsRef
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream, PubAck
+from parley.broker.jetstream.object_store import delete_object, get_object, put_object
 from parley.broker.jetstream.scan import scan
 from parley.broker.jetstream.topology import DEAD_LETTERS, RESULTS_BUCKET, Durable, dead_letter_subject
 
@@ -155,7 +162,7 @@ async def dead_letter(jetstream: JetStream, durable: Durable, message: OriginalM
         # The payload was deliverable, and does not fit beside our headers. It goes to the object store, and the
         # letter names it.
         name = _aside_name(durable.stream, message.seq, durable.name)
-        ref = await jetstream.put_object(RESULTS_BUCKET, name, message.data)
+        ref = await put_object(jetstream, RESULTS_BUCKET, name, message.data)
         aside = {wire_names.PAYLOAD_BUCKET: ref.bucket, wire_names.PAYLOAD_NAME: ref.name}
         aside[wire_names.PAYLOAD_SIZE] = str(ref.size)
         await jetstream.publish(subject, b"", msg_id=msg_id, headers={**ours, **aside})
@@ -234,13 +241,11 @@ class DeadLetters:
             message = await self._at(letter.seq)
             return message.data if message is not None else None
         try:
-            # nats-py knows and checks the digest.
+            # The object's own digest is checked.
             ref = ResultsRef(bucket=RESULTS_BUCKET, name=letter.put_aside, size=0, digest="")
-            return await self._jetstream.get_object(ref)
-        except BrokerUnavailable as error:
-            if isinstance(error.__cause__, nats.js.errors.NotFoundError):
-                return None
-            raise
+            return await get_object(self._jetstream, ref)
+        except ObjectGone:
+            return None
 
     async def replay(self, letter: DeadLetterInfo, *, keep: bool = False) -> PubAck:
         """Publish the payload to its original subject, with the sender's headers, then remove the letter unless `keep`.
@@ -311,7 +316,7 @@ class DeadLetters:
         async with aclosing(self._scan(None)) as letters:
             kept = {letter.put_aside async for letter in letters if letter.put_aside in asides}
         for name in asides - kept:
-            await self._jetstream.delete_object(RESULTS_BUCKET, name)
+            await delete_object(self._jetstream, RESULTS_BUCKET, name)
 
     async def _scan(
         self, subject: str | None, *, first: int = 1, last: int | None = None

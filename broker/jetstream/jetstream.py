@@ -1,13 +1,12 @@
-"""The JetStream operations that Parley uses: publish, broadcast, schedule, read back, keep an object.
+"""The JetStream operations that Parley uses: publish, broadcast, schedule, read back.
 
 Knows headers, limits and the streams' subjects, and nothing of deliberations. Translates nats-py's errors into Parley's.
 """
 
 import asyncio
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import nats.errors
@@ -16,7 +15,6 @@ from nats.js import JetStreamContext
 from nats.js.api import RawStreamMsg
 
 from parley.broker.core.errors import BrokerUnavailable, Conflict, PayloadTooLarge
-from parley.broker.core.messages import ResultsRef
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.core.url_masking import masked
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS, reason
@@ -182,28 +180,6 @@ class JetStream:
             except nats.js.errors.NotFoundError:
                 return None
         return _stored(raw, int(raw.seq or 0))
-
-    async def put_object(self, bucket: str, name: str, data: bytes) -> ResultsRef:
-        """Claim-check: keep `data` in an object store; the reference says where. Replaces an object of this name.
-        Raises BrokerUnavailable."""
-        with self.translate_errors():
-            store = await self.js.object_store(bucket)
-            info = await store.put(name, data)
-        digest = info.digest or f"SHA-256={hashlib.sha256(data).hexdigest()}"
-        return ResultsRef(bucket=bucket, name=name, size=len(data), digest=digest)
-
-    async def get_object(self, ref: ResultsRef) -> bytes:
-        """The data that `put_object` kept; nats-py checks its digest. Raises BrokerUnavailable, also if it is no
-        longer kept."""
-        with self.translate_errors():
-            store = await self.js.object_store(ref.bucket)
-            return (await store.get(ref.name)).data or b""
-
-    async def delete_object(self, bucket: str, name: str) -> None:
-        """Delete an object, if it is there. Raises BrokerUnavailable."""
-        with self.translate_errors(), suppress(nats.js.errors.NotFoundError):
-            store = await self.js.object_store(bucket)
-            await store.delete(name)
 
     @contextmanager
     def translate_errors(self) -> Iterator[None]:

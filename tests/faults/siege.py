@@ -26,6 +26,7 @@ from parley.broker.core.messages import (
 from parley.broker.core.wire_names import own_name
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.object_store import get_object
 from parley.broker.jetstream.scan import scan
 from parley.broker.jetstream.topology import Durable
 from parley.handlers.intake import readable_task_id
@@ -159,7 +160,7 @@ async def read_books(wire: JetStream) -> Books:
                     size=0,
                     digest="",
                 )
-                body = await wire.get_object(ref)
+                body = await get_object(wire, ref)
             books.dead[headers["Parley-Consumer"], int(headers["Parley-Sequence"])] = digest(body)
     async with aclosing(scan(wire, topology.AGENT_RESPONSES, "agent.response.*")) as messages:
         async for _ in messages:

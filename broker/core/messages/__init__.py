@@ -40,6 +40,7 @@ from parley.broker.core.messages.endings import (
     DeliberationStatus,
     Ending,
     FailedAgent,
+    LeftOut,
     ResultsRef,
     decode_ending,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "Ending",
     "ErrorType",
     "FailedAgent",
+    "LeftOut",
     "Message",
     "Proposal",
     "ResultsRef",

@@ -37,6 +37,15 @@ class ResultsRef(Message):
     digest: str = Field(description="Its digest, as NATS writes it (`SHA-256=…`).")
 
 
+# What an ending or a status may leave out, by field.
+LeftOut = Literal["results", "failed_agents.error", "failed_agents", "missing_agents", "metadata", "error"]
+_LEFT_OUT = (
+    "What this message leaves out or shortens because NATS's `max_payload`, or the object store, has no room for it, by "
+    "field; usually empty. `results`: the answers are in the stream `AGENT_RESPONSES`. `failed_agents.error`, `error`: "
+    "cut to 80 characters. `failed_agents`, `missing_agents`: only counted. `metadata`."
+)
+
+
 class DeliberationCompleted(Message):
     """`deliberation.completed`: one of the two endings. Read `degraded` first."""
 
@@ -50,6 +59,7 @@ class DeliberationCompleted(Message):
         None,
         description="Where the results are, if they are too large for a message; `results` is empty then.",
     )
+    left_out: tuple[str, ...] = Field((), description=_LEFT_OUT)
     total_agents: int = Field(description="Agents that were asked.")
     successful_responses: int = Field(description="Agents that answered.")
     failed_responses: int = Field(description="Agents that failed.")
@@ -79,6 +89,7 @@ class DeliberationFailed(Message):
         None,
         description="Where the results are, if they are too large for a message; `results` is empty then.",
     )
+    left_out: tuple[str, ...] = Field((), description=_LEFT_OUT)
     total_agents: int = Field(description="Agents that were asked.")
     successful_responses: int = Field(description="Agents that answered.")
     failed_responses: int = Field(description="Agents that failed.")
@@ -109,6 +120,7 @@ class DeliberationStatus(Message):
     )
     results: tuple[AgentResult, ...] = Field((), description="As in the ending, once there is one.")
     results_ref: ResultsRef | None = Field(None, description="As in the ending, once there is one.")
+    left_out: tuple[str, ...] = Field((), description="As in the ending.")
     error_message: str = Field("", description="The ending's `error`, or why the status is not known.")
     duration_ms: int = Field(0, description="As in the ending, once there is one.")
     total_agents: int = Field(0, description="Agents that were asked.")

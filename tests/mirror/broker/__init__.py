@@ -75,6 +75,22 @@ async def provisioned(url: str) -> AsyncIterator[Nats]:
         await close(nc)
 
 
+@asynccontextmanager
+async def small_server(folder: Path, *, max_payload: int) -> AsyncIterator[Nats]:
+    """A connection to a server of its own with our streams, which takes messages of `max_payload` bytes at most."""
+    conf = folder / "nats-server.conf"
+    conf.write_text(config(folder, port=-1, token=None, sync_always=False) + f"max_payload: {max_payload}\n")
+    process = await asyncio.to_thread(_start, conf)
+    ports = folder / f"nats-server_{process.pid}.ports"
+    try:
+        await until(lambda: ports.exists() and ports.read_text().endswith("}"), "nats-server is ready")
+        async with provisioned(json.loads(ports.read_text())["nats"][0]) as nc:
+            yield nc
+    finally:
+        process.kill()
+        process.wait()
+
+
 async def send_raw(url: str, protocol: bytes) -> None:
     """Send bytes that no client library would send."""
     parts = urlsplit(url)

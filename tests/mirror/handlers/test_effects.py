@@ -30,6 +30,7 @@ from parley.broker.core.tally import (
 from parley.broker.core.timestamps import parse_timestamp
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.object_store import get_object
 from parley.broker.jetstream.tally_store import FoldResult, TallyStore
 from parley.handlers import ending_publisher
 from parley.handlers.effects import EffectRunner
@@ -218,7 +219,7 @@ async def test_too_large_results_go_to_the_object_store_by_reference(bench: Benc
     assert ending.results == ()
     assert isinstance(ending.results_ref, ResultsRef)
     assert (ending.successful_responses, ending.status) == (2, "completed")
-    results = json.loads(await bench.wire.get_object(ending.results_ref))
+    results = json.loads(await get_object(bench.wire, ending.results_ref))
     assert [result["proposal"]["content"] for result in results] == [ONE * 800, TWO * 800]
 
 

@@ -8,6 +8,7 @@ from parley.broker.core.messages import AgentOutcome, DeliberationGet, Deliberat
 from parley.broker.core.tally import CancelRequested, DeadlineReached, Event, Refused, Reported, Requested
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.forgeries import Forgery
+from parley.broker.jetstream.object_store import get_object
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.effects import EffectRunner
 from parley.handlers.query import Query
@@ -123,7 +124,7 @@ async def test_results_in_the_object_store_are_referred_to(bench: Bench, query: 
     answer = await ask(query)
     assert (answer.status, answer.results) == ("COMPLETED", ())
     assert answer.results_ref is not None
-    assert b"x" * 500 in await bench.wire.get_object(answer.results_ref)
+    assert b"x" * 500 in await get_object(bench.wire, answer.results_ref)
 
 
 async def test_one_that_is_decided_and_not_published_is_not_over(bench: Bench, query: Query) -> None:

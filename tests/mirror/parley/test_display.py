@@ -118,6 +118,17 @@ def test_results_that_are_elsewhere_are_pointed_at() -> None:
     assert "results/t-1" in shown(completed(results=(), results_ref=ref))
 
 
+def test_what_an_ending_leaves_out_is_said() -> None:
+    left_out = ("results", "failed_agents.error")
+    text = shown(completed(results=(), left_out=left_out))
+    assert "Left out for want of room: results, failed_agents.error" in text
+    assert "AGENT_RESPONSES" in text
+    screen = Screen()
+    show_status(screen.console, DeliberationStatus(task_id="t-1", status="COMPLETED", left_out=("metadata",)))
+    assert "Left out for want of room: metadata" in screen.text
+    assert "AGENT_RESPONSES" not in screen.text
+
+
 def test_simulated_answers_are_said_to_be_simulated() -> None:
     assert "no model has read your question" in shown(completed(), simulated=True)
     screen = Screen()

@@ -1,18 +1,22 @@
 """From a decided tally and its agents' outcomes to the one message that says how it went."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parley.broker.core.endings import MAX_ERROR_CHARACTERS, compose
+from parley.broker.core.endings import MAX_ERROR_CHARACTERS, failure_of, fit, lost, result_of
+from parley.broker.core.endings import compose as compose_from
 from parley.broker.core.messages import (
     AgentCompleted,
     AgentFailed,
     AgentOutcome,
     DeliberationCompleted,
     DeliberationFailed,
+    DeliberationStatus,
+    Ending,
     ErrorType,
     Proposal,
     Usage,
@@ -53,6 +57,20 @@ def failure(agent: str) -> AgentFailed:
         task_id="t-1", agent_id=agent, role="DEV", error="no luck", error_type=ErrorType.SERVER_ERROR, attempt=4, duration_ms=9,
         timestamp="2025-11-22T08:26:41.500Z",
     )  # fmt: skip
+
+
+def compose(tally: Tally, outcomes: Mapping[str, AgentOutcome]) -> Ending:
+    """As the publisher does; what is counted and not among `outcomes` is lost."""
+    results, failed = [], {}
+    for agent in tally.phase.agents:
+        match outcomes.get(agent):
+            case AgentCompleted() as done:
+                results.append(result_of(done))
+            case AgentFailed() as why:
+                failed[agent] = failure_of(why)
+            case None if agent in tally.phase.outcomes:
+                failed[agent] = lost(agent, DECIDED)
+    return compose_from(tally, results, failed)
 
 
 def decided(
@@ -224,3 +242,73 @@ def test_an_ending_of_failures_only_fits_into_one_message_however_long_they_are(
     ending = compose(decided(State.FAILED, dict(longest), "none answered", agents), longest)
     assert {len(each.error) for each in ending.failed_agents} == {MAX_ERROR_CHARACTERS}
     assert len(ending.encode()) < 1024 * 1024  # the server's usual limit
+
+
+# ── what does not fit is left out, and named ──────────────────────────────────────────────────────────────────────
+
+
+def everything(letter: str, agents: int = 256) -> DeliberationFailed:
+    """An ending with all that may be large. JSON escapes some letters sixfold."""
+    names = tuple(f"agent-{'x' * 32}-{number:03d}" for number in range(1, agents + 1))
+    failed = {name: failure(name).model_copy(update={"error": letter * 500}) for name in names[::2]}
+    tally = decided(State.FAILED, dict(failed), letter * 1_000, names)
+    ending = compose(tally.model_copy(update={"metadata": {"m": letter * 2_000}}), failed)
+    assert isinstance(ending, DeliberationFailed)
+    answers = tuple(result_of(answer(name)) for name in names[:3])
+    return ending.model_copy(update={"results": answers})
+
+
+ALL_CUTS = ["failed_agents.error", "results", "failed_agents", "missing_agents", "metadata", "error"]
+
+
+@pytest.mark.parametrize(
+    ("letter", "limit", "left_out"),
+    [
+        ("x", 1_000_000, []),
+        ("x", 60_000, ALL_CUTS[:1]),
+        ("x", 20_000, ALL_CUTS[:3]),
+        ("x", 6_000, ALL_CUTS[:4]),
+        ("x", 3_000, ALL_CUTS[:5]),
+        ("x", 1_000, ALL_CUTS),
+        ("\x00", 1_000_000, []),
+        ("\x00", 300_000, ALL_CUTS[:1]),
+        ("\x00", 1_500, ALL_CUTS),
+    ],
+)
+def test_an_ending_is_made_smaller_until_it_fits(letter: str, limit: int, left_out: list[str]) -> None:
+    whole = everything(letter)
+    ending, body = fit(whole, limit)
+    assert body == ending.encode()
+    assert len(body) <= limit
+    assert list(ending.left_out) == left_out
+    assert decode_ending(body) == ending
+    counts = (
+        ending.total_agents,
+        ending.successful_responses,
+        ending.failed_responses,
+        ending.task_id,
+        ending.status,
+    )
+    assert counts == (256, whole.successful_responses, 128, "t-1", "failed")
+    assert ending.error.startswith(letter * 79)
+
+
+def test_an_ending_that_fits_is_not_touched() -> None:
+    whole = everything("x")
+    assert fit(whole, len(whole.encode())) == (whole, whole.encode())
+
+
+def test_only_what_there_was_is_left_out() -> None:
+    ending, _ = fit(compose(decided(State.FAILED, {}, "x" * 1_000), {}), 900)
+    assert list(ending.left_out) == ["missing_agents", "metadata", "error"]
+
+
+def test_a_status_is_made_smaller_too() -> None:
+    answers = tuple(result_of(answer(agent)) for agent in (ONE, TWO))
+    status = DeliberationStatus(
+        task_id="t-1", status="FAILED", results=answers, error_message="x" * 1_000, metadata={"a": "b"}
+    )
+    smaller, body = fit(status, 500)
+    assert (len(body) <= 500, smaller.results, smaller.metadata) == (True, (), {})
+    assert list(smaller.left_out) == ["results", "metadata", "error"]
+    assert len(smaller.error_message) == 80

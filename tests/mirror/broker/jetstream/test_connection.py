@@ -1,4 +1,4 @@
-"""JetStream on a real NATS: publish, broadcast, schedule, read back, keep objects; and what is raised in its
+"""JetStream on a real NATS: publish, broadcast, schedule, read back; and what is raised in its
 absence."""
 
 import asyncio
@@ -22,6 +22,7 @@ from parley.broker.jetstream.connection import check_server, connect, connect_op
 from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.broker.jetstream.nats_client import NatsClient as Nats
+from parley.broker.jetstream.object_store import delete_object, get_object, put_object
 from parley.broker.jetstream.topology import purge_timer_headers
 from tests import present
 from tests.harness import until
@@ -280,9 +281,9 @@ async def test_every_verb_says_that_the_broker_is_away(hurried: None, tmp_path: 
             wire.schedule(topology.timer_subject("t"), topology.deadline_subject("t"), 0.0, b"x"),
             wire.get(topology.DELIBERATIONS, 1),
             wire.get_last(topology.TALLIES, topology.tally_subject("t-1")),
-            wire.put_object("results", "t-1", b"x"),
-            wire.get_object(ref),
-            wire.delete_object("results", "t-1"),
+            put_object(wire, "results", "t-1", b"x"),
+            get_object(wire, ref),
+            delete_object(wire, "results", "t-1"),
         )
         raised = await asyncio.gather(*verbs, return_exceptions=True)
         assert [type(error) for error in raised] == [BrokerUnavailable] * len(verbs)
@@ -332,7 +333,7 @@ async def test_a_server_with_a_full_disk_is_away_too(tmp_path: Path, monkeypatch
         with pytest.raises(BrokerUnavailable, match="insufficient resources"):
             await fill()
         with pytest.raises(BrokerUnavailable, match="insufficient resources"):
-            await wire.put_object("results", "t-1", b"x" * 1_000_000)
+            await put_object(wire, "results", "t-1", b"x" * 1_000_000)
         await nc.close()
 
 
@@ -435,43 +436,3 @@ async def test_a_message_with_any_headers_is_read(
     )
     stored = present(await until(lambda: wire.get(topology.AGENT_RESPONSES, 1), "it is stored"))
     assert (stored.seq, stored.subject, stored.data) == (1, "agent.response.x", body)
-
-
-# ── claim-check ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-async def test_an_object_is_read_back_whole(wire: JetStream) -> None:
-    results = bytes(range(256)) * 8_000  # twice what one message may be
-    ref = await wire.put_object(topology.RESULTS_BUCKET, "t-1", results)
-    assert (ref.bucket, ref.name, ref.size) == ("results", "t-1", len(results))
-    assert ref.digest.startswith("SHA-256=")
-    assert await wire.get_object(ref) == results
-
-
-async def test_the_same_name_again_replaces_the_object(wire: JetStream) -> None:
-    await wire.put_object(topology.RESULTS_BUCKET, "t-1", b"first")
-    ref = await wire.put_object(topology.RESULTS_BUCKET, "t-1", b"second")
-    assert await wire.get_object(ref) == b"second"
-    objects = await (await wire.js.object_store(topology.RESULTS_BUCKET)).list()
-    assert [info.name for info in objects] == ["t-1"]
-
-
-@pytest.mark.parametrize(("bucket", "name"), [("results", "nobody"), ("no-such-bucket", "t-1")])
-async def test_an_object_that_is_not_kept_is_unavailable(wire: JetStream, bucket: str, name: str) -> None:
-    with pytest.raises(BrokerUnavailable):
-        await wire.get_object(ResultsRef(bucket=bucket, name=name, size=1, digest="SHA-256=x"))
-
-
-async def test_an_object_can_be_deleted_and_deleting_a_missing_one_is_allowed(wire: JetStream) -> None:
-    await wire.put_object(topology.RESULTS_BUCKET, "t-1", b"first")
-    ref = await wire.put_object(topology.RESULTS_BUCKET, "t-2", b"second")
-    for bucket, name in (
-        ("results", "t-1"),
-        ("results", "t-1"),
-        ("results", "nobody"),
-        ("no-such-bucket", "t-1"),
-    ):
-        await wire.delete_object(bucket, name)
-    objects = await (await wire.js.object_store(topology.RESULTS_BUCKET)).list(ignore_deletes=True)
-    assert [info.name for info in objects] == ["t-2"]
-    assert await wire.get_object(ref) == b"second"

@@ -25,6 +25,7 @@ from parley.broker.jetstream.deadletters import (
     dead_letter,
 )
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage
+from parley.broker.jetstream.object_store import delete_object, put_object
 from parley.broker.jetstream.topology import (
     AGGREGATE,
     DEAD_LETTERS,
@@ -153,7 +154,7 @@ async def test_no_task_id_is_the_name_of_what_was_put_aside(wire: JetStream, let
     assert letter.put_aside is not None
     assert not re.search(TASK_ID_PATTERN, letter.put_aside)
     for task_id in ("dead-letter-REQUESTS-7", "dead-letter-REQUESTS-7-intake"):
-        await wire.put_object(RESULTS_BUCKET, task_id, b"results")  # as effects.py does
+        await put_object(wire, RESULTS_BUCKET, task_id, b"results")  # as effects.py does
     assert await letters.payload(letter) == b"x" * wire.max_payload
     await letters.erase(letter)
     assert await kept_aside(wire) == {"dead-letter-REQUESTS-7", "dead-letter-REQUESTS-7-intake"}
@@ -161,7 +162,7 @@ async def test_no_task_id_is_the_name_of_what_was_put_aside(wire: JetStream, let
 
 async def test_a_payload_no_longer_kept_is_read_as_none(wire: JetStream, letters: DeadLetters) -> None:
     letter = await given_up(wire, b"x" * wire.max_payload)
-    await wire.delete_object(RESULTS_BUCKET, letter.put_aside or "")
+    await delete_object(wire, RESULTS_BUCKET, letter.put_aside or "")
     assert await letters.payload(letter) is None
     with pytest.raises(CannotReplay, match="no longer kept"):
         await letters.replay(letter)
@@ -464,7 +465,7 @@ async def test_a_forged_one_gives_the_server_no_orders(wire: JetStream, letters:
 async def test_a_forged_one_neither_reads_nor_removes_what_is_anothers(
     wire: JetStream, letters: DeadLetters, bucket: str, name: str
 ) -> None:
-    await wire.put_object(RESULTS_BUCKET, name, b"a deliberation's results")
+    await put_object(wire, RESULTS_BUCKET, name, b"a deliberation's results")
     headers = {
         "Parley-Stream": "REQUESTS", "Parley-Sequence": "7", "Parley-Consumer": "intake",
         "Parley-Payload-Bucket": bucket, "Parley-Payload-Name": name, "Parley-Payload-Size": "99",
