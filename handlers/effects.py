@@ -55,6 +55,19 @@ class EffectRunner:
         """Whether a deliberation of this name is in the tally store."""
         return await self._tallies.read(task_id) is not None
 
+    async def ended_before(self, task_id: str, seq: int, at: float, count: int) -> int | None:
+        """Where the ending of this request is, if it has ended and its tally is forgotten; else None.
+
+        `seq`, `at`, `count`: of the request's delivery. It costs nothing, unless the request was delivered before or
+        is older than a tally is kept; then a read, and without a tally a look-up in the stream.
+        """
+        if count == 1 and self.now() - at < self._tallies.keep_seconds:
+            return None
+        tally = await self._tallies.read(task_id)
+        if tally is not None and tally.request_seq <= seq:
+            return None
+        return await self._endings.lookup.find(task_id, at)
+
     def outcomes_needed(self, task_id: str) -> int:
         """How many outcomes together may end a deliberation, as far as this process knows. 1 if it does not know, or
         if the deadline is too near for any outcome to wait."""

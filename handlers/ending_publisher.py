@@ -23,7 +23,6 @@ from parley.broker.core.messages import (
     FailedAgent,
     LeftOut,
     decode,
-    decode_ending,
 )
 from parley.broker.core.observer import Observer
 from parley.broker.core.tally import Tally
@@ -31,9 +30,9 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.object_store import REFUSED_SECONDS
 from parley.broker.jetstream.outcome_cache import OutcomeCache
-from parley.broker.jetstream.scan import scan
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import purge_timer_headers
+from parley.handlers.ending_lookup import EndingLookup
 from parley.handlers.ending_results import EndingResults
 
 log = logging.getLogger("parley.handlers")
@@ -65,6 +64,8 @@ class EndingPublisher:
         # Shared with the handler that counts outcomes.
         self.outcomes = OutcomeCache(jetstream)
         self._observer = observer
+        # For endings whose Msg-Id or tally may be forgotten; shared with intake.
+        self.lookup = EndingLookup(jetstream)
         self._claim_check_bytes = claim_check_bytes
         # Bytes of endings that are being composed and stored.
         self._composing = WeightedSemaphore(COMPOSING_BYTES)
@@ -216,7 +217,7 @@ class EndingPublisher:
         if before is not None:
             return before
         ack = await self._jetstream.publish(subject, body, msg_id=msg_id, headers=headers)
-        if ack.duplicate and not await self._is_ending(tally, ack.seq):
+        if ack.duplicate and not await self.lookup.holds(tally.task_id, ack.seq):
             # A message of another client has our Msg-Id, by accident or to suppress the ending. Under another Msg-Id
             # the tally's mark alone keeps the ending at one.
             ack = await self._jetstream.publish(
@@ -229,28 +230,8 @@ class EndingPublisher:
         assert tally.verdict is not None
         if self._jetstream.clock.now() - tally.verdict.decided_at < MSG_ID_SECONDS:
             return None
-        for subject in (topology.COMPLETED, topology.FAILED):
-            messages = scan(self._jetstream, topology.DELIBERATIONS, subject, since=tally.accepted_at)
-            async with aclosing(messages):
-                async for message in messages:
-                    if _is_of(message.data, tally.task_id):
-                        return int(message.metadata.sequence.stream)
-        return None
-
-    async def _is_ending(self, tally: Tally, seq: int) -> bool:
-        message = await self._jetstream.get(topology.DELIBERATIONS, seq)
-        if message is None or message.subject not in (topology.COMPLETED, topology.FAILED):
-            return False
-        return _is_of(message.data, tally.task_id)
+        return await self.lookup.find(tally.task_id, tally.accepted_at)
 
 
 def trace_headers(tally: Tally) -> dict[str, str]:
     return {"traceparent": tally.traceparent} if tally.traceparent else {}
-
-
-def _is_of(body: bytes, task_id: str) -> bool:
-    """Whether this is an ending of that deliberation."""
-    try:
-        return decode_ending(body).task_id == task_id
-    except InvalidMessage:
-        return False

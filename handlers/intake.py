@@ -44,6 +44,8 @@ class Intake:
             request = delivery.payload(DeliberationRequested)
             await self._check_name(request.task_id, delivery.seq)
             event = self._event(delivery, request)
+            if await self._ended_before(delivery, event.task_id):
+                return ACK
             result = await self._effects.apply(event.task_id, [(event, self._effects.now())], request)
         except (InvalidMessage, PayloadTooLarge) as error:
             await self._refuse(delivery, str(error), Cause.REFUSED)
@@ -111,7 +113,13 @@ class Intake:
             reply_to=reply_to,
             traceparent=delivery.traceparent,
         )
-        await self._effects.apply(task_id, [(event, self._effects.now())])
+        if not await self._ended_before(delivery, task_id):
+            await self._effects.apply(task_id, [(event, self._effects.now())])
+
+    async def _ended_before(self, delivery: Delivery[DeliberationRequested], task_id: str) -> bool:
+        """Whether this request has ended and was forgotten: intake was away for long. It must not run again."""
+        place = await self._effects.ended_before(task_id, delivery.seq, delivery.at, delivery.count)
+        return place is not None
 
     def _reply_to(self, delivery: Delivery[DeliberationRequested]) -> str | None:
         reply_to = delivery.headers.get(REPLY_TO)

@@ -56,7 +56,7 @@ class TallyStore:
         self, jetstream: JetStream, *, keep_seconds: float, cached_tallies: int = CACHED_TALLIES
     ) -> None:
         self._jetstream = jetstream
-        self._keep_seconds = keep_seconds
+        self.keep_seconds = keep_seconds
         # Tallies that this process read or wrote last, by task_id. Only those that have no published ending.
         self._cache: LRUCache[str, Entry] = LRUCache(cached_tallies)
 
@@ -115,7 +115,7 @@ class TallyStore:
         headers = {"Nats-Expected-Last-Subject-Sequence": str(revision)}
         if tally.ending_seq is not None:
             # The server takes a TTL on any message. nats-py's KV offers it only when a key is created.
-            headers["Nats-TTL"] = f"{max(1, math.ceil(self._keep_seconds))}s"
+            headers["Nats-TTL"] = f"{max(1, math.ceil(self.keep_seconds))}s"
         body = tally.model_dump_json(exclude_defaults=True).encode()
         subject = topology.tally_subject(tally.task_id)
         ack = await self._jetstream.publish(subject, body, headers=headers)

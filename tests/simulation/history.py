@@ -127,7 +127,7 @@ def simulated() -> Iterator[None]:
         with (
             virtual_time(),
             patch("parley.handlers.deadline_recovery.scan", scan),
-            patch("parley.handlers.ending_publisher.scan", scan),
+            patch("parley.handlers.ending_lookup.scan", scan),
         ):
             yield
     finally:

@@ -133,11 +133,14 @@ class Bench:
 
 
 def effects_of(
-    bench: Bench, jetstream: JetStream | None = None, claim_check_bytes: int = 512 * 1024
+    bench: Bench,
+    jetstream: JetStream | None = None,
+    claim_check_bytes: int = 512 * 1024,
+    keep_seconds: float = 60,
 ) -> EffectRunner:
     """An effect runner with a tally store of its own, which the bench's observer watches."""
     used = jetstream or bench.wire
-    tallies = TallyStore(used, keep_seconds=60)
+    tallies = TallyStore(used, keep_seconds=keep_seconds)
     endings = EndingPublisher(used, tallies, bench.notes, claim_check_bytes=claim_check_bytes)
     return EffectRunner(used, tallies, endings)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from parley.broker.core.messages import MAX_REQUEST_BYTES, DeliberationFailed, DeliberationRequested
 from parley.broker.core.reply_subjects import MAX_CHARACTERS
 from parley.broker.core.states import State
+from parley.broker.core.tally import CancelRequested, Refused
 from parley.broker.core.wire_names import REPLY_TO, own_name
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
@@ -23,7 +24,8 @@ from parley.handlers.ending_publisher import EndingPublisher
 from parley.handlers.intake import Bounds, Intake, readable_task_id
 from parley.handlers.settle import MAX_DELIVERIES, Runner
 from tests import present
-from tests.mirror.handlers import Bench, Stumble, runner_of
+from tests.harness import until
+from tests.mirror.handlers import Bench, Stumble, effects_of, runner_of
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 HOSTILE_NAMES = [
@@ -33,9 +35,9 @@ REQUEST = {"task_id": "t-1", "task_description": "x"}
 BOUNDS = Bounds(max_agents=16, timeout_seconds=120.0, reply_prefixes=("_INBOX.", "replies.ours."))
 
 
-def intake_of(bench: Bench, wire: JetStream | None = None) -> Runner:
+def intake_of(bench: Bench, wire: JetStream | None = None, keep_seconds: float = 60) -> Runner:
     used = wire or bench.wire
-    tallies = TallyStore(bench.wire, keep_seconds=60)
+    tallies = TallyStore(bench.wire, keep_seconds=keep_seconds)
     endings = EndingPublisher(used, tallies, bench.notes, claim_check_bytes=512 * 1024)
     intake = Intake(EffectRunner(used, tallies, endings), bench.notes, BOUNDS)
     return runner_of(bench, INTAKE, intake.handle, give_up=intake.give_up)
@@ -314,6 +316,67 @@ async def test_a_request_that_cannot_be_taken_in_fails_and_its_sender_hears_why(
     assert json.loads(letter.data) == payload
     await bench.settled(INTAKE)
     assert bench.notes.lines.count("failed intake") == MAX_DELIVERIES
+
+
+# ── after an absence ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def short_memory(bench: Bench) -> None:
+    """The stream of endings forgets a Msg-Id at once."""
+    live = (await bench.js.stream_info(topology.DELIBERATIONS)).config
+    await bench.js.update_stream(live.evolve(duplicate_window=0.1))
+
+
+async def forgotten(bench: Bench, *task_ids: str) -> None:
+    async def gone() -> bool:
+        return all([await bench.tally_of(task_id) is None for task_id in task_ids])
+
+    await until(gone, "the tallies are forgotten")
+
+
+async def test_requests_that_ended_before_intake_came_back_are_not_run_again(bench: Bench) -> None:
+    """Twenty were recorded, asked and not acknowledged; they ended, and were forgotten, before intake was back."""
+    await short_memory(bench)
+    names = [f"t-{number}" for number in range(20)]
+    for name in names:
+        await bench.publish(topology.REQUESTED, {"task_id": name, "task_description": "x", "num_agents": 1})
+    before = intake_of(bench, keep_seconds=1)
+    for delivery in await bench.taken(INTAKE, 20):
+        await before._handle(delivery)  # and dies before it acknowledges
+        await delivery.nak()
+    effects = effects_of(bench, keep_seconds=1)
+    for name in names:
+        await effects.apply(name, [(CancelRequested("enough"), time.time())])
+    await forgotten(bench, *names)
+    await intake_of(bench, keep_seconds=1)(await bench.taken(INTAKE, 20))
+    assert [len(await bench.endings_of(name)) for name in names] == [1] * 20
+    assert [await bench.tally_of(name) for name in names] == [None] * 20
+    await bench.settled(INTAKE)
+
+
+async def test_a_request_older_than_any_tally_is_looked_for_at_its_first_delivery(bench: Bench) -> None:
+    """Its consumer was lost and made anew: every delivery is a first one."""
+    await short_memory(bench)
+    seqs = [await bench.publish(topology.REQUESTED, {"task_description": "x"}) for _ in range(2)]
+    effects = effects_of(bench, keep_seconds=1)
+    await effects.apply(own_name(seqs[0]), [(Refused(own_name(seqs[0]), seqs[0], time.time(), "no"), 0.0)])
+    await forgotten(bench, own_name(seqs[0]))
+    await intake_of(bench, keep_seconds=1)(await bench.taken(INTAKE, 2))
+    assert len(await bench.endings_of(own_name(seqs[0]))) == 1
+    assert await bench.tally_of(own_name(seqs[0])) is None
+    assert present(await bench.tally_of(own_name(seqs[1]))).state is State.PENDING
+
+
+async def test_an_invalid_request_that_comes_back_after_an_absence_is_not_refused_again(bench: Bench) -> None:
+    await short_memory(bench)
+    await bench.publish(topology.REQUESTED, {"task_id": "t-1"})
+    (delivery,) = await bench.taken(INTAKE)
+    await intake_of(bench, keep_seconds=1)._handle(delivery)
+    await delivery.nak()
+    await forgotten(bench, "t-1")
+    await intake_of(bench, keep_seconds=1)(await bench.taken(INTAKE))
+    assert len(await bench.endings_of("t-1")) == 1
+    assert len(await bench.dead_letters()) == 1
 
 
 # ── a name out of anything ────────────────────────────────────────────────────────────────────────────────────────
