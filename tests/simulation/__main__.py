@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from tests.simulation.conditions.choice import kind_of
 from tests.simulation.history import History, HistoryResult, run, simulated
 from tests.simulation.known import known
 
@@ -34,7 +35,7 @@ class Sum:
         self.seen += told.seen
         if told.violation is None:
             return
-        mistake = known(told.violation)
+        mistake = known(told.violation, told.condition)
         if mistake is not None:
             self.known[mistake.why] += 1
             return
@@ -67,11 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--processes", type=int, default=os.cpu_count() or 1, help="how many at a time (one for each core)"
     )
     parser.add_argument("--seed", type=int, help="run this one only")
+    parser.add_argument("--condition", help="with --histories: only histories of this condition")
     parser.add_argument("--trace", action="store_true", help="with --seed: print every step")
     given = parser.parse_args(arguments)
     if given.seed is not None:
         return _one(given.seed, trace=given.trace)
-    return _many(range(given.first, given.first + given.histories), given.processes)
+    seeds: Sequence[int] = range(given.first, given.first + given.histories)
+    if given.condition is not None:
+        seeds = [seed for seed in seeds if kind_of(seed).name == given.condition]
+    return _many(seeds, given.processes)
 
 
 def _one(seed: int, *, trace: bool) -> int:
@@ -83,7 +88,7 @@ def _one(seed: int, *, trace: bool) -> int:
     return 0 if told.violation is None else 1
 
 
-def _many(seeds: range, processes: int) -> int:
+def _many(seeds: Sequence[int], processes: int) -> int:
     chunks = [seeds[place : place + CHUNK] for place in range(0, len(seeds), CHUNK)]
     began = said = time.monotonic()
     all_ = Sum()
@@ -101,9 +106,9 @@ def _many(seeds: range, processes: int) -> int:
     return 1 if all_.broken else 0
 
 
-def _report(all_: Sum, seeds: range, seconds: float) -> None:
+def _report(all_: Sum, seeds: Sequence[int], seconds: float) -> None:
     print(
-        f"{all_.histories} histories (seeds {seeds.start} to {seeds.stop - 1}) in {seconds:.0f} s, {all_.histories / seconds:.0f}/s"
+        f"{all_.histories} histories (seeds {seeds[0]} to {seeds[-1]}) in {seconds:.0f} s, {all_.histories / seconds:.0f}/s"
     )
     for name, count in sorted(all_.seen.items()):
         print(f"{count:>10}  {name}")

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nats.js.errors import APIError
+
 from parley.broker.core.errors import BrokerUnavailable
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
@@ -16,6 +18,9 @@ from tests.simulation.server import Server
 
 # The longest is longer than a fan-out's Msg-Ids are remembered.
 _TIMEOUTS = (0.4, 1.0, 3.0, 8.0, 20.0, 45.0, 300.0)
+
+# A client that was refused asks again after this long.
+_AGAIN_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +150,8 @@ async def publish(server: Server, asked: Asked, act: Act, name: str) -> None:
         try:
             await wire.publish(act.subject, body, headers=act.headers)
             return
-        except BrokerUnavailable:
+        except (BrokerUnavailable, APIError):
             if not act.client:
                 return
+            if server.refusing:
+                await asyncio.sleep(_AGAIN_SECONDS)

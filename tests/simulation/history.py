@@ -12,14 +12,17 @@ from unittest.mock import patch
 from parley.broker.core.messages import DeliberationGet
 from parley.broker.core.observer import Observer
 from parley.handlers.deadline_recovery import SWEEP_SECONDS
+from parley.handlers.routes import Part
 from tests.simulation import asking, faults
-from tests.simulation.actors import Moods
 from tests.simulation.clock import virtual_time
+from tests.simulation.conditions.choice import condition_of
 from tests.simulation.faults import TWO_HANDS
 from tests.simulation.invariants import Invariant, Violation
 from tests.simulation.lateness import RESTART_SECONDS
 from tests.simulation.loop import BEGINNING, VirtualLoop, in_context
-from tests.simulation.process import Process, ProcessOptions
+from tests.simulation.plan import Plan
+from tests.simulation.process import Process
+from tests.simulation.roles import Role
 from tests.simulation.scan import scan
 from tests.simulation.server import Server
 from tests.simulation.trace import Trace
@@ -37,57 +40,13 @@ class HistoryResult:
 
     seed: int
     violation: Violation | None
+    condition: str
     trace: Trace
     seen: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
         replay = f"python -m tests.simulation --seed {self.seed} --trace"
-        return f"seed {self.seed}: {self.violation}\n{self.trace.told(TOLD_STEPS)}\n      again: {replay}"
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a seed decides."""
-
-    keep_seconds: float
-    latency: float
-    processes: int
-    options: ProcessOptions
-    asked: tuple[asking.Asked, ...]
-    faults: tuple[faults.Fault, ...]
-    last_deadline: float
-
-    @classmethod
-    def of(cls, rng: random.Random) -> "Plan":
-        keep_seconds = rng.choice((180.0, 180.0, 3_600.0))
-        count = rng.choice((1, 1, 1, 2, 2, 3))
-        strangers_return = keep_seconds < 1_000 and rng.random() < 0.2
-        late = (
-            60.0 + rng.choice((keep_seconds - 20.0, keep_seconds + 1.0, keep_seconds + 60.0))
-            if strangers_return
-            else None
-        )
-        asked = tuple(asking.planned(rng, place, late) for place in range(count))
-        moods = Moods(
-            failing=rng.choice((0.0, 0.1, 0.5)),
-            silent=rng.choice((0.0, 0.1, 0.6)),
-            thinking_seconds=rng.choice((0.01, 0.5, 5.0, 30.0)),
-        )
-        options = ProcessOptions(
-            keep_seconds=keep_seconds, in_hand=rng.choice((1, 3, 64)), slots_each=rng.choice((1, 3, 16)),
-            skew_seconds=rng.choice((0.0, 0.0, 0.3)), moods=moods,
-        )  # fmt: skip
-        return cls(
-            keep_seconds=keep_seconds,
-            latency=rng.choice((0.000_5, 0.002, 0.008)),
-            processes=rng.choice((1, 2, 2, 2, 3)),
-            options=options,
-            asked=asked,
-            faults=tuple(faults.planned(rng, count)),
-            last_deadline=max(
-                act.at + act.body.get("timeout_seconds", 30.0) for one in asked for act in one.acts
-            ),
-        )
+        return f"seed {self.seed} ({self.condition}): {self.violation}\n{self.trace.told(TOLD_STEPS)}\n      again: {replay}"
 
 
 class OutcomeCounter(Observer):
@@ -139,7 +98,8 @@ class History:
     def __init__(self, seed: int, blind: frozenset[Invariant] = frozenset()) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
-        self.plan = Plan.of(self.rng)
+        self.condition = condition_of(seed, Plan.of(self.rng))
+        self.plan = self.condition.plan
         self.trace = Trace()
         self.eyes = Watcher(blind)
         self.faults = faults.Faults(list(self.plan.faults))
@@ -149,6 +109,8 @@ class History:
         # They make endings late, so they count among those of the plan.
         self.pulls.struck = self.faults.struck
         self.processes: list[Process] = []
+        # Seconds at rest with something unfinished.
+        self._waited = 0.0
         self._made = 0
         self._starting = 0
 
@@ -161,18 +123,20 @@ class History:
             loop.run(self._run())
         except Violation as found:
             violation = found
-        return HistoryResult(self.seed, violation, self.trace, self._seen())
+        return HistoryResult(self.seed, violation, self.condition.name, self.trace, self._seen())
 
     async def _run(self) -> None:
         plan = self.plan
         self.server = Server(
             self.rng, self.faults, self.eyes, self.trace, keep_seconds=plan.keep_seconds, latency=plan.latency
         )
+        self.server.condition = self.condition
         self.server.parcels = self.parcels
         self.server.pulls = self.pulls
         self.eyes.server = self.server
-        for _ in range(plan.processes):
-            self._start_one()
+        self.condition.begin(self)
+        for role in plan.roles:
+            self._start_one(role)
         doing = [self._do(asked, place) for asked in plan.asked for place in range(len(asked.acts))]
         looking = [self._look(asked.task_id, at) for asked in plan.asked for at in asked.looks]
         tasks = [asyncio.create_task(work) for work in (*doing, *looking)]
@@ -187,7 +151,9 @@ class History:
 
     async def _look(self, task_id: str, at: float) -> None:
         await asyncio.sleep(at)
-        alive = [process for process in self.processes if not process.dead]
+        alive = [
+            process for process in self.processes if not process.dead and Part.QUERY in process.role.parts
+        ]
         if alive:
             in_context(alive[0].context, self._ask(alive[0], task_id))
 
@@ -195,22 +161,26 @@ class History:
         self.eyes.answered(await process.query(DeliberationGet(task_id=task_id).encode()))
 
     async def _to_its_end(self, tasks: "list[asyncio.Task[None]]") -> None:
-        end = BEGINNING + self.plan.last_deadline + _PATIENCE_SECONDS
+        end = max(BEGINNING + self.plan.last_deadline, self.condition.ends) + _PATIENCE_SECONDS
         while self.server.now < end:
             await asyncio.sleep(1.0 if self.server.now < BEGINNING + 10 else 10.0)
             self._look_for_bugs()
-            if (
-                all(task.done() for task in tasks)
-                and self.server.at_rest
-                and not self._starting
-                and not await self._swept()
-            ):
+            done = all(task.done() for task in tasks) and self.server.at_rest and not self._starting
+            if done and not await self._goes_on() and not await self._swept():
                 break
         else:
             self.eyes.restless()
         for task in tasks:
             task.result()
         self.eyes.rested()
+
+    async def _goes_on(self) -> bool:
+        """Whether the service may yet notice by itself what is unfinished: its reminder was lost."""
+        if not self.eyes.unfinished or self._waited >= self.condition.patience_seconds:
+            return False
+        self._waited += 1.0
+        await asyncio.sleep(1.0)
+        return True
 
     async def _swept(self) -> bool:
         """Whether something was left for the regular sweep. Only a message that two processes had at once may leave
@@ -221,7 +191,7 @@ class History:
         await asyncio.sleep(SWEEP_SECONDS)
         self.eyes.swept = True
         self.eyes.seen["swept now and then"] += 1
-        alive = next(process for process in self.processes if not process.dead)
+        alive = next(one for one in self.processes if not one.dead and Part.AGGREGATE in one.role.parts)
         await in_context(alive.context, alive.sweep())
         return True
 
@@ -241,11 +211,10 @@ class History:
 
     # ── processes ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _start_one(self) -> None:
+    def _start_one(self, role: Role) -> None:
         self._made += 1
-        process = Process(
-            self.server, f"p{self._made}", self.plan.options, OutcomeCounter(self.eyes.seen), self._killed
-        )
+        observer = OutcomeCounter(self.eyes.seen)
+        process = Process(self.server, f"p{self._made}", role, self.plan.options, observer, self._killed)
         self.processes.append(process)
         process.start()
 
@@ -253,15 +222,17 @@ class History:
         self.eyes.killed()
         self._starting += 1
         wait = self.rng.choice((0.0, 0.1, 1.0)) * RESTART_SECONDS
+        wait = max(wait, self.condition.back_at(process.role) - self.server.now)
         self.trace.add(self.server.now, process.name, "is dead", f"another starts in {wait:g} s")
-        self.server.loop.call_later(wait, self._restart)
+        self.server.loop.call_later(wait, self._restart, process.role)
 
-    def _restart(self) -> None:
+    def _restart(self, role: Role) -> None:
         self._starting -= 1
-        self._start_one()
+        self._start_one(role)
 
     def _seen(self) -> Counter[str]:
         seen = self.eyes.seen
+        seen[f"condition: {self.condition.name}"] += 1
         for struck in (*self.faults.struck, *self.parcels.struck):
             seen[f"fault: {struck.fault.kind}"] += 1
         seen["deliberations"] += len(self.eyes.records)

@@ -60,6 +60,11 @@ class Invariant(Enum):
         "each step",
         "a subscriber asks for no more than it has room for, and asks anew once its connection is back",
     )
+    ONE_CLOCK = (
+        19,
+        "each step",
+        "an ending is decided at the server's instant, whatever a process's own clock says",
+    )
 
     @property
     def number(self) -> int:

@@ -25,8 +25,9 @@ from parley.broker.jetstream.consumer_protocol import IN_PROGRESS, nak
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.server_clock import TIME_SUBJECT
 from tests.simulation.faults import Fault, Kind
+from tests.simulation.old_version import as_old
 from tests.simulation.server import Server
-from tests.simulation.stream import Kept, WrongLastSequence
+from tests.simulation.stream import Kept, Refused, RefusedInSilence, WrongLastSequence
 
 _MAX_PAYLOAD = 1024 * 1024
 # Seconds between two requests of one connection: a timer heap does not keep the order of equal instants.
@@ -82,6 +83,8 @@ class Link:
         self._cut = float("inf")
         # A stopped owner goes on at this instant.
         self._resumes = 0.0
+        # Its owner runs the version before this one.
+        self.old = False
         # How often its owner has been stopped.
         self.stops = 0
         # When the latest request arrives.
@@ -210,6 +213,8 @@ class Link:
         back = server.arrival()
         if (fault is not None and fault.kind is Kind.LOSE_ANSWER) or back >= gives_up:
             back, answer = gives_up, nats.errors.TimeoutError()
+        if isinstance(answer, nats.errors.TimeoutError):
+            back = gives_up
         server.loop.call_at(back, self._answer, done, answer)
 
     def _answer(self, done: "asyncio.Future[Any]", answer: Any) -> None:
@@ -303,13 +308,15 @@ class Jet:
         def apply() -> PubAck:
             try:
                 stream, seq, duplicate = self._server.store(subject, payload, headers, self._link.name)
-            except WrongLastSequence:
-                self._server.conflicts += 1
-                raise nats.js.errors.BadRequestError(
-                    code=400, err_code=10071, description="wrong last sequence"
-                ) from None
+            except Refused as refused:
+                self._server.conflicts += isinstance(refused, WrongLastSequence)
+                if isinstance(refused, RefusedInSilence):
+                    raise nats.errors.TimeoutError from None
+                raise _api_error(refused) from None
             return PubAck(stream=stream, seq=seq, duplicate=duplicate)
 
+        if self._link.old and subject.startswith(topology.tally_subject("")):
+            payload = as_old(payload)
         about = headers.get("Nats-Msg-Id") or subject
         ack: PubAck = await self._link.step(label(subject, headers, payload), about, apply)
         return ack
@@ -356,6 +363,14 @@ class Jet:
 
         info: SimpleNamespace = await self._link.step("info", name, apply)
         return info
+
+
+def _api_error(refused: Refused) -> nats.js.errors.APIError:
+    kinds = {
+        400: nats.js.errors.BadRequestError, 500: nats.js.errors.ServerError,
+        503: nats.js.errors.ServiceUnavailableError,
+    }  # fmt: skip
+    return kinds[refused.status](code=refused.status, err_code=refused.code, description=refused.description)
 
 
 def as_client(link: Link) -> NatsClient:

@@ -34,6 +34,7 @@ from parley.handlers.pull_window import PullWindow
 from parley.handlers.settle import AnyDelivery, Runner, Settler
 from parley.workers.job import Job
 from parley.workers.worker import Worker
+from tests.simulation.conditions.condition import Condition
 from tests.simulation.invariants import Invariant
 
 _react = tally.react
@@ -51,13 +52,15 @@ _apply = TallyStore.apply
 class Mutation:
     """`broken`: what is done wrong. `trips`: the invariant that must notice it.
 
-    `blind`: invariants that are not checked, because they would notice first.
+    `blind`: invariants that are not checked, because they would notice first. `condition`: of the histories that it is
+    looked for in.
     """
 
     broken: str
     trips: Invariant
     breaking: Callable[[], AbstractContextManager[Any]]
     blind: frozenset[Invariant] = frozenset()
+    condition: type[Condition] = Condition
 
     @property
     def name(self) -> str:

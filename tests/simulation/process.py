@@ -23,6 +23,7 @@ from parley.handlers.intake import Bounds, Intake
 from parley.handlers.pull import HandleBatch
 from parley.handlers.pull_window import REQUEST_SECONDS, PullWindow
 from parley.handlers.query import Query
+from parley.handlers.routes import Part
 from parley.handlers.settle import GiveUp, Runner, Settler
 from parley.workers.recent_cancels import Cancels
 from tests.simulation.actors import ActorPool, Moods
@@ -32,6 +33,7 @@ from tests.simulation.faults import Kind
 from tests.simulation.invariants import Invariant, holds
 from tests.simulation.link import Link, as_client
 from tests.simulation.loop import in_context
+from tests.simulation.roles import Role
 from tests.simulation.server import Server
 from tests.simulation.stream import Kept
 
@@ -42,7 +44,8 @@ DEFAULT_TIMEOUT_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class ProcessOptions:
-    """The same for every process of a history. `in_hand`: the limit of each subscriber."""
+    """The same for every process of a history. `in_hand`: the limit of each subscriber. `skew_seconds`: the most that
+    each clock is off."""
 
     keep_seconds: float
     in_hand: int
@@ -107,7 +110,7 @@ class Subscriber:
         total = self._here + self._on_its_way + self._consumer.requested(self) + wanted
         holds(
             Invariant.ROOM_ASKED,
-            total <= room or bool(self._server.faults.struck),
+            total <= room or self._server.disturbed,
             f"{self.name} has room for {room} messages, and with {wanted} more {total} may come",
         )
 
@@ -196,17 +199,20 @@ class Process:
         self,
         server: Server,
         name: str,
+        role: Role,
         options: ProcessOptions,
         observer: Observer,
         killed: Callable[["Process"], None],
     ) -> None:
         self.server = server
         self.name = name
+        self.role = role
         self.link = Link(server, self, name)
+        self.link.old = role.old
         self._options = options
         self._killed = killed
         self.context = contextvars.copy_context()
-        self.context.run(SKEW.set, options.skew_seconds * (2 * server.rng.random() - 1))
+        self.context.run(SKEW.set, role.skew_seconds + options.skew_seconds * (2 * server.rng.random() - 1))
         self.pool = ActorPool(
             server, self.link, self.context, slots_each=options.slots_each, moods=options.moods
         )
@@ -227,29 +233,40 @@ class Process:
         in_context(self.context, self._start())
 
     async def _start(self) -> None:
-        jetstream, effects, observer = self._jetstream, self._effects, self._observer
-        await jetstream.clock.measure()
+        await self._jetstream.clock.measure()
+        parts = self.role.parts
+        if Part.DISPATCH in parts:
+            await self._start_dispatch()
+        if Part.INTAKE in parts:
+            intake = Intake(self._effects, self._observer, Bounds(MAX_AGENTS, DEFAULT_TIMEOUT_SECONDS))
+            settler = self._settler(topology.INTAKE, give_up=intake.give_up)
+            self._take(Runner(settler, intake.handle), topology.INTAKE)
+        if Part.AGGREGATE in parts:
+            self._start_aggregate()
+        self.server.reconnected.append(self.reconnected)
+        if Part.AGGREGATE in parts:
+            await self.sweep()
+
+    async def _start_dispatch(self) -> None:
         for _ in range(2):
             await self.pool.start_worker()
         pool: Any = self.pool  # what `Dispatch` needs of a pool
-        dispatch = Dispatch(jetstream, self._tallies, pool, self._settler(topology.DISPATCH))
+        dispatch = Dispatch(self._jetstream, self._tallies, pool, self._settler(topology.DISPATCH))
         dispatch._cancels = Cancels(VirtualTime.monotonic)
 
         async def drop(message: Any) -> None:
             dispatch.cancel(message.data)
 
         await self.link.subscribe(topology.AGENT_CANCEL, drop)
-        intake = Intake(effects, observer, Bounds(MAX_AGENTS, DEFAULT_TIMEOUT_SECONDS))
-        settler = self._settler
-        self._take(Runner(settler(topology.INTAKE, give_up=intake.give_up), intake.handle), topology.INTAKE)
-        self._take(Runner(settler(topology.CANCELLER), Cancel(jetstream, effects).handle), topology.CANCELLER)
-        self._take(Runner(settler(topology.EXPIRY, None), Expire(effects).handle), topology.EXPIRY)
-        aggregate = Aggregate(effects, observer)
-        self._take(Runner(settler(topology.AGGREGATE), aggregate.handle), topology.AGGREGATE)
         self._take(dispatch, topology.DISPATCH, self.pool)
 
-        self.server.reconnected.append(self.reconnected)
-        await self.sweep()
+    def _start_aggregate(self) -> None:
+        effects, settler = self._effects, self._settler
+        cancel, expire = Cancel(self._jetstream, effects), Expire(effects)
+        aggregate = Aggregate(effects, self._observer)
+        self._take(Runner(settler(topology.CANCELLER), cancel.handle), topology.CANCELLER)
+        self._take(Runner(settler(topology.EXPIRY, None), expire.handle), topology.EXPIRY)
+        self._take(Runner(settler(topology.AGGREGATE), aggregate.handle), topology.AGGREGATE)
 
     def reconnected(self) -> None:
         """The broker was away and is back."""
@@ -257,7 +274,8 @@ class Process:
         def recover() -> None:
             for subscriber in self._subscribers:
                 subscriber.reconnected()
-            in_context(self.context, self.sweep())
+            if Part.AGGREGATE in self.role.parts:
+                in_context(self.context, self.sweep())
 
         self.link.when_awake(recover)
 

@@ -6,14 +6,17 @@ It reports every change to `watch` at once, which checks the invariants.
 import asyncio
 import random
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from parley.broker.core.timestamps import parse_timestamp
 from parley.broker.jetstream import topology
 from tests.simulation.consumer import Consumer, Puller
 from tests.simulation.faults import Faults, Kind
-from tests.simulation.stream import Kept, Stream
+from tests.simulation.stream import Kept, Refused, Stream
 from tests.simulation.trace import Trace
+
+if TYPE_CHECKING:
+    from tests.simulation.conditions.condition import Condition
 
 
 class Watch(Protocol):
@@ -71,6 +74,12 @@ class Server:
             for durable in topology.DURABLES
         }
         self.timers: dict[str, asyncio.TimerHandle] = {}
+        # What is special about this history.
+        self.condition: Condition | None = None
+        # By name, the streams that store nothing now, and what they answer.
+        self.refusing: dict[str, Refused] = {}
+        # Messages that were refused, also those of the scheduler.
+        self.refused = 0
         self._latency = latency
         self._listeners: dict[str, list[Listener]] = {}
 
@@ -98,6 +107,11 @@ class Server:
     def at_rest(self) -> bool:
         return not self.timers and all(consumer.idle for consumer in self.consumers.values())
 
+    @property
+    def disturbed(self) -> bool:
+        """Whether anything that is out of order has happened, or may."""
+        return bool(self.faults.struck) or (self.condition is not None and self.condition.disturbs)
+
     # ── streams ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def stream_of(self, subject: str) -> Stream:
@@ -108,8 +122,11 @@ class Server:
         raise AssertionError(f"no stream takes {subject}")
 
     def store(self, subject: str, data: bytes, headers: dict[str, str], by: str) -> tuple[str, int, bool]:
-        """Raises WrongLastSequence."""
+        """Raises Refused."""
         stream = self.stream_of(subject)
+        if stream.name in self.refusing:
+            self.refused += 1
+            raise self.refusing[stream.name]
         before = stream.newest(subject, self.now) if stream.one_a_subject else None
         seq, duplicate = stream.store(subject, data, headers, self.now)
         if duplicate:
@@ -119,6 +136,8 @@ class Server:
         if headers.get("Nats-Schedule-Next") == "purge":
             self._purge(stream, headers["Nats-Scheduler"])
         kept = stream.messages[seq]
+        if "Nats-Rollup" in headers:
+            self.forget_timers(stream)
         if "Nats-Schedule" in headers:
             self._arm(kept)
         self.watch.stored(kept, before, by)
@@ -126,6 +145,10 @@ class Server:
             if consumer.stream is stream and consumer.wants(subject):
                 consumer.stored(seq)
         return stream.name, seq, False
+
+    def refusing_ends(self) -> None:
+        self.trace.add(self.now, "broker", "stores again")
+        self.refusing = {}
 
     # ── the scheduler ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -144,9 +167,20 @@ class Server:
         if self.now < self.away_until:
             self.timers[kept.subject] = self.loop.call_at(self.away_until, self._fire, kept)
             return
+        del self.timers[kept.subject]
         self.trace.add(self.now, "broker", "fires", kept.subject)
         headers = {"Nats-Scheduler": kept.subject, "Nats-Schedule-Next": "purge"}
-        self.store(kept.headers["Nats-Schedule-Target"], kept.data, headers, "broker")
+        try:
+            self.store(kept.headers["Nats-Schedule-Target"], kept.data, headers, "broker")
+        except Refused as refused:
+            # It is not fired again (nats-server 2.15.1, measured).
+            self.trace.add(self.now, "broker", "cannot fire", f"{kept.subject}: {refused}")
+
+    def forget_timers(self, stream: Stream) -> None:
+        """Cancel the timers whose schedules are no longer in the stream."""
+        for subject in [one for one in self.timers if self.stream_of(one) is stream]:
+            if stream.newest(subject, self.now) is None:
+                self.timers.pop(subject).cancel()
 
     def _purge(self, stream: Stream, timer: str) -> None:
         armed = self.timers.pop(timer, None)

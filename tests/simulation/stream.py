@@ -1,6 +1,7 @@
 """A modelled JetStream stream: duplicates by Msg-Id, compare-and-set, one message a subject, TTLs.
 
-Configured by the `StreamConfig` of `parley.broker.jetstream.topology`, so that a window declared there is the window
+It obeys and refuses the headers that command a stream (roll-up, schedules, TTL) as nats-server 2.15.1 does
+(`test_model` compares). Configured by the `StreamConfig` of `parley.broker.jetstream.topology`, so that a window declared there is the window
 here.
 """
 
@@ -11,8 +12,35 @@ from nats.js.api import RetentionPolicy, StreamConfig
 _DEFAULT_WINDOW_SECONDS = 120.0
 
 
-class WrongLastSequence(Exception):
-    """The subject has a newer message than the writer expects (JetStream's error 10071)."""
+class Refused(Exception):
+    """The server does not store a message. `status`: HTTP's. `code`: JetStream's own."""
+
+    def __init__(self, status: int, code: int, description: str) -> None:
+        super().__init__(status, code, description)
+        self.status = status
+        self.code = code
+        self.description = description
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.code} {self.description}"
+
+
+class WrongLastSequence(Refused):
+    """The subject has a newer message than the writer expects."""
+
+    def __init__(self) -> None:
+        super().__init__(400, 10071, "wrong last sequence")
+
+
+class NoRoom(Refused):
+    """A stream with `discard: new` is full."""
+
+
+class RefusedInSilence(Refused):
+    """No answer comes: the server could not write to its disk."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 0, "no answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +63,9 @@ class Stream:
         self.work_queue = config.retention is RetentionPolicy.WORK_QUEUE
         self.window = config.duplicate_window or _DEFAULT_WINDOW_SECONDS
         self.one_a_subject = config.max_msgs_per_subject == 1
+        self._rolls_up = bool(config.allow_rollup_hdrs)
+        self._schedules = bool(config.allow_msg_schedules)
+        self._expires = bool(config.allow_msg_ttl)
         self.last_seq = 0
         self.messages: dict[int, Kept] = {}
         # The newest sequence of each subject.
@@ -43,8 +74,8 @@ class Stream:
         self._ids: dict[str, tuple[int, float]] = {}
 
     def store(self, subject: str, data: bytes, headers: dict[str, str], now: float) -> tuple[int, bool]:
-        """The message's sequence, and whether it is a duplicate. Checks in the server's order. Raises
-        WrongLastSequence."""
+        """The message's sequence, and whether it is a duplicate. Checks in the server's order. Raises Refused."""
+        self._check_commands(headers)
         msg_id = headers.get("Nats-Msg-Id")
         if msg_id is not None:
             seq, at = self._ids.get(msg_id, (0, 0.0))
@@ -53,7 +84,12 @@ class Stream:
         expected = headers.get("Nats-Expected-Last-Subject-Sequence")
         before = self.newest(subject, now)
         if expected is not None and int(expected) != (before.seq if before is not None else 0):
-            raise WrongLastSequence(subject)
+            raise WrongLastSequence
+        rolled_up = headers.get("Nats-Rollup")
+        for seq, kept in list(self.messages.items()) if rolled_up else ():
+            if rolled_up == "all" or kept.subject == subject:
+                del self.messages[seq]
+                before = None
         self.last_seq += 1
         ttl = headers.get("Nats-TTL")
         expires = now + float(ttl.rstrip("s")) if ttl else None
@@ -64,6 +100,16 @@ class Stream:
         if msg_id is not None:
             self._ids[msg_id] = (self.last_seq, now)
         return self.last_seq, False
+
+    def _check_commands(self, headers: dict[str, str]) -> None:
+        if "Nats-TTL" in headers and not self._expires:
+            raise Refused(400, 10166, "per-message TTL is disabled")
+        if ("Nats-Scheduler" in headers) != ("Nats-Schedule-Next" in headers):
+            raise Refused(400, 10212, "message schedules invalid scheduler")
+        if {"Nats-Schedule", "Nats-Scheduler"} & headers.keys() and not self._schedules:
+            raise Refused(400, 10188, "message schedules is disabled")
+        if "Nats-Rollup" in headers and not self._rolls_up:
+            raise Refused(500, 10111, "rollup not permitted")
 
     def newest(self, subject: str, now: float) -> Kept | None:
         return self.at(self._newest.get(subject, 0), now)

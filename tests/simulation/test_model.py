@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import nats.errors
 import pytest
 from nats.aio.msg import Msg
+from nats.js.errors import APIError
 
-from parley.broker.core.errors import Conflict
+from parley.broker.core.errors import BrokerUnavailable, Conflict
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import EmbeddedNats
@@ -246,7 +247,34 @@ async def work_leaves_its_queue_when_it_is_acknowledged(bench: Bench) -> object:
     return before is not None, await bench.wire.get(topology.AGENT_REQUESTS, 1)
 
 
+async def a_stream_of_requests_obeys_nobody(bench: Bench) -> object:
+    commands = (
+        {"Nats-Rollup": "all"}, {"Nats-Rollup": "sub"}, {"Nats-TTL": "1s"},
+        {"Nats-Schedule": "@at 2099-01-01T00:00:00Z", "Nats-Schedule-Target": topology.COMPLETED},
+        {"Nats-Schedule-Next": "purge", "Nats-Scheduler": topology.timer_subject("t")},
+        {"Nats-Schedule-Next": "purge"}, {"Nats-Scheduler": topology.timer_subject("t")},
+    )  # fmt: skip
+    told = []
+    for headers in commands:
+        for subject in (topology.REQUESTED, topology.CANCEL):
+            with pytest.raises((BrokerUnavailable, APIError)) as refused:
+                await bench.wire.publish(subject, b"{}", headers=headers)
+            cause = refused.value if isinstance(refused.value, APIError) else refused.value.__cause__
+            assert isinstance(cause, APIError)
+            told.append((cause.code, cause.err_code, cause.description))
+    return told
+
+
+async def a_stream_of_timers_can_be_emptied(bench: Bench) -> object:
+    await arm(bench, 0.4)
+    stored = await bench.wire.publish(topology.FAILED, b"{}", headers={"Nats-Rollup": "all"})
+    left = await bench.wire.get_last(topology.DELIBERATIONS, topology.timer_subject("t"))
+    return stored.seq, left, await bench.take(topology.EXPIRY, 1.0)
+
+
 FACTS: tuple[Fact, ...] = (
+    a_stream_of_requests_obeys_nobody,
+    a_stream_of_timers_can_be_emptied,
     a_msg_id_is_stored_once,
     a_write_must_know_the_one_before,
     a_time_to_live_leaves_nothing_to_compare_with,

@@ -3,6 +3,8 @@ seeds."""
 
 import pytest
 
+from tests.simulation.condition_mutations import CONDITION_MUTATIONS
+from tests.simulation.conditions.choice import seeds_of
 from tests.simulation.history import run, simulated
 from tests.simulation.invariants import Invariant
 from tests.simulation.job_mutations import JOB_MUTATIONS
@@ -10,13 +12,13 @@ from tests.simulation.mutations import MUTATIONS, Mutation
 
 # The most client mutation needs about ninety.
 SEEDS = 300
-ALL = (*MUTATIONS, *JOB_MUTATIONS)
+ALL = (*MUTATIONS, *JOB_MUTATIONS, *CONDITION_MUTATIONS)
 
 
 @pytest.mark.parametrize("mutation", ALL, ids=lambda mutation: mutation.name)
 def test_a_broken_rule_is_noticed(mutation: Mutation) -> None:
     with simulated(), mutation.breaking():
-        for seed in range(SEEDS):
+        for seed in seeds_of(mutation.condition, SEEDS):
             violation = run(seed, mutation.blind).violation
             if violation is not None and violation.invariant is mutation.trips:
                 return

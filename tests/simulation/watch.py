@@ -29,6 +29,8 @@ from tests.simulation.stream import Kept
 if TYPE_CHECKING:
     from tests.simulation.server import Server
 
+# The most that a process may be wrong about the server's clock.
+CLOCK_ERROR_SECONDS = 1.0
 _ENDINGS = (topology.COMPLETED, topology.FAILED)
 
 
@@ -120,10 +122,21 @@ class Watcher:
             counts(tally, self._outcomes)
         if newly_ended:
             record.decided_at = now
+            self._decided_now(tally)
             decided_rightly(tally, self._requests[tally.request_seq], tally.task_id in self._cancels.values())
             self.seen[f"ended {tally.state}"] += 1
         if tally.ending_seq is not None:
             self._marked(record, tally)
+
+    def _decided_now(self, tally: Tally) -> None:
+        """Check that a decision is neither of the future nor older than its request: its message may have waited."""
+        assert tally.verdict is not None
+        at = tally.verdict.decided_at
+        if at > self.server.now + CLOCK_ERROR_SECONDS or at < tally.accepted_at - CLOCK_ERROR_SECONDS:
+            raise Violation(
+                Invariant.ONE_CLOCK,
+                f"{tally.task_id} was decided {tally.state} {at - self.server.now:+.3f} s from now",
+            )
 
     def _marked(self, record: Record, tally: Tally) -> None:
         if tally.ending_seq not in [ending.seq for ending in record.endings]:
@@ -138,7 +151,7 @@ class Watcher:
 
     def _met(self, record: Record) -> None:
         """Note whether two messages that may have decided it are being handled, between its verdict and its mark."""
-        if not self.server.faults.struck and not record.met:
+        if not self.server.disturbed and not record.met:
             record.met = (
                 sum(may_have_decided(kept, record.tally) for kept in self._in_hand(record.tally.task_id)) > 1
             )
@@ -185,8 +198,9 @@ class Watcher:
         if self.swept:
             return
         late = kept.at - record.tally.deadline
-        faults = self.server.faults.struck
-        if record.tally.phases and late > 1 and late > allowed(faults, record.tally.deadline):
+        faults, condition = self.server.faults.struck, self.server.condition
+        excused = allowed(faults, record.tally.deadline) + (condition.late(record) if condition else 0.0)
+        if record.tally.phases and late > excused:
             raise Violation(
                 Invariant.IN_TIME, f"the ending of {task_id} came {late:.3f} s after its deadline"
             )
@@ -214,7 +228,7 @@ class Watcher:
         if record.carried < 2:
             return
         self.seen["ending carried twice by core NATS"] += 1
-        if not self.server.faults.struck:
+        if not self.server.disturbed:
             self.seen["ending carried twice by core NATS, no fault"] += 1
             self._met(record)
             if not record.met:

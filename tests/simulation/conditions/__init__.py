@@ -1,0 +1,1 @@
+"""What is special about some histories, besides their faults: each file is one kind."""
