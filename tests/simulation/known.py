@@ -20,13 +20,10 @@ class Known:
     condition: str | None = None
 
 
-_CLOCK = "finding 9: instants are the process's own"
 _ROOM = "findings 5 and 18: a full store loses deadlines, and an account's limit is taken for a bug"
 _AWAY = "findings 6 and 12: away for longer than anything is remembered"
 
 KNOWN: tuple[Known, ...] = (
-    Known(Invariant.ONE_CLOCK, "was decided", _CLOCK, "skew"),
-    Known(Invariant.COMES_TO_REST, "dispatch", _CLOCK, "skew"),
     Known(Invariant.AN_ENDING, "0 endings stored, marked None", _ROOM, "refusals"),
     Known(Invariant.NO_BUG, "BadRequestError", _ROOM, "refusals"),
     Known(Invariant.IN_TIME, "after its deadline", _AWAY, "absence"),
