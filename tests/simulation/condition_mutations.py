@@ -5,15 +5,34 @@ from contextlib import AbstractContextManager
 from typing import Any
 from unittest.mock import patch
 
+from nats.js.api import StreamConfig
+
+from parley.broker.jetstream import jetstream, topology
 from parley.broker.jetstream.server_clock import ServerClock
 from tests.simulation.clock import VirtualTime
 from tests.simulation.conditions.skew import Skew
+from tests.simulation.conditions.strangers import Strangers
 from tests.simulation.invariants import Invariant
 from tests.simulation.mutations import Mutation
+
+_streams = topology.streams
 
 
 def _reads_its_own_clock(self: ServerClock) -> float:
     return VirtualTime.time()
+
+
+def _obeys_everybody(**how: Any) -> tuple[StreamConfig, ...]:
+    """As `topology.streams`, with requests in a stream that obeys headers."""
+    everything = {"allow_msg_schedules": True, "allow_rollup_hdrs": True, "allow_msg_ttl": True}
+    return tuple(
+        config.evolve(**everything) if config.name == topology.REQUESTS else config
+        for config in _streams(**how)
+    )
+
+
+def _believes_any(stream: str, subject: str) -> bool:
+    return True
 
 
 def _method(owner: type, name: str, broken: Callable[..., Any]) -> Callable[[], AbstractContextManager[Any]]:
@@ -26,5 +45,17 @@ CONDITION_MUTATIONS = (
         Invariant.ONE_CLOCK,
         _method(ServerClock, "now", _reads_its_own_clock),
         condition=Skew,
+    ),
+    Mutation(
+        "obeys the headers of requests",
+        Invariant.NOT_LOST,
+        lambda: patch.object(topology, "streams", _obeys_everybody),
+        condition=Strangers,
+    ),
+    Mutation(
+        "believes any acknowledgement",
+        Invariant.MARK_KEPT,
+        lambda: patch.object(jetstream, "may_acknowledge", _believes_any),
+        condition=Strangers,
     ),
 )

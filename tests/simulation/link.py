@@ -22,6 +22,7 @@ from nats.js.api import PubAck, RawStreamMsg
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS
 from parley.broker.jetstream.consumer_protocol import IN_PROGRESS, nak
+from parley.broker.jetstream.forgeries import Forgeries
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.server_clock import TIME_SUBJECT
 from tests.simulation.faults import Fault, Kind
@@ -85,6 +86,8 @@ class Link:
         self._resumes = 0.0
         # Its owner runs the version before this one.
         self.old = False
+        # What came here under a false name.
+        self.forgeries = Forgeries()
         # How often its owner has been stopped.
         self.stops = 0
         # When the latest request arrives.
@@ -97,6 +100,11 @@ class Link:
     @property
     def dead(self) -> bool:
         return self._dead
+
+    @property
+    def of_service(self) -> bool:
+        """It is a service's or a worker's, not a client's."""
+        return self._owner is not None
 
     @property
     def stopped(self) -> bool:
@@ -313,7 +321,9 @@ class Jet:
                 if isinstance(refused, RefusedInSilence):
                     raise nats.errors.TimeoutError from None
                 raise _api_error(refused) from None
-            return PubAck(stream=stream, seq=seq, duplicate=duplicate)
+            condition = self._server.condition
+            forged = condition.forged(self._link, subject) if condition is not None else None
+            return forged or PubAck(stream=stream, seq=seq, duplicate=duplicate)
 
         if self._link.old and subject.startswith(topology.tally_subject("")):
             payload = as_old(payload)

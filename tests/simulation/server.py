@@ -116,9 +116,8 @@ class Server:
 
     def stream_of(self, subject: str) -> Stream:
         for stream in self.streams.values():
-            for wanted in stream.subjects:
-                if subject == wanted or (wanted[-1] in "*>" and subject.startswith(wanted[:-1])):
-                    return stream
+            if stream.takes(subject):
+                return stream
         raise AssertionError(f"no stream takes {subject}")
 
     def store(self, subject: str, data: bytes, headers: dict[str, str], by: str) -> tuple[str, int, bool]:

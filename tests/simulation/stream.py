@@ -75,7 +75,7 @@ class Stream:
 
     def store(self, subject: str, data: bytes, headers: dict[str, str], now: float) -> tuple[int, bool]:
         """The message's sequence, and whether it is a duplicate. Checks in the server's order. Raises Refused."""
-        self._check_commands(headers)
+        self._check_commands(subject, headers)
         msg_id = headers.get("Nats-Msg-Id")
         if msg_id is not None:
             seq, at = self._ids.get(msg_id, (0, 0.0))
@@ -101,13 +101,22 @@ class Stream:
             self._ids[msg_id] = (self.last_seq, now)
         return self.last_seq, False
 
-    def _check_commands(self, headers: dict[str, str]) -> None:
+    def takes(self, subject: str) -> bool:
+        return any(
+            subject == wanted or (wanted[-1] in "*>" and subject.startswith(wanted[:-1]))
+            for wanted in self.subjects
+        )
+
+    def _check_commands(self, subject: str, headers: dict[str, str]) -> None:
         if "Nats-TTL" in headers and not self._expires:
             raise Refused(400, 10166, "per-message TTL is disabled")
         if ("Nats-Scheduler" in headers) != ("Nats-Schedule-Next" in headers):
             raise Refused(400, 10212, "message schedules invalid scheduler")
         if {"Nats-Schedule", "Nats-Scheduler"} & headers.keys() and not self._schedules:
             raise Refused(400, 10188, "message schedules is disabled")
+        target = headers.get("Nats-Schedule-Target")
+        if target is not None and (target == subject or not self.takes(target)):
+            raise Refused(400, 10190, "message schedules target is invalid")
         if "Nats-Rollup" in headers and not self._rolls_up:
             raise Refused(500, 10111, "rollup not permitted")
 

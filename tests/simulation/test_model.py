@@ -265,6 +265,15 @@ async def a_stream_of_requests_obeys_nobody(bench: Bench) -> object:
     return told
 
 
+async def a_schedule_stays_in_its_stream_and_names_another_subject(bench: Bench) -> object:
+    told = []
+    for target in (topology.CANCEL, topology.timer_subject("t")):
+        with pytest.raises(APIError) as refused:
+            await bench.wire.schedule(topology.timer_subject("t"), target, bench.now() + 60, b"{}")
+        told.append((refused.value.code, refused.value.err_code, refused.value.description))
+    return told
+
+
 async def a_stream_of_timers_can_be_emptied(bench: Bench) -> object:
     await arm(bench, 0.4)
     stored = await bench.wire.publish(topology.FAILED, b"{}", headers={"Nats-Rollup": "all"})
@@ -274,6 +283,7 @@ async def a_stream_of_timers_can_be_emptied(bench: Bench) -> object:
 
 FACTS: tuple[Fact, ...] = (
     a_stream_of_requests_obeys_nobody,
+    a_schedule_stays_in_its_stream_and_names_another_subject,
     a_stream_of_timers_can_be_emptied,
     a_msg_id_is_stored_once,
     a_write_must_know_the_one_before,

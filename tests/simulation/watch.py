@@ -51,6 +51,8 @@ class Watcher:
         self._live: dict[str, Record] = {}
         # What is stored, by sequence: requests, the task_ids of cancels, outcomes.
         self._requests: dict[int, Kept] = {}
+        # Sequences of the requests that intake has not settled.
+        self._untaken: set[int] = set()
         self._cancels: dict[int, str] = {}
         self._outcomes: dict[int, StoredOutcome] = {}
         # (task_id, agent, round) of the outcomes stored.
@@ -95,6 +97,7 @@ class Watcher:
                 self._armed(str(payload(kept.data)["task_id"]))
             case _ if kept.subject == topology.REQUESTED:
                 self._requests[kept.seq] = kept
+                self._untaken.add(kept.seq)
             case _ if kept.subject == topology.CANCEL:
                 self._cancels[kept.seq] = str(payload(kept.data).get("task_id"))
 
@@ -255,6 +258,8 @@ class Watcher:
 
     def settled(self, consumer: Consumer, kept: Kept) -> None:
         name = consumer.durable.name
+        if name == "intake":
+            self._untaken.discard(kept.seq)
         if (kept.stream, kept.seq, name) in self._dead_letters:
             self.seen["dead letter"] += 1
             if name != "intake":
@@ -364,6 +369,11 @@ class Watcher:
 
     def rested(self) -> None:
         """Nothing is left to do: every deliberation must have its ending by now."""
+        if self._untaken and Invariant.NOT_LOST not in self.blind:
+            raise Violation(
+                Invariant.NOT_LOST,
+                f"requests {sorted(self._untaken)} were acknowledged to their clients and are gone",
+            )
         for (task_id, seq), record in self.records.items():
             if len(record.endings) != 1 or not record.marked:
                 raise Violation(

@@ -3,11 +3,14 @@
 import random
 from typing import TYPE_CHECKING
 
+from nats.js.api import PubAck
+
 from tests.simulation.plan import Plan
 from tests.simulation.roles import Role
 
 if TYPE_CHECKING:
     from tests.simulation.history import History
+    from tests.simulation.link import Link
     from tests.simulation.record import Record
 
 
@@ -37,6 +40,10 @@ class Condition:
     def back_at(self, role: Role) -> float:
         """A process of this role that was killed does not start again before this instant."""
         return 0.0
+
+    def forged(self, link: "Link", subject: str) -> PubAck | None:
+        """The acknowledgement that this publisher gets instead of the server's."""
+        return None
 
     def late(self, record: "Record") -> float:
         """Seconds by which this condition may make an ending late."""
