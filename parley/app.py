@@ -172,7 +172,8 @@ async def _pool(settings: Settings, nats_url: str, model: str) -> AsyncIterator[
 
     name, actors = f"{socket.gethostname()}-{os.getpid()}", settings.pool_actors
     cpus, address = settings.ray_actor_cpus, settings.ray_address
-    async with RayPool(config, name=name, actors=actors, address=address, actor_cpus=cpus) as cluster:
+    pool = RayPool(config, nats_url=nats_url, name=name, actors=actors, address=address, actor_cpus=cpus)
+    async with pool as cluster:
         yield cluster
 
 

@@ -29,9 +29,9 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close
 from parley.broker.jetstream.connection import connect as open_connection
 from parley.broker.jetstream.deadletters import DeadLetters
+from parley.broker.jetstream.direct_reads import read_all, read_last
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.object_store import get_object
-from parley.broker.jetstream.scan import scan
 from parley.broker.jetstream.stored_ending import ending_of
 from parley.find_nats import find_nats
 
@@ -42,6 +42,8 @@ ASSUMED_TIMEOUT_SECONDS = 300.0
 # Between two questions whether an ending was missed: doubled from the first to the last.
 FIRST_POLL_SECONDS, LAST_POLL_SECONDS = 2.0, 15.0
 GET_TIMEOUT_SECONDS = 5.0
+# Between two looks at a tally that is watched.
+WATCH_SECONDS = 0.2
 # Endings kept that arrived before the program waited for them.
 KEPT_ENDINGS = 1_000
 ENDED = frozenset({"COMPLETED", "FAILED", "TIMEOUT"})
@@ -246,29 +248,26 @@ class Client:
         await self._publish(topology.CANCEL, body)
 
     async def watch(self, task_id: str) -> AsyncIterator[Tally]:
-        """The tally whenever it changes, until the deliberation has ended. Raises BrokerUnavailable, NoService."""
-        try:
-            bucket = await self._jetstream.js.key_value(topology.TALLIES_BUCKET)
-        except nats.js.errors.NotFoundError as error:
-            raise NoService from error
-        except (nats.errors.Error, TimeoutError) as error:
-            raise BrokerUnavailable("the connected server", str(error) or type(error).__name__) from error
-        watcher = await bucket.watch(task_id)
-        try:
-            async for entry in watcher:
-                if entry is None or not entry.value:
-                    continue
-                tally = Tally.model_validate_json(entry.value)
+        """The tally whenever it has changed, until the deliberation has ended. Raises BrokerUnavailable, NoService."""
+        # Asked for again and again: a watch needs the right to make consumers, which is a right to write anywhere.
+        subject, seen = topology.tally_subject(task_id), 0
+        while True:
+            try:
+                stored = await read_last(self._jetstream, topology.TALLIES, subject)
+            except errors.StreamNotFound as error:
+                raise NoService from error
+            if stored is not None and stored.seq > seen and stored.data:
+                seen = stored.seq
+                tally = Tally.model_validate_json(stored.data)
                 yield tally
                 if tally.ended:
                     return
-        finally:
-            await watcher.stop()  # type: ignore[no-untyped-call]  # nats-py's own
+            await asyncio.sleep(WATCH_SECONDS)
 
     async def tallies(self) -> list[Tally]:
         """Every deliberation that the service remembers, the newest first. Raises BrokerUnavailable, NoService."""
         found: dict[str, Tally] = {}
-        stored = scan(self._jetstream, topology.TALLIES, topology.tally_subject(">"))
+        stored = read_all(self._jetstream, topology.TALLIES, topology.tally_subject(">"))
         try:
             async with aclosing(stored) as messages:
                 async for message in messages:

@@ -50,6 +50,8 @@ class Settings(BaseSettings):
     # fmt: off
     nats_url: str | None = _field(
         None, "NATS servers, comma-separated. `parley up` starts its own without it.", "NATS_URL")
+    worker_nats_url: str | None = _field(
+        None, "The same servers, with the credentials that workers use. Without it, those of NATS_URL.")
     ray_address: str | None = _field(
         None, "Ray cluster to join: `auto`, `host:6379` or `ray://…`. Without it a local Ray is started.",
         "RAY_ADDRESS")
@@ -101,7 +103,7 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = _field("INFO", "Of our own log lines.")
     # fmt: on
 
-    @field_validator("nats_url", "ray_address", "vllm_url", "vllm_model", mode="before")
+    @field_validator("nats_url", "worker_nats_url", "ray_address", "vllm_url", "vllm_model", mode="before")
     @classmethod
     def _blank_is_unset(cls, value: Any) -> Any:
         return None if isinstance(value, str) and not value.strip() else value
@@ -121,7 +123,7 @@ class Settings(BaseSettings):
     def _blank_is_the_usual_place(cls, value: Any) -> Any:
         return default_state_folder() if isinstance(value, str) and not value.strip() else value
 
-    @field_validator("nats_url")
+    @field_validator("nats_url", "worker_nats_url")
     @classmethod
     def _nats_urls(cls, value: str | None) -> str | None:
         return _urls(value, {"nats", "tls", "ws", "wss"}, "nats://127.0.0.1:4222")
@@ -173,7 +175,7 @@ class Settings(BaseSettings):
         first_byte, total = self.vllm_first_byte_timeout_seconds, self.vllm_total_timeout_seconds
         timeouts = CallTimeouts(self.vllm_connect_timeout_seconds, first_byte, total)
         return WorkerConfig(
-            nats_url=nats_url,
+            nats_url=self.worker_nats_url or nats_url,
             endpoints=self.endpoints,
             model=model,
             api_key=self.api_key,

@@ -4,8 +4,6 @@ A right to make consumers is a right to have the server write anywhere: a consum
 These need the right to `$JS.API.DIRECT.GET.<stream>` only. Any replica answers, so they may lag behind by a moment.
 """
 
-import base64
-import hashlib
 import json
 from collections.abc import AsyncGenerator
 from contextlib import suppress
@@ -14,7 +12,6 @@ import nats.errors
 from nats.aio.msg import Msg
 
 from parley.broker.core.errors import BrokerUnavailable, StreamNotFound
-from parley.broker.core.messages import ResultsRef
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 
@@ -24,7 +21,14 @@ BATCH_BYTES = 4 * 1024 * 1024
 
 _NOT_FOUND = "404"
 # What JetStream adds to a message that it reads directly.
-_OWN_HEADERS = ("Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp", "Nats-Num-Pending", "Nats-Last-Sequence")
+_OWN_HEADERS = (
+    "Nats-Stream",
+    "Nats-Subject",
+    "Nats-Sequence",
+    "Nats-Time-Stamp",
+    "Nats-Num-Pending",
+    "Nats-Last-Sequence",
+)
 
 
 def _direct_subject(stream: str, subject: str = "") -> str:
@@ -35,7 +39,9 @@ async def read_last(jetstream: JetStream, stream: str, subject: str) -> StoredMe
     """The newest message under `subject`, None without one. Raises StreamNotFound, BrokerUnavailable."""
     with jetstream.translate_errors():
         try:
-            answer = await jetstream.nc.request(_direct_subject(stream, subject), b"", PUBLISH_TIMEOUT_SECONDS)
+            answer = await jetstream.nc.request(
+                _direct_subject(stream, subject), b"", PUBLISH_TIMEOUT_SECONDS
+            )
         except nats.errors.NoRespondersError as error:
             raise StreamNotFound(stream) from error
     status = (answer.headers or {}).get("Status")
@@ -82,25 +88,6 @@ async def _batch(
     finally:
         with suppress(nats.errors.Error):
             await subscription.unsubscribe()
-
-
-async def read_object(jetstream: JetStream, ref: ResultsRef) -> bytes:
-    """An object of an object store, as `JetStream.put_object` keeps it. Raises BrokerUnavailable, also if it is no longer
-    kept whole."""
-    stream, name = f"OBJ_{ref.bucket}", base64.urlsafe_b64encode(ref.name.encode()).decode()
-    described = await read_last(jetstream, stream, f"$O.{ref.bucket}.M.{name}")
-    info = json.loads(described.data) if described is not None else {"deleted": True}
-    if info.get("deleted"):
-        raise BrokerUnavailable("the connected server", f"object {ref.bucket}/{ref.name} is no longer kept")
-    chunks = [
-        chunk.data
-        async for chunk in read_all(jetstream, stream, f"$O.{ref.bucket}.C.{info['nuid']}")
-    ]
-    data = b"".join(chunks)
-    digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode()
-    if info.get("digest", "").removeprefix("SHA-256=").rstrip("=") != digest.rstrip("="):
-        raise BrokerUnavailable("the connected server", f"object {ref.bucket}/{ref.name} is no longer kept whole")
-    return data
 
 
 def _stored(message: Msg) -> StoredMessage:

@@ -17,10 +17,16 @@ import nats.errors
 import nats.js.errors
 
 from parley.broker.core.backoff import backoff
-from parley.broker.core.errors import BrokerUnavailable, ObjectGone, ObjectNotStored, ParleyError
+from parley.broker.core.errors import (
+    BrokerUnavailable,
+    ObjectGone,
+    ObjectNotStored,
+    ParleyError,
+    StreamNotFound,
+)
 from parley.broker.core.messages import ResultsRef
-from parley.broker.jetstream.jetstream import JetStream
-from parley.broker.jetstream.scan import scan
+from parley.broker.jetstream.direct_reads import read_all, read_last
+from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 
 # As other clients have it. Smaller where `max_payload` is.
 CHUNK_BYTES = 128 * 1024
@@ -139,12 +145,17 @@ async def put_object(jetstream: JetStream, bucket: str, name: str, data: bytes) 
 async def get_object(jetstream: JetStream, ref: ResultsRef) -> bytes:
     """The data of an object, whole. Raises ObjectGone if it is not kept (any more), BrokerUnavailable."""
     for _ in range(READ_TRIES):
-        entry = await _entry(jetstream, ref.bucket, ref.name)
+        try:
+            stored = await read_last(jetstream, _stream(ref.bucket), _entry_subject(ref.bucket, ref.name))
+        except StreamNotFound as error:
+            raise ObjectGone(ref.bucket, ref.name) from error
+        entry = _usable(stored)
         if entry is None:
             raise ObjectGone(ref.bucket, ref.name)
         if not entry.get("size"):
             return b""
-        found = scan(jetstream, _stream(ref.bucket), _chunks_subject(ref.bucket, str(entry.get("nuid"))))
+        # Direct reads: clients have no right to others.
+        found = read_all(jetstream, _stream(ref.bucket), _chunks_subject(ref.bucket, str(entry.get("nuid"))))
         async with aclosing(found) as chunks:
             data = b"".join([chunk.data async for chunk in chunks])
         digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode()
@@ -164,7 +175,10 @@ async def delete_object(jetstream: JetStream, bucket: str, name: str) -> None:
 
 async def _entry(jetstream: JetStream, bucket: str, name: str) -> dict[str, Any] | None:
     """What the store says of the object, None if it has none."""
-    stored = await jetstream.get_last(_stream(bucket), _entry_subject(bucket, name))
+    return _usable(await jetstream.get_last(_stream(bucket), _entry_subject(bucket, name)))
+
+
+def _usable(stored: StoredMessage | None) -> dict[str, Any] | None:
     if stored is None:
         return None
     try:

@@ -63,15 +63,25 @@ class RayPool(WorkerPool):
     """`actors` async actors of `config.slots` slots each. Use as an async context manager.
 
     `address` None starts a local Ray with this process and stops it again; any other address is joined. `name` makes
-    the actors' names unique among the replicas of a cluster. Raises RayUnavailable on entry.
+    the actors' names unique among the replicas of a cluster. `nats_url`: NATS with the rights of the service, if the
+    workers of `config` have others. Raises RayUnavailable on entry.
     """
 
     def __init__(
-        self, config: WorkerConfig, *, name: str, actors: int, address: str | None, actor_cpus: float = 1.0
+        self,
+        config: WorkerConfig,
+        *,
+        name: str,
+        actors: int,
+        address: str | None,
+        actor_cpus: float = 1.0,
+        nats_url: str | None = None,
     ) -> None:
         resend_seconds = min(RESEND_SECONDS, config.ack_wait_seconds / RESEND_SHARE)
         super().__init__(config.endpoints, slots_each=config.slots, resend_seconds=resend_seconds)
         self._config = config
+        # For the pool's own connection.
+        self._nats_url = nats_url or config.nats_url
         self._name = name
         self._cluster = RayCluster(address, cpus=actors * actor_cpus)
         self._actor_cpus = actor_cpus
@@ -89,7 +99,7 @@ class RayPool(WorkerPool):
             async with self._cluster.starting():
                 await self._cluster.start()
             self._stack.push_async_callback(self._leave)
-            self._nc = await connect(self._config.nats_url, f"parley-pool-{self._name}", SERVICE_INBOX)
+            self._nc = await connect(self._nats_url, f"parley-pool-{self._name}", SERVICE_INBOX)
             self._stack.push_async_callback(close, self._nc)
             async with self._cluster.starting():
                 await asyncio.gather(*map(self._fill, self._actor_slots))

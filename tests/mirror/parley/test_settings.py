@@ -17,6 +17,7 @@ from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
 # Of each field: a value as the environment holds it, and what it becomes. None is a default.
 VALUES: dict[str, tuple[str, Any]] = {
     "nats_url": ("nats://one:4222,tls://two", "nats://one:4222,tls://two"),
+    "worker_nats_url": ("nats://worker:secret@one", "nats://worker:secret@one"),
     "ray_address": ("ray://head:10001", "ray://head:10001"),
     "vllm_url": ("http://gpu-1:8000, https://gpu-2/v1", "http://gpu-1:8000, https://gpu-2/v1"),
     "vllm_model": ("llama", "llama"),
@@ -55,6 +56,7 @@ PLAIN = {
 BAD_VALUES = {
     "NATS_URL": ["http://host", "nats://", "nats://host:99999", "nats://host:0"],
     "PARLEY_NATS_URL": ["host:4222", "nats://[::1", "nats://one,,nats://two"],
+    "PARLEY_WORKER_NATS_URL": ["host:4222"],
     "VLLM_URL": ["gpu-1:8000"],
     "PARLEY_VLLM_URL": ["http://one,ftp://two"],
     "VLLM_API_KEY": ["two\nlines", "schlüssel"],
@@ -298,7 +300,9 @@ def test_a_worker_gets_everything_that_is_set_for_it(monkeypatch: pytest.MonkeyP
     for field, (raw, _) in VALUES.items():
         monkeypatch.setenv(f"PARLEY_{field.upper()}", raw)
     config = load().worker_config("nats://real", "real-model")
-    assert (config.nats_url, config.model, config.api_key) == ("nats://real", "real-model", "sesame")
+    # Not the service's: an actor has only a worker's rights.
+    assert config.nats_url == "nats://worker:secret@one"
+    assert (config.model, config.api_key) == ("real-model", "sesame")
     assert config.endpoints == ("http://gpu-1:8000", "https://gpu-2/v1")
     assert config.timeouts == CallTimeouts(connect=1.5, first_byte=2.5, total=99.0)
     assert config.retry == RetryPolicy(attempts=9, base=0.125, cap=60.0)
@@ -309,6 +313,7 @@ def test_a_worker_gets_everything_that_is_set_for_it(monkeypatch: pytest.MonkeyP
 
 def test_the_defaults_of_the_settings_are_those_of_the_code() -> None:
     config = load().worker_config("nats://x", "m")
+    assert config.nats_url == "nats://x"
     assert (config.timeouts, config.retry) == (CallTimeouts(), RetryPolicy())
     assert config.breaker_policy == BreakerPolicy()
 
