@@ -20,6 +20,7 @@ from parley.broker.core.tally import (
     Event,
     PublishEnding,
     RequestAgents,
+    SendEnding,
     StopAgents,
     Tally,
 )
@@ -68,6 +69,10 @@ class EffectRunner:
             return None
         return await self._endings.lookup.find(task_id, at)
 
+    async def send_ending(self, task_id: str, seq: int, reply_to: str) -> None:
+        """Send the ending that is stored at `seq` in DELIBERATIONS to one more asker."""
+        await self._endings.send(task_id, seq, reply_to)
+
     def outcomes_needed(self, task_id: str) -> int:
         """How many outcomes together may end a deliberation, as far as this process knows. 1 if it does not know, or
         if the deadline is too near for any outcome to wait."""
@@ -113,6 +118,8 @@ class EffectRunner:
             case StopAgents(reason):
                 cancel = AgentCancel(task_id=tally.task_id, reason=reason)
                 await self._jetstream.broadcast(topology.AGENT_CANCEL, cancel.encode(), trace_headers(tally))
+            case SendEnding(seq, reply_to):
+                await self.send_ending(tally.task_id, seq, reply_to)
             case _:
                 assert_never(effect)
 

@@ -1,5 +1,5 @@
-"""Publishes the ending of a decided deliberation: composes it, stores it once, sends it to the inbox, marks the
-tally.
+"""Publishes the ending of a decided deliberation: composes it, stores it once, sends it to the askers' inboxes, marks
+the tally.
 
 Several messages may publish one ending: a redelivery of the message that decided it, and later the deadline
 (`_already_ended` in `broker/core/tally.py`; `DeadlineRecovery` arms the deadline again). So an ending is stored under
@@ -73,7 +73,7 @@ class EndingPublisher:
         self._publishing: dict[tuple[str, int], asyncio.Future[bool]] = {}
 
     async def publish(self, tally: Tally) -> None:
-        """Store the ending, send it to the inbox that the request named, mark the tally. Safe to repeat.
+        """Store the ending, send it to the inboxes that its askers named, mark the tally. Safe to repeat.
 
         Several callers at a time share one publication.
         """
@@ -95,6 +95,12 @@ class EndingPublisher:
             del self._publishing[which]
             done.set_result(published)
 
+    async def send(self, task_id: str, seq: int, reply_to: str) -> None:
+        """Send the ending that is stored at `seq` to one more inbox, if the stream still has it."""
+        stored = await self.lookup.get(task_id, seq)
+        if stored is not None:
+            await self._jetstream.broadcast(reply_to, stored.data, {wire_names.SUBJECT: stored.subject})
+
     async def _is_marked(self, tally: Tally) -> bool:
         """Whether another process has published the ending meanwhile."""
         stored = await self._tallies.read(tally.task_id)
@@ -107,12 +113,16 @@ class EndingPublisher:
         completed = isinstance(ending, DeliberationCompleted)
         subject = topology.COMPLETED if completed else topology.FAILED
         seq = await self._store(tally, subject, body)
-        if tally.reply_to is not None:
-            headers = {**trace_headers(tally), wire_names.SUBJECT: subject}
-            await self._jetstream.broadcast(tally.reply_to, body, headers)
+        headers = {**trace_headers(tally), wire_names.SUBJECT: subject}
+        for inbox in tally.inboxes:
+            await self._jetstream.broadcast(inbox, body, headers)
         marked = await self._tallies.mark_published(tally.task_id, seq)
         if marked.changed:
             self._observer.deliberation_ended(ending)
+            # Of those who asked meanwhile. Who asks from now on finds the mark, and gets the stored ending.
+            later = marked.tally.inboxes if marked.tally is not None else ()
+            for inbox in set(later) - set(tally.inboxes):
+                await self._jetstream.broadcast(inbox, body, headers)
         for outcome in tally.phase.outcomes.values():
             self.outcomes.forget(outcome.seq)
 

@@ -2,10 +2,13 @@
 
 Once it is recorded, a deliberation ends, by its deadline at the latest. A request that cannot be run ends as
 `rejected`, with the reason, and is dead-lettered.
+
+A request with the `task_id` of a deliberation that exists is a second asker of it, and hears its ending too. If it
+asks something else it is rejected, under the name of its own place in the stream.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import BaseModel, ValidationError
@@ -15,7 +18,7 @@ from parley.broker.core.messages import MAX_REQUEST_BYTES, OWN_NAME, TASK_ID_PAT
 from parley.broker.core.observer import Observer
 from parley.broker.core.reply_subjects import DEFAULT_PREFIXES, may_send_ending
 from parley.broker.core.states import Cause
-from parley.broker.core.tally import Refused, Requested
+from parley.broker.core.tally import Refused, Requested, Tally, asks_another
 from parley.broker.core.wire_names import REPLY_TO, own_name
 from parley.handlers.delivery import ACK, DeadLetter, Delivery, Settlement
 from parley.handlers.effects import EffectRunner
@@ -44,9 +47,10 @@ class Intake:
             request = delivery.payload(DeliberationRequested)
             await self._check_name(request.task_id, delivery.seq)
             event = self._event(delivery, request)
-            if await self._ended_before(delivery, event.task_id):
+            if await self._ended_before(delivery, event.task_id, event.reply_to):
                 return ACK
             result = await self._effects.apply(event.task_id, [(event, self._effects.now())], request)
+            _check_question(result.tally, event)
         except (InvalidMessage, PayloadTooLarge) as error:
             await self._refuse(delivery, str(error), Cause.REFUSED)
             return DeadLetter(str(error))
@@ -91,6 +95,7 @@ class Intake:
             metadata=request.metadata,
             reply_to=self._reply_to(delivery),
             traceparent=delivery.traceparent,
+            question=request.question,
         )
 
     async def _refuse(
@@ -113,12 +118,24 @@ class Intake:
             reply_to=reply_to,
             traceparent=delivery.traceparent,
         )
-        if not await self._ended_before(delivery, task_id):
-            await self._effects.apply(task_id, [(event, self._effects.now())])
+        if not await self._end(delivery, event):
+            # The name is another deliberation's. The sender hears under the name of its message's own place.
+            await self._end(delivery, replace(event, task_id=own_name(delivery.seq)))
 
-    async def _ended_before(self, delivery: Delivery[DeliberationRequested], task_id: str) -> bool:
+    async def _end(self, delivery: Delivery[DeliberationRequested], event: Refused) -> bool:
+        """End a request. False if its name is that of another deliberation."""
+        if await self._ended_before(delivery, event.task_id, event.reply_to):
+            return True
+        result = await self._effects.apply(event.task_id, [(event, self._effects.now())])
+        return result.tally is not None and result.tally.request_seq == delivery.seq
+
+    async def _ended_before(
+        self, delivery: Delivery[DeliberationRequested], task_id: str, reply_to: str | None
+    ) -> bool:
         """Whether this request has ended and was forgotten: intake was away for long. It must not run again."""
         place = await self._effects.ended_before(task_id, delivery.seq, delivery.at, delivery.count)
+        if place is not None and reply_to is not None:
+            await self._effects.send_ending(task_id, place, reply_to)
         return place is not None
 
     def _reply_to(self, delivery: Delivery[DeliberationRequested]) -> str | None:
@@ -129,6 +146,12 @@ class Intake:
             prefixes = ", ".join(self._bounds.reply_prefixes)
             raise InvalidMessage([f"header {REPLY_TO}: must be a subject that begins with {prefixes}"])
         return reply_to
+
+
+def _check_question(tally: Tally | None, event: Requested) -> None:
+    """Raises InvalidMessage for a request that asks something else than the deliberation of its name."""
+    if tally is not None and asks_another(tally, event):
+        raise InvalidMessage([f"task_id: {event.task_id} is another question's; choose another, or none"])
 
 
 class _Named(BaseModel, strict=True, extra="ignore"):

@@ -72,12 +72,21 @@ class NoEnding(errors.ParleyError):
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A request that NATS has stored. `Client.ending` waits for its ending."""
+    """A request that NATS has stored. `Client.ending` waits for its ending.
+
+    `own_name`: the name after its place in the stream. Where `task_id` is another question's, the request is rejected
+    under this name.
+    """
 
     task_id: str
     timeout_seconds: float | None
-    # Resolved by the client when the ending reaches its inbox.
+    own_name: str
+    # Resolved by the client when an ending of this name reaches its inbox.
     _arrival: "asyncio.Future[Ending]" = field(repr=False, compare=False)
+    # The same for `own_name`.
+    _rejection: "asyncio.Future[Ending]" = field(repr=False, compare=False)
+    # This client asked under the same `task_id` before: the ending may be that of the other question.
+    _again: bool = field(repr=False, compare=False)
 
 
 class Asking(TypedDict, total=False):
@@ -194,18 +203,29 @@ class Client:
         request = compose(task_description, **asking)
         body = request.model_dump_json(exclude_none=True).encode()
         seq = await self._publish(topology.REQUESTED, body, {wire_names.REPLY_TO: self._inbox})
-        task_id = request.task_id or wire_names.own_name(seq)
-        return Submitted(task_id, request.timeout_seconds, self._arrival(task_id))
+        own_name = wire_names.own_name(seq)
+        task_id = request.task_id or own_name
+        again = task_id in self._arrivals and task_id != own_name
+        return Submitted(
+            task_id,
+            request.timeout_seconds,
+            own_name,
+            self._arrival(task_id),
+            self._arrival(own_name),
+            again,
+        )
 
     async def ending(self, submitted: Submitted, *, wait_seconds: float | None = None) -> Ending:
         """Wait for the ending. Raises NoEnding after `wait_seconds`, by default 10 s after the deadline.
 
+        The ending of a request whose `task_id` is another question's has the status `rejected` and its `own_name`.
         After a NoEnding it may be called again.
         """
         deadline = submitted.timeout_seconds or ASSUMED_TIMEOUT_SECONDS
         limit = deadline + GRACE_SECONDS if wait_seconds is None else wait_seconds
         # For a second call, after a NoEnding.
         self._arrivals.setdefault(submitted.task_id, submitted._arrival)
+        self._arrivals.setdefault(submitted.own_name, submitted._rejection)
         try:
             async with asyncio.timeout(limit):
                 return await self._received_or_found(submitted)
@@ -213,6 +233,7 @@ class Client:
             raise NoEnding(submitted.task_id, limit) from None
         finally:
             self._arrivals.pop(submitted.task_id, None)
+            self._arrivals.pop(submitted.own_name, None)
 
     async def status(self, task_id: str) -> DeliberationStatus:
         """How the deliberation is doing.
@@ -317,18 +338,33 @@ class Client:
 
     async def _received_or_found(self, submitted: Submitted) -> Ending:
         questions = 0
+        awaited = {submitted._rejection, submitted._arrival}
         while True:
             questions += 1
             pause = backoff(questions, FIRST_POLL_SECONDS, LAST_POLL_SECONDS)
-            done, _ = await asyncio.wait([submitted._arrival], timeout=pause)
-            if done:
+            done, _ = await asyncio.wait(awaited, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+            if submitted._rejection in done:
+                return await self._with_results(submitted._rejection.result())
+            if done and not submitted._again:
                 return await self._with_results(submitted._arrival.result())
             try:
-                found = await self.find(submitted.task_id)
+                found = await self._found(submitted)
             except (NoService, BrokerUnavailable):
-                continue  # either may be back before the deadline; `ending` limits the wait
+                found = None  # either may be back before the deadline; `ending` limits the wait
             if found is not None:
                 return found
+            if done:
+                await asyncio.sleep(pause)
+
+    async def _found(self, submitted: Submitted) -> Ending | None:
+        """Its ending, as `deliberation.get` has it. Raises as `status` does."""
+        if submitted.own_name != submitted.task_id:
+            status = (await self.status(submitted.own_name)).status
+            if (
+                status != "UNKNOWN"
+            ):  # rejected, or not taken in yet: then `task_id` may still be another question's
+                return await self.find(submitted.own_name)
+        return await self.find(submitted.task_id)
 
     async def _with_results(self, ending: Ending) -> Ending:
         if ending.results_ref is None:

@@ -14,14 +14,41 @@ A deliberation has phases, one a round. It ends when the last phase is settled.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, assert_never
+from dataclasses import dataclass
+from typing import assert_never
 
 from pydantic import BaseModel, Field
 
+from parley.broker.core.events import (
+    ArmDeadline,
+    CancelRequested,
+    DeadlineReached,
+    Effect,
+    EndingPublished,
+    Event,
+    PublishEnding,
+    Refused,
+    Reported,
+    RequestAgents,
+    Requested,
+    SendEnding,
+    StopAgents,
+)
 from parley.broker.core.messages import ErrorType, agent_id
 from parley.broker.core.states import ENDINGS, Cause, State, move
 from parley.broker.core.timestamps import format_timestamp
+
+__all__ = [
+    "MAX_MORE_INBOXES", "ArmDeadline", "CancelRequested", "DeadlineReached", "Decision", "Effect", "EndingPublished",
+    "Event", "Outcome", "Phase", "PublishEnding", "Reaction", "Refused", "Reported", "RequestAgents", "Requested",
+    "SendEnding", "StopAgents", "Tally", "asks_another", "react",
+]  # fmt: skip
+
+# Inboxes of later askers that a tally keeps, besides the first asker's: 4 KiB. One more pushes out the oldest: its
+# asker has asked again, or finds the ending by `deliberation.get`.
+MAX_MORE_INBOXES = 16
+# A cancel also stops a request that was stored up to this many seconds after it.
+CANCEL_AHEAD_SECONDS = 60.0
 
 # ── the tally, as the KV bucket `deliberations` holds it. Clients read it there, so its field names stay ──────────
 
@@ -65,7 +92,8 @@ class Tally(BaseModel, frozen=True):
     """The value under the key `task_id`. Instants are seconds since the epoch, on the NATS server's clock.
 
     `verdict`: the decision, None while the deliberation runs. `ending_seq`: where the ending is in DELIBERATIONS; it
-    is set once the ending is stored, and so marks it as published.
+    is set once the ending is stored, and so marks it as published. `more_reply_to`: inboxes of those who asked the same
+    later. `question`: the digest of what was asked; None in tallies of version 0.1.0, and of an invalid request.
     """
 
     task_id: str
@@ -83,6 +111,13 @@ class Tally(BaseModel, frozen=True):
     metadata: dict[str, str] = Field(default_factory=dict)
     reply_to: str | None = None
     traceparent: str | None = None
+    more_reply_to: tuple[str, ...] = ()
+    question: str | None = None
+
+    @property
+    def inboxes(self) -> tuple[str, ...]:
+        """Where the ending is to be sent."""
+        return self.more_reply_to if self.reply_to is None else (self.reply_to, *self.more_reply_to)
 
     @property
     def phase(self) -> Phase:
@@ -108,104 +143,7 @@ class Tally(BaseModel, frozen=True):
         return max(1, needed)
 
 
-# ── events ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class Requested:
-    """A valid request, stored at `seq` in REQUESTS at the instant `at`. `num_agents` is at least 1."""
-
-    task_id: str
-    seq: int
-    at: float
-    deadline: float
-    role: str
-    num_agents: int
-    min_responses: int = 1
-    finish_early: bool = False
-    rounds: int = 1
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    reply_to: str | None = None
-    traceparent: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A request that cannot be run. `cause` REFUSED: it is invalid. ABANDONED: every attempt to handle it failed."""
-
-    task_id: str
-    seq: int
-    at: float
-    error: str
-    cause: Literal[Cause.REFUSED, Cause.ABANDONED] = Cause.REFUSED
-    reply_to: str | None = None
-    traceparent: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Reported:
-    """An agent's outcome, stored at `seq` in AGENT_RESPONSES. `error_type` None: it succeeded."""
-
-    agent_id: str
-    round: int
-    seq: int
-    error_type: ErrorType | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class DeadlineReached:
-    """The deadline's timer fired. Timers may fire early or be forged, so `react` compares `now` with the deadline."""
-
-
-@dataclass(frozen=True, slots=True)
-class CancelRequested:
-    """A cancel, stored at `seq` in REQUESTS."""
-
-    reason: str | None = None
-    seq: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class EndingPublished:
-    """The ending is stored at `seq` in DELIBERATIONS."""
-
-    seq: int
-
-
-Event = Requested | Refused | Reported | DeadlineReached | CancelRequested | EndingPublished
-
-
-# ── effects, and the reaction that holds them ─────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class ArmDeadline:
-    """Have the server send the deadline at `at`."""
-
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class RequestAgents:
-    """Publish one `agent.requested` for each of these agents of this round."""
-
-    round: int
-    agents: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PublishEnding:
-    """Compose the ending, publish it, and mark it."""
-
-
-@dataclass(frozen=True, slots=True)
-class StopAgents:
-    """Tell the workers that the outcomes still missing are not needed any more."""
-
-    reason: str
-
-
-Effect = ArmDeadline | RequestAgents | PublishEnding | StopAgents
+# ── reactions ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +177,8 @@ def react(tally: Tally | None, event: Event, now: float) -> Reaction:
         case DeadlineReached():
             return _deadline(tally, now)
         case CancelRequested():
+            if _is_of_an_earlier_one(tally, event):
+                return Reaction(tally, note="the cancel is older than this deliberation")
             error = f"cancelled: {event.reason}" if event.reason else "cancelled by request"
             return _end(tally, Cause.CANCEL, State.CANCELLED, now, error, by=event.seq)
         case _:
@@ -266,6 +206,7 @@ def _requested(tally: Tally | None, event: Requested, now: float) -> Reaction:
         metadata=dict(event.metadata),
         reply_to=event.reply_to,
         traceparent=event.traceparent,
+        question=event.question,
     )
     if now < event.deadline:
         return Reaction(new, _start_effects(new))
@@ -276,12 +217,28 @@ def _requested(tally: Tally | None, event: Requested, now: float) -> Reaction:
 
 
 def _requested_again(tally: Tally, event: Requested) -> Reaction:
-    """A redelivery finishes what the first delivery began. Another request with this task_id changes nothing."""
-    if tally.ended:
+    """A redelivery finishes what the first delivery began. Another asker of the same question gets the same ending."""
+    same = tally.request_seq == event.seq
+    if tally.ended and (same or event.reply_to is None or asks_another(tally, event)):
         return _already_ended(tally, event)
-    if tally.request_seq == event.seq:
+    if same:
         return Reaction(tally, _start_effects(tally), note="redelivered request: carried on")
-    return Reaction(tally, note="a deliberation of this task_id exists")
+    if event.reply_to is None or asks_another(tally, event):
+        return Reaction(tally, note="a deliberation of this task_id exists")
+    if tally.ending_seq is not None:
+        return Reaction(tally, (SendEnding(tally.ending_seq, event.reply_to),), note="already ended")
+    if event.reply_to in tally.inboxes:
+        return Reaction(tally, note="this asker is known")
+    inboxes = (*tally.more_reply_to, event.reply_to)[-MAX_MORE_INBOXES:]
+    return Reaction(tally.model_copy(update={"more_reply_to": inboxes}))
+
+
+def asks_another(tally: Tally, event: Requested) -> bool:
+    """Whether this request has the `task_id` of another question. An invalid request is no valid one's question."""
+    if tally.request_seq == event.seq:
+        return False
+    known = tally.question is not None and event.question is not None
+    return tally.state is State.REJECTED or (known and tally.question != event.question)
 
 
 def _start_effects(tally: Tally) -> tuple[Effect, ...]:
@@ -310,11 +267,20 @@ def _refused(tally: Tally | None, event: Refused, now: float) -> Reaction:
     return Reaction(new, _ending_effects(new))
 
 
+def _is_of_an_earlier_one(tally: Tally, event: CancelRequested) -> bool:
+    """Whether a cancel was meant for an earlier deliberation of this task_id: it was stored long before the request."""
+    if event.seq is None or event.at is None or event.seq > tally.request_seq:
+        return False
+    return tally.accepted_at - event.at > CANCEL_AHEAD_SECONDS
+
+
 # ── while it runs: outcomes, and the deadline ─────────────────────────────────────────────────────────────────────
 
 
 def _reported(tally: Tally, event: Reported, now: float) -> Reaction:
     phase = tally.phase
+    if now < tally.accepted_at:
+        return Reaction(tally, note="older than this deliberation")
     if event.round != phase.number:
         return Reaction(tally, note=f"round {event.round} is not the current round")
     if event.agent_id not in phase.agents:

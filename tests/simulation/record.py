@@ -159,7 +159,7 @@ def decided_rightly(tally: Tally, request: Kept, cancelled: bool) -> None:
         State.FAILED: not enough and not phase.missing,
         State.TIMEOUT: not enough and at >= tally.deadline,
         State.CANCELLED: cancelled,
-        State.REJECTED: not readable(request),
+        State.REJECTED: not readable(request) or _name_is_anothers(tally, request),
     }
     if not right[tally.state] or bool(tally.verdict.error) != (tally.state is not State.COMPLETED):
         raise Violation(
@@ -167,6 +167,12 @@ def decided_rightly(tally: Tally, request: Kept, cancelled: bool) -> None:
             f"{tally.task_id} was decided {tally.state} ({tally.verdict.error!r}) with {phase.successes} of "
             f"{len(phase.outcomes)} outcomes for {len(phase.agents)} agents, {tally.min_responses} needed",
         )
+
+
+def _name_is_anothers(tally: Tally, request: Kept) -> bool:
+    """Whether a request was rejected under the name of its own place: it asked something else under a used one."""
+    named = str(payload(request.data).get("task_id", tally.task_id))
+    return tally.task_id == f"d-{request.seq}" != named
 
 
 def says_the_same(tally: Tally, kept: Kept) -> None:

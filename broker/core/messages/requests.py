@@ -1,5 +1,7 @@
 """The payloads that clients publish: ask, cancel, look; and the deadline that the NATS scheduler publishes."""
 
+import hashlib
+import json
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
@@ -82,6 +84,13 @@ class Sampling(Message):
     ) = Field(None, description="Text at which the model stops: one sequence, or a list of them.")
 
 
+# What a program that asks again may change: the name is what it repeats, the time that is left is less, and metadata
+# reaches no agent.
+_NOT_THE_QUESTION: Any = {
+    "task_id": True, "timeout_seconds": True, "metadata": True, "constraints": {"timeout_seconds"},
+}  # fmt: skip
+
+
 class DeliberationRequested(Sampling):
     """`deliberation.requested`: please deliberate."""
 
@@ -89,7 +98,8 @@ class DeliberationRequested(Sampling):
 
     task_id: TaskId | None = Field(
         None,
-        description="Name of the deliberation and idempotency key: the same one twice is one deliberation. "
+        description="Name of the deliberation and idempotency key: the same question twice is one deliberation, "
+        "another question of this name is rejected. "
         "Default: `d-<stream sequence>`. A client may not choose a name of that form.",
     )
     task_description: Annotated[str, StringConstraints(min_length=1)] = Field(
@@ -155,6 +165,15 @@ class DeliberationRequested(Sampling):
     def asked_timeout_seconds(self) -> float | None:
         """The caller's own limit: the request's field before the constraints' one."""
         return self.timeout_seconds if self.timeout_seconds is not None else self.constraints.timeout_seconds
+
+    @property
+    def question(self) -> str:
+        """A digest of what is asked. Two requests ask the same if they differ only in their name, their time limits,
+        their metadata, the order of keys, or in what is not given and what is given as its default."""
+        asked = self.model_dump(exclude=_NOT_THE_QUESTION, exclude_defaults=True)
+        if not asked.get("constraints"):
+            asked.pop("constraints", None)
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
 
 
 class DeliberationCancel(Message):

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nats.aio.subscription import Subscription
 
 from parley.broker.core.messages import MAX_REQUEST_BYTES, DeliberationFailed, DeliberationRequested
 from parley.broker.core.reply_subjects import MAX_CHARACTERS
 from parley.broker.core.states import State
-from parley.broker.core.tally import CancelRequested, Refused
+from parley.broker.core.tally import MAX_MORE_INBOXES, CancelRequested, DeadlineReached, Refused
 from parley.broker.core.wire_names import REPLY_TO, own_name
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
@@ -25,7 +26,7 @@ from parley.handlers.intake import Bounds, Intake, readable_task_id
 from parley.handlers.settle import MAX_DELIVERIES, Runner
 from tests import present
 from tests.harness import until
-from tests.mirror.handlers import Bench, Stumble, effects_of, runner_of
+from tests.mirror.handlers import Bench, Stumble, StumblingWire, effects_of, runner_of
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 HOSTILE_NAMES = [
@@ -131,14 +132,138 @@ async def test_the_same_message_again_is_the_same_deliberation(bench: Bench, int
     assert bench.notes.lines.count("accepted DEV") == 1
 
 
-async def test_a_second_request_of_the_same_name_is_dropped(bench: Bench, intake: Runner) -> None:
-    await take_in(bench, intake, REQUEST)
-    await take_in(bench, intake, {"task_id": "t-1", "task_description": "y", "num_agents": 9})
-    assert len(present(await bench.tally_of("t-1")).phase.agents) == 3
+# ── the same name again ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def heard_at(bench: Bench, inbox: str) -> Subscription:
+    subscription = await bench.nc.subscribe(inbox)
+    await bench.nc.flush()
+    return subscription
+
+
+async def next_of(subscription: Subscription) -> dict[str, Any]:
+    return dict(json.loads((await subscription.next_msg(timeout=5)).data))
+
+
+async def cancel(bench: Bench, task_id: str, claim_check_bytes: int = 512 * 1024) -> None:
+    effects = effects_of(bench, claim_check_bytes=claim_check_bytes)
+    await effects.apply(task_id, [(CancelRequested("enough"), time.time())])
+
+
+async def test_each_asker_of_one_question_hears_its_ending(bench: Bench, intake: Runner) -> None:
+    """A program that crashed asks again, twice, and has another inbox each time."""
+    inboxes = [bench.nc.new_inbox() for _ in range(3)]
+    heard = [await heard_at(bench, inbox) for inbox in inboxes]
+    for inbox in inboxes:
+        await take_in(bench, intake, REQUEST, {REPLY_TO: inbox})
+    tally = present(await bench.tally_of("t-1"))
+    assert (tally.reply_to, tally.more_reply_to) == (inboxes[0], tuple(inboxes[1:]))
     assert await queued(bench) == 3
+    await cancel(bench, "t-1")
+    assert [(await next_of(one))["task_id"] for one in heard] == ["t-1"] * 3
+    assert len(await bench.endings_of("t-1")) == 1
     await bench.settled(INTAKE)
     assert await bench.dead_letters() == []
-    assert bench.notes.lines == ["accepted DEV"]
+    assert bench.notes.lines == ["accepted DEV", "ended cancelled"]
+
+
+async def test_who_asks_after_it_ended_gets_the_stored_ending_at_once(bench: Bench, intake: Runner) -> None:
+    await take_in(bench, intake, REQUEST)
+    await cancel(bench, "t-1")
+    (stored,) = await bench.all_of(topology.DELIBERATIONS, topology.FAILED)
+    inbox = bench.nc.new_inbox()
+    heard = await heard_at(bench, inbox)
+    await take_in(
+        bench, intake, {**REQUEST, "timeout_seconds": 7, "metadata": {"try": "2"}}, {REPLY_TO: inbox}
+    )
+    message = await heard.next_msg(timeout=5)
+    assert message.data == stored.data
+    assert present(message.headers)["Parley-Subject"] == topology.FAILED
+    assert len(await bench.endings_of("t-1")) == 1
+
+
+async def test_who_asks_between_the_decision_and_its_mark_hears_too(bench: Bench, intake: Runner) -> None:
+    await take_in(bench, intake, REQUEST)
+    dying = effects_of(bench, StumblingWire(bench.nc, at=3, after=False))
+    with pytest.raises(Stumble):  # after the ending is stored, before the tally is marked
+        await dying.apply("t-1", [(CancelRequested("enough"), time.time())])
+    inbox = bench.nc.new_inbox()
+    heard = await heard_at(bench, inbox)
+    await take_in(bench, intake, REQUEST, {REPLY_TO: inbox})
+    await effects_of(bench).apply("t-1", [(DeadlineReached(), time.time() + 600)])
+    assert (await next_of(heard))["status"] == "cancelled"
+
+
+async def test_more_askers_than_a_tally_keeps_push_out_the_oldest_but_the_first(
+    bench: Bench, intake: Runner
+) -> None:
+    count = MAX_MORE_INBOXES + 3
+    for number in range(count):
+        await take_in(bench, intake, REQUEST, {REPLY_TO: f"_INBOX.a.{number}"})
+    tally = present(await bench.tally_of("t-1"))
+    assert tally.inboxes == ("_INBOX.a.0", *(f"_INBOX.a.{number}" for number in range(3, count)))
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        {"task_id": "t-1", "task_description": "y"},
+        {"task_id": "t-1", "task_description": "x", "num_agents": 9},
+        {"task_id": "t-1", "task_description": "x", "constraints": {"rubric": {"a": 1}}},
+        {"task_id": "t-1", "num_agents": 0},
+        {"task_id": "t-1", "task_description": "x", "num_agents": 17},
+    ],
+    ids=["another text", "more agents", "a rubric", "invalid", "too many agents"],
+)
+@pytest.mark.parametrize("ended", [False, True])
+async def test_another_question_of_a_used_name_is_rejected_to_its_sender(
+    bench: Bench, intake: Runner, second: dict[str, Any], ended: bool
+) -> None:
+    first_inbox, inbox = bench.nc.new_inbox(), bench.nc.new_inbox()
+    await take_in(bench, intake, REQUEST, {REPLY_TO: first_inbox})
+    if ended:
+        await cancel(bench, "t-1")
+    heard = await heard_at(bench, inbox)
+    seq = await take_in(bench, intake, second, {REPLY_TO: inbox})
+    rejection = await next_of(heard)
+    assert (rejection["task_id"], rejection["status"]) == (own_name(seq), "rejected")
+    assert await rejection_of(bench, own_name(seq)) == rejection["error"]
+    assert "num_agents" in rejection["error"] or "t-1 is another question's" in rejection["error"]
+    tally = present(await bench.tally_of("t-1"))
+    assert (tally.inboxes, len(tally.phase.agents)) == ((first_inbox,), 3)
+    assert await queued(bench) == 3
+    assert len(await bench.endings_of("t-1")) == ended
+    (letter,) = await bench.dead_letters()
+    assert json.loads(letter.data) == second
+
+
+async def test_a_mended_request_of_a_rejected_name_is_told_to_choose_another(
+    bench: Bench, intake: Runner
+) -> None:
+    await take_in(bench, intake, {"task_id": "t-1"})
+    seq = await take_in(bench, intake, REQUEST)
+    assert "t-1 is another question's" in await rejection_of(bench, own_name(seq))
+    assert len(await bench.endings_of("t-1")) == 1
+
+
+async def test_a_redelivered_second_asker_is_no_third(bench: Bench, intake: Runner) -> None:
+    await take_in(bench, intake, REQUEST)
+    await bench.publish(topology.REQUESTED, REQUEST, {REPLY_TO: "_INBOX.a.b"})
+    (delivery,) = await bench.taken(INTAKE)
+    await intake._handle(delivery)
+    await delivery.nak()
+    await intake(await bench.taken(INTAKE))
+    assert present(await bench.tally_of("t-1")).inboxes == ("_INBOX.a.b",)
+
+
+async def test_a_tally_of_version_0_1_0_counts_as_the_same_question(bench: Bench, intake: Runner) -> None:
+    await take_in(bench, intake, REQUEST)
+    old = present(await bench.tally_of("t-1")).model_dump(mode="json", exclude={"question", "more_reply_to"})
+    await bench.publish(topology.tally_subject("t-1"), old)
+    await take_in(
+        bench, intake_of(bench), {"task_id": "t-1", "task_description": "y"}, {REPLY_TO: "_INBOX.a.b"}
+    )
+    assert present(await bench.tally_of("t-1")).inboxes == ("_INBOX.a.b",)
 
 
 async def test_one_bad_request_of_a_batch_affects_no_other(bench: Bench, intake: Runner) -> None:

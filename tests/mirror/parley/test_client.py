@@ -132,6 +132,48 @@ async def test_asking_again_for_a_task_that_has_ended_finds_its_ending(
     assert await local_service.client.deliberate("x", task_id=first.task_id) == first
 
 
+async def test_a_program_that_crashed_and_asks_again_hears_the_ending_at_once(
+    local_service: Running, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "FIRST_POLL_SECONDS", 60.0)  # nothing is found by asking
+    await model.behave(latency_ms=500)
+    name, url = fresh(), local_service.settings.nats_url or ""
+    async with parley.connect(url) as crashed:
+        await crashed.submit("x", task_id=name)
+    async with parley.connect(url) as again, parley.connect(url) as later:
+        running = await asyncio.wait_for(again.deliberate("x", task_id=name), 20)
+        ended = await asyncio.wait_for(later.deliberate("x", task_id=name, timeout_seconds=9), 20)
+    assert running == ended
+    assert len(await local_service.endings_of(name)) == 1
+
+
+@pytest.mark.parametrize("polls", [False, True])
+async def test_another_question_of_a_used_name_is_rejected_to_its_asker(
+    local_service: Running, model: ModelServer, monkeypatch: pytest.MonkeyPatch, polls: bool
+) -> None:
+    monkeypatch.setattr(client_module, "FIRST_POLL_SECONDS", 0.1 if polls else 60.0)
+    name = fresh()
+    first = await local_service.client.deliberate("x", task_id=name)
+    async with parley.connect(local_service.settings.nats_url or "") as other:
+        client = Client(other._jetstream) if polls else other  # the one never subscribed: it hears nothing
+        ending = await asyncio.wait_for(client.deliberate("y", task_id=name), 20)
+    assert isinstance(ending, DeliberationFailed)
+    assert (first.status, ending.status) == ("completed", "rejected")
+    assert ending.task_id.startswith("d-")
+    assert f"{name} is another question's" in ending.error
+
+
+async def test_two_questions_of_one_name_from_one_client_do_not_take_each_others_endings(
+    local_service: Running, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "FIRST_POLL_SECONDS", 0.1)
+    client, name = local_service.client, fresh()
+    one, other = await client.submit("x", task_id=name), await client.submit("y", task_id=name)
+    endings = await asyncio.gather(client.ending(one), client.ending(other))
+    assert [ending.status for ending in endings] == ["completed", "rejected"]
+    assert [ending.task_id for ending in endings] == [name, other.own_name]
+
+
 async def test_many_ask_at_once_and_each_gets_its_own(local_service: Running, model: ModelServer) -> None:
     names = [fresh() for _ in range(30)]
     endings = await asyncio.gather(

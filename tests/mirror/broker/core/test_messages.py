@@ -599,3 +599,49 @@ def test_a_number_too_large_for_a_metric_is_refused(field: str) -> None:
     for value in (2**53 + 1, 10**400, -(10**400)):
         with pytest.raises(InvalidMessage, match=field):
             decode(AgentFailed, json.dumps({**REPORTED, field: value}).encode())
+
+
+# ── the question ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def question(**fields: Any) -> str:
+    return decode(DeliberationRequested, json.dumps({"task_description": "x", **fields}).encode()).question
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"task_id": "t-1"},
+        {"timeout_seconds": 5},
+        {"metadata": {"try": "2"}},
+        {"constraints": {"timeout_seconds": 5}},
+        {"constraints": {}},
+        {"num_agents": 3, "role": "dev", "diversity": False, "seed": None},
+        {"a field of another version": 1},
+    ],
+    ids=str,
+)
+def test_a_request_that_is_repeated_asks_the_same(fields: dict[str, Any]) -> None:
+    assert question(**fields) == question()
+
+
+def test_the_order_of_keys_is_no_other_question() -> None:
+    one = question(constraints={"rubric": {"a": 1, "b": {"c": 2, "d": 3}}, "metadata": {"x": 1, "y": 2}})
+    assert one == question(
+        constraints={"metadata": {"y": 2, "x": 1}, "rubric": {"b": {"d": 3, "c": 2}, "a": 1}}
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"task_description": "y"}, {"role": "QA"}, {"num_agents": 4}, {"min_responses": 2}, {"finish_early": True},
+        {"diversity": True}, {"model": "m"}, {"temperature": 0.5}, {"max_tokens": 5}, {"seed": 1}, {"stop": "a"},
+        {"constraints": {"rubric": "r"}}, {"constraints": {"requirements": ["r"]}}, {"constraints": {"metadata": {"a": 1}}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_whatever_reaches_the_agents_or_decides_the_ending_is_another_question(
+    fields: dict[str, Any],
+) -> None:
+    assert question(**fields) != question()
