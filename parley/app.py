@@ -29,6 +29,7 @@ from parley.broker.jetstream.connection import check_server, close, connect, con
 from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient
+from parley.broker.jetstream.provision import Extent, provision
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.aggregate import Aggregate
 from parley.handlers.answers import Answers
@@ -123,11 +124,11 @@ async def _prepare(settings: Settings, nats_url: str) -> None:
     nc = await connect(nats_url, "parley-provision", SERVICE_INBOX)
     try:
         await check_server(nc, nats_url)
-        made = await settings.provision(nc.jetstream())
+        made = await provision(nc.jetstream(), settings.wanted)
     finally:
         await close(nc)
     if made:
-        log.info("created %s", ", ".join(made))
+        log.info("streams: %s", ", ".join(made))
 
 
 async def _model(settings: Settings) -> str:
@@ -247,7 +248,7 @@ async def _http_server(
     async def streams() -> str | None:
         if not jetstream.connected:
             return "cannot be asked for"
-        missing = await settings.provision(jetstream.js, create=False)
+        missing = await provision(jetstream.js, settings.wanted, extent=Extent.LOOK)
         return f"missing: {', '.join(missing)}" if missing else None
 
     def alive() -> bool:

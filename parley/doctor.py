@@ -10,6 +10,7 @@ from parley.broker.core.messages import AgentRequested, ErrorType
 from parley.broker.core.reply_subjects import SERVICE_INBOX
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream.connection import check_server, close, connect
+from parley.broker.jetstream.provision import Extent, provision
 from parley.settings import Settings
 from parley.workers import prompts
 from parley.workers.model.endpoint_address import Endpoint
@@ -51,7 +52,7 @@ async def _nats(settings: Settings) -> AsyncIterator[Finding]:
         return
     try:
         yield Finding("NATS", True, f"version {await check_server(nc, settings.nats_url)} with JetStream")
-        missing = await settings.provision(nc.jetstream(), create=False)
+        missing = await provision(nc.jetstream(), settings.wanted, extent=Extent.LOOK)
         listed = f"missing: {', '.join(missing)}; start a service, it creates them"
         yield Finding("streams", not missing, listed if missing else "as declared")
     except Unavailable as error:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 from urllib.parse import urlsplit
 
-from nats.js import JetStreamContext
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -21,6 +20,7 @@ from parley.broker.core.messages.base import KIB, MAX_AGENTS, MAX_TIMEOUT_SECOND
 from parley.broker.core.reply_subjects import is_allowed_prefix
 from parley.broker.core.url_masking import masked
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.provision import Wanted
 from parley.find_nats import announced, default_state_folder
 from parley.workers.model.breaker import BreakerPolicy
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
@@ -92,6 +92,9 @@ class Settings(BaseSettings):
     reply_prefixes: str = _field(
         "_INBOX.", "Subjects that endings and answers may be sent to, by prefix, comma-separated.")
     replicas: int = _field(1, "Replicas of every stream. Production: 3.", ge=1, le=5)
+    storage_bytes: int | None = _field(
+        None, "Storage that the streams share. Without it, what NATS promises: at most 16 GiB.",
+        ge=topology.SMALLEST_BUDGET_BYTES)
     ack_wait_seconds: Seconds = _field(
         topology.ACK_WAIT_SECONDS, "After this, unsettled work goes to somebody else.")
     drain_seconds: Finite = _field(20.0, "For running calls to finish at a stop.", ge=0, le=3_600)
@@ -164,12 +167,10 @@ class Settings(BaseSettings):
     def api_key(self) -> str | None:
         return self.vllm_api_key.get_secret_value() if self.vllm_api_key else None
 
-    async def provision(self, js: JetStreamContext, *, create: bool = True) -> list[str]:
-        """`topology.provision` as these settings want it."""
-        keep, ack_wait, replicas = self.keep_seconds, self.ack_wait_seconds, self.replicas
-        return await topology.provision(
-            js, replicas=replicas, keep_seconds=keep, ack_wait_seconds=ack_wait, create=create
-        )
+    @property
+    def wanted(self) -> Wanted:
+        """What the streams and consumers depend on."""
+        return Wanted(self.replicas, self.keep_seconds, self.ack_wait_seconds, self.storage_bytes)
 
     def worker_config(self, nats_url: str, model: str) -> WorkerConfig:
         first_byte, total = self.vllm_first_byte_timeout_seconds, self.vllm_total_timeout_seconds

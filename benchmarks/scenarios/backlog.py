@@ -15,6 +15,7 @@ from benchmarks.scenarios.in_flight import publish
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.provision import provision
 from parley.broker.jetstream.scan import scan
 from tests.rig.proc import resident_mib
 from tests.rig.service import Backends, backends
@@ -80,7 +81,7 @@ async def run(count: int = COUNT) -> Result:
     async with backends("--latency-ms", str(MODEL_MS)) as started:
         nc = await connect(started.nats.url, "backlog")
         try:
-            await topology.provision(nc.jetstream())
+            await provision(nc.jetstream())
             jetstream = JetStream(nc)
             began = time.monotonic()
             await publish(jetstream, "backlog", count, agents=AGENTS, timeout_seconds=TIMEOUT_SECONDS)

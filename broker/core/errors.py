@@ -93,7 +93,7 @@ class StreamNotFound(Unavailable):
 
 
 class TopologyMismatch(Unavailable):
-    """A live stream, consumer or bucket differs from the declared one. Nothing was overwritten."""
+    """A live stream or consumer differs from the declared one in a way that does harm, or the server refuses one."""
 
     def __init__(self, differences: Sequence[str]) -> None:
         super().__init__(*differences)
@@ -103,7 +103,7 @@ class TopologyMismatch(Unavailable):
         listed = "; ".join(self.differences)
         return (
             f"live NATS configuration differs from Parley's and was left alone: {listed}. "
-            "Change it with the nats CLI, or the setting."
+            "`parley provision` says what can be changed, and `parley provision --apply` changes it."
         )
 
 

@@ -1,20 +1,13 @@
-"""The streams, consumers and buckets that Parley needs, as data, and `provision()`, which creates them.
-
-`provision` is idempotent and never overwrites: it creates what is missing, and reports what differs. FastStream would
-overwrite a live stream's configuration at start-up, so its own declaration is switched off.
+"""The streams, consumers and buckets that Parley needs, as data. `provision` creates them.
 
 A KV bucket and an object store are streams with certain names (`KV_…`, `OBJ_…`) and are declared like the others.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
-from nats.js import JetStreamContext, api
+from nats.js import api
 from nats.js.api import ConsumerConfig, StreamConfig
-from nats.js.errors import APIError, NotFoundError
 
-from parley.broker.core.errors import TopologyMismatch
 from parley.broker.core.messages import MAX_TIMEOUT_SECONDS
 
 # ── names ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -60,6 +53,27 @@ MAX_ACK_PENDING = 50_000
 # Pull requests that wait at the server: one a replica, with room for those that a reconnect left behind.
 MAX_WAITING = 512
 
+# What each stream may hold, as a share of the storage budget. Half of the budget is in no share: timers and endings
+# (DELIBERATIONS has no limit of its own, because schedules allow only one that drops the oldest timer), and a server
+# that starts again with a fuller disk and so reckons with less.
+SHARES = {
+    REQUESTS: 1 / 16,
+    AGENT_REQUESTS: 1 / 16,
+    AGENT_RESPONSES: 1 / 8,
+    DEAD_LETTERS: 1 / 16,
+    TALLIES: 1 / 16,
+    RESULTS: 1 / 8,
+}
+# The largest budget that is taken unasked: 2 GiB for answers, and as much for large endings.
+LARGEST_BUDGET_BYTES = 16 * 2**30
+# With less than this no stream can keep a message of ordinary size.
+SMALLEST_BUDGET_BYTES = 2**20
+
+
+def max_bytes(stream: str, budget_bytes: int) -> int:
+    """The limit of a stream in bytes; -1: none."""
+    return int(budget_bytes * SHARES[stream]) if stream in SHARES else -1
+
 
 @dataclass(frozen=True, slots=True)
 class Durable:
@@ -88,6 +102,10 @@ AGGREGATE = Durable(AGENT_RESPONSES, "aggregate", "agent.response.*", QUICK_ACK_
 
 DURABLES = (INTAKE, CANCELLER, EXPIRY, DISPATCH, AGGREGATE)
 
+# Until 0.1.0 requests and cancels were in DELIBERATIONS. What is left there is taken in from there.
+OLD_INTAKE = Durable(DELIBERATIONS, "intake", REQUESTED, QUICK_ACK_WAIT_SECONDS)
+OLD_CANCELLER = Durable(DELIBERATIONS, "cancel", CANCEL, QUICK_ACK_WAIT_SECONDS)
+
 
 def timer_subject(task_id: str) -> str:
     return f"{TIMER}.{task_id}"
@@ -113,18 +131,24 @@ def dead_letter_subject(subject: str) -> str:
 # ── streams ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def streams(*, replicas: int = 1, keep_seconds: float = 3_600.0) -> tuple[StreamConfig, ...]:
+def streams(
+    *, replicas: int = 1, keep_seconds: float = 3_600.0, budget_bytes: int | None = None
+) -> tuple[StreamConfig, ...]:
     """Every stream. `keep_seconds`: how long a tally outlives its ending. An ending's Msg-Id is remembered no longer
-    than that."""
+    than that. `budget_bytes`: the storage of which each has its share; None: no limits."""
 
     def stream(name: str, *subjects: str, **more: object) -> StreamConfig:
         shared = {"storage": api.StorageType.FILE, "num_replicas": replicas, "allow_direct": True}
         own = {"retention": api.RetentionPolicy.LIMITS, "max_age": HISTORY_SECONDS, **more}
+        if name in SHARES:
+            # A full stream refuses what is new. What it holds is still needed.
+            own["discard"] = api.DiscardPolicy.NEW
+            own["max_bytes"] = -1 if budget_bytes is None else max_bytes(name, budget_bytes)
         # nats-py types its dataclass loosely.
         return StreamConfig(name=name, subjects=[*subjects], **shared, **own)  # type: ignore[arg-type]
 
     work = {"duplicate_window": WORK_DUPLICATE_SECONDS}
-    bucket = {"discard": api.DiscardPolicy.NEW, "allow_rollup_hdrs": True}
+    bucket = {"allow_rollup_hdrs": True}
     # The server turns roll-up headers on with schedules.
     timers = {"allow_msg_schedules": True, "allow_msg_ttl": True, "allow_rollup_hdrs": True}
     remembered = min(ENDING_DUPLICATE_SECONDS, keep_seconds)
@@ -156,84 +180,3 @@ def consumer(durable: Durable, ack_wait_seconds: float = ACK_WAIT_SECONDS) -> Co
         max_ack_pending=MAX_ACK_PENDING,
         max_waiting=MAX_WAITING,
     )
-
-
-# ── provisioning ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-async def provision(
-    js: JetStreamContext,
-    *,
-    replicas: int = 1,
-    keep_seconds: float = 3_600.0,
-    ack_wait_seconds: float = ACK_WAIT_SECONDS,
-    create: bool = True,
-) -> list[str]:
-    """Create what is missing. Returns what was created; with `create=False`, what is missing.
-
-    Raises TopologyMismatch if a live stream or consumer differs or the server refuses a stream (more replicas than
-    servers, say). Nothing that exists is ever changed.
-    """
-    made: list[str] = []
-    differences: list[str] = []
-    refused: list[str] = []
-    for wanted in streams(replicas=replicas, keep_seconds=keep_seconds):
-        assert wanted.name is not None
-        try:
-            live = (await js.stream_info(wanted.name)).config
-        except NotFoundError:
-            made.append(f"stream {wanted.name}")
-            try:
-                if create:
-                    await js.add_stream(wanted)
-            except APIError as error:
-                refused.append(f"stream {wanted.name}: refused by the server: {error.description}")
-            continue
-        differences += _differences(f"stream {wanted.name}", wanted, live)
-    if refused:
-        raise TopologyMismatch([*refused, *differences])
-    for durable in DURABLES:
-        expected = consumer(durable, ack_wait_seconds)
-        try:
-            there = (await js.consumer_info(durable.stream, durable.name)).config
-        except NotFoundError:
-            made.append(f"consumer {durable.stream}/{durable.name}")
-            if create:
-                await js.add_consumer(durable.stream, await _resumed(js, durable, expected, keep_seconds))
-            continue
-        differences += _differences(f"consumer {durable.stream}/{durable.name}", expected, there)
-    if differences:
-        raise TopologyMismatch(differences)
-    return made
-
-
-async def _resumed(
-    js: JetStreamContext, durable: Durable, config: ConsumerConfig, keep_seconds: float
-) -> ConsumerConfig:
-    """The configuration for a consumer that was lost. In a stream with messages it begins where tallies are still
-    kept. From the beginning it would run two days of requests again that have had their endings."""
-    if durable.stream == AGENT_REQUESTS or not (await js.stream_info(durable.stream)).state.messages:
-        return config
-    since = datetime.now(UTC) - timedelta(seconds=keep_seconds)
-    return config.evolve(deliver_policy=api.DeliverPolicy.BY_START_TIME, opt_start_time=since)
-
-
-_STREAM_FIELDS = (
-    "subjects retention discard max_age max_msgs_per_subject num_replicas duplicate_window allow_rollup_hdrs "
-    "allow_direct allow_msg_ttl allow_msg_schedules"
-)
-_CONSUMER_FIELDS = "filter_subject ack_policy ack_wait max_deliver max_ack_pending max_waiting"
-
-
-def _differences(
-    what: str, wanted: StreamConfig | ConsumerConfig, live: StreamConfig | ConsumerConfig
-) -> Iterable[str]:
-    fields = _STREAM_FIELDS if isinstance(wanted, StreamConfig) else _CONSUMER_FIELDS
-    for name in fields.split():
-        expected, found = getattr(wanted, name), getattr(live, name)
-        # Where the declaration leaves a field to the server's default, the operator may choose.
-        unset = expected is None or (name == "duplicate_window" and not expected)
-        if not unset and expected != found:
-            # Of an enum its value, as the server writes it.
-            found, expected = getattr(found, "value", found), getattr(expected, "value", expected)
-            yield f"{what}: {name} is {found}, declared {expected}"

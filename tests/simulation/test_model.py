@@ -18,6 +18,7 @@ from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient as Nats
+from parley.broker.jetstream.provision import Wanted, provision
 from parley.broker.jetstream.topology import Durable, purge_timer_headers
 from parley.handlers.delivery import Delivery
 from tests.simulation.consumer import Consumer
@@ -301,7 +302,7 @@ FACTS: tuple[Fact, ...] = (
 @pytest.fixture
 async def real(empty_nats: EmbeddedNats) -> AsyncIterator[Real]:
     nc = await connect(empty_nats.url, "simulation")
-    await topology.provision(nc.jetstream(), keep_seconds=180.0)
+    await provision(nc.jetstream(), Wanted(keep_seconds=180.0))
     yield Real(nc)
     await nc.close()
 

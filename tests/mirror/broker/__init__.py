@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from nats.js import JetStreamContext
+
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.embedded import config, executable
 from parley.broker.jetstream.nats_client import NatsClient as Nats
+from parley.broker.jetstream.provision import provision
 from tests.harness import until
 
 # More than any one file has tests.
@@ -40,9 +43,10 @@ async def accounts(folder: Path) -> AsyncIterator[Accounts]:
         f"T{n} {{ jetstream: enabled, users: [{{ user: t{n}, password: secret }}] }}" for n in range(ACCOUNTS)
     )
     conf = folder / "nats-server.conf"
-    conf.write_text(
-        config(folder, port=-1, token=None, sync_always=False) + f"accounts {{ {', '.join(each)} }}\n"
-    )
+    # Each account's streams have limits, and so reserve storage: more in all than this machine may have.
+    server = config(folder, port=-1, token=None, sync_always=False)
+    server = server.replace("jetstream {", "jetstream { max_file_store: 1000TB,")
+    conf.write_text(server + f"accounts {{ {', '.join(each)} }}\n")
     process = await asyncio.to_thread(_start, conf)
     ports = folder / f"nats-server_{process.pid}.ports"
     try:
@@ -64,7 +68,7 @@ def _start(conf: Path) -> subprocess.Popen[bytes]:
 async def provisioned(url: str) -> AsyncIterator[Nats]:
     """A connection to an account with our streams in it, all new."""
     nc = await connect(url, "test")
-    await topology.provision(nc.jetstream())
+    await provision(nc.jetstream())
     for durable in topology.DURABLES:
         # A test that holds a delivery on a busy machine must not meet its redelivery, unless that is what it is about.
         client = topology.consumer(durable).evolve(ack_wait=topology.ACK_WAIT_SECONDS)
@@ -86,6 +90,24 @@ async def small_server(folder: Path, *, max_payload: int) -> AsyncIterator[Nats]
         await until(lambda: ports.exists() and ports.read_text().endswith("}"), "nats-server is ready")
         async with provisioned(json.loads(ports.read_text())["nats"][0]) as nc:
             yield nc
+    finally:
+        process.kill()
+        process.wait()
+
+
+@asynccontextmanager
+async def limited_nats(folder: Path, max_file_store: str) -> AsyncIterator[JetStreamContext]:
+    """A server of its own that promises so much storage, as nats-server writes it."""
+    conf = folder / "limited.conf"
+    server = config(folder, port=-1, token=None, sync_always=False)
+    conf.write_text(server.replace("jetstream {", f"jetstream {{ max_file_store: {max_file_store},"))
+    process = await asyncio.to_thread(_start, conf)
+    ports = folder / f"nats-server_{process.pid}.ports"
+    try:
+        await until(lambda: ports.exists() and ports.read_text().endswith("}"), "nats-server is ready")
+        nc = await connect(json.loads(ports.read_text())["nats"][0], "test")
+        yield nc.jetstream()
+        await close(nc)
     finally:
         process.kill()
         process.wait()

@@ -20,6 +20,7 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import EmbeddedNats, embedded_nats
 from parley.broker.jetstream.nats_client import NatsClient as Nats
+from parley.broker.jetstream.provision import provision
 from parley.client import connect as connect_client
 from parley.handlers.routes import Part
 from parley.monitoring import check_runner
@@ -98,12 +99,13 @@ async def test_a_service_that_does_not_dispatch_needs_none_and_has_no_pool(empty
 
 async def test_differing_streams_are_refused_and_kept(empty_nats: EmbeddedNats, model: ModelServer) -> None:
     async with connection(empty_nats) as nc:
-        await topology.provision(nc.jetstream(), ack_wait_seconds=7)
+        await provision(nc.jetstream())
+        live = (await nc.jetstream().stream_info(topology.DELIBERATIONS)).config
+        await nc.jetstream().update_stream(live, max_msgs=40)
         error = await refusal(local(empty_nats, model))
         assert isinstance(error, TopologyMismatch)
-        assert "ack_wait is 7" in str(error)
-        info = await nc.jetstream().consumer_info(topology.DISPATCH.stream, topology.DISPATCH.name)
-        assert info.config.ack_wait == 7
+        assert "stream DELIBERATIONS: max_msgs is 40" in str(error)
+        assert (await nc.jetstream().stream_info(topology.DELIBERATIONS)).config.max_msgs == 40
 
 
 async def test_the_first_model_of_the_first_server_is_asked_where_none_is_named(
@@ -222,7 +224,7 @@ async def test_it_is_not_ready_while_a_stream_is_missing_and_says_which(
         assert status == 503
         assert f"stream {stream}" in body
         assert (await get(f"{own_service.http_url}/livez"))[0] == 200
-        await topology.provision(nc.jetstream())
+        await provision(nc.jetstream())
         assert (await get(f"{own_service.http_url}/readyz"))[0] == 200
 
 

@@ -22,6 +22,7 @@ from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient
+from parley.broker.jetstream.provision import provision
 from parley.client import Client, NoEnding, NoService, compose
 from tests import present
 from tests.harness import ModelServer, Running, fresh, until
@@ -258,7 +259,7 @@ async def test_by_default_a_client_waits_until_well_past_the_deadline(
     monkeypatch.setattr(client_module, "GRACE_SECONDS", 0.3)
     monkeypatch.setattr(client_module, "FIRST_POLL_SECONDS", 0.1)
     nc = await connect(empty_nats.url, "tests")
-    await topology.provision(nc.jetstream())  # streams, and no service behind them
+    await provision(nc.jetstream())  # streams, and no service behind them
     async with parley.connect(empty_nats.url) as client:
         started = time.monotonic()
         with pytest.raises(NoEnding):
@@ -352,7 +353,7 @@ async def test_late_tallies_are_listed_too(empty_nats: EmbeddedNats, monkeypatch
     monkeypatch.setattr(JetStreamContext.PushSubscription, "consumer_info", asked_when_all_is_on_its_way)
     monkeypatch.setattr(connection, "NatsClient", Sluggish)
     nc = await connect(empty_nats.url, "tests")
-    await topology.provision(nc.jetstream())
+    await provision(nc.jetstream())
     wire = JetStream(nc)
     names = ["t-1", "t-2", "t-3"]
     for seq, name in enumerate(names, 1):
@@ -368,7 +369,7 @@ async def test_late_tallies_are_listed_too(empty_nats: EmbeddedNats, monkeypatch
 
 async def test_no_tallies_are_an_empty_list(empty_nats: EmbeddedNats) -> None:
     nc = await connect(empty_nats.url, "tests")
-    await topology.provision(nc.jetstream())
+    await provision(nc.jetstream())
     assert await Client(JetStream(nc)).tallies() == []
     await nc.close()
 
@@ -424,7 +425,7 @@ async def test_an_absence_of_the_service_while_waiting_does_not_end_the_wait(
     monkeypatch.setattr(client_module, "FIRST_POLL_SECONDS", 0.1)
     monkeypatch.setattr(client_module, "GET_TIMEOUT_SECONDS", 0.2)
     nc = await connect(empty_nats.url, "tests")
-    await topology.provision(nc.jetstream())
+    await provision(nc.jetstream())
     async with parley.connect(empty_nats.url) as client:
         submitted = await client.submit("x", task_id="t-1", timeout_seconds=60)
         waiting = asyncio.create_task(client.ending(submitted))

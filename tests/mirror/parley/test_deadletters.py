@@ -19,6 +19,7 @@ from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.deadletters import DeadLetters, OriginalMessage, dead_letter
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.provision import provision
 from parley.broker.jetstream.topology import AGGREGATE, CANCELLER, DEAD_LETTERS, INTAKE, Durable
 from parley.deadletters import app, readable
 from tests.harness import PATIENCE_SECONDS, ModelServer, Running, fresh, until
@@ -329,7 +330,7 @@ async def test_a_message_that_is_dead_lettered_again_during_a_replay_is_not_repl
     url = server.fresh_url()
     nc = await connect(url, "test")
     try:
-        await topology.provision(nc.jetstream())  # as it is declared: a service runs on nothing else
+        await provision(nc.jetstream())  # as it is declared: a service runs on nothing else
         shell = DeadLetterShell(Shell(tmp_path, NATS_URL=url), JetStream(nc))
         for seq in (1, 2, 3):
             await shell.dead_letter(b"not JSON", seq=10**9 + seq)

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from parley import doctor
-from parley.broker.jetstream import connection, topology
+from parley.broker.jetstream import connection
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import EmbeddedNats, embedded_nats
+from parley.broker.jetstream.provision import provision
 from parley.doctor import Finding, examine
 from parley.settings import load
 from tests.harness import ModelServer, Running, model_server
@@ -75,11 +76,13 @@ async def test_missing_streams_are_listed_and_are_not_made(empty_nats: EmbeddedN
 
 async def test_a_stream_that_differs_is_reported_with_its_difference(empty_nats: EmbeddedNats) -> None:
     nc = await connect(empty_nats.url, "tests")
-    await topology.provision(nc.jetstream(), ack_wait_seconds=7)
+    await provision(nc.jetstream())
+    live = (await nc.jetstream().stream_info("DELIBERATIONS")).config
+    await nc.jetstream().update_stream(live, max_msgs=40)
     await nc.close()
     finding = (await findings(nats_url=empty_nats.url))["streams"]
     assert not finding.ok
-    assert "ack_wait is 7" in finding.detail
+    assert "stream DELIBERATIONS: max_msgs is 40" in finding.detail
 
 
 async def test_a_nats_without_jetstream_is_no_use(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "claim_check_bytes": ("65536", 65_536),
     "reply_prefixes": ("_INBOX.,replies.", "_INBOX.,replies."),
     "replicas": ("3", 3),
+    "storage_bytes": ("1073741824", 2**30),
     "ack_wait_seconds": ("12", 12.0),
     "drain_seconds": ("0", 0.0),
     "http_host": ("0.0.0.0", "0.0.0.0"),

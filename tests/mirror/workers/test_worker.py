@@ -22,6 +22,7 @@ from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient as Nats
+from parley.broker.jetstream.provision import Wanted, provision
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.workers import worker as worker_module
 from parley.workers.agent import Agent
@@ -130,7 +131,7 @@ async def own_nats(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ac
 async def opened(url: str, ack_wait_seconds: float) -> AsyncIterator[WorkQueue]:
     nc = await connect(url, "tests-worker")
     try:
-        await topology.provision(nc.jetstream(), ack_wait_seconds=ack_wait_seconds)
+        await provision(nc.jetstream(), Wanted(ack_wait_seconds=ack_wait_seconds))
         yield WorkQueue(nc)
     finally:
         await close(nc)
@@ -229,7 +230,7 @@ async def test_work_is_not_acknowledged_before_its_outcome_is_stored(
             lambda: caplog.text.count("not stored yet") >= 2, "storing was tried in vain, and tried again"
         )
         assert await queue.unsettled() == 1
-        await topology.provision(queue.nc.jetstream(), ack_wait_seconds=LONG_ACK_WAIT_SECONDS)
+        await provision(queue.nc.jetstream(), Wanted(ack_wait_seconds=LONG_ACK_WAIT_SECONDS))
         await queue.one_outcome()
         await queue.all_settled()
 

@@ -23,6 +23,7 @@ from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.object_store import delete_object, get_object, put_object
+from parley.broker.jetstream.provision import provision
 from parley.broker.jetstream.topology import purge_timer_headers
 from tests import present
 from tests.harness import until
@@ -263,7 +264,7 @@ async def gone(folder: Path) -> AsyncIterator[tuple[JetStream, int]]:
     """A wire to a server that was there, and the port it had."""
     async with embedded_nats(folder) as server:
         nc = await connect(server.url, "test")
-        await topology.provision(nc.jetstream())
+        await provision(nc.jetstream())
     wire = JetStream(nc)
     await until(lambda: not wire.connected, "the connection is known to be lost")
     try:
@@ -323,7 +324,7 @@ async def test_a_server_with_a_full_disk_is_away_too(tmp_path: Path, monkeypatch
     monkeypatch.setattr(embedded, "config", with_a_small_disk)
     async with embedded_nats(tmp_path) as server:
         nc = await connect(server.url, "test")
-        await topology.provision(nc.jetstream())
+        await provision(nc.jetstream())
         wire = JetStream(nc)
 
         async def fill() -> None:
@@ -340,7 +341,7 @@ async def test_a_server_with_a_full_disk_is_away_too(tmp_path: Path, monkeypatch
 async def test_it_works_again_when_the_server_is_back(hurried: None, tmp_path: Path) -> None:
     async with embedded_nats(tmp_path, with_token=False) as server:
         nc = await connect(server.url, "test")
-        await topology.provision(nc.jetstream())
+        await provision(nc.jetstream())
         wire = JetStream(nc)
         first = (await wire.publish(topology.REQUESTED, b"before")).seq
     await until(lambda: not wire.connected, "the connection is known to be lost")

@@ -19,7 +19,8 @@ from parley.broker.jetstream import connection, embedded
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import EmbeddedNats, config, embedded_nats, executable
 from parley.broker.jetstream.jetstream import JetStream
-from parley.broker.jetstream.topology import REQUESTED, REQUESTS, provision
+from parley.broker.jetstream.provision import provision
+from parley.broker.jetstream.topology import REQUESTED, REQUESTS
 from tests import present
 from tests.harness import until
 

@@ -25,6 +25,7 @@ from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.broker.jetstream.nats_client import NatsClient as Nats
+from parley.broker.jetstream.provision import provision
 from parley.broker.jetstream.tally_store import FoldResult, TallyStore
 from tests import present
 from tests.harness import until
@@ -332,7 +333,7 @@ async def test_without_the_bucket_nothing_is_decided(
     folder = tmp_path_factory.mktemp("nats")
     async with embedded_nats(folder, with_token=False) as server:
         nc = await connect(server.url, "test")
-        await topology.provision(nc.jetstream())
+        await provision(nc.jetstream())
         where = TallyStore(JetStream(nc), keep_seconds=60)
         await happen(where, requested(), new=True)
     with pytest.raises(BrokerUnavailable):

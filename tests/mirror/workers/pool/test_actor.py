@@ -13,6 +13,7 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.nats_client import NatsClient as Nats
+from parley.broker.jetstream.provision import provision
 from parley.workers.job import Job, pack
 from parley.workers.pool import actor as actor_module
 from parley.workers.pool.actor import WorkerActor
@@ -56,7 +57,7 @@ class Driver:
 async def working(server: EmbeddedNats, model: ModelServer, **changes: float) -> AsyncIterator[Driver]:
     nc = await connect(server.url, "tests-actor")
     try:
-        await topology.provision(nc.jetstream())
+        await provision(nc.jetstream())
         changed = dataclasses.replace(config(server.url, model, slots=8), **changes)  # type: ignore[arg-type]  # floats
         actor = WorkerActor(changed, "tests-actor-1")
         inbox = await actor.start()

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from parley.broker.jetstream import topology
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.nats_client import NatsClient as Nats
+from parley.broker.jetstream.provision import Wanted, provision
 from parley.workers.job import Job
 from parley.workers.model.breaker import BreakerPolicy
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
@@ -55,7 +55,7 @@ class Replies:
 
 @pytest.fixture
 async def replies(nats: Nats) -> AsyncIterator[Replies]:
-    await topology.provision(nats.jetstream(), ack_wait_seconds=5.0)
+    await provision(nats.jetstream(), Wanted(ack_wait_seconds=5.0))
     async with Replies(nats).listening() as replies:
         yield replies
 

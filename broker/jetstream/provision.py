@@ -1,0 +1,340 @@
+"""Makes the streams, consumers and buckets of `topology`: what is missing, and what may be changed without a loss.
+
+`examine` looks, `provision` looks and acts. FastStream would overwrite a live stream's configuration at start-up, so
+its own declaration is switched off.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum
+from typing import TypeVar
+
+from nats.js import JetStreamContext, api
+from nats.js.api import ConsumerConfig, StreamConfig, StreamInfo
+from nats.js.errors import APIError, NotFoundError
+
+from parley.broker.core.errors import TopologyMismatch
+from parley.broker.core.messages import MAX_TIMEOUT_SECONDS
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.differences import (
+    TOLERATED,
+    Difference,
+    When,
+    consumer_differences,
+    stops_a_start,
+    stream_differences,
+)
+
+log = logging.getLogger("parley.broker")
+
+# What nats-server says when a limit is more than it has left to promise: 10047 of the server, 10005 of a cluster,
+# 10002 and 10122 of the account, 10023 of its resources.
+_NO_STORAGE = frozenset({10002, 10005, 10023, 10047, 10122})
+_NAME_IN_USE = 10058
+_NO_REPLICAS = 10074
+# A stream that exists for the moment in which it is asked for how much the server promises.
+PROBE = "PARLEY_PROBE"
+# Room between a machine's clock and the server's, where a lost consumer begins anew.
+CLOCK_SECONDS = 3_600.0
+
+Config = TypeVar("Config", StreamConfig, ConsumerConfig)
+
+
+class Extent(IntEnum):
+    """How much `provision` does. LOOK: nothing. MISSING: makes what is missing. START: also changes what is Parley's
+    own. ALL: also what others set."""
+
+    LOOK = 0
+    MISSING = 1
+    START = 2
+    ALL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The settings that streams and consumers depend on. `storage_bytes`: the budget of which each stream has its
+    share; None: as much as the server promises, at most `topology.LARGEST_BUDGET_BYTES`."""
+
+    replicas: int = 1
+    keep_seconds: float = 3_600.0
+    ack_wait_seconds: float = topology.ACK_WAIT_SECONDS
+    storage_bytes: int | None = None
+
+    def streams(self, budget_bytes: int | None) -> tuple[StreamConfig, ...]:
+        keep = self.keep_seconds
+        return topology.streams(replicas=self.replicas, keep_seconds=keep, budget_bytes=budget_bytes)
+
+    def consumer(self, durable: topology.Durable) -> ConsumerConfig:
+        return topology.consumer(durable, self.ack_wait_seconds)
+
+
+DEFAULT = Wanted()
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What is there, by name; None for what is missing."""
+
+    streams: Mapping[str, StreamInfo | None]
+    consumers: Mapping[topology.Durable, ConsumerConfig | None]
+
+    @property
+    def missing(self) -> list[str]:
+        streams = [f"stream {name}" for name, live in self.streams.items() if live is None]
+        return [*streams, *(_called(durable) for durable, live in self.consumers.items() if live is None)]
+
+    @property
+    def budget_bytes(self) -> int | None:
+        """The budget that the live limits are shares of; None where there are none."""
+        limits = {
+            name: live.config.max_bytes or -1 for name, live in self.streams.items() if live is not None
+        }
+        budgets = [limit / topology.SHARES[name] for name, limit in limits.items() if name in topology.SHARES]
+        most = int(max(budgets, default=-1))
+        return min(most, topology.LARGEST_BUDGET_BYTES) if most > 0 else None
+
+    def differences(self, wanted: Wanted, budget_bytes: int | None) -> list[Difference]:
+        found: list[Difference] = []
+        for config in wanted.streams(budget_bytes):
+            live = self.streams[config.name or ""]
+            if live is not None:
+                as_set = wanted.storage_bytes is not None
+                found += stream_differences(config, live.config, live.state.bytes, as_set=as_set)
+        for durable, there in self.consumers.items():
+            if there is not None:
+                found += consumer_differences(durable, wanted.consumer(durable), there)
+        return found
+
+
+def _called(durable: topology.Durable) -> str:
+    return f"consumer {durable.stream}/{durable.name}"
+
+
+# ── looking ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def examine(js: JetStreamContext) -> Findings:
+    """Ask for every stream and consumer. Raises nats-py's errors."""
+    streams: dict[str, StreamInfo | None] = {}
+    consumers: dict[topology.Durable, ConsumerConfig | None] = {}
+    for config in topology.streams():
+        name = config.name or ""
+        try:
+            streams[name] = await js.stream_info(name)
+        except NotFoundError:
+            streams[name] = None
+    for durable in topology.DURABLES:
+        try:
+            info = await js.consumer_info(durable.stream, durable.name)
+            consumers[durable] = info.config
+        except NotFoundError:
+            consumers[durable] = None
+    return Findings(streams, consumers)
+
+
+async def provision(
+    js: JetStreamContext, wanted: Wanted = DEFAULT, *, extent: Extent = Extent.START
+) -> list[str]:
+    """Returns what was made or changed; with `Extent.LOOK`, what is missing.
+
+    Raises TopologyMismatch, before it changes anything, if a difference stops a service; and if the server refuses a
+    change or a stream. No change loses a message.
+    """
+    found = await examine(js)
+    budget = wanted.storage_bytes or found.budget_bytes
+    differences = found.differences(wanted, budget)
+    stopping = [difference for difference in differences if stops_a_start(difference)]
+    if extent is Extent.ALL:
+        stopping = [difference for difference in stopping if difference.when is When.NEVER]
+    if stopping:
+        raise TopologyMismatch(list(map(str, stopping)))
+    if extent is Extent.LOOK:
+        return found.missing
+    if budget is None and (found.missing or extent >= Extent.START):
+        budget = await _probe(js, wanted)
+        differences = found.differences(wanted, budget)
+    changes = [difference for difference in differences if _within(difference, extent)]
+    _say_what_is_kept(differences, changes)
+    changed = await _change_streams(js, found, wanted, changes)
+    made = await _make_streams(js, found, wanted, budget)
+    changed += await _change_consumers(js, found, changes)
+    for durable, live in found.consumers.items():
+        if live is None:
+            await js.add_consumer(durable.stream, await _resumed(js, durable, wanted.consumer(durable)))
+            made.append(_called(durable))
+    return [*made, *changed]
+
+
+def _within(difference: Difference, extent: Extent) -> bool:
+    return extent is Extent.ALL or (extent is Extent.START and difference.when is When.AT_START)
+
+
+def _say_what_is_kept(differences: Iterable[Difference], changes: Sequence[Difference]) -> None:
+    for difference in differences:
+        if difference.remedy == TOLERATED and difference not in changes:
+            log.warning("%s", difference)
+
+
+# ── streams ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def _probe(js: JetStreamContext, wanted: Wanted) -> int:
+    """The largest budget, of a power of two, that the server promises whole. Raises TopologyMismatch."""
+    budget = topology.LARGEST_BUDGET_BYTES
+    while True:
+        config = StreamConfig(
+            name=PROBE, subjects=["parley.probe"], max_bytes=budget, num_replicas=wanted.replicas
+        )
+        try:
+            await js.add_stream(config)
+        except APIError as error:
+            if error.err_code == _NAME_IN_USE:  # another process asks at the same time
+                await _delete_probe(js)
+            elif error.err_code not in _NO_STORAGE or budget <= topology.SMALLEST_BUDGET_BYTES:
+                raise TopologyMismatch([_refused("storage for the streams", error, wanted)]) from error
+            else:
+                budget //= 2
+        else:
+            await _delete_probe(js)
+            return budget
+
+
+async def _delete_probe(js: JetStreamContext) -> None:
+    with suppress(NotFoundError):
+        await js.delete_stream(PROBE)
+
+
+def _refused(what: str, error: APIError, wanted: Wanted) -> str:
+    if error.err_code == _NO_REPLICAS:
+        remedy = f"set PARLEY_REPLICAS=1, or use a cluster of at least {wanted.replicas}"
+        return f"PARLEY_REPLICAS={wanted.replicas}: this NATS is one server and keeps one copy; {remedy}"
+    said = f"{what}: refused by the server: {error.description}"
+    if error.err_code in _NO_STORAGE and wanted.storage_bytes is not None:
+        return f"{said}; lower PARLEY_STORAGE_BYTES, or unset it"
+    return said
+
+
+async def _change_streams(
+    js: JetStreamContext, found: Findings, wanted: Wanted, changes: Sequence[Difference]
+) -> list[str]:
+    changed: list[str] = []
+    refused: list[str] = []
+    for name, live in found.streams.items():
+        mine = [change for change in changes if change.what == f"stream {name}"]
+        if live is None or not mine:
+            continue
+        try:
+            changed += await _change_stream(js, live.config, mine)
+        except APIError as error:
+            refused += [_refused(str(change), error, wanted) for change in mine]
+    if refused:
+        raise TopologyMismatch(list(dict.fromkeys(refused)))
+    return changed
+
+
+async def _change_stream(js: JetStreamContext, live: StreamConfig, changes: list[Difference]) -> list[str]:
+    try:
+        await js.update_stream(_changed(live, changes))
+    except APIError as error:
+        rest = [change for change in changes if change.field != "max_bytes"]
+        if error.err_code not in _NO_STORAGE or len(rest) == len(changes):
+            raise
+        # A limit is a promise of the server's, and it has promised its storage to others. The stream goes without.
+        log.warning("stream %s has no limit: the server promises no storage to it", live.name)
+        if rest:
+            await js.update_stream(_changed(live, rest))
+        changes = rest
+    return list(map(_said, changes))
+
+
+def _changed(live: Config, changes: Iterable[Difference]) -> Config:
+    return replace(live, **{change.field: change.value for change in changes})  # type: ignore[arg-type]  # field names and their values, as data
+
+
+def _said(change: Difference) -> str:
+    live, value = (getattr(side, "value", side) for side in (change.live, change.value))
+    return f"{change.what}: {change.field} {live} → {value}"
+
+
+async def _make_streams(
+    js: JetStreamContext, found: Findings, wanted: Wanted, budget_bytes: int | None
+) -> list[str]:
+    made: list[str] = []
+    refused: list[str] = []
+    for config in wanted.streams(budget_bytes):
+        name = config.name or ""
+        if found.streams[name] is not None:
+            continue
+        try:
+            await _make_stream(js, replace(config, first_seq=_first_seq(found, name)), wanted)
+            made.append(f"stream {name}")
+        except APIError as error:
+            refused.append(_refused(f"stream {name}", error, wanted))
+    if refused:
+        raise TopologyMismatch(list(dict.fromkeys(refused)))
+    return made
+
+
+async def _make_stream(js: JetStreamContext, config: StreamConfig, wanted: Wanted) -> None:
+    while True:
+        try:
+            await js.add_stream(config)
+        except APIError as error:
+            if error.err_code == _NAME_IN_USE:
+                await js.stream_info(config.name or "")  # another process has just made it
+                return
+            half = (config.max_bytes or -1) // 2
+            least = topology.SMALLEST_BUDGET_BYTES // 16
+            if error.err_code not in _NO_STORAGE or wanted.storage_bytes is not None or half < least:
+                raise
+            config = replace(config, max_bytes=half)
+        else:
+            return
+
+
+def _first_seq(found: Findings, name: str) -> int | None:
+    """Where a stream's numbers begin. Tallies name messages by their number, and `d-<number>` names deliberations, so
+    the numbers of a stream that was lost are never used again."""
+    old = found.streams[topology.DELIBERATIONS]
+    if name == topology.REQUESTS and old is not None and topology.REQUESTED in (old.config.subjects or ()):
+        return old.state.last_seq + 1  # requests were in that stream until 0.1.0
+    others = (topology.DELIBERATIONS, topology.TALLIES, topology.REQUESTS)
+    used = any(live is not None and live.state.last_seq for live in map(found.streams.get, others))
+    # The time in milliseconds: more than any stream of fewer than 1,000 messages a second has counted to.
+    return int(time.time() * 1000) if used else None
+
+
+# ── consumers ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def _change_consumers(
+    js: JetStreamContext, found: Findings, changes: Sequence[Difference]
+) -> list[str]:
+    changed: list[str] = []
+    refused: list[str] = []
+    for durable, live in found.consumers.items():
+        mine = [change for change in changes if change.what == _called(durable)]
+        if live is None or not mine:
+            continue
+        try:
+            await js.add_consumer(durable.stream, _changed(live, mine))
+            changed += map(_said, mine)
+        except APIError as error:
+            refused += [f"{change}: refused by the server: {error.description}" for change in mine]
+    if refused:
+        raise TopologyMismatch(refused)
+    return changed
+
+
+async def _resumed(js: JetStreamContext, durable: topology.Durable, config: ConsumerConfig) -> ConsumerConfig:
+    """The configuration for a consumer that was lost. In a stream with messages it begins where work may still be
+    open: at the oldest deadline, a day ago. What has had its ending since is recognised by the handlers."""
+    state = (await js.stream_info(durable.stream)).state
+    if durable.stream == topology.AGENT_REQUESTS or not state.messages:
+        return config
+    since = datetime.now(UTC) - timedelta(seconds=MAX_TIMEOUT_SECONDS + CLOCK_SECONDS)
+    return config.evolve(deliver_policy=api.DeliverPolicy.BY_START_TIME, opt_start_time=since)

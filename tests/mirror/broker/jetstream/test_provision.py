@@ -1,0 +1,446 @@
+"""Streams, consumers and buckets: made where they are missing, changed where nothing is lost, refused where others
+changed them."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import nats.js.errors
+import pytest
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+
+from parley.broker.core.errors import TopologyMismatch
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.connection import connect
+from parley.broker.jetstream.embedded import EmbeddedNats
+from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.provision import PROBE, Extent, Wanted, provision
+from tests.mirror.broker import limited_nats
+
+EVERYTHING = [
+    "stream REQUESTS", "stream DELIBERATIONS", "stream AGENT_REQUESTS", "stream AGENT_RESPONSES",
+    "stream DEAD_LETTERS", "stream KV_deliberations", "stream OBJ_results", "consumer REQUESTS/intake",
+    "consumer REQUESTS/cancel", "consumer DELIBERATIONS/expire", "consumer AGENT_REQUESTS/dispatch",
+    "consumer AGENT_RESPONSES/aggregate",
+]  # fmt: skip
+
+
+@pytest.fixture
+async def js(empty_nats: EmbeddedNats) -> AsyncIterator[JetStreamContext]:
+    nc = await connect(empty_nats.url, "test")
+    yield nc.jetstream()
+    await nc.close()
+
+
+async def stream_names(js: JetStreamContext) -> set[str | None]:
+    return {info.config.name for info in await js.streams_info()}
+
+
+async def live(js: JetStreamContext) -> list[Any]:
+    """The whole live configuration."""
+    found: list[Any] = [info.config for info in await js.streams_info()]
+    for name in sorted(await stream_names(js), key=str):
+        found += [info.config for info in await js.consumers_info(str(name))]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("subject", "stream"),
+    [
+        ("deliberation.requested", "REQUESTS"),
+        ("deliberation.cancel", "REQUESTS"),
+        ("deliberation.completed", "DELIBERATIONS"),
+        ("deliberation.failed", "DELIBERATIONS"),
+        ("deliberation.timer.t-1", "DELIBERATIONS"),
+        ("deliberation.deadline.t-1", "DELIBERATIONS"),
+        ("agent.requested", "AGENT_REQUESTS"),
+        ("agent.response.completed", "AGENT_RESPONSES"),
+        ("agent.response.failed", "AGENT_RESPONSES"),
+        ("deadletter.deliberation.requested", "DEAD_LETTERS"),
+        ("deadletter.deliberation.deadline.t-1", "DEAD_LETTERS"),
+        ("$KV.deliberations.t-1", "KV_deliberations"),
+        ("agent.cancel", None),
+        ("deliberation.get", None),
+        ("deliberation.other", None),
+    ],
+)
+async def test_each_subject_is_in_its_stream(js: JetStreamContext, subject: str, stream: str | None) -> None:
+    await provision(js)
+    if stream is None:  # core NATS: not stored
+        with pytest.raises(nats.js.errors.NotFoundError):
+            await js.find_stream_name_by_subject(subject)
+    else:
+        assert await js.find_stream_name_by_subject(subject) == stream
+
+
+# ── making it so ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_on_an_empty_server_everything_is_made_and_said(js: JetStreamContext) -> None:
+    assert await provision(js) == EVERYTHING
+    assert await stream_names(js) == {name.removeprefix("stream ") for name in EVERYTHING[:7]}
+
+
+async def test_a_second_time_nothing_is_made_and_nothing_has_changed(js: JetStreamContext) -> None:
+    await provision(js)
+    before = await live(js)
+    assert await provision(js) == []
+    assert await live(js) == before
+
+
+async def test_only_what_is_missing_is_made(js: JetStreamContext) -> None:
+    await provision(js)
+    await js.delete_stream("DEAD_LETTERS")
+    await js.delete_consumer("DELIBERATIONS", "expire")
+    assert await provision(js) == ["stream DEAD_LETTERS", "consumer DELIBERATIONS/expire"]
+
+
+async def test_without_leave_to_create_what_is_missing_is_only_listed(js: JetStreamContext) -> None:
+    assert await provision(js, extent=Extent.LOOK) == EVERYTHING
+    assert await stream_names(js) == set()
+    await provision(js)
+    await js.delete_consumer("AGENT_REQUESTS", "dispatch")
+    await js.delete_stream("OBJ_results")
+    assert await provision(js, extent=Extent.LOOK) == [
+        "stream OBJ_results",
+        "consumer AGENT_REQUESTS/dispatch",
+    ]
+    assert "OBJ_results" not in await stream_names(js)
+    with pytest.raises(nats.js.errors.NotFoundError):
+        await js.consumer_info("AGENT_REQUESTS", "dispatch")
+
+
+async def test_the_buckets_are_what_clients_of_nats_take_for_buckets(js: JetStreamContext) -> None:
+    await provision(js)
+    bucket = await js.key_value("deliberations")
+    revision = await bucket.put("t-1", b"1")
+    assert (await bucket.get("t-1")).revision == revision
+    store = await js.object_store("results")
+    await store.put("t-1", b"words")
+    assert (await store.get("t-1")).data == b"words"
+
+
+# ── what differs ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+# What somebody set on a stream of ours: the change, and what a start says of it.
+SET_BY_OTHERS = [
+    ("DELIBERATIONS", {"max_msgs": 40}, "max_msgs is 40, declared -1"),
+    ("DELIBERATIONS", {"max_bytes": 8192}, "max_bytes is 8192, declared -1"),
+    ("DELIBERATIONS", {"max_age": 3600.0}, "max_age is 3600.0, declared 172800.0"),
+    ("DELIBERATIONS", {"max_msg_size": 1000}, "max_msg_size is 1000, declared -1"),
+    ("DELIBERATIONS", {"max_msgs_per_subject": 1}, "max_msgs_per_subject is 1, declared -1"),
+    ("DELIBERATIONS", {"duplicate_window": 5.0}, "duplicate_window is 5.0, declared 3600.0"),
+    ("REQUESTS", {"max_msgs": 40}, "max_msgs is 40, declared -1"),
+    ("REQUESTS", {"max_bytes": 8192}, "max_bytes is 8192, declared"),
+    ("REQUESTS", {"subjects": ["deliberation.requested"]}, "subjects is ['deliberation.requested']"),
+    ("AGENT_RESPONSES", {"max_age": 600.0}, "max_age is 600.0, declared 172800.0"),
+    ("AGENT_REQUESTS", {"max_msgs_per_subject": 7}, "max_msgs_per_subject is 7, declared -1"),
+    ("DEAD_LETTERS", {"subjects": ["deadletter.agent.>"]}, "subjects is ['deadletter.agent.>']"),
+    ("KV_deliberations", {"max_msgs_per_subject": 5}, "max_msgs_per_subject is 5, declared 1"),
+    ("KV_deliberations", {"discard_new_per_subject": True}, "discard_new_per_subject is True, declared False"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "change", "said"), SET_BY_OTHERS)
+async def test_a_limit_that_others_set_stops_a_start_by_name_and_goes_when_that_is_asked_for(
+    js: JetStreamContext, name: str, change: dict[str, Any], said: str
+) -> None:
+    await provision(js)
+    config = (await js.stream_info(name)).config
+    await js.update_stream(replace(config, **change))
+    before = await live(js)
+    for extent in (Extent.START, Extent.LOOK):
+        with pytest.raises(TopologyMismatch, match="parley provision --apply") as caught:
+            await provision(js, extent=extent)
+        assert f"stream {name}: {said}" in caught.value.differences[0]
+        assert await live(js) == before
+    (changed,) = await provision(js, extent=Extent.ALL)
+    assert changed.startswith(f"stream {name}: {next(iter(change))} ")
+    assert await provision(js) == []
+
+
+# What nats-server changes in no live stream.
+FOR_GOOD = [
+    ("AGENT_REQUESTS", {"retention": RetentionPolicy.LIMITS}, "retention is limits, declared workqueue"),
+    ("DELIBERATIONS", {"storage": StorageType.MEMORY}, "storage is memory, declared file"),
+    ("KV_deliberations", {"storage": StorageType.MEMORY}, "storage is memory, declared file"),
+    ("REQUESTS", {"allow_msg_schedules": True, "allow_rollup_hdrs": True, "discard": DiscardPolicy.OLD},
+     "allow_msg_schedules is True, declared False"),
+    ("REQUESTS", {"allow_msg_ttl": True}, "allow_msg_ttl is True, declared False"),
+    ("REQUESTS", {"deny_purge": True}, "deny_purge is True, declared False"),
+    ("AGENT_RESPONSES", {"max_consumers": 1}, "max_consumers is 1, declared -1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "change", "said"), FOR_GOOD)
+async def test_what_cannot_be_changed_is_refused_with_what_to_do(
+    js: JetStreamContext, name: str, change: dict[str, Any], said: str
+) -> None:
+    declared = {stream.name: stream for stream in topology.streams()}
+    await js.add_stream(replace(declared[name], **change))
+    before = (await js.stream_info(name)).config
+    for extent in (Extent.START, Extent.LOOK, Extent.ALL):
+        with pytest.raises(TopologyMismatch) as caught:
+            await provision(js, extent=extent)
+        (line,) = (line for line in caught.value.differences if f"stream {name}: {said}" in line)
+        assert f"`nats stream rm {name}`" in line
+    assert (await js.stream_info(name)).config == before
+
+
+# What an operator may choose, and what another setting or version of Parley leaves.
+HARMLESS = [
+    ("DELIBERATIONS", {"max_age": 0.0}), ("DELIBERATIONS", {"max_age": 1e7}), ("DELIBERATIONS", {"description": "ours"}),
+    ("AGENT_RESPONSES", {"max_bytes": 20 * 2**30}), ("AGENT_RESPONSES", {"max_bytes": 2**20}),
+    ("DEAD_LETTERS", {"duplicate_window": 60.0}), ("DEAD_LETTERS", {"max_msg_size": 8 * 2**20}),
+    ("DELIBERATIONS", {"duplicate_window": 600.0}), ("AGENT_REQUESTS", {"deny_delete": True}),
+    ("REQUESTS", {"metadata": {"owner": "us"}}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "change"), HARMLESS)
+async def test_what_does_no_harm_is_no_difference(
+    js: JetStreamContext, name: str, change: dict[str, Any]
+) -> None:
+    await provision(js)
+    config = (await js.stream_info(name)).config
+    await js.update_stream(replace(config, **change))
+    before = await live(js)
+    for extent in (Extent.LOOK, Extent.START, Extent.ALL):
+        assert await provision(js, extent=extent) == []
+    assert await live(js) == before
+
+
+# Parley's own, of another version: changed by a start.
+OURS = [
+    ("REQUESTS", {"max_bytes": -1, "discard": DiscardPolicy.OLD}),
+    ("REQUESTS", {"allow_rollup_hdrs": True}),
+    ("AGENT_REQUESTS", {"allow_direct": False}),
+    ("DELIBERATIONS", {"duplicate_window": 7200.0}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "change"), OURS)
+async def test_what_an_earlier_version_left_is_changed_at_a_start(
+    js: JetStreamContext, name: str, change: dict[str, Any]
+) -> None:
+    await provision(js)
+    before = (await js.stream_info(name)).config
+    await js.update_stream(replace(before, **change))
+    assert await provision(js, extent=Extent.LOOK) == []  # a process that runs goes on
+    assert len(await provision(js)) == len(change)
+    assert (await js.stream_info(name)).config == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"filter_subject": "deliberation.cancel"}, "filter_subject is deliberation.cancel, declared deliberation.requested"),
+        ({"ack_policy": AckPolicy.ALL}, "ack_policy is all, declared explicit"),
+        ({"max_waiting": 2}, "max_waiting is 2, declared 512"),
+    ],
+)  # fmt: skip
+async def test_a_consumer_that_cannot_be_changed_is_refused_with_what_to_do(
+    js: JetStreamContext, change: dict[str, Any], said: str
+) -> None:
+    await provision(js)
+    await js.delete_consumer("REQUESTS", "intake")
+    await js.add_consumer("REQUESTS", replace(topology.consumer(topology.INTAKE), **change))
+    for extent in (Extent.START, Extent.ALL):
+        with pytest.raises(TopologyMismatch) as caught:
+            await provision(js, extent=extent)
+        (line,) = caught.value.differences
+        assert (
+            line
+            == f"consumer REQUESTS/intake: {said} (`nats consumer rm REQUESTS intake`: a service makes it again)"
+        )
+
+
+@pytest.mark.parametrize("change", [{"max_deliver": 5}, {"max_ack_pending": 10}, {"headers_only": True}])
+async def test_a_limit_that_others_set_on_a_consumer_stops_a_start_and_goes_when_that_is_asked_for(
+    js: JetStreamContext, change: dict[str, Any]
+) -> None:
+    await provision(js)
+    before = await live(js)
+    await js.add_consumer("REQUESTS", replace(topology.consumer(topology.INTAKE), **change))
+    with pytest.raises(TopologyMismatch, match=f"consumer REQUESTS/intake: {next(iter(change))} is"):
+        await provision(js)
+    assert len(await provision(js, extent=Extent.ALL)) == 1
+    assert await live(js) == before
+
+
+async def test_every_difference_is_told_at_once(js: JetStreamContext) -> None:
+    await provision(js)
+    for name in ("AGENT_RESPONSES", "DEAD_LETTERS"):
+        config = (await js.stream_info(name)).config
+        await js.update_stream(replace(config, max_age=600.0))
+    with pytest.raises(TopologyMismatch) as caught:
+        await provision(js)
+    told = [difference.partition(":")[0] for difference in caught.value.differences]
+    assert told == ["stream AGENT_RESPONSES", "stream DEAD_LETTERS"]
+
+
+# ── two settings ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_processes_of_two_settings_start_side_by_side_and_change_nothing_to_and_fro(
+    js: JetStreamContext,
+) -> None:
+    one, other = Wanted(), Wanted(keep_seconds=600.0, ack_wait_seconds=60.0)
+    await provision(js, one)
+    changed = await provision(js, other)
+    assert "stream DELIBERATIONS: duplicate_window 3600.0 → 600.0" in changed
+    assert "consumer AGENT_REQUESTS/dispatch: ack_wait 30.0 → 60.0" in changed
+    before = await live(js)
+    for wanted in (one, other, one):
+        assert await provision(js, wanted) == []
+        assert await provision(js, wanted, extent=Extent.LOOK) == []
+    assert await live(js) == before
+
+
+async def test_a_shorter_ack_wait_is_said_and_made_when_that_is_asked_for(
+    js: JetStreamContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    await provision(js, Wanted(ack_wait_seconds=60.0))
+    assert await provision(js, Wanted(ack_wait_seconds=20.0)) == []
+    said = "consumer AGENT_REQUESTS/dispatch: ack_wait is 60.0, declared 20.0 (kept until `parley provision --apply`)"
+    assert caplog.messages == [said]
+    changed = await provision(js, Wanted(ack_wait_seconds=20.0), extent=Extent.ALL)
+    assert changed == ["consumer AGENT_REQUESTS/dispatch: ack_wait 60.0 → 20.0"]
+
+
+async def test_too_many_replicas_are_one_line_that_names_the_setting(js: JetStreamContext) -> None:
+    line = (
+        "PARLEY_REPLICAS=3: this NATS is one server and keeps one copy; "
+        "set PARLEY_REPLICAS=1, or use a cluster of at least 3"
+    )
+    with pytest.raises(TopologyMismatch) as caught:
+        await provision(js, Wanted(replicas=3))
+    assert caught.value.differences == (line,)
+    assert await stream_names(js) == set()
+    await provision(js)
+    with pytest.raises(TopologyMismatch) as caught:  # and where streams are already
+        await provision(js, Wanted(replicas=3))
+    assert caught.value.differences == (line,)
+
+
+# ── storage ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def limits(js: JetStreamContext) -> dict[str, int]:
+    return {str(info.config.name): info.config.max_bytes or -1 for info in await js.streams_info()}
+
+
+@pytest.mark.parametrize(
+    ("promised", "budget"), [("10GB", 8 * 2**30), ("100MB", 64 * 2**20), ("4718592", 4 * 2**20)]
+)
+async def test_streams_share_what_the_server_promises_and_leave_half_to_timers_and_endings(
+    tmp_path: Path, promised: str, budget: int
+) -> None:
+    async with limited_nats(tmp_path, promised) as js:
+        await provision(js)
+        found = await limits(js)
+        assert found.pop("DELIBERATIONS") == -1
+        assert PROBE not in found
+        assert found == {name: int(budget * share) for name, share in topology.SHARES.items()}
+        assert sum(found.values()) == budget // 2
+        assert await provision(js) == []
+
+
+async def test_a_set_budget_is_kept_to(js: JetStreamContext) -> None:
+    await provision(js, Wanted(storage_bytes=64 * 2**20))
+    assert (await limits(js))["AGENT_RESPONSES"] == 8 * 2**20
+    assert await provision(js, Wanted(storage_bytes=32 * 2**20)) == []
+    changed = await provision(js, Wanted(storage_bytes=32 * 2**20), extent=Extent.ALL)
+    assert len(changed) == len(topology.SHARES)
+    assert (await limits(js))["AGENT_RESPONSES"] == 4 * 2**20
+
+
+async def test_a_set_budget_that_the_server_does_not_promise_is_refused_by_name(tmp_path: Path) -> None:
+    async with limited_nats(tmp_path, "10MB") as js:
+        with pytest.raises(TopologyMismatch, match="lower PARLEY_STORAGE_BYTES"):
+            await provision(js, Wanted(storage_bytes=2**30))
+
+
+async def test_a_server_without_room_is_refused_by_name(tmp_path: Path) -> None:
+    async with limited_nats(tmp_path, "100KB") as js:
+        with pytest.raises(
+            TopologyMismatch, match="storage for the streams: refused by the server: insufficient"
+        ):
+            await provision(js)
+
+
+async def test_no_limit_is_set_below_what_is_stored(tmp_path: Path) -> None:
+    async with limited_nats(tmp_path, "40MB") as js:
+        await provision(js)
+        config = (await js.stream_info("AGENT_RESPONSES")).config
+        await js.update_stream(replace(config, max_bytes=-1, discard=DiscardPolicy.OLD))
+        for _ in range(20):
+            await js.publish("agent.response.completed", b"x" * 300_000)
+        stored = (await js.stream_info("AGENT_RESPONSES")).state
+        await provision(js)
+        after = await js.stream_info("AGENT_RESPONSES")
+        assert (after.config.max_bytes or 0) >= 2 * stored.bytes
+        assert after.state.messages == stored.messages
+
+
+async def test_a_stream_without_a_limit_stays_so_where_the_server_has_promised_all(tmp_path: Path) -> None:
+    async with limited_nats(tmp_path, "40MB") as js:
+        await provision(js)
+        config = (await js.stream_info("AGENT_RESPONSES")).config
+        await js.update_stream(replace(config, max_bytes=-1, discard=DiscardPolicy.OLD))
+        await js.add_stream(StreamConfig(name="THEIRS", subjects=["theirs"], max_bytes=28_000_000))
+        assert await provision(js) == ["stream AGENT_RESPONSES: discard old → new"]
+
+
+# ── what vanished ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_the_numbers_of_a_stream_that_was_lost_are_not_used_again(js: JetStreamContext) -> None:
+    await provision(js)
+    for _ in range(3):
+        last = (await js.publish("deliberation.requested", b"{}")).seq
+        await js.publish("deliberation.completed", b"{}")
+    await js.delete_stream("REQUESTS")
+    assert await provision(js, extent=Extent.MISSING) == [
+        "stream REQUESTS", "consumer REQUESTS/intake", "consumer REQUESTS/cancel"
+    ]  # fmt: skip
+    assert (await js.publish("deliberation.requested", b"{}")).seq > last
+
+
+async def test_a_consumer_that_was_lost_goes_on_where_a_deadline_may_be_open(
+    js: JetStreamContext, empty_nats: EmbeddedNats
+) -> None:
+    await provision(js, Wanted(keep_seconds=180.0))
+    nc = await connect(empty_nats.url, "client")
+    wire = JetStream(nc)
+    request = (await wire.publish("deliberation.requested", b"{}")).seq
+    work = (await wire.publish("agent.requested", b"work")).seq
+    lost = (("REQUESTS", "intake"), ("AGENT_REQUESTS", "dispatch"))
+    for stream, name in lost:
+        await js.delete_consumer(stream, name)
+    made = ["consumer REQUESTS/intake", "consumer AGENT_REQUESTS/dispatch"]
+    assert await provision(js, Wanted(keep_seconds=180.0)) == made
+    assert await provision(js, Wanted(keep_seconds=180.0)) == []
+    begins = (await js.consumer_info("REQUESTS", "intake")).config.opt_start_time
+    assert begins is not None
+    assert timedelta(days=1) < datetime.now(UTC) - begins < timedelta(days=1, hours=2)
+    for (stream, name), seq in zip(lost, (request, work), strict=True):
+        pull = await nc.jetstream().pull_subscribe_bind(name, stream)
+        assert [msg.metadata.sequence.stream for msg in await pull.fetch(1, timeout=5)] == [seq]
+    await nc.close()
+
+
+async def test_a_message_is_always_delivered_again(js: JetStreamContext, empty_nats: EmbeddedNats) -> None:
+    await provision(js)
+    nc = await connect(empty_nats.url, "worker")
+    await JetStream(nc).publish("agent.requested", b"poison")
+    pull = await nc.jetstream().pull_subscribe_bind("dispatch", "AGENT_REQUESTS")
+    for count in range(1, 31):
+        (msg,) = await pull.fetch(1, timeout=5)
+        assert msg.metadata.num_delivered == count
+        await msg.nak()
+    await nc.close()
