@@ -164,7 +164,9 @@ async def provision(
     changed += await _change_consumers(js, found, changes)
     for durable, live in found.consumers.items():
         if live is None:
-            await js.add_consumer(durable.stream, await _resumed(js, durable, wanted.consumer(durable)))
+            config = await _resumed(js, durable, wanted.consumer(durable))
+            # With a name nats-py asks under a subject of the consumer's own, to which a service has the right.
+            await js.add_consumer(durable.stream, config, name=durable.name)
             made.append(_called(durable))
     return [*made, *changed]
 
@@ -321,7 +323,7 @@ async def _change_consumers(
         if live is None or not mine:
             continue
         try:
-            await js.add_consumer(durable.stream, _changed(live, mine))
+            await js.add_consumer(durable.stream, _changed(live, mine), name=durable.name)
             changed += map(_said, mine)
         except APIError as error:
             refused += [f"{change}: refused by the server: {error.description}" for change in mine]

@@ -23,6 +23,7 @@ from parley.broker.jetstream.direct_reads import read_all
 from parley.broker.jetstream.embedded import config, executable
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient as Nats
+from parley.broker.jetstream.provision import provision
 from parley.client import connect as connect_client
 from parley.doctor import examine
 from parley.settings import load
@@ -98,7 +99,7 @@ async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gua
         await until(lambda: ports.exists() and ports.read_text().endswith("}"), "nats-server is ready")
         server = Guarded(json.loads(ports.read_text())["nats"][0].removeprefix("nats://"))
         nc = await connect(server.url("provisioner"), "provision", "_PARLEY.service")
-        made = await load(ack_wait_seconds=ACK_WAIT_SECONDS).provision(nc.jetstream())
+        made = await provision(nc.jetstream(), load(ack_wait_seconds=ACK_WAIT_SECONDS).wanted)
         await nc.close()
         assert f"stream {topology.REQUESTS}" in made
         yield server
