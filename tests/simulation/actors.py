@@ -35,11 +35,12 @@ _ERRORS = (ErrorType.SERVER_ERROR, ErrorType.BAD_REQUEST, ErrorType.EMPTY_ANSWER
 
 @dataclass(frozen=True, slots=True)
 class Moods:
-    """How often the model fails or does not answer in a history, and how long it thinks at most."""
+    """How often the model fails or does not answer in a history, how long it thinks at most, and how much it says."""
 
     failing: float
     silent: float
     thinking_seconds: float
+    answer_bytes: int = 9
 
 
 class Oracle:
@@ -56,8 +57,10 @@ class Oracle:
             raise ModelError(ErrorType.DEADLINE_EXCEEDED, "no answer in time")
         await asyncio.sleep(thinks)
         if lot < self._moods.silent + self._moods.failing:
-            raise ModelError(self._rng.choice(_ERRORS), "the model failed")
-        return Completion("an answer", "stop", "oracle", Usage())
+            raise ModelError(
+                self._rng.choice(_ERRORS), "the model failed".ljust(self._moods.answer_bytes, "\a")
+            )
+        return Completion("an answer".ljust(self._moods.answer_bytes, "."), "stop", "oracle", Usage())
 
 
 class Actor:

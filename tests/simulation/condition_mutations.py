@@ -7,9 +7,12 @@ from unittest.mock import patch
 
 from nats.js.api import StreamConfig
 
+from parley.broker.core import endings
 from parley.broker.jetstream import jetstream, topology
 from parley.broker.jetstream.server_clock import ServerClock
+from parley.handlers.ending_results import EndingResults
 from tests.simulation.clock import VirtualTime
+from tests.simulation.conditions.payload import Payload
 from tests.simulation.conditions.skew import Skew
 from tests.simulation.conditions.strangers import Strangers
 from tests.simulation.invariants import Invariant
@@ -29,6 +32,14 @@ def _obeys_everybody(**how: Any) -> tuple[StreamConfig, ...]:
         config.evolve(**everything) if config.name == topology.REQUESTS else config
         for config in _streams(**how)
     )
+
+
+async def _asks_no_object_store(self: EndingResults) -> None:
+    return None
+
+
+def _leaves_nothing_out(message: Any, limit: int) -> Any:
+    return message, message.encode()
 
 
 def _believes_any(stream: str, subject: str) -> bool:
@@ -57,5 +68,17 @@ CONDITION_MUTATIONS = (
         Invariant.MARK_KEPT,
         lambda: patch.object(jetstream, "may_acknowledge", _believes_any),
         condition=Strangers,
+    ),
+    Mutation(
+        "leaves results out without asking the object store",
+        Invariant.WHOLE,
+        _method(EndingResults, "refer", _asks_no_object_store),
+        condition=Payload,
+    ),
+    Mutation(
+        "publishes an ending as large as it is",
+        Invariant.NO_BUG,
+        lambda: patch.object(endings, "fit", _leaves_nothing_out),
+        condition=Payload,
     ),
 )

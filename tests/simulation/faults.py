@@ -35,7 +35,7 @@ STEPS = (
 )  # fmt: skip
 # Those that most histories have come more often.
 _OFTEN = (*STEPS, *("tally", "mark", "timer", "work", "outcome", "ending", "ack") * 2)
-_AT_STEPS = (
+AT_STEPS = (
     Kind.KILL_BEFORE, Kind.KILL_BEFORE, Kind.KILL_AFTER, Kind.KILL_AFTER, Kind.KILL_AFTER, Kind.PAUSE_BEFORE, Kind.PAUSE_AFTER,
     Kind.LOSE_REQUEST, Kind.LOSE_ANSWER, Kind.LOSE_ANSWER, Kind.DELAY, Kind.OUTAGE,
 )  # fmt: skip
@@ -105,14 +105,14 @@ def _one(rng: random.Random, deliberations: int) -> Fault:
     if lot < 0.22:
         return Fault(rng.choice(_AT_DELIVERIES), "delivery", rng.randint(1, 12 * deliberations), seconds)
     if lot < 0.5:
-        return Fault(rng.choice(_AT_STEPS), "", rng.randint(1, _STEPS_EACH * deliberations), seconds)
+        return Fault(rng.choice(AT_STEPS), "", rng.randint(1, _STEPS_EACH * deliberations), seconds)
     label = rng.choice(_OFTEN)
     few = (
         1 + deliberations
         if label in ("ending", "mark", "timer", "stop", "inbox", "dead letter")
         else 4 * deliberations
     )
-    return Fault(rng.choice(_AT_STEPS), label, rng.randint(1, few), seconds)
+    return Fault(rng.choice(AT_STEPS), label, rng.randint(1, few), seconds)
 
 
 def parcels(rng: random.Random, deliberations: int) -> list[Fault]:

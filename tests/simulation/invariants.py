@@ -65,6 +65,11 @@ class Invariant(Enum):
         "each step",
         "an ending is decided at the server's instant, whatever a process's own clock says",
     )
+    WHOLE = (
+        20,
+        "each step",
+        "an ending's results are in it or in the object that it names, unless neither takes them",
+    )
 
     @property
     def number(self) -> int:

@@ -30,7 +30,6 @@ from tests.simulation.old_version import as_old
 from tests.simulation.server import Server
 from tests.simulation.stream import Kept, Refused, RefusedInSilence, WrongLastSequence
 
-_MAX_PAYLOAD = 1024 * 1024
 # Seconds between two requests of one connection: a timer heap does not keep the order of equal instants.
 _APART = 1e-7
 _ENDINGS = (topology.COMPLETED, topology.FAILED)
@@ -52,6 +51,8 @@ def label(subject: str, headers: Mapping[str, str], data: bytes) -> str:
         return "mark" if "Nats-TTL" in headers else "tally"
     if subject.startswith("$JS.ACK"):
         return "progress" if data == IN_PROGRESS else "nak" if data.startswith(nak()) else "ack"
+    if subject.startswith("$O."):
+        return "object"
     if subject.startswith(topology.TIMER):
         return "timer"
     if subject.startswith("agent.response"):
@@ -71,7 +72,6 @@ class Link:
     is_closed = False
     reconnects = 0
     connected_url = None
-    max_payload = _MAX_PAYLOAD
 
     def __init__(self, server: Server, owner: Owner | None, name: str) -> None:
         self.name = name
@@ -100,6 +100,10 @@ class Link:
     @property
     def dead(self) -> bool:
         return self._dead
+
+    @property
+    def max_payload(self) -> int:
+        return self._server.max_payload
 
     @property
     def of_service(self) -> bool:
@@ -345,6 +349,14 @@ class Jet:
 
         found: RawStreamMsg = await self._link.step("read", subject or f"{stream} {seq}", apply)
         return found
+
+    async def purge_stream(self, stream: str, subject: str) -> None:
+        def apply() -> None:
+            held = self._server.streams[stream]
+            for seq in [seq for seq, kept in held.messages.items() if kept.subject == subject]:
+                held.remove(seq)
+
+        await self._link.step("purge", subject, apply)
 
     async def everything(self, stream: str) -> list[Msg]:
         """All messages of a stream, which `parley.broker.jetstream.scan.scan` reads in batches."""

@@ -34,6 +34,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self.now = BEGINNING
+        # Tokens drawn (`tests.simulation.clock`).
+        self.tokens = 0
         self._selector = _Nothing(self)
         self.errors: list[dict[str, Any]] = []
         self._fatal: BaseException | None = None

@@ -1,5 +1,6 @@
 """What the watcher knows of one accepted deliberation, and the rules that it checks."""
 
+import base64
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,6 +59,11 @@ def payload(data: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def object_entry(name: str) -> str:
+    """The subject of an object's entry (ADR-20)."""
+    return f"$O.{topology.RESULTS_BUCKET}.M.{base64.urlsafe_b64encode(name.encode()).decode()}"
 
 
 def stored_outcome(kept: Kept) -> StoredOutcome:
@@ -175,9 +181,10 @@ def _name_is_anothers(tally: Tally, request: Kept) -> bool:
     return tally.task_id == f"d-{request.seq}" != named
 
 
-def says_the_same(tally: Tally, kept: Kept) -> None:
-    """Check that an ending says what its tally holds."""
+def says_the_same(tally: Tally, kept: Kept, results: list[dict[str, Any]]) -> None:
+    """Check that an ending says what its tally holds. `results`: its own, or those that it refers to."""
     body = payload(kept.data)
+    left_out = body.get("left_out") or []
     phase = tally.phase
     completed = tally.state is State.COMPLETED
     succeeded = [
@@ -189,9 +196,10 @@ def says_the_same(tally: Tally, kept: Kept) -> None:
     agrees = (
         kept.subject == (topology.COMPLETED if completed else topology.FAILED)
         and body["status"] == tally.state.value
-        and body["missing_agents"] == list(phase.missing)
-        and [result["agent_id"] for result in body["results"]] == succeeded
-        and [failure["agent_id"] for failure in body["failed_agents"]] == failed
+        and ("missing_agents" in left_out or body["missing_agents"] == list(phase.missing))
+        and ("results" in left_out or [result["agent_id"] for result in results] == succeeded)
+        and ("failed_agents" in left_out or [one["agent_id"] for one in body["failed_agents"]] == failed)
+        and (body["successful_responses"], body["failed_responses"]) == (len(succeeded), len(failed))
         and (not completed or body["degraded"] == (len(succeeded) < len(phase.agents)))
         and body["error" if not completed else "status"]
     )

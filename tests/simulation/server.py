@@ -74,6 +74,8 @@ class Server:
             for durable in topology.DURABLES
         }
         self.timers: dict[str, asyncio.TimerHandle] = {}
+        # Bytes of one message, headers included.
+        self.max_payload = 1024 * 1024
         # What is special about this history.
         self.condition: Condition | None = None
         # By name, the streams that store nothing now, and what they answer.

@@ -1,5 +1,6 @@
 """Sees every step of a history and checks the invariants at each."""
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from tests.simulation.record import (
     decided_rightly,
     follows,
     may_have_decided,
+    object_entry,
     payload,
     readable,
     says_the_same,
@@ -195,7 +197,8 @@ class Watcher:
                 Invariant.ONE_ENDING,
                 f"{task_id} has endings at {places}, marked {record.tally.ending_seq}{how}",
             )
-        says_the_same(record.tally, kept)
+        self._whole(kept)
+        says_the_same(record.tally, kept, self._results(kept))
         self._met(record)
         self._carried(record)
         if self.swept:
@@ -207,6 +210,37 @@ class Watcher:
             raise Violation(
                 Invariant.IN_TIME, f"the ending of {task_id} came {late:.3f} s after its deadline"
             )
+
+    def _results(self, kept: Kept) -> list[dict[str, object]]:
+        """An ending's results, from the object store if they are there."""
+        body = payload(kept.data)
+        ref = body.get("results_ref")
+        if not ref:
+            return list(body["results"])
+        self.seen["results in the object store"] += 1
+        objects = self.server.streams[topology.RESULTS].messages.values()
+        data = b"".join(one.data for one in objects if one.subject == self._chunks(ref["name"]))
+        if len(data) != ref["size"]:
+            raise Violation(
+                Invariant.WHOLE,
+                f"the object {ref['name']} has {len(data)} bytes of {ref['size']}, its ending is stored",
+            )
+        return list(json.loads(data))
+
+    def _chunks(self, name: str) -> str:
+        entry = object_entry(name)
+        stored = self.server.streams[topology.RESULTS].newest(entry, self.server.now)
+        return f"$O.{topology.RESULTS_BUCKET}.C.{payload(stored.data)['nuid']}" if stored is not None else ""
+
+    def _whole(self, kept: Kept) -> None:
+        """Check that an ending leaves out only what neither fits nor is taken by the object store."""
+        left_out = payload(kept.data).get("left_out") or []
+        if not left_out:
+            return
+        self.seen[f"left out: {', '.join(left_out)}"] += 1
+        taken = topology.RESULTS not in self.server.refusing and not self.server.faults.struck
+        if "results" in left_out and taken:
+            raise Violation(Invariant.WHOLE, f"an ending of {len(kept.data)} bytes leaves out its results")
 
     def repeated(self, kept_seq: int, subject: str, data: bytes) -> None:
         """A message was dropped as a duplicate of the one at `kept_seq`."""

@@ -4,13 +4,14 @@ import random
 
 from tests.simulation.conditions.absence import Absence
 from tests.simulation.conditions.condition import Condition
+from tests.simulation.conditions.payload import Payload
 from tests.simulation.conditions.refusals import Refusals
 from tests.simulation.conditions.skew import Skew
 from tests.simulation.conditions.strangers import Strangers
 from tests.simulation.conditions.versions import Versions
 from tests.simulation.plan import Plan
 
-CONDITIONS: tuple[type[Condition], ...] = (Refusals, Skew, Absence, Versions, Strangers)
+CONDITIONS: tuple[type[Condition], ...] = (Refusals, Skew, Absence, Versions, Strangers, Payload)
 
 
 def kind_of(seed: int) -> type[Condition]:
