@@ -16,6 +16,7 @@ from cachetools import LRUCache
 from nats.aio.msg import Msg
 
 from parley.broker.concurrency import BackgroundLoop
+from parley.broker.core.endings import SHORT_ERROR_CHARACTERS
 from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, PayloadTooLarge
 from parley.broker.core.messages import (
     AgentCancel,
@@ -232,7 +233,10 @@ class Worker:
                 return
             except PayloadTooLarge as error:
                 if isinstance(outcome, AgentFailed):
-                    raise  # no smaller outcome can be made: another try would make the same failure
+                    if len(outcome.error) <= SHORT_ERROR_CHARACTERS:
+                        raise  # no smaller outcome can be made: another try would make the same failure
+                    outcome = outcome.model_copy(update={"error": outcome.error[:SHORT_ERROR_CHARACTERS]})
+                    continue
                 outcome = self.agent.failed(
                     request,
                     self.agent.now(),

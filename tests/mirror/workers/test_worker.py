@@ -289,6 +289,21 @@ async def test_a_too_large_answer_becomes_a_failure_saying_so(queue: WorkQueue, 
         await queue.all_settled()
 
 
+async def test_a_failure_that_does_not_fit_is_stored_with_a_shorter_error(
+    queue: WorkQueue, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await model.behave(tokens=2_000)
+    async with working(queue, model) as worker:
+        jobs = await queue.jobs(work())
+        # Neither the answer fits, nor the failure that says so in a hundred characters.
+        monkeypatch.setattr(worker_module, "SHORT_ERROR_CHARACTERS", 5)
+        monkeypatch.setattr(JetStream, "max_payload", 480)
+        worker.start_jobs(jobs)
+        failure = await queue.failure()
+        assert failure.error == "the a"
+        await queue.all_settled()
+
+
 async def test_work_whose_failure_is_too_large_goes_back_and_holds_up_no_other(
     queue: WorkQueue, model: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
