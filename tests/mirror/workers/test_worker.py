@@ -297,7 +297,7 @@ async def test_a_failure_that_does_not_fit_is_stored_with_a_shorter_error(
         jobs = await queue.jobs(work())
         # Neither the answer fits, nor the failure that says so in a hundred characters.
         monkeypatch.setattr(worker_module, "SHORT_ERROR_CHARACTERS", 5)
-        monkeypatch.setattr(JetStream, "max_payload", 480)
+        monkeypatch.setattr(JetStream, "max_payload", 400)
         worker.start_jobs(jobs)
         failure = await queue.failure()
         assert failure.error == "the a"
