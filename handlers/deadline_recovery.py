@@ -3,67 +3,80 @@
 An open deliberation ends by its deadline at the latest, and the deadline is a message that waits in a stream. If the
 stream loses it (a purge, a write that was never synced), or if an ending was decided and never marked as published,
 no message is left to trigger the rest. The same holds where two processes had one message: one acknowledged it as a
-no-op, the other failed to carry out what it decided. So at the start, after every reconnect and every ten minutes,
-each unfinished tally gets its deadline again. That deadline ends what is open and publishes what was decided, as
+no-op, the other failed to carry out what it decided. So at the start, after every reconnect and now and then, each unfinished tally gets its deadline again. That deadline ends what is open and publishes what was decided, as
 always.
+
+`DeadlineWatch` finds most of these sooner: this is for what no running process remembers. A sweep follows a store that
+was full, too.
 """
 
 import asyncio
 import logging
 import re
 import time
-from contextlib import aclosing, suppress
+from collections.abc import Coroutine
+from contextlib import aclosing
+from typing import Any
 
 import nats.errors
 from nats.aio.msg import Msg
 from pydantic import ValidationError
 
+from parley.broker.core.errors import StoreFull
 from parley.broker.core.messages import TASK_ID_PATTERN, describe
 from parley.broker.core.tally import Tally
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.scan import scan
+from parley.handlers.deadline_watch import MARKING_SECONDS, DeadlineWatch
 from parley.handlers.effects import EffectRunner
 
 log = logging.getLogger("parley.handlers")
 
-# Seconds between two sweeps: the longest that a deliberation without a deadline waits beyond it. A sweep reads 20,000
-# tallies a second (docs/performance.md), so an hour's worth of a busy service costs seconds.
+# Seconds between two sweeps: the longest that a deliberation which no process remembers waits beyond its deadline. A
+# sweep takes at most one part in SHARE of the time: it reads 20,000 tallies a second (docs/performance.md), so with
+# 100,000 kept it takes 5 s and comes every four minutes.
+LEAST_SWEEP_SECONDS = 30.0
 SWEEP_SECONDS = 600.0
+SHARE = 50
 # Tallies per request, about 1 KiB each. With bodies: asked for headers only, nats-server 2.15.1 crashes at a
 # malformed one.
 BATCH = 500
 # Deadlines armed at a time.
 AT_ONCE = 32
-# Seconds after a decision before its deadline comes again: the mark may just be on its way. Longer than any handler's
-# `ack_wait`, so that the message which decided it comes first, and no listener of core NATS hears an ending twice
-# without need.
-MARKING_SECONDS = 10.0
 # Any client may write under the bucket's subjects.
 _TASK_ID = re.compile(TASK_ID_PATTERN)
 
 
 class DeadlineRecovery:
-    def __init__(self, jetstream: JetStream, effects: EffectRunner) -> None:
+    def __init__(self, jetstream: JetStream, effects: EffectRunner, watch: DeadlineWatch) -> None:
         self._jetstream = jetstream
         self._effects = effects
+        self._watch = watch
 
     async def run(self) -> None:
-        """Sweep now, after every reconnect and every `SWEEP_SECONDS`, until the connection is closed for good.
+        """Sweep now, after every reconnect, once a full store has room again, and at an interval that a sweep's cost
+        decides, until the connection is closed for good.
 
         Raises BrokerUnavailable.
         """
-        connection = self._jetstream.nc
+        connection, health = self._jetstream.nc, self._jetstream.health
         while True:
             try:
                 await connection.wait_connected()
             except nats.errors.ConnectionClosedError:
                 return
-            reconnects = connection.reconnects
-            await self.sweep()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(SWEEP_SECONDS):
-                    await connection.wait_reconnected(reconnects)
+            reconnects, restorations = connection.reconnects, health.restorations
+            began = time.monotonic()
+            try:
+                await self._watch.look()  # first: what it ends needs no deadline
+                await self.sweep()
+            except StoreFull:
+                pass  # logged once; what could not be armed is, once there is room
+            interval = min(SWEEP_SECONDS, max(LEAST_SWEEP_SECONDS, SHARE * (time.monotonic() - began)))
+            await _first(
+                interval, connection.wait_reconnected(reconnects), health.wait_restored(restorations)
+            )
 
     async def sweep(self) -> int:
         """Arm the deadline of every unfinished tally and return how many there are. Raises BrokerUnavailable."""
@@ -89,6 +102,16 @@ class DeadlineRecovery:
         now = self._effects.now()
         await asyncio.gather(*(self._effects.arm(tally, _due(tally, now)) for tally in tallies))
         return len(tallies)
+
+
+async def _first(seconds: float, *events: Coroutine[Any, Any, Any]) -> None:
+    """Return once one of these has happened, or `seconds` have passed."""
+    waiting = [asyncio.create_task(event) for event in events]
+    try:
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 def _unfinished(message: Msg) -> Tally | None:

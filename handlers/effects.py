@@ -29,6 +29,7 @@ from parley.broker.core.wire_names import work_msg_id
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import FoldResult, TallyStore
+from parley.handlers.deadline_book import DeadlineBook
 from parley.handlers.ending_publisher import EndingPublisher, trace_headers
 
 # Bytes of agent requests on their way to the server at one time, for the whole process: 64 prompts of 250 KiB for 64
@@ -45,12 +46,18 @@ class EffectRunner:
         self._endings = endings
         # Outcomes counted here, for the endings that need them.
         self.outcomes = endings.outcomes
+        # Deadlines of what this process recorded or counted for, until their endings are marked here.
+        self.deadlines = DeadlineBook()
         # Bytes of agent requests on their way.
         self._fan_out = WeightedSemaphore(FAN_OUT_BYTES)
 
     def now(self) -> float:
         """Seconds since the epoch, by the NATS server's clock."""
         return self._jetstream.clock.now()
+
+    async def read(self, task_id: str) -> Tally | None:
+        """The tally as it is now. Raises BrokerUnavailable."""
+        return await self._tallies.read(task_id)
 
     async def recorded(self, task_id: str) -> bool:
         """Whether a deliberation of this name is in the tally store."""
@@ -92,9 +99,21 @@ class EffectRunner:
         `request`: only intake has the request itself, so only intake can request agents.
         """
         result = await self._tallies.apply(task_id, events, new=request is not None)
-        if result.tally is not None and result.effects:
-            await self._run_all(result.effects, result.tally, request)
+        tally = result.tally
+        if tally is None:
+            return result
+        if tally.ending_seq is None:
+            self._watch(tally)
+        if result.effects:
+            await self._run_all(result.effects, tally, request)
+        if tally.ended and (result.effects or tally.ending_seq is not None):
+            self.deadlines.remove(task_id)
         return result
+
+    def _watch(self, tally: Tally) -> None:
+        """Look after this deadline. Not if it is so far that the tally may be forgotten by then."""
+        if tally.deadline - tally.accepted_at < self._tallies.keep_seconds:
+            self.deadlines.add(tally.task_id, tally.deadline, tally.request_seq)
 
     async def _run_all(
         self, effects: Sequence[Effect], tally: Tally, request: DeliberationRequested | None

@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 
 from parley.broker.concurrency import Turns
 from parley.broker.core.backoff import backoff
-from parley.broker.core.errors import BrokerUnavailable, InvalidMessage
+from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, StoreFull
 from parley.broker.core.observer import Observer
 from parley.broker.jetstream import deadletters
 from parley.broker.jetstream.deadletters import OriginalMessage
@@ -116,7 +116,8 @@ class Settler:
                 await self._dead_letter(delivery, str(error))
             case BrokerUnavailable():
                 # No fault of the message. If this retry is lost too, the server redelivers after `ack_wait`.
-                log.warning("%s: %s", name, error)
+                if not isinstance(error, StoreFull):  # logged once by whoever published
+                    log.warning("%s: %s", name, error)
                 await self._retry(delivery, AWAY_RETRY_SECONDS)
             case _:
                 self._observer.handler_failed(name)

@@ -30,11 +30,13 @@ from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.provision import Extent, provision
+from parley.broker.jetstream.store_probe import StoreProbe
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.aggregate import Aggregate
 from parley.handlers.answers import Answers
 from parley.handlers.cancel import Cancel
 from parley.handlers.deadline_recovery import DeadlineRecovery
+from parley.handlers.deadline_watch import DeadlineWatch
 from parley.handlers.dispatch import Dispatch
 from parley.handlers.effects import EffectRunner
 from parley.handlers.ending_publisher import EndingPublisher
@@ -104,7 +106,7 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
         metrics = Metrics(model)
         metrics.watch_clock(lambda: jetstream.clock.offset)
         metrics.watch_forgeries(lambda: nc.forgeries.counts)
-        handlers, recover = _handlers(settings, jetstream, parts, pool, metrics)
+        handlers, effects = _handlers(settings, jetstream, parts, pool, metrics)
         slots = max(1, pool.slots) if pool is not None else 1
         for subscriber in declare(broker, handlers, pool=pool, slots=slots):
             metrics.watch_consumer(subscriber.durable.name, subscriber.held, subscriber.window.limit)
@@ -112,9 +114,15 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
             metrics.watch_pool(lambda: pool.slots, lambda: pool.busy)
             metrics.watch_breakers(lambda: pool.endpoint_statuses)
         readiness = await opened(_readiness(settings, model, pool)) if pool is not None else None
-        url = await opened(_http_server(settings, jetstream, metrics, pool, readiness))
+        probe = StoreProbe(jetstream) if {Part.INTAKE, Part.AGGREGATE} & set(parts) else None
+        url = await opened(_http_server(settings, jetstream, metrics, pool, readiness, probe))
         await broker.start()
-        if Part.AGGREGATE in parts:
+        if probe is not None:
+            watch = DeadlineWatch(jetstream, effects)
+            stack.callback(BackgroundLoop(probe.run, "the store's probe").cancel)
+            stack.callback(BackgroundLoop(watch.run, "the watch over deadlines").cancel)
+        if Part.AGGREGATE in parts and probe is not None:
+            recover = DeadlineRecovery(jetstream, effects, watch)
             stack.callback(BackgroundLoop(recover.run, "recovery").cancel)
         yield Service(nats_url, url, metrics, pool, jetstream)
 
@@ -200,7 +208,7 @@ async def _disconnect(broker: NatsBroker, jetstream: JetStream) -> None:
 
 def _handlers(
     settings: Settings, jetstream: JetStream, parts: Collection[Part], pool: Pool | None, observer: Observer
-) -> tuple[Handlers, DeadlineRecovery]:
+) -> tuple[Handlers, EffectRunner]:
     tallies = TallyStore(jetstream, keep_seconds=settings.keep_seconds)
     claim_check_bytes = min(settings.claim_check_bytes, jetstream.max_payload // 2)
     endings = EndingPublisher(jetstream, tallies, observer, claim_check_bytes=claim_check_bytes)
@@ -231,7 +239,7 @@ def _handlers(
         query = Query(jetstream, tallies)
         answers = Answers(jetstream, query, prefixes=settings.allowed_reply_prefixes)
         handlers = replace(handlers, query=answers)
-    return handlers, DeadlineRecovery(jetstream, effects)
+    return handlers, effects
 
 
 @asynccontextmanager
@@ -241,6 +249,7 @@ async def _http_server(
     metrics: Metrics,
     pool: Pool | None,
     ready: ModelReadiness | None,
+    probe: StoreProbe | None,
 ) -> AsyncIterator[str]:
     async def connected() -> str | None:
         return None if jetstream.connected else "not connected"
@@ -265,10 +274,13 @@ async def _http_server(
         else:
             await asyncio.gather(*(_backlog(jetstream, metrics, durable) for durable in topology.DURABLES))
 
+    async def store() -> str | None:
+        return probe.refusal if probe is not None else None
+
     def notes() -> dict[str, str]:
         return {"clock": jetstream.clock.note} if jetstream.clock.note else {}
 
-    checks: dict[str, Check] = {"nats": connected, "streams": streams, "pool": slots}
+    checks: dict[str, Check] = {"nats": connected, "streams": streams, "store": store, "pool": slots}
     if ready is not None:
         checks["models"] = ready.unready_reason
     app = http.application(metrics, checks, asyncapi_document(), refresh, alive, notes)

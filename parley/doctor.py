@@ -10,7 +10,9 @@ from parley.broker.core.messages import AgentRequested, ErrorType
 from parley.broker.core.reply_subjects import SERVICE_INBOX
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream.connection import check_server, close, connect
+from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.provision import Extent, provision
+from parley.broker.jetstream.store_probe import StoreProbe
 from parley.settings import Settings
 from parley.workers import prompts
 from parley.workers.model.endpoint_address import Endpoint
@@ -55,6 +57,9 @@ async def _nats(settings: Settings) -> AsyncIterator[Finding]:
         missing = await provision(nc.jetstream(), settings.wanted, extent=Extent.LOOK)
         listed = f"missing: {', '.join(missing)}; start a service, it creates them"
         yield Finding("streams", not missing, listed if missing else "as declared")
+        if not missing:
+            refusal = await StoreProbe(JetStream(nc)).probe()
+            yield Finding("store", refusal is None, refusal or "stores what is published")
     except Unavailable as error:
         yield Finding("streams", False, str(error))
     finally:

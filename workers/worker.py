@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 
 from parley.broker.concurrency import BackgroundLoop
 from parley.broker.core.endings import SHORT_ERROR_CHARACTERS
-from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, PayloadTooLarge
+from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, PayloadTooLarge, StoreFull
 from parley.broker.core.messages import (
     AgentCancel,
     AgentCompleted,
@@ -247,7 +247,8 @@ class Worker:
             except BrokerUnavailable as error:
                 if self.agent.now() >= give_up:
                     raise
-                log.warning("outcome of %s not stored yet: %s", msg_id, error)
+                if not isinstance(error, StoreFull):  # logged once
+                    log.warning("outcome of %s not stored yet: %s", msg_id, error)
                 await asyncio.sleep(STORE_RETRY_WAIT_SECONDS)
 
     async def _settle(self, key: str, acknowledgement: bytes) -> None:

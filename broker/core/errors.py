@@ -4,6 +4,7 @@
     ├── SettingsError        the operator: a setting is wrong                     (exit code 2)
     ├── Unavailable          the operator: something Parley needs is not there    (exit code 3)
     │   ├── BrokerUnavailable    NATS cannot be reached, or is gone
+    │   │   ├── StoreFull            NATS answers, and stores nothing
     │   │   ├── StoreInUse           another embedded server uses this folder
     │   │   ├── ObjectNotStored      the object store takes nothing: full, deleted, or not answering
     │   │   └── ObjectGone           an object is not kept (any more)
@@ -47,6 +48,20 @@ class BrokerUnavailable(Unavailable):
 
     def __str__(self) -> str:
         return f"cannot reach NATS at {self.url}: {self.reason}. Is it running, and is NATS_URL right?"
+
+
+class StoreFull(BrokerUnavailable):
+    """NATS is there and refuses to store. `stream`: where the message belongs."""
+
+    def __init__(self, url: str, stream: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.args = (url, stream, reason)
+        self.stream = stream
+
+    def __str__(self) -> str:
+        remedy = "free space on its disk, or raise its limit (max_file_store, the account's, the stream's)"
+        restart = "nats-server 2.15 goes on refusing after its disk was full until it is restarted"
+        return f"JetStream stores nothing: no space left ({self.reason}). At {self.url}, {remedy}; {restart}"
 
 
 class StoreInUse(BrokerUnavailable):

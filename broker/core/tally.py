@@ -39,7 +39,7 @@ from parley.broker.core.states import ENDINGS, Cause, State, move
 from parley.broker.core.timestamps import format_timestamp
 
 __all__ = [
-    "MAX_MORE_INBOXES", "ArmDeadline", "CancelRequested", "DeadlineReached", "Decision", "Effect", "EndingPublished",
+    "MAX_MORE_INBOXES", "OVERDUE_SECONDS", "ArmDeadline", "CancelRequested", "DeadlineReached", "Decision", "Effect", "EndingPublished",
     "Event", "Outcome", "Phase", "PublishEnding", "Reaction", "Refused", "Reported", "RequestAgents", "Requested",
     "SendEnding", "StopAgents", "Tally", "asks_another", "react",
 ]  # fmt: skip
@@ -49,6 +49,8 @@ __all__ = [
 MAX_MORE_INBOXES = 16
 # A cancel also stops a request that was stored up to this many seconds after it.
 CANCEL_AHEAD_SECONDS = 60.0
+# An outcome stored this long after the deadline shows that the deadline was lost: it comes within a second.
+OVERDUE_SECONDS = 2.0
 
 # ── the tally, as the KV bucket `deliberations` holds it. Clients read it there, so its field names stay ──────────
 
@@ -278,6 +280,8 @@ def _is_of_an_earlier_one(tally: Tally, event: CancelRequested) -> bool:
 
 
 def _reported(tally: Tally, event: Reported, now: float) -> Reaction:
+    if now >= tally.deadline + OVERDUE_SECONDS:
+        return _deadline(tally, now, by=event.seq)
     phase = tally.phase
     if now < tally.accepted_at:
         return Reaction(tally, note="older than this deliberation")
@@ -305,13 +309,13 @@ def _reported(tally: Tally, event: Reported, now: float) -> Reaction:
     return Reaction(counted.model_copy(update={"state": state}))
 
 
-def _deadline(tally: Tally, now: float) -> Reaction:
+def _deadline(tally: Tally, now: float, by: int | None = None) -> Reaction:
     if now < tally.deadline:
         return Reaction(tally, (ArmDeadline(tally.deadline),), note="early: the deadline is still to come")
     if tally.phase.successes >= tally.min_responses:
-        return _end(tally, Cause.DEADLINE, State.COMPLETED, now)
+        return _end(tally, Cause.DEADLINE, State.COMPLETED, now, by=by)
     error = _too_late(tally, f"with {len(tally.phase.outcomes)} of {len(tally.phase.agents)} agents heard")
-    return _end(tally, Cause.DEADLINE, State.TIMEOUT, now, error)
+    return _end(tally, Cause.DEADLINE, State.TIMEOUT, now, error, by)
 
 
 # ── the ending: decide it, publish it, mark it ────────────────────────────────────────────────────────────────────

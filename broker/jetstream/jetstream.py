@@ -14,14 +14,15 @@ import nats.js.errors
 from nats.js import JetStreamContext
 from nats.js.api import RawStreamMsg
 
-from parley.broker.core.errors import BrokerUnavailable, Conflict, PayloadTooLarge
+from parley.broker.core.errors import BrokerUnavailable, Conflict, PayloadTooLarge, StoreFull
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.core.url_masking import masked
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS, reason
 from parley.broker.jetstream.forgeries import Forgery
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.server_clock import ServerClock
-from parley.broker.jetstream.stream_of import may_acknowledge
+from parley.broker.jetstream.store_health import StoreHealth
+from parley.broker.jetstream.stream_of import may_acknowledge, stream_of
 
 # JetStream stores the size of a message's headers in 16 bits.
 MAX_HEADER_BYTES = 65_535
@@ -30,6 +31,10 @@ MAX_HEADER_BYTES = 65_535
 _WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
 # JetStream's status codes are HTTP's. From here on the fault is the server's and may pass.
 _SERVER_TROUBLE = 500
+# A store without room: the account's limit (10002), the server's (10023, 10028, 10047), the stream's (10077).
+_NO_ROOM = frozenset({10002, 10023, 10028, 10047, 10077})
+# Whether a server that acknowledges no write answers at all.
+_ANSWER_SECONDS = 1.0
 JSON_HEADER = {"content-type": "application/json"}
 
 
@@ -59,6 +64,8 @@ class JetStream:
         self.nc = nc
         # All instants are the server's: what this says is compared with what messages say.
         self.clock = ServerClock(nc)
+        # What was stored and refused lately.
+        self.health = StoreHealth()
         self.js: JetStreamContext = nc.jetstream(timeout=PUBLISH_TIMEOUT_SECONDS)
 
     @property
@@ -83,13 +90,15 @@ class JetStream:
         *,
         msg_id: str | None = None,
         headers: Mapping[str, str] | None = None,
+        seconds: float = PUBLISH_TIMEOUT_SECONDS,
     ) -> PubAck:
         """Store a message. If the stream knows `msg_id`, nothing is stored, and the acknowledgement names the first
-        message.
+        message. `seconds`: how long the acknowledgement may take.
 
-        Raises PayloadTooLarge; Conflict (only with an expected sequence in `headers`); BrokerUnavailable if no
+        Raises PayloadTooLarge; Conflict (only with an expected sequence in `headers`); StoreFull if there is no room
+        (a limit; or a full disk, when the server answers questions and acknowledges nothing); BrokerUnavailable if no
         acknowledgement came (the message may or may not be stored, so the caller must be able to repeat) or the
-        server cannot store now (disk full, no leader: its 5xx); nats-py's APIError for any other refusal (4xx).
+        server cannot store now (no leader: its 5xx); nats-py's APIError for any other refusal (4xx).
         """
         out = {**JSON_HEADER, **(headers or {})}
         if msg_id is not None:
@@ -97,20 +106,41 @@ class JetStream:
         self._check_size(subject, body, out)
         await self._wait_connected()
         try:
-            ack = await self.js.publish(subject, body, headers=out)
+            ack = await self.js.publish(subject, body, timeout=seconds, headers=out)
         except nats.js.errors.APIError as error:
             if error.err_code in _WRONG_LAST_SEQUENCE:
                 raise Conflict(subject) from error
+            if error.err_code in _NO_ROOM:
+                raise self._full(subject, error.description or str(error)) from error
             if error.code is None or error.code < _SERVER_TROUBLE:
                 raise
             raise BrokerUnavailable(self._where(), reason(error)) from error
-        except (nats.errors.Error, nats.js.errors.Error, TimeoutError) as error:
+        except TimeoutError as error:  # nats-py's own is one, too
+            if await self._answers(subject):
+                silent = f"it answers, and acknowledged no write within {seconds:g} s"
+                raise self._full(subject, silent) from error
+            raise BrokerUnavailable(self._where(), reason(error)) from error
+        except (nats.errors.Error, nats.js.errors.Error) as error:
             raise BrokerUnavailable(self._where(), reason(error)) from error
         if not may_acknowledge(ack.stream, subject):
             # It says nothing of where the message is, or whether it is stored: as if none had come.
             self.nc.forgeries.note(Forgery.ACKNOWLEDGEMENT, subject)
             raise BrokerUnavailable(self._where(), "the acknowledgement names another stream")
+        self.health.stored(ack.stream)
         return PubAck(int(ack.seq), duplicate=bool(ack.duplicate))
+
+    def _full(self, subject: str, why: str) -> StoreFull:
+        full = StoreFull(self._where(), stream_of(subject) or "", why)
+        self.health.refused(full.stream, str(full))
+        return full
+
+    async def _answers(self, subject: str) -> bool:
+        """Whether the leader of the stream of `subject` answers questions. nats-server (2.15) says nothing of a full disk."""
+        try:
+            await self.nc.request(f"$JS.API.STREAM.INFO.{stream_of(subject)}", b"", timeout=_ANSWER_SECONDS)
+        except (nats.errors.Error, TimeoutError):
+            return False
+        return True
 
     async def broadcast(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Send over core NATS: to the subscribers of this moment, at most once. Raises PayloadTooLarge,

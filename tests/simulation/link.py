@@ -24,7 +24,6 @@ from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS
 from parley.broker.jetstream.consumer_protocol import IN_PROGRESS, nak
 from parley.broker.jetstream.forgeries import Forgeries
 from parley.broker.jetstream.nats_client import NatsClient
-from parley.broker.jetstream.server_clock import TIME_SUBJECT
 from tests.simulation.faults import Fault, Kind
 from tests.simulation.old_version import as_old
 from tests.simulation.server import Server
@@ -275,8 +274,8 @@ class Link:
         await self.step(what, about, apply, answered=False)
 
     async def request(self, subject: str, payload: bytes = b"", timeout: float = 1.0) -> Msg:
-        """What `ServerClock` asks for: of the answer only the server's time."""
-        assert subject == TIME_SUBJECT, subject
+        """A question about a stream: of the answer only the server's time."""
+        assert subject.startswith("$JS.API.STREAM.INFO."), subject
 
         def apply() -> Msg:
             body = json.dumps({"ts": datetime.fromtimestamp(self._server.now, UTC).isoformat()})
@@ -316,7 +315,7 @@ class Jet:
         self._link = link
         self._server = server
 
-    async def publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> PubAck:
+    async def publish(self, subject: str, payload: bytes, timeout: float, headers: dict[str, str]) -> PubAck:
         def apply() -> PubAck:
             try:
                 stream, seq, duplicate = self._server.store(subject, payload, headers, self._link.name)

@@ -14,6 +14,7 @@ from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.aggregate import Aggregate
 from parley.handlers.cancel import Cancel
 from parley.handlers.deadline_recovery import DeadlineRecovery
+from parley.handlers.deadline_watch import DeadlineWatch
 from parley.handlers.delivery import Delivery
 from parley.handlers.dispatch import Dispatch
 from parley.handlers.effects import EffectRunner
@@ -222,7 +223,8 @@ class Process:
         endings = EndingPublisher(jetstream, tallies, observer, claim_check_bytes=claim_check_bytes)
         self._effects = EffectRunner(jetstream, tallies, endings)
         self.query = Query(jetstream, tallies)
-        self._recover = DeadlineRecovery(jetstream, self._effects)
+        self.watch = DeadlineWatch(jetstream, self._effects)
+        self._recover = DeadlineRecovery(jetstream, self._effects, self.watch)
         self._jetstream, self._observer, self._tallies = jetstream, observer, tallies
         self._subscribers: list[Subscriber] = []
 

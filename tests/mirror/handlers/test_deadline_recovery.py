@@ -12,7 +12,8 @@ from parley.broker.core.timestamps import parse_timestamp
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import EXPIRY
-from parley.handlers.deadline_recovery import MARKING_SECONDS, DeadlineRecovery
+from parley.handlers.deadline_recovery import DeadlineRecovery
+from parley.handlers.deadline_watch import MARKING_SECONDS, DeadlineWatch
 from parley.handlers.effects import EffectRunner
 from parley.handlers.expire import Expire
 from tests import present
@@ -27,7 +28,7 @@ def effects(bench: Bench) -> EffectRunner:
 
 @pytest.fixture
 def recover(bench: Bench, effects: EffectRunner) -> DeadlineRecovery:
-    return DeadlineRecovery(bench.wire, effects)
+    return DeadlineRecovery(bench.wire, effects, DeadlineWatch(bench.wire, effects))
 
 
 async def record(bench: Bench, task_id: str, seconds: float, *events: Event, ago: float = 60.0) -> float:

@@ -1,0 +1,52 @@
+"""Whether JetStream stores what this process publishes, as the answers to its publishes say. No I/O.
+
+`JetStream.publish` notes each answer, which costs one entry in a dictionary. `StoreProbe` writes where nothing else
+does.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+log = logging.getLogger("parley.broker")
+
+
+class StoreHealth:
+    def __init__(self) -> None:
+        # Messages stored, by stream.
+        self._stored: dict[str, int] = {}
+        # Why each stream that refuses does so.
+        self._refusals: dict[str, str] = {}
+        # How often a stream that refused stored again.
+        self.restorations = 0
+        # Set and replaced at each of them.
+        self._restored = asyncio.Event()
+
+    def stored(self, stream: str) -> None:
+        self._stored[stream] = self._stored.get(stream, 0) + 1
+        if stream in self._refusals:
+            del self._refusals[stream]
+            log.warning("JetStream stores again in %s", stream)
+            self.restorations += 1
+            self._restored.set()
+            self._restored = asyncio.Event()
+
+    def refused(self, stream: str, reason: str) -> None:
+        """Logged once for as long as it lasts: every message that cannot be stored says the same."""
+        if stream not in self._refusals:
+            log.error("%s: %s", stream, reason)
+        self._refusals[stream] = reason
+
+    def count(self, stream: str) -> int:
+        """How many messages this process has stored in `stream`."""
+        return self._stored.get(stream, 0)
+
+    def refusal(self, streams: Iterable[str]) -> str | None:
+        """Why the first of these streams that refuses does so, or None."""
+        return next((self._refusals[stream] for stream in streams if stream in self._refusals), None)
+
+    async def wait_restored(self, seen: int) -> int:
+        """Return the count of restorations once it differs from `seen`."""
+        while self.restorations == seen:
+            await self._restored.wait()
+        return self.restorations

@@ -1,0 +1,68 @@
+"""Finds deliberations whose deadline has passed without an ending, in seconds: the deadline was lost (a purge, a full
+store, a server that died before it fired).
+
+The deadline itself is a message of the NATS scheduler; this is the second look. Each process remembers the deadlines
+of what it recorded or counted for and looks again `OVERDUE_SECONDS` later. In a process with all parts most are
+forgotten before that, since the ending is marked here. In other deployments it costs one read a deliberation.
+"""
+
+import asyncio
+
+from parley.broker.concurrency import gather
+from parley.broker.core.errors import BrokerUnavailable, Conflict
+from parley.broker.core.tally import DeadlineReached
+from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.store_probe import PROBED
+from parley.handlers.deadline_book import Watched
+from parley.handlers.effects import EffectRunner
+
+# Seconds after a deadline until it counts as lost: longer than its timer takes, also when thousands are due at once.
+OVERDUE_SECONDS = 2.0
+LOOK_SECONDS = 0.5
+# After a failure.
+AGAIN_SECONDS = 1.0
+# Looked at together. Few: with thousands overdue the handler of the deadlines is at work too.
+AT_ONCE = 16
+# Seconds after a decision in which its ending may just be on its way to be marked. Longer than any handler's
+# `ack_wait`, so that the message which decided it comes first, and no listener of core NATS hears an ending twice
+# without need.
+MARKING_SECONDS = 10.0
+
+
+class DeadlineWatch:
+    def __init__(self, jetstream: JetStream, effects: EffectRunner) -> None:
+        self._jetstream = jetstream
+        self._effects = effects
+        # One look at a time: after a full store the sweep asks for one, too.
+        self._looking = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Look every LOOK_SECONDS, for ever. While the store is full or NATS is away there is nothing to be done."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if self._jetstream.connected and self._jetstream.health.refusal(PROBED) is None:
+                await self.look()
+
+    async def look(self) -> int:
+        """End what is overdue. Returns how many deliberations were looked at."""
+        looked = 0
+        async with self._looking:
+            while overdue := self._effects.deadlines.take_due(self._effects.now() - OVERDUE_SECONDS, AT_ONCE):
+                looked += len(overdue)
+                await gather(self._end(task_id, watched) for task_id, watched in overdue)
+        return looked
+
+    async def _end(self, task_id: str, watched: Watched) -> None:
+        deadlines, now = self._effects.deadlines, self._effects.now()
+        try:
+            tally = await self._effects.read(task_id)
+            if tally is None or (tally.ended and not tally.ending_unpublished):
+                return
+            # Its publisher may be mid-way: then subscribers of core NATS would hear the ending twice.
+            marked_by = tally.verdict.decided_at + MARKING_SECONDS if tally.verdict is not None else now
+            if now < marked_by:
+                deadlines.add(task_id, marked_by - OVERDUE_SECONDS, watched.request_seq)
+                return
+            await self._effects.apply(task_id, [(DeadlineReached(), now)])
+        except (BrokerUnavailable, Conflict):
+            deadlines.add(task_id, now + AGAIN_SECONDS - OVERDUE_SECONDS, watched.request_seq)
