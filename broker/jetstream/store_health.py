@@ -17,6 +17,8 @@ class StoreHealth:
         self._stored: dict[str, int] = {}
         # Why each stream that refuses does so.
         self._refusals: dict[str, str] = {}
+        # Streams whose refusal only `restored` ends: a small message may find room where a larger one does not.
+        self.probed: frozenset[str] = frozenset()
         # How often a stream that refused stored again.
         self.restorations = 0
         # Set and replaced at each of them.
@@ -24,8 +26,12 @@ class StoreHealth:
 
     def stored(self, stream: str) -> None:
         self._stored[stream] = self._stored.get(stream, 0) + 1
-        if stream in self._refusals:
-            del self._refusals[stream]
+        if self._refusals and stream not in self.probed:
+            self.restored(stream)
+
+    def restored(self, stream: str) -> None:
+        """There is room again, if it was refused before."""
+        if self._refusals.pop(stream, None) is not None:
             log.warning("JetStream stores again in %s", stream)
             self.restorations += 1
             self._restored.set()

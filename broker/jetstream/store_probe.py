@@ -1,6 +1,6 @@
 """A small write now and then into the streams that the promise needs, so that a full store is known without traffic.
 
-A probe is an empty message that the server removes after some seconds. Nothing is written where this process stored
+A probe is a message of 4 KiB that the server removes after some seconds. Nothing is written where this process stored
 something else meanwhile, so a busy service pays nothing.
 """
 
@@ -16,11 +16,13 @@ from parley.broker.jetstream.topology import DELIBERATIONS, TALLIES, tally_subje
 # Where tallies, deadlines and endings are stored. `!store` is no task_id: no deliberation has such a key or timer.
 PROBED = {TALLIES: tally_subject("!store"), DELIBERATIONS: timer_subject("!store")}
 # Seconds between two probes, and while the store refuses.
-PROBE_SECONDS = 2.0
+PROBE_SECONDS = 1.0
 REFUSED_SECONDS = 0.5
 # A full disk is told by silence: so long without an answer.
-ANSWER_SECONDS = 2.0
-_HEADERS = {"Nats-TTL": "5s"}
+ANSWER_SECONDS = 1.5
+# Bytes. More than a page of the disk, in which a small message may still find room; and, before the store counts as
+# having room again, much more than what earlier probes leave behind when the server removes them.
+WEIGHT, RESTORED_WEIGHT = 4_096, 32_768
 
 
 class StoreProbe:
@@ -28,6 +30,7 @@ class StoreProbe:
         self._jetstream = jetstream
         # How much was stored in each stream when it was last looked at.
         self._seen = dict.fromkeys(PROBED, -1)
+        jetstream.health.probed = frozenset(PROBED)
 
     @property
     def refusal(self) -> str | None:
@@ -51,7 +54,11 @@ class StoreProbe:
 
     async def _probe(self, stream: str) -> None:
         health = self._jetstream.health
-        if health.count(stream) == self._seen[stream] or self._seen[stream] < 0:
+        refuses = health.refusal([stream]) is not None
+        if refuses or self._seen[stream] in (-1, health.count(stream)):
+            # Readers of the bucket take a message without a body for a removed key, so the weight is in a header.
+            headers = {"Nats-TTL": "5s", "Parley-Probe": "-" * (RESTORED_WEIGHT if refuses else WEIGHT)}
             with suppress(BrokerUnavailable):  # of a refusal, the JetStream object takes note
-                await self._jetstream.publish(PROBED[stream], b"", headers=_HEADERS, seconds=ANSWER_SECONDS)
+                await self._jetstream.publish(PROBED[stream], b"", headers=headers, seconds=ANSWER_SECONDS)
+                health.restored(stream)
         self._seen[stream] = health.count(stream)

@@ -14,6 +14,7 @@ from parley.broker.core import tally as decision
 from parley.broker.core.messages import ErrorType
 from parley.broker.core.states import Cause, State
 from parley.broker.core.tally import (
+    OVERDUE_SECONDS,
     ArmDeadline,
     CancelRequested,
     DeadlineReached,
@@ -263,6 +264,21 @@ def test_every_other_failure_is_counted() -> None:
 def test_an_outcome_stored_at_the_deadline_or_after_is_late(now: float) -> None:
     tally = after(answered(ONE), answered(TWO))
     unchanged(react(tally, answered(THREE), now), tally, "late")
+
+
+@pytest.mark.parametrize("late", [answered(THREE, 9), failed(THREE, 9, ErrorType.DEADLINE_EXCEEDED)])
+@pytest.mark.parametrize(("heard", "needed", "state"), [(2, 2, State.COMPLETED), (1, 2, State.TIMEOUT)])
+def test_an_outcome_long_after_a_lost_deadline_ends_as_that_would_have(
+    late: Reported, heard: int, needed: int, state: State
+) -> None:
+    tally = after(*[answered(ONE), answered(TWO)][:heard], min_responses=needed)
+    now = DEADLINE + OVERDUE_SECONDS
+    ended = changed(react(tally, late, now))
+    assert ended.state is state
+    assert THREE not in ended.phase.outcomes
+    assert ended.phase == changed(react(tally, DeadlineReached(), now)).phase
+    # Delivered again, it publishes the ending that it decided.
+    assert PublishEnding() in react(ended, late, now).effects
 
 
 def test_an_outcome_stored_just_before_the_deadline_counts() -> None:
