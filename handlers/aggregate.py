@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from parley.broker.core.messages import AgentCompleted, AgentFailed, AgentOutcome
 from parley.broker.core.observer import Observer
-from parley.broker.core.tally import Event, Reported
+from parley.broker.core.tally import Event, Reaction, Reported
 from parley.broker.jetstream import topology
 from parley.handlers.delivery import ACK, Delivery, Settlement
 from parley.handlers.effects import EffectRunner
@@ -103,12 +103,20 @@ class Aggregate:
             events.append((Reported(outcome.agent_id, outcome.round, delivery.seq, error_type), delivery.at))
         result = await self._effects.apply(task_id, events)
         for (delivery, outcome, _), reaction in zip(group, result.reactions, strict=True):
-            if reaction.note:
+            if not _counted(reaction, outcome, delivery.seq):
                 # It came late, or for a deliberation that does not exist: no ending will need it.
                 self._effects.outcomes.forget(delivery.seq)
                 self._observer.outcome_ignored(outcome)
             else:
                 self._observer.agent_reported(outcome)
+
+
+def _counted(reaction: Reaction, outcome: AgentOutcome, seq: int) -> bool:
+    """Whether this fold counted the outcome. One that came long after its deadline may only have ended it."""
+    if reaction.note or reaction.tally is None:
+        return False
+    counted = reaction.tally.phase.outcomes.get(outcome.agent_id)
+    return counted is not None and counted.seq == seq
 
 
 def read(delivery: Delivery[AgentOutcome]) -> AgentOutcome:

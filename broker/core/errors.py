@@ -51,7 +51,7 @@ class BrokerUnavailable(Unavailable):
 
 
 class StoreFull(BrokerUnavailable):
-    """NATS is there and refuses to store. `stream`: where the message belongs."""
+    """NATS is there and refuses to store. `stream`: where the message belongs. `reason`: in the server's words."""
 
     def __init__(self, url: str, stream: str, reason: str) -> None:
         super().__init__(url, reason)
@@ -59,7 +59,11 @@ class StoreFull(BrokerUnavailable):
         self.stream = stream
 
     def __str__(self) -> str:
-        remedy = "free space on its disk, or raise its limit (max_file_store, the account's, the stream's)"
+        # A stream's own limit: "maximum bytes exceeded", "maximum messages exceeded".
+        if self.reason.startswith("maximum"):
+            remedy = "make room in it, or raise its limit"
+            return f"JetStream stores nothing more in {self.stream}: {self.reason}. At {self.url}, {remedy}"
+        remedy = "free space on its disk, or raise its limit (max_file_store, the account's)"
         restart = "nats-server 2.15 goes on refusing after its disk was full until it is restarted"
         return f"JetStream stores nothing: no space left ({self.reason}). At {self.url}, {remedy}; {restart}"
 

@@ -61,7 +61,7 @@ async def _end(store: SmallStore, running: Service, client: Client, late_seconds
 
 async def _is_said(store: SmallStore, client: Client) -> None:
     with pytest.raises(StoreFull, match=NO_ROOM):
-        await client.submit("x", agents=2, timeout_seconds=TIMEOUT_SECONDS)
+        await client.submit("x" * 8_000, agents=2, timeout_seconds=TIMEOUT_SECONDS)  # more than a page
     found = [finding async for finding in examine(load(nats_url=store.url))]
     (said,) = [finding for finding in found if finding.what == "store"]
     assert not said.ok

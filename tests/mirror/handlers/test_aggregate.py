@@ -1,6 +1,7 @@
 """Outcomes folded into tallies: together when they come together, never lost when a fold fails."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -247,11 +248,20 @@ async def test_an_outcome_that_counts_for_nothing_is_not_kept_for_an_ending(
 
 
 async def test_an_outcome_stored_after_the_deadline_is_left_to_it(bench: Bench, aggregate: Runner) -> None:
-    await record(bench, agents=1, deadline=1_000.0)
+    await record(bench, agents=1, deadline=time.time())
     await report(bench, answer_of("t-1", ONE))
     await aggregate(await bench.taken(AGGREGATE))
     assert bench.notes.lines == [f"ignored {ONE}"]
     assert await bench.endings_of("t-1") == []
+
+
+async def test_an_outcome_stored_long_after_the_deadline_shows_that_it_was_lost(
+    bench: Bench, aggregate: Runner
+) -> None:
+    await record(bench, agents=1, deadline=1_000.0)
+    await report(bench, answer_of("t-1", ONE))
+    await aggregate(await bench.taken(AGGREGATE))
+    assert bench.notes.lines == ["ended timeout", f"ignored {ONE}"]
 
 
 async def test_only_the_outcome_that_decided_an_ending_publishes_it(bench: Bench, aggregate: Runner) -> None:

@@ -13,6 +13,7 @@ from parley.broker.core.errors import (
     ParleyError,
     PayloadTooLarge,
     SettingsError,
+    StoreFull,
     StreamNotFound,
     TopologyMismatch,
     Unavailable,
@@ -28,7 +29,7 @@ EVERY_KIND = [
 def test_the_tree_is_the_one_drawn_in_the_docstring() -> None:
     assert {kind.__name__: kind.__base__.__name__ for kind in EVERY_KIND if kind.__base__ is not None} == {
         "ParleyError": "Exception", "SettingsError": "ParleyError", "Unavailable": "ParleyError",
-        "BrokerUnavailable": "Unavailable", "StoreInUse": "BrokerUnavailable",
+        "BrokerUnavailable": "Unavailable", "StoreInUse": "BrokerUnavailable", "StoreFull": "BrokerUnavailable",
             "ObjectNotStored": "BrokerUnavailable", "ObjectGone": "BrokerUnavailable",
         "BrokerUnsuitable": "Unavailable", "StreamNotFound": "Unavailable", "TopologyMismatch": "Unavailable",
         "InvalidMessage": "ParleyError", "Conflict": "ParleyError", "PayloadTooLarge": "ParleyError",
@@ -116,3 +117,12 @@ def test_a_masked_url_keeps_its_token_secret(kind: type[BrokerUnavailable] | typ
     error = kind(masked(SECRET_URL), "is not there")
     assert "s3cret-token" not in str(error) + repr(error)
     assert "nats.example:4222" in str(error)
+
+
+def test_a_full_store_is_told_from_a_full_stream_and_from_an_absent_server() -> None:
+    whole = str(StoreFull("nats://x", "DELIBERATIONS", "insufficient resources"))
+    assert whole.startswith("JetStream stores nothing: no space left (insufficient resources)")
+    assert "restarted" in whole
+    one = str(StoreFull("nats://x", "AGENT_REQUESTS", "maximum bytes exceeded"))
+    assert one.startswith("JetStream stores nothing more in AGENT_REQUESTS: maximum bytes exceeded")
+    assert "cannot reach" not in whole + one
