@@ -11,6 +11,7 @@ from parley.broker.core.errors import BrokerUnavailable, StoreFull
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.provision import provision
 from parley.broker.jetstream.scan import scan
 from parley.broker.jetstream.store_probe import PROBED, StoreProbe
 from tests.harness import until
@@ -25,7 +26,7 @@ async def test_a_full_store_is_known_without_traffic_and_so_is_its_end(
         if store is None:
             pytest.skip("a small disk is a tmpfs, which only root may mount")
         nc = await connect(store.url, "test")
-        await topology.provision(nc.jetstream())
+        await provision(nc.jetstream())
         wire = JetStream(nc)
         probe = StoreProbe(wire)
         loop = BackgroundLoop(probe.run, "probe")
