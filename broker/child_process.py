@@ -2,6 +2,8 @@
 
 import asyncio
 import ctypes
+import os
+import re
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, Process
@@ -14,6 +16,11 @@ from parley.broker.process_tuning import batch_thread
 # For a child to become ready, and to end after SIGTERM before it is killed.
 START_TIMEOUT_SECONDS = 15.0
 STOP_TIMEOUT_SECONDS = 10.0
+# Paths, the language, and how Python, Go and their libraries run.
+CHILD_VARIABLES = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_.*|TZ|TMPDIR|XDG_.*|LD_LIBRARY_PATH|VIRTUAL_ENV|PYTHON[A-Z]*|COVERAGE_.*"
+    r"|GOMAXPROCS|GOMEMLIMIT|GOGC|GODEBUG"
+)
 _PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
 Fact = TypeVar("Fact")
@@ -30,7 +37,8 @@ async def child(
 ) -> AsyncIterator[tuple[Process, Fact]]:
     """Run `command` until the block ends, or until this process ends. Yields the process and what `ready` returned.
 
-    The child reads nothing from stdin and has a session of its own: Ctrl-C does not reach it, so its parent decides the
+    The child gets the variables of `CHILD_VARIABLES` and no other: what is secret here is not the child's. It reads
+    nothing from stdin and has a session of its own: Ctrl-C does not reach it, so its parent decides the
     order in which things stop. Raises what `ready` raises, or TimeoutError when that takes longer than
     START_TIMEOUT_SECONDS.
     """
@@ -40,6 +48,7 @@ async def child(
         stdout=stdout,
         stderr=stderr,
         pass_fds=pass_fds,
+        env=child_environment(),
         start_new_session=True,
         preexec_fn=child_setup,
     )
@@ -63,6 +72,11 @@ async def stop(process: Process) -> None:
         with suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+
+
+def child_environment() -> dict[str, str]:
+    """This process's variables, as far as a child needs them."""
+    return {name: value for name, value in os.environ.items() if CHILD_VARIABLES.fullmatch(name)}
 
 
 def child_setup() -> None:

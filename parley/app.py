@@ -181,7 +181,15 @@ async def _pool(settings: Settings, nats_url: str, model: str) -> AsyncIterator[
 
     name, actors = f"{socket.gethostname()}-{os.getpid()}", settings.pool_actors
     cpus, address = settings.ray_actor_cpus, settings.ray_address
-    pool = RayPool(config, nats_url=nats_url, name=name, actors=actors, address=address, actor_cpus=cpus)
+    pool = RayPool(
+        config,
+        nats_url=nats_url,
+        name=name,
+        actors=actors,
+        address=address,
+        actor_cpus=cpus,
+        home=settings.home,
+    )
     async with pool as cluster:
         yield cluster
 

@@ -92,8 +92,11 @@ async def _up(settings: Settings) -> int:
         with find_nats.announce(settings.home, running.nats_url):
             pool = running.pool
             out.print("Parley is up.", style="bold green")
-            # The token of our own server is for the user; other URLs are masked.
-            shown_url = running.nats_url if settings.nats_url is None else masked(running.nats_url)
+            shown_url = masked(running.nats_url)
+            if settings.nats_url is None:
+                # The token of our own server is for the user, and not for the journal of a supervisor.
+                hidden = f"{shown_url}  (token: {settings.home / 'nats' / 'token'})"
+                shown_url = running.nats_url if out.is_terminal else hidden
             out.print(f"  NATS     {shown_url}", markup=False, highlight=False, soft_wrap=True)
             out.print(f"  metrics  {running.http_url}/metrics", highlight=False)
             out.print(f"  docs     {running.http_url}/docs", highlight=False)

@@ -151,6 +151,15 @@ class Settings(BaseSettings):
             raise ValueError("PARLEY_RETRY_BASE_SECONDS is more than PARLEY_RETRY_CAP_SECONDS")
         return self
 
+    @model_validator(mode="after")
+    def _one_credential(self) -> Self:
+        if self.vllm_api_key is not None and any("@" in urlsplit(url).netloc for url in self.endpoints):
+            # The user of the URL would win, in silence.
+            raise ValueError(
+                "VLLM_API_KEY is set, and VLLM_URL names a user: servers take one of them; leave one out"
+            )
+        return self
+
     def with_local_nats(self) -> Self:
         """These settings, with the NATS of this user's running `parley up` where none is set."""
         return self if self.nats_url else self.model_copy(update={"nats_url": announced(self.home)})
@@ -264,7 +273,13 @@ def shown(settings: Settings) -> list[tuple[str, str, str]]:
         text = "" if value is None else str(value)
         if isinstance(value, SecretStr):
             text = "***"
-        rows.append((variable(name), masked(text) if "url" in name else text, field.description or ""))
+        rows.append(
+            (
+                variable(name),
+                masked(text) if "url" in name or "address" in name else text,
+                field.description or "",
+            )
+        )
     return rows
 
 

@@ -5,10 +5,11 @@ import logging
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from parley.broker.core.errors import ParleyError, Unavailable
-from parley.workers.pool import ray_reachability
+from parley.workers.pool import local_ray, ray_reachability
 from parley.workers.pool.actor import WorkerActor
 from parley.workers.pool.blocking import BlockingThread
 from parley.workers.pool.pool import WorkerConfig
@@ -22,6 +23,8 @@ START_TIMEOUT_SECONDS = 60.0
 LEAVE_SECONDS = 10.0
 # Local object store: jobs are small and answers never pass through it. Ray's minimum is 75 MiB.
 LOCAL_OBJECT_STORE_BYTES = 80 * 1024 * 1024
+# What Ray raises for trouble that is not ours.
+_TROUBLE = (RayError, OSError, RuntimeError, ValueError, TimeoutError)
 
 
 class RayUnavailable(Unavailable):
@@ -38,10 +41,14 @@ class RayUnavailable(Unavailable):
 
 
 class RayCluster:
-    """`address` None: a local Ray, which lives as long as this process. `cpus`: what all actors need together."""
+    """`address` None: a local Ray, which lives as long as this process, with its session below the state folder `home`.
+    `cpus`: what all actors need together."""
 
-    def __init__(self, address: str | None, *, cpus: float) -> None:
+    def __init__(self, address: str | None, *, cpus: float, home: Path | None = None) -> None:
         self._address = address
+        self._home = home
+        # Where a local Ray has its session. None before it has started.
+        self._session_folder: Path | None = None
         self._cpus = cpus
         # Runs the calls of Ray that may block.
         self._thread = BlockingThread("ray")
@@ -56,7 +63,10 @@ class RayCluster:
                 yield
         except ParleyError:  # an actor cannot reach NATS, say
             raise
-        except (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        except Exception as error:
+            # Ray also raises plain `Exception`s ("timed out during startup").
+            if not isinstance(error, _TROUBLE) and type(error) is not Exception:
+                raise
             raise RayUnavailable(self._address or "this machine", _reason(error)) from error
 
     async def start(self) -> None:
@@ -80,12 +90,17 @@ class RayCluster:
             ray.init(address=self._address, **options)
         else:
             stay_on_loopback()
-            ray.init(
-                num_cpus=max(os.cpu_count() or 1, round(self._cpus + 0.5)),
-                include_dashboard=False,
-                object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-                **options,
-            )
+            local_ray.protect_token()
+            self._session_folder = local_ray.session_folder(self._home)
+            with local_ray.in_private():
+                ray.init(
+                    num_cpus=max(os.cpu_count() or 1, round(self._cpus + 0.5)),
+                    include_dashboard=False,
+                    object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+                    _temp_dir=str(self._session_folder),
+                    **options,
+                )
+            local_ray.protect_token()
         self._head = ray_reachability.parse_address(str(ray.get_runtime_context().gcs_address))
 
     async def unreachable(self) -> str | None:
@@ -111,9 +126,14 @@ class RayCluster:
         """Leave Ray within `LEAVE_SECONDS`."""
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
-                await self._thread.run(ray.shutdown)
+                await self._thread.run(self._leave)
         except TimeoutError:
             log.warning("Ray did not let go within %g s", LEAVE_SECONDS)
+
+    def _leave(self) -> None:
+        ray.shutdown()
+        if self._session_folder is not None:
+            local_ray.remove_session(self._session_folder, self._home)
 
 
 def _reason(error: BaseException) -> str:

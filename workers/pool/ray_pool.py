@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 from parley.broker.concurrency import BackgroundLoop
@@ -64,7 +65,7 @@ class RayPool(WorkerPool):
 
     `address` None starts a local Ray with this process and stops it again; any other address is joined. `name` makes
     the actors' names unique among the replicas of a cluster. `nats_url`: NATS with the rights of the service, if the
-    workers of `config` have others. Raises RayUnavailable on entry.
+    workers of `config` have others. `home`: the state folder, for a local Ray's session. Raises RayUnavailable on entry.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class RayPool(WorkerPool):
         address: str | None,
         actor_cpus: float = 1.0,
         nats_url: str | None = None,
+        home: Path | None = None,
     ) -> None:
         resend_seconds = min(RESEND_SECONDS, config.ack_wait_seconds / RESEND_SHARE)
         super().__init__(config.endpoints, slots_each=config.slots, resend_seconds=resend_seconds)
@@ -83,7 +85,7 @@ class RayPool(WorkerPool):
         # For the pool's own connection.
         self._nats_url = nats_url or config.nats_url
         self._name = name
-        self._cluster = RayCluster(address, cpus=actors * actor_cpus)
+        self._cluster = RayCluster(address, cpus=actors * actor_cpus, home=home)
         self._actor_cpus = actor_cpus
         self._actor_slots = [ActorSlot(number) for number in range(1, actors + 1)]
         # Ends what was started, in reverse order.

@@ -1,6 +1,7 @@
 """Children: start, ready, stop."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -66,3 +67,16 @@ async def test_a_child_of_a_block_that_fails_is_stopped() -> None:
             raise KeyError
     with pytest.raises(ProcessLookupError):
         os.kill(process.pid, 0)
+
+
+async def test_a_child_gets_the_variables_it_needs_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = ("VLLM_API_KEY", "NATS_URL", "PARLEY_NATS_URL", "PARLEY_VLLM_URL", "RAY_AUTH_TOKEN", "HF_TOKEN")
+    for name in secrets:
+        monkeypatch.setenv(name, "hush")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    says = "import json, os; print(json.dumps(dict(os.environ)), flush=True)"
+    async with child_process.child(python(says), first_line, stdout=PIPE) as (_, line):
+        found = json.loads(line)
+    assert found["PATH"] == os.environ["PATH"]
+    assert found["LC_ALL"] == "C.UTF-8"
+    assert "hush" not in found.values()

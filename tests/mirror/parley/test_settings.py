@@ -326,16 +326,29 @@ def test_settings_are_shown_with_their_secrets_masked() -> None:
     settings = load(
         nats_url=f"nats://{SECRET}@one:4222,nats://user:{SECRET}@two:4222",
         vllm_url=f"http://user:{SECRET}@gpu:8000",
-        vllm_api_key=SECRET,
+        ray_address=f"ray://user:{SECRET}@head:10001",
+        worker_nats_url=f"nats://{SECRET}@one:4222",
         http_port=1,
     )
     rows = {name: value for name, value, _ in shown(settings)}
     assert rows["NATS_URL"] == "nats://***@one:4222,nats://***@two:4222"
     assert rows["VLLM_URL"] == "http://***@gpu:8000"
-    assert rows["VLLM_API_KEY"] == "***"
-    assert (rows["PARLEY_HTTP_PORT"], rows["RAY_ADDRESS"]) == ("1", "")
+    assert rows["RAY_ADDRESS"] == "ray://***@head:10001"
+    assert rows["PARLEY_HTTP_PORT"] == "1"
     assert SECRET not in str(rows)
+    settings = load(vllm_api_key=SECRET)
+    rows = {name: value for name, value, _ in shown(settings)}
+    assert (rows["VLLM_API_KEY"], rows["RAY_ADDRESS"]) == ("***", "")
     assert SECRET not in repr(settings.vllm_api_key)
+
+
+def test_a_user_in_a_url_beside_a_key_is_an_error_that_names_both() -> None:
+    urls = f"http://gpu-1:8000,http://user:{SECRET}@gpu-2:8000"
+    (problem,) = problems(vllm_url=urls, vllm_api_key="sesame")
+    assert "VLLM_API_KEY" in problem
+    assert "VLLM_URL" in problem
+    assert SECRET not in problem
+    assert load(vllm_url=urls).vllm_api_key is None
 
 
 def test_every_setting_is_shown_once_with_its_meaning() -> None:
