@@ -11,10 +11,12 @@ from parley.broker.core import endings
 from parley.broker.jetstream import jetstream, topology
 from parley.broker.jetstream.server_clock import ServerClock
 from parley.handlers.ending_results import EndingResults
+from parley.handlers.pull_window import PullWindow
 from tests.simulation.clock import VirtualTime
 from tests.simulation.conditions.payload import Payload
 from tests.simulation.conditions.skew import Skew
 from tests.simulation.conditions.strangers import Strangers
+from tests.simulation.conditions.weight import Weight
 from tests.simulation.invariants import Invariant
 from tests.simulation.mutations import Mutation
 
@@ -32,6 +34,10 @@ def _obeys_everybody(**how: Any) -> tuple[StreamConfig, ...]:
         config.evolve(**everything) if config.name == topology.REQUESTS else config
         for config in _streams(**how)
     )
+
+
+def _any_bytes(self: PullWindow[Any]) -> None:
+    return None
 
 
 async def _asks_no_object_store(self: EndingResults) -> None:
@@ -80,5 +86,11 @@ CONDITION_MUTATIONS = (
         Invariant.NO_BUG,
         lambda: patch.object(endings, "fit", _leaves_nothing_out),
         condition=Payload,
+    ),
+    Mutation(
+        "counts messages and not their bytes",
+        Invariant.WITHIN_MEMORY,
+        _method(PullWindow, "bytes_to_request", _any_bytes),
+        condition=Weight,
     ),
 )

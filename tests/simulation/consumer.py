@@ -9,7 +9,19 @@ from typing import Protocol
 
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.topology import Durable
+from parley.handlers.pull_window import COMPLETED, EXPIRED, TOO_LARGE
 from tests.simulation.stream import Kept, Stream
+
+# The status of a request that ends with bytes left, or with too few.
+CONFLICT = "409"
+# Of the reply subject of a delivery; the server counts it.
+_REPLY_BYTES = 70
+
+
+def size_of(kept: Kept) -> int:
+    """What counts against the bytes of a request."""
+    headers = sum(len(key) + len(value) + 4 for key, value in kept.headers.items())
+    return len(kept.data) + len(kept.subject) + _REPLY_BYTES + 12 + headers
 
 
 class Puller(Protocol):
@@ -17,17 +29,18 @@ class Puller(Protocol):
 
     def ask(self) -> None: ...
 
-    def on_status(self, status: str, pending: int) -> None: ...
+    def on_status(self, status: str, pending: int, pending_bytes: int, description: str) -> None: ...
 
 
 class PullRequest:
-    """A request that waits at the server. `left`: messages it may still bring."""
+    """A request that waits at the server. `left`: messages it may still bring, of `left_bytes` together (None: any)."""
 
-    __slots__ = ("left", "puller")
+    __slots__ = ("left", "left_bytes", "puller")
 
-    def __init__(self, puller: Puller, left: int) -> None:
+    def __init__(self, puller: Puller, left: int, left_bytes: int | None) -> None:
         self.puller = puller
         self.left = left
+        self.left_bytes = left_bytes
 
 
 class Unsettled:
@@ -63,6 +76,8 @@ class Consumer:
         self._waiting: deque[int] = deque()
         self._again: deque[int] = deque()
         self._delivered_to = 0
+        # A status that ends a request may lead to another request at once.
+        self._serving = False
         self._rng = rng
         self._send = send
 
@@ -93,8 +108,8 @@ class Consumer:
 
     # ── pull requests ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def request(self, puller: Puller, count: int) -> None:
-        self.requests.append(PullRequest(puller, count))
+    def request(self, puller: Puller, count: int, max_bytes: int | None = None) -> None:
+        self.requests.append(PullRequest(puller, count, max_bytes))
         self._serve()
 
     def requested(self, puller: Puller) -> int:
@@ -104,9 +119,10 @@ class Consumer:
     def expire(self, puller: Puller) -> None:
         """End the requests of a puller, with a status for it."""
         left = self.requested(puller)
+        left_bytes = sum(request.left_bytes or 0 for request in self.requests if request.puller is puller)
         self.forget(puller)
         if left:
-            puller.on_status("408", left)
+            puller.on_status(EXPIRED, left, left_bytes, "Request Timeout")
 
     def forget(self, puller: Puller) -> None:
         """Its connection is lost, and its requests with it."""
@@ -118,16 +134,40 @@ class Consumer:
             puller.ask()
         self._serve()
 
-    def use(self, among: list[PullRequest]) -> Puller:
+    def use(self, among: list[PullRequest], size: int = 0) -> Puller:
         """Send a message to one of these requests: to which puller it goes."""
         request = among[0] if len(among) == 1 else self._rng.choice(among)
         request.left -= 1
+        if request.left_bytes is not None:
+            request.left_bytes -= size
         if not request.left:
             self.requests.remove(request)
+            if request.left_bytes:
+                request.puller.on_status(CONFLICT, 0, request.left_bytes, COMPLETED)
         return request.puller
 
     def _serve(self) -> None:
+        if self._serving:
+            return
+        self._serving = True
+        try:
+            self._serve_all()
+        finally:
+            self._serving = False
+
+    def _refuse_small(self) -> None:
+        """End the requests whose bytes are too few for the next message."""
+        kept = self.stream.messages.get((self._again or self._waiting)[0])
+        size = size_of(kept) if kept is not None else 0
+        for request in [one for one in self.requests if one.left_bytes is not None and one.left_bytes < size]:
+            self.requests.remove(request)
+            request.puller.on_status(CONFLICT, request.left, request.left_bytes or 0, TOO_LARGE)
+
+    def _serve_all(self) -> None:
         while self.requests and (self._again or self._waiting):
+            self._refuse_small()
+            if not self.requests:
+                return
             if self._again:
                 seq = self._again.popleft()
             else:
@@ -145,7 +185,7 @@ class Consumer:
         handed.count += 1
         self.redelivered += handed.count > 1
         self._due(seq, handed, self.ack_wait)
-        self._send(self, self.use(self.requests), kept, handed.count)
+        self._send(self, self.use(self.requests, size_of(kept)), kept, handed.count)
 
     def _due(self, seq: int, handed: Unsettled, seconds: float) -> None:
         if handed.timer is not None:

@@ -131,6 +131,7 @@ class History:
             self.rng, self.faults, self.eyes, self.trace, keep_seconds=plan.keep_seconds, latency=plan.latency
         )
         self.server.condition = self.condition
+        self.server.blind = self.eyes.blind
         self.server.parcels = self.parcels
         self.server.pulls = self.pulls
         self.eyes.server = self.server

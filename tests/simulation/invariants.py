@@ -70,6 +70,11 @@ class Invariant(Enum):
         "each step",
         "an ending's results are in it or in the object that it names, unless neither takes them",
     )
+    WITHIN_MEMORY = (
+        21,
+        "each step",
+        "no process has more bytes in hand than its subscribers' limits together",
+    )
 
     @property
     def number(self) -> int:

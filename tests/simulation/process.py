@@ -9,6 +9,7 @@ from typing import Any
 from parley.broker.core.errors import ParleyError
 from parley.broker.core.observer import Observer
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.consumer_protocol import size_of
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.aggregate import Aggregate
@@ -31,7 +32,7 @@ from tests.simulation.actors import ActorPool, Moods
 from tests.simulation.clock import SKEW, VirtualTime
 from tests.simulation.consumer import Consumer
 from tests.simulation.faults import Kind
-from tests.simulation.invariants import Invariant, holds
+from tests.simulation.invariants import Invariant, Violation, holds
 from tests.simulation.link import Link, as_client
 from tests.simulation.loop import in_context
 from tests.simulation.roles import Role
@@ -45,7 +46,7 @@ DEFAULT_TIMEOUT_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class ProcessOptions:
-    """The same for every process of a history. `in_hand`: the limit of each subscriber. `skew_seconds`: the most that
+    """The same for every process of a history. `in_hand`, `limit_bytes`: the limits of each subscriber. `skew_seconds`: the most that
     each clock is off."""
 
     keep_seconds: float
@@ -53,6 +54,7 @@ class ProcessOptions:
     slots_each: int
     skew_seconds: float
     moods: Moods
+    limit_bytes: int | None = None
 
 
 class Subscriber:
@@ -64,10 +66,11 @@ class Subscriber:
         consumer: Consumer,
         handle: HandleBatch,
         limit: int,
+        limit_bytes: int | None = None,
         pool: ActorPool | None = None,
     ) -> None:
         self.name = f"{process.name}:{consumer.durable.name}"
-        self.window: PullWindow[Delivery[Any]] = PullWindow(limit, batch=limit)
+        self.window: PullWindow[Delivery[Any]] = PullWindow(limit, limit, limit_bytes)
         self._process = process
         self._server = process.server
         self._consumer = consumer
@@ -79,6 +82,7 @@ class Subscriber:
         # finished.
         self._on_its_way = 0
         self._here = 0
+        self.here_bytes = 0
 
     @property
     def _outside(self) -> int | None:
@@ -96,7 +100,8 @@ class Subscriber:
         wanted = self.window.to_request(self._outside)
         if not wanted:
             return
-        self.window.requested(wanted, server.now)
+        max_bytes = self.window.bytes_to_request()
+        self.window.requested(wanted, server.now, max_bytes)
         self._check_room(wanted)
         fault = server.pulls.meets("pull", self.name, server.now)
         if fault is not None:
@@ -104,7 +109,7 @@ class Subscriber:
             server.loop.call_later(REQUEST_SECONDS, self._end_requests)
             if fault.kind is Kind.LOSE_PULL:
                 return
-        self._consumer.request(self, wanted)
+        self._consumer.request(self, wanted, max_bytes)
 
     def _check_room(self, wanted: int) -> None:
         room = self.window.limit if self._outside is None else min(self.window.limit, self._outside)
@@ -115,12 +120,16 @@ class Subscriber:
             f"{self.name} has room for {room} messages, and with {wanted} more {total} may come",
         )
 
-    def on_status(self, status: str, pending: int) -> None:
+    def on_status(self, status: str, pending: int, pending_bytes: int, description: str) -> None:
         def end() -> None:
-            self.window.end_request(status, pending)
+            self.window.end_request(status, pending, pending_bytes, description)
             self.ask()
 
-        self._process.link.when_awake(end)
+        # After the messages that were sent before it.
+        if self.window.limit_bytes is not None:
+            self._server.loop.call_at(self._server.now + 0.001, self._process.link.when_awake, end)
+        else:
+            self._process.link.when_awake(end)
 
     def _end_requests(self) -> None:
         """A second after a loss: requests that wait at the server expire, and those that are overdue are given up."""
@@ -141,7 +150,10 @@ class Subscriber:
         self.ask()
         slots = self._outside
         could = (
-            self._server.now >= self._server.away_until and not self._busy and (slots is None or slots > 0)
+            self._server.now >= self._server.away_until
+            and not self._busy
+            and (slots is None or slots > 0)
+            and self.window.has_room
         )
         waits = self._here or self._on_its_way or self._consumer.requested(self)
         holds(
@@ -171,7 +183,10 @@ class Subscriber:
         self._here += 1
         if self._pool is not None and not self.window.asked:
             self._pool.unrequested += 1
-        self.window.arrive(Delivery.of(self._process.link.delivered(kept, reply)))
+        message = self._process.link.delivered(kept, reply)
+        self.here_bytes += size_of(message)
+        self.window.arrive(Delivery.of(message), size_of(message))
+        self._process.check_memory()
         if len(self.window.arrived) == 1:
             self._server.loop.call_soon(self._process.link.when_awake, self._start)
 
@@ -189,8 +204,10 @@ class Subscriber:
             await self._handle(deliveries)
         finally:
             self._busy = False
+            size = sum(size_of(delivery.msg) for delivery in deliveries)
             self._here -= len(deliveries)
-            self.window.settle(len(deliveries))
+            self.here_bytes -= size
+            self.window.settle(len(deliveries), size)
             self._start()
             self.ask()
 
@@ -300,10 +317,25 @@ class Process:
 
     def _take(self, handle: HandleBatch, durable: topology.Durable, pool: ActorPool | None = None) -> None:
         consumer = self.server.consumers[durable.name]
-        subscriber = Subscriber(self, consumer, handle, self._options.in_hand, pool)
+        options = self._options
+        subscriber = Subscriber(self, consumer, handle, options.in_hand, options.limit_bytes, pool)
         self._subscribers.append(subscriber)
         consumer.pullers.append(subscriber)
         subscriber.ask()
+
+    def check_memory(self) -> None:
+        """A process that holds more than its limits together is killed, as by the kernel."""
+        if self._options.limit_bytes is None:
+            return
+        held = sum(subscriber.here_bytes for subscriber in self._subscribers)
+        limit = len(self._subscribers) * self._options.limit_bytes
+        if self.server.faults.struck:
+            limit *= 2  # what was given up as lost came all the same
+        if held > limit:
+            self.server.trace.add(self.server.now, self.name, "! out of memory", f"{held} bytes of {limit}")
+            if Invariant.WITHIN_MEMORY not in self.server.blind:
+                raise Violation(Invariant.WITHIN_MEMORY, f"{self.name} holds {held} bytes of {limit}")
+            self.kill()
 
     def kill(self) -> None:
         """No code of it runs any more, not even a `finally`. The messages that it held are redelivered after

@@ -12,6 +12,7 @@ from parley.broker.core.timestamps import parse_timestamp
 from parley.broker.jetstream import topology
 from tests.simulation.consumer import Consumer, Puller
 from tests.simulation.faults import Faults, Kind
+from tests.simulation.invariants import Invariant
 from tests.simulation.stream import Kept, Refused, Stream
 from tests.simulation.trace import Trace
 
@@ -76,6 +77,8 @@ class Server:
         self.timers: dict[str, asyncio.TimerHandle] = {}
         # Bytes of one message, headers included.
         self.max_payload = 1024 * 1024
+        # Invariants that are not checked.
+        self.blind: frozenset[Invariant] = frozenset()
         # What is special about this history.
         self.condition: Condition | None = None
         # By name, the streams that store nothing now, and what they answer.

@@ -9,9 +9,10 @@ from tests.simulation.conditions.refusals import Refusals
 from tests.simulation.conditions.skew import Skew
 from tests.simulation.conditions.strangers import Strangers
 from tests.simulation.conditions.versions import Versions
+from tests.simulation.conditions.weight import Weight
 from tests.simulation.plan import Plan
 
-CONDITIONS: tuple[type[Condition], ...] = (Refusals, Skew, Absence, Versions, Strangers, Payload)
+CONDITIONS: tuple[type[Condition], ...] = (Refusals, Skew, Absence, Versions, Strangers, Payload, Weight)
 
 
 def kind_of(seed: int) -> type[Condition]:
