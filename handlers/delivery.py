@@ -44,6 +44,11 @@ class Delivery(Generic[Payload]):
         """The payload. Raises InvalidMessage."""
         return decode(kind, self.msg.data)
 
+    def without_payload(self) -> "Delivery[Payload]":
+        """The same delivery for what must not read its payload."""
+        msg = Msg(self.msg._client, self.msg.subject, self.msg.reply, b"", self.msg.headers)
+        return Delivery(msg, self.seq, self.at, self.count)
+
     async def ack(self) -> None:
         await self.msg.ack()
 

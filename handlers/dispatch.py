@@ -13,7 +13,7 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.delivery import ACK, DeadLetter, Delivery, Settlement
-from parley.handlers.settle import AnyDelivery, Settler
+from parley.handlers.settle import MAX_DELIVERIES, AnyDelivery, Settler
 from parley.workers.job import Job
 from parley.workers.pool.pool import Pool
 from parley.workers.recent_cancels import Cancels
@@ -59,6 +59,9 @@ class Dispatch:
 
     async def decide(self, delivery: Delivery[AgentRequested]) -> Job | Settlement:
         """The job for a worker, or how to settle a message that no worker gets. Raises InvalidMessage."""
+        if delivery.count > MAX_JOB_DELIVERIES + MAX_DELIVERIES:
+            # To read it, or to say that its agent failed, ended each dispatcher. The deadline says that it is missing.
+            return DeadLetter(f"handed out {delivery.count - 1} times and never finished")
         request = delivery.payload(AgentRequested)
         if delivery.count > MAX_JOB_DELIVERIES:
             await self._fail_agent(request, delivery.count)

@@ -16,6 +16,7 @@ from parley.broker.core.messages import (
 )
 from parley.broker.core.tally import (
     ArmDeadline,
+    DeadlineReached,
     Effect,
     Event,
     PublishEnding,
@@ -114,6 +115,19 @@ class EffectRunner:
         """Look after this deadline. Not if it is so far that the tally may be forgotten by then."""
         if tally.deadline - tally.accepted_at < self._tallies.keep_seconds:
             self.deadlines.add(tally.task_id, tally.deadline, tally.request_seq)
+
+    async def end_unread(self, task_id: str, at: float) -> None:
+        """End a deliberation whose deadline came at `at`, without a look at its outcomes."""
+        result = await self._tallies.apply(task_id, [(DeadlineReached(), at)])
+        if result.tally is None:
+            return
+        for effect in result.effects:
+            if isinstance(effect, PublishEnding):
+                await self._endings.publish_unread(result.tally)
+            else:
+                await self._run(effect, result.tally, None)
+        if result.tally.ended:
+            self.deadlines.remove(task_id)
 
     async def _run_all(
         self, effects: Sequence[Effect], tally: Tally, request: DeliberationRequested | None

@@ -89,7 +89,7 @@ class EndingPublisher:
             async with self._composing.holding(self._weight(tally)):
                 waited = loop.time() - began > LONG_WAIT_SECONDS
                 if not waited or not await self._is_marked(tally):
-                    await self._publish(tally)
+                    await self._publish(tally, *await self._compose(tally))
             published = True
         finally:
             del self._publishing[which]
@@ -101,6 +101,18 @@ class EndingPublisher:
         if stored is not None:
             await self._jetstream.broadcast(reply_to, stored.data, {wire_names.SUBJECT: stored.subject})
 
+    async def publish_unread(self, tally: Tally) -> None:
+        """Publish the ending without a look at the outcomes: each process that read them ended by it."""
+        assert tally.verdict is not None
+        counted, at = tally.phase.outcomes, tally.verdict.decided_at
+        failed = {
+            agent: endings.lost(agent, at) for agent, outcome in counted.items() if not outcome.succeeded
+        }
+        answered = tally.phase.successes
+        left_out: list[LeftOut] = ["results"] if answered else []
+        ending = endings.compose(tally, (), failed, answered=answered, left_out=left_out)
+        await self._publish(tally, *endings.fit(ending, self._limit))
+
     async def _is_marked(self, tally: Tally) -> bool:
         """Whether another process has published the ending meanwhile."""
         stored = await self._tallies.read(tally.task_id)
@@ -108,8 +120,7 @@ class EndingPublisher:
             stored is not None and stored.request_seq == tally.request_seq and stored.ending_seq is not None
         )
 
-    async def _publish(self, tally: Tally) -> None:
-        ending, body = await self._compose(tally)
+    async def _publish(self, tally: Tally, ending: Ending, body: bytes) -> None:
         completed = isinstance(ending, DeliberationCompleted)
         subject = topology.COMPLETED if completed else topology.FAILED
         seq = await self._store(tally, subject, body)

@@ -2,6 +2,7 @@
 
 from parley.broker.core.messages import DeliberationDeadline
 from parley.broker.core.tally import DeadlineReached
+from parley.broker.jetstream import topology
 from parley.handlers.delivery import ACK, Delivery, Settlement
 from parley.handlers.effects import EffectRunner
 
@@ -16,3 +17,8 @@ class Expire:
         # By the server's clock, which stored both this message and the request that set the deadline.
         await self._effects.apply(task_id, [(DeadlineReached(), delivery.at)])
         return ACK
+
+    async def give_up(self, delivery: Delivery[DeliberationDeadline], _: str) -> None:
+        """End a deliberation whose ending could never be composed: `left_out` names what it lacks."""
+        task_id = delivery.msg.subject.removeprefix(topology.deadline_subject(""))
+        await self._effects.end_unread(task_id, delivery.at)

@@ -2,7 +2,7 @@
 
 An `InvalidMessage` that the handler raises is the sender's mistake: the message is dead-lettered at once. Any other
 error sends the message back, later each time. After `MAX_DELIVERIES` it is dead-lettered too; `give_up` runs first,
-to end the deliberation.
+to end the deliberation. The same is done with a message that ends each process that handles it (`Suspects`).
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from parley.broker.core.observer import Observer
 from parley.broker.jetstream import deadletters
 from parley.broker.jetstream.deadletters import OriginalMessage
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.suspects import MAX_BEGUN, SUSPECT_DELIVERIES, Suspects
 from parley.broker.jetstream.topology import ACK_WAIT_SECONDS, Durable
 from parley.handlers.delivery import Ack, Delivery, Retry, Settlement
 
@@ -81,7 +82,7 @@ class Settler:
     """Settles messages of one consumer. `give_up` runs before a message is dead-lettered for its errors.
 
     `max_deliveries`: how often a message may fail before it is given up. None: never, because no other message does
-    its work.
+    its work. `suspects`: those of this process; each settler of a process has the same.
     """
 
     def __init__(
@@ -92,8 +93,10 @@ class Settler:
         *,
         give_up: GiveUp | None = None,
         max_deliveries: int | None = MAX_DELIVERIES,
+        suspects: Suspects | None = None,
     ) -> None:
         self.durable = durable
+        self.suspects = suspects or Suspects(jetstream)
         self._jetstream = jetstream
         self._observer = observer
         self._give_up = give_up
@@ -104,6 +107,7 @@ class Settler:
         if isinstance(settlement, Ack):
             await delivery.ack()
         elif isinstance(settlement, Retry):
+            self.suspects.note_harmless(self.durable, delivery.seq)
             await delivery.nak(max(settlement.seconds, SHORTEST_RETRY_SECONDS))
         else:
             await self._dead_letter(delivery, settlement.reason)
@@ -143,7 +147,23 @@ class Settler:
             return
         await self._dead_letter(delivery, reason)
 
+    async def give_up_unread(self, delivery: AnyDelivery) -> None:
+        """Give up a message that was begun so often and never finished. Nothing of its payload is read again."""
+        log.error(
+            "%s gives message %d up: it ended each process that began it", self.durable.name, delivery.seq
+        )
+        reason = f"begun {MAX_BEGUN} times and never finished: the process that handled it ended each time"
+        try:
+            if self._give_up is not None:
+                await self._give_up(delivery.without_payload(), reason)
+        except Exception:
+            log.exception("%s could not give up on message %d", self.durable.name, delivery.seq)
+            await self._retry(delivery)
+            return
+        await self._dead_letter(delivery, reason)
+
     async def _retry(self, delivery: AnyDelivery, seconds: float | None = None) -> None:
+        self.suspects.note_harmless(self.durable, delivery.seq)
         with suppress(Exception):  # the server redelivers after `ack_wait`
             await delivery.nak(seconds or retry_wait(delivery.count))
 
@@ -170,10 +190,13 @@ class Runner:
         self._signal_seconds = (settler.durable.ack_wait_seconds or ACK_WAIT_SECONDS) / SIGNALS
         # Large messages take turns: to read one may keep the event loop busy for a tenth of a second.
         self._turns = Turns()
+        self._suspects = settler.suspects
 
     async def __call__(self, deliveries: list[AnyDelivery]) -> None:
         """Run on what came together. Raises nothing but CancelledError."""
-        if len(deliveries) == 1:  # most often; a task would cost a tenth of the handling
+        if self._suspects.busy or any(delivery.count >= SUSPECT_DELIVERIES for delivery in deliveries):
+            await self._run_carefully(deliveries)
+        elif len(deliveries) == 1:  # most often; a task would cost a tenth of the handling
             await self.run(deliveries[0])
         else:
             await asyncio.gather(*map(self.run, deliveries))
@@ -187,6 +210,39 @@ class Runner:
             await self._settler.carry_out(delivery, await self._handle(delivery))
         except Exception as error:
             await self._settler.failed(delivery, error)
+        finally:
+            in_progress.stop()
+
+    # ── messages that may end this process ────────────────────────────────────────────────────────────────────────
+
+    async def _run_carefully(self, deliveries: list[AnyDelivery]) -> None:
+        """Run on suspects one at a time, and on the others after them."""
+        durable = self._settler.durable
+        suspected: list[AnyDelivery] = []
+        others: list[AnyDelivery] = []
+        for delivery in deliveries:
+            suspect = self._suspects.suspects(durable, delivery.seq, delivery.count)
+            (suspected if suspect else others).append(delivery)
+        await asyncio.gather(*map(self._run_alone, suspected), *map(self._run_after, others))
+
+    async def _run_after(self, delivery: AnyDelivery) -> None:
+        if self._suspects.busy:
+            await self._suspects.wait_idle()
+        await self.run(delivery)
+
+    async def _run_alone(self, delivery: AnyDelivery) -> None:
+        """Run on a message that may end this process. The next process knows then which message it was."""
+        durable = self._settler.durable
+        in_progress = InProgress(delivery.msg, self._signal_seconds)
+        try:
+            async with self._suspects.alone():
+                if not await self._suspects.begin(durable, delivery.seq):
+                    await self._settler.give_up_unread(delivery)
+                    return
+                try:
+                    await self.run(delivery)
+                finally:
+                    await self._suspects.finish(durable, delivery.seq)
         finally:
             in_progress.stop()
 

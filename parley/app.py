@@ -31,6 +31,7 @@ from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.provision import Extent, provision
 from parley.broker.jetstream.store_probe import StoreProbe
+from parley.broker.jetstream.suspects import Suspects
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.aggregate import Aggregate
 from parley.handlers.answers import Answers
@@ -222,25 +223,35 @@ def _handlers(
     endings = EndingPublisher(jetstream, tallies, observer, claim_check_bytes=claim_check_bytes)
     effects = EffectRunner(jetstream, tallies, endings)
 
+    suspects = Suspects(jetstream)
+
     def settler(durable: topology.Durable) -> Settler:
-        return Settler(jetstream, durable, observer)
+        return Settler(jetstream, durable, observer, suspects=suspects)
 
     handlers = Handlers()
     if Part.INTAKE in parts:
         bounds = Bounds(settings.max_agents, settings.timeout_seconds, settings.allowed_reply_prefixes)
         intake = Intake(effects, observer, bounds)
-        giving_up = Settler(jetstream, topology.INTAKE, observer, give_up=intake.give_up)
+        giving_up = Settler(jetstream, topology.INTAKE, observer, give_up=intake.give_up, suspects=suspects)
         handlers = replace(handlers, intake=Runner(giving_up, intake.handle))
     if pool is not None:
         dispatch = Dispatch(jetstream, tallies, pool, settler(topology.DISPATCH))
         handlers = replace(handlers, dispatch=dispatch, drop=dispatch.cancel)
     if Part.AGGREGATE in parts:
-        # A deadline is never given up: in DEAD_LETTERS it would leave a deliberation without an ending.
-        expiry = Settler(jetstream, topology.EXPIRY, observer, max_deliveries=None)
+        # A deadline that raises is never given up: in DEAD_LETTERS it would leave a deliberation without an ending.
+        expire = Expire(effects)
+        expiry = Settler(
+            jetstream,
+            topology.EXPIRY,
+            observer,
+            give_up=expire.give_up,
+            max_deliveries=None,
+            suspects=suspects,
+        )
         handlers = replace(
             handlers,
             aggregate=Runner(settler(topology.AGGREGATE), Aggregate(effects, observer).handle),
-            expire=Runner(expiry, Expire(effects).handle),
+            expire=Runner(expiry, expire.handle),
             cancel=Runner(settler(topology.CANCELLER), Cancel(jetstream, effects).handle),
         )
     if Part.QUERY in parts:

@@ -10,25 +10,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cachetools import LRUCache
-
 from parley.broker.core.errors import Conflict
 from parley.broker.core.tally import Effect, EndingPublished, Event, Reaction, Tally, react
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.tally_cache import Entry, TallyCache
 
-# About 2 KiB each.
-CACHED_TALLIES = 8_192
 # Replicas of three handlers may write one tally at a time. Each refusal means that another one has written.
 MAX_CAS_TRIES = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A tally, and the revision it was read at. Revision 0: the key has never been written."""
-
-    tally: Tally | None
-    revision: int
 
 
 _NOTHING = Entry(None, 0)
@@ -50,15 +39,13 @@ class FoldResult:
 
 
 class TallyStore:
-    """`keep_seconds`: how long a tally stays after its ending is published. `cached_tallies` bounds the cache."""
+    """`keep_seconds`: how long a tally stays after its ending is published. `cache`: by default of 32 MiB."""
 
-    def __init__(
-        self, jetstream: JetStream, *, keep_seconds: float, cached_tallies: int = CACHED_TALLIES
-    ) -> None:
+    def __init__(self, jetstream: JetStream, *, keep_seconds: float, cache: TallyCache | None = None) -> None:
         self._jetstream = jetstream
         self.keep_seconds = keep_seconds
         # Tallies that this process read or wrote last, by task_id. Only those that have no published ending.
-        self._cache: LRUCache[str, Entry] = LRUCache(cached_tallies)
+        self._cache = cache if cache is not None else TallyCache()
 
     async def read(self, task_id: str) -> Tally | None:
         """The tally as the stream's leader has it now. Raises BrokerUnavailable."""
@@ -107,11 +94,11 @@ class TallyStore:
             entry = Entry(None, stored.seq if stored is not None else 0)
         else:
             entry = Entry(Tally.model_validate_json(stored.data), stored.seq)
-        self._cache_entry(task_id, entry)
+        self._cache_entry(task_id, entry, len(stored.data) if stored is not None else 0)
         return entry
 
     async def _write(self, tally: Tally, revision: int) -> None:
-        self._cache.pop(tally.task_id, None)  # stale by now, whether or not the write succeeds
+        self._cache.drop(tally.task_id)  # stale by now, whether or not the write succeeds
         headers = {"Nats-Expected-Last-Subject-Sequence": str(revision)}
         if tally.ending_seq is not None:
             # The server takes a TTL on any message. nats-py's KV offers it only when a key is created.
@@ -119,13 +106,13 @@ class TallyStore:
         body = tally.model_dump_json(exclude_defaults=True).encode()
         subject = topology.tally_subject(tally.task_id)
         ack = await self._jetstream.publish(subject, body, headers=headers)
-        self._cache_entry(tally.task_id, Entry(tally, ack.seq))
+        self._cache_entry(tally.task_id, Entry(tally, ack.seq), len(body))
 
-    def _cache_entry(self, task_id: str, entry: Entry) -> None:
+    def _cache_entry(self, task_id: str, entry: Entry, json_bytes: int) -> None:
         if entry.tally is None or entry.tally.ending_seq is not None:
-            self._cache.pop(task_id, None)
+            self._cache.drop(task_id)
         else:
-            self._cache[task_id] = entry
+            self._cache.put(task_id, entry, json_bytes)
 
 
 def _fold(

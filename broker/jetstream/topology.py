@@ -24,12 +24,14 @@ AGENT_COMPLETED = "agent.response.completed"
 AGENT_FAILED = "agent.response.failed"
 AGENT_CANCEL = "agent.cancel"
 DEAD_LETTER = "deadletter"
+SUSPECT = "suspect"
 
 REQUESTS = "REQUESTS"
 DELIBERATIONS = "DELIBERATIONS"
 AGENT_REQUESTS = "AGENT_REQUESTS"
 AGENT_RESPONSES = "AGENT_RESPONSES"
 DEAD_LETTERS = "DEAD_LETTERS"
+SUSPECTS = "SUSPECTS"
 TALLIES_BUCKET = "deliberations"
 TALLIES = f"KV_{TALLIES_BUCKET}"
 RESULTS_BUCKET = "results"
@@ -41,6 +43,8 @@ RESULTS = f"OBJ_{RESULTS_BUCKET}"
 HISTORY_SECONDS = 2 * MAX_TIMEOUT_SECONDS
 # Dead letters wait for an operator.
 DEAD_LETTERS_SECONDS = 14 * 86_400.0
+# A message that kills its processes comes again within seconds, or when a supervisor has waited for minutes.
+SUSPECTS_SECONDS = 3_600.0
 # How long JetStream remembers an ending's Nats-Msg-Id. After that the mark in the tally prevents a second ending.
 ENDING_DUPLICATE_SECONDS = 3_600.0
 # A worker's outcome or a fan-out is repeated within seconds of its first try, or after `ack_wait`.
@@ -128,6 +132,10 @@ def dead_letter_subject(subject: str) -> str:
     return f"{DEAD_LETTER}.{subject}"
 
 
+def suspect_subject(durable: Durable, seq: int) -> str:
+    return f"{SUSPECT}.{durable.stream}.{durable.name}.{seq}"
+
+
 # ── streams ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -162,6 +170,8 @@ def streams(
         stream(AGENT_REQUESTS, AGENT_REQUESTED, retention=api.RetentionPolicy.WORK_QUEUE, **work),
         stream(AGENT_RESPONSES, "agent.response.*", **work),
         stream(DEAD_LETTERS, f"{DEAD_LETTER}.>", max_age=DEAD_LETTERS_SECONDS),
+        # How often a message was begun and not finished (`suspects.py`): the last word on each.
+        stream(SUSPECTS, f"{SUSPECT}.*.*.*", max_age=SUSPECTS_SECONDS, max_msgs_per_subject=1),
         stream(TALLIES, tally_subject(">"), **bucket, **one_each),
         stream(RESULTS, f"$O.{RESULTS_BUCKET}.C.>", f"$O.{RESULTS_BUCKET}.M.>", **bucket),
     )

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from parley.broker.core.messages import DeliberationFailed
+from parley.broker.core.messages import DeliberationCompleted, DeliberationFailed
 from parley.broker.core.states import State
-from parley.broker.core.tally import CancelRequested, EndingPublished, Event, Requested
+from parley.broker.core.tally import CancelRequested, EndingPublished, Event, Reported, Requested
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import EXPIRY
@@ -119,3 +119,23 @@ async def test_an_invalid_deadline_is_dead_lettered(bench: Bench, expire: Runner
     assert (letter.subject, letter.data) == ("deadletter.deliberation.deadline.t-1", body)
     await bench.settled(EXPIRY)
     assert bench.notes.lines == ["dead-lettered deliberation.deadline.*"]
+
+
+async def test_an_ending_that_no_process_can_compose_is_published_without_its_results(bench: Bench) -> None:
+    await record(bench, -1.0, Reported(ONE, 1, seq=1))
+    await bench.publish(topology.deadline_subject("t-1"), {"task_id": "t-1"})
+    (delivery,) = await bench.taken(EXPIRY)
+    for _ in range(2):
+        await Expire(effects_of(bench)).give_up(delivery.without_payload(), "it ends each process")
+    (ending,) = await bench.endings_of("t-1")
+    assert isinstance(ending, DeliberationCompleted)
+    assert (ending.results, ending.left_out, ending.missing_agents) == ((), ("results",), (TWO,))
+    assert (ending.successful_responses, ending.degraded) == (1, True)
+    assert present(await bench.tally_of("t-1")).ending_seq is not None
+
+
+async def test_a_deadline_of_no_deliberation_is_given_up_in_peace(bench: Bench) -> None:
+    await bench.publish(topology.deadline_subject("t-1"), {"task_id": "t-1"})
+    (delivery,) = await bench.taken(EXPIRY)
+    await Expire(effects_of(bench)).give_up(delivery.without_payload(), "it ends each process")
+    assert await bench.endings_of("t-1") == []

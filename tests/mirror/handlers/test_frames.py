@@ -39,9 +39,9 @@ async def test_a_request_is_read_within_seven_frames(bench: Bench, monkeypatch: 
     read: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
     arrive, payload = PullWindow.arrive, Delivery.payload
 
-    def noting_arrive(self: PullWindow[Any], message: Any) -> None:
+    def noting_arrive(self: PullWindow[Any], message: Any, size: int = 0) -> None:
         received[:] = ours(sys._getframe())
-        arrive(self, message)
+        arrive(self, message, size)
 
     def noting_payload(self: Delivery[Any], kind: Any) -> Any:
         task = present(asyncio.current_task())

@@ -12,7 +12,8 @@ from nats.aio.msg import Msg
 from parley.broker.core.errors import BrokerUnavailable, Conflict, InvalidMessage
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import StoredMessage
-from parley.broker.jetstream.topology import EXPIRY, INTAKE
+from parley.broker.jetstream.suspects import MAX_BEGUN, SUSPECT_DELIVERIES, Suspects
+from parley.broker.jetstream.topology import EXPIRY, INTAKE, Durable
 from parley.handlers import settle
 from parley.handlers.delivery import ACK, DeadLetter, Delivery, Retry, Settlement
 from parley.handlers.settle import MAX_DELIVERIES, SIGNALS, InProgress, Runner, Settler, retry_wait
@@ -295,6 +296,112 @@ async def test_without_a_limit_of_deliveries_nothing_is_given_up(bench: Bench, s
     await Runner(patient, unreadable).run(delivery)  # that no patience helps
     await bench.settled(INTAKE)
     assert len(await bench.dead_letters()) == 1
+
+
+# ── a message that ends its process ───────────────────────────────────────────────────────────────────────────────
+
+
+class Ended(BaseException):
+    """The process ends here: nothing of it runs any more."""
+
+
+async def ends_the_process(delivery: Delivery[Any]) -> Settlement:
+    raise Ended
+
+
+@dataclass
+class Deaths:
+    """Runs a handler in one process after the other. `finish` stands for what a dead process cannot do."""
+
+    bench: Bench
+    monkeypatch: pytest.MonkeyPatch
+    reasons: list[tuple[bytes, str]] = field(default_factory=list)
+
+    async def give_up(self, delivery: Delivery[Any], reason: str) -> None:
+        self.reasons.append((delivery.data, reason))
+
+    async def run(self, handle: settle.Handle, **options: Any) -> bool:
+        """Whether the process has survived the next message."""
+        (delivery,) = await self.bench.taken(INTAKE)
+        suspects = Suspects(self.bench.wire)
+        with self.monkeypatch.context() as dead:
+            if handle is ends_the_process:
+                dead.setattr(suspects, "finish", _nothing)
+            settler = Settler(
+                self.bench.wire, INTAKE, self.bench.notes, give_up=self.give_up, suspects=suspects, **options
+            )
+            try:
+                await Runner(settler, handle)([delivery])
+            except Ended:
+                await delivery.nak(0.01)  # as after `ack_wait`
+                return False
+        return True
+
+
+async def _nothing(durable: Durable, seq: int) -> None:
+    pass
+
+
+@pytest.mark.parametrize("options", [{}, {"max_deliveries": None}], ids=["a request", "a deadline"])
+async def test_a_message_that_ends_each_process_is_given_up_unread(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    deaths = Deaths(bench, monkeypatch)
+    await bench.publish(topology.REQUESTED, b'{"n": 1}')
+    died = 0
+    while not await deaths.run(ends_the_process, **options):
+        died += 1
+    await bench.settled(INTAKE)
+    assert died == SUSPECT_DELIVERIES - 1 + MAX_BEGUN == MAX_DELIVERIES
+    ((payload, reason),) = deaths.reasons
+    assert (payload, reason) == (
+        b"", "begun 3 times and never finished: the process that handled it ended each time"
+    )  # fmt: skip
+    letter = await letter_of(bench)
+    assert (letter.data, letter.headers["Parley-Reason"]) == (b'{"n": 1}', reason)
+
+
+async def test_a_message_that_others_took_down_is_handled_in_the_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaths = Deaths(bench, monkeypatch)
+    await bench.publish(topology.REQUESTED, {})
+    for _ in range(SUSPECT_DELIVERIES + 1):
+        assert not await deaths.run(ends_the_process)
+    assert await deaths.run(fine)
+    await bench.settled(INTAKE)
+    assert deaths.reasons == []
+    assert await bench.dead_letters() == []
+
+
+async def test_a_message_that_comes_again_for_other_reasons_is_not_noted(
+    bench: Bench, settler: Settler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settle, "AWAY_RETRY_SECONDS", 0.01)
+    await bench.publish(topology.REQUESTED, {})
+    for _ in range(2 * MAX_DELIVERIES):
+        (delivery,) = await bench.taken(INTAKE)
+        await Runner(settler, nats_is_away)([delivery])
+    assert await bench.all_of(topology.SUSPECTS, "suspect.>") == []
+
+
+async def test_suspects_are_handled_one_at_a_time(bench: Bench) -> None:
+    settler, running, most = Settler(bench.wire, INTAKE, bench.notes), 0, 0
+
+    async def count(delivery: Delivery[Any]) -> Settlement:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.01)
+        running -= 1
+        return ACK
+
+    for _ in range(5):
+        await bench.publish(topology.REQUESTED, {})
+    suspected = [replace(delivery, count=SUSPECT_DELIVERIES) for delivery in await bench.taken(INTAKE, 5)]
+    await Runner(settler, count)(suspected)
+    await bench.settled(INTAKE)
+    assert most == 1
 
 
 # ── in progress ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -26,6 +26,7 @@ from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.provision import provision
+from parley.broker.jetstream.tally_cache import TallyCache
 from parley.broker.jetstream.tally_store import FoldResult, TallyStore
 from tests import present
 from tests.harness import until
@@ -166,7 +167,7 @@ async def test_what_this_process_wrote_last_is_not_read_again(mine: TallyStore, 
 
 
 async def test_what_one_process_remembers_is_bounded(wire: CountingWire) -> None:
-    mine = TallyStore(wire, keep_seconds=60, cached_tallies=2)
+    mine = TallyStore(wire, keep_seconds=60, cache=TallyCache(max_bytes=6_000))
     for name in ("a", "b", "c"):
         await happen(mine, requested(name), task_id=name, new=True)
     for name in ("b", "c", "a"):
