@@ -26,6 +26,10 @@ SUBJECTS: Mapping[str, tuple[str, str]] = {
         "service",
         "a message that could not be used, whole; `>` is its subject ([deadletters.md](deadletters.md))",
     ),
+    f"{topology.SUSPECT}.*.*.*": (
+        "service",
+        "how often a message (by stream, consumer, sequence) was begun and not finished, because its process ended",
+    ),
 }
 
 HEADERS: Mapping[str, tuple[str, str]] = {

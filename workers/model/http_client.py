@@ -26,6 +26,11 @@ from parley.workers.model.responses import Completion, ModelError, ServedModel
 # What a probe asks, for one token. A real prompt may take a minute, and all agents would wait for it.
 PROBE_MESSAGES = ({"role": "user", "content": "ping"},)
 
+# Of a chunk that the transport had to cut: it reads 16 KiB at most. A token's event is smaller.
+FULL_CHUNK_BYTES = 8 * 1024
+# Of a header, in an error.
+MAX_SHOWN_CHARACTERS = 80
+
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
@@ -74,7 +79,7 @@ class ModelClient:
         # trust_env: a proxy setting for traffic to the outside must not redirect calls inside a cluster.
         self._transport = AiohttpTransport(limits=limits, trust_env=False)
         # For every request.
-        self._headers = {"accept": "*/*", "user-agent": "parley"}
+        self._headers = {"accept": "*/*", "accept-encoding": "identity", "user-agent": "parley"}
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"
         self._extensions = {"timeout": httpx.Timeout(None, connect=self._timeouts.connect).as_dict()}
@@ -188,9 +193,27 @@ def _broken(endpoint: Endpoint, error: Exception) -> ModelError:
             return ModelError(ErrorType.CONNECTION_LOST, f"connection to {endpoint} lost: {_reason(error)}")
 
 
+async def _chunks(response: httpx.Response) -> AsyncIterator[bytes]:
+    """The body as it comes, never unpacked: a few KiB of gzip within gzip may be GiB.
+
+    Raises ModelError for a body that is encoded: none was asked for.
+    """
+    encodings = response.headers.get("content-encoding", "")
+    if encodings and encodings.strip().lower() != "identity":
+        raise ModelError(
+            ErrorType.MALFORMED_ANSWER,
+            f"the answer has content-encoding {encodings[:MAX_SHOWN_CHARACTERS]!r}; only identity was asked for",
+        )
+    async for chunk in response.aiter_raw():
+        yield chunk
+        if len(chunk) >= FULL_CHUNK_BYTES:
+            # More is here already, so reading it awaits nothing, and other calls would get no turn.
+            await asyncio.sleep(0)
+
+
 async def _read(response: httpx.Response) -> bytes:
     chunks, size = [], 0
-    async for chunk in response.aiter_bytes():
+    async for chunk in _chunks(response):
         chunks.append(chunk)
         size += len(chunk)
         responses.check_size(size)
@@ -207,14 +230,21 @@ async def _read_stream(response: httpx.Response, model: str) -> Completion:
 
 async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
     """Like httpx's `aiter_lines`, but the length of a line is bounded."""
-    rest = b""
-    async for chunk in response.aiter_bytes():
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line
-        if len(rest) > (limit := responses.MAX_ANSWER_BYTES):
+    # The pieces of a line that is not complete.
+    pieces: list[bytes] = []
+    size = 0
+    async for chunk in _chunks(response):
+        first, *others = chunk.split(b"\n")
+        pieces.append(first)
+        size += len(first)
+        if others:
+            yield b"".join(pieces)
+            for line in others[:-1]:
+                yield line
+            pieces, size = [others[-1]], len(others[-1])
+        if size > (limit := responses.MAX_ANSWER_BYTES):
             raise ModelError(ErrorType.MALFORMED_ANSWER, f"a line is over {limit} bytes")
-    yield rest
+    yield b"".join(pieces)
 
 
 def _refused(response: httpx.Response, body: bytes) -> ModelError:

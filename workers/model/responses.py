@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from parley.broker.core.error_policy import POLICIES, Signal
-from parley.broker.core.messages import ErrorType, Usage
+from parley.broker.core.messages import MAX_FIGURE, ErrorType, Usage
 from parley.workers.model.endpoint_address import Endpoint
 
 # Larger than any answer that can be passed on: an outcome must fit into one NATS message (1 MiB).
@@ -117,8 +117,9 @@ class StreamAssembler:
         self._model = event.get("model") or self._model
         self._usage = _usage(event) if event.get("usage") else self._usage
         for content, reason in _deltas(event):
-            self._parts.append(content)
-            self._size += len(content.encode(errors="replace"))
+            if content:  # a server may send empty ones without end
+                self._parts.append(content)
+                self._size += len(content.encode(errors="replace"))
             self._finish_reason = reason or self._finish_reason
         check_size(self._size)
         return False
@@ -204,9 +205,9 @@ def _usage(answer: Mapping[str, Any]) -> Usage:
     counts = answer.get("usage")
     if not isinstance(counts, dict):
         return Usage()
-    # Only numbers that a counter can take. The others are left out: they are no reason to refuse the answer.
+    # Only numbers that the wire carries. The others are left out: they are no reason to refuse the answer.
     known = {key: counts[key] for key in Usage.model_fields if type(counts.get(key)) is int}
-    return Usage(**{key: count for key, count in known.items() if 0 <= count < 2**63})
+    return Usage(**{key: count for key, count in known.items() if 0 <= count <= MAX_FIGURE})
 
 
 def refusal(status: int, retry_after: str | None, body: bytes) -> ModelError:

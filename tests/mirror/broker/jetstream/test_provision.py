@@ -22,7 +22,7 @@ from tests.mirror.broker import limited_nats
 
 EVERYTHING = [
     "stream REQUESTS", "stream DELIBERATIONS", "stream AGENT_REQUESTS", "stream AGENT_RESPONSES",
-    "stream DEAD_LETTERS", "stream KV_deliberations", "stream OBJ_results", "consumer REQUESTS/intake",
+    "stream DEAD_LETTERS", "stream SUSPECTS", "stream KV_deliberations", "stream OBJ_results", "consumer REQUESTS/intake",
     "consumer REQUESTS/cancel", "consumer DELIBERATIONS/expire", "consumer AGENT_REQUESTS/dispatch",
     "consumer AGENT_RESPONSES/aggregate",
 ]  # fmt: skip
@@ -61,6 +61,7 @@ async def live(js: JetStreamContext) -> list[Any]:
         ("agent.response.failed", "AGENT_RESPONSES"),
         ("deadletter.deliberation.requested", "DEAD_LETTERS"),
         ("deadletter.deliberation.deadline.t-1", "DEAD_LETTERS"),
+        ("suspect.REQUESTS.intake.7", "SUSPECTS"),
         ("$KV.deliberations.t-1", "KV_deliberations"),
         ("agent.cancel", None),
         ("deliberation.get", None),
@@ -81,7 +82,7 @@ async def test_each_subject_is_in_its_stream(js: JetStreamContext, subject: str,
 
 async def test_on_an_empty_server_everything_is_made_and_said(js: JetStreamContext) -> None:
     assert await provision(js) == EVERYTHING
-    assert await stream_names(js) == {name.removeprefix("stream ") for name in EVERYTHING[:7]}
+    assert await stream_names(js) == {name.removeprefix("stream ") for name in EVERYTHING[:8]}
 
 
 async def test_a_second_time_nothing_is_made_and_nothing_has_changed(js: JetStreamContext) -> None:
@@ -343,7 +344,7 @@ async def test_streams_share_what_the_server_promises_and_leave_half_to_timers_a
     async with limited_nats(tmp_path, promised) as js:
         await provision(js)
         found = await limits(js)
-        assert found.pop("DELIBERATIONS") == -1
+        assert (found.pop("DELIBERATIONS"), found.pop("SUSPECTS")) == (-1, -1)
         assert PROBE not in found
         assert found == {name: int(budget * share) for name, share in topology.SHARES.items()}
         assert sum(found.values()) == budget // 2

@@ -1,17 +1,19 @@
 """One call to a model server: the simulator in its own process, and servers that answer with given bytes."""
 
 import asyncio
+import gzip
 import json
 import socket
 import time
+import tracemalloc
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from parley.broker.core.messages import ErrorType, Usage
+from parley.broker.core.messages import MAX_FIGURE, ErrorType, Usage
 from parley.workers.model import responses
 from parley.workers.model.call_policy import CallTimeouts
 from parley.workers.model.endpoint_address import Endpoint
@@ -188,7 +190,14 @@ async def test_fields_that_a_server_leaves_out_get_plain_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    "usage", ["5", "null", "[]", '{"prompt_tokens": true, "completion_tokens": -1, "total_tokens": 1e3}']
+    "usage",
+    [
+        "5",
+        "null",
+        "[]",
+        '{"prompt_tokens": true, "completion_tokens": -1, "total_tokens": 1e3}',
+        f'{{"prompt_tokens": {2**60}, "completion_tokens": {MAX_FIGURE + 1}}}',  # no message carries these
+    ],
 )
 async def test_an_invalid_usage_does_not_spoil_the_answer(usage: str) -> None:
     body = b'{"choices": [{"message": {"content": "hi"}}], "usage": ' + usage.encode() + b"}"
@@ -384,6 +393,90 @@ async def test_a_line_that_never_ends_is_not_gathered_for_ever(monkeypatch: pyte
     monkeypatch.setattr(responses, "MAX_ANSWER_BYTES", 64 * 1024)
     async with canned(ok(b"data: " + b"x" * 1_000_000)) as server:
         assert (await refused(server.url, stream=True)).error_type is ErrorType.MALFORMED_ANSWER
+
+
+# ── what a server may send without end ──────────────────────────────────────────────────────────────────────
+
+
+def packed(layers: int, size: int) -> bytes:
+    """Blanks, packed so often."""
+    body = b" " * size
+    for _ in range(layers):
+        body = gzip.compress(body, compresslevel=1)
+    return body
+
+
+@both
+@pytest.mark.parametrize("status", ["200 OK", "500 No"])
+@pytest.mark.parametrize(
+    ("encoding", "layers"), [("gzip", 1), ("gzip, gzip", 2), ("deflate", 0), ("GZIP", 1)]
+)
+async def test_a_packed_answer_is_never_unpacked(
+    stream: bool, status: str, encoding: str, layers: int
+) -> None:
+    """1.2 GiB of blanks, gzip within gzip, took an actor to 6.1 GiB."""
+    head = f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Encoding: {encoding}\r\n\r\n".encode()
+    answer = head + packed(layers, 64 * 2**20)[: 2**20]
+    async with canned(answer) as server:
+        tracemalloc.start()
+        try:
+            error = await refused(server.url, stream=stream)
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert b"accept-encoding: identity" in server.heard[0].lower()
+    assert (error.error_type, str(error)) == (
+        ErrorType.MALFORMED_ANSWER, f"the answer has content-encoding '{encoding}'; only identity was asked for"
+    )  # fmt: skip
+    assert most < 4 * 2**20
+
+
+async def test_an_answer_may_say_that_it_is_not_packed() -> None:
+    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Encoding: identity\r\n\r\n"
+    async with canned(head + b'{"choices": [{"message": {"content": "hi"}}]}') as server:
+        assert (await call(server.url)).content == "hi"
+
+
+@pytest.mark.parametrize(
+    "line", [event(choices=[{"delta": {"content": ""}}]), event(choices=[]), b": still here\n\n", b"\n"]
+)
+async def test_a_stream_of_nothing_grows_nothing_and_others_have_their_turns(line: bytes) -> None:
+    """Endless empty events took 104 MiB in 15 s, and others' answers came 1.3 s later."""
+    sent = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(ok(b""))
+        with suppress(ConnectionError):
+            while True:
+                writer.write(line * (65_536 // len(line)))
+                sent += 65_536
+                await writer.drain()
+
+    longest, seen = 0.0, time.monotonic()
+
+    async def beat() -> None:
+        nonlocal longest, seen
+        while True:
+            await asyncio.sleep(0)
+            longest, seen = max(longest, time.monotonic() - seen), time.monotonic()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with listener:
+        url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        tracemalloc.start()
+        beating = asyncio.create_task(beat())
+        try:
+            errors = await asyncio.gather(*(refused(url, stream=True, seconds=1.0) for _ in range(3)))
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+            beating.cancel()
+    assert {error.error_type for error in errors} == {ErrorType.DEADLINE_EXCEEDED}
+    assert sent > 2 * 2**20
+    assert held < 4 * 2**20
+    assert longest < 0.5
 
 
 # ── refusals ────────────────────────────────────────────────────────────────────────────────────────────────
