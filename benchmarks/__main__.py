@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "backlog": ("scale", "throughput over a queue of 100,000 requests", ("backlog",)),
     "startup": ("scale", "how long `parley up` takes", ("startup",)),
     "full-server": ("scale", "tokens a second of a simulated model that is full", ("full-server",)),
+    "deadlines": ("deadlines", "how late endings come when 10,000 deadlines fall into one second", ()),
     "live": ("live", "tokens a second of a real vLLM that is full", ()),
     "soak": ("soak", "what grows under constant load", ()),
     "aims": ("aims", "all targets of docs/performance.md; about an hour", ()),

@@ -81,6 +81,10 @@ class EffectRunner:
         """Send the ending that is stored at `seq` in DELIBERATIONS to one more asker."""
         await self._endings.send(task_id, seq, reply_to)
 
+    async def read_ahead(self, task_ids: Sequence[str]) -> None:
+        """As `TallyStore.read_ahead`."""
+        await self._tallies.read_ahead(task_ids)
+
     def outcomes_needed(self, task_id: str) -> int:
         """How many outcomes together may end a deliberation, as far as this process knows. 1 if it does not know, or
         if the deadline is too near for any outcome to wait."""

@@ -178,6 +178,8 @@ class EndingPublisher:
         """Read what the agents reported, in their order. Returns how many answered."""
         assert tally.verdict is not None
         at, lost = tally.verdict.decided_at, 0
+        if not tally.phase.outcomes:
+            return 0
         async with aclosing(self._read(tally, AgentFailed)) as failures:
             async for agent, failure, _ in failures:
                 failed[agent] = endings.failure_of(failure) if failure else endings.lost(agent, at)

@@ -1,15 +1,25 @@
 """`deliberation.deadline.<task_id>`: the NATS scheduler says that the deadline of a deliberation has come."""
 
+from collections.abc import Sequence
+
 from parley.broker.core.messages import DeliberationDeadline
 from parley.broker.core.tally import DeadlineReached
 from parley.broker.jetstream import topology
 from parley.handlers.delivery import ACK, Delivery, Settlement
 from parley.handlers.effects import EffectRunner
 
+_PREFIX = topology.deadline_subject("")
+
 
 class Expire:
     def __init__(self, effects: EffectRunner) -> None:
         self._effects = effects
+
+    async def prepare(self, deliveries: Sequence[Delivery[DeliberationDeadline]]) -> None:
+        """Read the tallies of many deadlines together."""
+        await self._effects.read_ahead(
+            [delivery.msg.subject.removeprefix(_PREFIX) for delivery in deliveries]
+        )
 
     async def handle(self, delivery: Delivery[DeliberationDeadline]) -> Settlement:
         """Raises InvalidMessage."""

@@ -43,6 +43,7 @@ SIGNALS = 3
 AnyDelivery = Delivery[Any]
 # Any: a handler takes deliveries of its own payload.
 Handle = Callable[[Delivery[Any]], Awaitable[Settlement]]
+Prepare = Callable[[list[Delivery[Any]]], Awaitable[None]]
 GiveUp = Callable[[Delivery[Any], str], Awaitable[None]]
 
 
@@ -181,11 +182,15 @@ class Settler:
 
 
 class Runner:
-    """Runs `handle` on each message and settles it by what it returns or raises."""
+    """Runs `handle` on each message and settles it by what it returns or raises.
 
-    def __init__(self, settler: Settler, handle: Handle) -> None:
+    `prepare`: runs first on messages that came together. It raises nothing.
+    """
+
+    def __init__(self, settler: Settler, handle: Handle, prepare: Prepare | None = None) -> None:
         self._settler = settler
         self._handle = handle
+        self._prepare = prepare
         # Seconds between two "in progress" signals.
         self._signal_seconds = (settler.durable.ack_wait_seconds or ACK_WAIT_SECONDS) / SIGNALS
         # Large messages take turns: to read one may keep the event loop busy for a tenth of a second.
@@ -199,6 +204,8 @@ class Runner:
         elif len(deliveries) == 1:  # most often; a task would cost a tenth of the handling
             await self.run(deliveries[0])
         else:
+            if self._prepare is not None:
+                await self._prepare(deliveries)
             await asyncio.gather(*map(self.run, deliveries))
 
     async def run(self, delivery: AnyDelivery) -> None:

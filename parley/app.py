@@ -251,7 +251,7 @@ def _handlers(
         handlers = replace(
             handlers,
             aggregate=Runner(settler(topology.AGGREGATE), Aggregate(effects, observer).handle),
-            expire=Runner(expiry, expire.handle),
+            expire=Runner(expiry, expire.handle, expire.prepare),
             cancel=Runner(settler(topology.CANCELLER), Cancel(jetstream, effects).handle),
         )
     if Part.QUERY in parts:

@@ -1,7 +1,7 @@
-"""nats-py's client: what we mend in it, and what we do faster. Knows NATS's protocol and nothing of Parley's messages.
+"""nats-py's client, and what we do faster in it. Knows NATS's protocol and nothing of Parley's messages.
 
-Every private name of nats-py that we use stands in this file. The bound on its version (pyproject.toml) and tests on
-a real server hold them. Nothing here changes nats-py for other users in the same process.
+Every private name of nats-py that we use stands in this file and in nats_mends.py. The bound on its version
+(pyproject.toml) and tests on a real server hold them. Nothing here changes nats-py for other users in the same process.
 """
 
 import asyncio
@@ -11,16 +11,18 @@ import os
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
-from types import FunctionType
 from typing import Any
 
 import nats.errors
-from nats.aio.client import Client
+import nats.js.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.protocol import parser
+from nats.js import JetStreamContext
+from nats.js.api import PubAck
+from pydantic_core import from_json
 
 from parley.broker.jetstream.forgeries import Forgeries
+from parley.broker.jetstream.nats_mends import MendedClient
 
 log = logging.getLogger("parley.nats")
 
@@ -29,6 +31,11 @@ ErrorCallback = Callable[[Exception], Awaitable[None]]
 
 # What the server says of a missing right, in lower case, as nats-py passes it on.
 _REFUSED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
+
+# A subject; and a header's name (RFC 9110's tokens).
+_WRITABLE = re.compile(r"[^ \t\r\n]+").fullmatch
+_LINE_BREAKS = str.maketrans("\r\n", "  ")
+_HEADER_KEY = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 
 # What goes wrong with a connection. Any other exception that nats-py reports is a bug in a callback.
 _NETWORK_ERRORS = (nats.errors.Error, OSError)
@@ -46,95 +53,23 @@ class NotAllowed(nats.errors.Error):
         return f"this NATS user has no right to {self.verb} {self.subject}"
 
 
-# ── mends ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+class JetStreamClient(JetStreamContext):
+    """nats-py's, with a publish that reads its acknowledgement at a third of the cost."""
 
-
-class _Parser(parser.Parser):
-    """nats-py (2.16.0) splits a protocol line at form feed and vertical tab, which the server allows in a subject. It
-    does not recognise such a message, reconnects, gets the message again, and so on (measured: no deliberation ended
-    any more).
-
-    `parse` is nats-py's code with two other regexes among its globals. No upstream issue yet. Drop it when `MSG_RE`
-    accepts \\x0b.
-    """
-
-    # Any: a class attribute cannot be typed as the method that it replaces.
-    parse: Any = FunctionType(
-        parser.Parser.parse.__code__,
-        {
-            **vars(parser),
-            "MSG_RE": re.compile(
-                rb"\AMSG[ \t]+([^ \t\r\n]+)[ \t]+([^ \t\r\n]+)[ \t]+(([^ \t\r\n]+)[ \t]+)?(\d+)\r\n"
-            ),
-            "HMSG_RE": re.compile(
-                rb"\AHMSG[ \t]+([^ \t\r\n]+)[ \t]+([^ \t\r\n]+)[ \t]+(([^ \t\r\n]+)[ \t]+)?(\d+)[ \t]+(\d+)\r\n"
-            ),
-        },
-        argdefs=parser.Parser.parse.__defaults__,
-    )
-
-
-class MendedClient(Client):
-    """A nats-py client that survives six faults of nats-py 2.16.0. `_Parser` mends one, each override below one more.
-    Drop an override when its fault is mended.
-
-    At most of them nats-py ends its reading task for good and still calls itself connected (nats.py#914): one
-    malformed message on a subject that anybody may publish to would stop every process that consumes it.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._ps = _Parser(self)
-
-    async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
-        """Fault: headers that are not in nats-py's form end the reading. Here they count as none."""
-        if not headers:
-            return None
+    async def publish(self, subject: str, payload: bytes = b"", *arguments: Any, **options: Any) -> PubAck:
+        """As nats-py's."""
+        if arguments or options.keys() - {"headers", "timeout"}:
+            return await super().publish(subject, payload, *arguments, **options)
         try:
-            return await super()._process_headers(headers)
-        except Exception as error:
-            log.warning("headers of a message cannot be read and are ignored: %s", error)
-            return None
-
-    def _build_message(
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
-    ) -> Msg:
-        """Fault: a subject that is not UTF-8 ends the reading. Here it is decoded with replacement characters."""
-        return Msg(
-            _client=self,
-            subject=subject.decode(errors="replace"),
-            reply=reply.decode(errors="replace"),
-            data=data,
-            headers=headers,
-            _sid=sid,
-        )
-
-    async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
-        """Fault: a PING overtakes pending writes, so `flush` may return before a subscription has arrived (one in
-        ten)."""
-        if self._pending and self._transport is not None:
-            self._transport.writelines(self._pending)
-            self._pending, self._pending_data_size = [], 0
-        await super()._send_ping(future)
-
-    async def _process_pong(self) -> None:
-        """Fault: the PONG for a `flush` that timed out ends the reading (compare nats.py#624)."""
-        if self._pongs and self._pongs[0].done():
-            self._pongs.pop(0)
-            self._pongs_received += 1
-            self._pings_outstanding = 0
-            return
-        await super()._process_pong()
-
-    async def close(self) -> None:
-        """Fault: nats-py first writes what is pending. Without a server that raises half-way, and the tasks of its
-        subscriptions stay. Here pending writes are dropped where there is no server to take them."""
-        if not self.is_connected:
-            self._pending, self._pending_data_size = [], 0
-        await super().close()
-
-
-# ── shortcuts ─────────────────────────────────────────────────────────────────────────────────────────────────────
+            timeout = options.get("timeout") or self._timeout
+            answer = await self._nc.request(subject, payload, timeout=timeout, headers=options.get("headers"))
+        except nats.errors.NoRespondersError as error:
+            raise nats.js.errors.NoStreamResponseError from error
+        read = from_json(answer.data)
+        if "error" in read:
+            raise nats.js.errors.APIError.from_error(read["error"])
+        # nats-py looks every field up in the dataclass.
+        return PubAck(read["stream"], read["seq"], read.get("domain"), read.get("duplicate"))
 
 
 class NatsClient(MendedClient):
@@ -167,6 +102,9 @@ class NatsClient(MendedClient):
         self._is_lost = False
         # The last error logged, so that an error that repeats is logged once.
         self._logged_error = ""
+
+    def jetstream(self, **options: Any) -> JetStreamContext:
+        return JetStreamClient(self, **options)
 
     # ── connection events ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -310,6 +248,36 @@ class NatsClient(MendedClient):
         subscription = await self.subscribe(f"{self._reply_prefix}*", cb=self._request_sub_callback)
         self._inline[subscription._id] = self._on_reply
 
+    async def publish(
+        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        """As nats-py's, which takes three times as long: it builds a bytearray header by header, and makes a future for
+        the task that writes each time."""
+        queue = self._flush_queue
+        whole = len(payload) + self._pending_data_size
+        if (
+            not self.is_connected
+            or self.is_draining
+            or queue is None
+            or whole > min(self._max_payload, self._max_pending_size)
+        ):
+            await super().publish(subject, payload, reply=reply, headers=headers)
+            return
+        if not _WRITABLE(subject) or (reply and not _WRITABLE(reply)):
+            raise nats.errors.BadSubjectError
+        if headers is None:
+            command = f"PUB {subject} {reply} {len(payload)}\r\n".encode() + payload + b"\r\n"
+        else:
+            head = _head(headers)
+            sizes = f"{len(head)} {len(head) + len(payload)}"
+            command = b"".join((f"HPUB {subject} {reply} {sizes}\r\n".encode(), head, payload, b"\r\n"))
+        self.stats["out_msgs"] += 1
+        self.stats["out_bytes"] += len(payload)
+        self._pending.append(command)
+        self._pending_data_size += len(command)
+        if queue.empty():
+            await self._flush_pending()
+
     async def _request_new_style(
         self, subject: str, payload: bytes, timeout: float = 1, headers: dict[str, Any] | None = None
     ) -> Msg:
@@ -334,6 +302,20 @@ class NatsClient(MendedClient):
         asked = self._asked.get(message.subject.rpartition(".")[2])
         if asked is not None and not asked[1].done():
             asked[1].set_result(message)
+
+
+def _head(headers: dict[str, str]) -> bytes:
+    """Raises BadHeaderError for a name that no header can have."""
+    lines = ["NATS/1.0"]
+    for key, value in headers.items():
+        if not _HEADER_KEY(key):
+            raise nats.errors.BadHeaderError(key)
+        lines.append(f"{key}: {value.strip()}")
+    text = "\r\n".join(lines)
+    if text.count("\n") + text.count("\r") != 2 * (len(lines) - 1):
+        # A line break in a value would begin another header.
+        text = "\r\n".join(line.translate(_LINE_BREAKS) for line in lines)
+    return f"{text}\r\n\r\n".encode()
 
 
 def _request_tokens() -> Iterator[str]:

@@ -8,14 +8,20 @@ from the stream's leader.
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from parley.broker.core.errors import Conflict
+from pydantic import ValidationError
+
+from parley.broker.core.errors import BrokerUnavailable, Conflict
 from parley.broker.core.tally import Effect, EndingPublished, Event, Reaction, Tally, react
 from parley.broker.jetstream import topology
-from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.jetstream import JetStream, StoredMessage
+from parley.broker.jetstream.last_messages import last_messages
 from parley.broker.jetstream.tally_cache import Entry, TallyCache
 
+# So many tallies to read are asked for together: fewer cost as much one by one.
+WORTH_A_BATCH = 8
 # Replicas of three handlers may write one tally at a time. Each refusal means that another one has written.
 MAX_CAS_TRIES = 50
 
@@ -56,6 +62,27 @@ class TallyStore:
         entry = self._cache.get(task_id)
         return entry.tally if entry is not None else None
 
+    async def read_ahead(self, task_ids: Sequence[str]) -> None:
+        """Have these tallies in the cache, read with one request where there are many. They may be stale, as any in the
+        cache. Raises nothing: what it does not read, `apply` does."""
+        absent = {
+            topology.tally_subject(task_id): task_id
+            for task_id in task_ids
+            if self._cache.get(task_id) is None
+        }
+        if len(absent) < WORTH_A_BATCH:
+            return
+        try:
+            found = await last_messages(self._jetstream, topology.TALLIES, list(absent))
+        except BrokerUnavailable:
+            return
+        for subject, stored in found.items():
+            task_id = absent[subject]
+            if self._cache.get(task_id) is not None:  # written meanwhile
+                continue
+            with suppress(ValidationError):  # `apply` says so
+                self._cache_entry(task_id, _entry(stored), len(stored.data))
+
     async def apply(
         self, task_id: str, events: Sequence[tuple[Event, float]], *, new: bool = False
     ) -> FoldResult:
@@ -89,11 +116,7 @@ class TallyStore:
 
     async def _fetch(self, task_id: str) -> Entry:
         stored = await self._jetstream.get_last(topology.TALLIES, topology.tally_subject(task_id))
-        if stored is None or not stored.data or "KV-Operation" in stored.headers:
-            # A delete or purge marker counts as nothing, but the next write must name its revision.
-            entry = Entry(None, stored.seq if stored is not None else 0)
-        else:
-            entry = Entry(Tally.model_validate_json(stored.data), stored.seq)
+        entry = _entry(stored)
         self._cache_entry(task_id, entry, len(stored.data) if stored is not None else 0)
         return entry
 
@@ -113,6 +136,16 @@ class TallyStore:
             self._cache.drop(task_id)
         else:
             self._cache.put(task_id, entry, json_bytes)
+
+
+def _entry(stored: StoredMessage | None) -> Entry:
+    """Raises ValidationError for what is no tally."""
+    if stored is None:
+        return _NOTHING
+    if not stored.data or "KV-Operation" in stored.headers:
+        # A delete or purge marker counts as nothing, but the next write must name its revision.
+        return Entry(None, stored.seq)
+    return Entry(Tally.model_validate_json(stored.data), stored.seq)
 
 
 def _fold(

@@ -11,7 +11,7 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import EXPIRY
 from parley.handlers.expire import Expire
-from parley.handlers.settle import Runner
+from parley.handlers.settle import Runner, Settler
 from tests import present
 from tests.mirror.handlers import Bench, effects_of, runner_of
 
@@ -139,3 +139,16 @@ async def test_a_deadline_of_no_deliberation_is_given_up_in_peace(bench: Bench) 
     (delivery,) = await bench.taken(EXPIRY)
     await Expire(effects_of(bench)).give_up(delivery.without_payload(), "it ends each process")
     assert await bench.endings_of("t-1") == []
+
+
+async def test_many_deadlines_that_come_together_all_end_their_deliberations(bench: Bench) -> None:
+    expire = Expire(effects_of(bench))
+    together = Runner(Settler(bench.wire, EXPIRY, bench.notes), expire.handle, expire.prepare)
+    names = [f"t-{number}" for number in range(40)]
+    for name in names:
+        await record(bench, -1.0, task_id=name)
+        await bench.publish(topology.deadline_subject(name), {"task_id": name})
+    await bench.publish(topology.deadline_subject("nobody"), {"task_id": "nobody"})
+    await together(await bench.taken(EXPIRY, len(names) + 1))
+    await bench.settled(EXPIRY)
+    assert bench.notes.lines == ["ended timeout"] * len(names)

@@ -13,9 +13,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import nats.errors
+import nats.js.errors
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js import JetStreamContext
 
 from parley.broker.child_process import child
 from parley.broker.core.errors import BrokerUnavailable
@@ -308,3 +310,73 @@ async def limited_server(folder: Path, users: str) -> AsyncIterator[str]:
 
     async with child((executable(), "-c", str(conf)), address) as (_, found):
         yield found
+
+
+# ── publishing, quickly ───────────────────────────────────────────────────────────────────────────────────────────
+
+PUBLISHED: list[tuple[str, bytes, str, dict[str, str] | None]] = [
+    ("a.b", b"", "", None),
+    ("a.b", b"words", "x.y", None),
+    ("a.b", b"words", "", {"One": "1", "Two": " 2 "}),
+    ("a.b", b"words", "x.y", {"One": "ä€", "Empty": ""}),
+    ("a.b", b"words", "", {"One": "1\r\nForged: 2", "Two": "3\nForged: 4"}),
+    ("ä\x0b\x0c", b"words", "", {}),
+]
+
+
+@pytest.mark.parametrize(("subject", "payload", "reply", "headers"), PUBLISHED)
+async def test_what_is_written_is_byte_for_byte_what_nats_py_writes(
+    nc: Nats, subject: str, payload: bytes, reply: str, headers: dict[str, str] | None
+) -> None:
+    written = []
+    for publish in (Client.publish, NatsClient.publish):
+        await nc.flush()
+        await publish(nc, subject, payload, reply=reply, headers=headers)
+        written.append(b"".join(nc._pending))
+    assert written[0] == written[1]
+    assert b"\nForged" not in written[0]
+
+
+@pytest.mark.parametrize(
+    ("subject", "reply", "headers", "error"),
+    [
+        ("", "", None, nats.errors.BadSubjectError),
+        ("a b", "", None, nats.errors.BadSubjectError),
+        ("a\r\nPUB b 0", "", None, nats.errors.BadSubjectError),
+        ("a", "b c", None, nats.errors.BadSubjectError),
+        ("a", "", {"a b": "c"}, nats.errors.BadHeaderError),
+        ("a", "", {"a:\r\nb": "c"}, nats.errors.BadHeaderError),
+    ],
+)
+async def test_what_cannot_be_written_is_refused(
+    nc: Nats, subject: str, reply: str, headers: dict[str, str] | None, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        await nc.publish(subject, b"x", reply=reply, headers=headers)
+
+
+async def test_an_acknowledgement_is_read_as_nats_py_reads_it(nc: Nats) -> None:
+    headers = {"Nats-Msg-Id": "one"}
+    first = await nc.jetstream().publish("deliberation.requested", b"x", headers=headers)
+    assert (first.stream, first.seq, first.duplicate) == ("REQUESTS", 1, None)
+    again = await nc.jetstream().publish("deliberation.requested", b"x", headers=headers)
+    assert again == await JetStreamContext.publish(
+        nc.jetstream(), "deliberation.requested", b"x", headers=headers
+    )
+    assert again.duplicate
+    with pytest.raises(nats.js.errors.NoStreamResponseError):
+        await nc.jetstream().publish("no.such.stream", b"x")
+    wrong = {"Nats-Expected-Last-Sequence": "77"}
+    with pytest.raises(nats.js.errors.APIError):
+        await nc.jetstream().publish("deliberation.requested", b"x", headers=wrong)
+
+
+HEADER_BLOCKS = [
+    b"", b"A: 1\r\nB:2\r\nC:\t3 \r\n\r\n", b"no colon\r\nA: 1\r\n", b"a b: 1\r\nA:b:c\r\n", b"\xff: 1\r\nB: \xff\r\n", b": 1\r\n",
+    b" A : 1\r\nA: 2\r\n", "Ä: 1\r\nB: ä\r\n".encode(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("block", HEADER_BLOCKS)
+def test_headers_are_read_as_nats_py_reads_them(block: bytes) -> None:
+    assert NatsClient._parse_header_lines(block) == Client._parse_header_lines(block)

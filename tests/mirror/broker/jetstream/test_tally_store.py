@@ -11,6 +11,7 @@ from parley.broker.core.states import State
 from parley.broker.core.tally import (
     ArmDeadline,
     CancelRequested,
+    DeadlineReached,
     EndingPublished,
     Event,
     PublishEnding,
@@ -350,3 +351,45 @@ async def test_without_the_bucket_nothing_is_decided(
         assert applied.tally == await bucket_of(nc)
         assert present(applied.tally).phase.successes == 1
         await nc.close()
+
+
+# ── many at once ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_many_are_read_with_one_request_and_then_from_the_cache(
+    mine: TallyStore, theirs: TallyStore, wire: CountingWire
+) -> None:
+    names = [f"t-{number}" for number in range(20)]
+    for name in names:
+        await happen(theirs, requested(name), task_id=name, new=True)
+    await mine.read_ahead([*names, "nobody"])
+    for name in names:
+        assert (await happen(mine, CancelRequested(), task_id=name)).changed
+    assert wire.reads == []
+
+
+async def test_what_was_read_ahead_may_be_stale_and_nothing_is_decided_by_it(
+    mine: TallyStore, theirs: TallyStore, wire: CountingWire, nc: Nats
+) -> None:
+    names = [f"t-{number}" for number in range(20)]
+    for name in names:
+        await happen(theirs, requested(name), task_id=name, new=True)
+    await mine.read_ahead(names)
+    for name in names:
+        await happen(theirs, CancelRequested(), task_id=name)
+    for name in names:
+        applied = await happen(mine, DeadlineReached(), task_id=name)
+        assert not applied.changed
+        assert present(await bucket_of(nc, name)).state is State.CANCELLED
+
+
+async def test_few_are_not_read_ahead_nor_one_that_is_unreadable(
+    mine: TallyStore, theirs: TallyStore, wire: CountingWire
+) -> None:
+    await happen(theirs, requested("t-1"), new=True)
+    await mine.read_ahead(["t-1"])
+    assert mine.cached("t-1") is None
+    for number in range(20):
+        await wire.publish(topology.tally_subject(f"x-{number}"), b"junk")
+    await mine.read_ahead([f"x-{number}" for number in range(20)])
+    assert mine.cached("x-1") is None
