@@ -4,6 +4,7 @@ from parley.broker.core.messages import DeliberationCancel
 from parley.broker.core.tally import CancelRequested
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.topology import Durable
 from parley.handlers.delivery import ACK, Delivery, Retry, Settlement
 from parley.handlers.effects import EffectRunner
 
@@ -12,9 +13,14 @@ REQUEST_WAIT_SECONDS = 0.5
 
 
 class Cancel:
-    def __init__(self, jetstream: JetStream, effects: EffectRunner) -> None:
+    """`intake`: the consumer of the requests in the same stream."""
+
+    def __init__(
+        self, jetstream: JetStream, effects: EffectRunner, *, intake: Durable = topology.INTAKE
+    ) -> None:
         self._jetstream = jetstream
         self._effects = effects
+        self._intake = intake
 
     async def handle(self, delivery: Delivery[DeliberationCancel]) -> Settlement:
         """Raises InvalidMessage."""
@@ -31,6 +37,6 @@ class Cancel:
     async def _may_come_yet(self, seq: int) -> bool:
         """Whether intake has still to settle a request that was stored before this cancel."""
         with self._jetstream.translate_errors():
-            intake = await self._jetstream.js.consumer_info(topology.INTAKE.stream, topology.INTAKE.name)
+            intake = await self._jetstream.js.consumer_info(self._intake.stream, self._intake.name)
         settled = intake.ack_floor.stream_seq if intake.ack_floor is not None else 0
         return bool(intake.num_pending or intake.num_ack_pending) and settled < seq

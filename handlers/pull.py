@@ -91,6 +91,8 @@ class PullSubscriber:
         self._connection: NatsClient
         # Where messages and statuses come.
         self._inbox = ""
+        # The last refusal that was logged, until a message comes.
+        self._told = ""
         # Reconnects of the connection that the window knows of.
         self._reconnects = 0
 
@@ -156,6 +158,7 @@ class PullSubscriber:
         headers = message.headers or {}
         if message.reply.startswith(self._replies) or self._reply_form.fullmatch(message.reply):
             self.window.arrive(message, size_of(message))
+            self._told = ""
         elif not message.reply and "Status" in headers:
             self._on_status(headers["Status"], headers)
         else:
@@ -167,8 +170,11 @@ class PullSubscriber:
         messages, size = _number(headers.get(PENDING_MESSAGES, "")), _number(headers.get(PENDING_BYTES, ""))
         description = headers.get("Description", "")
         self.window.end_request(status, messages, size or 0, description)
-        if self.window.refused:
-            log.warning("%s: the server answered %s %s", self.durable.name, status, description)
+        if self.window.refused and self._told != (
+            told := f"{status} {description.partition(chr(10))[0]}".strip()
+        ):
+            self._told = told  # once: while a consumer is missing every request is refused
+            log.warning("%s: the server answered %s", self.durable.name, told)
 
     async def _watch_connection(self) -> None:
         """Wake the loop once the connection is back, so that it asks again at once."""

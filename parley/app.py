@@ -44,6 +44,8 @@ from parley.handlers.ending_publisher import EndingPublisher
 from parley.handlers.expire import Expire
 from parley.handlers.faststream_private import ServiceBroker
 from parley.handlers.intake import Bounds, Intake
+from parley.handlers.old_consumers import OldConsumers, old_puller
+from parley.handlers.pull import PullSubscriber
 from parley.handlers.query import Query
 from parley.handlers.routes import Handlers, Part, declare, declare_all
 from parley.handlers.settle import Runner, Settler
@@ -51,6 +53,7 @@ from parley.monitoring import asyncapi, http
 from parley.monitoring.check_runner import Check
 from parley.monitoring.metrics import Metrics
 from parley.settings import Settings
+from parley.stream_keeper import StreamKeeper
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.http_client import ModelClient
 from parley.workers.model.readiness import ModelReadiness, find
@@ -73,12 +76,15 @@ class Service:
     metrics: Metrics
     pool: Pool | None
     wire: JetStream
+    keeper: StreamKeeper
 
     @property
     def disabled(self) -> str | None:
         """Why this process can no longer work, or None. A supervisor then starts another process."""
         if self.wire.closed:
             return "NATS closed the connection for good (were credentials changed?)"
+        if self.keeper.fatal_reason is not None:
+            return self.keeper.fatal_reason
         return self.pool.fatal_reason if self.pool is not None else None
 
 
@@ -107,7 +113,7 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
         metrics = Metrics(model)
         metrics.watch_clock(lambda: jetstream.clock.offset)
         metrics.watch_forgeries(lambda: nc.forgeries.counts)
-        handlers, effects = _handlers(settings, jetstream, parts, pool, metrics)
+        handlers, effects, old = _handlers(settings, jetstream, parts, pool, metrics)
         slots = max(1, pool.slots) if pool is not None else 1
         for subscriber in declare(broker, handlers, pool=pool, slots=slots):
             metrics.watch_consumer(subscriber.durable.name, subscriber.held, subscriber.window.limit)
@@ -116,16 +122,23 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
             metrics.watch_breakers(lambda: pool.endpoint_statuses)
         readiness = await opened(_readiness(settings, model, pool)) if pool is not None else None
         probe = StoreProbe(jetstream) if {Part.INTAKE, Part.AGGREGATE} & set(parts) else None
-        url = await opened(_http_server(settings, jetstream, metrics, pool, readiness, probe))
+        watch = DeadlineWatch(jetstream, effects)
+        recover = DeadlineRecovery(jetstream, effects, watch)
+        on_loss = recover.sweep if Part.AGGREGATE in parts else None
+        keeper = StreamKeeper(jetstream, settings.wanted, on_loss=on_loss)
+        url = await opened(_http_server(settings, jetstream, metrics, pool, readiness, probe, keeper))
         await broker.start()
+        stack.callback(BackgroundLoop(keeper.run, "the keeper of the streams").cancel)
+        if old:
+            left = OldConsumers(jetstream, old)
+            stack.push_async_callback(left.stop, settings.drain_seconds)
+            stack.callback(BackgroundLoop(left.run, "taking in what 0.1.0 left").cancel)
         if probe is not None:
-            watch = DeadlineWatch(jetstream, effects)
             stack.callback(BackgroundLoop(probe.run, "the store's probe").cancel)
             stack.callback(BackgroundLoop(watch.run, "the watch over deadlines").cancel)
-        if Part.AGGREGATE in parts and probe is not None:
-            recover = DeadlineRecovery(jetstream, effects, watch)
+        if Part.AGGREGATE in parts:
             stack.callback(BackgroundLoop(recover.run, "recovery").cancel)
-        yield Service(nats_url, url, metrics, pool, jetstream)
+        yield Service(nats_url, url, metrics, pool, jetstream, keeper)
 
 
 async def _prepare(settings: Settings, nats_url: str) -> None:
@@ -217,7 +230,8 @@ async def _disconnect(broker: NatsBroker, jetstream: JetStream) -> None:
 
 def _handlers(
     settings: Settings, jetstream: JetStream, parts: Collection[Part], pool: Pool | None, observer: Observer
-) -> tuple[Handlers, EffectRunner]:
+) -> tuple[Handlers, EffectRunner, list[PullSubscriber]]:
+    """What the parts do, and the subscribers of consumers that 0.1.0 may have left."""
     tallies = TallyStore(jetstream, keep_seconds=settings.keep_seconds)
     claim_check_bytes = min(settings.claim_check_bytes, jetstream.max_payload // 2)
     endings = EndingPublisher(jetstream, tallies, observer, claim_check_bytes=claim_check_bytes)
@@ -229,11 +243,14 @@ def _handlers(
         return Settler(jetstream, durable, observer, suspects=suspects)
 
     handlers = Handlers()
+    old: list[PullSubscriber] = []
     if Part.INTAKE in parts:
         bounds = Bounds(settings.max_agents, settings.timeout_seconds, settings.allowed_reply_prefixes)
         intake = Intake(effects, observer, bounds)
         giving_up = Settler(jetstream, topology.INTAKE, observer, give_up=intake.give_up, suspects=suspects)
         handlers = replace(handlers, intake=Runner(giving_up, intake.handle))
+        giving_up = Settler(jetstream, topology.OLD_INTAKE, observer, give_up=intake.give_up)
+        old.append(old_puller(topology.OLD_INTAKE, Runner(giving_up, intake.handle)))
     if pool is not None:
         dispatch = Dispatch(jetstream, tallies, pool, settler(topology.DISPATCH))
         handlers = replace(handlers, dispatch=dispatch, drop=dispatch.cancel)
@@ -254,11 +271,13 @@ def _handlers(
             expire=Runner(expiry, expire.handle, expire.prepare),
             cancel=Runner(settler(topology.CANCELLER), Cancel(jetstream, effects).handle),
         )
+        cancel = Cancel(jetstream, effects, intake=topology.OLD_INTAKE)
+        old.append(old_puller(topology.OLD_CANCELLER, Runner(settler(topology.OLD_CANCELLER), cancel.handle)))
     if Part.QUERY in parts:
         query = Query(jetstream, tallies)
         answers = Answers(jetstream, query, prefixes=settings.allowed_reply_prefixes)
         handlers = replace(handlers, query=answers)
-    return handlers, effects
+    return handlers, effects, old
 
 
 @asynccontextmanager
@@ -269,6 +288,7 @@ async def _http_server(
     pool: Pool | None,
     ready: ModelReadiness | None,
     probe: StoreProbe | None,
+    keeper: StreamKeeper,
 ) -> AsyncIterator[str]:
     async def connected() -> str | None:
         return None if jetstream.connected else "not connected"
@@ -280,7 +300,9 @@ async def _http_server(
         return f"missing: {', '.join(missing)}" if missing else None
 
     def alive() -> bool:
-        return not jetstream.closed and (pool is None or pool.fatal_reason is None)
+        if jetstream.closed or keeper.fatal_reason is not None:
+            return False
+        return pool is None or pool.fatal_reason is None
 
     async def slots() -> str | None:
         return pool.unready_reason if pool is not None else None

@@ -141,8 +141,9 @@ async def provision(
 ) -> list[str]:
     """Returns what was made or changed; with `Extent.LOOK`, what is missing.
 
-    Raises TopologyMismatch, before it changes anything, if a difference stops a service; and if the server refuses a
-    change or a stream. No change loses a message.
+    Raises TopologyMismatch, before it changes anything, if a difference stops a service (not with `Extent.MISSING`);
+    and if the server refuses a change or a stream. Raises nats-py's TimeoutError, also where this user has not the
+    right. No change loses a message.
     """
     found = await examine(js)
     budget = wanted.storage_bytes or found.budget_bytes
@@ -150,7 +151,7 @@ async def provision(
     stopping = [difference for difference in differences if stops_a_start(difference)]
     if extent is Extent.ALL:
         stopping = [difference for difference in stopping if difference.when is When.NEVER]
-    if stopping:
+    if stopping and extent is not Extent.MISSING:
         raise TopologyMismatch(list(map(str, stopping)))
     if extent is Extent.LOOK:
         return found.missing

@@ -1,0 +1,94 @@
+"""Makes streams and consumers again that vanish while the service runs: a NATS that is back with an empty store, a
+consumer or a stream that somebody deleted."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from datetime import datetime
+
+import nats.errors
+
+from parley.broker.core.errors import TopologyMismatch
+from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.provision import Extent, Findings, Wanted, examine, provision
+
+log = logging.getLogger("parley")
+
+# How often it looks. What vanished is to work again within ten seconds.
+CHECK_SECONDS = 3.0
+# A process that cannot make what is missing leaves after this long, and a supervisor starts another one.
+GIVE_UP_SECONDS = 30.0
+
+# Called with what NATS says of each stream, whenever it was looked at.
+OnLook = Callable[[Findings], Awaitable[None]]
+
+
+class StreamKeeper:
+    """`on_loss` runs when a stream or consumer was made anew, by whatever process. `on_look` runs at every look."""
+
+    def __init__(
+        self,
+        jetstream: JetStream,
+        wanted: Wanted,
+        *,
+        on_loss: Callable[[], Awaitable[object]] | None = None,
+        on_look: OnLook | None = None,
+    ) -> None:
+        self._jetstream = jetstream
+        self._wanted = wanted
+        self._on_loss = on_loss
+        self._on_look = on_look
+        # When each stream was created, by name, as NATS said at the last look.
+        self._created: Mapping[str, datetime | None] = {}
+        # When something was first found missing that could not be made (monotonic); None: nothing is.
+        self._missing_since: float | None = None
+        # Why this process cannot work any more.
+        self.fatal_reason: str | None = None
+
+    async def run(self) -> None:
+        """Look now, after each reconnect and every `CHECK_SECONDS`, until the connection is closed for good."""
+        connection = self._jetstream.nc
+        while True:
+            try:
+                await connection.wait_connected()
+            except nats.errors.ConnectionClosedError:
+                return
+            reconnects = connection.reconnects
+            await self.look()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CHECK_SECONDS):
+                    await connection.wait_reconnected(reconnects)
+
+    async def look(self) -> None:
+        """Make what is missing. Raises BrokerUnavailable if NATS does not answer."""
+        with self._jetstream.translate_errors():
+            found = await examine(self._jetstream.js)
+        lost = found.missing
+        if lost and not await self._make(lost):
+            return
+        self._missing_since = None
+        created = {name: info.created for name, info in found.streams.items() if info is not None}
+        remade = any(self._created.get(name, at) != at for name, at in created.items())
+        self._created = created
+        if (lost or remade) and self._on_loss is not None:
+            await self._on_loss()
+        if self._on_look is not None:
+            await self._on_look(found)
+
+    async def _make(self, lost: list[str]) -> bool:
+        """Whether that worked."""
+        log.warning("vanished while the service runs: %s", ", ".join(lost))
+        try:
+            made = await provision(self._jetstream.js, self._wanted, extent=Extent.MISSING)
+        except (nats.errors.Error, TimeoutError, TopologyMismatch) as error:
+            now = time.monotonic()
+            self._missing_since = self._missing_since or now
+            why = str(error) or type(error).__name__
+            log.warning("cannot make them again: %s", why)
+            if now - self._missing_since >= GIVE_UP_SECONDS:
+                self.fatal_reason = f"missing in NATS and not to be made: {', '.join(lost)} ({why})"
+            return False
+        log.warning("made again: %s", ", ".join(made) or "by another process")
+        return True
