@@ -81,11 +81,7 @@ class Service:
     @property
     def disabled(self) -> str | None:
         """Why this process can no longer work, or None. A supervisor then starts another process."""
-        if self.wire.closed:
-            return "NATS closed the connection for good (were credentials changed?)"
-        if self.keeper.fatal_reason is not None:
-            return self.keeper.fatal_reason
-        return self.pool.fatal_reason if self.pool is not None else None
+        return self.keeper.fatal_reason or (self.pool.fatal_reason if self.pool is not None else None)
 
 
 @asynccontextmanager
@@ -300,9 +296,7 @@ async def _http_server(
         return f"missing: {', '.join(missing)}" if missing else None
 
     def alive() -> bool:
-        if jetstream.closed or keeper.fatal_reason is not None:
-            return False
-        return pool is None or pool.fatal_reason is None
+        return keeper.fatal_reason is None and (pool is None or pool.fatal_reason is None)
 
     async def slots() -> str | None:
         return pool.unready_reason if pool is not None else None

@@ -26,7 +26,7 @@ OnLook = Callable[[Findings], Awaitable[None]]
 
 
 class StreamKeeper:
-    """`on_loss` runs when a stream or consumer was made anew, by whatever process. `on_look` runs at every look."""
+    """`fatal_reason` says why a process should leave. `on_loss` runs when a stream or consumer was made anew, by whatever process. `on_look` runs at every look."""
 
     def __init__(
         self,
@@ -44,8 +44,15 @@ class StreamKeeper:
         self._created: Mapping[str, datetime | None] = {}
         # When something was first found missing that could not be made (monotonic); None: nothing is.
         self._missing_since: float | None = None
-        # Why this process cannot work any more.
-        self.fatal_reason: str | None = None
+        # What cannot be made again, and why; empty while nothing is missing for long.
+        self._gave_up = ""
+
+    @property
+    def fatal_reason(self) -> str | None:
+        """Why this process cannot work any more, as far as NATS is concerned; None while it can."""
+        if self._jetstream.closed:
+            return "NATS closed the connection for good (were credentials changed?)"
+        return self._gave_up or None
 
     async def run(self) -> None:
         """Look now, after each reconnect and every `CHECK_SECONDS`, until the connection is closed for good."""
@@ -88,7 +95,7 @@ class StreamKeeper:
             why = str(error) or type(error).__name__
             log.warning("cannot make them again: %s", why)
             if now - self._missing_since >= GIVE_UP_SECONDS:
-                self.fatal_reason = f"missing in NATS and not to be made: {', '.join(lost)} ({why})"
+                self._gave_up = f"missing in NATS and not to be made: {', '.join(lost)} ({why})"
             return False
         log.warning("made again: %s", ", ".join(made) or "by another process")
         return True
