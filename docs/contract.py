@@ -22,6 +22,7 @@ SUBJECTS: Mapping[str, tuple[str, str]] = {
     topology.AGENT_COMPLETED: ("workers", "one agent's outcome: it answered"),
     topology.AGENT_FAILED: ("workers", "one agent's outcome: it did not"),
     topology.AGENT_CANCEL: ("service", "workers drop this deliberation's calls now"),
+    topology.AGENT_RUNNING: ("service, as request-reply", "who runs a call of this deliberation answers"),
     f"{topology.DEAD_LETTER}.>": (
         "service",
         "a message that could not be used, whole; `>` is its subject ([deadletters.md](deadletters.md))",
@@ -177,7 +178,9 @@ def outcomes() -> str:
 
 
 def work() -> str:
-    return "\n\n".join(_section(model) for model in (messages.AgentRequested, messages.AgentCancel))
+    return "\n\n".join(
+        _section(model) for model in (messages.AgentRequested, messages.AgentCancel, messages.AgentRunning)
+    )
 
 
 def _section(model: type[Message], *, received: bool = False) -> str:

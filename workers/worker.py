@@ -24,9 +24,11 @@ from parley.broker.core.messages import (
     AgentFailed,
     AgentOutcome,
     AgentRequested,
+    AgentRunning,
     ErrorType,
     decode,
 )
+from parley.broker.core.reply_subjects import SERVICE_INBOX
 from parley.broker.core.timestamps import parse_timestamp
 from parley.broker.core.wire_names import outcome_msg_id
 from parley.broker.jetstream import topology
@@ -37,6 +39,7 @@ from parley.workers.agent import Agent
 from parley.workers.job import Job
 from parley.workers.model.breaker import BreakerStatus
 from parley.workers.recent_cancels import Cancels
+from parley.workers.request_reader import RequestGone, RequestReader
 
 log = logging.getLogger("parley.workers")
 
@@ -96,9 +99,15 @@ class Worker:
     _reconnects: int = 0
     # Stops what ended while NATS was away.
     _reconnect_loop: BackgroundLoop | None = None
+    # Requests that jobs refer to.
+    _requests: RequestReader = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._requests = RequestReader(self.wire)
 
     async def start(self) -> None:
         await self.wire.nc.subscribe(topology.AGENT_CANCEL, cb=self._cancel)
+        await self.wire.nc.subscribe(topology.AGENT_RUNNING, cb=self._say_running)
         self.agent.balancer.breakers.watch(self._changed.set)
         self._keepalive_loop = BackgroundLoop(self._keep_alive, "keep-alive")
         self._reconnects = self.wire.nc.reconnects
@@ -207,6 +216,14 @@ class Worker:
         running = self._running[job.key]
         running.task_id = request.task_id
         started = self.agent.now()
+        try:
+            request = await self._completed(request)
+        except RequestGone as error:
+            outcome: AgentOutcome = self.agent.failed(
+                request, started, 0, ErrorType.INTERNAL_ERROR, str(error)
+            )
+            await self._store(request, outcome, job.traceparent)
+            return
         running.call = asyncio.create_task(self.agent.answer(request, job.traceparent))
         if self._cancels.reason(request.task_id) is not None:
             running.call.cancel()  # the broadcast came before the job
@@ -219,6 +236,19 @@ class Worker:
                 raise
             outcome = self.agent.failed(request, started, 1, ErrorType.CANCELLED, reason)
         await self._store(request, outcome, job.traceparent)
+
+    async def _completed(self, request: AgentRequested) -> AgentRequested:
+        """The request with what it left out. Tries again while NATS is away, until the deadline. Raises RequestGone,
+        BrokerUnavailable."""
+        while request.request_seq is not None:
+            try:
+                return await self._requests.complete(request)
+            except BrokerUnavailable as error:
+                if self.agent.now() >= parse_timestamp(request.deadline):
+                    raise
+                log.warning("the request of %s not read yet: %s", request.task_id, error)
+                await asyncio.sleep(STORE_RETRY_WAIT_SECONDS)
+        return request
 
     async def _store(self, request: AgentRequested, outcome: AgentOutcome, traceparent: str | None) -> None:
         """Publish the outcome; try again while NATS is away. Raises BrokerUnavailable after `STORE_RETRY_SECONDS`."""
@@ -278,6 +308,15 @@ class Worker:
         for running in list(self._running.values()):
             if cancel is not None and running.task_id == cancel.task_id and running.call is not None:
                 running.call.cancel()
+
+    async def _say_running(self, question: Msg) -> None:
+        """Answer, to the service only, if a call of this deliberation runs here."""
+        if not question.reply.startswith(f"{SERVICE_INBOX}."):
+            return
+        with suppress(InvalidMessage):
+            task_id = decode(AgentRunning, question.data).task_id
+            if any(running.task_id == task_id and running.call for running in self._running.values()):
+                await self.wire.nc.publish(question.reply)
 
     async def _catch_up(self) -> None:
         """Ask the tallies after each reconnect which calls are wanted: cancels broadcast meanwhile were not heard."""

@@ -23,6 +23,7 @@ AGENT_REQUESTED = "agent.requested"
 AGENT_COMPLETED = "agent.response.completed"
 AGENT_FAILED = "agent.response.failed"
 AGENT_CANCEL = "agent.cancel"
+AGENT_RUNNING = "agent.running"
 DEAD_LETTER = "deadletter"
 SUSPECT = "suspect"
 

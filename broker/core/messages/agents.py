@@ -1,9 +1,9 @@
 """One agent's work, the broadcast that stops it, and how it went."""
 
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from parley.broker.core.messages.base import (
     MAX_AGENTS,
@@ -42,7 +42,12 @@ class AgentRequested(Sampling):
     )
     role: Role = Field(description="Role of the agent.")
     num_agents: Annotated[int, Field(ge=1, le=MAX_AGENTS)] = Field(description="Agents of the deliberation.")
-    task_description: str = Field(description="The question.")
+    request_seq: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="Where the request is in the stream `REQUESTS`, if it is too large to be copied for each agent: "
+        "what the request has is left out here.",
+    )
+    task_description: str = Field("", description="The question.")
     constraints: Constraints = Field(Constraints(), description="What the answer must respect.")
     diversity: bool = Field(
         False, description="This agent has a persona, a seed and a temperature of its own."
@@ -52,6 +57,26 @@ class AgentRequested(Sampling):
         description="When the deliberation's time is up, RFC 3339. No call outlives it."
     )
     metadata: Metadata = Field(default_factory=dict, description="The request's own.")
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Self:
+        if self.request_seq is None and "task_description" not in self.model_fields_set:
+            raise ValueError("task_description or request_seq is required")
+        return self
+
+    def encode(self) -> bytes:
+        """What is left out is absent: a dispatcher of version 0.1.0 refuses it, and asks no model an empty question."""
+        if self.request_seq is None:
+            return super().encode()
+        return self.model_dump_json(exclude_defaults=True).encode()
+
+
+class AgentRunning(Message):
+    """`agent.running`, a question over core NATS: who runs a call of this deliberation answers, with nothing."""
+
+    max_body_bytes: ClassVar[int | None] = MAX_SMALL_BYTES
+
+    task_id: TaskId = Field(description="The deliberation.")
 
 
 class AgentCancel(Message):

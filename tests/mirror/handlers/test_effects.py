@@ -32,12 +32,23 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.object_store import get_object
 from parley.broker.jetstream.tally_store import FoldResult, TallyStore
+from parley.handlers import effects as effects_module
 from parley.handlers import ending_publisher
 from parley.handlers.effects import EffectRunner
 from parley.handlers.ending_publisher import EndingPublisher
+from parley.workers.request_reader import RequestReader
 from tests import present
 from tests.harness import fresh, until
-from tests.mirror.handlers import Bench, Notes, Stumble, StumblingWire, answer_of, failure_of, request_of
+from tests.mirror.handlers import (
+    Bench,
+    Notes,
+    Stumble,
+    StumblingWire,
+    answer_of,
+    effects_of,
+    failure_of,
+    request_of,
+)
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 ONE, TWO, THREE = "agent-dev-001", "agent-dev-002", "agent-dev-003"
@@ -97,6 +108,49 @@ async def work_of(bench: Bench, task_id: str) -> list[AgentRequested]:
     queued = await bench.all_of(topology.AGENT_REQUESTS, topology.AGENT_REQUESTED)
     work = [decode(AgentRequested, message.data) for message in queued]
     return [one for one in work if one.task_id == task_id]
+
+
+# ── a request that is too large to be copied ──────────────────────────────────────────────────────────────────────
+
+
+async def test_twelve_of_the_largest_requests_fill_no_store(bench: Bench) -> None:
+    """12 x 256 copies took 981 MiB, and 512 MiB is a common size of a store."""
+    body = {
+        "task_description": "x" * 256 * 1024,
+        "num_agents": 256,
+        "constraints": {"rubric": "y" * 60 * 1024},
+    }
+    effects = effects_of(bench)
+    now = time.time()
+    for number in range(12):
+        name = f"t-{number}"
+        request = request_of(name, **body)
+        seq = await bench.publish(topology.REQUESTED, request.encode())
+        event = Requested(name, seq, at=now, deadline=now + 60, role="DEV", num_agents=256)
+        await effects.apply(name, [(event, now)], request)
+    state = (await bench.js.stream_info(topology.AGENT_REQUESTS)).state
+    assert state.messages == 12 * 256
+    assert state.bytes < 3 * 1024 * 1024
+
+
+@pytest.mark.parametrize("letters", [100, 600])
+async def test_a_request_is_copied_while_its_copies_together_stay_small(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, letters: int
+) -> None:
+    monkeypatch.setattr(effects_module, "COPIED_BYTES", 3 * 800)
+    request = request_of("t-1", task_description="x" * letters, metadata={"a": "b"})
+    seq = await bench.publish(topology.REQUESTED, request.encode())
+    now = time.time()
+    event = Requested("t-1", seq, at=now, deadline=now + 60, role="DEV", num_agents=3, metadata={"a": "b"})
+    await effects_of(bench).apply("t-1", [(event, now)], request)
+    copied = len(request.encode()) * 3 <= 3 * 800
+    assert copied == (letters == 100)
+    reader = RequestReader(bench.wire)
+    for one in await work_of(bench, "t-1"):
+        assert one.request_seq == (None if copied else seq)
+        assert one.task_description == (request.task_description if copied else "")
+        whole = await reader.complete(one)
+        assert (whole.task_description, whole.metadata) == (request.task_description, {"a": "b"})
 
 
 # ── a request ─────────────────────────────────────────────────────────────────────────────────────────────────────

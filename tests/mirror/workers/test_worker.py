@@ -10,12 +10,22 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nats.aio.msg import Msg
 from nats.js.api import ConsumerInfo
 
-from parley.broker.core.messages import AgentCancel, AgentFailed, AgentOutcome, AgentRequested, ErrorType
+from parley.broker.core.messages import (
+    AgentCancel,
+    AgentCompleted,
+    AgentFailed,
+    AgentOutcome,
+    AgentRequested,
+    AgentRunning,
+    ErrorType,
+)
+from parley.broker.core.reply_subjects import SERVICE_INBOX
 from parley.broker.core.tally import CancelRequested, Requested
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
@@ -214,6 +224,66 @@ async def test_a_failure_is_an_outcome_and_the_work_is_done(queue: WorkQueue, mo
         failure = await queue.failure()
         assert (failure.error_type, failure.attempt) == (ErrorType.BAD_REQUEST, 1)
         await queue.all_settled()
+
+
+# ── work that names its request ───────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_work_that_names_its_request_asks_the_same_of_the_model(
+    queue: WorkQueue, model: ModelServer
+) -> None:
+    asked: dict[str, Any] = {
+        "task_description": "Name three rivers",
+        "metadata": {"ticket": "P-1"},
+        "seed": 7,
+    }
+    whole = work(task_id="t-1", **asked)
+    seq = (await queue.wire.publish(topology.REQUESTED, json.dumps({"task_id": "t-2", **asked}).encode())).seq
+    named = work(task_id="t-2", request_seq=seq, task_description="")
+    async with working(queue, model) as worker:
+        for request in (whole, named):
+            worker.start_jobs(await queue.jobs(request))
+            await settled(worker, 1)
+        await queue.all_settled()
+    first, second = [AgentCompleted.model_validate_json(msg.data) for msg in await queue.outcomes()]
+    assert first.proposal.content == second.proposal.content  # the simulated model answers by the prompt
+    assert first.metadata == second.metadata == {"ticket": "P-1"}
+
+
+async def test_work_whose_request_is_gone_fails_and_says_so(queue: WorkQueue, model: ModelServer) -> None:
+    request = work(task_id="t-1").model_copy(update={"task_description": "", "request_seq": 77})
+    async with working(queue, model) as worker:
+        worker.start_jobs(await queue.jobs(request))
+        failure = await queue.failure()
+        assert (failure.error_type, failure.attempt) == (ErrorType.INTERNAL_ERROR, 0)
+        assert failure.error == "the request of t-1, message 77 of REQUESTS, is not stored any more"
+        await queue.all_settled()
+
+
+async def test_a_worker_says_to_the_service_only_what_runs_here(
+    queue: WorkQueue, own_nats: Accounts, model: ModelServer
+) -> None:
+    await model.behave(faults={"hang": 1.0})
+    request = work()
+    inbox = f"{SERVICE_INBOX}.test"
+    answers = await queue.nc.subscribe(inbox)
+    others = await queue.nc.subscribe("somewhere.else")
+
+    async def ask(task_id: str, reply: str = inbox) -> None:
+        await queue.nc.publish(topology.AGENT_RUNNING, AgentRunning(task_id=task_id).encode(), reply=reply)
+
+    async with working(queue, model) as worker:
+        worker.start_jobs(await queue.jobs(request))
+        await model.runs(1)
+        for body in (b"", b"nope"):
+            await queue.nc.publish(topology.AGENT_RUNNING, body, reply=inbox)
+        await ask("another")
+        await ask(request.task_id, "somewhere.else")
+        await ask(request.task_id)
+        assert (await answers.next_msg(timeout=5)).data == b""
+    await queue.nc.publish(inbox, b"last")
+    await queue.nc.publish("somewhere.else", b"last")
+    assert (await answers.next_msg(timeout=5)).data == (await others.next_msg(timeout=5)).data == b"last"
 
 
 # ── stored before acknowledged ────────────────────────────────────────────────────────────────────────────────────
