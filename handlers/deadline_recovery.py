@@ -52,7 +52,7 @@ class DeadlineRecovery:
     def __init__(self, jetstream: JetStream, effects: EffectRunner, watch: DeadlineWatch) -> None:
         self._jetstream = jetstream
         self._effects = effects
-        self._watch = watch
+        self.watch = watch
 
     async def run(self) -> None:
         """Sweep now, after every reconnect, once a full store has room again, and at an interval that a sweep's cost
@@ -69,7 +69,7 @@ class DeadlineRecovery:
             reconnects, restorations = connection.reconnects, health.restorations
             began = time.monotonic()
             try:
-                await self._watch.look()  # first: what it ends needs no deadline
+                await self.watch.look()  # first: what it ends needs no deadline
                 await self.sweep()
             except StoreFull:
                 pass  # logged once; what could not be armed is, once there is room
@@ -81,16 +81,16 @@ class DeadlineRecovery:
     async def sweep(self) -> int:
         """Arm the deadline of every unfinished tally and return how many there are. Raises BrokerUnavailable."""
         began, armed, seen = time.monotonic(), 0, 0
-        group: list[Tally] = []
+        group: list[tuple[str, Tally | None]] = []
         async with aclosing(
             scan(self._jetstream, topology.TALLIES, topology.tally_subject(">"), batch=BATCH)
         ) as tallies:
             async for message in tallies:
                 seen += 1
-                tally = _unfinished(message)
-                if tally is None:
+                unfinished = _unfinished(message)
+                if unfinished is None:
                     continue
-                group.append(tally)
+                group.append(unfinished)
                 if len(group) == AT_ONCE:
                     armed += await self._arm_all(group)
                     group = []
@@ -98,10 +98,17 @@ class DeadlineRecovery:
         log.info("recovery: %d of %d tallies unfinished, %.1f s", armed, seen, time.monotonic() - began)
         return armed
 
-    async def _arm_all(self, tallies: list[Tally]) -> int:
+    async def _arm_all(self, found: list[tuple[str, Tally | None]]) -> int:
         now = self._effects.now()
-        await asyncio.gather(*(self._effects.arm(tally, _due(tally, now)) for tally in tallies))
-        return len(tallies)
+
+        async def arm(task_id: str, tally: Tally | None) -> None:
+            if tally is None:  # its deadline finds that it cannot be read, and ends it
+                await self._effects.arm_for(task_id, None, now)
+            else:
+                await self._effects.arm(tally, _due(tally, now))
+
+        await asyncio.gather(*(arm(task_id, tally) for task_id, tally in found))
+        return len(found)
 
 
 async def _first(seconds: float, *events: Coroutine[Any, Any, Any]) -> None:
@@ -114,8 +121,9 @@ async def _first(seconds: float, *events: Coroutine[Any, Any, Any]) -> None:
             task.cancel()
 
 
-def _unfinished(message: Msg) -> Tally | None:
-    """The tally that this message holds, or None if it holds none or a finished one."""
+def _unfinished(message: Msg) -> tuple[str, Tally | None] | None:
+    """The task_id and the tally that this message holds, without the tally if it cannot be read; None if it holds
+    none or a finished one."""
     # The last write of a tally has a time to live, and a marker of a deletion has a header: both are known without
     # decoding.
     if {"Nats-TTL", "KV-Operation", "Nats-Marker-Reason"} & (message.headers or {}).keys():
@@ -127,8 +135,8 @@ def _unfinished(message: Msg) -> Tally | None:
         tally = Tally.model_validate_json(message.data)
     except ValidationError as error:  # written by another version or another client: the sweep goes on
         log.error("the tally of %s cannot be read: %s", task_id, describe(error))
-        return None
-    return tally if tally.ending_unpublished or not tally.ended else None
+        return task_id, None
+    return (task_id, tally) if tally.ending_unpublished or not tally.ended else None
 
 
 def _due(tally: Tally, now: float) -> float:

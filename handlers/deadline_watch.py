@@ -15,6 +15,7 @@ from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.store_probe import PROBED
 from parley.handlers.deadline_book import Watched
 from parley.handlers.effects import EffectRunner
+from parley.handlers.lost_tally import LostTally
 
 # Seconds after a deadline until it counts as lost: longer than its timer takes, also when thousands are due at once.
 OVERDUE_SECONDS = 2.0
@@ -30,9 +31,10 @@ MARKING_SECONDS = 10.0
 
 
 class DeadlineWatch:
-    def __init__(self, jetstream: JetStream, effects: EffectRunner) -> None:
+    def __init__(self, jetstream: JetStream, effects: EffectRunner, lost: LostTally) -> None:
         self._jetstream = jetstream
         self._effects = effects
+        self._lost = lost
         # One look at a time: after a full store the sweep asks for one, too.
         self._looking = asyncio.Lock()
 
@@ -56,7 +58,10 @@ class DeadlineWatch:
         deadlines, now = self._effects.deadlines, self._effects.now()
         try:
             tally = await self._effects.read(task_id)
-            if tally is None or (tally.ended and not tally.ending_unpublished):
+            if tally is None:
+                await self._lost.end(task_id, watched.request_seq, now)
+                return
+            if tally.ended and not tally.ending_unpublished:
                 return
             # Its publisher may be mid-way: then subscribers of core NATS would hear the ending twice.
             marked_by = tally.verdict.decided_at + MARKING_SECONDS if tally.verdict is not None else now

@@ -65,6 +65,11 @@ class EffectRunner:
         """The tally as it is now. Raises BrokerUnavailable."""
         return await self._tallies.read(task_id)
 
+    async def discard(self, task_id: str) -> bool:
+        """Remove a tally that cannot be read, after its bytes are put aside. False if there is none. Raises
+        BrokerUnavailable."""
+        return await self._tallies.discard_unreadable(task_id)
+
     async def recorded(self, task_id: str) -> bool:
         """Whether a deliberation of this name is in the tally store."""
         return await self._tallies.read(task_id) is not None
@@ -168,10 +173,13 @@ class EffectRunner:
     async def arm(self, tally: Tally, at: float) -> None:
         """Have the deadline come at `at` (seconds since the epoch; at once if that is past), instead of an earlier
         one."""
-        body = DeliberationDeadline(task_id=tally.task_id).encode()
-        await self._jetstream.schedule(
-            topology.timer_subject(tally.task_id), topology.deadline_subject(tally.task_id), at, body
-        )
+        await self.arm_for(tally.task_id, tally.request_seq, at)
+
+    async def arm_for(self, task_id: str, request_seq: int | None, at: float) -> None:
+        """As `arm`, without a tally. `request_seq` None: it is not known."""
+        body = DeliberationDeadline(task_id=task_id, request_seq=request_seq).encode()
+        timer, target = topology.timer_subject(task_id), topology.deadline_subject(task_id)
+        await self._jetstream.schedule(timer, target, at, body)
 
     async def _request_agents(
         self, tally: Tally, number: int, agents: Sequence[str], request: DeliberationRequested

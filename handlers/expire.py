@@ -7,13 +7,15 @@ from parley.broker.core.tally import DeadlineReached
 from parley.broker.jetstream import topology
 from parley.handlers.delivery import ACK, Delivery, Settlement
 from parley.handlers.effects import EffectRunner
+from parley.handlers.lost_tally import LostTally
 
 _PREFIX = topology.deadline_subject("")
 
 
 class Expire:
-    def __init__(self, effects: EffectRunner) -> None:
+    def __init__(self, effects: EffectRunner, lost: LostTally) -> None:
         self._effects = effects
+        self._lost = lost
 
     async def prepare(self, deliveries: Sequence[Delivery[DeliberationDeadline]]) -> None:
         """Read the tallies of many deadlines together."""
@@ -23,9 +25,11 @@ class Expire:
 
     async def handle(self, delivery: Delivery[DeliberationDeadline]) -> Settlement:
         """Raises InvalidMessage."""
-        task_id = delivery.payload(DeliberationDeadline).task_id
+        deadline = delivery.payload(DeliberationDeadline)
         # By the server's clock, which stored both this message and the request that set the deadline.
-        await self._effects.apply(task_id, [(DeadlineReached(), delivery.at)])
+        result = await self._effects.apply(deadline.task_id, [(DeadlineReached(), delivery.at)])
+        if result.tally is None:
+            await self._lost.end(deadline.task_id, deadline.request_seq, delivery.at)
         return ACK
 
     async def give_up(self, delivery: Delivery[DeliberationDeadline], _: str) -> None:

@@ -9,7 +9,7 @@ asks something else it is rejected, under the name of its own place in the strea
 
 import re
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
@@ -60,8 +60,18 @@ class Intake:
 
     async def give_up(self, delivery: Delivery[DeliberationRequested], reason: str) -> None:
         """End a deliberation whose request failed at every delivery."""
-        error = f"the service could not take this request in: {reason}"
+        await self.abandon(delivery, f"the service could not take this request in: {reason}")
+
+    async def abandon(self, delivery: Delivery[Any], error: str) -> None:
+        """End the deliberation of a request as failed."""
         await self._refuse(delivery, error, Cause.ABANDONED)
+
+    def deadline_of(self, delivery: Delivery[Any]) -> float:
+        """When this request's time is up; at once for one that cannot be run."""
+        try:
+            return self._event(delivery, delivery.payload(DeliberationRequested)).deadline
+        except InvalidMessage:
+            return delivery.at
 
     async def _check_name(self, task_id: str | None, seq: int) -> None:
         """Names of the form `d-N` belong to the service: a client may use one only to repeat a request that has it.

@@ -44,6 +44,7 @@ from parley.handlers.ending_publisher import EndingPublisher
 from parley.handlers.expire import Expire
 from parley.handlers.faststream_private import ServiceBroker
 from parley.handlers.intake import Bounds, Intake
+from parley.handlers.lost_tally import LostTally
 from parley.handlers.old_consumers import OldConsumers, old_puller
 from parley.handlers.pull import PullSubscriber
 from parley.handlers.query import Query
@@ -109,7 +110,7 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
         metrics = Metrics(model)
         metrics.watch_clock(lambda: jetstream.clock.offset)
         metrics.watch_forgeries(lambda: nc.forgeries.counts)
-        handlers, effects, old = _handlers(settings, jetstream, parts, pool, metrics)
+        handlers, recover, old = _handlers(settings, jetstream, parts, pool, metrics)
         slots = max(1, pool.slots) if pool is not None else 1
         for subscriber in declare(broker, handlers, pool=pool, slots=slots):
             metrics.watch_consumer(subscriber.durable.name, subscriber.held, subscriber.window.limit)
@@ -118,8 +119,6 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
             metrics.watch_breakers(lambda: pool.endpoint_statuses)
         readiness = await opened(_readiness(settings, model, pool)) if pool is not None else None
         probe = StoreProbe(jetstream) if {Part.INTAKE, Part.AGGREGATE} & set(parts) else None
-        watch = DeadlineWatch(jetstream, effects)
-        recover = DeadlineRecovery(jetstream, effects, watch)
         on_loss = recover.sweep if Part.AGGREGATE in parts else None
         keeper = StreamKeeper(jetstream, settings.wanted, on_loss=on_loss)
         url = await opened(_http_server(settings, jetstream, metrics, pool, readiness, probe, keeper))
@@ -131,7 +130,7 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
             stack.callback(BackgroundLoop(left.run, "taking in what 0.1.0 left").cancel)
         if probe is not None:
             stack.callback(BackgroundLoop(probe.run, "the store's probe").cancel)
-            stack.callback(BackgroundLoop(watch.run, "the watch over deadlines").cancel)
+            stack.callback(BackgroundLoop(recover.watch.run, "the watch over deadlines").cancel)
         if Part.AGGREGATE in parts:
             stack.callback(BackgroundLoop(recover.run, "recovery").cancel)
         yield Service(nats_url, url, metrics, pool, jetstream, keeper)
@@ -226,8 +225,8 @@ async def _disconnect(broker: NatsBroker, jetstream: JetStream) -> None:
 
 def _handlers(
     settings: Settings, jetstream: JetStream, parts: Collection[Part], pool: Pool | None, observer: Observer
-) -> tuple[Handlers, EffectRunner, list[PullSubscriber]]:
-    """What the parts do, and the subscribers of consumers that 0.1.0 may have left."""
+) -> tuple[Handlers, DeadlineRecovery, list[PullSubscriber]]:
+    """What the parts do, what finds lost deadlines, and the subscribers of consumers that 0.1.0 may have left."""
     tallies = TallyStore(jetstream, keep_seconds=settings.keep_seconds)
     claim_check_bytes = min(settings.claim_check_bytes, jetstream.max_payload // 2)
     endings = EndingPublisher(jetstream, tallies, observer, claim_check_bytes=claim_check_bytes)
@@ -240,9 +239,10 @@ def _handlers(
 
     handlers = Handlers()
     old: list[PullSubscriber] = []
+    bounds = Bounds(settings.max_agents, settings.timeout_seconds, settings.allowed_reply_prefixes)
+    intake = Intake(effects, observer, bounds)
+    lost = LostTally(jetstream, effects, intake)
     if Part.INTAKE in parts:
-        bounds = Bounds(settings.max_agents, settings.timeout_seconds, settings.allowed_reply_prefixes)
-        intake = Intake(effects, observer, bounds)
         giving_up = Settler(jetstream, topology.INTAKE, observer, give_up=intake.give_up, suspects=suspects)
         handlers = replace(handlers, intake=Runner(giving_up, intake.handle))
         giving_up = Settler(jetstream, topology.OLD_INTAKE, observer, give_up=intake.give_up)
@@ -252,7 +252,7 @@ def _handlers(
         handlers = replace(handlers, dispatch=dispatch, drop=dispatch.cancel)
     if Part.AGGREGATE in parts:
         # A deadline that raises is never given up: in DEAD_LETTERS it would leave a deliberation without an ending.
-        expire = Expire(effects)
+        expire = Expire(effects, lost)
         expiry = Settler(
             jetstream,
             topology.EXPIRY,
@@ -273,7 +273,8 @@ def _handlers(
         query = Query(jetstream, tallies)
         answers = Answers(jetstream, query, prefixes=settings.allowed_reply_prefixes)
         handlers = replace(handlers, query=answers)
-    return handlers, effects, old
+    watch = DeadlineWatch(jetstream, effects, lost)
+    return handlers, DeadlineRecovery(jetstream, effects, watch), old
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from parley.broker.core.tally import Tally
+from parley.broker.jetstream.jetstream import StoredMessage
 
 MAX_BYTES = 32 * 1024 * 1024
 # A tally that was not used for so long has probably been ended by another process.
@@ -17,10 +18,14 @@ _BASE, _ENTRY, _AGENT, _OUTCOME = 2_048, 140, 80, 550
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A tally, and the revision it was read at. Revision 0: the key has never been written."""
+    """A tally, and the revision it was read at. Revision 0: the key has never been written.
+
+    `unreadable`: what is stored there and is no tally that this version can read.
+    """
 
     tally: Tally | None
     revision: int
+    unreadable: StoredMessage | None = None
 
 
 class TallyCache:

@@ -6,9 +6,9 @@ Reads come from a small cache of what this process wrote last. A stale entry cos
 from the stream's leader.
 """
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -16,9 +16,13 @@ from pydantic import ValidationError
 from parley.broker.core.errors import BrokerUnavailable, Conflict
 from parley.broker.core.tally import Effect, EndingPublished, Event, Reaction, Tally, react
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.deadletters import OriginalMessage, dead_letter
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.broker.jetstream.last_messages import last_messages
 from parley.broker.jetstream.tally_cache import Entry, TallyCache
+from parley.broker.jetstream.topology import Durable
+
+log = logging.getLogger("parley.broker")
 
 # So many tallies to read are asked for together: fewer cost as much one by one.
 WORTH_A_BATCH = 8
@@ -27,6 +31,8 @@ MAX_CAS_TRIES = 50
 
 
 _NOTHING = Entry(None, 0)
+# What a dead letter from the bucket names as its origin. No consumer of that name exists.
+_BUCKET = Durable(topology.TALLIES, "tallies", topology.tally_subject(">"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +86,7 @@ class TallyStore:
             task_id = absent[subject]
             if self._cache.get(task_id) is not None:  # written meanwhile
                 continue
-            with suppress(ValidationError):  # `apply` says so
-                self._cache_entry(task_id, _entry(stored), len(stored.data))
+            self._cache_entry(task_id, _entry(stored), len(stored.data))
 
     async def apply(
         self, task_id: str, events: Sequence[tuple[Event, float]], *, new: bool = False
@@ -96,6 +101,8 @@ class TallyStore:
         for _ in range(MAX_CAS_TRIES):
             reactions, tally = _fold(entry.tally, events)
             if tally is not entry.tally and tally is not None:
+                if entry.unreadable is not None:
+                    await self._put_aside(entry.unreadable)
                 try:
                     await self._write(tally, entry.revision)
                 except Conflict:
@@ -117,8 +124,30 @@ class TallyStore:
     async def _fetch(self, task_id: str) -> Entry:
         stored = await self._jetstream.get_last(topology.TALLIES, topology.tally_subject(task_id))
         entry = _entry(stored)
+        if entry.unreadable is not None:
+            log.error("the tally of %s cannot be read", task_id)
         self._cache_entry(task_id, entry, len(stored.data) if stored is not None else 0)
         return entry
+
+    async def _put_aside(self, stored: StoredMessage) -> None:
+        """Keep what is about to be replaced whole in DEAD_LETTERS. Once, however often."""
+        now = self._jetstream.clock.now()
+        message = OriginalMessage(stored.subject, stored.data, stored.headers, stored.seq, now, 1)
+        await dead_letter(self._jetstream, _BUCKET, message, "a tally that cannot be read")
+
+    async def discard_unreadable(self, task_id: str) -> bool:
+        """Remove what is stored under `task_id` if it is no tally that can be read, after it is put aside; return
+        whether it was. Raises BrokerUnavailable."""
+        entry = await self._fetch(task_id)
+        if entry.unreadable is None:
+            return False
+        await self._put_aside(entry.unreadable)
+        headers = {"KV-Operation": "DEL", "Nats-Expected-Last-Subject-Sequence": str(entry.revision)}
+        try:
+            await self._jetstream.publish(topology.tally_subject(task_id), b"", headers=headers)
+        except Conflict:  # another process wrote a tally meanwhile
+            return False
+        return True
 
     async def _write(self, tally: Tally, revision: int) -> None:
         self._cache.drop(tally.task_id)  # stale by now, whether or not the write succeeds
@@ -139,13 +168,15 @@ class TallyStore:
 
 
 def _entry(stored: StoredMessage | None) -> Entry:
-    """Raises ValidationError for what is no tally."""
     if stored is None:
         return _NOTHING
     if not stored.data or "KV-Operation" in stored.headers:
         # A delete or purge marker counts as nothing, but the next write must name its revision.
         return Entry(None, stored.seq)
-    return Entry(Tally.model_validate_json(stored.data), stored.seq)
+    try:
+        return Entry(Tally.model_validate_json(stored.data), stored.seq)
+    except ValidationError:
+        return Entry(None, stored.seq, stored)
 
 
 def _fold(

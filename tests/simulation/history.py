@@ -87,6 +87,7 @@ def simulated() -> Iterator[None]:
             virtual_time(),
             patch("parley.handlers.deadline_recovery.scan", scan),
             patch("parley.handlers.ending_lookup.scan", scan),
+            patch("parley.handlers.lost_tally.scan", scan),
         ):
             yield
     finally:

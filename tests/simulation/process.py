@@ -22,6 +22,7 @@ from parley.handlers.effects import EffectRunner
 from parley.handlers.ending_publisher import EndingPublisher
 from parley.handlers.expire import Expire
 from parley.handlers.intake import Bounds, Intake
+from parley.handlers.lost_tally import LostTally
 from parley.handlers.pull import HandleBatch
 from parley.handlers.pull_window import REQUEST_SECONDS, PullWindow
 from parley.handlers.query import Query
@@ -240,7 +241,9 @@ class Process:
         endings = EndingPublisher(jetstream, tallies, observer, claim_check_bytes=claim_check_bytes)
         self._effects = EffectRunner(jetstream, tallies, endings)
         self.query = Query(jetstream, tallies)
-        self.watch = DeadlineWatch(jetstream, self._effects)
+        self._intake = Intake(self._effects, observer, Bounds(MAX_AGENTS, DEFAULT_TIMEOUT_SECONDS))
+        self._lost = LostTally(jetstream, self._effects, self._intake)
+        self.watch = DeadlineWatch(jetstream, self._effects, self._lost)
         self._recover = DeadlineRecovery(jetstream, self._effects, self.watch)
         self._jetstream, self._observer, self._tallies = jetstream, observer, tallies
         self._subscribers: list[Subscriber] = []
@@ -258,9 +261,8 @@ class Process:
         if Part.DISPATCH in parts:
             await self._start_dispatch()
         if Part.INTAKE in parts:
-            intake = Intake(self._effects, self._observer, Bounds(MAX_AGENTS, DEFAULT_TIMEOUT_SECONDS))
-            settler = self._settler(topology.INTAKE, give_up=intake.give_up)
-            self._take(Runner(settler, intake.handle), topology.INTAKE)
+            settler = self._settler(topology.INTAKE, give_up=self._intake.give_up)
+            self._take(Runner(settler, self._intake.handle), topology.INTAKE)
         if Part.AGGREGATE in parts:
             self._start_aggregate()
         self.server.reconnected.append(self.reconnected)
@@ -282,7 +284,7 @@ class Process:
 
     def _start_aggregate(self) -> None:
         effects, settler = self._effects, self._settler
-        cancel, expire = Cancel(self._jetstream, effects), Expire(effects)
+        cancel, expire = Cancel(self._jetstream, effects), Expire(effects, self._lost)
         aggregate = Aggregate(effects, self._observer)
         self._take(Runner(settler(topology.CANCELLER), cancel.handle), topology.CANCELLER)
         self._take(Runner(settler(topology.EXPIRY, None), expire.handle), topology.EXPIRY)

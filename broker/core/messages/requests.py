@@ -193,6 +193,9 @@ class DeliberationDeadline(Message):
     max_body_bytes: ClassVar[int | None] = MAX_SMALL_BYTES
 
     task_id: TaskId = Field(description="The deliberation whose time is up.")
+    request_seq: int | None = Field(
+        default=None, ge=1, description="Where its request is in REQUESTS, should its tally be lost."
+    )
 
 
 class DeliberationGet(Message):

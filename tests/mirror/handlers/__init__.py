@@ -33,6 +33,8 @@ from parley.broker.jetstream.topology import Durable
 from parley.handlers.delivery import Delivery
 from parley.handlers.effects import EffectRunner
 from parley.handlers.ending_publisher import EndingPublisher
+from parley.handlers.intake import Bounds, Intake
+from parley.handlers.lost_tally import LostTally
 from parley.handlers.settle import Handle, Runner, Settler
 from tests.harness import until
 from tests.mirror.broker import provisioned, send_raw
@@ -143,6 +145,10 @@ def effects_of(
     tallies = TallyStore(used, keep_seconds=keep_seconds)
     endings = EndingPublisher(used, tallies, bench.notes, claim_check_bytes=claim_check_bytes)
     return EffectRunner(used, tallies, endings)
+
+
+def lost_of(bench: Bench, effects: EffectRunner) -> LostTally:
+    return LostTally(bench.wire, effects, Intake(effects, bench.notes, Bounds(16, 60.0)))
 
 
 def runner_of(bench: Bench, durable: Durable, handle: Handle, **options: Any) -> Runner:

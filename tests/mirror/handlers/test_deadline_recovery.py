@@ -18,7 +18,7 @@ from parley.handlers.effects import EffectRunner
 from parley.handlers.expire import Expire
 from tests import present
 from tests.harness import until
-from tests.mirror.handlers import Bench, effects_of, runner_of
+from tests.mirror.handlers import Bench, effects_of, lost_of, runner_of
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def effects(bench: Bench) -> EffectRunner:
 
 @pytest.fixture
 def recover(bench: Bench, effects: EffectRunner) -> DeadlineRecovery:
-    return DeadlineRecovery(bench.wire, effects, DeadlineWatch(bench.wire, effects))
+    return DeadlineRecovery(bench.wire, effects, DeadlineWatch(bench.wire, effects, lost_of(bench, effects)))
 
 
 async def record(bench: Bench, task_id: str, seconds: float, *events: Event, ago: float = 60.0) -> float:
@@ -60,7 +60,7 @@ async def test_one_whose_time_was_up_meanwhile_ends_at_once(
 ) -> None:
     await record(bench, "overdue", -1)
     assert await recover.sweep() == 1
-    await runner_of(bench, EXPIRY, Expire(effects).handle)(await bench.taken(EXPIRY))
+    await runner_of(bench, EXPIRY, Expire(effects, lost_of(bench, effects)).handle)(await bench.taken(EXPIRY))
     (ending,) = await bench.endings_of("overdue")
     assert isinstance(ending, DeliberationFailed)
     assert ending.status == "timeout"
@@ -94,15 +94,17 @@ async def test_an_ending_decided_long_ago_is_published_at_once(
     assert delivery.msg.subject == topology.deadline_subject("old")
 
 
-async def test_an_unreadable_tally_keeps_no_other_from_its_timer(
+async def test_an_unreadable_tally_gets_its_deadline_at_once_and_keeps_no_other_from_its_own(
     bench: Bench, recover: DeadlineRecovery
 ) -> None:
     await record(bench, "a-first", 3_600)
     await bench.wire.publish(topology.tally_subject("b-strange"), b'{"state": "of another version"}')
     await bench.wire.publish(topology.tally_subject("c.d"), b"{}")
     await record(bench, "e-last", 3_600)
-    assert await recover.sweep() == 2
+    assert await recover.sweep() == 3
     assert await armed_at(bench, "e-last") is not None
+    (delivery,) = await bench.taken(EXPIRY)
+    assert delivery.msg.subject == topology.deadline_subject("b-strange")
 
 
 async def test_finished_and_forgotten_tallies_are_left_alone(bench: Bench, recover: DeadlineRecovery) -> None:

@@ -13,7 +13,15 @@ from parley.handlers.deadline_watch import MARKING_SECONDS, OVERDUE_SECONDS, Dea
 from parley.handlers.effects import EffectRunner
 from tests import present
 from tests.harness import until
-from tests.mirror.handlers import Bench, Stumble, StumblingWire, UnreadableBucket, effects_of, request_of
+from tests.mirror.handlers import (
+    Bench,
+    Stumble,
+    StumblingWire,
+    UnreadableBucket,
+    effects_of,
+    lost_of,
+    request_of,
+)
 
 
 async def recorded(
@@ -36,7 +44,7 @@ async def test_an_overdue_deliberation_ends_without_its_timer(bench: Bench) -> N
     await recorded(effects, "lost")
     await recorded(effects, "near", overdue=OVERDUE_SECONDS - 1)
     await lose_timer(bench)
-    watch = DeadlineWatch(bench.wire, effects)
+    watch = DeadlineWatch(bench.wire, effects, lost_of(bench, effects))
     assert await watch.look() == 1
     (ending,) = await bench.endings_of("lost")
     assert isinstance(ending, DeliberationFailed)
@@ -56,7 +64,7 @@ async def test_one_that_ended_elsewhere_costs_one_read_and_no_second_ending(benc
     here, elsewhere = effects_of(bench), effects_of(bench)
     await recorded(here, "t-1")
     await elsewhere.apply("t-1", [(CancelRequested("enough"), here.now())])
-    assert await DeadlineWatch(bench.wire, here).look() == 1
+    assert await DeadlineWatch(bench.wire, here, lost_of(bench, here)).look() == 1
     assert len(here.deadlines) == 0
     assert len(await bench.endings_of("t-1")) == 1
 
@@ -68,7 +76,7 @@ async def test_an_ending_just_decided_gets_time_to_be_marked(bench: Bench) -> No
         await effects_of(bench, StumblingWire(bench.nc, at=1, after=True)).apply(
             "t-1", [(CancelRequested("enough"), here.now())]
         )
-    watch = DeadlineWatch(bench.wire, here)
+    watch = DeadlineWatch(bench.wire, here, lost_of(bench, here))
     assert await watch.look() == 1
     assert await bench.endings_of("t-1") == []
     assert len(here.deadlines) == 1
@@ -83,7 +91,7 @@ async def test_what_cannot_be_read_now_is_looked_at_again(bench: Bench) -> None:
     effects = effects_of(bench, UnreadableBucket(bench.nc))
     event = Requested("t-1", seq=1, at=0.0, deadline=10.0, role="DEV", num_agents=2)
     effects.deadlines.add("t-1", event.deadline, 1)
-    watch = DeadlineWatch(bench.wire, effects)
+    watch = DeadlineWatch(bench.wire, effects, lost_of(bench, effects))
     assert await watch.look() == 1
     assert len(effects.deadlines) == 1
 
@@ -110,7 +118,7 @@ async def test_it_looks_now_and_then_but_not_while_the_store_is_full(
             looks += 1
             return await super().look()
 
-    running = asyncio.create_task(Counting(bench.wire, effects).run())
+    running = asyncio.create_task(Counting(bench.wire, effects, lost_of(bench, effects)).run())
     try:
         await asyncio.sleep(0.1)
         assert looks == 0

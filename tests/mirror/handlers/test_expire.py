@@ -13,14 +13,15 @@ from parley.broker.jetstream.topology import EXPIRY
 from parley.handlers.expire import Expire
 from parley.handlers.settle import Runner, Settler
 from tests import present
-from tests.mirror.handlers import Bench, effects_of, runner_of
+from tests.mirror.handlers import Bench, effects_of, lost_of, runner_of
 
 ONE, TWO = "agent-dev-001", "agent-dev-002"
 
 
 @pytest.fixture
 def expire(bench: Bench) -> Runner:
-    return runner_of(bench, EXPIRY, Expire(effects_of(bench)).handle)
+    effects = effects_of(bench)
+    return runner_of(bench, EXPIRY, Expire(effects, lost_of(bench, effects)).handle)
 
 
 async def record(

@@ -40,10 +40,11 @@ async def test_with_a_running_service_all_is_found(local_service: Running, model
     found = await findings(
         nats_url=settings.nats_url, vllm_url=model.url, ack_wait_seconds=settings.ack_wait_seconds
     )
-    assert list(found) == ["NATS", "streams", "Ray", f"model at {model.url}"]
+    assert list(found) == ["NATS", "streams", "store", "Ray", f"model at {model.url}"]
     assert all(finding.ok for finding in found.values())
     assert found["NATS"].detail.startswith("version 2.")
     assert found["streams"].detail == "as declared"
+    assert found["store"].detail == "stores what is published"
     assert found["Ray"].skipped
     assert found[f"model at {model.url}"].detail == (
         "simulated-model generated a token, takes prompts and answers of up to 32,768 tokens together"

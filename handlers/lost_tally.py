@@ -1,0 +1,76 @@
+"""Ends a deliberation whose tally is lost: its deadline came, and the bucket has no tally that can be read.
+
+A bucket that was purged or made anew, or a tally that another client overwrote, leads here; so does a deadline that
+nobody asked for. The request tells them apart: it is still in REQUESTS. Such a deliberation ends as failed, not as if it
+were new: its time is up, and its agents have run. What they answered is in AGENT_RESPONSES.
+"""
+
+import logging
+from contextlib import aclosing
+
+from nats.aio.msg import Msg
+
+from parley.broker.core.messages import MAX_TIMEOUT_SECONDS, OWN_NAME
+from parley.broker.jetstream import topology
+from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.scan import scan
+from parley.handlers.delivery import Delivery
+from parley.handlers.effects import EffectRunner
+from parley.handlers.intake import Intake, readable_task_id
+
+log = logging.getLogger("parley.handlers")
+
+LOST = (
+    "the service has lost its record of this deliberation, so it cannot say who answered; ask again"
+    f" (what agents answered is in the stream {topology.AGENT_RESPONSES})"
+)
+# Requests read for a deadline that does not say where its request is (0.1.0 armed it, or a stranger).
+MAX_READ = 20_000
+_BATCH = 16
+
+
+class LostTally:
+    def __init__(self, jetstream: JetStream, effects: EffectRunner, intake: Intake) -> None:
+        self._jetstream = jetstream
+        self._effects = effects
+        self._intake = intake
+
+    async def end(self, task_id: str, request_seq: int | None, now: float) -> None:
+        """End it if it was asked for and has no ending. `now`: when that was noticed. Raises BrokerUnavailable."""
+        unreadable = await self._effects.discard(task_id)
+        request = await self._request(task_id, request_seq, now)
+        if request is None:
+            log.warning("a deadline of %s, which nobody has asked for or which is forgotten", task_id)
+        elif not unreadable and now < self._intake.deadline_of(request):
+            log.warning("an early deadline of %s is ignored: it may not be taken in yet", task_id)
+        elif await self._effects.ended_before(task_id, request.seq, request.at, request.count) is None:
+            log.error("the tally of %s is lost: it ends as failed", task_id)
+            await self._intake.abandon(request, LOST)
+
+    async def _request(self, task_id: str, seq: int | None, now: float) -> Delivery[object] | None:
+        """The request as if it had been delivered before."""
+        if seq is None and OWN_NAME.fullmatch(task_id):
+            seq = int(task_id.partition("-")[2])
+        since = now - MAX_TIMEOUT_SECONDS if seq is None else None
+        stored = scan(
+            self._jetstream, topology.REQUESTS, topology.REQUESTED, first=seq or 1, since=since,
+            batch=_BATCH if seq is None else 1,
+        )  # fmt: skip
+        read = 0
+        async with aclosing(stored) as messages:
+            async for message in messages:
+                found = _delivered_again(message)
+                if seq is not None:
+                    return found if found.seq == seq else None
+                if readable_task_id(message.data) == task_id:
+                    return found
+                read += 1
+                if read == MAX_READ:
+                    return None
+        return None
+
+
+def _delivered_again(message: Msg) -> Delivery[object]:
+    """With a count above 1, so that its ending is looked for in the stream."""
+    first: Delivery[object] = Delivery.of(message)
+    return Delivery(first.msg, first.seq, first.at, first.count + 1)
