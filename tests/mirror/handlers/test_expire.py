@@ -18,10 +18,14 @@ from tests.mirror.handlers import Bench, effects_of, lost_of, runner_of
 ONE, TWO = "agent-dev-001", "agent-dev-002"
 
 
+def expire_of(bench: Bench) -> Expire:
+    effects = effects_of(bench)
+    return Expire(effects, lost_of(bench, effects))
+
+
 @pytest.fixture
 def expire(bench: Bench) -> Runner:
-    effects = effects_of(bench)
-    return runner_of(bench, EXPIRY, Expire(effects, lost_of(bench, effects)).handle)
+    return runner_of(bench, EXPIRY, expire_of(bench).handle)
 
 
 async def record(
@@ -127,7 +131,7 @@ async def test_an_ending_that_no_process_can_compose_is_published_without_its_re
     await bench.publish(topology.deadline_subject("t-1"), {"task_id": "t-1"})
     (delivery,) = await bench.taken(EXPIRY)
     for _ in range(2):
-        await Expire(effects_of(bench)).give_up(delivery.without_payload(), "it ends each process")
+        await expire_of(bench).give_up(delivery.without_payload(), "it ends each process")
     (ending,) = await bench.endings_of("t-1")
     assert isinstance(ending, DeliberationCompleted)
     assert (ending.results, ending.left_out, ending.missing_agents) == ((), ("results",), (TWO,))
@@ -138,12 +142,12 @@ async def test_an_ending_that_no_process_can_compose_is_published_without_its_re
 async def test_a_deadline_of_no_deliberation_is_given_up_in_peace(bench: Bench) -> None:
     await bench.publish(topology.deadline_subject("t-1"), {"task_id": "t-1"})
     (delivery,) = await bench.taken(EXPIRY)
-    await Expire(effects_of(bench)).give_up(delivery.without_payload(), "it ends each process")
+    await expire_of(bench).give_up(delivery.without_payload(), "it ends each process")
     assert await bench.endings_of("t-1") == []
 
 
 async def test_many_deadlines_that_come_together_all_end_their_deliberations(bench: Bench) -> None:
-    expire = Expire(effects_of(bench))
+    expire = expire_of(bench)
     together = Runner(Settler(bench.wire, EXPIRY, bench.notes), expire.handle, expire.prepare)
     names = [f"t-{number}" for number in range(40)]
     for name in names:
