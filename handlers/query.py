@@ -55,7 +55,10 @@ class Query:
             return status
         except BrokerUnavailable as error:
             return DeliberationStatus(
-                task_id=task_id, status="UNKNOWN", error_message=f"cannot tell now: {error}"
+                # The reason only: where NATS is is not the client's.
+                task_id=task_id,
+                status="UNKNOWN",
+                error_message=f"cannot tell now: {error.reason}",
             )
 
     async def status(self, task_id: str) -> DeliberationStatus:

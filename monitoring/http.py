@@ -1,15 +1,19 @@
 """The HTTP server for operators: /metrics, /livez, /readyz and /docs. Read-only: no request changes anything."""
 
+import asyncio
 import gzip
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
+from parley.broker.concurrency import BackgroundLoop
 from parley.monitoring import asyncapi
 from parley.monitoring.check_runner import Check, problems
+from parley.monitoring.connections import BACKLOG, Connections
 from parley.monitoring.metrics import Metrics
 
 _ASSETS = {"asyncapi.js": "text/javascript", "asyncapi.css": "text/css"}
@@ -75,12 +79,20 @@ def application(
 @asynccontextmanager
 async def serving(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
     """Serve until the block ends; yields the URL. Port 0 takes a free one. Raises OSError if the port is taken."""
+    connections = Connections()
+    app.middlewares.append(connections.count_requests)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
-    try:
-        site = web.TCPSite(runner, host, port)
-        await site.start()
-        address, bound = runner.addresses[0][:2]
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(runner.cleanup)
+        server = runner.server
+        assert server is not None, "set up above"
+        listener = await asyncio.get_running_loop().create_server(
+            partial(connections.protocol, server), host, port, backlog=BACKLOG
+        )
+        stack.callback(listener.close)
+        stack.callback(
+            BackgroundLoop(partial(connections.close_idle, server), "the idle HTTP connections").cancel
+        )
+        address, bound = listener.sockets[0].getsockname()[:2]
         yield f"http://[{address}]:{bound}" if ":" in address else f"http://{address}:{bound}"
-    finally:
-        await runner.cleanup()

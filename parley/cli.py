@@ -19,6 +19,7 @@ from rich.text import Text
 from parley import deadletters, find_nats
 from parley.broker.core.errors import InvalidMessage, ParleyError, SettingsError, Unavailable
 from parley.broker.core.messages import DeliberationCompleted, Ending
+from parley.broker.core.printable import safe_json, visible
 from parley.broker.core.url_masking import masked
 from parley.broker.process_tuning import tune_gc, use_batch_scheduling
 from parley.client import ENDED, Asking, Client, connect
@@ -215,7 +216,7 @@ def ask(
             seed=seed)
         ending = await _ask(client, question, live=not as_json, **asking)
         if as_json:
-            print(ending.model_dump_json(indent=2))
+            print(safe_json(ending.model_dump_json(indent=2)))
         else:
             show_ending(out, ending)
         return OK if isinstance(ending, DeliberationCompleted) else FAILED
@@ -258,7 +259,7 @@ def result(task_id: str, as_json: Annotated[bool, typer.Option("--json")] = Fals
     async def run(client: Client) -> int:
         status = await client.status(task_id)
         if as_json:
-            print(status.model_dump_json(indent=2))
+            print(safe_json(status.model_dump_json(indent=2)))
         else:
             show_status(out, status)
         return OK if status.status == "COMPLETED" else FAILED
@@ -333,7 +334,7 @@ def doctor() -> None:
             good = good and finding.ok
             mark, style = ("ok", "green") if finding.ok else ("no", "red")
             mark, style = ("--", "") if finding.skipped else (mark, style)
-            line = f"{mark}  {finding.what}: {finding.detail}"
+            line = visible(f"{mark}  {finding.what}: {finding.detail}")
             out.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
         return OK if good else NO_SERVICE
 

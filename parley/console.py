@@ -8,6 +8,7 @@ import typer
 import uvloop
 from rich.console import Console
 
+from parley.broker.core.printable import visible
 from parley.client import Client, connect
 from parley.settings import load
 
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 def print_error(problem: str) -> None:
     """Print one line on stderr: what is wrong, and what to do."""
-    err.print(f"parley: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
+    err.print(f"parley: {visible(problem)}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def with_client(work: Callable[[Client], Awaitable[T]]) -> T:

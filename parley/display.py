@@ -1,7 +1,6 @@
-"""How a terminal shows a deliberation: its progress, its ending, its status; and text that is safe to print."""
+"""How a terminal shows a deliberation: its progress, its ending, its status."""
 
 import time
-import unicodedata
 from collections.abc import Sequence
 
 from rich.console import Console, Group, RenderableType
@@ -12,13 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from parley.broker.core.messages import AgentResult, DeliberationCompleted, DeliberationStatus, Ending
+from parley.broker.core.printable import harmless
 from parley.broker.core.tally import Outcome, Tally
 from parley.broker.core.timestamps import format_timestamp
-
-# Every control character but line feed and tab. Rich prints escape sequences, and the text of a model or
-# server must not move the cursor, retitle the window or set the clipboard.
-_CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
-
 
 # Agents with a line of their own while a deliberation runs.
 SHOWN_AGENTS = 20
@@ -61,7 +56,7 @@ def show_ending(console: Console, ending: Ending, *, simulated: bool = False) ->
     for result in ending.results:
         console.print(_answer(result))
     for failed in ending.failed_agents:
-        why = f" failed ({failed.error_type.value}): {_harmless(failed.error)}"
+        why = f" failed ({failed.error_type.value}): {harmless(failed.error)}"
         console.print(Text.assemble((failed.agent_id, "bold"), why), style="red")
     if ending.missing_agents:
         console.print(Text(f"Not heard from: {', '.join(ending.missing_agents)}"), style="yellow")
@@ -77,9 +72,7 @@ def show_ending(console: Console, ending: Ending, *, simulated: bool = False) ->
 def _say_left_out(console: Console, message: Ending | DeliberationStatus) -> None:
     if not message.left_out:
         return
-    console.print(
-        Text(f"Left out for want of room: {_harmless(', '.join(message.left_out))}"), style="yellow"
-    )
+    console.print(Text(f"Left out for want of room: {harmless(', '.join(message.left_out))}"), style="yellow")
     if "results" in message.left_out:
         console.print(Text("The answers are in the stream AGENT_RESPONSES."), style="yellow")
 
@@ -90,7 +83,7 @@ def summary(ending: Ending) -> Text:
     if isinstance(ending, DeliberationCompleted):
         word = ("completed, degraded", "bold yellow") if ending.degraded else ("completed", "bold green")
         return Text.assemble(f"{ending.task_id} ", word, f": {heard}")
-    why = f": {_harmless(ending.error)} ({heard})"
+    why = f": {harmless(ending.error)} ({heard})"
     return Text.assemble(f"{ending.task_id} ", (ending.status, "bold red"), why)
 
 
@@ -111,29 +104,11 @@ def _answer(result: AgentResult) -> Panel:
         facts += f", temperature {proposal.temperature:g}"
     # Markdown, not Rich's markup: a model's text must not be read as our own formatting.
     answer, title, subtitle = (
-        Markdown(_harmless(proposal.content)),
+        Markdown(harmless(proposal.content)),
         Text(result.agent_id),
-        Text(_harmless(facts)),
+        Text(harmless(facts)),
     )
     return Panel(answer, title=title, title_align="left", subtitle=subtitle, subtitle_align="right")
-
-
-def _harmless(text: str) -> str:
-    return text.translate(_CONTROLS)
-
-
-def visible(text: str | bytes) -> str:
-    """The text with each control character, and each byte that is not UTF-8, as an escape: nothing is left out."""
-    if isinstance(text, bytes):
-        text = text.decode(errors="backslashreplace")
-    return "".join(map(_escaped, text))
-
-
-def _escaped(character: str) -> str:
-    # Cf reverses or hides the text around it, Zl and Zp break the line, half a surrogate pair (Cs) is unprintable.
-    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in "\n\t":
-        return character.encode("unicode_escape").decode()
-    return character
 
 
 def show_status(console: Console, status: DeliberationStatus) -> None:
@@ -142,7 +117,7 @@ def show_status(console: Console, status: DeliberationStatus) -> None:
     _say_left_out(console, status)
     heard = f"{status.received_count} answered, {status.failed_count} failed, of {status.total_agents}"
     words = f"{status.task_id} {status.status}{f': {heard}' if status.total_agents else ''}"
-    console.print(Text(f"{words}. {_harmless(status.error_message)}" if status.error_message else words))
+    console.print(Text(f"{words}. {harmless(status.error_message)}" if status.error_message else words))
 
 
 def listing(tallies: Sequence[Tally]) -> Table:

@@ -6,6 +6,7 @@ whose `error_type` is one of the contract's closed set. Nothing here retries.
 """
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -183,6 +184,9 @@ def _broken(endpoint: Endpoint, error: Exception) -> ModelError:
     httpx-aiohttp makes a ConnectTimeout of a connection that the server closed, with aiohttp's exception as
     its cause. For an answer that is not HTTP it raises aiohttp's exception itself.
     """
+    if _is_ours(error):
+        text = f"cannot connect to {endpoint}: too many open files in this process"
+        return ModelError(ErrorType.CONNECTION_FAILED, text, is_ours=True)
     match error if isinstance(error, aiohttp.ClientError) else error.__cause__:
         case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError() | aiohttp.InvalidURL():
             return ModelError(ErrorType.CONNECTION_FAILED, f"cannot connect to {endpoint}: {_reason(error)}")
@@ -209,6 +213,15 @@ async def _chunks(response: httpx.Response) -> AsyncIterator[bytes]:
         if len(chunk) >= FULL_CHUNK_BYTES:
             # More is here already, so reading it awaits nothing, and other calls would get no turn.
             await asyncio.sleep(0)
+
+
+def _is_ours(error: BaseException | None) -> bool:
+    """Whether this process, or this machine, has no descriptor left for a connection."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 async def _read(response: httpx.Response) -> bytes:

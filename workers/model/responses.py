@@ -48,7 +48,8 @@ class ModelError(Exception):
     """A request that got no answer.
 
     `retry_after`: the pause that the server asked for, in seconds. `status`: of the HTTP response, if any.
-    `attempts`: the calls that were made, the failed one included.
+    `attempts`: the calls that were made, the failed one included. `is_ours`: the cause lies in this process, and says
+    nothing of the endpoint.
     """
 
     def __init__(
@@ -58,8 +59,11 @@ class ModelError(Exception):
         retry_after: float | None = None,
         status: int | None = None,
         attempts: int = 1,
+        *,
+        is_ours: bool = False,
     ) -> None:
         super().__init__(error_type, message)
+        self.is_ours = is_ours
         self.error_type = error_type
         self.message = message
         self.retry_after = retry_after
@@ -77,6 +81,8 @@ class ModelError(Exception):
     @property
     def signal(self) -> Signal:
         """What this error says of its endpoint."""
+        if self.is_ours:
+            return Signal.IGNORED
         if self.error_type is ErrorType.SERVER_ERROR:
             if self.retry_after is not None:
                 return Signal.ALIVE  # only a living server asks to come back later

@@ -1,6 +1,7 @@
 """One call to a model server: the simulator in its own process, and servers that answer with given bytes."""
 
 import asyncio
+import errno
 import gzip
 import json
 import socket
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from parley.broker.core.error_policy import Signal
 from parley.broker.core.messages import MAX_FIGURE, ErrorType, Usage
 from parley.workers.model import responses
 from parley.workers.model.call_policy import CallTimeouts
@@ -685,3 +687,23 @@ async def test_a_refusal_has_its_status_and_a_public_text_without_the_servers_ow
         ModelError(ErrorType.CONNECTION_FAILED, "cannot connect to http://x").public_text
         == "cannot connect to http://x"
     )
+
+
+# ── trouble of our own ────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+async def test_too_many_open_files_say_nothing_of_the_server(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def no_more(*_: object, **__: object) -> socket.socket:
+        raise OSError(number, "Too many open files")
+
+    async with ModelClient() as client:
+        monkeypatch.setattr(socket, "socket", no_more)
+        with pytest.raises(ModelError) as caught:
+            await client.complete(Endpoint("http://127.0.0.1:1"), ASK, seconds=5)
+        monkeypatch.undo()
+    assert caught.value.error_type is ErrorType.CONNECTION_FAILED
+    assert caught.value.signal is Signal.IGNORED
+    assert "too many open files" in str(caught.value)

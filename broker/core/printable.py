@@ -1,0 +1,34 @@
+"""Text of models, servers and senders as it may be printed: it must not move a terminal's cursor, retitle its window, or
+show itself in another order than it has. Pure.
+"""
+
+import json
+import unicodedata
+
+# Control characters; format characters, which reverse or hide the text around them; half a surrogate pair, which is
+# unprintable; separators that break the line.
+_UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+# Emoji and some scripts are written with these two, and they change no order.
+_JOINERS = "\u200c\u200d"
+
+
+def _is_unsafe(character: str) -> bool:
+    return unicodedata.category(character) in _UNSAFE and character not in "\n\t"
+
+
+def visible(text: str | bytes) -> str:
+    """The text with each unsafe character, and each byte that is not UTF-8, as an escape: nothing is left out."""
+    if isinstance(text, bytes):
+        text = text.decode(errors="backslashreplace")
+    return "".join(c.encode("unicode_escape").decode() if _is_unsafe(c) else c for c in text)
+
+
+def harmless(text: str) -> str:
+    """A model's text: without control characters, and with format characters as escapes."""
+    kept = (c for c in text if not (unicodedata.category(c) == "Cc" and _is_unsafe(c)))
+    return "".join(c if c in _JOINERS else visible(c) for c in kept)
+
+
+def safe_json(text: str) -> str:
+    """JSON with each unsafe character in a string as JSON's own escape: the values stay what they are."""
+    return "".join(json.dumps(c)[1:-1] if _is_unsafe(c) else c for c in text)
