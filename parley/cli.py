@@ -341,6 +341,23 @@ def doctor() -> None:
     raise typer.Exit(run_command(run()))
 
 
+@app.command()
+def provision(
+    apply: Annotated[
+        bool, typer.Option("--apply/--check", help="Change what loses nothing, or only say what differs.")
+    ] = False,
+) -> None:
+    """Streams and consumers in NATS: what is missing or differs from what these settings and this version need.
+
+    Exit codes: 0 all is as it is needed, 1 something is missing or differs, 3 it can't be changed.
+    """
+    from parley.provisioning import run
+
+    settings = load().with_local_nats()
+    _log(settings)
+    raise typer.Exit(run_command(run(settings, apply=apply)))
+
+
 # ── plumbing ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -37,7 +37,7 @@ TOLERATED = "kept until `parley provision --apply`"
 class When(StrEnum):
     AT_START = "at the next start of a service"
     ON_REQUEST = "by `parley provision --apply`"
-    NEVER = "never by Parley"
+    NEVER = "by nobody"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from typing import TypeVar
 
+import nats.errors
 from nats.js import JetStreamContext, api
 from nats.js.api import ConsumerConfig, StreamConfig, StreamInfo
 from nats.js.errors import APIError, NotFoundError
@@ -40,6 +41,8 @@ _NO_REPLICAS = 10074
 PROBE = "PARLEY_PROBE"
 # Room between a machine's clock and the server's, where a lost consumer begins anew.
 CLOCK_SECONDS = 3_600.0
+
+NO_RIGHT = "NATS did not answer: may this user make streams? Run `parley provision --apply` as one that may"
 
 Config = TypeVar("Config", StreamConfig, ConsumerConfig)
 
@@ -141,25 +144,44 @@ async def provision(
 ) -> list[str]:
     """Returns what was made or changed; with `Extent.LOOK`, what is missing.
 
-    Raises TopologyMismatch, before it changes anything, if a difference stops a service (not with `Extent.MISSING`);
-    and if the server refuses a change or a stream. Raises nats-py's TimeoutError, also where this user has not the
-    right. No change loses a message.
+    Raises TopologyMismatch, before it changes anything, if a difference stops a service (`LOOK` and `START`); at the
+    end, if one can't be changed (`ALL`); and if the server refuses or this user has not the right. No change loses a
+    message.
     """
     found = await examine(js)
     budget = wanted.storage_bytes or found.budget_bytes
     differences = found.differences(wanted, budget)
     stopping = [difference for difference in differences if stops_a_start(difference)]
-    if extent is Extent.ALL:
-        stopping = [difference for difference in stopping if difference.when is When.NEVER]
-    if stopping and extent is not Extent.MISSING:
+    if stopping and extent in (Extent.LOOK, Extent.START):
         raise TopologyMismatch(list(map(str, stopping)))
     if extent is Extent.LOOK:
         return found.missing
+    try:
+        done = await _act(js, found, wanted, budget, extent)
+    except nats.errors.TimeoutError as error:
+        # NATS does not answer a user that has not the right.
+        if found.missing or extent is Extent.ALL:
+            listed = ", ".join(found.missing) or "the streams"
+            raise TopologyMismatch([f"{listed}: not made or changed, because {NO_RIGHT}"]) from error
+        log.warning("the streams stay as an earlier version made them: %s", NO_RIGHT)
+        return []
+    never = [difference for difference in stopping if difference.when is When.NEVER]
+    if never and extent is Extent.ALL:
+        raise TopologyMismatch(list(map(str, never)))
+    return done
+
+
+async def _act(
+    js: JetStreamContext, found: Findings, wanted: Wanted, budget: int | None, extent: Extent
+) -> list[str]:
     if budget is None and (found.missing or extent >= Extent.START):
         budget = await _probe(js, wanted)
-        differences = found.differences(wanted, budget)
-    changes = [difference for difference in differences if _within(difference, extent)]
-    _say_what_is_kept(differences, changes)
+    differences = found.differences(wanted, budget)
+    fixed = {difference.what for difference in differences if difference.when is When.NEVER}
+    changes = [each for each in differences if _within(each, extent) and each.what not in fixed]
+    for difference in differences:
+        if difference.remedy == TOLERATED and difference not in changes:
+            log.warning("%s", difference)
     changed = await _change_streams(js, found, wanted, changes)
     made = await _make_streams(js, found, wanted, budget)
     changed += await _change_consumers(js, found, changes)
@@ -172,14 +194,23 @@ async def provision(
     return [*made, *changed]
 
 
+async def review(js: JetStreamContext, wanted: Wanted) -> list[str]:
+    """One line for each thing that is missing or differs, and when that is changed. Changes nothing."""
+    found = await examine(js)
+    lines = [f"{missing}: missing; made {When.AT_START}" for missing in found.missing]
+    budget = wanted.storage_bytes or found.budget_bytes or topology.SMALLEST_BUDGET_BYTES
+    for difference in found.differences(wanted, budget):
+        if difference.field == "max_bytes" and difference.when is When.AT_START:
+            lines.append(f"{difference.what}: no max_bytes; gets its share of the storage {When.AT_START}")
+        elif difference.when is When.NEVER:
+            lines.append(f"{difference}")
+        else:
+            lines.append(f"{difference}; changed {difference.when.value}")
+    return lines
+
+
 def _within(difference: Difference, extent: Extent) -> bool:
     return extent is Extent.ALL or (extent is Extent.START and difference.when is When.AT_START)
-
-
-def _say_what_is_kept(differences: Iterable[Difference], changes: Sequence[Difference]) -> None:
-    for difference in differences:
-        if difference.remedy == TOLERATED and difference not in changes:
-            log.warning("%s", difference)
 
 
 # ── streams ───────────────────────────────────────────────────────────────────────────────────────────────────────

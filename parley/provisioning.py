@@ -1,0 +1,28 @@
+"""`parley provision`: shows where the streams in NATS differ from what a service needs, and makes what loses nothing."""
+
+from parley.broker.core.errors import SettingsError
+from parley.broker.core.reply_subjects import SERVICE_INBOX
+from parley.broker.jetstream.connection import check_server, close, connect
+from parley.broker.jetstream.provision import Extent, provision, review
+from parley.console import FAILED, OK, out
+from parley.settings import Settings
+
+
+async def run(settings: Settings, *, apply: bool) -> int:
+    """The exit code. Raises SettingsError, Unavailable."""
+    if settings.nats_url is None:
+        raise SettingsError(["NATS_URL: not set, and no `parley up` runs here"])
+    nc = await connect(settings.nats_url, "parley-provision", SERVICE_INBOX)
+    try:
+        await check_server(nc, settings.nats_url)
+        if apply:
+            lines = await provision(nc.jetstream(), settings.wanted, extent=Extent.ALL)
+        else:
+            lines = await review(nc.jetstream(), settings.wanted)
+    finally:
+        await close(nc)
+    for line in lines:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+    if not lines:
+        out.print("all streams and consumers are as they are needed")
+    return OK if apply or not lines else FAILED
