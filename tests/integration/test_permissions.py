@@ -4,6 +4,8 @@ import asyncio
 import json
 import logging
 import os
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -178,6 +180,63 @@ async def test_a_client_reads_results_that_were_too_large_for_a_message(
     await model.behave()
 
 
+@pytest.mark.ray
+async def test_actors_work_with_a_workers_rights(
+    guarded: Guarded, service: Running, model: ModelServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await model.behave()
+    with caplog.at_level(logging.WARNING):
+        # Both services take work; enough agents that the actor gets some.
+        async with running(
+            guarded.url("service"), model, tmp_path, service.nats, pool="ray", pool_actors=1, pool_slots=32,
+            ray_actor_cpus=0.1, worker_nats_url=guarded.url("worker"),
+        ) as on_ray:  # fmt: skip
+            pool = on_ray.service.pool
+            assert pool is not None
+            busiest = 0
+            await model.behave(latency_ms=300)
+            asked = asyncio.create_task(service.client.deliberate("why?", agents=64, timeout_seconds=30))
+            while not asked.done():
+                busiest = max(busiest, pool.busy)
+                await asyncio.sleep(0.02)
+            ending = await asked
+            assert ending.successful_responses == 64
+            assert busiest > 0
+    assert [
+        r.getMessage() for r in caplog.records if "permissions violation for publish" in r.getMessage()
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("role", "arguments", "code"),
+    [
+        ("client", ("ask", "why?", "--agents", "1", "--timeout", "20", "--json"), 0),
+        ("client", ("ls", "--json"), 0),
+        ("client", ("result", "nobody", "--json"), 1),
+        ("client", ("cancel", "nobody"), 1),
+        ("operator", ("deadletters", "list", "--json"), 0),
+        ("provisioner", ("provision", "--check"), 0),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else None,
+)
+async def test_a_command_needs_no_more_than_its_roles_rights(
+    guarded: Guarded, service: Running, model: ModelServer, tmp_path: Path, role: str, arguments: tuple[str, ...],
+    code: int,
+) -> None:  # fmt: skip
+    await model.behave()
+    environment = {
+        "PATH": os.environ["PATH"], "HOME": str(tmp_path), "NATS_URL": guarded.url(role),
+        "PARLEY_ACK_WAIT_SECONDS": str(ACK_WAIT_SECONDS),
+    }  # fmt: skip
+    command = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-m", "parley", *arguments, env=environment, stdout=PIPE, stderr=PIPE
+    )
+    out, err = await asyncio.wait_for(command.communicate(), 60)
+    assert command.returncode == code, (out, err)
+    assert b"no right" not in err
+    assert service.client is not None
+
+
 async def test_an_operator_examines_the_service_and_its_dead_letters(
     guarded: Guarded, service: Running
 ) -> None:
@@ -210,7 +269,7 @@ STREAMS = (
 # Subjects that only Parley's own parts publish to.
 INTERNAL = (
     "deliberation.completed", "deliberation.failed", "deliberation.timer.t-1", "deliberation.deadline.t-1",
-    "agent.requested", "agent.cancel", "deadletter.x", "$KV.deliberations.t-1", "$O.results.C.x", "_PARLEY.service.x",
+    "agent.requested", "agent.cancel", "agent.running", "suspect.a.b.c", "deadletter.x", "$KV.deliberations.t-1", "$O.results.C.x", "_PARLEY.service.x",
     "_PARLEY.worker.x", "_INBOX.x", "$JS.ACK.REQUESTS.intake.1.1.1.1.0", "$SRV.PING",
     *(f"$JS.API.STREAM.{verb}.{stream}" for verb in ("PURGE", "DELETE", "UPDATE") for stream in STREAMS),
     *(f"$JS.API.CONSUMER.CREATE.{stream}" for stream in STREAMS), "$JS.API.CONSUMER.MSG.NEXT.REQUESTS.intake",
@@ -218,7 +277,10 @@ INTERNAL = (
 )  # fmt: skip
 REFUSED = {
     "client": (*INTERNAL, "agent.response.completed", "agent.response.failed"),
-    "worker": (*INTERNAL, "deliberation.requested", "deliberation.cancel", "deliberation.get"),
+    "worker": (
+        *(subject for subject in INTERNAL if not subject.startswith("_PARLEY.service")), "deliberation.requested",
+        "deliberation.cancel", "deliberation.get",
+    ),
     "service": (
         "deliberation.requested", "deliberation.cancel", "agent.response.completed", "_PARLEY.service.x",
         *(f"$JS.API.STREAM.{verb}.{stream}" for verb in ("DELETE", "UPDATE", "CREATE") for stream in STREAMS),
