@@ -159,7 +159,7 @@ async def test_a_request_is_copied_while_its_copies_together_stay_small(
 async def test_a_request_arms_its_deadline_and_queues_its_agents_work(bench: Bench, process: Process) -> None:
     await process.requested("t-1")
     timer = present(await bench.wire.get_last(topology.DELIBERATIONS, "deliberation.timer.t-1"))
-    assert json.loads(timer.data) == {"task_id": "t-1"}
+    assert json.loads(timer.data) == {"task_id": "t-1", "request_seq": 1}
     assert timer.headers["Nats-Schedule-Target"] == "deliberation.deadline.t-1"
     assert timer.headers["Nats-Schedule"] == "@at 2027-01-15T08:01:00.000Z"
     work = sorted(await work_of(bench, "t-1"), key=lambda one: one.agent_number)
