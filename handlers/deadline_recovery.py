@@ -3,15 +3,16 @@
 An open deliberation ends by its deadline at the latest, and the deadline is a message that waits in a stream. If the
 stream loses it (a purge, a write that was never synced), or if an ending was decided and never marked as published,
 no message is left to trigger the rest. The same holds where two processes had one message: one acknowledged it as a
-no-op, the other failed to carry out what it decided. So at the start, after every reconnect and now and then, each unfinished tally gets its deadline again. That deadline ends what is open and publishes what was decided, as
+no-op, the other failed to carry out what it decided. So at the start and after every reconnect each unfinished tally gets its deadline again. That deadline ends what is open and publishes what was decided, as
 always.
 
 `DeadlineWatch` finds most of these sooner: this is for what no running process remembers. A sweep follows a store that
-was full, too.
+was full, too. In between, sweeps now and then arm only what is overdue, which is nothing as a rule.
 """
 
 import asyncio
 import logging
+import math
 import re
 import time
 from collections.abc import Coroutine
@@ -28,14 +29,14 @@ from parley.broker.core.tally import Tally
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.scan import scan
-from parley.handlers.deadline_watch import MARKING_SECONDS, DeadlineWatch
+from parley.handlers.deadline_watch import MARKING_SECONDS, OVERDUE_SECONDS, DeadlineWatch
 from parley.handlers.effects import EffectRunner
 
 log = logging.getLogger("parley.handlers")
 
 # Seconds between two sweeps: the longest that a deliberation which no process remembers waits beyond its deadline. A
-# sweep takes at most one part in SHARE of the time: it reads 20,000 tallies a second (docs/performance.md), so with
-# 100,000 kept it takes 5 s and comes every four minutes.
+# sweep takes at most one part in SHARE of the time: with 100,000 tallies kept it takes 5 to 8 s (measured; 10,000 of
+# them unfinished) and comes every four to seven minutes; with some thousands it comes every LEAST_SWEEP_SECONDS.
 LEAST_SWEEP_SECONDS = 30.0
 SWEEP_SECONDS = 600.0
 SHARE = 50
@@ -61,16 +62,18 @@ class DeadlineRecovery:
         Raises BrokerUnavailable.
         """
         connection, health = self._jetstream.nc, self._jetstream.health
+        seen: tuple[int, int] | None = None
         while True:
             try:
                 await connection.wait_connected()
             except nats.errors.ConnectionClosedError:
                 return
             reconnects, restorations = connection.reconnects, health.restorations
+            regular, seen = seen == (reconnects, restorations), (reconnects, restorations)
             began = time.monotonic()
             try:
                 await self.watch.look()  # first: what it ends needs no deadline
-                await self.sweep()
+                await self.sweep(only_overdue=regular)
             except StoreFull:
                 pass  # logged once; what could not be armed is, once there is room
             interval = min(SWEEP_SECONDS, max(LEAST_SWEEP_SECONDS, SHARE * (time.monotonic() - began)))
@@ -78,9 +81,11 @@ class DeadlineRecovery:
                 interval, connection.wait_reconnected(reconnects), health.wait_restored(restorations)
             )
 
-    async def sweep(self) -> int:
-        """Arm the deadline of every unfinished tally and return how many there are. Raises BrokerUnavailable."""
+    async def sweep(self, *, only_overdue: bool = False) -> int:
+        """Arm the deadline of every unfinished tally, or of those that are overdue, and return of how many. Raises
+        BrokerUnavailable."""
         began, armed, seen = time.monotonic(), 0, 0
+        until = self._effects.now() - OVERDUE_SECONDS if only_overdue else math.inf
         group: list[tuple[str, Tally | None]] = []
         async with aclosing(
             scan(self._jetstream, topology.TALLIES, topology.tally_subject(">"), batch=BATCH)
@@ -88,14 +93,15 @@ class DeadlineRecovery:
             async for message in tallies:
                 seen += 1
                 unfinished = _unfinished(message)
-                if unfinished is None:
+                if unfinished is None or _since(unfinished[1]) > until:
                     continue
                 group.append(unfinished)
                 if len(group) == AT_ONCE:
                     armed += await self._arm_all(group)
                     group = []
         armed += await self._arm_all(group)
-        log.info("recovery: %d of %d tallies unfinished, %.1f s", armed, seen, time.monotonic() - began)
+        say = log.debug if only_overdue and not armed else log.info
+        say("recovery: armed %d deadlines for %d tallies, %.1f s", armed, seen, time.monotonic() - began)
         return armed
 
     async def _arm_all(self, found: list[tuple[str, Tally | None]]) -> int:
@@ -137,6 +143,13 @@ def _unfinished(message: Msg) -> tuple[str, Tally | None] | None:
         log.error("the tally of %s cannot be read: %s", task_id, describe(error))
         return task_id, None
     return (task_id, tally) if tally.ending_unpublished or not tally.ended else None
+
+
+def _since(tally: Tally | None) -> float:
+    """From when on it is overdue; one that cannot be read always is."""
+    if tally is None:
+        return -math.inf
+    return tally.deadline if tally.verdict is None else tally.verdict.decided_at + MARKING_SECONDS
 
 
 def _due(tally: Tally, now: float) -> float:

@@ -13,7 +13,7 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import EXPIRY
 from parley.handlers.deadline_recovery import DeadlineRecovery
-from parley.handlers.deadline_watch import MARKING_SECONDS, DeadlineWatch
+from parley.handlers.deadline_watch import MARKING_SECONDS, OVERDUE_SECONDS, DeadlineWatch
 from parley.handlers.effects import EffectRunner
 from parley.handlers.expire import Expire
 from tests import present
@@ -141,6 +141,20 @@ async def test_it_sweeps_at_the_start_and_after_a_reconnect(bench: Bench, recove
             await running
 
 
+async def test_a_regular_sweep_arms_only_what_is_overdue(bench: Bench, recover: DeadlineRecovery) -> None:
+    await record(bench, "ahead", 3_600)
+    await record(bench, "just-over", -0.1)
+    await record(bench, "just-decided", 3_600, CancelRequested("enough"), ago=0)
+    await record(bench, "overdue", -OVERDUE_SECONDS)
+    await record(bench, "decided-long-ago", 3_600, CancelRequested("enough"), ago=MARKING_SECONDS + 5)
+    await bench.wire.publish(topology.tally_subject("unreadable"), b"{}")
+    assert await recover.sweep(only_overdue=True) == 3
+    assert await armed_at(bench, "ahead") is None
+    subjects = {delivery.msg.subject for delivery in await bench.taken(EXPIRY, 3)}
+    names = ("overdue", "decided-long-ago", "unreadable")
+    assert subjects == {topology.deadline_subject(name) for name in names}
+
+
 async def test_it_sweeps_regularly(
     bench: Bench, recover: DeadlineRecovery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,7 +162,7 @@ async def test_it_sweeps_regularly(
     running = asyncio.create_task(recover.run())
     try:
         for name in ("one", "two", "three"):
-            await record(bench, name, 3_600)
+            await record(bench, name, -OVERDUE_SECONDS)
 
             async def swept(name: str = name) -> bool:
                 return await armed_at(bench, name) is not None
