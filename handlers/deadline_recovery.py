@@ -92,7 +92,7 @@ class DeadlineRecovery:
         ) as tallies:
             async for message in tallies:
                 seen += 1
-                unfinished = _unfinished(message)
+                unfinished = unfinished_tally(message)
                 if unfinished is None or _since(unfinished[1]) > until:
                     continue
                 group.append(unfinished)
@@ -127,7 +127,7 @@ async def _first(seconds: float, *events: Coroutine[Any, Any, Any]) -> None:
             task.cancel()
 
 
-def _unfinished(message: Msg) -> tuple[str, Tally | None] | None:
+def unfinished_tally(message: Msg) -> tuple[str, Tally | None] | None:
     """The task_id and the tally that this message holds, without the tally if it cannot be read; None if it holds
     none or a finished one."""
     # The last write of a tally has a time to live, and a marker of a deletion has a header: both are known without

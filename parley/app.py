@@ -50,6 +50,7 @@ from parley.handlers.pull import PullSubscriber
 from parley.handlers.query import Query
 from parley.handlers.routes import Handlers, Part, declare, declare_all
 from parley.handlers.settle import Runner, Settler
+from parley.handlers.trimmer import Trimmer
 from parley.monitoring import asyncapi, http
 from parley.monitoring.check_runner import Check
 from parley.monitoring.metrics import Metrics
@@ -120,7 +121,8 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
         readiness = await opened(_readiness(settings, model, pool)) if pool is not None else None
         probe = StoreProbe(jetstream) if {Part.INTAKE, Part.AGGREGATE} & set(parts) else None
         on_loss = recover.sweep if Part.AGGREGATE in parts else None
-        keeper = StreamKeeper(jetstream, settings.wanted, on_loss=on_loss)
+        on_look = Trimmer(jetstream).on_look if Part.AGGREGATE in parts else None
+        keeper = StreamKeeper(jetstream, settings.wanted, on_loss=on_loss, on_look=on_look)
         url = await opened(_http_server(settings, jetstream, metrics, pool, readiness, probe, keeper))
         await broker.start()
         stack.callback(BackgroundLoop(keeper.run, "the keeper of the streams").cancel)
