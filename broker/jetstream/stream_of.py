@@ -23,7 +23,10 @@ def stream_of(subject: str) -> str | None:
     known = _EXACT.get(subject)
     if known is not None:
         return known
-    return next((stream for prefix, stream in _BY_PREFIX if subject.startswith(prefix)), None)
+    for prefix, stream in _BY_PREFIX:  # a comprehension would cost more than all comparisons
+        if subject.startswith(prefix):
+            return stream
+    return None
 
 
 def may_acknowledge(stream: str, subject: str) -> bool:

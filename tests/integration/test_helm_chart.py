@@ -42,9 +42,10 @@ FOREIGN = {
 # here).
 OWNED = {
     "PARLEY_REPLICAS", "PARLEY_DRAIN_SECONDS", "PARLEY_HTTP_HOST", "PARLEY_HTTP_PORT", "PARLEY_POOL",
-    "PARLEY_POOL_ACTORS", "PARLEY_RAY_ACTOR_CPUS", "PARLEY_HOME",
+    "PARLEY_POOL_ACTORS", "PARLEY_RAY_ACTOR_CPUS", "PARLEY_HOME", "PARLEY_WORKER_NATS_URL",
 }  # fmt: skip
 NATS_SECRET = {"name": "nats-credentials", "key": "nats-url"}
+WORKER_SECRET = {"name": "nats-credentials", "key": "worker-url"}
 VLLM_SECRET = {"name": "vllm-credentials", "key": "bearer"}
 RAY_SECRET = {"name": "ray-credentials", "key": "token"}
 SECRET_TEXT = "nats://s3cr3t@nats.example:4222"  # a valid value of every variable that comes from a Secret
@@ -54,7 +55,7 @@ VARIANTS: dict[str, Object] = {
     "everything on": {
         "image": {"digest": "sha256:" + "a" * 64},
         "imagePullSecrets": [{"name": "registry"}],
-        "nats": {"existingSecret": NATS_SECRET},
+        "nats": {"existingSecret": NATS_SECRET, "workerSecret": WORKER_SECRET},
         "vllm": {
             "urls": ["http://one:8000", "http://two:8000"],
             "model": "llama",
@@ -275,6 +276,9 @@ def test_the_service_accepts_its_settings(
     assert settings.nats_url == (
         SECRET_TEXT if merged["nats"]["existingSecret"]["name"] else merged["nats"]["url"]
     )
+    # Only the dispatcher starts actors.
+    apart = part is Part.DISPATCH and merged["nats"]["workerSecret"]["name"]
+    assert settings.worker_nats_url == (SECRET_TEXT if apart else None)
     assert list(settings.endpoints) == merged["vllm"]["urls"]
     assert settings.vllm_model == (merged["vllm"]["model"] or None)
     assert settings.replicas == merged["nats"]["streamReplicas"]
@@ -350,7 +354,9 @@ def test_secrets_are_only_ever_named(chart: helm_python.Chart, values: Object) -
 
 def test_secrets_come_from_the_named_keys_and_go_only_where_they_are_needed(chart: helm_python.Chart) -> None:
     objects = render(chart, VARIANTS["everything on"])
-    nats, vllm, ray = ({"secretKeyRef": secret} for secret in (NATS_SECRET, VLLM_SECRET, RAY_SECRET))
+    nats, worker, vllm, ray = (
+        {"secretKeyRef": secret} for secret in (NATS_SECRET, WORKER_SECRET, VLLM_SECRET, RAY_SECRET)
+    )
 
     def secrets_of(template: Object) -> Object:
         return {
@@ -360,7 +366,7 @@ def test_secrets_come_from_the_named_keys_and_go_only_where_they_are_needed(char
     for part in Part:
         expected = {"NATS_URL": nats}
         if part is Part.DISPATCH:
-            expected |= {"VLLM_API_KEY": vllm, "RAY_AUTH_TOKEN": ray}
+            expected |= {"PARLEY_WORKER_NATS_URL": worker, "VLLM_API_KEY": vllm, "RAY_AUTH_TOKEN": ray}
         assert secrets_of(deployment(objects, part)["spec"]["template"]) == expected
     for group in ray_groups(objects):
         assert secrets_of(group["template"]) == {"RAY_AUTH_TOKEN": ray}
