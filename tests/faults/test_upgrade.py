@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from nats.js.api import DiscardPolicy
 
 from parley.broker.core.errors import BrokerUnavailable
 from parley.broker.jetstream import topology
@@ -20,6 +21,7 @@ from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.provision import Extent, provision
 from parley.broker.jetstream.scan import scan
+from parley.client import connect as connect_client
 from tests.faults import upgrade
 from tests.harness import ModelServer, fresh, until
 from tests.rig.child import Child, answers, started
@@ -145,6 +147,33 @@ async def test_an_upgrade_from_0_1_0_under_load_loses_and_doubles_nothing(
         raise AssertionError(f"{error}\n{parts.log_ends()}") from None
     finally:
         await close(nc)
+
+
+async def test_back_to_0_1_0_as_the_documents_say(
+    parts: Parts, empty_nats: EmbeddedNats, tmp_path: Path
+) -> None:
+    old = tmp_path / "0.1.0"
+    missing = upgrade.unpack(old)
+    if missing is not None:
+        print(missing)
+        pytest.skip(missing)
+    async with connect_client(empty_nats.url) as client:
+        new = await parts.start("new", "intake,dispatch,aggregate,query")
+        assert (await client.deliberate("x", agents=2, task_id="of-the-new")).status == "completed"
+        await new.stop()
+        nc = await connect(empty_nats.url, "operator")
+        js = nc.jetstream()
+        await js.delete_stream(topology.REQUESTS)
+        timers = (await js.stream_info(topology.DELIBERATIONS)).config
+        subjects = [topology.REQUESTED, topology.CANCEL, *(timers.subjects or ())]
+        await js.update_stream(timers, subjects=subjects)
+        for name in (topology.AGENT_REQUESTS, topology.AGENT_RESPONSES, topology.DEAD_LETTERS):
+            live = (await js.stream_info(name)).config
+            await js.update_stream(live, discard=DiscardPolicy.OLD, max_bytes=-1)
+        await close(nc)
+        await parts.start("old", "intake,dispatch,aggregate,query", old)
+        assert (await client.deliberate("x", agents=2)).status == "completed"
+        assert (await client.status("of-the-new")).status == "COMPLETED"
 
 
 async def _judge(load: Load) -> None:
