@@ -5,6 +5,7 @@
     ├── Unavailable          the operator: something Parley needs is not there    (exit code 3)
     │   ├── BrokerUnavailable    NATS cannot be reached, or is gone
     │   │   ├── StoreFull            NATS answers, and stores nothing
+    │   │   ├── Unacknowledged       NATS is connected, and says nothing of what was published
     │   │   ├── StoreInUse           another embedded server uses this folder
     │   │   ├── ObjectNotStored      the object store takes nothing: full, deleted, or not answering
     │   │   └── ObjectGone           an object is not kept (any more)
@@ -66,6 +67,14 @@ class StoreFull(BrokerUnavailable):
         remedy = "free space on its disk, or raise its limit (max_file_store, the account's)"
         restart = "nats-server 2.15 goes on refusing after its disk was full until it is restarted"
         return f"JetStream stores nothing: no space left ({self.reason}). At {self.url}, {remedy}; {restart}"
+
+
+class Unacknowledged(BrokerUnavailable):
+    """The connection stands, and no acknowledgement came. A client without further rights learns no more."""
+
+    def __str__(self) -> str:
+        why = "its store may be full or its stream without a leader; `parley doctor` knows more"
+        return f"NATS at {self.url} is connected and acknowledged no write ({self.reason}): {why}"
 
 
 class StoreInUse(BrokerUnavailable):

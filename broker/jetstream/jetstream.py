@@ -14,7 +14,13 @@ import nats.js.errors
 from nats.js import JetStreamContext
 from nats.js.api import RawStreamMsg
 
-from parley.broker.core.errors import BrokerUnavailable, Conflict, PayloadTooLarge, StoreFull
+from parley.broker.core.errors import (
+    BrokerUnavailable,
+    Conflict,
+    PayloadTooLarge,
+    StoreFull,
+    Unacknowledged,
+)
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.core.url_masking import masked
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS, reason
@@ -34,7 +40,7 @@ _SERVER_TROUBLE = 500
 # A store without room: the account's limit (10002), the server's (10023, 10028, 10047), the stream's (10077).
 _NO_ROOM = frozenset({10002, 10023, 10028, 10047, 10077})
 # Whether a server that acknowledges no write answers at all.
-_ANSWER_SECONDS = 1.0
+_ANSWER_SECONDS = 1
 JSON_HEADER = {"content-type": "application/json"}
 
 
@@ -119,6 +125,8 @@ class JetStream:
             if await self._answers(subject):
                 silent = f"it answers, and acknowledged no write within {seconds:g} s"
                 raise self._full(subject, silent) from error
+            if await self._is_there():
+                raise Unacknowledged(self._where(), reason(error)) from error
             raise BrokerUnavailable(self._where(), reason(error)) from error
         except (nats.errors.Error, nats.js.errors.Error) as error:
             raise BrokerUnavailable(self._where(), reason(error)) from error
@@ -136,9 +144,18 @@ class JetStream:
 
     async def _answers(self, subject: str) -> bool:
         """Whether the leader of the stream of `subject` answers questions. nats-server (2.15) says nothing of a full disk."""
+        question = f"$JS.API.STREAM.INFO.{stream_of(subject)}"
         try:
-            await self.nc.request(f"$JS.API.STREAM.INFO.{stream_of(subject)}", b"", timeout=_ANSWER_SECONDS)
+            await self.nc.request(question, b"", timeout=_ANSWER_SECONDS)
         except (nats.errors.Error, TimeoutError):
+            return False
+        return True
+
+    async def _is_there(self) -> bool:
+        """Whether the server answers a PING, which needs no right."""
+        try:
+            await self.nc.flush(_ANSWER_SECONDS)
+        except (nats.errors.Error, TimeoutError, OSError):
             return False
         return True
 

@@ -284,6 +284,10 @@ class Link:
         answer: Msg = await self.step("time", "", apply)
         return answer
 
+    async def flush(self, timeout: float = 10.0) -> None:
+        """A PING."""
+        await self.step("ping", "", lambda: None)
+
     async def subscribe(self, subject: str, cb: Callable[[Msg], Awaitable[None]]) -> None:
         context = contextvars.copy_context()
 

@@ -94,6 +94,10 @@ async def test_a_server_that_does_not_answer_either_is_away_and_not_full(
     monkeypatch.setattr(wire.js, "publish", silent)
     with pytest.raises(StoreFull, match="acknowledged no write within 1 s"):
         await wire.publish(topology.COMPLETED, b"x", seconds=1.0)
+    # Without the right to ask.
     monkeypatch.setattr(wire.nc, "request", silent)
+    with pytest.raises(BrokerUnavailable, match="is connected and acknowledged no write"):
+        await wire.publish(topology.COMPLETED, b"x", seconds=1.0)
+    monkeypatch.setattr(wire.nc, "flush", silent)
     with pytest.raises(BrokerUnavailable, match="cannot reach NATS"):
         await wire.publish(topology.COMPLETED, b"x", seconds=1.0)
