@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from parley.broker.concurrency import WeightedSemaphore, gather
+from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.messages import (
     AgentCancel,
     AgentRequested,
@@ -21,10 +22,13 @@ from parley.broker.core.tally import (
     Event,
     PublishEnding,
     RequestAgents,
+    Requested,
     SendEnding,
     StopAgents,
     Tally,
+    react,
 )
+from parley.broker.core.tally_size import most_bytes
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.core.wire_names import work_msg_id
 from parley.broker.jetstream import topology
@@ -41,6 +45,12 @@ FAN_OUT_BYTES = 16 * 1024 * 1024
 # by its place in REQUESTS: 256 copies of one request filled 81 MiB of the store (measured), and 12 of these all of it.
 # Copies cost no read, and a dispatcher of version 0.1.0 can use them.
 COPIED_BYTES = 64 * 1024
+# Of the reason that workers are told: it must fit into a small `max_payload`, and they only log it.
+STOP_REASON_CHARACTERS = 200
+# More than any tally has, without its agents and for each of them.
+TALLY_BYTES, AGENT_BYTES = 24 * 1024, 200
+# What the headers of one agent's work need, at most.
+HEADER_BYTES = 512
 # With the deadline so near no outcome waits for others.
 NEAR_SECONDS = 1.0
 
@@ -130,6 +140,17 @@ class EffectRunner:
         if tally.deadline - tally.accepted_at < self._tallies.keep_seconds:
             self.deadlines.add(tally.task_id, tally.deadline, tally.request_seq)
 
+    def check_room(self, event: Requested) -> None:
+        """Raises InvalidMessage for a deliberation whose tally could come to be too large for the server."""
+        limit = self._jetstream.max_payload
+        if TALLY_BYTES + AGENT_BYTES * event.num_agents <= limit:
+            return
+        tally = react(None, event, event.at).tally
+        if tally is not None and most_bytes(tally) > limit:
+            asked = f"the account of {event.num_agents} agents and the metadata does not fit into one message"
+            remedy = "ask fewer agents, send less metadata, or have max_payload raised"
+            raise InvalidMessage([f"num_agents: {asked} of this NATS (max_payload {limit}); {remedy}"])
+
     async def end_unread(self, task_id: str, at: float) -> None:
         """End a deliberation whose deadline came at `at`, without a look at its outcomes."""
         result = await self._tallies.apply(task_id, [(DeadlineReached(), at)])
@@ -163,7 +184,7 @@ class EffectRunner:
             case PublishEnding():
                 await self._endings.publish(tally)
             case StopAgents(reason):
-                cancel = AgentCancel(task_id=tally.task_id, reason=reason)
+                cancel = AgentCancel(task_id=tally.task_id, reason=reason[:STOP_REASON_CHARACTERS])
                 await self._jetstream.broadcast(topology.AGENT_CANCEL, cancel.encode(), trace_headers(tally))
             case SendEnding(seq, reply_to):
                 await self.send_ending(tally.task_id, seq, reply_to)
@@ -189,6 +210,8 @@ class EffectRunner:
         copied = len(request.encode()) * len(tally.phase.agents) <= COPIED_BYTES
         first = _agent_request(tally, number, agents[0], places[agents[0]], request if copied else None)
         weight = len(first.encode())
+        if copied and weight + HEADER_BYTES > self._jetstream.max_payload:
+            first = _agent_request(tally, number, agents[0], places[agents[0]], None)
 
         async def publish(agent: str) -> None:
             async with self._fan_out.holding(weight):

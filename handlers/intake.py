@@ -47,6 +47,7 @@ class Intake:
             request = delivery.payload(DeliberationRequested)
             await self._check_name(request.task_id, delivery.seq)
             event = self._event(delivery, request)
+            self._effects.check_room(event)
             if await self._ended_before(delivery, event.task_id, event.reply_to):
                 return ACK
             result = await self._effects.apply(event.task_id, [(event, self._effects.now())], request)

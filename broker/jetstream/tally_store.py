@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from parley.broker.core.errors import BrokerUnavailable, Conflict
+from parley.broker.core.errors import BrokerUnavailable, Conflict, PayloadTooLarge
 from parley.broker.core.tally import Effect, EndingPublished, Event, Reaction, Tally, react
+from parley.broker.core.tally_size import smallest
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.deadletters import OriginalMessage, dead_letter
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage
@@ -104,7 +105,7 @@ class TallyStore:
                 if entry.unreadable is not None:
                     await self._put_aside(entry.unreadable)
                 try:
-                    await self._write(tally, entry.revision)
+                    tally = await self._write(tally, entry.revision)
                 except Conflict:
                     entry = await self._fetch(task_id)
                     continue
@@ -149,22 +150,32 @@ class TallyStore:
             return False
         return True
 
-    async def _write(self, tally: Tally, revision: int) -> None:
+    async def _write(self, tally: Tally, revision: int) -> Tally:
+        """Returns the tally as it was written. Raises Conflict, BrokerUnavailable, PayloadTooLarge."""
         self._cache.drop(tally.task_id)  # stale by now, whether or not the write succeeds
         headers = {"Nats-Expected-Last-Subject-Sequence": str(revision)}
         if tally.ending_seq is not None:
             # The server takes a TTL on any message. nats-py's KV offers it only when a key is created.
             headers["Nats-TTL"] = f"{max(1, math.ceil(self.keep_seconds))}s"
-        body = tally.model_dump_json(exclude_defaults=True).encode()
-        subject = topology.tally_subject(tally.task_id)
-        ack = await self._jetstream.publish(subject, body, headers=headers)
+        subject, body = topology.tally_subject(tally.task_id), _encoded(tally)
+        try:
+            ack = await self._jetstream.publish(subject, body, headers=headers)
+        except PayloadTooLarge:
+            tally = smallest(tally)
+            body = _encoded(tally)
+            ack = await self._jetstream.publish(subject, body, headers=headers)
         self._cache_entry(tally.task_id, Entry(tally, ack.seq), len(body))
+        return tally
 
     def _cache_entry(self, task_id: str, entry: Entry, json_bytes: int) -> None:
         if entry.tally is None or entry.tally.ending_seq is not None:
             self._cache.drop(task_id)
         else:
             self._cache.put(task_id, entry, json_bytes)
+
+
+def _encoded(tally: Tally) -> bytes:
+    return tally.model_dump_json(exclude_defaults=True).encode()
 
 
 def _entry(stored: StoredMessage | None) -> Entry:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import pytest
 
 from parley.broker.core.errors import BrokerUnavailable
-from parley.broker.core.messages import AgentOutcome, DeliberationCompleted, ErrorType
-from parley.broker.core.tally import DeadlineReached, Event, Reported, Requested
+from parley.broker.core.messages import AgentOutcome, DeliberationCompleted, DeliberationFailed, ErrorType
+from parley.broker.core.tally import CancelRequested, DeadlineReached, Event, Reported, Requested
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.broker.jetstream.object_store import get_object
@@ -20,11 +20,12 @@ from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers import ending_publisher
 from parley.handlers.effects import EffectRunner
 from parley.handlers.ending_publisher import EndingPublisher
+from parley.handlers.intake import Bounds, Intake
 from parley.handlers.query import Query
 from tests import present
 from tests.harness import until
 from tests.mirror.broker import small_server
-from tests.mirror.handlers import Bench, answer_of, failure_of, request_of
+from tests.mirror.handlers import Bench, answer_of, failure_of, request_of, runner_of
 
 KIB = 1024
 USUAL = 1024 * KIB
@@ -242,3 +243,48 @@ async def test_results_of_an_ending_that_cannot_go_on_leave_no_chunks(bench: Ben
     await process(bench).apply("t-1", [(DeadlineReached(), deadline)])
     (ending,) = await bench.endings_of("t-1")
     assert present(ending.results_ref).size > 20 * 300_000
+
+
+# ── a request whose account would not fit ─────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("max_payload", "agents", "metadata", "status"),
+    [
+        (4 * KIB, 10, {}, "completed"),
+        (4 * KIB, 100, {}, "rejected"),
+        (4 * KIB, 1, {"a": "x" * 2_500}, "rejected"),
+        (64 * KIB, 256, {"a": "x" * 15_000}, "completed"),
+    ],
+)
+async def test_a_request_is_rejected_or_ends_in_full(
+    tmp_path: Path, max_payload: int, agents: int, metadata: dict[str, str], status: str
+) -> None:
+    """Never a loop of refused writes: what was recorded can count every agent, and end."""
+    async with bench_of(tmp_path, max_payload) as bench:
+        intake = Intake(process(bench), bench.notes, Bounds(max_agents=256, timeout_seconds=60))
+        request = request_of("t-1", num_agents=agents, metadata=metadata)
+        # With room for its work beside the question's own bytes.
+        await bench.publish(topology.REQUESTED, request.model_dump_json(exclude_none=True).encode())
+        await runner_of(bench, topology.INTAKE, intake.handle)(await bench.taken(topology.INTAKE))
+        if status != "rejected":
+            one, now = process(bench), bench.wire.clock.now()
+            for each in await reported(bench, answers(agents, 100)):
+                await one.apply("t-1", [(each, now)])
+            assert (await bench.js.stream_info(topology.AGENT_REQUESTS)).state.messages == agents
+        (ending,) = await bench.endings_of("t-1")
+        assert ending.status == status
+        if isinstance(ending, DeliberationFailed):
+            assert "max_payload 4096" in ending.error
+
+
+async def test_a_cancel_with_a_long_reason_fits_into_a_small_tally(tmp_path: Path) -> None:
+    async with bench_of(tmp_path, 4 * KIB) as bench:
+        now = bench.wire.clock.now()
+        one = process(bench)
+        event = Requested("t-1", 1, now, deadline=now + 60, role="DEV", num_agents=10)
+        await one.apply("t-1", [(event, now)], request_of("t-1", num_agents=10))
+        await one.apply("t-1", [(CancelRequested("\x01" * 1_000), now)])
+        (ending,) = await bench.endings_of("t-1")
+        assert ending.status == "cancelled"
+        assert present(await bench.tally_of("t-1")).ending_seq is not None

@@ -351,14 +351,12 @@ class TightWire(JetStream):
     max_payload = 40_000
 
 
-async def test_work_too_large_to_hand_out_is_refused_and_not_left_to_its_deadline(bench: Bench) -> None:
+async def test_work_that_would_not_fit_with_its_request_names_it_instead(bench: Bench) -> None:
     intake = intake_of(bench, TightWire(bench.nc))
-    await take_in(bench, intake, {"task_id": "t-1", "task_description": "x" * 39_900})
-    (ending,) = await bench.endings_of("t-1")
-    assert isinstance(ending, DeliberationFailed)
-    assert ending.status == "failed"
-    assert "agent.requested exceed the broker's max_payload of 40000" in ending.error
-    assert len(await bench.dead_letters()) == 1
+    seq = await take_in(bench, intake, {"task_id": "t-1", "num_agents": 1, "task_description": "x" * 39_900})
+    (work,) = await bench.all_of(topology.AGENT_REQUESTS, topology.AGENT_REQUESTED)
+    assert json.loads(work.data)["request_seq"] == seq
+    assert await bench.endings_of("t-1") == []
     await bench.settled(INTAKE)
 
 

@@ -1,0 +1,29 @@
+"""How many bytes a tally may come to have, and what it can do without. Pure.
+
+A tally grows with every outcome. One that no longer fits into a message of the server's `max_payload` could neither
+count nor end, so a request whose tally could come to that is rejected before it is recorded.
+"""
+
+from parley.broker.core.tally import Tally
+
+# An outcome beside its agent's name: `"":{"succeeded":false,"seq":18446744073709551615},`.
+_OUTCOME_BYTES = 52
+# The ending's decision with a short error, of letters that JSON escapes; instants, sequences, headers.
+_REST_BYTES = 1_536
+SHORT_ERROR_CHARACTERS = 80
+
+
+def most_bytes(tally: Tally) -> int:
+    """Bytes of a new tally, headers included, once all its agents have reported and it has ended."""
+    agents = (agent for phase in tally.phases for agent in phase.agents)
+    outcomes = sum(len(agent) + _OUTCOME_BYTES for agent in agents)
+    return len(tally.model_dump_json(exclude_defaults=True).encode()) + outcomes + _REST_BYTES
+
+
+def smallest(tally: Tally) -> Tally:
+    """The tally with a short error, and without the inboxes of later askers, who find the ending in the stream."""
+    changes: dict[str, object] = {"more_reply_to": ()}
+    if tally.verdict is not None and len(tally.verdict.error) > SHORT_ERROR_CHARACTERS:
+        error = f"{tally.verdict.error[: SHORT_ERROR_CHARACTERS - 1]}…"
+        changes["verdict"] = tally.verdict.model_copy(update={"error": error})
+    return tally.model_copy(update=changes)
