@@ -71,7 +71,7 @@ def test_a_mismatch_lists_every_difference_and_says_nothing_was_changed() -> Non
     )
     assert all(difference in str(error) for difference in error.differences)
     assert "left alone" in str(error)
-    assert "nats CLI" in str(error)
+    assert "parley provision" in str(error)
 
 
 def test_a_bad_message_says_what_is_wrong_field_by_field() -> None:
