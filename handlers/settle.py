@@ -33,6 +33,8 @@ FIRST_RETRY_SECONDS = 0.5
 LAST_RETRY_SECONDS = 30.0
 # Seconds before a retry when NATS was unavailable. It does not grow: the message may be a deadline.
 AWAY_RETRY_SECONDS = 0.5
+# Seconds before the same trouble with NATS is logged again.
+TELL_AGAIN_SECONDS = 10.0
 # The shortest retry that a handler can ask for: a clock that is a little off must not make a tight loop.
 SHORTEST_RETRY_SECONDS = 0.01
 # From here on a message takes its turn. A smaller one is read in a few milliseconds, whatever is in it.
@@ -102,6 +104,8 @@ class Settler:
         self._observer = observer
         self._give_up = give_up
         self._max_deliveries = max_deliveries
+        # What was logged last of NATS being unavailable, and when, by the loop's clock.
+        self._told, self._told_at = "", 0.0
 
     async def carry_out(self, delivery: AnyDelivery, settlement: Settlement) -> None:
         """Settle a message as its handler decided."""
@@ -121,8 +125,7 @@ class Settler:
                 await self._dead_letter(delivery, str(error))
             case BrokerUnavailable():
                 # No fault of the message. If this retry is lost too, the server redelivers after `ack_wait`.
-                if not isinstance(error, StoreFull):  # logged once by whoever published
-                    log.warning("%s: %s", name, error)
+                self._tell(error)
                 await self._retry(delivery, AWAY_RETRY_SECONDS)
             case _:
                 self._observer.handler_failed(name)
@@ -137,6 +140,15 @@ class Settler:
                     await self._retry(delivery)
                 else:
                     await self._abandon(delivery, f"{type(error).__name__} after {delivery.count} deliveries")
+
+    def _tell(self, error: BrokerUnavailable) -> None:
+        """Log why NATS cannot be used: once for all messages that meet it, and again now and then."""
+        if isinstance(error, StoreFull):
+            return  # logged by whoever published
+        text, now = str(error), asyncio.get_running_loop().time()
+        if text != self._told or now - self._told_at >= TELL_AGAIN_SECONDS:
+            self._told, self._told_at = text, now
+            log.warning("%s: %s", self.durable.name, text)
 
     async def _abandon(self, delivery: AnyDelivery, reason: str) -> None:
         try:

@@ -6,6 +6,7 @@
     │   ├── BrokerUnavailable    NATS cannot be reached, or is gone
     │   │   ├── StoreFull            NATS answers, and stores nothing
     │   │   ├── Unacknowledged       NATS is connected, and says nothing of what was published
+    │   │   ├── StreamSilent         NATS answers, and no stream takes the message
     │   │   ├── StoreInUse           another embedded server uses this folder
     │   │   ├── ObjectNotStored      the object store takes nothing: full, deleted, or not answering
     │   │   └── ObjectGone           an object is not kept (any more)
@@ -75,6 +76,19 @@ class Unacknowledged(BrokerUnavailable):
     def __str__(self) -> str:
         why = "its store may be full or its stream without a leader; `parley doctor` knows more"
         return f"NATS at {self.url} is connected and acknowledged no write ({self.reason}): {why}"
+
+
+class StreamSilent(BrokerUnavailable):
+    """NATS is there, and no stream answers for `subject`."""
+
+    def __init__(self, url: str, subject: str) -> None:
+        super().__init__(url, "no response from stream")
+        self.args = (url, subject)
+        self.subject = subject
+
+    def __str__(self) -> str:
+        why = f"no stream at {self.url} takes {self.subject}: it is missing, or has no leader now"
+        return f"{why}. A running service makes a missing one again, and so does `parley provision --apply`"
 
 
 class StoreInUse(BrokerUnavailable):

@@ -19,6 +19,7 @@ from parley.broker.core.errors import (
     Conflict,
     PayloadTooLarge,
     StoreFull,
+    StreamSilent,
     Unacknowledged,
 )
 from parley.broker.core.timestamps import format_timestamp
@@ -128,6 +129,8 @@ class JetStream:
             if await self._is_there():
                 raise Unacknowledged(self._where(), reason(error)) from error
             raise BrokerUnavailable(self._where(), reason(error)) from error
+        except nats.js.errors.NoStreamResponseError as error:
+            raise StreamSilent(self._where(), subject) from error
         except (nats.errors.Error, nats.js.errors.Error) as error:
             raise BrokerUnavailable(self._where(), reason(error)) from error
         if not may_acknowledge(ack.stream, subject):

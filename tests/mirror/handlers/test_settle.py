@@ -449,3 +449,14 @@ async def test_a_signal_that_cannot_be_sent_does_not_stop_the_others() -> None:
     signalling = in_progress(slow)
     await until(lambda: len(slow.signals) >= 3, "it goes on")
     signalling.stop()
+
+
+async def test_the_same_trouble_with_nats_is_logged_once(
+    bench: Bench, settler: Settler, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(5):
+        await bench.publish(topology.REQUESTED, {})
+    for delivery in await bench.taken(INTAKE, 5):
+        await Runner(settler, nats_is_away).run(delivery)
+    trouble = str(BrokerUnavailable("nats://x", "timeout"))
+    assert [record.message for record in caplog.records].count(f"intake: {trouble}") == 1
