@@ -1,4 +1,5 @@
-"""`deliberation.get`: the status of a deliberation, from its tally, and from its ending once that is stored.
+"""`deliberation.get`: the status of a deliberation: from the request until intake has taken it in, then from its tally,
+and from its ending once that is stored.
 
 Listing all deliberations is the client's: it reads the bucket of tallies.
 """
@@ -6,6 +7,7 @@ Listing all deliberations is the client's: it reads the bucket of tallies.
 from parley.broker.core import endings
 from parley.broker.core.errors import BrokerUnavailable, InvalidMessage
 from parley.broker.core.messages import (
+    AgentRunning,
     DeliberationCompleted,
     DeliberationGet,
     DeliberationStatus,
@@ -19,6 +21,7 @@ from parley.broker.jetstream.forgeries import Forgery
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.stored_ending import ending_of
 from parley.broker.jetstream.tally_store import TallyStore
+from parley.handlers.untaken_requests import UntakenRequests
 
 _SHOWN = {
     State.PENDING: "PENDING",
@@ -35,6 +38,12 @@ _SAID_BY_STATUS = ("results", "metadata", "error")
 # Bytes for the headers of an answer.
 _HEADER_BYTES = 256
 
+# Workers answer at once, in about a millisecond. None answers if no agent has begun.
+RUNNING_WAIT_SECONDS = 0.15
+# More questions than this at a time are answered without asking the workers: each waits for most of the above.
+MAX_ASKING_WORKERS = 16
+_TOO_MANY = "cannot tell now: very many requests wait to be taken in; ask again"
+
 # The stream no longer has the ending (a purge, its limits), and the tally is still kept.
 _GONE = "{} (its ending is no longer in the stream)"
 
@@ -43,6 +52,9 @@ class Query:
     def __init__(self, jetstream: JetStream, tallies: TallyStore) -> None:
         self._jetstream = jetstream
         self._tallies = tallies
+        self._untaken = UntakenRequests(jetstream)
+        # Questions to the workers that are under way.
+        self._asking_workers = 0
 
     async def __call__(self, body: bytes) -> DeliberationStatus:
         """The answer to a request body, also to an invalid one, and also while NATS is away."""
@@ -64,10 +76,13 @@ class Query:
     async def status(self, task_id: str) -> DeliberationStatus:
         """Raises BrokerUnavailable."""
         tally = await self._tallies.read(task_id)
+        waits: bool | None = False
         if tally is None:
-            return DeliberationStatus(
-                task_id=task_id, status="UNKNOWN", error_message="never heard of, or forgotten"
-            )
+            waits = await self._untaken.holds(task_id)
+            # Intake may have taken it in meanwhile.
+            tally = await self._tallies.read(task_id) if not waits else None
+        if tally is None:
+            return _untold(task_id, waits)
         ending = await self._ending(tally)
         if ending is not None:
             return _of_ending(tally, ending)
@@ -75,7 +90,7 @@ class Query:
         return DeliberationStatus(
             task_id=task_id,
             # For a client it is not over before its ending is published.
-            status="IN_PROGRESS" if tally.ending_unpublished else _SHOWN[tally.state],  # type: ignore[arg-type]  # pydantic checks it
+            status="IN_PROGRESS" if await self._in_progress(tally) else _SHOWN[tally.state],  # type: ignore[arg-type]  # pydantic checks it
             error_message=_GONE.format(tally.verdict.error or tally.state)
             if tally.ending_seq is not None and tally.verdict
             else "",
@@ -84,6 +99,20 @@ class Query:
             failed_count=len(phase.outcomes) - phase.successes,
             metadata=tally.metadata,
         )
+
+    async def _in_progress(self, tally: Tally) -> bool:
+        """Whether it is decided and not published, or no agent has reported yet and one has begun: its worker says
+        so."""
+        if tally.state is not State.PENDING or self._asking_workers >= MAX_ASKING_WORKERS:
+            return tally.ending_unpublished
+        question = AgentRunning(task_id=tally.task_id).encode()
+        self._asking_workers += 1
+        try:
+            return await self._jetstream.anybody_answers(
+                topology.AGENT_RUNNING, question, RUNNING_WAIT_SECONDS
+            )
+        finally:
+            self._asking_workers -= 1
 
     async def _ending(self, tally: Tally) -> Ending | None:
         if tally.ending_seq is None:
@@ -95,6 +124,14 @@ class Query:
         if ending is None:
             self._jetstream.nc.forgeries.note(Forgery.ENDING, topology.GET)
         return ending
+
+
+def _untold(task_id: str, waits: bool | None) -> DeliberationStatus:
+    """The status of one without a tally."""
+    if waits:
+        return DeliberationStatus(task_id=task_id, status="PENDING")
+    why = "never stored, or forgotten" if waits is not None else _TOO_MANY
+    return DeliberationStatus(task_id=task_id, status="UNKNOWN", error_message=why)
 
 
 def _of_ending(tally: Tally, ending: Ending) -> DeliberationStatus:

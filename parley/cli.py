@@ -276,7 +276,7 @@ def cancel(
     async def run(client: Client) -> int:
         status = await client.status(task_id)
         if status.status == "UNKNOWN":
-            print_error(f"{task_id} is unknown: never heard of, or forgotten")
+            print_error(f"{task_id} is unknown: never stored, or forgotten")
             return FAILED
         if status.status in ENDED:
             print_error(f"{task_id} has ended already: {status.status}")

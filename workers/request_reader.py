@@ -63,6 +63,10 @@ class RequestReader:
 
     async def _read(self, seq: int) -> tuple[str, DeliberationRequested, int] | None:
         stored = await self._jetstream.get(topology.REQUESTS, seq)
+        if (
+            stored is None
+        ):  # what 0.1.0 left is in the other stream; the sequences of REQUESTS begin where those end
+            stored = await self._jetstream.get(topology.DELIBERATIONS, seq)
         if stored is None or stored.subject != topology.REQUESTED:
             return None
         try:

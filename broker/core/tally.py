@@ -39,7 +39,7 @@ from parley.broker.core.states import ENDINGS, Cause, State, move
 from parley.broker.core.timestamps import format_timestamp
 
 __all__ = [
-    "MAX_MORE_INBOXES", "OVERDUE_SECONDS", "ArmDeadline", "CancelRequested", "DeadlineReached", "Decision", "Effect", "EndingPublished",
+    "CANCEL_AHEAD_SECONDS", "MAX_MORE_INBOXES", "OVERDUE_SECONDS", "ArmDeadline", "CancelRequested", "DeadlineReached", "Decision", "Effect", "EndingPublished",
     "Event", "Outcome", "Phase", "PublishEnding", "Reaction", "Refused", "Reported", "RequestAgents", "Requested",
     "SendEnding", "StopAgents", "Tally", "asks_another", "react",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ import asyncio
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import nats.errors
 import nats.js.errors
@@ -47,12 +47,13 @@ JSON_HEADER = {"content-type": "application/json"}
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """A message in a stream."""
+    """A message in a stream. `at`: when it was stored, by the server's clock; None: not told."""
 
     seq: int
     subject: str
     data: bytes
     headers: Mapping[str, str]
+    at: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +174,14 @@ class JetStream:
         except nats.errors.Error as error:
             raise BrokerUnavailable(self._where(), reason(error)) from error
 
+    async def anybody_answers(self, subject: str, body: bytes, seconds: float) -> bool:
+        """Whether anybody answers this question over core NATS within `seconds`. At once False if nobody listens."""
+        try:
+            await self.nc.request(subject, body, timeout=seconds)
+        except (nats.errors.Error, TimeoutError):
+            return False
+        return True
+
     async def _wait_connected(self) -> None:
         """Wait for a connection, as long as an acknowledgement may take. Raises BrokerUnavailable.
 
@@ -258,5 +267,9 @@ class JetStream:
 
 def _stored(raw: RawStreamMsg, seq: int) -> StoredMessage:
     return StoredMessage(
-        seq=seq, subject=raw.subject or "", data=raw.data or b"", headers=dict(raw.headers or {})
+        seq=seq,
+        subject=raw.subject or "",
+        data=raw.data or b"",
+        headers=dict(raw.headers or {}),
+        at=raw.time.timestamp() if raw.time is not None else None,
     )

@@ -88,6 +88,7 @@ def simulated() -> Iterator[None]:
             patch("parley.handlers.deadline_recovery.scan", scan),
             patch("parley.handlers.ending_lookup.scan", scan),
             patch("parley.handlers.lost_tally.scan", scan),
+            patch("parley.handlers.untaken_requests.scan", scan),
         ):
             yield
     finally:

@@ -274,7 +274,9 @@ class Link:
         await self.step(what, about, apply, answered=False)
 
     async def request(self, subject: str, payload: bytes = b"", timeout: float = 1.0) -> Msg:
-        """A question about a stream: of the answer only the server's time."""
+        """A question about a stream: of the answer only the server's time. Nobody answers the question what runs."""
+        if subject == topology.AGENT_RUNNING:
+            raise nats.errors.NoRespondersError
         assert subject.startswith("$JS.API.STREAM.INFO."), subject
 
         def apply() -> Msg:
@@ -347,8 +349,9 @@ class Jet:
             if kept is None:
                 raise nats.js.errors.NotFoundError
             return RawStreamMsg(
-                subject=kept.subject, seq=kept.seq, data=kept.data, headers=dict(kept.headers)
-            )
+                subject=kept.subject, seq=kept.seq, data=kept.data, headers=dict(kept.headers),
+                time=datetime.fromtimestamp(kept.at, UTC),
+            )  # fmt: skip
 
         found: RawStreamMsg = await self._link.step("read", subject or f"{stream} {seq}", apply)
         return found

@@ -115,7 +115,8 @@ class DeliberationStatus(Message):
 
     task_id: str = Field(description="The deliberation; empty where the question could not be read.")
     status: Literal["UNKNOWN", "PENDING", "IN_PROGRESS", "COMPLETED", "FAILED", "TIMEOUT"] = Field(
-        description="`UNKNOWN`: never heard of, or forgotten; this is not `PENDING`. `PENDING`: no agent has reported. "
+        description="`UNKNOWN`: never stored, or forgotten; this is not `PENDING`. `PENDING`, from the PubAck of the "
+        "request on: no agent has begun. `IN_PROGRESS`: a call of an agent runs, or one has reported. "
         "A cancelled or rejected deliberation is `FAILED`."
     )
     results: tuple[AgentResult, ...] = Field((), description="As in the ending, once there is one.")

@@ -1,14 +1,18 @@
 """A cancel ends what runs, and waits for a request that may still be on its way."""
 
+from dataclasses import replace
+
 import pytest
 
 from parley.broker.core.messages import AgentCancel, DeliberationFailed, decode
 from parley.broker.core.observer import Observer
 from parley.broker.core.states import State
+from parley.broker.core.tally import CANCEL_AHEAD_SECONDS
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.topology import CANCELLER, INTAKE
 from parley.handlers import cancel as cancelling
 from parley.handlers.cancel import Cancel
+from parley.handlers.delivery import ACK, Retry
 from parley.handlers.effects import EffectRunner
 from parley.handlers.intake import Bounds, Intake
 from parley.handlers.settle import Runner
@@ -79,7 +83,10 @@ async def test_a_cancel_waits_for_a_held_request(bench: Bench, cancel: Runner, i
     assert [ending.status for ending in await bench.endings_of("t-1")] == ["cancelled"]
 
 
-async def test_an_unknown_cancel_is_done_after_intake(bench: Bench, cancel: Runner, intake: Runner) -> None:
+async def test_an_unknown_cancel_is_done_after_intake(
+    bench: Bench, cancel: Runner, intake: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cancelling, "CANCEL_AHEAD_SECONDS", 0.0)
     await request(bench, "another")
     await intake(await bench.taken(INTAKE))
     await bench.settled(INTAKE)
@@ -90,7 +97,10 @@ async def test_an_unknown_cancel_is_done_after_intake(bench: Bench, cancel: Runn
     assert await bench.endings_of("nobody") == []
 
 
-async def test_an_unknown_cancel_waits_for_intake_only(bench: Bench, cancel: Runner, intake: Runner) -> None:
+async def test_an_unknown_cancel_waits_for_intake_only(
+    bench: Bench, cancel: Runner, intake: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cancelling, "CANCEL_AHEAD_SECONDS", 0.0)
     await request(bench, "before")
     await intake(await bench.taken(INTAKE))
     await bench.publish(topology.CANCEL, {"task_id": "nobody"})
@@ -103,6 +113,48 @@ async def test_an_unknown_cancel_waits_for_intake_only(bench: Bench, cancel: Run
     await request(bench, "much later")  # and what intake has not come to yet came after the cancel anyway
     await cancel(again)
     await bench.settled(CANCELLER)
+
+
+async def test_a_cancel_that_is_stored_before_its_request_stops_it(
+    bench: Bench, cancel: Runner, intake: Runner
+) -> None:
+    await bench.publish(topology.CANCEL, {"task_id": "t-1", "reason": "on second thoughts"})
+    await cancel(await bench.taken(CANCELLER))  # intake has nothing to do, and the request may still come
+    await request(bench)
+    await intake(await bench.taken(INTAKE))
+    await cancel(await bench.taken(CANCELLER))
+    (ending,) = await bench.endings_of("t-1")
+    assert isinstance(ending, DeliberationFailed)
+    assert (ending.status, ending.error) == ("cancelled", "cancelled: on second thoughts")
+    await bench.settled(CANCELLER)
+
+
+async def test_a_cancel_of_long_ago_stops_no_later_deliberation_of_the_name(
+    bench: Bench, effects: EffectRunner, cancel: Runner, intake: Runner
+) -> None:
+    """Redelivered after an absence, or kept waiting: the name may have become another deliberation's."""
+    await bench.publish(topology.CANCEL, {"task_id": "t-1"})
+    (delivery,) = await bench.taken(CANCELLER)
+    await request(bench)
+    await intake(await bench.taken(INTAKE))
+    old = replace(delivery, at=delivery.at - CANCEL_AHEAD_SECONDS - 5)
+    assert await cancel._handle(old) == ACK
+    assert present(await bench.tally_of("t-1")).state is State.PENDING
+    assert await cancel._handle(delivery) == ACK
+    assert present(await bench.tally_of("t-1")).state is State.CANCELLED
+
+
+async def test_a_cancel_of_an_unknown_name_is_looked_at_more_and_more_seldom(
+    bench: Bench, effects: EffectRunner
+) -> None:
+    await request(bench, "another")  # intake is away
+    await bench.publish(topology.CANCEL, {"task_id": "t-1"})
+    (delivery,) = await bench.taken(CANCELLER)
+    handle = Cancel(bench.wire, effects).handle
+    waits = [await handle(replace(delivery, count=count)) for count in range(1, 12)]
+    assert waits == [Retry(min(0.5 * 2**n, 8.0)) for n in range(11)]
+    hours_old = replace(delivery, at=delivery.at - 9_000, count=400)
+    assert await handle(hours_old) == Retry(30.0)
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,28 @@
 import time
 
 import pytest
+from nats.aio.msg import Msg
 
-from parley.broker.core.messages import AgentOutcome, DeliberationGet, DeliberationStatus, decode
+from parley.broker.core.messages import (
+    AgentOutcome,
+    AgentRunning,
+    DeliberationGet,
+    DeliberationStatus,
+    decode,
+)
+from parley.broker.core.reply_subjects import SERVICE_INBOX
 from parley.broker.core.tally import CancelRequested, DeadlineReached, Event, Refused, Reported, Requested
+from parley.broker.core.wire_names import own_name
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.forgeries import Forgery
+from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.object_store import get_object
 from parley.broker.jetstream.tally_store import TallyStore
+from parley.handlers import untaken_requests
 from parley.handlers.effects import EffectRunner
 from parley.handlers.query import Query
+from tests.harness import until
 from tests.mirror.handlers import (
     Bench,
     Stumble,
@@ -56,8 +69,100 @@ async def ask(query: Query, task_id: str = "t-1") -> DeliberationStatus:
 async def test_a_deliberation_that_does_not_exist_is_unknown_not_pending(query: Query) -> None:
     answer = await ask(query, "nobody")
     assert (answer.task_id, answer.status) == ("nobody", "UNKNOWN")
-    assert answer.error_message == "never heard of, or forgotten"
+    assert answer.error_message == "never stored, or forgotten"
     assert answer.ending_seq is None
+
+
+@pytest.mark.parametrize("payload", [{}, {"task_id": "t-1"}], ids=["d-n", "own id"])
+async def test_a_request_is_pending_from_its_puback_on(
+    bench: Bench, query: Query, payload: dict[str, str]
+) -> None:
+    """Intake is away."""
+    seq = await bench.publish(topology.REQUESTED, {**payload, "task_description": "x"})
+    for task_id in {own_name(seq), payload.get("task_id", own_name(seq))}:
+        answer = await ask(query, task_id)
+        assert (answer.task_id, answer.status, answer.error_message) == (task_id, "PENDING", "")
+
+
+async def test_one_is_known_until_it_is_forgotten_and_no_longer(bench: Bench, query: Query) -> None:
+    seq = await bench.publish(topology.REQUESTED, {"task_description": "x", "task_id": "t-1"})
+    assert (await ask(query)).status == "PENDING"
+    (delivery,) = await bench.taken(topology.INTAKE)
+    assert (await ask(query)).status == (await ask(query, own_name(seq))).status == "PENDING"
+    await delivery.ack()
+    await bench.settled(topology.INTAKE)
+    await bench.publish(topology.REQUESTED, {"task_description": "x", "task_id": "t-2"})
+    assert [(await ask(query, name)).status for name in ("t-1", own_name(seq), "t-2")] == [
+        "UNKNOWN", "UNKNOWN", "PENDING",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["d-2", "d-999", "d-0", f"d-{2**64}", "t-1", "t-3"])
+async def test_what_no_request_is_named_is_unknown_also_while_others_wait(
+    bench: Bench, query: Query, name: str
+) -> None:
+    await bench.publish(topology.REQUESTED, {"task_description": 'say "task_id": "t-1"', "task_id": "t-0"})
+    await bench.publish(topology.CANCEL, {"task_id": "t-1"})
+    await bench.publish(topology.REQUESTED, b'{"task_id": "t-3"')
+    answer = await ask(query, name)
+    assert (answer.status, answer.error_message) == ("UNKNOWN", "never stored, or forgotten")
+
+
+async def test_a_long_backlog_is_read_once_and_a_part_at_a_time(
+    bench: Bench, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(40):
+        await bench.publish(topology.REQUESTED, {"task_id": f"t-{number}", "task_description": "x" * 100})
+    monkeypatch.setattr(untaken_requests, "READ_BYTES", 20 * 100)
+    answer = await ask(query, "t-39")
+    assert (answer.status, answer.error_message.split(":")[0]) == ("UNKNOWN", "cannot tell now")
+    statuses = [(await ask(query, "t-39")).status for _ in range(4)]
+    assert statuses[-1] == "PENDING"
+    monkeypatch.setattr(untaken_requests, "READ_BYTES", 0)  # nothing is read again
+    assert [(await ask(query, f"t-{number}")).status for number in range(40)] == ["PENDING"] * 40
+
+
+async def test_more_names_than_are_remembered_are_not_called_unknown_for_sure(
+    bench: Bench, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(untaken_requests, "MAX_NAMES", 3)
+    for number in range(6):
+        await bench.publish(topology.REQUESTED, {"task_id": f"t-{number}", "task_description": "x"})
+    assert [(await ask(query, f"t-{number}")).status for number in range(3)] == ["PENDING"] * 3
+    assert (await ask(query, "t-5")).error_message.startswith("cannot tell now")
+    for delivery in await bench.taken(topology.INTAKE, 4):
+        await delivery.ack()
+    assert await until_pending(query, "t-5")
+
+
+async def until_pending(query: Query, task_id: str) -> bool:
+    async def pending() -> bool:
+        return (await ask(query, task_id)).status == "PENDING"
+
+    return await until(pending, f"{task_id} is pending")
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_one_is_in_progress_once_a_worker_says_that_an_agent_has_begun(
+    bench: Bench, answers: bool
+) -> None:
+    """The worker's own side is in test_worker.py."""
+    await begin(bench)
+    asked: list[bytes] = []
+
+    async def worker(question: Msg) -> None:
+        asked.append(question.data)
+        if answers:
+            await question.respond(b"")
+
+    await bench.nc.subscribe(topology.AGENT_RUNNING, cb=worker)
+    await bench.nc.flush()
+    service = await connect(bench.url, "tests-service", SERVICE_INBOX)
+    answer = await ask(Query(JetStream(service), TallyStore(bench.wire, keep_seconds=60)))
+    await close(service)
+    assert answer.status == ("IN_PROGRESS" if answers else "PENDING")
+    assert (answer.total_agents, answer.received_count) == (3, 0)
+    assert [decode(AgentRunning, body).task_id for body in asked] == ["t-1"]
 
 
 async def test_one_without_outcomes_is_pending(bench: Bench, query: Query) -> None:
@@ -171,7 +276,7 @@ async def test_while_nats_is_away_the_answer_says_so_instead_of_unknown(bench: B
     answer = await ask(Query(bench.wire, TallyStore(UnreadableBucket(bench.nc), keep_seconds=60)))
     assert (answer.task_id, answer.status) == ("t-1", "UNKNOWN")
     assert answer.error_message.startswith("cannot tell now: ")
-    assert "never heard of" not in answer.error_message
+    assert "never stored" not in answer.error_message
 
 
 async def test_a_tally_that_points_at_another_message_serves_none_of_it(bench: Bench, query: Query) -> None:

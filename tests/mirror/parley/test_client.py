@@ -282,6 +282,34 @@ async def test_no_ending_is_found_before_there_is_one(local_service: Running, mo
     assert await client.find(fresh("unknown")) is None
 
 
+async def test_what_is_submitted_is_known_at_once(local_service: Running, model: ModelServer) -> None:
+    """34 of 60 were called unknown."""
+    client = local_service.client
+    names: list[str | None] = [fresh() if number % 2 else None for number in range(60)]
+
+    async def asked(name: str | None) -> str:
+        submitted = await client.submit("x", agents=1, task_id=name)
+        return (await client.status(submitted.task_id)).status
+
+    assert "UNKNOWN" not in await asyncio.gather(*map(asked, names))
+
+
+async def test_one_is_in_progress_before_an_agent_has_reported(
+    local_service: Running, model: ModelServer
+) -> None:
+    await model.behave(faults={"hang": 1.0})
+    client = local_service.client
+    submitted = await client.submit("x", timeout_seconds=60)
+
+    async def in_progress() -> bool:
+        return (await client.status(submitted.task_id)).status == "IN_PROGRESS"
+
+    await until(in_progress, "an agent has begun")
+    assert (await client.status(submitted.task_id)).received_count == 0
+    await client.cancel(submitted.task_id)
+    await client.ending(submitted)
+
+
 async def test_a_tally_can_be_watched_from_first_to_last(local_service: Running, model: ModelServer) -> None:
     await model.behave(script=["ok", "hang", "400"])
     client = local_service.client

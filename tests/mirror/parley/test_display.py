@@ -247,8 +247,8 @@ def test_a_status_counts_the_agents_that_have_reported() -> None:
     counts: dict[str, Any] = {"total_agents": 3, "received_count": 1, "failed_count": 1}
     for status in (
         DeliberationStatus(task_id="t-1", status="IN_PROGRESS", **counts),
-        DeliberationStatus(task_id="t-2", status="UNKNOWN", error_message="never heard of, or forgotten"),
+        DeliberationStatus(task_id="t-2", status="UNKNOWN", error_message="never stored, or forgotten"),
     ):
         show_status(screen.console, status)
     assert "t-1 IN_PROGRESS: 1 answered, 1 failed, of 3" in screen.text
-    assert "t-2 UNKNOWN. never heard of, or forgotten" in screen.text
+    assert "t-2 UNKNOWN. never stored, or forgotten" in screen.text
