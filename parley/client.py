@@ -269,7 +269,8 @@ class Client:
         await self._publish(topology.CANCEL, body)
 
     async def watch(self, task_id: str) -> AsyncIterator[Tally]:
-        """The tally whenever it has changed, until the deliberation has ended. Raises BrokerUnavailable, NoService."""
+        """The tally whenever it has changed, until the deliberation has ended. Raises as `status` does."""
+        _encoded(messages.DeliberationGet, task_id=task_id)  # the name becomes part of a subject
         # Asked for again and again: a watch needs the right to make consumers, which is a right to write anywhere.
         subject, seen = topology.tally_subject(task_id), 0
         while True:

@@ -18,6 +18,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from parley.broker.core.errors import BrokerUnavailable, StreamNotFound
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS
 from parley.broker.jetstream.consumer_protocol import next_subject, pull_request
+from parley.broker.jetstream.forgeries import Forgery
 from parley.broker.jetstream.jetstream import JetStream
 
 # Messages a request. nats-py drops what a subscription holds beyond 128 MiB; with the usual limit of 1 MiB a message
@@ -98,6 +99,9 @@ async def _pull(
                     raise BrokerUnavailable(
                         "the connected server", f"reading {stream} was ended with status {status}"
                     )
+                if not message.reply.startswith("$JS.ACK."):
+                    jetstream.nc.forgeries.note(Forgery.DELIVERY, stream)
+                    continue
                 pending = message.metadata.num_pending
                 yield message
     finally:

@@ -81,6 +81,10 @@ def up(home: Path) -> Iterator[subprocess.Popen[str]]:
                 break
         else:
             raise AssertionError(f"parley up ended: {said}")
+        # This is no terminal: a supervisor's journal would keep what is printed.
+        token = home / "state" / "parley" / "nats" / "token"
+        assert token.read_text() not in said
+        assert str(token) in said.replace("\n", "")
         yield process
     finally:
         if process.poll() is None:

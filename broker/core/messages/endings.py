@@ -31,7 +31,8 @@ class FailedAgent(Message):
 class ResultsRef(Message):
     """Where `results` are when the ending was too large to carry them: an object of a NATS object store."""
 
-    bucket: str = Field(description="Name of the object store.")
+    # It becomes part of the subject that a reader asks.
+    bucket: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Name of the object store.")
     name: str = Field(description="Name of the object. It holds `results` as a JSON array.")
     size: int = Field(description="Its size in bytes.")
     digest: str = Field(description="Its digest, as NATS writes it (`SHA-256=…`).")

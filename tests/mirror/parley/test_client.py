@@ -327,6 +327,14 @@ async def test_a_tally_can_be_watched_from_first_to_last(local_service: Running,
     assert (await client.ending(submitted)).status == "cancelled"
 
 
+@pytest.mark.parametrize("name", ["", "*", ">", "a b", "a\r\nPUB x 0", "$KV.x", "a.b"])
+async def test_no_name_becomes_another_subject(local_service: Running, name: str) -> None:
+    with pytest.raises(InvalidMessage):
+        await anext(aiter(local_service.client.watch(name)))
+    with pytest.raises(InvalidMessage):
+        await local_service.client.status(name)
+
+
 async def test_watching_an_ended_one_yields_its_last(local_service: Running, model: ModelServer) -> None:
     ending = await local_service.client.deliberate("x")
     async with asyncio.timeout(20):

@@ -645,3 +645,9 @@ def test_whatever_reaches_the_agents_or_decides_the_ending_is_another_question(
     fields: dict[str, Any],
 ) -> None:
     assert question(**fields) != question()
+
+
+@pytest.mark.parametrize("bucket", ["", "a.b", "*", ">", "a b", "a\r\nPUB x 0", "x" * 65])
+def test_no_bucket_becomes_another_subject(bucket: str) -> None:
+    with pytest.raises(ValidationError):
+        ResultsRef(bucket=bucket, name="t-1", size=5, digest="SHA-256=x")

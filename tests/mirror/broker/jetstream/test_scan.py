@@ -9,6 +9,7 @@ import pytest
 from parley.broker.core.errors import BrokerUnavailable, StreamNotFound
 from parley.broker.jetstream import connection, topology
 from parley.broker.jetstream.connection import close, connect
+from parley.broker.jetstream.forgeries import Forgery
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.scan import scan
@@ -104,3 +105,18 @@ async def test_a_lost_connection_raises(url: str, nc: Nats) -> None:
     await close(reader)
     with pytest.raises(BrokerUnavailable):
         await anext(messages)
+
+
+async def test_what_is_no_delivery_is_left_out(wire: JetStream, monkeypatch: pytest.MonkeyPatch) -> None:
+    await fill(wire, 3)
+    inbox = "_INBOX.told"
+    monkeypatch.setattr(wire.nc, "new_inbox", lambda: inbox)
+    await wire.publish("deliberation.requested", b"{}")  # the inbox of replies is made with another name
+    messages = scan(wire, STREAM, ALL, batch=2)
+    first = await anext(messages)
+    await wire.nc.publish(inbox, b"forged", reply="deliberation.cancel")
+    await wire.nc.flush()
+    found = [first, *[message async for message in messages]]
+    assert len(found) == 3
+    assert b"forged" not in [message.data for message in found]
+    assert wire.nc.forgeries.counts[Forgery.DELIVERY] == 1
