@@ -7,6 +7,7 @@ forgotten before that, since the ending is marked here. In other deployments it 
 """
 
 import asyncio
+import logging
 
 from parley.broker.concurrency import gather
 from parley.broker.core.errors import BrokerUnavailable, Conflict
@@ -17,11 +18,15 @@ from parley.handlers.deadline_book import Watched
 from parley.handlers.effects import EffectRunner
 from parley.handlers.lost_tally import LostTally
 
+log = logging.getLogger("parley.handlers")
+
 # Seconds after a deadline until it counts as lost: longer than its timer takes, also when thousands are due at once.
 OVERDUE_SECONDS = 2.0
 LOOK_SECONDS = 0.5
 # After a failure.
 AGAIN_SECONDS = 1.0
+# After a failure that is a bug of ours.
+BUG_SECONDS = 30.0
 # Looked at together. Few: with thousands overdue the handler of the deadlines is at work too.
 AT_ONCE = 16
 # Seconds after a decision in which its ending may just be on its way to be marked. Longer than any handler's
@@ -39,23 +44,35 @@ class DeadlineWatch:
         self._looking = asyncio.Lock()
 
     async def run(self) -> None:
-        """Look every LOOK_SECONDS, for ever. While the store is full or NATS is away there is nothing to be done."""
+        """Look every LOOK_SECONDS, for ever."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            if self._jetstream.connected and self._jetstream.health.refusal(PROBED) is None:
-                await self.look()
+            await self.look()
 
     async def look(self) -> int:
-        """End what is overdue. Returns how many deliberations were looked at."""
-        looked = 0
+        """End what is overdue, unless the store is full or NATS is away. Returns how many deliberations were looked
+        at."""
+        looked, book = 0, self._effects.deadlines
         async with self._looking:
-            while overdue := self._effects.deadlines.take_due(self._effects.now() - OVERDUE_SECONDS, AT_ONCE):
+            while self._can_store:
+                overdue = book.take_due(self._effects.now() - OVERDUE_SECONDS, AT_ONCE)
+                if not overdue:
+                    break
                 looked += len(overdue)
                 await gather(self._end(task_id, watched) for task_id, watched in overdue)
         return looked
 
+    @property
+    def _can_store(self) -> bool:
+        return self._jetstream.connected and self._jetstream.health.refusal(PROBED) is None
+
+    def _again(self, task_id: str, due: float, watched: Watched) -> None:
+        """Look at it again once `due`, and not before."""
+        self._effects.deadlines.remove(task_id)  # applying an event may have put it back
+        self._effects.deadlines.add(task_id, due - OVERDUE_SECONDS, watched.request_seq)
+
     async def _end(self, task_id: str, watched: Watched) -> None:
-        deadlines, now = self._effects.deadlines, self._effects.now()
+        now = self._effects.now()
         try:
             tally = await self._effects.read(task_id)
             if tally is None:
@@ -66,8 +83,11 @@ class DeadlineWatch:
             # Its publisher may be mid-way: then subscribers of core NATS would hear the ending twice.
             marked_by = tally.verdict.decided_at + MARKING_SECONDS if tally.verdict is not None else now
             if now < marked_by:
-                deadlines.add(task_id, marked_by - OVERDUE_SECONDS, watched.request_seq)
+                self._again(task_id, marked_by, watched)
                 return
             await self._effects.apply(task_id, [(DeadlineReached(), now)])
         except (BrokerUnavailable, Conflict):
-            deadlines.add(task_id, now + AGAIN_SECONDS - OVERDUE_SECONDS, watched.request_seq)
+            self._again(task_id, now + AGAIN_SECONDS, watched)
+        except Exception:
+            log.exception("the overdue deadline of %s could not be carried out", task_id)
+            self._again(task_id, now + BUG_SECONDS, watched)

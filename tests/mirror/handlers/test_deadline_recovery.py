@@ -141,6 +141,26 @@ async def test_it_sweeps_at_the_start_and_after_a_reconnect(bench: Bench, recove
             await running
 
 
+async def test_it_sweeps_once_a_full_store_has_room_again(bench: Bench, recover: DeadlineRecovery) -> None:
+    health = bench.wire.health
+    await record(bench, "first", 3_600)
+    running = asyncio.create_task(recover.run())
+    try:
+
+        async def swept(task_id: str) -> bool:
+            return await armed_at(bench, task_id) is not None
+
+        await until(lambda: swept("first"), "swept at the start")
+        await record(bench, "second", 3_600)
+        health.refused(topology.DELIBERATIONS, "no space left")
+        health.restored(topology.DELIBERATIONS)
+        await until(lambda: swept("second"), "swept")
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
+
 async def test_a_regular_sweep_arms_only_what_is_overdue(bench: Bench, recover: DeadlineRecovery) -> None:
     await record(bench, "ahead", 3_600)
     await record(bench, "just-over", -0.1)

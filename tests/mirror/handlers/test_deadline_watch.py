@@ -2,12 +2,15 @@
 
 import asyncio
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
+from parley.broker.core.errors import BrokerUnavailable
 from parley.broker.core.messages import DeliberationFailed
 from parley.broker.core.tally import CancelRequested, Requested
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.jetstream import JetStream, PubAck, StoredMessage
 from parley.handlers import deadline_watch
 from parley.handlers.deadline_watch import MARKING_SECONDS, OVERDUE_SECONDS, DeadlineWatch
 from parley.handlers.effects import EffectRunner
@@ -96,6 +99,39 @@ async def test_what_cannot_be_read_now_is_looked_at_again(bench: Bench) -> None:
     assert len(effects.deadlines) == 1
 
 
+class OneIsBroken(JetStream):
+    async def get_last(self, stream: str, subject: str) -> StoredMessage | None:
+        if subject.endswith("a-bad"):
+            raise ValueError("a bug")
+        return await super().get_last(stream, subject)
+
+
+async def test_a_bug_with_one_keeps_no_other_from_its_ending(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    effects = effects_of(bench, OneIsBroken(bench.nc))
+    await recorded(effects, "a-bad")
+    await recorded(effects, "b-good")
+    assert await DeadlineWatch(bench.wire, effects, lost_of(bench, effects)).look() == 2
+    assert len(await bench.endings_of("b-good")) == 1
+    assert len(effects.deadlines) == 1
+    assert "the overdue deadline of a-bad could not be carried out" in caplog.text
+
+
+class MarksNothing(JetStream):
+    async def publish(self, subject: str, *args: Any, **kwargs: Any) -> PubAck:
+        if "Nats-TTL" in kwargs.get("headers", {}):
+            raise BrokerUnavailable("nats://x", "timeout")
+        return await super().publish(subject, *args, **kwargs)
+
+
+async def test_what_cannot_be_carried_out_now_is_not_tried_without_a_pause(bench: Bench) -> None:
+    effects = effects_of(bench, MarksNothing(bench.nc))
+    await recorded(effects, "t-1")
+    assert await DeadlineWatch(bench.wire, effects, lost_of(bench, effects)).look() == 1
+    assert len(effects.deadlines) == 1
+
+
 async def test_a_tally_that_may_be_forgotten_before_its_deadline_is_not_watched(bench: Bench) -> None:
     effects = effects_of(bench)  # it keeps them for 60 s
     await recorded(effects, "t-1", overdue=-61, timeout=61)
@@ -110,18 +146,10 @@ async def test_it_looks_now_and_then_but_not_while_the_store_is_full(
     await recorded(effects, "t-1")
     await lose_timer(bench)
     bench.wire.health.refused(topology.DELIBERATIONS, "no space left")
-    looks = 0
-
-    class Counting(DeadlineWatch):
-        async def look(self) -> int:
-            nonlocal looks
-            looks += 1
-            return await super().look()
-
-    running = asyncio.create_task(Counting(bench.wire, effects, lost_of(bench, effects)).run())
+    watch = DeadlineWatch(bench.wire, effects, lost_of(bench, effects))
+    assert await watch.look() == 0
+    running = asyncio.create_task(watch.run())
     try:
-        await asyncio.sleep(0.1)
-        assert looks == 0
         bench.wire.health.stored(topology.DELIBERATIONS)
 
         async def ended() -> bool:
