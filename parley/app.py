@@ -33,6 +33,7 @@ from parley.broker.jetstream.provision import Extent, provision
 from parley.broker.jetstream.store_probe import StoreProbe
 from parley.broker.jetstream.suspects import Suspects
 from parley.broker.jetstream.tally_store import TallyStore
+from parley.handlers.admission import Admission
 from parley.handlers.aggregate import Aggregate
 from parley.handlers.answers import Answers
 from parley.handlers.cancel import Cancel
@@ -55,7 +56,7 @@ from parley.monitoring import asyncapi, http
 from parley.monitoring.check_runner import Check
 from parley.monitoring.metrics import Metrics
 from parley.settings import Settings
-from parley.stream_keeper import StreamKeeper
+from parley.stream_keeper import OnLook, StreamKeeper
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.http_client import ModelClient
 from parley.workers.model.readiness import ModelReadiness, find
@@ -111,7 +112,7 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
         metrics = Metrics(model)
         metrics.watch_clock(lambda: jetstream.clock.offset)
         metrics.watch_forgeries(lambda: nc.forgeries.counts)
-        handlers, recover, old = _handlers(settings, jetstream, parts, pool, metrics)
+        handlers, recover, old, looks = _handlers(settings, jetstream, parts, pool, metrics)
         slots = max(1, pool.slots) if pool is not None else 1
         for subscriber in declare(broker, handlers, pool=pool, slots=slots):
             metrics.watch_consumer(subscriber.durable.name, subscriber.held, subscriber.window.limit)
@@ -121,8 +122,7 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
         readiness = await opened(_readiness(settings, model, pool)) if pool is not None else None
         probe = StoreProbe(jetstream) if {Part.INTAKE, Part.AGGREGATE} & set(parts) else None
         on_loss = recover.sweep if Part.AGGREGATE in parts else None
-        on_look = Trimmer(jetstream).on_look if Part.AGGREGATE in parts else None
-        keeper = StreamKeeper(jetstream, settings.wanted, on_loss=on_loss, on_look=on_look)
+        keeper = StreamKeeper(jetstream, settings.wanted, on_loss=on_loss, on_look=looks)
         url = await opened(_http_server(settings, jetstream, metrics, pool, readiness, probe, keeper))
         await broker.start()
         stack.callback(BackgroundLoop(keeper.run, "the keeper of the streams").cancel)
@@ -227,8 +227,9 @@ async def _disconnect(broker: NatsBroker, jetstream: JetStream) -> None:
 
 def _handlers(
     settings: Settings, jetstream: JetStream, parts: Collection[Part], pool: Pool | None, observer: Observer
-) -> tuple[Handlers, DeadlineRecovery, list[PullSubscriber]]:
-    """What the parts do, what finds lost deadlines, and the subscribers of consumers that 0.1.0 may have left."""
+) -> tuple[Handlers, DeadlineRecovery, list[PullSubscriber], list[OnLook]]:
+    """What the parts do, what finds lost deadlines, the subscribers of consumers that 0.1.0 may have left, and what
+    watches how full the streams are."""
     tallies = TallyStore(jetstream, keep_seconds=settings.keep_seconds)
     claim_check_bytes = min(settings.claim_check_bytes, jetstream.max_payload // 2)
     endings = EndingPublisher(jetstream, tallies, observer, claim_check_bytes=claim_check_bytes)
@@ -241,20 +242,24 @@ def _handlers(
 
     handlers = Handlers()
     old: list[PullSubscriber] = []
+    looks: list[OnLook] = []
     bounds = Bounds(settings.max_agents, settings.timeout_seconds, settings.allowed_reply_prefixes)
     intake = Intake(effects, observer, bounds)
     lost = LostTally(jetstream, effects, intake)
     if Part.INTAKE in parts:
         giving_up = Settler(jetstream, topology.INTAKE, observer, give_up=intake.give_up, suspects=suspects)
-        handlers = replace(handlers, intake=Runner(giving_up, intake.handle))
+        admission = Admission(tallies, intake.handle)
+        looks.append(admission.on_look)
+        handlers = replace(handlers, intake=Runner(giving_up, admission.handle))
         giving_up = Settler(jetstream, topology.OLD_INTAKE, observer, give_up=intake.give_up)
-        old.append(old_puller(topology.OLD_INTAKE, Runner(giving_up, intake.handle)))
+        old.append(old_puller(topology.OLD_INTAKE, Runner(giving_up, admission.handle)))
     if pool is not None:
         dispatch = Dispatch(jetstream, tallies, pool, settler(topology.DISPATCH))
         handlers = replace(handlers, dispatch=dispatch, drop=dispatch.cancel)
     if Part.AGGREGATE in parts:
         # A deadline that raises is never given up: in DEAD_LETTERS it would leave a deliberation without an ending.
         expire = Expire(effects, lost)
+        looks.append(Trimmer(jetstream).on_look)
         expiry = Settler(
             jetstream,
             topology.EXPIRY,
@@ -276,7 +281,7 @@ def _handlers(
         answers = Answers(jetstream, query, prefixes=settings.allowed_reply_prefixes)
         handlers = replace(handlers, query=answers)
     watch = DeadlineWatch(jetstream, effects, lost)
-    return handlers, DeadlineRecovery(jetstream, effects, watch), old
+    return handlers, DeadlineRecovery(jetstream, effects, watch), old, looks
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ consumer or a stream that somebody deleted."""
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -26,7 +26,7 @@ OnLook = Callable[[Findings], Awaitable[None]]
 
 
 class StreamKeeper:
-    """`fatal_reason` says why a process should leave. `on_loss` runs when a stream or consumer was made anew, by whatever process. `on_look` runs at every look."""
+    """`fatal_reason` says why a process should leave. `on_loss` runs when a stream or consumer was made anew, by whatever process. Each of `on_look` runs at every look."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class StreamKeeper:
         wanted: Wanted,
         *,
         on_loss: Callable[[], Awaitable[object]] | None = None,
-        on_look: OnLook | None = None,
+        on_look: Sequence[OnLook] = (),
     ) -> None:
         self._jetstream = jetstream
         self._wanted = wanted
@@ -81,8 +81,8 @@ class StreamKeeper:
         self._created = created
         if (lost or remade) and self._on_loss is not None:
             await self._on_loss()
-        if self._on_look is not None:
-            await self._on_look(found)
+        for on_look in self._on_look:
+            await on_look(found)
 
     async def _make(self, lost: list[str]) -> bool:
         """Whether that worked."""

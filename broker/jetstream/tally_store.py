@@ -59,6 +59,8 @@ class TallyStore:
         self.keep_seconds = keep_seconds
         # Tallies that this process read or wrote last, by task_id. Only those that have no published ending.
         self._cache = cache if cache is not None else TallyCache()
+        # What the tallies that this process created have taken in the bucket, from its start on.
+        self.created_bytes = 0
 
     async def read(self, task_id: str) -> Tally | None:
         """The tally as the stream's leader has it now. Raises BrokerUnavailable."""
@@ -164,6 +166,8 @@ class TallyStore:
             tally = smallest(tally)
             body = _encoded(tally)
             ack = await self._jetstream.publish(subject, body, headers=headers)
+        if not revision:
+            self.created_bytes += len(body)
         self._cache_entry(tally.task_id, Entry(tally, ack.seq), len(body))
         return tally
 

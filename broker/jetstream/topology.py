@@ -58,15 +58,15 @@ MAX_ACK_PENDING = 50_000
 # Pull requests that wait at the server: one a replica, with room for those that a reconnect left behind.
 MAX_WAITING = 512
 
-# What each stream may hold, as a share of the storage budget. Half of the budget is in no share: timers and endings
-# (DELIBERATIONS has no limit of its own, because schedules allow only one that drops the oldest timer), and a server
-# that starts again with a fuller disk and so reckons with less.
+# What each stream may hold, as a share of the storage budget. A quarter of the budget is in no share: timers and
+# endings (DELIBERATIONS has no limit of its own, because schedules allow only one that drops the oldest timer).
+# TALLIES: a part of its share is for tallies that exist (`parley.handlers.admission`).
 SHARES = {
     REQUESTS: 1 / 16,
     AGENT_REQUESTS: 1 / 16,
     AGENT_RESPONSES: 1 / 8,
     DEAD_LETTERS: 1 / 16,
-    TALLIES: 1 / 16,
+    TALLIES: 5 / 16,
     RESULTS: 1 / 8,
 }
 # The largest budget that is taken unasked: 2 GiB for answers, and as much for large endings.

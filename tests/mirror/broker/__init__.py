@@ -97,7 +97,15 @@ async def small_server(folder: Path, *, max_payload: int) -> AsyncIterator[Nats]
 
 @asynccontextmanager
 async def limited_nats(folder: Path, max_file_store: str) -> AsyncIterator[JetStreamContext]:
-    """A server of its own that promises so much storage, as nats-server writes it."""
+    async with limited_server(folder, max_file_store) as url:
+        nc = await connect(url, "test")
+        yield nc.jetstream()
+        await close(nc)
+
+
+@asynccontextmanager
+async def limited_server(folder: Path, max_file_store: str) -> AsyncIterator[str]:
+    """The URL of a server of its own that promises so much storage, as nats-server writes it."""
     conf = folder / "limited.conf"
     server = config(folder, port=-1, token=None, sync_always=False)
     conf.write_text(server.replace("jetstream {", f"jetstream {{ max_file_store: {max_file_store},"))
@@ -105,9 +113,7 @@ async def limited_nats(folder: Path, max_file_store: str) -> AsyncIterator[JetSt
     ports = folder / f"nats-server_{process.pid}.ports"
     try:
         await until(lambda: ports.exists() and ports.read_text().endswith("}"), "nats-server is ready")
-        nc = await connect(json.loads(ports.read_text())["nats"][0], "test")
-        yield nc.jetstream()
-        await close(nc)
+        yield str(json.loads(ports.read_text())["nats"][0])
     finally:
         process.kill()
         process.wait()

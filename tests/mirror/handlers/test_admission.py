@@ -1,0 +1,60 @@
+"""While the bucket of tallies is filling, requests wait in their stream, and tallies that exist can still end."""
+
+from typing import Any
+
+import pytest
+
+from parley.broker.core.tally import DeadlineReached, Requested
+from parley.broker.jetstream.connection import close, connect
+from parley.broker.jetstream.embedded import EmbeddedNats
+from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.provision import Wanted, examine, provision
+from parley.broker.jetstream.tally_store import TallyStore
+from parley.handlers.admission import WAIT_SECONDS, Admission
+from parley.handlers.delivery import ACK, Delivery, Retry, Settlement
+
+# The bucket gets 320 KiB of it.
+SMALL = 2**20
+
+
+async def test_requests_wait_while_the_bucket_fills_and_what_is_in_it_can_end(
+    empty_nats: EmbeddedNats, caplog: pytest.LogCaptureFixture
+) -> None:
+    nc = await connect(empty_nats.url, "test")
+    wire = JetStream(nc)
+    await provision(wire.js, Wanted(storage_bytes=SMALL))
+    tallies = TallyStore(wire, keep_seconds=180)
+
+    async def take_in(delivery: Delivery[Any]) -> Settlement:
+        name = f"t-{delivery.seq}"
+        event = Requested(name, seq=delivery.seq, at=0, deadline=1, role="DEV", num_agents=256)
+        await tallies.apply(name, [(event, 0.0)], new=True)
+        return ACK
+
+    admission = Admission(tallies, take_in)
+    await admission.on_look(await examine(wire.js))
+    answers: list[Settlement] = []
+    while not answers or answers[-1] == ACK:  # between two looks, by what this process itself has created
+        answers.append(await admission.handle(delivery_of(len(answers) + 1)))
+    assert answers[-1] == Retry(WAIT_SECONDS)
+    taken_in = len(answers) - 1
+    assert taken_in > 20
+    await admission.on_look(await examine(wire.js))
+    assert await admission.handle(delivery_of(1_000)) == Retry(WAIT_SECONDS)
+    # There is room for the decision of each one.
+    for number in range(1, taken_in + 1):
+        await tallies.apply(f"t-{number}", [(DeadlineReached(), 2.0)])
+        await tallies.mark_published(f"t-{number}", number)
+    # They are forgotten.
+    await wire.js.purge_stream("KV_deliberations")
+    await admission.on_look(await examine(wire.js))
+    assert await admission.handle(delivery_of(1_001)) == ACK
+    told = [record.message for record in caplog.records if record.name == "parley.handlers"]
+    assert ["is filling" in line for line in told] == [True, False]
+    await close(nc)
+
+
+def delivery_of(seq: int) -> Delivery[Any]:
+    # Any: only its place is read.
+    message: Any = None
+    return Delivery(message, seq, 0.0, 1)
