@@ -393,7 +393,7 @@ async def test_a_stream_without_a_limit_stays_so_where_the_server_has_promised_a
         await provision(js)
         config = (await js.stream_info("AGENT_RESPONSES")).config
         await js.update_stream(replace(config, max_bytes=-1, discard=DiscardPolicy.OLD))
-        await js.add_stream(StreamConfig(name="THEIRS", subjects=["theirs"], max_bytes=28_000_000))
+        await js.add_stream(StreamConfig(name="THEIRS", subjects=["theirs"], max_bytes=18_000_000))
         assert await provision(js) == ["stream AGENT_RESPONSES: discard old → new"]
 
 
