@@ -49,6 +49,9 @@ __all__ = [
 MAX_MORE_INBOXES = 16
 # A cancel also stops a request that was stored up to this many seconds after it.
 CANCEL_AHEAD_SECONDS = 60.0
+# An outcome that was stored longer than this before its request is that of an earlier deliberation of the name. Servers
+# of a cluster, whose clocks may differ by less, store the two.
+OLD_OUTCOME_SECONDS = 60.0
 # An outcome stored this long after the deadline shows that the deadline was lost: it comes within a second.
 OVERDUE_SECONDS = 2.0
 
@@ -283,7 +286,7 @@ def _reported(tally: Tally, event: Reported, now: float) -> Reaction:
     if now >= tally.deadline + OVERDUE_SECONDS:
         return _deadline(tally, now, by=event.seq)
     phase = tally.phase
-    if now < tally.accepted_at:
+    if now < tally.accepted_at - OLD_OUTCOME_SECONDS:
         return Reaction(tally, note="older than this deliberation")
     if event.round != phase.number:
         return Reaction(tally, note=f"round {event.round} is not the current round")

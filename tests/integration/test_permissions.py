@@ -170,6 +170,26 @@ async def test_a_client_hears_endings_and_stops_a_deliberation(
         await model.idle()
 
 
+async def test_a_worker_says_that_an_agent_has_begun(service: Running, model: ModelServer) -> None:
+    await model.behave(latency_ms=20_000)
+    submitted = await service.client.submit("why?", agents=2, timeout_seconds=20)
+
+    async def in_progress() -> bool:
+        return (await service.client.status(submitted.task_id)).status == "IN_PROGRESS"
+
+    await until(in_progress, "an agent has begun")
+    await service.client.cancel(submitted.task_id)
+    await service.client.ending(submitted)
+    await model.idle()
+
+
+async def test_large_work_is_read_by_a_worker_from_its_request(service: Running, model: ModelServer) -> None:
+    await model.behave()
+    ending = await service.client.deliberate("why? " * 10_000, agents=4, timeout_seconds=20)
+    assert isinstance(ending, DeliberationCompleted)
+    assert not ending.degraded
+
+
 async def test_a_client_reads_results_that_were_too_large_for_a_message(
     service: Running, model: ModelServer
 ) -> None:

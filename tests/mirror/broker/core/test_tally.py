@@ -14,6 +14,7 @@ from parley.broker.core import tally as decision
 from parley.broker.core.messages import ErrorType
 from parley.broker.core.states import Cause, State
 from parley.broker.core.tally import (
+    CANCEL_AHEAD_SECONDS,
     OVERDUE_SECONDS,
     ArmDeadline,
     CancelRequested,
@@ -28,8 +29,10 @@ from parley.broker.core.tally import (
     Reported,
     RequestAgents,
     Requested,
+    SendEnding,
     StopAgents,
     Tally,
+    asks_another,
     react,
 )
 from tests import present
@@ -105,6 +108,81 @@ EVERY_EVENT: list[Event] = [
     CancelRequested("changed my mind"),
     EndingPublished(99),
 ]
+
+
+# ── askers of the same question, and of another ───────────────────────────────────────────────────────────────────
+
+
+def asked(inbox: str | None = "_INBOX.b", seq: int = 8, question: str | None = "q") -> Requested:
+    return requested(seq=seq, reply_to=inbox, question=question)
+
+
+def test_a_second_asker_of_the_question_is_noted_once_and_nothing_is_asked_again() -> None:
+    tally = after(question="q", reply_to="_INBOX.a")
+    noted = react(tally, asked(), DURING)
+    assert (changed(noted).inboxes, noted.effects) == (("_INBOX.a", "_INBOX.b"), ())
+    assert changed(noted).request_seq == 7
+    unchanged(react(noted.tally, asked(seq=9), DURING), noted.tally, "this asker is known")
+    unchanged(react(tally, asked(inbox=None), DURING), tally, "exists")
+
+
+def test_an_asker_of_a_published_ending_is_sent_it() -> None:
+    tally = after(*(answered(agent) for agent in (ONE, TWO, THREE)), EndingPublished(99), question="q")
+    reaction = react(tally, asked(), DURING)
+    assert reaction.tally is tally
+    assert reaction.effects == (SendEnding(99, "_INBOX.b"),)
+    unpublished = after(DeadlineReached(), now=DEADLINE, question="q")
+    assert changed(react(unpublished, asked(), DURING)).inboxes == ("_INBOX.b",)
+
+
+@pytest.mark.parametrize(
+    ("known", "asks", "another"),
+    [("q", "q", False), ("q", "r", True), (None, "r", False), ("q", None, False), (None, None, False)],
+)
+def test_another_question_is_told_by_its_digest_where_both_are_known(
+    known: str | None, asks: str | None, another: bool
+) -> None:
+    for tally in (after(question=known), after(CancelRequested(), question=known)):
+        assert asks_another(tally, asked(question=asks)) == another
+        assert not asks_another(tally, requested(question="r"))  # its own request, redelivered
+        if another:
+            unchanged(react(tally, asked(question=asks), DURING), tally, "")
+
+
+def test_the_name_of_a_rejected_request_is_no_valid_questions() -> None:
+    assert asks_another(ENDED["rejected"](), asked())
+
+
+def test_a_tally_of_another_version_can_be_read() -> None:
+    old = after().model_dump(mode="json", exclude={"more_reply_to", "question"})
+    assert Tally.model_validate({**old, "a field of tomorrow": 1}, strict=False) == after()
+
+
+# ── what is older than the deliberation ───────────────────────────────────────────────────────────────────────────
+
+
+def test_an_outcome_that_was_stored_long_before_the_request_is_an_earlier_deliberations() -> None:
+    tally = after()
+    unchanged(react(tally, answered(ONE), ACCEPTED - 61), tally, "older than this deliberation")
+    assert react(tally, answered(ONE), ACCEPTED - 1).note == ""  # two servers' clocks
+
+
+@pytest.mark.parametrize(
+    ("seq", "at", "counts"),
+    [
+        (8, DURING, True), (6, ACCEPTED - 1, True), (6, ACCEPTED - CANCEL_AHEAD_SECONDS, True), (None, None, True),
+        (6, ACCEPTED - CANCEL_AHEAD_SECONDS - 1, False),
+    ],
+)  # fmt: skip
+def test_a_cancel_counts_for_a_request_that_is_stored_soon_after_it(
+    seq: int | None, at: float | None, counts: bool
+) -> None:
+    tally = after()
+    reaction = react(tally, CancelRequested("no", seq, at), DURING)
+    if counts:
+        assert changed(reaction).state is State.CANCELLED
+    else:
+        unchanged(reaction, tally, "the cancel is older than this deliberation")
 
 
 # ── a request ─────────────────────────────────────────────────────────────────────────────────────────────────────
