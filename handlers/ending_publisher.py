@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TypeVar
 
+import nats.js.errors
+
 from parley.broker.concurrency import WeightedSemaphore
 from parley.broker.core import endings, wire_names
 from parley.broker.core.errors import InvalidMessage
@@ -40,6 +42,8 @@ log = logging.getLogger("parley.handlers")
 # Seconds after a decision from which on the server may have forgotten the Msg-Id of its ending: the shortest
 # duplicate window is 180 s (`PARLEY_KEEP_SECONDS` at its least).
 MSG_ID_SECONDS = 120.0
+# JetStream's code for a message that cancels a schedule (`Nats-Scheduler`) where there is another message.
+_INVALID_SCHEDULER = 10212
 # Of endings that are being composed in a process at one time. An ending that is larger than a message counts as one
 # message, since it is written to the object store as it is read.
 COMPOSING_BYTES = 16 * 1024 * 1024
@@ -239,7 +243,16 @@ class EndingPublisher:
         before = await self._find(tally)
         if before is not None:
             return before
-        ack = await self._jetstream.publish(subject, body, msg_id=msg_id, headers=headers)
+        try:
+            ack = await self._jetstream.publish(subject, body, msg_id=msg_id, headers=headers)
+        except nats.js.errors.APIError as error:
+            if error.err_code != _INVALID_SCHEDULER:
+                raise
+            # What is at the timer's subject is no timer: a stranger's message, or an acknowledgement that one has
+            # aimed there. There is nothing to cancel.
+            log.warning("the timer of %s has been replaced by another message", tally.task_id)
+            headers = trace_headers(tally)
+            ack = await self._jetstream.publish(subject, body, msg_id=msg_id, headers=headers)
         if ack.duplicate and not await self.lookup.holds(tally.task_id, ack.seq):
             # A message of another client has our Msg-Id, by accident or to suppress the ending. Under another Msg-Id
             # the tally's mark alone keeps the ending at one.

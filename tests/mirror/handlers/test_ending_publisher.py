@@ -288,3 +288,22 @@ async def test_a_cancel_with_a_long_reason_fits_into_a_small_tally(tmp_path: Pat
         (ending,) = await bench.endings_of("t-1")
         assert ending.status == "cancelled"
         assert present(await bench.tally_of("t-1")).ending_seq is not None
+
+
+async def test_a_timer_that_a_stranger_has_replaced_keeps_no_ending_back(bench: Bench) -> None:
+    """The acknowledgement of a request that names `deliberation.timer.t-1` as its reply subject is stored there."""
+    now = bench.wire.clock.now()
+    one = process(bench)
+    event = Requested("t-1", 1, now, deadline=now + 60, role="DEV", num_agents=2)
+    await one.apply("t-1", [(event, now)], request_of("t-1", num_agents=2))
+    await bench.nc.publish(topology.REQUESTED, b"{}", reply=topology.timer_subject("t-1"))
+
+    async def replaced() -> bool:
+        stored = await bench.all_of(topology.DELIBERATIONS, topology.timer_subject("t-1"))
+        return bool(stored) and "Nats-Schedule" not in stored[-1].headers
+
+    await until(replaced, "the timer is replaced")
+    await one.apply("t-1", [(CancelRequested("enough"), now)])
+    (ending,) = await bench.endings_of("t-1")
+    assert ending.status == "cancelled"
+    assert present(await bench.tally_of("t-1")).ending_seq is not None
