@@ -15,6 +15,8 @@ RESTART_SECONDS = 1.0
 
 # A piece of work that keeps the event loop busy for longer is followed by a pause.
 LONG_SECONDS = 0.005
+# What waits for several of this length waits in vain. An honest piece of work takes a few milliseconds.
+VERY_LONG_SECONDS = 0.05
 
 Result = TypeVar("Result")
 
@@ -152,18 +154,29 @@ class Turns:
     def __init__(self) -> None:
         # Held from the start of a piece until the next one may begin. First come, first served.
         self._turn = asyncio.Lock()
+        # How long the last piece took.
+        self._took = 0.0
 
-    async def wait(self) -> None:
-        """Return when it is the caller's turn. It begins at once, without awaiting anything."""
-        await self._turn.acquire()
+    async def wait(self, seconds: float) -> bool:
+        """Wait for the caller's turn: True when it is, and the caller begins at once, without awaiting anything. False
+        if it is not within `seconds` because the pieces before it are very long."""
+        turn = asyncio.ensure_future(self._turn.acquire())
+        try:
+            while not turn.done():
+                await asyncio.wait((turn,), timeout=seconds)
+                if not turn.done() and self._took >= VERY_LONG_SECONDS:
+                    return False
+        finally:
+            turn.cancel()
         loop = asyncio.get_running_loop()
         loop.call_soon(self._end, loop.time())
+        return True
 
     def _end(self, began: float) -> None:
         """The round is over in which the piece ran."""
         loop = asyncio.get_running_loop()
-        took = loop.time() - began
-        if took < LONG_SECONDS:
+        self._took = loop.time() - began
+        if self._took < LONG_SECONDS:
             self._turn.release()
         else:
-            loop.call_later(took, self._turn.release)
+            loop.call_later(self._took, self._turn.release)

@@ -39,6 +39,11 @@ TELL_AGAIN_SECONDS = 10.0
 SHORTEST_RETRY_SECONDS = 0.01
 # From here on a message takes its turn. A smaller one is read in a few milliseconds, whatever is in it.
 LARGE_BYTES = 64 * 1024
+# A large message waits so long for its turn. Then it goes back to the stream, so that the small ones behind it in the
+# stream come by: 100 hostile ones keep a process busy for half a minute.
+TURN_SECONDS = 0.1
+# Seconds before it comes again.
+FIRST_TURN_SECONDS, LAST_TURN_SECONDS = 0.5, 2.0
 # "In progress" signals within one `ack_wait`: two may be late or lost.
 SIGNALS = 3
 
@@ -224,9 +229,11 @@ class Runner:
         """Run on one message. Raises nothing but CancelledError."""
         in_progress = InProgress(delivery.msg, self._signal_seconds)
         try:
-            if len(delivery.data) >= LARGE_BYTES:
-                await self._turns.wait()
-            await self._settler.carry_out(delivery, await self._handle(delivery))
+            if len(delivery.data) >= LARGE_BYTES and not await self._turns.wait(TURN_SECONDS):
+                settlement: Settlement = Retry(backoff(delivery.count, FIRST_TURN_SECONDS, LAST_TURN_SECONDS))
+            else:
+                settlement = await self._handle(delivery)
+            await self._settler.carry_out(delivery, settlement)
         except Exception as error:
             await self._settler.failed(delivery, error)
         finally:

@@ -46,6 +46,8 @@ GET_TIMEOUT_SECONDS = 5.0
 WATCH_SECONDS = 0.2
 # Endings kept that arrived before the program waited for them.
 KEPT_ENDINGS = 1_000
+# Their size as JSON together; one takes up to 1 MiB.
+KEPT_BYTES = 32 * 1024 * 1024
 ENDED = frozenset({"COMPLETED", "FAILED", "TIMEOUT"})
 _RESULTS = TypeAdapter(tuple[messages.AgentResult, ...])
 
@@ -162,6 +164,9 @@ class Client:
         self._inbox = jetstream.nc.new_inbox()
         # By task_id: endings that are awaited, and at most KEPT_ENDINGS that arrived early.
         self._arrivals: dict[str, asyncio.Future[Ending]] = {}
+        # By task_id: the bytes of each ending that arrived and was not taken, in the order of arrival; and their sum.
+        self._arrived: dict[str, int] = {}
+        self._arrived_bytes = 0
 
     async def listen(self) -> None:
         """Subscribe to this client's endings. `connect` has done it."""
@@ -232,8 +237,8 @@ class Client:
         except TimeoutError:
             raise NoEnding(submitted.task_id, limit) from None
         finally:
-            self._arrivals.pop(submitted.task_id, None)
-            self._arrivals.pop(submitted.own_name, None)
+            self._forget(submitted.task_id)
+            self._forget(submitted.own_name)
 
     async def status(self, task_id: str) -> DeliberationStatus:
         """How the deliberation is doing.
@@ -332,10 +337,15 @@ class Client:
         arrival = self._arrival(ending.task_id)
         if not arrival.done():
             arrival.set_result(ending)
-        if len(self._arrivals) > KEPT_ENDINGS:
+        self._arrived_bytes += len(message.data) - self._arrived.pop(ending.task_id, 0)
+        self._arrived[ending.task_id] = len(message.data)
+        while self._arrived and (len(self._arrivals) > KEPT_ENDINGS or self._arrived_bytes > KEPT_BYTES):
             # Bounds the memory of a program that submits and never waits. `find` still returns the ending.
-            arrived = (task_id for task_id, arrival in self._arrivals.items() if arrival.done())
-            self._arrivals.pop(next(arrived, ""), None)
+            self._forget(next(iter(self._arrived)))
+
+    def _forget(self, task_id: str) -> None:
+        self._arrivals.pop(task_id, None)
+        self._arrived_bytes -= self._arrived.pop(task_id, 0)
 
     async def _received_or_found(self, submitted: Submitted) -> Ending:
         questions = 0

@@ -195,7 +195,7 @@ async def test_pieces_begin_one_a_round_of_the_loop() -> None:
         asyncio.get_running_loop().call_soon(count)
 
     async def piece() -> None:
-        await turns.wait()
+        assert await turns.wait(10)
         began.append(rounds[0])
 
     count()
@@ -208,7 +208,7 @@ async def test_after_a_long_piece_others_have_as_much_time() -> None:
     ended = list[float]()
 
     async def piece() -> float:
-        await turns.wait()
+        assert await turns.wait(10)
         began = time.monotonic()
         time.sleep(long)  # noqa: ASYNC251  # it keeps the loop busy: that is what is tested
         ended.append(time.monotonic())
@@ -216,3 +216,16 @@ async def test_after_a_long_piece_others_have_as_much_time() -> None:
 
     first, second = await asyncio.gather(piece(), piece())
     assert second - ended[0] >= 0.9 * long > first - second
+
+
+async def test_a_turn_that_does_not_come_in_time_is_given_up() -> None:
+    turns = Turns()
+    assert await turns.wait(10)
+    time.sleep(0.2)  # noqa: ASYNC251  # it keeps the loop busy: that is what is tested
+    assert not await turns.wait(0.05)
+    assert await turns.wait(10)
+
+
+async def test_many_short_pieces_are_waited_for_however_many_they_are() -> None:
+    turns = Turns()
+    assert all(await asyncio.gather(*(turns.wait(0.001) for _ in range(500))))

@@ -1,6 +1,7 @@
 """A message ends acknowledged, retried, or whole in DEAD_LETTERS. It is never lost and never stuck."""
 
 import asyncio
+import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -296,6 +297,31 @@ async def test_without_a_limit_of_deliveries_nothing_is_given_up(bench: Bench, s
     await Runner(patient, unreadable).run(delivery)  # that no patience helps
     await bench.settled(INTAKE)
     assert len(await bench.dead_letters()) == 1
+
+
+# ── large messages ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_large_messages_take_turns_and_small_ones_pass_them(bench: Bench, settler: Settler) -> None:
+    """100 bodies of 0.9 MB made everybody's endings late by up to 29 s."""
+    handled: list[int] = []
+
+    async def busy(delivery: Delivery[Any]) -> Settlement:
+        handled.append(len(delivery.data))
+        if len(delivery.data) > settle.LARGE_BYTES:
+            time.sleep(0.15)  # noqa: ASYNC251  # to read it keeps the loop busy
+        return ACK
+
+    for size in (100_000, 100_000, 100_000, 1):
+        await bench.publish(topology.REQUESTED, b"x" * size)
+    await Runner(settler, busy)(await bench.taken(INTAKE, 4))
+    assert sorted(handled[:2]) == [1, 100_000]
+    assert len(handled) < 4
+    while len(handled) < 4:
+        await Runner(settler, busy)(await bench.taken(INTAKE))
+    await bench.settled(INTAKE)
+    assert sorted(handled) == [1, 100_000, 100_000, 100_000]
+    assert await bench.dead_letters() == []
 
 
 # ── a message that ends its process ───────────────────────────────────────────────────────────────────────────────

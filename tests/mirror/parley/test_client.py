@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo
 
@@ -498,3 +499,26 @@ def test_a_misspelt_argument_is_refused_and_the_right_one_named(word: str, hint:
     misspelt: dict[str, Any] = {word: 1}
     with pytest.raises(TypeError, match=rf"^no such argument: {word}{re.escape(hint)}$"):
         compose("x", **misspelt)
+
+
+async def test_endings_that_nobody_waits_for_are_bounded_by_their_size(
+    wire: JetStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand of 1 MiB were a GiB."""
+    one = Client(wire)
+    body = {"task_id": "", "status": "timeout", "error": "x" * 1_000, "total_agents": 1, "duration_ms": 1}
+    body |= {
+        "failed_agents": [],
+        "missing_agents": [],
+        "results": [],
+        "successful_responses": 0,
+        "failed_responses": 0,
+        "timestamp": "2026-01-01T00:00:00Z",
+    }
+    monkeypatch.setattr(client_module, "KEPT_BYTES", 5_000)
+    for number in range(10):
+        data = json.dumps({**body, "task_id": f"t-{number}"}).encode()
+        await one._on_ending(Msg(_client=wire.nc, data=data))
+    assert list(one._arrivals) == ["t-6", "t-7", "t-8", "t-9"]
+    one._forget("t-9")
+    assert 0 < one._arrived_bytes < 4_000
