@@ -11,14 +11,12 @@ from unittest.mock import patch
 
 from parley.broker.core.messages import DeliberationGet
 from parley.broker.core.observer import Observer
-from parley.handlers.deadline_recovery import SWEEP_SECONDS
 from parley.handlers.routes import Part
 from tests.simulation import asking, faults
 from tests.simulation.clock import virtual_time
 from tests.simulation.conditions.choice import condition_of
-from tests.simulation.faults import TWO_HANDS
 from tests.simulation.invariants import Invariant, Violation
-from tests.simulation.lateness import RESTART_SECONDS
+from tests.simulation.lateness import NOTICED_SECONDS, RESTART_SECONDS
 from tests.simulation.loop import BEGINNING, VirtualLoop, in_context
 from tests.simulation.plan import Plan
 from tests.simulation.process import Process
@@ -31,7 +29,7 @@ from tests.simulation.watch import Watcher
 # Steps of a history that a failure tells.
 TOLD_STEPS = 60
 # After the last deadline: what is unsettled by then stays so. Longer than a worker waits for a broker that is away.
-_PATIENCE_SECONDS = SWEEP_SECONDS + 700.0
+_PATIENCE_SECONDS = 1_300.0
 
 
 @dataclass(slots=True)
@@ -169,7 +167,7 @@ class History:
             await asyncio.sleep(1.0 if self.server.now < BEGINNING + 10 else 10.0)
             self._look_for_bugs()
             done = all(task.done() for task in tasks) and self.server.at_rest and not self._starting
-            if done and not await self._goes_on() and not await self._swept():
+            if done and not await self._goes_on():
                 break
         else:
             self.eyes.restless()
@@ -179,23 +177,10 @@ class History:
 
     async def _goes_on(self) -> bool:
         """Whether the service may yet notice by itself what is unfinished: its reminder was lost."""
-        if not self.eyes.unfinished or self._waited >= self.condition.patience_seconds:
+        if not self.eyes.unfinished or self._waited >= NOTICED_SECONDS:
             return False
         self._waited += 1.0
         await asyncio.sleep(1.0)
-        return True
-
-    async def _swept(self) -> bool:
-        """Whether something was left for the regular sweep. Only a message that two processes had at once may leave
-        anything: every other loss has to be repaired by a redelivery, a deadline or the sweep at a start."""
-        two_hands = any(struck.fault.kind in TWO_HANDS for struck in self.faults.struck)
-        if self.eyes.swept or not two_hands or not self.eyes.unfinished:
-            return False
-        await asyncio.sleep(SWEEP_SECONDS)
-        self.eyes.swept = True
-        self.eyes.seen["swept now and then"] += 1
-        alive = next(one for one in self.processes if not one.dead and Part.AGGREGATE in one.role.parts)
-        await in_context(alive.context, alive.sweep())
         return True
 
     def _look_for_bugs(self) -> None:

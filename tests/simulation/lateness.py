@@ -4,7 +4,9 @@ from collections.abc import Iterable
 
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS
-from tests.simulation.faults import Kind, Struck
+from parley.handlers.deadline_recovery import LEAST_SWEEP_SECONDS
+from parley.handlers.deadline_watch import MARKING_SECONDS
+from tests.simulation.faults import TWO_HANDS, Kind, Struck
 
 PROMISED_SECONDS = 1.0
 # A process killed is replaced after at most this long.
@@ -15,12 +17,18 @@ _REDELIVERY_SECONDS = topology.QUICK_ACK_WAIT_SECONDS + 1.0
 # A subscriber with room for one message has none until it gives up one that was lost on its way, or its lost request:
 # after two seconds, looked at once a second.
 _OVERDUE_SECONDS = 3.5
+# What no message reminds of is found by the sweep, and its deadline comes once the mark is overdue.
+NOTICED_SECONDS = LEAST_SWEEP_SECONDS + MARKING_SECONDS + 5.0
 _UNANSWERED_SECONDS = PUBLISH_TIMEOUT_SECONDS + _RETRY_SECONDS + 1.0
 
 
 def allowed(struck: Iterable[Struck], deadline: float) -> float:
     """Seconds after the deadline. A fault whose cost was over before the deadline adds nothing."""
-    return PROMISED_SECONDS + sum(max(0.0, _cost(one) - _spare(one, deadline)) for one in struck)
+    struck = tuple(struck)
+    # Only a message that two processes had at once may leave anything to the sweep: every other loss has to be repaired
+    # by a redelivery, a deadline or the sweep at a start.
+    noticed = NOTICED_SECONDS if any(one.fault.kind in TWO_HANDS for one in struck) else 0.0
+    return PROMISED_SECONDS + noticed + sum(max(0.0, _cost(one) - _spare(one, deadline)) for one in struck)
 
 
 def _spare(struck: Struck, deadline: float) -> float:

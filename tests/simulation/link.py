@@ -67,9 +67,7 @@ def label(subject: str, headers: Mapping[str, str], data: bytes) -> str:
 
 
 class Link:
-    is_connected = True
     is_closed = False
-    reconnects = 0
     connected_url = None
 
     def __init__(self, server: Server, owner: Owner | None, name: str) -> None:
@@ -79,6 +77,12 @@ class Link:
         self._dead = False
         # The history is over.
         self._closed = False
+        # How often the server was away and came back.
+        self.reconnects = 0
+        # Set and replaced each time.
+        self._reconnected = asyncio.Event()
+        if owner is not None:
+            server.links.append(self)
         # What a killed owner wrote arrives up to this instant.
         self._cut = float("inf")
         # A stopped owner goes on at this instant.
@@ -239,17 +243,29 @@ class Link:
 
         self.when_awake(tell)
 
-    # ── NatsClient's events: a modelled connection is never lost, only late ──────────────────────────────────────
+    # ── NatsClient's events: while the server is away a modelled connection is not lost, only late ─────────────────
+
+    @property
+    def is_connected(self) -> bool:
+        return not self._dead
+
+    def reconnect(self) -> None:
+        """The server is back."""
+        self.reconnects += 1
+        self._reconnected.set()
+        self._reconnected = asyncio.Event()
 
     async def wait_connected(self) -> None:
-        return
+        if self._dead:
+            await self._never()
 
     async def wait_closed(self) -> None:
         await self._never()
 
     async def wait_reconnected(self, seen: int) -> int:
-        await self._never()
-        return seen
+        while self.reconnects == seen:
+            await self._reconnected.wait()
+        return self.reconnects
 
     # ── nats-py's methods ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -259,6 +275,8 @@ class Link:
     async def publish(
         self, subject: str, payload: bytes = b"", reply: str = "", headers: Mapping[str, str] | None = None
     ) -> None:
+        if payload == IN_PROGRESS and (self._dead or self.stopped):
+            return  # its timers do not run
         if subject.startswith("$JS.ACK"):
             about = ".".join(subject.split(".")[3:6])
             await self._tell(

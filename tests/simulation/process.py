@@ -1,21 +1,23 @@
 """One process: the real handlers, wired as in `parley.app`, on a connection that can be cut at any step."""
 
-import asyncio
 import contextvars
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from parley.broker.core.errors import ParleyError
+from parley.broker.concurrency import BackgroundLoop
 from parley.broker.core.observer import Observer
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.consumer_protocol import size_of
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.store_probe import PROBED, StoreProbe
+from parley.broker.jetstream.suspects import Suspects
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.aggregate import Aggregate
 from parley.handlers.cancel import Cancel
+from parley.handlers.deadline_book import DeadlineBook
 from parley.handlers.deadline_recovery import DeadlineRecovery
-from parley.handlers.deadline_watch import DeadlineWatch
+from parley.handlers.deadline_watch import LOOK_SECONDS, OVERDUE_SECONDS, DeadlineWatch
 from parley.handlers.delivery import Delivery
 from parley.handlers.dispatch import Dispatch
 from parley.handlers.effects import EffectRunner
@@ -213,6 +215,18 @@ class Subscriber:
             self.ask()
 
 
+class WatchedBook(DeadlineBook):
+    """Tells when to look."""
+
+    def __init__(self, due: Callable[[float], None]) -> None:
+        super().__init__()
+        self._due = due
+
+    def add(self, task_id: str, due: float, request_seq: int) -> None:
+        super().add(task_id, due, request_seq)
+        self._due(due)
+
+
 class Process:
     def __init__(
         self,
@@ -243,10 +257,10 @@ class Process:
         self.query = Query(jetstream, tallies)
         self._intake = Intake(self._effects, observer, Bounds(MAX_AGENTS, DEFAULT_TIMEOUT_SECONDS))
         self._lost = LostTally(jetstream, self._effects, self._intake)
-        self.watch = DeadlineWatch(jetstream, self._effects, self._lost)
-        self._recover = DeadlineRecovery(jetstream, self._effects, self.watch)
+        self._suspects = Suspects(jetstream)
         self._jetstream, self._observer, self._tallies = jetstream, observer, tallies
         self._subscribers: list[Subscriber] = []
+        self._loops: list[BackgroundLoop] = []
 
     @property
     def dead(self) -> bool:
@@ -266,8 +280,34 @@ class Process:
         if Part.AGGREGATE in parts:
             self._start_aggregate()
         self.server.reconnected.append(self.reconnected)
-        if Part.AGGREGATE in parts:
-            await self.sweep()
+        self._start_loops()
+
+    def _start_loops(self) -> None:
+        """As `parley.app.service` does."""
+        parts, condition = self.role.parts, self.server.condition
+        if condition is not None and condition.clocks_are_measured:
+            self._loops.append(BackgroundLoop(self._jetstream.clock.run, "the clock"))
+        if {Part.INTAKE, Part.AGGREGATE} & parts:
+            if condition is not None and condition.stores_are_probed:
+                self._loops.append(BackgroundLoop(StoreProbe(self._jetstream).run, "the store's probe"))
+            watch = DeadlineWatch(self._jetstream, self._effects, self._lost)
+            self._effects.deadlines = WatchedBook(lambda due: self._look_at(watch, due))
+            if Part.AGGREGATE in parts:
+                recovery = DeadlineRecovery(self._jetstream, self._effects, watch)
+                self._loops.append(BackgroundLoop(recovery.run, "recovery"))
+
+    def _look_at(self, watch: DeadlineWatch, due: float) -> None:
+        """What `DeadlineWatch.run` does every half a second, at that instant only."""
+
+        def look() -> None:
+            if self._jetstream.health.refusal(PROBED) is not None:
+                self.server.loop.call_later(LOOK_SECONDS, self.link.when_awake, look)
+            else:
+                in_context(self.context, watch.look())
+
+        at = self.server.now + due + OVERDUE_SECONDS - self._effects.now()
+        late = self.server.rng.random() * LOOK_SECONDS
+        self.server.loop.call_at(max(self.server.now, at) + late, self.link.when_awake, look)
 
     async def _start_dispatch(self) -> None:
         for _ in range(2):
@@ -287,7 +327,8 @@ class Process:
         cancel, expire = Cancel(self._jetstream, effects), Expire(effects, self._lost)
         aggregate = Aggregate(effects, self._observer)
         self._take(Runner(settler(topology.CANCELLER), cancel.handle), topology.CANCELLER)
-        self._take(Runner(settler(topology.EXPIRY, None), expire.handle), topology.EXPIRY)
+        expiry = settler(topology.EXPIRY, None, expire.give_up)
+        self._take(Runner(expiry, expire.handle, expire.prepare), topology.EXPIRY)
         self._take(Runner(settler(topology.AGGREGATE), aggregate.handle), topology.AGGREGATE)
 
     def reconnected(self) -> None:
@@ -296,25 +337,19 @@ class Process:
         def recover() -> None:
             for subscriber in self._subscribers:
                 subscriber.reconnected()
-            if Part.AGGREGATE in self.role.parts:
-                in_context(self.context, self.sweep())
 
         self.link.when_awake(recover)
-
-    async def sweep(self) -> None:
-        # As `DeadlineRecovery.run` does.
-        while True:
-            try:
-                await self._recover.sweep()
-                return
-            except ParleyError:
-                await asyncio.sleep(1.0)
 
     def _settler(
         self, durable: topology.Durable, max_deliveries: int | None = 5, give_up: GiveUp | None = None
     ) -> Settler:
         return Settler(
-            self._jetstream, durable, self._observer, give_up=give_up, max_deliveries=max_deliveries
+            self._jetstream,
+            durable,
+            self._observer,
+            give_up=give_up,
+            max_deliveries=max_deliveries,
+            suspects=self._suspects,
         )
 
     def _take(self, handle: HandleBatch, durable: topology.Durable, pool: ActorPool | None = None) -> None:
@@ -357,5 +392,7 @@ class Process:
         self.link.stop(seconds)
 
     def close(self) -> None:
+        for loop in self._loops:
+            loop.cancel()
         self.link.close()
         self.pool.close()

@@ -40,7 +40,7 @@ class Record:
     sent: int = 0
     met: bool = False
     squatted: bool = False
-    armed: bool = False
+    armed_at: float = float("inf")
     asked: set[str] = field(default_factory=set)
 
     @property
@@ -50,7 +50,9 @@ class Record:
     @property
     def begun(self) -> bool:
         """Its deadline is armed, and every agent was requested or has reported."""
-        return self.armed and self.asked | set(self.tally.phase.outcomes) >= set(self.tally.phase.agents)
+        return self.armed_at < float("inf") and self.asked | set(self.tally.phase.outcomes) >= set(
+            self.tally.phase.agents
+        )
 
 
 def payload(data: bytes) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from tests.simulation.trace import Trace
 
 if TYPE_CHECKING:
     from tests.simulation.conditions.condition import Condition
+    from tests.simulation.link import Link
 
 
 class Watch(Protocol):
@@ -65,6 +66,8 @@ class Server:
         self.loop = asyncio.get_running_loop()
         self.away_until = 0.0
         self.reconnected: list[Callable[[], None]] = []
+        # The connections of services and workers.
+        self.links: list[Link] = []
         self.conflicts = 0
         self.duplicates = 0
         self.streams = {
@@ -105,7 +108,7 @@ class Server:
         self.away_until = max(self.away_until, self.now + seconds)
         for consumer in self.consumers.values():
             consumer.requests.clear()  # the server forgets the requests of connections that are lost
-        for reconnected in self.reconnected:
+        for reconnected in (*self.reconnected, *(link.reconnect for link in self.links)):
             self.loop.call_at(self.away_until, reconnected)
 
     @property

@@ -20,9 +20,9 @@ class Condition:
     name = "ordinary"
     # It may do what only a fault does: repeat a step, or leave a request at the server.
     disturbs = False
-    # Seconds for which a history waits at rest while a deliberation is unfinished: a reminder was lost, and the
-    # service has to notice by itself.
-    patience_seconds = 0.0
+    # Loops of a service that cost many steps, and matter in some histories only.
+    clocks_are_measured = False
+    stores_are_probed = False
     # When it is over.
     ends = 0.0
 

@@ -32,7 +32,7 @@ _ROOM_SECONDS = 6.0
 class Refusals(Condition):
     name = "refusals"
     disturbs = True
-    patience_seconds = 60.0
+    stores_are_probed = True
 
     def __init__(self, rng: random.Random, plan: Plan) -> None:
         super().__init__(rng, plan)

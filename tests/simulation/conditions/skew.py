@@ -10,6 +10,7 @@ _SKEWS = (600.0, -600.0, 3_600.0, -3_600.0, 180.0, 20.0, -20.0, 0.0)
 
 class Skew(Condition):
     name = "skew"
+    clocks_are_measured = True
 
     def adapt(self, plan: Plan) -> Plan:
         roles = tuple(replace(role, skew_seconds=self.rng.choice(_SKEWS)) for role in plan.roles)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # What a subscriber may have in hand, in bytes; the largest message is half of it.
 _LIMITS_BYTES = (8 * 1024, 16 * 1024)
 # How many large requests come within a moment.
-_LARGE = (10, 20, 40)
+_LARGE = (6, 12, 24)
 # While so many are taken in, others wait a little.
 _BUSY_SECONDS = 3.0
 
