@@ -1,5 +1,6 @@
 """One process: the real handlers, wired as in `parley.app`, on a connection that can be cut at any step."""
 
+import asyncio
 import contextvars
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from parley.broker.jetstream.suspects import Suspects
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.aggregate import Aggregate
 from parley.handlers.cancel import Cancel
-from parley.handlers.deadline_book import DeadlineBook
+from parley.handlers.deadline_book import DeadlineBook, Watched
 from parley.handlers.deadline_recovery import DeadlineRecovery
 from parley.handlers.deadline_watch import LOOK_SECONDS, OVERDUE_SECONDS, DeadlineWatch
 from parley.handlers.delivery import Delivery
@@ -226,6 +227,12 @@ class WatchedBook(DeadlineBook):
         super().add(task_id, due, request_seq)
         self._due(due)
 
+    def take_due(self, now: float, most: int) -> list[tuple[str, Watched]]:
+        taken = super().take_due(now, most)
+        if self._heap:
+            self._due(self._heap[0][0])
+        return taken
+
 
 class Process:
     def __init__(
@@ -261,6 +268,8 @@ class Process:
         self._jetstream, self._observer, self._tallies = jetstream, observer, tallies
         self._subscribers: list[Subscriber] = []
         self._loops: list[BackgroundLoop] = []
+        # When `DeadlineWatch` looks next.
+        self._next_look: asyncio.TimerHandle | None = None
 
     @property
     def dead(self) -> bool:
@@ -300,14 +309,21 @@ class Process:
         """What `DeadlineWatch.run` does every half a second, at that instant only."""
 
         def look() -> None:
+            self._next_look = None
             if self._jetstream.health.refusal(PROBED) is not None:
-                self.server.loop.call_later(LOOK_SECONDS, self.link.when_awake, look)
+                look_at(self.server.now + LOOK_SECONDS)
             else:
                 in_context(self.context, watch.look())
 
-        at = self.server.now + due + OVERDUE_SECONDS - self._effects.now()
+        def look_at(at: float) -> None:
+            if self._next_look is not None:
+                if self._next_look.when() <= at:
+                    return
+                self._next_look.cancel()
+            self._next_look = self.server.loop.call_at(at, self.link.when_awake, look)
+
         late = self.server.rng.random() * LOOK_SECONDS
-        self.server.loop.call_at(max(self.server.now, at) + late, self.link.when_awake, look)
+        look_at(max(self.server.now, self.server.now + due + OVERDUE_SECONDS - self._effects.now()) + late)
 
     async def _start_dispatch(self) -> None:
         for _ in range(2):

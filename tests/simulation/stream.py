@@ -5,6 +5,7 @@ It obeys and refuses the headers that command a stream (roll-up, schedules, TTL)
 here.
 """
 
+import re
 from dataclasses import dataclass
 
 from nats.js.api import RetentionPolicy, StreamConfig
@@ -59,7 +60,8 @@ class Kept:
 class Stream:
     def __init__(self, config: StreamConfig) -> None:
         self.name = str(config.name)
-        self.subjects = tuple(config.subjects or ())
+        forms = [re.escape(one).replace(r"\*", "[^.]+").replace(">", ".+") for one in config.subjects or ()]
+        self._pattern = re.compile("|".join(forms))
         self.work_queue = config.retention is RetentionPolicy.WORK_QUEUE
         self.window = config.duplicate_window or _DEFAULT_WINDOW_SECONDS
         self.one_a_subject = config.max_msgs_per_subject == 1
@@ -102,10 +104,7 @@ class Stream:
         return self.last_seq, False
 
     def takes(self, subject: str) -> bool:
-        return any(
-            subject == wanted or (wanted[-1] in "*>" and subject.startswith(wanted[:-1]))
-            for wanted in self.subjects
-        )
+        return self._pattern.fullmatch(subject) is not None
 
     def _check_commands(self, subject: str, headers: dict[str, str]) -> None:
         if "Nats-TTL" in headers and not self._expires:
