@@ -78,6 +78,8 @@ class Consumer:
         self._delivered_to = 0
         # A status that ends a request may lead to another request at once.
         self._serving = False
+        # It was deleted, and is not made again yet.
+        self._lost = False
         self._rng = rng
         self._send = send
 
@@ -91,7 +93,7 @@ class Consumer:
 
     @property
     def idle(self) -> bool:
-        return not self._waiting and not self.handed
+        return not self._waiting and not self.handed and not self._lost
 
     @property
     def ack_floor(self) -> int:
@@ -104,6 +106,24 @@ class Consumer:
 
     def stored(self, seq: int) -> None:
         self._waiting.append(seq)
+        self._serve()
+
+    def lose(self) -> None:
+        """It is deleted: what was delivered is as unknown as what was not."""
+        self._lost = True
+        for unsettled in self.handed.values():
+            if unsettled.timer is not None:
+                unsettled.timer.cancel()
+        self.handed.clear()
+        self._waiting.clear()
+        self._again.clear()
+
+    def make_again(self) -> None:
+        """From the beginning of its stream, as `provision` does: what is older than a day is in no history."""
+        self._lost = False
+        self._delivered_to = 0
+        self._waiting.extend(seq for seq, kept in self.stream.messages.items() if self.wants(kept.subject))
+        self._waiting = deque(sorted(set(self._waiting)))
         self._serve()
 
     # ── pull requests ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -147,7 +167,7 @@ class Consumer:
         return request.puller
 
     def _serve(self) -> None:
-        if self._serving:
+        if self._serving or self._lost:
             return
         self._serving = True
         try:

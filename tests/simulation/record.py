@@ -29,7 +29,8 @@ class StoredOutcome:
 @dataclass(slots=True)
 class Record:
     """`carried`: how often core NATS carried its ending. `met`: two messages that may have decided it were being
-    handled between verdict and mark. `squatted`: another sender's message had its Msg-Id."""
+    handled between verdict and mark. `squatted`: another sender's message had its Msg-Id. `lost`: its tally was deleted or
+    overwritten by others, and is not written anew."""
 
     tally: Tally
     created_at: float
@@ -40,6 +41,8 @@ class Record:
     sent: int = 0
     met: bool = False
     squatted: bool = False
+    lost: bool = False
+    ever_lost: bool = False
     armed_at: float = float("inf")
     asked: set[str] = field(default_factory=set)
 

@@ -68,7 +68,16 @@ class Watcher:
 
     def live(self, task_id: str) -> Record | None:
         record = self._live.get(task_id)
-        return record if record is not None and record.forgotten_at > self.server.now else None
+        if record is None or record.lost:
+            return None
+        return record if record.forgotten_at > self.server.now else None
+
+    def lose(self, task_id: str) -> None:
+        """Its tally is deleted or overwritten."""
+        record = self._live.get(task_id)
+        if record is not None:
+            record.lost = record.ever_lost = True
+            self.seen["tally lost"] += 1
 
     # ── what is stored ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -105,10 +114,17 @@ class Watcher:
                 self._cancels[kept.seq] = str(payload(kept.data).get("task_id"))
 
     def _tally(self, kept: Kept, before: Kept | None) -> None:
+        if not kept.data or "KV-Operation" in kept.headers:
+            return  # what cannot be read is deleted
         tally = Tally.model_validate_json(kept.data)
         now = self.server.now
         key = (tally.task_id, tally.request_seq)
-        if before is None:
+        known = self._live.get(tally.task_id)
+        counted: set[int] = set()
+        if known is not None and known.lost and key in self.records:
+            record, known.lost, known.tally = known, False, tally
+            counted = {outcome.seq for outcome in tally.phase.outcomes.values()}
+        elif before is None or (known is not None and known.lost):
             if key in self.records:
                 raise Violation(
                     Invariant.ONE_ENDING, f"request {tally.request_seq} of {tally.task_id} was recorded twice"
@@ -116,7 +132,6 @@ class Watcher:
             if not any(tally.state in leads for (state, _), leads in MOVES.items() if state is None):
                 raise Violation(Invariant.ABSORBS, f"{tally.task_id} began as {tally.state}")
             record = self.records[key] = self._live[tally.task_id] = Record(tally, now)
-            counted: set[int] = set()
         else:
             record = self._live[tally.task_id]
             follows(record.tally, tally)
@@ -166,6 +181,10 @@ class Watcher:
         return any(struck.label == label for struck in self.server.faults.struck)
 
     def _asked(self, work: dict[str, object]) -> None:
+        lost = self._live.get(str(work["task_id"]))
+        if lost is not None and lost.lost:
+            lost.asked.add(str(work["agent_id"]))
+            return
         record = self.live(str(work["task_id"]))
         if record is None or work["agent_id"] not in record.tally.phase.agents:
             raise Violation(
@@ -176,8 +195,8 @@ class Watcher:
         record.asked.add(str(work["agent_id"]))
 
     def _armed(self, task_id: str) -> None:
-        record = self.live(task_id)
-        if record is None:
+        record = self._live.get(task_id)
+        if record is None or (record.forgotten_at <= self.server.now and not record.lost):
             raise Violation(
                 Invariant.RECORD_FIRST, f"the deadline of {task_id} was armed with nothing recorded"
             )
@@ -398,7 +417,10 @@ class Watcher:
 
     @property
     def unfinished(self) -> bool:
-        return any(not record.marked for record in self.records.values())
+        return any(
+            not record.marked and not (record.ever_lost and record.endings)
+            for record in self.records.values()
+        )
 
     def rested(self) -> None:
         """Nothing is left to do: every deliberation must have its ending by now."""
@@ -408,7 +430,7 @@ class Watcher:
                 f"requests {sorted(self._untaken)} were acknowledged to their clients and are gone",
             )
         for (task_id, seq), record in self.records.items():
-            if len(record.endings) != 1 or not record.marked:
+            if len(record.endings) != 1 or not (record.marked or record.ever_lost):
                 raise Violation(
                     Invariant.AN_ENDING,
                     f"{task_id} of request {seq} is {record.tally.state} with {len(record.endings)} endings stored, "

@@ -4,6 +4,7 @@ import random
 
 from tests.simulation.conditions.absence import Absence
 from tests.simulation.conditions.condition import Condition
+from tests.simulation.conditions.losses import Losses
 from tests.simulation.conditions.payload import Payload
 from tests.simulation.conditions.refusals import Refusals
 from tests.simulation.conditions.skew import Skew
@@ -12,7 +13,16 @@ from tests.simulation.conditions.versions import Versions
 from tests.simulation.conditions.weight import Weight
 from tests.simulation.plan import Plan
 
-CONDITIONS: tuple[type[Condition], ...] = (Refusals, Skew, Absence, Versions, Strangers, Payload, Weight)
+CONDITIONS: tuple[type[Condition], ...] = (
+    Refusals,
+    Skew,
+    Absence,
+    Versions,
+    Strangers,
+    Payload,
+    Weight,
+    Losses,
+)
 
 
 def kind_of(seed: int) -> type[Condition]:
