@@ -10,14 +10,14 @@ delivers there at most once; in case a message is lost, the client also asks `de
 import asyncio
 import difflib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypedDict, Unpack
 
 import nats.errors
 import nats.js.errors
 from nats.aio.msg import Msg
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from parley.broker.core import errors, messages, wire_names
@@ -298,10 +298,11 @@ class Client:
         try:
             async with aclosing(stored) as messages:
                 async for message in messages:
-                    if message.data:
-                        found[message.subject] = Tally.model_validate_json(message.data)
-                    else:
-                        found.pop(message.subject, None)  # forgotten by the service while we read
+                    found.pop(message.subject, None)  # it may be forgotten by the service while we read
+                    with suppress(
+                        ValidationError
+                    ):  # nor is there one that cannot be read: the service ends it
+                        found[message.subject] = Tally.model_validate_json(message.data or b"null")
         except errors.StreamNotFound as error:
             raise NoService from error
         return sorted(found.values(), key=lambda tally: tally.accepted_at, reverse=True)

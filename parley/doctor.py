@@ -53,7 +53,10 @@ async def _nats(settings: Settings) -> AsyncIterator[Finding]:
         yield Finding("NATS", False, str(error))
         return
     try:
-        yield Finding("NATS", True, f"version {await check_server(nc, settings.nats_url)} with JetStream")
+        version, clock = await check_server(nc, settings.nats_url), JetStream(nc).clock
+        await clock.measure()
+        note = f"; {clock.note}" if clock.note else ""
+        yield Finding("NATS", True, f"version {version} with JetStream{note}")
         missing = await provision(nc.jetstream(), settings.wanted, extent=Extent.LOOK)
         listed = f"missing: {', '.join(missing)}; start a service, it creates them"
         yield Finding("streams", not missing, listed if missing else "as declared")

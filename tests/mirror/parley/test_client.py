@@ -404,6 +404,14 @@ async def test_late_tallies_are_listed_too(empty_nats: EmbeddedNats, monkeypatch
     await nc.close()
 
 
+async def test_what_cannot_be_read_is_no_tally(empty_nats: EmbeddedNats) -> None:
+    nc = await connect(empty_nats.url, "tests")
+    await provision(nc.jetstream())
+    await JetStream(nc).publish(topology.tally_subject("t-1"), b'{"state": "of another version"}')
+    assert await Client(JetStream(nc)).tallies() == []
+    await nc.close()
+
+
 async def test_no_tallies_are_an_empty_list(empty_nats: EmbeddedNats) -> None:
     nc = await connect(empty_nats.url, "tests")
     await provision(nc.jetstream())

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from parley import doctor
-from parley.broker.jetstream import connection
+from parley.broker.jetstream import connection, server_clock
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import EmbeddedNats, embedded_nats
 from parley.broker.jetstream.provision import provision
@@ -49,6 +50,22 @@ async def test_with_a_running_service_all_is_found(local_service: Running, model
     assert found[f"model at {model.url}"].detail == (
         "simulated-model generated a token, takes prompts and answers of up to 32,768 tokens together"
     )
+
+
+async def test_a_clock_that_is_wrong_is_told_and_is_no_fault(
+    local_service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class AnHourAhead:
+        monotonic = staticmethod(time.monotonic)
+
+        @staticmethod
+        def time() -> float:
+            return time.time() + 3_600
+
+    monkeypatch.setattr(server_clock, "time", AnHourAhead)
+    finding = (await findings(nats_url=local_service.settings.nats_url))["NATS"]
+    assert finding.ok
+    assert "this machine's clock is 3600.0 s ahead of the NATS server's; corrected for" in finding.detail
 
 
 async def test_without_settings_it_names_the_missing_ones() -> None:

@@ -14,6 +14,7 @@ from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.provision import provision
 from parley.broker.jetstream.scan import scan
 from parley.broker.jetstream.store_probe import PROBED, StoreProbe
+from parley.client import Client
 from tests.harness import until
 from tests.rig.small_store import DISK, LIMITS, small_store
 
@@ -65,6 +66,7 @@ async def test_a_probe_leaves_nothing_behind_and_is_no_deliberation(wire: JetStr
         return found
 
     assert await left() == 2
+    assert await Client(wire).tallies() == []
 
     async def gone() -> bool:
         return await left() == 0
