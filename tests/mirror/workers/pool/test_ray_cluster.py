@@ -12,7 +12,7 @@ import pytest
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
 from parley.workers.pool.pool import WorkerConfig
-from parley.workers.pool.ray_cluster import RayUnavailable
+from parley.workers.pool.ray_cluster import RayCluster, RayUnavailable
 from parley.workers.pool.ray_pool import RayPool
 
 # A driver whose folder, which is also its working directory, is on its own import path, but behind everything else.
@@ -73,3 +73,19 @@ async def test_a_ray_that_is_not_there_is_named_at_once_in_one_line(address: str
     assert "\n" not in str(caught.value)
     for word in (wrong, "RAY_ADDRESS", "PARLEY_POOL=local"):
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error", [Exception("The current node timed out during startup."), OSError("AF_UNIX path")]
+)
+async def test_whatever_ray_raises_at_its_start_is_one_line(error: Exception) -> None:
+    with pytest.raises(RayUnavailable, match="PARLEY_POOL=local") as caught:
+        async with RayCluster(None, cpus=1).starting():
+            raise error
+    assert "\n" not in str(caught.value)
+
+
+async def test_a_bug_of_ours_stays_a_bug() -> None:
+    with pytest.raises(KeyError):
+        async with RayCluster(None, cpus=1).starting():
+            raise KeyError("x")
