@@ -13,6 +13,7 @@
     │   ├── BrokerUnsuitable     NATS is too old, or has no JetStream
     │   ├── StreamNotFound       NATS has none of Parley's streams: no service has run on it
     │   └── TopologyMismatch     a live stream differs from the declared one
+    │       └── TopologyRefused      NATS does not make or change a stream
     ├── InvalidMessage       the sender: the payload cannot be used
     ├── Conflict             no one: another process wrote first; read again and decide again
     └── PayloadTooLarge      the caller: the payload exceeds what NATS accepts
@@ -147,6 +148,13 @@ class TopologyMismatch(Unavailable):
             f"live NATS configuration differs from Parley's and was left alone: {listed}. "
             "`parley provision` says what can be changed, and `parley provision --apply` changes it."
         )
+
+
+class TopologyRefused(TopologyMismatch):
+    """NATS does not make or change a stream or consumer: more replicas than servers, no storage, no right."""
+
+    def __str__(self) -> str:
+        return "; ".join(self.differences)
 
 
 class InvalidMessage(ParleyError):

@@ -18,7 +18,7 @@ from nats.js import JetStreamContext, api
 from nats.js.api import ConsumerConfig, StreamConfig, StreamInfo
 from nats.js.errors import APIError, NotFoundError
 
-from parley.broker.core.errors import TopologyMismatch
+from parley.broker.core.errors import TopologyMismatch, TopologyRefused
 from parley.broker.core.messages import MAX_TIMEOUT_SECONDS
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.differences import (
@@ -29,6 +29,7 @@ from parley.broker.jetstream.differences import (
     stops_a_start,
     stream_differences,
 )
+from parley.broker.jetstream.nats_client import NotAllowed
 
 log = logging.getLogger("parley.broker")
 
@@ -42,7 +43,9 @@ PROBE = "PARLEY_PROBE"
 # Room between a machine's clock and the server's, where a lost consumer begins anew.
 CLOCK_SECONDS = 3_600.0
 
-NO_RIGHT = "NATS did not answer: may this user make streams? Run `parley provision --apply` as one that may"
+NO_RIGHT = (
+    "this NATS user has no right to, or NATS did not answer. Run `parley provision --apply` as one that may"
+)
 
 Config = TypeVar("Config", StreamConfig, ConsumerConfig)
 
@@ -158,11 +161,11 @@ async def provision(
         return found.missing
     try:
         done = await _act(js, found, wanted, budget, extent)
-    except nats.errors.TimeoutError as error:
+    except (NotAllowed, nats.errors.TimeoutError) as error:
         # NATS does not answer a user that has not the right.
         if found.missing or extent is Extent.ALL:
             listed = ", ".join(found.missing) or "the streams"
-            raise TopologyMismatch([f"{listed}: not made or changed, because {NO_RIGHT}"]) from error
+            raise TopologyRefused([f"{listed}: not made or changed, because {NO_RIGHT}"]) from error
         log.warning("the streams stay as an earlier version made them: %s", NO_RIGHT)
         return []
     never = [difference for difference in stopping if difference.when is When.NEVER]
@@ -229,7 +232,7 @@ async def _probe(js: JetStreamContext, wanted: Wanted) -> int:
             if error.err_code == _NAME_IN_USE:  # another process asks at the same time
                 await _delete_probe(js)
             elif error.err_code not in _NO_STORAGE or budget <= topology.SMALLEST_BUDGET_BYTES:
-                raise TopologyMismatch([_refused("storage for the streams", error, wanted)]) from error
+                raise TopologyRefused([_refused("storage for the streams", error, wanted)]) from error
             else:
                 budget //= 2
         else:
@@ -266,7 +269,7 @@ async def _change_streams(
         except APIError as error:
             refused += [_refused(str(change), error, wanted) for change in mine]
     if refused:
-        raise TopologyMismatch(list(dict.fromkeys(refused)))
+        raise TopologyRefused(list(dict.fromkeys(refused)))
     return changed
 
 
@@ -309,7 +312,7 @@ async def _make_streams(
         except APIError as error:
             refused.append(_refused(f"stream {name}", error, wanted))
     if refused:
-        raise TopologyMismatch(list(dict.fromkeys(refused)))
+        raise TopologyRefused(list(dict.fromkeys(refused)))
     return made
 
 
@@ -360,7 +363,7 @@ async def _change_consumers(
         except APIError as error:
             refused += [f"{change}: refused by the server: {error.description}" for change in mine]
     if refused:
-        raise TopologyMismatch(refused)
+        raise TopologyRefused(refused)
     return changed
 
 

@@ -104,11 +104,12 @@ async def limited_nats(folder: Path, max_file_store: str) -> AsyncIterator[JetSt
 
 
 @asynccontextmanager
-async def limited_server(folder: Path, max_file_store: str) -> AsyncIterator[str]:
-    """The URL of a server of its own that promises so much storage, as nats-server writes it."""
+async def limited_server(folder: Path, max_file_store: str, more: str = "") -> AsyncIterator[str]:
+    """The URL of a server of its own that promises so much storage, as nats-server writes it. `more`: more of its
+    configuration."""
     conf = folder / "limited.conf"
     server = config(folder, port=-1, token=None, sync_always=False)
-    conf.write_text(server.replace("jetstream {", f"jetstream {{ max_file_store: {max_file_store},"))
+    conf.write_text(server.replace("jetstream {", f"jetstream {{ max_file_store: {max_file_store},") + more)
     process = await asyncio.to_thread(_start, conf)
     ports = folder / f"nats-server_{process.pid}.ports"
     try:

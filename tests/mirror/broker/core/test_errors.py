@@ -32,7 +32,7 @@ def test_the_tree_is_the_one_drawn_in_the_docstring() -> None:
         "BrokerUnavailable": "Unavailable", "StoreInUse": "BrokerUnavailable", "StoreFull": "BrokerUnavailable",
         "StreamSilent": "BrokerUnavailable", "Unacknowledged": "BrokerUnavailable",
             "ObjectNotStored": "BrokerUnavailable", "ObjectGone": "BrokerUnavailable",
-        "BrokerUnsuitable": "Unavailable", "StreamNotFound": "Unavailable", "TopologyMismatch": "Unavailable",
+        "BrokerUnsuitable": "Unavailable", "StreamNotFound": "Unavailable", "TopologyMismatch": "Unavailable", "TopologyRefused": "TopologyMismatch",
         "InvalidMessage": "ParleyError", "Conflict": "ParleyError", "PayloadTooLarge": "ParleyError",
     }  # fmt: skip
     drawing = inspect.getdoc(errors) or ""

@@ -18,7 +18,7 @@ from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.provision import PROBE, Extent, Wanted, provision
-from tests.mirror.broker import limited_nats
+from tests.mirror.broker import limited_nats, limited_server
 
 EVERYTHING = [
     "stream REQUESTS", "stream DELIBERATIONS", "stream AGENT_REQUESTS", "stream AGENT_RESPONSES",
@@ -320,12 +320,39 @@ async def test_too_many_replicas_are_one_line_that_names_the_setting(js: JetStre
     )
     with pytest.raises(TopologyMismatch) as caught:
         await provision(js, Wanted(replicas=3))
-    assert caught.value.differences == (line,)
+    assert str(caught.value) == line
     assert await stream_names(js) == set()
     await provision(js)
     with pytest.raises(TopologyMismatch) as caught:  # and where streams are already
         await provision(js, Wanted(replicas=3))
     assert caught.value.differences == (line,)
+
+
+# A user as `parley serve` may be: it reads and makes consumers, and neither makes nor changes streams.
+USERS = """
+authorization { users: [
+  { user: may, password: p },
+  { user: not, password: p, permissions: { publish: { deny: ["$JS.API.STREAM.CREATE.>", "$JS.API.STREAM.UPDATE.>"] } } }
+] }
+"""
+
+
+async def test_a_user_without_the_right_to_change_streams_starts_where_nothing_is_missing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with limited_server(tmp_path, "1GB", USERS) as url:
+        address = url.removeprefix("nats://")
+        may, may_not = [await connect(f"nats://{user}:p@{address}", "test") for user in ("may", "not")]
+        restricted = may_not.jetstream(timeout=0.5)
+        with pytest.raises(TopologyMismatch, match=r"^stream REQUESTS, .*: not made or changed"):
+            await provision(restricted)
+        await provision(may.jetstream())
+        await may.jetstream().delete_consumer("REQUESTS", "intake")
+        assert await provision(restricted) == ["consumer REQUESTS/intake"]
+        assert await provision(restricted, Wanted(keep_seconds=600.0)) == []
+        assert "Run `parley provision --apply` as one that may" in caplog.messages[-1]
+        for nc in (may, may_not):
+            await nc.close()
 
 
 # ── storage ───────────────────────────────────────────────────────────────────────────────────────────────────────
