@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypedDict, Unpack
+from weakref import WeakValueDictionary
 
 import nats.errors
 import nats.js.errors
@@ -164,6 +165,8 @@ class Client:
         self._inbox = jetstream.nc.new_inbox()
         # By task_id: endings that are awaited, and at most KEPT_ENDINGS that arrived early.
         self._arrivals: dict[str, asyncio.Future[Ending]] = {}
+        # By the name of its place: a request's rejection, for as long as the program keeps what it submitted.
+        self._rejections: WeakValueDictionary[str, asyncio.Future[Ending]] = WeakValueDictionary()
         # By task_id: the bytes of each ending that arrived and was not taken, in the order of arrival; and their sum.
         self._arrived: dict[str, int] = {}
         self._arrived_bytes = 0
@@ -211,14 +214,12 @@ class Client:
         own_name = wire_names.own_name(seq)
         task_id = request.task_id or own_name
         again = task_id in self._arrivals and task_id != own_name
-        return Submitted(
-            task_id,
-            request.timeout_seconds,
-            own_name,
-            self._arrival(task_id),
-            self._arrival(own_name),
-            again,
-        )
+        # It may have arrived before its PubAck.
+        early = self._arrivals.pop(own_name, None) if task_id != own_name else self._arrival(own_name)
+        rejection = early or asyncio.get_running_loop().create_future()
+        self._rejections[own_name] = rejection
+        arrival = self._arrival(task_id)
+        return Submitted(task_id, request.timeout_seconds, own_name, arrival, rejection, again)
 
     async def ending(self, submitted: Submitted, *, wait_seconds: float | None = None) -> Ending:
         """Wait for the ending. Raises NoEnding after `wait_seconds`, by default 10 s after the deadline.
@@ -230,7 +231,6 @@ class Client:
         limit = deadline + GRACE_SECONDS if wait_seconds is None else wait_seconds
         # For a second call, after a NoEnding.
         self._arrivals.setdefault(submitted.task_id, submitted._arrival)
-        self._arrivals.setdefault(submitted.own_name, submitted._rejection)
         try:
             async with asyncio.timeout(limit):
                 return await self._received_or_found(submitted)
@@ -335,7 +335,7 @@ class Client:
             ending = messages.decode_ending(message.data)
         except InvalidMessage:
             return  # not from the service
-        arrival = self._arrival(ending.task_id)
+        arrival = self._rejections.get(ending.task_id) or self._arrival(ending.task_id)
         if not arrival.done():
             arrival.set_result(ending)
         self._arrived_bytes += len(message.data) - self._arrived.pop(ending.task_id, 0)

@@ -1,6 +1,7 @@
 """The Python client against a whole service: ask, wait, look, cancel, and what it raises when no service is there."""
 
 import asyncio
+import gc
 import json
 import re
 import time
@@ -174,6 +175,21 @@ async def test_two_questions_of_one_name_from_one_client_do_not_take_each_others
     endings = await asyncio.gather(client.ending(one), client.ending(other))
     assert [ending.status for ending in endings] == ["completed", "rejected"]
     assert [ending.task_id for ending in endings] == [name, other.own_name]
+
+
+async def test_a_program_that_submits_and_never_waits_keeps_nothing_of_it(
+    local_service: Running, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "KEPT_ENDINGS", 5)
+    async with parley.connect(local_service.settings.nats_url or "") as client:
+        names = [fresh() for _ in range(20)]
+        for name in names:
+            await client.submit("x", agents=1, task_id=name)
+        for name in names:
+            await local_service.ending_of(name)
+        await until(lambda: len(client._arrivals) <= 6, "the endings that nobody awaits are forgotten")
+        gc.collect()
+        assert len(client._rejections) == 0
 
 
 async def test_many_ask_at_once_and_each_gets_its_own(local_service: Running, model: ModelServer) -> None:
