@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +303,29 @@ async def test_work_is_not_acknowledged_before_its_outcome_is_stored(
         await provision(queue.nc.jetstream(), Wanted(ack_wait_seconds=LONG_ACK_WAIT_SECONDS))
         await queue.one_outcome()
         await queue.all_settled()
+
+
+async def test_a_refusal_for_want_of_room_is_no_bug_and_the_model_is_not_asked_again(
+    queue: WorkQueue, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a limit of the stream, the server or the account: it made 24 calls of the model for three agents."""
+    monkeypatch.setattr(worker_module, "STORE_RETRY_WAIT_SECONDS", 0.05)
+    js, before = queue.nc.jetstream(), await model.seen()
+    config = (await js.stream_info(topology.AGENT_RESPONSES)).config
+    await js.update_stream(replace(config, max_bytes=1))
+    async with working(queue, model) as worker:
+        worker.start_jobs(await queue.jobs(work()))
+
+        async def answered() -> bool:
+            return bool((await model.seen())["completed"] == before["completed"] + 1)
+
+        await until(answered, "the model has answered")
+        await asyncio.sleep(0.3)  # storing is tried in vain, several times
+        assert (await queue.unsettled(), worker.running) == (1, 1)
+        await js.update_stream(config)
+        assert (await queue.one_outcome()).subject == topology.AGENT_COMPLETED
+        await queue.all_settled()
+    assert (await model.seen())["requests"] == before["requests"] + 1
 
 
 async def test_an_outcome_that_cannot_be_stored_for_long_goes_back_as_work(
