@@ -323,6 +323,26 @@ UNHEARD = {
 }  # fmt: skip
 
 
+# What is needed too seldom for the tests above to meet it.
+SELDOM = {
+    "service": (
+        "suspect.a.b.c", "agent.running", "_R_.x.y", "$JS.API.CONSUMER.DELETE.DELIBERATIONS.intake",
+        *(f"$JS.API.STREAM.PURGE.{stream}" for stream in ("REQUESTS", "AGENT_RESPONSES", "DEAD_LETTERS", "OBJ_results")),
+    ),
+    "worker": ("_PARLEY.service.x", "$JS.API.STREAM.MSG.GET.KV_deliberations", "$JS.API.DIRECT.GET.REQUESTS"),
+    "operator": ("$JS.API.STREAM.PURGE.DEAD_LETTERS", "$JS.API.STREAM.MSG.DELETE.DEAD_LETTERS"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("role", SELDOM)
+async def test_what_a_role_needs_seldom_is_allowed(guarded: Guarded, role: str) -> None:
+    async with guarded.as_(role) as stranger:
+        for subject in SELDOM[role]:
+            await stranger.nc.publish(subject, b"nothing that JetStream could do")
+        await stranger.publish_each(["forbidden"])
+        assert len(stranger.refused) == 1
+
+
 @pytest.mark.parametrize("role", ROLES)
 async def test_what_a_role_may_not_is_refused(guarded: Guarded, role: str) -> None:
     async with guarded.as_(role) as stranger:
