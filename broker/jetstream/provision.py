@@ -43,9 +43,7 @@ PROBE = "PARLEY_PROBE"
 # Room between a machine's clock and the server's, where a lost consumer begins anew.
 CLOCK_SECONDS = 3_600.0
 
-NO_RIGHT = (
-    "this NATS user has no right to, or NATS did not answer. Run `parley provision --apply` as one that may"
-)
+NO_RIGHT = "this NATS user may not change them. Run `parley provision --apply` as one that may"
 
 Config = TypeVar("Config", StreamConfig, ConsumerConfig)
 
@@ -162,10 +160,10 @@ async def provision(
     try:
         done = await _act(js, found, wanted, budget, extent)
     except (NotAllowed, nats.errors.TimeoutError) as error:
-        # NATS does not answer a user that has not the right.
         if found.missing or extent is Extent.ALL:
-            listed = ", ".join(found.missing) or "the streams"
-            raise TopologyRefused([f"{listed}: not made or changed, because {NO_RIGHT}"]) from error
+            listed = ", ".join(found.missing) or "streams"
+            why = NO_RIGHT if isinstance(error, NotAllowed) else "NATS does not answer"
+            raise TopologyRefused([f"{listed}: not made or changed: {why}"]) from error
         log.warning("the streams stay as an earlier version made them: %s", NO_RIGHT)
         return []
     never = [difference for difference in stopping if difference.when is When.NEVER]

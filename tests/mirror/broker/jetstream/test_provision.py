@@ -1,6 +1,7 @@
 """Streams, consumers and buckets: made where they are missing, changed where nothing is lost, refused where others
 changed them."""
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.provision import PROBE, Extent, Wanted, provision
+from tests.harness import until
 from tests.mirror.broker import limited_nats, limited_server
 
 EVERYTHING = [
@@ -350,9 +352,54 @@ async def test_a_user_without_the_right_to_change_streams_starts_where_nothing_i
         await may.jetstream().delete_consumer("REQUESTS", "intake")
         assert await provision(restricted) == ["consumer REQUESTS/intake"]
         assert await provision(restricted, Wanted(keep_seconds=600.0)) == []
-        assert "Run `parley provision --apply` as one that may" in caplog.messages[-1]
+        assert "parley provision --apply` as one that may" in caplog.messages[-1]
         for nc in (may, may_not):
             await nc.close()
+
+
+# ── from 0.1.0 ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def old_streams(js: JetStreamContext) -> None:
+    """As 0.1.0 made them: requests in DELIBERATIONS, no limits, and nothing discards what is new but the buckets."""
+    for stream in topology.streams():
+        if stream.name == topology.REQUESTS:
+            continue
+        bucket = stream.name in (topology.TALLIES, topology.RESULTS)
+        discard = DiscardPolicy.NEW if bucket else DiscardPolicy.OLD
+        config = replace(stream, discard=discard, max_bytes=-1)
+        if stream.name == topology.DELIBERATIONS:
+            config.subjects = [topology.REQUESTED, topology.CANCEL, *(stream.subjects or ())]
+        await js.add_stream(config)
+    old = (
+        topology.OLD_INTAKE,
+        topology.OLD_CANCELLER,
+        topology.EXPIRY,
+        topology.DISPATCH,
+        topology.AGGREGATE,
+    )
+    for durable in old:
+        await js.add_consumer(durable.stream, topology.consumer(durable))
+
+
+async def test_the_streams_of_0_1_0_become_those_of_this_version_and_keep_what_they_hold(
+    js: JetStreamContext,
+) -> None:
+    await old_streams(js)
+    waiting = [(await js.publish(topology.REQUESTED, b"{}")).seq for _ in range(3)]
+    await js.publish(topology.CANCEL, b"{}")
+    missing = ["stream REQUESTS", "consumer REQUESTS/intake", "consumer REQUESTS/cancel"]
+    assert await provision(js, extent=Extent.LOOK) == missing
+    changed = await provision(js)
+    assert any(line.startswith("stream DELIBERATIONS: subjects ") for line in changed)
+    assert set(missing) <= set(changed)
+    assert await provision(js) == []
+    # No name d-<number> is given twice.
+    assert (await js.publish(topology.REQUESTED, b"{}")).seq > waiting[-1]
+    left = await js.consumer_info(topology.DELIBERATIONS, topology.OLD_INTAKE.name)
+    assert left.num_pending == len(waiting)
+    for name, limit in (await limits(js)).items():
+        assert (limit > 0) == (name in topology.SHARES)
 
 
 # ── storage ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -442,17 +489,20 @@ async def test_the_numbers_of_a_stream_that_was_lost_are_not_used_again(js: JetS
 async def test_a_consumer_that_was_lost_goes_on_where_a_deadline_may_be_open(
     js: JetStreamContext, empty_nats: EmbeddedNats
 ) -> None:
-    await provision(js, Wanted(keep_seconds=180.0))
+    settings = Wanted(keep_seconds=1.0)
+    await provision(js, settings)
     nc = await connect(empty_nats.url, "client")
     wire = JetStream(nc)
     request = (await wire.publish("deliberation.requested", b"{}")).seq
     work = (await wire.publish("agent.requested", b"work")).seq
+    published = time.time()
+    await until(lambda: time.time() > published + 1.1, "it is older than a tally is kept")
     lost = (("REQUESTS", "intake"), ("AGENT_REQUESTS", "dispatch"))
     for stream, name in lost:
         await js.delete_consumer(stream, name)
     made = ["consumer REQUESTS/intake", "consumer AGENT_REQUESTS/dispatch"]
-    assert await provision(js, Wanted(keep_seconds=180.0)) == made
-    assert await provision(js, Wanted(keep_seconds=180.0)) == []
+    assert await provision(js, settings) == made
+    assert await provision(js, settings) == []
     begins = (await js.consumer_info("REQUESTS", "intake")).config.opt_start_time
     assert begins is not None
     assert timedelta(days=1) < datetime.now(UTC) - begins < timedelta(days=1, hours=2)
