@@ -107,9 +107,13 @@ class Siege:
 
 
 async def backlog(wire: JetStream) -> dict[str, int]:
-    """Waiting and unacknowledged messages, by consumer."""
+    """Waiting and unacknowledged messages, by consumer. A cancel of an unknown name waits a minute for its request, and
+    does not count."""
     infos = [await wire.js.consumer_info(durable.stream, durable.name) for durable in topology.DURABLES]
-    return {info.name: (info.num_pending or 0) + (info.num_ack_pending or 0) for info in infos}
+    in_hand = {
+        info.name: 0 if info.name == topology.CANCELLER.name else info.num_ack_pending or 0 for info in infos
+    }
+    return {info.name: (info.num_pending or 0) + in_hand[info.name] for info in infos}
 
 
 async def settled(wire: JetStream, seconds: float) -> None:
