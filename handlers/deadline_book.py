@@ -7,7 +7,7 @@ once, and from the heap when it comes up, or when the heap is mostly such entrie
 import heapq
 from typing import NamedTuple
 
-# About 250 bytes each. Beyond it, new deadlines are the sweep's to look after.
+# About 300 bytes each. Beyond it, new deadlines are the sweep's to look after.
 MAX_WATCHED = 100_000
 # A heap this much longer than what it must hold is made anew.
 SLACK = 1_024

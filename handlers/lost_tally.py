@@ -11,6 +11,7 @@ from contextlib import aclosing
 from nats.aio.msg import Msg
 
 from parley.broker.core.messages import MAX_TIMEOUT_SECONDS, OWN_NAME
+from parley.broker.core.wire_names import own_name
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.scan import scan
@@ -60,10 +61,10 @@ class LostTally:
         async with aclosing(stored) as messages:
             async for message in messages:
                 found = _delivered_again(message)
-                if seq is not None:
-                    return found if found.seq == seq else None
-                if readable_task_id(message.data) == task_id:
+                if (readable_task_id(message.data) or own_name(found.seq)) == task_id:
                     return found
+                if seq is not None:
+                    return None  # another's: a stranger's deadline must not end it
                 read += 1
                 if read == MAX_READ:
                     return None

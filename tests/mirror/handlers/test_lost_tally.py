@@ -128,6 +128,13 @@ async def test_an_early_deadline_of_a_request_that_is_not_taken_in_yet_ends_noth
     assert await bench.tally_of("t-1") is None
 
 
+async def test_a_strangers_deadline_that_names_anothers_request_ends_nothing(bench: Bench) -> None:
+    effects = await ask(bench, "t-1", timeout_seconds=60)
+    await lost_of(bench, effects).end("t-2", 1, effects.now() + 1_000)
+    assert await bench.endings_of("t-1") == []
+    assert not present(await bench.tally_of("t-1")).ended
+
+
 async def test_a_request_is_looked_for_among_so_many_only(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
