@@ -150,6 +150,8 @@ class EndingPublisher:
 
     def _weight(self, tally: Tally) -> int:
         """Bytes that composing this ending keeps in memory, at most."""
+        if not tally.phase.outcomes:
+            return 0
         seqs = [outcome.seq for outcome in tally.phase.outcomes.values()]
         size = self.outcomes.size(seqs)
         return self._limit if size is None else min(size, self._limit)

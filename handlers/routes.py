@@ -94,7 +94,7 @@ ROUTES = (
         "One agent's outcome: agent.response.completed or agent.response.failed.", lambda handlers: handlers.aggregate,
     ),
     Route(
-        topology.EXPIRY, DeliberationDeadline, 64, 256, 4 * MIB, topology.DEADLINE,
+        topology.EXPIRY, DeliberationDeadline, 64, 128, 4 * MIB, topology.DEADLINE,
         "Produced by the NATS scheduler when a deliberation's time is up.", lambda handlers: handlers.expire,
     ),
     Route(

@@ -22,6 +22,7 @@ from parley.broker.core.errors import (
     ObjectGone,
     ObjectNotStored,
     ParleyError,
+    StoreFull,
     StreamNotFound,
 )
 from parley.broker.core.messages import ResultsRef
@@ -118,7 +119,8 @@ class ObjectWriter:
                 if nc.reconnects != reconnects:
                     began, reconnects = loop.time(), nc.reconnects
                 tries += 1
-                if tries >= LEAST_TRIES and loop.time() - began >= self._refused_seconds:
+                sure = tries >= LEAST_TRIES or isinstance(error, StoreFull)
+                if sure and loop.time() - began >= self._refused_seconds:
                     raise ObjectNotStored(self._bucket, _reason(error)) from error
             await asyncio.sleep(backoff(tries, FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS))
 
