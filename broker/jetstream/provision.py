@@ -38,6 +38,7 @@ log = logging.getLogger("parley.broker")
 _NO_STORAGE = frozenset({10002, 10005, 10023, 10047, 10122})
 _NAME_IN_USE = 10058
 _NO_REPLICAS = 10074
+_LIMIT_REQUIRED = 10113
 # A stream that exists for the moment in which it is asked for how much the server promises.
 PROBE = "PARLEY_PROBE"
 # Room between a machine's clock and the server's, where a lost consumer begins anew.
@@ -248,6 +249,8 @@ def _refused(what: str, error: APIError, wanted: Wanted) -> str:
         remedy = f"set PARLEY_REPLICAS=1, or use a cluster of at least {wanted.replicas}"
         return f"PARLEY_REPLICAS={wanted.replicas}: this NATS is one server and keeps one copy; {remedy}"
     said = f"{what}: refused by the server: {error.description}"
+    if error.err_code == _LIMIT_REQUIRED:
+        return f"{said}; allow streams without one for this account: a full stream of timers would drop its oldest"
     if error.err_code in _NO_STORAGE and wanted.storage_bytes is not None:
         return f"{said}; lower PARLEY_STORAGE_BYTES, or unset it"
     return said

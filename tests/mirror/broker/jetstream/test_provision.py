@@ -425,6 +425,30 @@ async def test_streams_share_what_the_server_promises_and_leave_a_quarter_to_tim
         assert await provision(js) == []
 
 
+def account(limits: str) -> str:
+    return f"accounts {{ A {{ jetstream: {{ {limits} }}, users: [{{ user: a, password: p }}] }} }}"
+
+
+async def test_the_limits_of_an_account_are_kept_to(tmp_path: Path) -> None:
+    async with limited_server(tmp_path, "10GB", account("max_file: 100MB")) as url:
+        nc = await connect(f"nats://a:p@{url.removeprefix('nats://')}", "test")
+        await provision(nc.jetstream())
+        found = await limits(nc.jetstream())
+        assert sum(limit for limit in found.values() if limit > 0) == 48 * 2**20  # three quarters of 64 MiB
+        await nc.close()
+
+
+async def test_an_account_that_wants_a_limit_on_each_stream_is_told_why_one_has_none(tmp_path: Path) -> None:
+    more = account("max_file: 1GB, max_bytes_required: true")
+    async with limited_server(tmp_path, "10GB", more) as url:
+        nc = await connect(f"nats://a:p@{url.removeprefix('nats://')}", "test")
+        with pytest.raises(
+            TopologyMismatch, match=r"stream DELIBERATIONS: .* max bytes .*; allow streams without one"
+        ):
+            await provision(nc.jetstream())
+        await nc.close()
+
+
 async def test_a_set_budget_is_kept_to(js: JetStreamContext) -> None:
     await provision(js, Wanted(storage_bytes=64 * 2**20))
     assert (await limits(js))["AGENT_RESPONSES"] == 8 * 2**20
