@@ -43,7 +43,9 @@ class LostTally:
         if request is None:
             log.warning("a deadline of %s, which nobody has asked for or which is forgotten", task_id)
         elif not unreadable and now < self._intake.deadline_of(request):
-            log.warning("an early deadline of %s is ignored: it may not be taken in yet", task_id)
+            # It may not be taken in yet; or another process deleted what could not be read, and died then.
+            log.warning("an early deadline of %s: it comes again at its time", task_id)
+            await self._effects.arm_for(task_id, request.seq, self._intake.deadline_of(request))
         elif await self._effects.ended_before(task_id, request.seq, request.at, request.count) is None:
             log.error("the tally of %s is lost: it ends as failed", task_id)
             await self._intake.abandon(request, LOST)

@@ -8,19 +8,30 @@ from unittest.mock import patch
 from nats.js.api import StreamConfig
 
 from parley.broker.core import endings
-from parley.broker.jetstream import jetstream, topology
+from parley.broker.jetstream import jetstream, tally_store, topology
+from parley.broker.jetstream.jetstream import StoredMessage
 from parley.broker.jetstream.server_clock import ServerClock
+from parley.broker.jetstream.tally_cache import Entry
+from parley.handlers.deadline_recovery import DeadlineRecovery
+from parley.handlers.deadline_watch import DeadlineWatch
+from parley.handlers.effects import EffectRunner
 from parley.handlers.ending_results import EndingResults
+from parley.handlers.lost_tally import LostTally
 from parley.handlers.pull_window import PullWindow
 from tests.simulation.clock import VirtualTime
+from tests.simulation.conditions.absence import Absence
+from tests.simulation.conditions.losses import Losses
 from tests.simulation.conditions.payload import Payload
+from tests.simulation.conditions.refusals import Refusals
 from tests.simulation.conditions.skew import Skew
 from tests.simulation.conditions.strangers import Strangers
+from tests.simulation.conditions.versions import Versions
 from tests.simulation.conditions.weight import Weight
 from tests.simulation.invariants import Invariant
-from tests.simulation.mutations import Mutation
+from tests.simulation.mutations import Mutation, _both
 
 _streams = topology.streams
+_entry = tally_store._entry
 
 
 def _reads_its_own_clock(self: ServerClock) -> float:
@@ -34,6 +45,25 @@ def _obeys_everybody(**how: Any) -> tuple[StreamConfig, ...]:
         config.evolve(**everything) if config.name == topology.REQUESTS else config
         for config in _streams(**how)
     )
+
+
+async def _looks_never(self: Any, **how: Any) -> int:
+    return 0
+
+
+async def _looks_for_no_ending(self: EffectRunner, task_id: str, seq: int, at: float, count: int) -> None:
+    return None
+
+
+async def _ends_nothing(self: LostTally, task_id: str, request_seq: int | None, now: float) -> None:
+    return None
+
+
+def _reads_new_tallies_only(stored: StoredMessage | None) -> Entry:
+    found = _entry(stored)
+    if stored is None or found.tally is None or found.tally.question is not None or not found.tally.phases:
+        return found
+    return Entry(None, stored.seq, stored)
 
 
 def _any_bytes(self: PullWindow[Any]) -> None:
@@ -92,5 +122,35 @@ CONDITION_MUTATIONS = (
         Invariant.WITHIN_MEMORY,
         _method(PullWindow, "bytes_to_request", _any_bytes),
         condition=Weight,
+    ),
+    Mutation(
+        "takes an account without room for a bug",
+        Invariant.NO_BUG,
+        lambda: patch.object(jetstream, "_NO_ROOM", frozenset()),
+        condition=Refusals,
+    ),
+    Mutation(
+        "looks for nothing once a full store has room",
+        Invariant.AN_ENDING,
+        _both(_method(DeadlineWatch, "look", _looks_never), _method(DeadlineRecovery, "sweep", _looks_never)),
+        condition=Refusals,
+    ),
+    Mutation(
+        "looks for no ending of an old request",
+        Invariant.ONE_ENDING,
+        _method(EffectRunner, "ended_before", _looks_for_no_ending),
+        condition=Absence,
+    ),
+    Mutation(
+        "a lost tally has no ending",
+        Invariant.AN_ENDING,
+        _method(LostTally, "end", _ends_nothing),
+        condition=Losses,
+    ),
+    Mutation(
+        "cannot read a tally of the version before",
+        Invariant.COUNTED_ONCE,
+        lambda: patch.object(tally_store, "_entry", _reads_new_tallies_only),
+        condition=Versions,
     ),
 )

@@ -225,7 +225,7 @@ def _gives_up_no_request(self: PullWindow[Any], now: float, late: float = 0.0) -
     pass
 
 
-def _frees_no_room(self: PullWindow[Any], count: int) -> None:
+def _frees_no_room(self: PullWindow[Any], count: int, size: int = 0) -> None:
     pass
 
 
@@ -274,7 +274,7 @@ MUTATIONS = (
     _rule("publishes before it decides", Invariant.AGREES, TallyStore, "apply", _publishes_before_deciding),
     Mutation("cancels what has ended", Invariant.ABSORBS, _reacting(_cancels_the_ended)),
     _rule("acknowledges first", Invariant.NOT_LOST, Runner, "run", _acks_first),
-    _rule("acknowledges first, and dies", Invariant.AN_ENDING, Runner, "run", _acks_first, _UNSEEN),
+    _rule("acknowledges first, and dies", Invariant.IN_TIME, Runner, "run", _acks_first, _UNSEEN),
     _rule(
         "the worker acknowledges before it stores",
         Invariant.EFFECTS_FIRST,

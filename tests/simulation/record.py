@@ -108,6 +108,8 @@ def follows(old: Tally, new: Tally) -> None:
         new.state in leads for (state, _), leads in MOVES.items() if state is old.state
     ):
         raise Violation(Invariant.ABSORBS, f"{old.task_id} moved from {old.state} to {new.state}")
+    if len(new.phases) < len(old.phases):
+        raise Violation(Invariant.COUNTED_ONCE, f"{old.task_id} lost its agents and what it had counted")
     for phase, before in zip(new.phases, old.phases, strict=True):
         if phase.agents != before.agents:
             raise Violation(Invariant.COUNTED_ONCE, f"the agents of {old.task_id} changed")

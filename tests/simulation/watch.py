@@ -48,6 +48,8 @@ class Watcher:
         self.records: dict[tuple[str, int], Record] = {}
         # How often each kind of event occurred, for the report.
         self.seen: Counter[str] = Counter()
+        # The task_ids whose tally or ending others removed: what is promised of them is one ending.
+        self._spoilt: set[str] = set()
         # The newest record of each task_id.
         self._live: dict[str, Record] = {}
         # What is stored, by sequence: requests, the task_ids of cancels, outcomes.
@@ -72,11 +74,21 @@ class Watcher:
             return None
         return record if record.forgotten_at > self.server.now else None
 
+    def purged(self, seqs: set[int]) -> None:
+        """These messages of DELIBERATIONS are removed."""
+        for record in self.records.values():
+            left = [ending for ending in record.endings if ending.seq not in seqs]
+            if len(left) < len(record.endings):
+                record.ever_lost = True
+                self._spoilt.add(record.tally.task_id)
+            record.endings = left
+
     def lose(self, task_id: str) -> None:
         """Its tally is deleted or overwritten."""
         record = self._live.get(task_id)
         if record is not None:
             record.lost = record.ever_lost = True
+            self._spoilt.add(task_id)
             self.seen["tally lost"] += 1
 
     # ── what is stored ────────────────────────────────────────────────────────────────────────────────────────────
@@ -106,7 +118,7 @@ class Watcher:
             case _ if kept.subject in _ENDINGS:
                 self._ending(kept)
             case _ if kept.subject.startswith(topology.TIMER):
-                self._armed(str(payload(kept.data)["task_id"]))
+                self._armed(payload(kept.data))
             case _ if kept.subject == topology.REQUESTED:
                 self._requests[kept.seq] = kept
                 self._untaken.add(kept.seq)
@@ -144,7 +156,10 @@ class Watcher:
         if newly_ended:
             record.decided_at = now
             self._decided_now(tally)
-            decided_rightly(tally, self._requests[tally.request_seq], tally.task_id in self._cancels.values())
+            if tally.task_id not in self._spoilt:
+                decided_rightly(
+                    tally, self._requests[tally.request_seq], tally.task_id in self._cancels.values()
+                )
             self.seen[f"ended {tally.state}"] += 1
         if tally.ending_seq is not None:
             self._marked(record, tally)
@@ -160,7 +175,9 @@ class Watcher:
             )
 
     def _marked(self, record: Record, tally: Tally) -> None:
-        if tally.ending_seq not in [ending.seq for ending in record.endings]:
+        if tally.task_id not in self._spoilt and tally.ending_seq not in [
+            ending.seq for ending in record.endings
+        ]:
             raise Violation(
                 Invariant.MARK_KEPT, f"{tally.task_id} is marked {tally.ending_seq}, where its ending is not"
             )
@@ -194,9 +211,12 @@ class Watcher:
         self.seen["agent asked again"] += work["agent_id"] in record.asked
         record.asked.add(str(work["agent_id"]))
 
-    def _armed(self, task_id: str) -> None:
+    def _armed(self, deadline: dict[str, object]) -> None:
+        task_id = str(deadline["task_id"])
         record = self._live.get(task_id)
         if record is None or (record.forgotten_at <= self.server.now and not record.lost):
+            if deadline.get("request_seq") in self._requests:
+                return  # asked for: a stranger's early deadline comes again at its time
             raise Violation(
                 Invariant.RECORD_FIRST, f"the deadline of {task_id} was armed with nothing recorded"
             )
@@ -321,7 +341,8 @@ class Watcher:
                 Invariant.NOT_LOST,
                 f"{name} acknowledged {kept.seq}, which is unreadable, and did not dead-letter it",
             )
-        if Invariant.EFFECTS_FIRST not in self.blind:
+        spoilt = str(payload(kept.data).get("task_id")) in self._spoilt
+        if Invariant.EFFECTS_FIRST not in self.blind and not spoilt:
             self._settle[name](kept)
 
     def _request_settled(self, kept: Kept) -> None:
@@ -417,10 +438,14 @@ class Watcher:
 
     @property
     def unfinished(self) -> bool:
-        return any(
-            not record.marked and not (record.ever_lost and record.endings)
-            for record in self.records.values()
-        )
+        return not all(self._ended(record) for record in self.records.values())
+
+    def _ended(self, record: Record) -> bool:
+        """Whether it has its one ending. Where its tally was lost, a later request of its name may stand for it."""
+        if record.ever_lost:
+            later = self._live[record.tally.task_id]
+            return record.marked or len(record.endings) == 1 or (later is not record and later.marked)
+        return len(record.endings) == 1 and record.marked
 
     def rested(self) -> None:
         """Nothing is left to do: every deliberation must have its ending by now."""
@@ -430,7 +455,7 @@ class Watcher:
                 f"requests {sorted(self._untaken)} were acknowledged to their clients and are gone",
             )
         for (task_id, seq), record in self.records.items():
-            if len(record.endings) != 1 or not (record.marked or record.ever_lost):
+            if not self._ended(record):
                 raise Violation(
                     Invariant.AN_ENDING,
                     f"{task_id} of request {seq} is {record.tally.state} with {len(record.endings)} endings stored, "

@@ -117,6 +117,16 @@ async def test_a_deadline_of_nothing_ends_nothing(bench: Bench, seq: int | None)
     assert stored.data == b""
 
 
+async def test_a_deadline_that_finds_nothing_too_early_comes_again_at_its_time(bench: Bench) -> None:
+    effects = await ask(bench, timeout_seconds=1.5)
+    await purged(bench, "t-1")  # as by a process that died after it had deleted what it could not read
+    await effects.arm_for("t-1", 1, effects.now())
+    await expire(bench)
+    assert await bench.endings_of("t-1") == []
+    await expire(bench)
+    assert (await only_ending(bench, "t-1")).error == LOST
+
+
 async def test_an_early_deadline_of_a_request_that_is_not_taken_in_yet_ends_nothing(bench: Bench) -> None:
     await bench.publish(
         topology.REQUESTED, {"task_description": "x", "task_id": "t-1", "timeout_seconds": 60}

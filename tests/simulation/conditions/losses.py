@@ -59,13 +59,13 @@ class Losses(Condition):
         tallies, deliberations = server.streams[topology.TALLIES], server.streams[topology.DELIBERATIONS]
         subject = topology.tally_subject(self.task_id)
         match self.loss:
-            case Loss.TIMERS:
-                deliberations.messages.clear()
-                server.forget_timers(deliberations)
-            case Loss.OLDEST:
-                for seq in list(deliberations.messages)[: self.rng.randint(1, 3)]:
+            case Loss.TIMERS | Loss.OLDEST:
+                most = len(deliberations.messages) if self.loss is Loss.TIMERS else self.rng.randint(1, 3)
+                seqs = sorted(deliberations.messages)[:most]
+                for seq in seqs:
                     deliberations.remove(seq)
                 server.forget_timers(deliberations)
+                history.eyes.purged(set(seqs))
             case Loss.CONSUMER:
                 server.consumers[self.consumer].lose()
             case _:
