@@ -27,6 +27,7 @@ from parley.monitoring.metrics import KNOWN_ROLES, OTHER, TIMEOUTS
 from parley.workers.model.breaker import BreakerState
 from tests.harness import Running, fresh, model_server, running, until
 from tests.rig import prometheus
+from tests.rig.debian import NotHere
 from tests.rig.prometheus import Prometheus, Tools
 
 ALERTS = Path(dashboards.__file__).parent / "alerts.yaml"
@@ -65,7 +66,7 @@ class Scene:
 def tools() -> Tools:
     try:
         return prometheus.tools()
-    except prometheus.NotHere as reason:
+    except NotHere as reason:
         pytest.skip(f"no Prometheus: {reason}")
 
 

@@ -1,17 +1,11 @@
-"""A real Prometheus for tests: from the PATH, or fetched from Debian once into a cache folder.
-
-This changes nothing of the system and needs no root: the package lists and the package go to the cache and are only
-unpacked there. Raises `NotHere` with the reason where there is no apt or no mirror.
-"""
+"""A real Prometheus for tests: from the PATH, or fetched from Debian. Raises `NotHere` where neither can be had."""
 
 import json
 import os
 import shutil
 import subprocess
-import tempfile
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,18 +14,13 @@ import aiohttp
 import yarl
 
 from tests.rig.child import Child, answers, started
+from tests.rig.debian import unpacked
 from tests.rig.proc import free_port
 
-# For about 30 MB: 3 s with a quick mirror. Well below pytest's own timeout.
-FETCH_SECONDS = 60.0
 PROMTOOL_SECONDS = 30.0
 START_SECONDS = 30.0
 # Another program may take the port before Prometheus does.
 START_TRIES = 3
-
-
-class NotHere(Exception):
-    """There is no Prometheus. The text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,58 +42,8 @@ def tools() -> Tools:
     found = [shutil.which(name) for name in ("prometheus", "promtool")]
     if all(found):
         return Tools(*(Path(path) for path in found if path))
-    folder = _cache() / "prometheus"
-    if not folder.exists():
-        _fetch(folder)
+    folder = unpacked("prometheus")
     return Tools(folder / "usr/bin/prometheus", folder / "usr/bin/promtool")
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "parley-tests"
-
-
-def _fetch(folder: Path) -> None:
-    if not all(shutil.which(name) for name in ("apt-get", "dpkg")):
-        raise NotHere("no `prometheus` on the PATH, and no apt-get and dpkg to fetch it with")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
-        work = Path(name)
-        for part in ("lists/partial", "archives/partial"):
-            (work / part).mkdir(parents=True)
-        # Own lists and locks: the system's may be missing, old or locked. No sandbox user: it could not write here.
-        ours = {
-            "Dir::State::Lists": work / "lists",
-            "Dir::Cache": work,
-            "APT::Sandbox::User": "",
-            "Acquire::Languages": "none",
-        }
-        apt = [
-            "apt-get",
-            "--quiet",
-            *(part for key, value in ours.items() for part in ("-o", f"{key}={value}")),
-        ]
-        end = time.monotonic() + FETCH_SECONDS
-        _run([*apt, "update"], work, end)
-        _run([*apt, "download", "prometheus"], work, end)
-        (package,) = work.glob("prometheus_*.deb")
-        _run(["dpkg", "-x", str(package), str(work / "unpacked")], work, end)
-        with suppress(OSError):  # another test run was first, and its copy is as good
-            (work / "unpacked").rename(folder)
-    if not folder.exists():
-        raise NotHere(f"fetched, but {folder} could not be written")
-
-
-def _run(command: Sequence[str], folder: Path, end: float) -> None:
-    left = max(0.1, end - time.monotonic())
-    try:
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=left)
-    except subprocess.TimeoutExpired:
-        raise NotHere(
-            f"not fetched within {FETCH_SECONDS:g} s, `{command[0]} … {command[-1]}` still ran"
-        ) from None
-    except (OSError, subprocess.CalledProcessError) as error:
-        words = (getattr(error, "stderr", None) or str(error)).strip()
-        raise NotHere(f"`{command[0]} … {command[-1]}` failed: {words[-300:]}") from None
 
 
 @dataclass(frozen=True, slots=True)
