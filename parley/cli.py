@@ -325,6 +325,7 @@ def settings() -> None:
 @app.command()
 def doctor() -> None:
     """Is everything there? Each line is ok, or what to do."""
+    log.setLevel(logging.CRITICAL)  # each finding is printed
 
     async def run() -> int:
         from parley.doctor import examine

@@ -218,14 +218,14 @@ async def test_the_newest_deliberations_are_listed_first(sh: Shell, local_servic
 async def test_settings_are_shown_as_they_are_with_secrets_masked(tmp_path: Path) -> None:
     ran = await Shell(tmp_path, command=(sys.executable, "-m", "parley"))(
         "settings", VLLM_API_KEY=SECRET, NATS_URL=f"nats://{SECRET}@one:4222",
-        VLLM_URL=f"http://user:{SECRET}@[fe80::1]:8000", PARLEY_HOME="/tmp/[/x] [bold]home",
+        VLLM_URL="http://[fe80::1]:8000", PARLEY_HOME="/tmp/[/x] [bold]home",
     )  # fmt: skip
     assert (ran.code, ran.err) == (OK, "")
     assert SECRET not in ran.out
     rows = dict(line.split("=", 1) for line in ran.out.splitlines())
     assert rows["VLLM_API_KEY"] == "***"
     assert rows["NATS_URL"] == "nats://***@one:4222"
-    assert rows["VLLM_URL"] == "http://***@[fe80::1]:8000"
+    assert rows["VLLM_URL"] == "http://[fe80::1]:8000"
     assert rows["PARLEY_HOME"] == "/tmp/[/x] [bold]home"
     assert rows["PARLEY_HTTP_PORT"] == "9464"
 
@@ -257,9 +257,10 @@ async def test_the_doctor_has_a_line_for_each_check_and_exits_with_0(sh: Shell, 
         "doctor", VLLM_URL=model.url, PARLEY_POOL="local", PARLEY_ACK_WAIT_SECONDS=str(ACK_WAIT_SECONDS)
     )
     assert (ran.code, ran.err) == (OK, "")
-    nats, streams, ray, served = ran.out.splitlines()
+    nats, streams, store, ray, served = ran.out.splitlines()
     assert re.fullmatch(r"ok  NATS: version 2\.\d+\.\d+ with JetStream", nats)
     assert streams == "ok  streams: as declared"
+    assert store == "ok  store: stores what is published"
     assert ray == "--  Ray: not used (PARLEY_POOL=local)"
     assert served.startswith(
         f"ok  model at {model.url}: simulated-model generated a token, takes prompts and answers of up to "
