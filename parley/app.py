@@ -21,9 +21,10 @@ from faststream.nats import NatsBroker
 
 from parley.broker.child_process import child
 from parley.broker.concurrency import BackgroundLoop
-from parley.broker.core.errors import SettingsError, Unavailable
+from parley.broker.core.errors import BrokerUnavailable, SettingsError, Unavailable
 from parley.broker.core.observer import Observer
 from parley.broker.core.reply_subjects import SERVICE_INBOX
+from parley.broker.core.url_masking import masked
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import check_server, close, connect, connect_options
 from parley.broker.jetstream.embedded import embedded_nats
@@ -67,6 +68,8 @@ from parley.workers.pool.pool import Pool
 log = logging.getLogger("parley")
 
 ALL_PARTS = frozenset(Part)
+# For the server to say its time at the start.
+CLOCK_SECONDS = 10.0
 VERSION = version("parley-queue")
 
 
@@ -107,7 +110,7 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
         assert isinstance(nc, NatsClient), "ServiceBroker makes one"
         jetstream = JetStream(nc)
         stack.push_async_callback(_disconnect, broker, jetstream)
-        await jetstream.clock.measure()  # before anything is pulled
+        await _wait_measured(jetstream, nats_url)
         stack.callback(BackgroundLoop(jetstream.clock.run, "the clock").cancel)
         metrics = Metrics(model)
         metrics.watch_clock(lambda: jetstream.clock.offset)
@@ -136,6 +139,15 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
         if Part.AGGREGATE in parts:
             stack.callback(BackgroundLoop(recover.run, "recovery").cancel)
         yield Service(nats_url, url, metrics, pool, jetstream, keeper)
+
+
+async def _wait_measured(jetstream: JetStream, nats_url: str) -> None:
+    """Know the server's time before anything is pulled. Raises BrokerUnavailable."""
+    try:
+        async with asyncio.timeout(CLOCK_SECONDS):
+            await jetstream.clock.wait_measured()
+    except TimeoutError:
+        raise BrokerUnavailable(masked(nats_url), "it does not say what time it is") from None
 
 
 async def _prepare(settings: Settings, nats_url: str) -> None:

@@ -30,6 +30,8 @@ QUESTIONS = 3
 ANSWER_SECONDS = 2.0
 # Seconds between two measurements: how long a step of the server's own clock goes unnoticed.
 MEASURE_SECONDS = 10.0
+# Seconds before a first question that was not answered is asked again.
+RETRY_SECONDS = 0.5
 # How much two clocks may part in a second: what an earlier answer said becomes that much less certain.
 DRIFT = 1e-4
 # An offset of this machine's clock from here on is told to the operator.
@@ -87,6 +89,11 @@ class ServerClock:
         self._told_unanswered = False
         self._tell()
         return True
+
+    async def wait_measured(self) -> None:
+        """Return once the server has said what time it is: before that no instant is compared."""
+        while not await self.measure():  # noqa: ASYNC110  # nobody else tells the time
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def run(self) -> None:
         """Measure every MEASURE_SECONDS and after each reconnect, until the connection is closed for good."""

@@ -279,7 +279,7 @@ class Process:
         in_context(self.context, self._start())
 
     async def _start(self) -> None:
-        await self._jetstream.clock.measure()
+        await self._jetstream.clock.wait_measured()
         parts = self.role.parts
         if Part.DISPATCH in parts:
             await self._start_dispatch()

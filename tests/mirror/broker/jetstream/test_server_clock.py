@@ -169,3 +169,13 @@ async def test_it_is_measured_again_after_a_reconnect(nc: Nats, monkeypatch: pyt
     finally:
         loop.cancel()
         await asyncio.sleep(0)
+
+
+async def test_nothing_begins_before_the_server_has_said_its_time(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_clock, "RETRY_SECONDS", 0.0)
+    machine.skew = 180.0
+    clock, _ = clock_of(machine, trips=[(5.0, 5.0), (5.0, 5.0)])
+    await clock.wait_measured()
+    assert abs(error(clock, machine)) < 0.01
