@@ -13,8 +13,8 @@ from benchmarks import systems
 from benchmarks.load import Task, answer, drive, measure, schedule
 from benchmarks.peers import common
 from benchmarks.systems import Parley, System
-from parley.app import simulator
 from parley.client import connect
+from parley.local_backends import simulator
 from tests.rig.proc import cpu_seconds
 from tests.rig.service import serving
 

@@ -1,25 +1,21 @@
 """The composition root: the one place where everything is wired together.
 
-`service` runs the parts of one process for as long as an `async with` block lasts. `embedded` starts what a single
-machine lacks: a nats-server, a simulated model server. Everything opened is closed in the opposite order, however the
-block ends.
+`service` runs the parts of one process for as long as an `async with` block lasts. Everything opened is closed in the
+opposite order, however the block ends.
 """
 
 import asyncio
 import logging
 import os
 import socket
-import sys
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
 
 import nats.errors
 from faststream.nats import NatsBroker
 
-from parley.broker.child_process import child
 from parley.broker.concurrency import BackgroundLoop
 from parley.broker.core.errors import BrokerUnavailable, SettingsError, Unavailable
 from parley.broker.core.observer import Observer
@@ -27,7 +23,6 @@ from parley.broker.core.reply_subjects import SERVICE_INBOX
 from parley.broker.core.url_masking import masked
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import check_server, close, connect, connect_options
-from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.provision import Extent, provision
@@ -363,50 +358,3 @@ def asyncapi_document() -> dict[str, object]:
     broker = NatsBroker(apply_types=False, logger=None)
     declare_all(broker)
     return asyncapi.document(broker, VERSION)
-
-
-# ── what a single machine may lack ──────────────────────────────────────────────────────────────────────────────────
-
-
-@asynccontextmanager
-async def embedded(
-    settings: Settings, folder: Path, *, simulated: Sequence[str] = ()
-) -> AsyncIterator[Settings]:
-    """The settings, with what they lack started and filled in: a nats-server in `folder`, a simulated model server
-    with the arguments `simulated`."""
-    async with AsyncExitStack() as stack:
-        found: dict[str, object] = {}
-        if settings.nats_url is None:
-            server = await stack.enter_async_context(embedded_nats(folder, port=_free(4222)))
-            found["nats_url"] = server.url
-        if settings.vllm_url is None:
-            found["vllm_url"] = await stack.enter_async_context(simulator(*simulated))
-        yield settings.model_copy(update=found)
-
-
-@asynccontextmanager
-async def simulator(*arguments: str) -> AsyncIterator[str]:
-    """A simulated model server in a process of its own, on a free port of loopback. Yields its URL."""
-
-    async def printed(process: asyncio.subprocess.Process) -> str:
-        assert process.stdout is not None
-        line = await process.stdout.readline()
-        if not line:
-            raise Unavailable("the simulated model server did not start")
-        return line.decode().strip()
-
-    # -P: the child finds modules in the installation only, not in the working directory.
-    command = (sys.executable, "-P", "-m", "parley.workers.simulator", "--port", "0", *arguments)
-    async with child(command, printed, stdout=asyncio.subprocess.PIPE, stderr=None) as (_, url):
-        yield url
-
-
-def _free(port: int) -> int:
-    """`port` if it is free, else -1 (any)."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return -1
-        return port

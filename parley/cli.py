@@ -76,7 +76,8 @@ def up() -> None:
 
 
 async def _up(settings: Settings) -> int:
-    from parley.app import embedded, service
+    from parley.app import service
+    from parley.local_backends import embedded
 
     simulated = settings.vllm_url is None
     # Signals are handled before the first process starts, so that each started process is also stopped.
@@ -162,7 +163,8 @@ def demo(question: Annotated[str, typer.Argument()] = DEMO_QUESTION) -> None:
 
 
 async def _demo(settings: Settings, question: str) -> int:
-    from parley.app import embedded, service
+    from parley.app import service
+    from parley.local_backends import embedded
 
     simulated = settings.vllm_url is None
     async with AsyncExitStack() as stack:

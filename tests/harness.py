@@ -11,13 +11,14 @@ from typing import Any
 import aiohttp
 from nats.aio.msg import Msg
 
-from parley.app import Service, service, simulator
+from parley.app import Service, service
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.scan import scan
 from parley.client import Client
 from parley.client import connect as connect_client
+from parley.local_backends import simulator
 from parley.settings import Settings, load
 from tests.rig.waiting import PATIENCE_SECONDS, until
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from parley.app import simulator
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
+from parley.local_backends import simulator
 from tests.faults import load
 from tests.faults.cluster import SERVERS, Cluster, cluster
 from tests.faults.processes import Process

@@ -14,11 +14,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from parley.app import simulator
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.client import connect as connect_client
+from parley.local_backends import simulator
 from tests.faults import load
 from tests.faults.processes import Process
 from tests.rig.child import answers, module

@@ -12,8 +12,8 @@ from typing import Any
 
 import aiohttp
 
-from parley.app import simulator
 from parley.broker.jetstream.embedded import EmbeddedNats, embedded_nats
+from parley.local_backends import simulator
 from tests.rig.child import answers, child, module
 from tests.rig.proc import free_port, resident_mib
 

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from parley.app import Service, asyncapi_document, embedded, service, simulator
+from parley.app import Service, asyncapi_document, service
 from parley.broker.core.errors import SettingsError, TopologyMismatch, Unavailable
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import connect
@@ -23,6 +23,7 @@ from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.provision import provision
 from parley.client import connect as connect_client
 from parley.handlers.routes import Part
+from parley.local_backends import embedded, simulator
 from parley.monitoring import check_runner
 from parley.settings import Settings, load
 from parley.workers.model import readiness
