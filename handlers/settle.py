@@ -262,11 +262,16 @@ class Runner:
         in_progress = InProgress(delivery.msg, self._signal_seconds)
         try:
             async with self._suspects.alone():
+                if not self._suspects.suspects(durable, delivery.seq, delivery.count):
+                    # A copy of it was handled meanwhile: a process that stood still gets one for each `ack_wait`.
+                    await self.run(delivery)
+                    return
                 if not await self._suspects.begin(durable, delivery.seq):
                     await self._settler.give_up_unread(delivery)
                     return
                 try:
                     await self.run(delivery)
+                    self._suspects.note_harmless(durable, delivery.seq)
                 finally:
                     await self._suspects.finish(durable, delivery.seq)
         finally:

@@ -65,6 +65,6 @@ def test_a_failure_says_how_to_run_it_again() -> None:
     broken = next(mutation for mutation in MUTATIONS if mutation.broken == "fans out before it records")
     with simulated(), broken.breaking():
         told = str(run(0))
-    assert "seed 0: I12 (record first)" in told
+    assert "seed 0 (ordinary): I12 (record first)" in told
     assert "python -m tests.simulation --seed 0 --trace" in told
     assert "agent-dev-001" in told

@@ -199,7 +199,7 @@ class Watcher:
 
     def _asked(self, work: dict[str, object]) -> None:
         lost = self._live.get(str(work["task_id"]))
-        if lost is not None and lost.lost:
+        if lost is not None and work["task_id"] in self._spoilt:
             lost.asked.add(str(work["agent_id"]))
             return
         record = self.live(str(work["task_id"]))

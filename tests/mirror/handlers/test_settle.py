@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -409,6 +410,26 @@ async def test_a_message_that_comes_again_for_other_reasons_is_not_noted(
         (delivery,) = await bench.taken(INTAKE)
         await Runner(settler, nats_is_away)([delivery])
     assert await bench.all_of(topology.SUSPECTS, "suspect.>") == []
+
+
+async def test_copies_of_a_suspect_are_noted_once(bench: Bench) -> None:
+    """A process that stood still gets a message many times at once."""
+    handled = 0
+
+    async def count(delivery: Delivery[Any]) -> Settlement:
+        nonlocal handled
+        handled += 1
+        return ACK
+
+    await bench.publish(topology.REQUESTED, {})
+    (delivery,) = await bench.taken(INTAKE)
+    copies = [
+        replace(delivery, msg=copy(delivery.msg), count=SUSPECT_DELIVERIES + place) for place in range(5)
+    ]
+    await Runner(Settler(bench.wire, INTAKE, bench.notes), count)(copies)
+    # Begun once, and finished: the last word on it.
+    assert [note.seq for note in await bench.all_of(topology.SUSPECTS, "suspect.>")] == [2]
+    assert handled == len(copies)
 
 
 async def test_suspects_are_handled_one_at_a_time(bench: Bench) -> None:
