@@ -34,7 +34,7 @@ quick: $(READY)  ## the quick tests, with a real nats-server, without Ray, vLLM 
 test: $(READY)  ## every test, with a real nats-server, Ray and vLLM (2.3 GB into .vllm once; LIVE=none goes without): about 10 minutes
 	@$(RUN) pytest --live $(LIVE)
 
-simulate: $(READY)  ## 100,000 histories of the handlers on a virtual clock, whatever dies: about 10 minutes on two cores
+simulate: $(READY)  ## 100,000 histories of the handlers on a virtual clock, whatever dies or runs out: about 25 minutes on two cores
 	@$(RUN) python -m tests.simulation --histories 100000
 
 faults: $(READY)  ## everything killed and frozen while deliberations run; hostile input: about 11 minutes
