@@ -138,16 +138,17 @@ class StreamNotFound(Unavailable):
 class TopologyMismatch(Unavailable):
     """A live stream or consumer differs from the declared one in a way that does harm, or the server refuses one."""
 
-    def __init__(self, differences: Sequence[str]) -> None:
+    def __init__(self, differences: Sequence[str], *, changeable: bool = True) -> None:
+        """`changeable`: `parley provision --apply` changes some of them."""
         super().__init__(*differences)
         self.differences = tuple(differences)
+        self.changeable = changeable
 
     def __str__(self) -> str:
         listed = "; ".join(self.differences)
-        return (
-            f"live NATS configuration differs from Parley's and was left alone: {listed}. "
-            "`parley provision` says what can be changed, and `parley provision --apply` changes it."
-        )
+        said = f"live NATS configuration differs from Parley's and was left alone: {listed}."
+        remedy = "`parley provision` says what can be changed, and `parley provision --apply` changes it."
+        return f"{said} {remedy}" if self.changeable else said
 
 
 class TopologyRefused(TopologyMismatch):

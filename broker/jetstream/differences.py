@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, StreamConfig
+from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, ReplayPolicy, StreamConfig
 
 from parley.broker.jetstream import topology
 
@@ -71,7 +71,7 @@ def stream_differences(
     is a setting, so that another live one is a difference."""
     name = wanted.name or ""
     what = f"stream {name}"
-    delete = f"stop the service, `nats stream rm {name}`, start it: it makes the stream again"
+    delete = f"stop the service, `nats stream rm {name}`, start it: it makes the stream again, empty"
     for field in ("retention", "storage"):
         if getattr(live, field) != getattr(wanted, field):
             yield Difference(what, field, getattr(live, field), getattr(wanted, field), When.NEVER, delete)
@@ -136,6 +136,10 @@ def _counts(what: str, wanted: StreamConfig, live: StreamConfig, delete: str) ->
         yield Difference(what, "max_msg_size", live.max_msg_size, -1, When.ON_REQUEST)
     if _limited(live.max_consumers) and (live.max_consumers or 0) < LEAST_CONSUMERS:
         yield Difference(what, "max_consumers", live.max_consumers, -1, When.NEVER, delete)
+    limits = live.consumer_limits
+    # It refuses our consumers, or has the server delete them in an hour without a service.
+    if limits and (0 < (limits.max_ack_pending or 0) < topology.MAX_ACK_PENDING or limits.inactive_threshold):
+        yield Difference(what, "consumer_limits", limits, None, When.ON_REQUEST)
     each = wanted.max_msgs_per_subject or -1
     if (live.max_msgs_per_subject or -1) != each:
         yield Difference(what, "max_msgs_per_subject", live.max_msgs_per_subject, each, When.ON_REQUEST)
@@ -177,6 +181,18 @@ def _times(what: str, wanted: StreamConfig, live: StreamConfig) -> Iterator[Diff
 # ── consumers ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+# What no consumer of ours has. With a limit on requests, or with groups, the server refuses to deliver.
+_ABSENT = (
+    "backoff",
+    "inactive_threshold",
+    "headers_only",
+    "max_batch",
+    "max_bytes",
+    "priority_policy",
+    "priority_groups",
+)
+
+
 def consumer_differences(
     durable: topology.Durable, wanted: ConsumerConfig, live: ConsumerConfig
 ) -> Iterator[Difference]:
@@ -189,13 +205,20 @@ def consumer_differences(
         yield Difference(what, "ack_policy", live.ack_policy, AckPolicy.EXPLICIT, When.NEVER, delete)
     if live.deliver_subject:
         yield Difference(what, "deliver_subject", live.deliver_subject, None, When.NEVER, delete)
+    if live.replay_policy not in (None, ReplayPolicy.INSTANT):  # as slowly as the messages were published
+        yield Difference(what, "replay_policy", live.replay_policy, ReplayPolicy.INSTANT, When.NEVER, delete)
+    if live.mem_storage:  # a server that restarts forgets what is settled
+        yield Difference(what, "mem_storage", True, None, When.NEVER, delete)
+    if live.pause_until:
+        resume = f"`nats consumer resume {durable.stream} {durable.name}`"
+        yield Difference(what, "pause_until", live.pause_until, None, When.NEVER, resume)
     if _limited(live.max_waiting) and (live.max_waiting or 0) < LEAST_WAITING:
         yield Difference(what, "max_waiting", live.max_waiting, wanted.max_waiting, When.NEVER, delete)
     if _limited(live.max_deliver):
         yield Difference(what, "max_deliver", live.max_deliver, -1, When.ON_REQUEST)
-    for field in ("backoff", "inactive_threshold", "headers_only"):
-        if getattr(live, field):
-            yield Difference(what, field, getattr(live, field), None, When.ON_REQUEST)
+    for field in _ABSENT:
+        if found := getattr(live, field, None):
+            yield Difference(what, field, found, None, When.ON_REQUEST)
     if 0 < (live.max_ack_pending or 0) < (wanted.max_ack_pending or 0):
         yield Difference(
             what, "max_ack_pending", live.max_ack_pending, wanted.max_ack_pending, When.ON_REQUEST

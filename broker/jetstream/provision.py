@@ -155,7 +155,8 @@ async def provision(
     differences = found.differences(wanted, budget)
     stopping = [difference for difference in differences if stops_a_start(difference)]
     if stopping and extent in (Extent.LOOK, Extent.START):
-        raise TopologyMismatch(list(map(str, stopping)))
+        changeable = any(difference.when is When.ON_REQUEST for difference in stopping)
+        raise TopologyMismatch(list(map(str, stopping)), changeable=changeable)
     if extent is Extent.LOOK:
         return found.missing
     try:
@@ -169,7 +170,7 @@ async def provision(
         return []
     never = [difference for difference in stopping if difference.when is When.NEVER]
     if never and extent is Extent.ALL:
-        raise TopologyMismatch(list(map(str, never)))
+        raise TopologyMismatch(list(map(str, never)), changeable=False)
     return done
 
 
@@ -190,8 +191,11 @@ async def _act(
     for durable, live in found.consumers.items():
         if live is None:
             config = await _resumed(js, durable, wanted.consumer(durable))
-            # With a name nats-py asks under a subject of the consumer's own, to which a service has the right.
-            await js.add_consumer(durable.stream, config, name=durable.name)
+            try:
+                # With a name nats-py asks under a subject of the consumer's own, to which a service has the right.
+                await js.add_consumer(durable.stream, config, name=durable.name)
+            except APIError as error:
+                raise TopologyRefused([_refused(_called(durable), error, wanted)]) from error
             made.append(_called(durable))
     return [*made, *changed]
 

@@ -11,13 +11,22 @@ from typing import Any
 import nats.js.errors
 import pytest
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import (
+    AckPolicy,
+    DiscardPolicy,
+    ReplayPolicy,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+    StreamConsumerLimits,
+)
 
 from parley.broker.core.errors import TopologyMismatch
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.nats_client import WholeConsumerConfig
 from parley.broker.jetstream.provision import PROBE, Extent, Wanted, provision
 from tests.harness import until
 from tests.mirror.broker import limited_nats, limited_server
@@ -244,6 +253,8 @@ async def test_what_an_earlier_version_left_is_changed_at_a_start(
         ({"filter_subject": "deliberation.cancel"}, "filter_subject is deliberation.cancel, declared deliberation.requested"),
         ({"ack_policy": AckPolicy.ALL}, "ack_policy is all, declared explicit"),
         ({"max_waiting": 2}, "max_waiting is 2, declared 512"),
+        ({"replay_policy": ReplayPolicy.ORIGINAL}, "replay_policy is original, declared instant"),
+        ({"mem_storage": True}, "mem_storage is True, declared None"),
     ],
 )  # fmt: skip
 async def test_a_consumer_that_cannot_be_changed_is_refused_with_what_to_do(
@@ -262,16 +273,61 @@ async def test_a_consumer_that_cannot_be_changed_is_refused_with_what_to_do(
         )
 
 
-@pytest.mark.parametrize("change", [{"max_deliver": 5}, {"max_ack_pending": 10}, {"headers_only": True}])
+async def test_a_consumer_that_is_paused_is_told_with_how_it_goes_on(js: JetStreamContext) -> None:
+    await provision(js)
+    await js.pause_consumer("REQUESTS", "intake", "2999-01-01T00:00:00Z")
+    for extent in (Extent.LOOK, Extent.START, Extent.ALL):
+        with pytest.raises(
+            TopologyMismatch, match=r"pause_until is .*`nats consumer resume REQUESTS intake`"
+        ) as caught:
+            await provision(js, extent=extent)
+        assert "--apply" not in str(caught.value)  # which changes nothing of it
+    await js.resume_consumer("REQUESTS", "intake")
+    assert await provision(js) == []
+
+
+async def test_limits_for_the_consumers_of_a_stream_are_a_difference(js: JetStreamContext) -> None:
+    declared = {stream.name: stream for stream in topology.streams()}
+    limited = StreamConsumerLimits(max_ack_pending=1000)
+    await js.add_stream(replace(declared["REQUESTS"], consumer_limits=limited))
+    with pytest.raises(TopologyMismatch, match="stream REQUESTS: consumer_limits is"):
+        await provision(js)
+    await provision(js, extent=Extent.ALL)
+    assert await provision(js) == []
+
+
+async def test_a_consumer_that_the_server_refuses_is_one_line_that_names_it(tmp_path: Path) -> None:
+    account = "accounts { A { jetstream: { max_file: 500MB, max_consumers: 1 }, users: [{ user: a, password: p }] } }"
+    async with limited_server(tmp_path, "1GB", account) as url:
+        nc = await connect(f"nats://a:p@{url.removeprefix('nats://')}", "test")
+        with pytest.raises(
+            TopologyMismatch, match=r"^consumer REQUESTS/cancel: refused by the server: .*consumers"
+        ):
+            await provision(nc.jetstream())
+        await nc.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_deliver": 5},
+        {"max_ack_pending": 10},
+        {"headers_only": True},
+        {"max_batch": 1},
+        {"max_bytes": 1000},
+        {"priority_policy": "overflow", "priority_groups": ["a"]},
+    ],
+)
 async def test_a_limit_that_others_set_on_a_consumer_stops_a_start_and_goes_when_that_is_asked_for(
     js: JetStreamContext, change: dict[str, Any]
 ) -> None:
     await provision(js)
     before = await live(js)
-    await js.add_consumer("REQUESTS", replace(topology.consumer(topology.INTAKE), **change))
+    declared = WholeConsumerConfig(**vars(topology.consumer(topology.INTAKE)))
+    await js.add_consumer("REQUESTS", replace(declared, **change))
     with pytest.raises(TopologyMismatch, match=f"consumer REQUESTS/intake: {next(iter(change))} is"):
         await provision(js)
-    assert len(await provision(js, extent=Extent.ALL)) == 1
+    assert len(await provision(js, extent=Extent.ALL)) == len(change)
     assert await live(js) == before
 
 
