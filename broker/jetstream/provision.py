@@ -4,6 +4,7 @@
 its own declaration is switched off.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,15 +31,13 @@ from parley.broker.jetstream.differences import (
     stream_differences,
 )
 from parley.broker.jetstream.nats_client import NotAllowed
+from parley.broker.jetstream.refusals import NAME_IN_USE, NO_STORAGE, STORE_FAILED, refused
 
 log = logging.getLogger("parley.broker")
 
-# What nats-server says when a limit is more than it has left to promise: 10047 of the server, 10005 of a cluster,
-# 10002 and 10122 of the account, 10023 of its resources.
-_NO_STORAGE = frozenset({10002, 10005, 10023, 10047, 10122})
-_NAME_IN_USE = 10058
-_NO_REPLICAS = 10074
-_LIMIT_REQUIRED = 10113
+# How often a stream is asked for whose store the server could not make, and how long after.
+STORE_TRIES = 5
+STORE_WAIT_SECONDS = 0.2
 # A stream that exists for the moment in which it is asked for how much the server promises.
 PROBE = "PARLEY_PROBE"
 # Room between a machine's clock and the server's, where a lost consumer begins anew.
@@ -72,6 +71,9 @@ class Wanted:
     def streams(self, budget_bytes: int | None) -> tuple[StreamConfig, ...]:
         keep = self.keep_seconds
         return topology.streams(replicas=self.replicas, keep_seconds=keep, budget_bytes=budget_bytes)
+
+    def refused(self, what: str, error: APIError) -> str:
+        return refused(what, error, replicas=self.replicas, storage_bytes=self.storage_bytes)
 
     def consumer(self, durable: topology.Durable) -> ConsumerConfig:
         return topology.consumer(durable, self.ack_wait_seconds)
@@ -187,7 +189,7 @@ async def _act(
             log.warning("%s", difference)
     changed = await _change_streams(js, found, wanted, changes)
     made = await _make_streams(js, found, wanted, budget)
-    changed += await _change_consumers(js, found, changes)
+    changed += await _change_consumers(js, found, wanted, changes)
     for durable, live in found.consumers.items():
         if live is None:
             config = await _resumed(js, durable, wanted.consumer(durable))
@@ -195,7 +197,7 @@ async def _act(
                 # With a name nats-py asks under a subject of the consumer's own, to which a service has the right.
                 await js.add_consumer(durable.stream, config, name=durable.name)
             except APIError as error:
-                raise TopologyRefused([_refused(_called(durable), error, wanted)]) from error
+                raise TopologyRefused([wanted.refused(_called(durable), error)]) from error
             made.append(_called(durable))
     return [*made, *changed]
 
@@ -232,10 +234,10 @@ async def _probe(js: JetStreamContext, wanted: Wanted) -> int:
         try:
             await js.add_stream(config)
         except APIError as error:
-            if error.err_code == _NAME_IN_USE:  # another process asks at the same time
+            if error.err_code == NAME_IN_USE:  # another process asks at the same time
                 await _delete_probe(js)
-            elif error.err_code not in _NO_STORAGE or budget <= topology.SMALLEST_BUDGET_BYTES:
-                raise TopologyRefused([_refused("storage for the streams", error, wanted)]) from error
+            elif error.err_code not in NO_STORAGE or budget <= topology.SMALLEST_BUDGET_BYTES:
+                raise TopologyRefused([wanted.refused("storage for the streams", error)]) from error
             else:
                 budget //= 2
         else:
@@ -248,23 +250,11 @@ async def _delete_probe(js: JetStreamContext) -> None:
         await js.delete_stream(PROBE)
 
 
-def _refused(what: str, error: APIError, wanted: Wanted) -> str:
-    if error.err_code == _NO_REPLICAS:
-        remedy = f"set PARLEY_REPLICAS=1, or use a cluster of at least {wanted.replicas}"
-        return f"PARLEY_REPLICAS={wanted.replicas}: this NATS is one server and keeps one copy; {remedy}"
-    said = f"{what}: refused by the server: {error.description}"
-    if error.err_code == _LIMIT_REQUIRED:
-        return f"{said}; allow streams without one for this account: a full stream of timers would drop its oldest"
-    if error.err_code in _NO_STORAGE and wanted.storage_bytes is not None:
-        return f"{said}; lower PARLEY_STORAGE_BYTES, or unset it"
-    return said
-
-
 async def _change_streams(
     js: JetStreamContext, found: Findings, wanted: Wanted, changes: Sequence[Difference]
 ) -> list[str]:
     changed: list[str] = []
-    refused: list[str] = []
+    refusals: list[str] = []
     for name, live in found.streams.items():
         mine = [change for change in changes if change.what == f"stream {name}"]
         if live is None or not mine:
@@ -272,9 +262,9 @@ async def _change_streams(
         try:
             changed += await _change_stream(js, live.config, mine)
         except APIError as error:
-            refused += [_refused(str(change), error, wanted) for change in mine]
-    if refused:
-        raise TopologyRefused(list(dict.fromkeys(refused)))
+            refusals += [wanted.refused(str(change), error) for change in mine]
+    if refusals:
+        raise TopologyRefused(list(dict.fromkeys(refusals)))
     return changed
 
 
@@ -283,7 +273,7 @@ async def _change_stream(js: JetStreamContext, live: StreamConfig, changes: list
         await js.update_stream(_changed(live, changes))
     except APIError as error:
         rest = [change for change in changes if change.field != "max_bytes"]
-        if error.err_code not in _NO_STORAGE or len(rest) == len(changes):
+        if error.err_code not in NO_STORAGE or len(rest) == len(changes):
             raise
         # A limit is a promise of the server's, and it has promised its storage to others. The stream goes without.
         log.warning("stream %s has no limit: the server promises no storage to it", live.name)
@@ -306,7 +296,8 @@ async def _make_streams(
     js: JetStreamContext, found: Findings, wanted: Wanted, budget_bytes: int | None
 ) -> list[str]:
     made: list[str] = []
-    refused: list[str] = []
+    # The names of streams, by what the server says of them.
+    refusals: dict[int | None, tuple[APIError, list[str]]] = {}
     for config in wanted.streams(budget_bytes):
         name = config.name or ""
         if found.streams[name] is not None:
@@ -315,23 +306,29 @@ async def _make_streams(
             await _make_stream(js, replace(config, first_seq=_first_seq(found, name)), wanted)
             made.append(f"stream {name}")
         except APIError as error:
-            refused.append(_refused(f"stream {name}", error, wanted))
-    if refused:
-        raise TopologyRefused(list(dict.fromkeys(refused)))
+            refusals.setdefault(error.err_code, (error, []))[1].append(name)
+    if refusals:
+        raise TopologyRefused(
+            [wanted.refused(f"stream {', '.join(names)}", error) for error, names in refusals.values()]
+        )
     return made
 
 
 async def _make_stream(js: JetStreamContext, config: StreamConfig, wanted: Wanted) -> None:
+    tries = iter(range(STORE_TRIES))
     while True:
         try:
             await js.add_stream(config)
         except APIError as error:
-            if error.err_code == _NAME_IN_USE:
+            if error.err_code == NAME_IN_USE:
                 await js.stream_info(config.name or "")  # another process has just made it
                 return
+            if error.err_code == STORE_FAILED and next(tries, None) is not None:
+                await asyncio.sleep(STORE_WAIT_SECONDS)
+                continue
             half = (config.max_bytes or -1) // 2
             least = topology.SMALLEST_BUDGET_BYTES // 16
-            if error.err_code not in _NO_STORAGE or wanted.storage_bytes is not None or half < least:
+            if error.err_code not in NO_STORAGE or wanted.storage_bytes is not None or half < least:
                 raise
             config = replace(config, max_bytes=half)
         else:
@@ -354,10 +351,10 @@ def _first_seq(found: Findings, name: str) -> int | None:
 
 
 async def _change_consumers(
-    js: JetStreamContext, found: Findings, changes: Sequence[Difference]
+    js: JetStreamContext, found: Findings, wanted: Wanted, changes: Sequence[Difference]
 ) -> list[str]:
     changed: list[str] = []
-    refused: list[str] = []
+    refusals: list[str] = []
     for durable, live in found.consumers.items():
         mine = [change for change in changes if change.what == _called(durable)]
         if live is None or not mine:
@@ -366,9 +363,9 @@ async def _change_consumers(
             await js.add_consumer(durable.stream, _changed(live, mine), name=durable.name)
             changed += map(_said, mine)
         except APIError as error:
-            refused += [f"{change}: refused by the server: {error.description}" for change in mine]
-    if refused:
-        raise TopologyRefused(refused)
+            refusals += [wanted.refused(str(change), error) for change in mine]
+    if refusals:
+        raise TopologyRefused(refusals)
     return changed
 
 

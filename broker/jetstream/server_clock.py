@@ -78,7 +78,7 @@ class ServerClock:
             for _ in range(QUESTIONS):
                 sent = time.monotonic()
                 answer = await self._nc.request(TIME_SUBJECT, b"", timeout=ANSWER_SECONDS)
-                self._take(sent, time.monotonic(), parse_timestamp(json.loads(answer.data)["ts"]))
+                self._take(sent, time.monotonic(), _instant(answer.data))
         except (nats.errors.Error, TimeoutError, ValueError, LookupError, TypeError) as error:
             if not self._told_unanswered:
                 log.warning(
@@ -124,3 +124,11 @@ class ServerClock:
         if abs(offset - self._told) >= NOTABLE_SECONDS:
             self._told = offset
             log.warning("%s", self.note or "this machine's clock agrees with the NATS server's again")
+
+
+def _instant(answer: bytes) -> float:
+    """What time an answer says it is. Raises ValueError, LookupError, TypeError."""
+    read = json.loads(answer)
+    if "error" in read:  # the stream is missing
+        raise ValueError(read["error"].get("description"))
+    return parse_timestamp(read["ts"])

@@ -130,6 +130,14 @@ async def test_without_an_answer_the_time_goes_on_and_the_log_says_so_once(
     assert caplog.text.count("the time of the NATS server is not known") == 1
 
 
+async def test_a_refusal_is_told_in_the_words_of_the_server(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, _ = clock_of(machine, answer={"error": {"code": 404, "description": "stream not found"}})
+    assert not await clock.measure()
+    assert caplog.messages == ["the time of the NATS server is not known: stream not found"]
+
+
 async def test_more_than_a_second_is_told_once_a_change(
     machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,0 +1,35 @@
+"""What nats-server says when it makes or changes no stream or consumer, as one line with the remedy. Pure."""
+
+from nats.js.errors import APIError
+
+# A limit is more than it has left to promise: 10047 of the server, 10005 of a cluster, 10002 and 10122 of the account,
+# 10023 of its resources.
+NO_STORAGE = frozenset({10002, 10005, 10023, 10047, 10122})
+NAME_IN_USE = 10058
+# "error creating store for stream": under load nats-server (2.15.1) says it now and then, and makes the stream when
+# it is asked again.
+STORE_FAILED = 10049
+_NO_REPLICAS = 10074
+
+# What to do about the others, by the server's code.
+_REMEDIES = {
+    10026: "let this account have more consumers (its max_consumers)",
+    10027: "let this account have more streams (its max_streams)",
+    10065: "another stream has these subjects: `nats stream ls` shows it; delete it or change its subjects",
+    10113: "allow streams without one for this account: a full stream of timers would drop its oldest",
+}
+
+
+def refused(what: str, error: APIError, *, replicas: int, storage_bytes: int | None) -> str:
+    """`what`: the stream or consumer. `replicas`, `storage_bytes`: the settings."""
+    if error.err_code == _NO_REPLICAS:
+        remedy = f"set PARLEY_REPLICAS=1, or use a cluster of at least {replicas}"
+        return f"PARLEY_REPLICAS={replicas}: this NATS is one server and keeps one copy; {remedy}"
+    said = f"{what}: refused by the server: {error.description}"
+    if error.err_code in NO_STORAGE:
+        free = (
+            "give this server or account more (max_file_store, max_file), or delete streams that nobody needs"
+        )
+        return f"{said}; {'lower PARLEY_STORAGE_BYTES, or unset it' if storage_bytes is not None else free}"
+    remedy = _REMEDIES.get(error.err_code or 0, "")
+    return f"{said}; {remedy}" if remedy else said
