@@ -191,9 +191,10 @@ class Settler:
             await dead_letter(self._jetstream, self.durable, delivery, reason)
             self._observer.dead_lettered(self.durable.filter)
             await delivery.ack()
-        except (
-            Exception
-        ) as error:  # NATS is away, or DEAD_LETTERS is full or forbidden: tried until it is not
+        except BrokerUnavailable as error:  # NATS is away, or DEAD_LETTERS is full: tried until it is not
+            self._tell(error)
+            await self._retry(delivery)
+        except Exception as error:
             log.error("%s could not dead-letter message %d: %s", self.durable.name, delivery.seq, error)
             await self._retry(delivery)
 

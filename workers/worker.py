@@ -37,6 +37,7 @@ from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.workers.agent import Agent
 from parley.workers.job import Job
+from parley.workers.model import large_answers
 from parley.workers.model.breaker import BreakerStatus
 from parley.workers.recent_cancels import Cancels
 from parley.workers.request_reader import RequestGone, RequestReader
@@ -47,6 +48,8 @@ log = logging.getLogger("parley.workers")
 # back.
 STORE_RETRY_SECONDS = 60.0
 STORE_RETRY_WAIT_SECONDS = 0.5
+# Before it is logged again that this does not work.
+TELL_AGAIN_SECONDS = 10.0
 # Between two tries to read the tallies after a reconnect.
 CATCH_UP_SECONDS = 1.0
 # A job that fails through a bug of ours is delivered again after this, not at once.
@@ -93,12 +96,16 @@ class Worker:
     _closing: bool = False
     # Bounds the jobs that start in one round of the event loop.
     _starts: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(STARTS_A_ROUND))
+    # Places for jobs with a large answer.
+    _large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(large_answers.AT_ONCE))
     # Sends the in-progress signals.
     _keepalive_loop: BackgroundLoop | None = None
     # Reconnects after which the tallies were asked.
     _reconnects: int = 0
     # Stops what ended while NATS was away.
     _reconnect_loop: BackgroundLoop | None = None
+    # What was logged of NATS being away, and when, by the loop's clock.
+    _told: dict[str, float] = field(default_factory=dict)
     # Requests that jobs refer to.
     _requests: RequestReader = field(init=False)
 
@@ -186,7 +193,8 @@ class Worker:
     async def _carry_out(self, job: Job) -> None:
         settle = ACK
         try:
-            await self._outcome_of(job)
+            with large_answers.job(self._large):
+                await self._outcome_of(job)
         except InvalidMessage as error:
             # The dispatcher validates each job: only a version mismatch between it and the worker leads here.
             log.error("job cannot be read, given back: %s", error)
@@ -246,7 +254,7 @@ class Worker:
             except BrokerUnavailable as error:
                 if self.agent.now() >= parse_timestamp(request.deadline):
                     raise
-                log.warning("the request of %s not read yet: %s", request.task_id, error)
+                self._tell("a request is not read yet", error)
                 await asyncio.sleep(STORE_RETRY_WAIT_SECONDS)
         return request
 
@@ -278,7 +286,7 @@ class Worker:
                 if self.agent.now() >= give_up:
                     raise
                 if not isinstance(error, StoreFull):  # logged once
-                    log.warning("outcome of %s not stored yet: %s", msg_id, error)
+                    self._tell("an outcome is not stored yet", error)
                 await asyncio.sleep(STORE_RETRY_WAIT_SECONDS)
 
     async def _settle(self, key: str, acknowledgement: bytes) -> None:
@@ -287,6 +295,13 @@ class Worker:
         # NATS is away: the server redelivers the job after ack_wait, and a second outcome changes nothing.
         except Exception as error:
             log.warning("could not settle a job: %s", error)
+
+    def _tell(self, what: str, error: BrokerUnavailable) -> None:
+        """Log it once for all jobs that meet it, and again now and then: each tries twice a second."""
+        now = asyncio.get_running_loop().time()
+        if now - self._told.get(what, -TELL_AGAIN_SECONDS) >= TELL_AGAIN_SECONDS:
+            self._told[what] = now
+            log.warning("%s: %s", what, error)
 
     # ── all jobs ──────────────────────────────────────────────────────────────────────────────────────────────────
 

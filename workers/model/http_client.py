@@ -22,6 +22,7 @@ from parley.broker.core.messages import ErrorType
 from parley.workers.model import responses
 from parley.workers.model.call_policy import CallTimeouts
 from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.large_answers import wait_turn
 from parley.workers.model.responses import Completion, ModelError, ServedModel
 
 # What a probe asks, for one token. A real prompt may take a minute, and all agents would wait for it.
@@ -230,6 +231,7 @@ async def _read(response: httpx.Response) -> bytes:
         chunks.append(chunk)
         size += len(chunk)
         responses.check_size(size)
+        await wait_turn(size)
     return b"".join(chunks)
 
 
@@ -238,6 +240,7 @@ async def _read_stream(response: httpx.Response, model: str) -> Completion:
     async for line in _lines(response):
         if answer.add(line):
             break
+        await wait_turn(answer.size)
     return answer.completion()
 
 

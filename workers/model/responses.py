@@ -110,6 +110,11 @@ class StreamAssembler:
         self._model: Any = model
         self._usage = Usage()
 
+    @property
+    def size(self) -> int:
+        """Bytes of the text so far."""
+        return self._size
+
     def add(self, line: bytes) -> bool:
         """Read one line of the stream. True if it was the last. Raises ModelError."""
         if not line.startswith(b"data:"):

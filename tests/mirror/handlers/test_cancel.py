@@ -157,6 +157,25 @@ async def test_a_cancel_of_an_unknown_name_is_looked_at_more_and_more_seldom(
     assert await handle(hours_old) == Retry(30.0)
 
 
+async def test_in_a_crowd_cancels_of_unknown_names_wait_shortly_and_ask_together(
+    bench: Bench, effects: EffectRunner, intake: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cancelling, "CROWD", 3)
+    questions = await bench.nc.subscribe(f"$JS.API.CONSUMER.INFO.{INTAKE.stream}.{INTAKE.name}")
+    await bench.nc.flush()
+    for number in range(5):
+        await bench.publish(topology.CANCEL, {"task_id": f"nobody-{number}"})
+    deliveries = await bench.taken(CANCELLER, 5)
+    handle = Cancel(bench.wire, effects).handle
+    waits = [await handle(delivery) for delivery in deliveries]
+    assert waits == [Retry(0.5)] * 3 + [Retry(cancelling.CROWD_AHEAD_SECONDS)] * 2
+    later = [replace(each, at=each.at - cancelling.CROWD_AHEAD_SECONDS, count=2) for each in deliveries]
+    assert [await handle(each) for each in later[:3]] == [ACK] * 3
+    assert questions.pending_msgs == 1
+    # The others are no crowd: their requests may come within the minute.
+    assert await handle(later[3]) == Retry(1.0)
+
+
 @pytest.mark.parametrize(
     "body", [b"", b"nope", b"{}", b'{"task_id": "../x"}', b'{"task_id": "t-1", "reason": 5}']
 )

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.msg import Msg
+from nats.js.api import DiscardPolicy
 
 from parley.broker.core.errors import BrokerUnavailable, Conflict, InvalidMessage
 from parley.broker.jetstream import topology
@@ -227,6 +228,19 @@ async def test_a_message_stays_while_it_cannot_be_dead_lettered(bench: Bench, se
     await Runner(settler, unreadable).run(again)
     await bench.settled(INTAKE)
     assert (await letter_of(bench)).headers["Parley-Deliveries"] == "2"
+
+
+async def test_dead_letters_without_room_are_told_once(
+    bench: Bench, settler: Settler, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = (await bench.js.stream_info(topology.DEAD_LETTERS)).config
+    await bench.js.update_stream(replace(config, max_bytes=100, discard=DiscardPolicy.NEW))
+    for _ in range(5):
+        await bench.publish(topology.REQUESTED, b"nope")
+    for delivery in await bench.taken(INTAKE, 5):
+        await Runner(settler, unreadable).run(delivery)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "stores nothing more in DEAD_LETTERS" in caplog.text
 
 
 # ── giving up ─────────────────────────────────────────────────────────────────────────────────────────────────────

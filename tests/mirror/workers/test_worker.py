@@ -37,6 +37,7 @@ from parley.broker.jetstream.tally_store import TallyStore
 from parley.workers import worker as worker_module
 from parley.workers.agent import Agent
 from parley.workers.job import Job
+from parley.workers.model import large_answers
 from parley.workers.model.balancer import EndpointBalancer
 from parley.workers.model.call_policy import RetryPolicy
 from parley.workers.model.endpoint_address import Endpoint
@@ -293,6 +294,7 @@ async def test_work_is_not_acknowledged_before_its_outcome_is_stored(
     queue: WorkQueue, model: ModelServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_module, "STORE_RETRY_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(worker_module, "TELL_AGAIN_SECONDS", 0.0)
     await queue.nc.jetstream().delete_stream(topology.AGENT_RESPONSES)
     async with working(queue, model) as worker:
         worker.start_jobs(await queue.jobs(work()))
@@ -303,6 +305,42 @@ async def test_work_is_not_acknowledged_before_its_outcome_is_stored(
         await provision(queue.nc.jetstream(), Wanted(ack_wait_seconds=LONG_ACK_WAIT_SECONDS))
         await queue.one_outcome()
         await queue.all_settled()
+
+
+async def test_outcomes_that_cannot_be_stored_are_told_once_for_all(
+    queue: WorkQueue, model: ModelServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """256 jobs wrote 500 lines a second while NATS was away."""
+    monkeypatch.setattr(worker_module, "STORE_RETRY_WAIT_SECONDS", 0.05)
+    before = await model.seen()
+    await queue.nc.jetstream().delete_stream(topology.AGENT_RESPONSES)
+    async with working(queue, model) as worker:
+        worker.start_jobs(await queue.jobs(*(work(number) for number in range(1, 4))))
+
+        async def answered() -> bool:
+            return bool((await model.seen())["completed"] == before["completed"] + 3)
+
+        await until(answered, "the model has answered")
+        await asyncio.sleep(0.3)  # storing is tried in vain, several times
+        assert caplog.text.count("not stored yet") == 1
+        await provision(queue.nc.jetstream(), Wanted(ack_wait_seconds=LONG_ACK_WAIT_SECONDS))
+        await queue.all_settled()
+
+
+async def test_a_large_answer_keeps_its_place_until_it_is_stored(
+    queue: WorkQueue, model: ModelServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "STORE_RETRY_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(large_answers, "LARGE_BYTES", 1)
+    await queue.nc.jetstream().delete_stream(topology.AGENT_RESPONSES)
+    async with working(queue, model) as worker:
+        worker._large = asyncio.Semaphore(1)
+        worker.start_jobs(await queue.jobs(work()))
+        await until(lambda: "not stored yet" in caplog.text, "storing was tried in vain")
+        assert worker._large.locked()
+        await provision(queue.nc.jetstream(), Wanted(ack_wait_seconds=LONG_ACK_WAIT_SECONDS))
+        await queue.all_settled()
+        assert not worker._large.locked()
 
 
 async def test_a_refusal_for_want_of_room_is_no_bug_and_the_model_is_not_asked_again(
