@@ -3,6 +3,7 @@ a semaphore for weights, and turns for work that keeps the event loop busy."""
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
@@ -12,6 +13,8 @@ log = logging.getLogger("parley")
 
 # A background loop that failed starts again after this long.
 RESTART_SECONDS = 1.0
+# A loop that ran for longer than this had no error meanwhile: the same one is told again.
+TELL_AGAIN_SECONDS = 60.0
 
 # A piece of work that keeps the event loop busy for longer is followed by a pause.
 LONG_SECONDS = 0.005
@@ -24,17 +27,22 @@ Result = TypeVar("Result")
 class BackgroundLoop:
     """Runs `loop` in a task until it returns or `cancel` is called.
 
-    An error does not end it: the error is logged, with a traceback if it is a bug, and the loop starts again.
+    An error does not end it: the error is logged, with a traceback if it is a bug, and the loop starts again. One that
+    comes at each start is logged once.
     """
 
     def __init__(self, loop: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         self._loop = loop
         self._name = name
+        # When it began (monotonic), and the error that was logged last.
+        self._began = 0.0
+        self._told = ""
         # The next start, after an error.
         self._timer: asyncio.TimerHandle | None = None
         self._start()
 
     def _start(self) -> None:
+        self._began = time.monotonic()
         self._task = asyncio.create_task(self._loop(), name=self._name)
         self._task.add_done_callback(self._on_end)
 
@@ -42,7 +50,9 @@ class BackgroundLoop:
         if task.cancelled() or (error := task.exception()) is None:
             return
         if isinstance(error, ParleyError):
-            log.warning("%s starts again: %s", self._name, error)
+            if str(error) != self._told or time.monotonic() - self._began > TELL_AGAIN_SECONDS:
+                log.warning("%s starts again: %s", self._name, error)
+            self._told = str(error)
         else:
             log.error("%s failed through a bug and starts again", self._name, exc_info=error)
         self._timer = asyncio.get_running_loop().call_later(RESTART_SECONDS, self._start)

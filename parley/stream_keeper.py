@@ -26,7 +26,8 @@ OnLook = Callable[[Findings], Awaitable[None]]
 
 
 class StreamKeeper:
-    """`fatal_reason` says why a process should leave. `on_loss` runs when a stream or consumer was made anew, by whatever process. Each of `on_look` runs at every look."""
+    """`fatal_reason` says why a process should leave. `on_loss` runs when a stream or consumer was made anew, by whatever
+    process. Each of `on_look` runs at every look."""
 
     def __init__(
         self,
@@ -44,6 +45,8 @@ class StreamKeeper:
         self._created: Mapping[str, datetime | None] = {}
         # When something was first found missing that could not be made (monotonic); None: nothing is.
         self._missing_since: float | None = None
+        # What was logged since something was first missing.
+        self._told: set[str] = set()
         # What cannot be made again, and why; empty while nothing is missing for long.
         self._gave_up = ""
 
@@ -76,6 +79,7 @@ class StreamKeeper:
         if lost and not await self._make(lost):
             return
         self._missing_since = None
+        self._told.clear()
         created = {name: info.created for name, info in found.streams.items() if info is not None}
         remade = any(self._created.get(name, at) != at for name, at in created.items())
         self._created = created
@@ -86,16 +90,22 @@ class StreamKeeper:
 
     async def _make(self, lost: list[str]) -> bool:
         """Whether that worked."""
-        log.warning("vanished while the service runs: %s", ", ".join(lost))
+        self._tell(f"vanished while the service runs: {', '.join(lost)}")
         try:
             made = await provision(self._jetstream.js, self._wanted, extent=Extent.MISSING)
         except (nats.errors.Error, TimeoutError, TopologyMismatch) as error:
             now = time.monotonic()
             self._missing_since = self._missing_since or now
             why = str(error) or type(error).__name__
-            log.warning("cannot make them again: %s", why)
+            self._tell(f"cannot make {', '.join(lost)} again: {why}")
             if now - self._missing_since >= GIVE_UP_SECONDS:
                 self._gave_up = f"missing in NATS and not to be made: {', '.join(lost)} ({why})"
             return False
         log.warning("made again: %s", ", ".join(made) or "by another process")
         return True
+
+    def _tell(self, line: str) -> None:
+        """Log, once for as long as it is so."""
+        if line not in self._told:
+            self._told.add(line)
+            log.warning("%s", line)

@@ -4,6 +4,7 @@
     ├── SettingsError        the operator: a setting is wrong                     (exit code 2)
     ├── Unavailable          the operator: something Parley needs is not there    (exit code 3)
     │   ├── BrokerUnavailable    NATS cannot be reached, or is gone
+    │   │   ├── RightMissing         NATS answers, and refuses this user a right
     │   │   ├── StoreFull            NATS answers, and stores nothing
     │   │   ├── Unacknowledged       NATS is connected, and says nothing of what was published
     │   │   ├── StreamSilent         NATS answers, and no stream takes the message
@@ -51,6 +52,13 @@ class BrokerUnavailable(Unavailable):
 
     def __str__(self) -> str:
         return f"cannot reach NATS at {self.url}: {self.reason}. Is it running, and is NATS_URL right?"
+
+
+class RightMissing(BrokerUnavailable):
+    """NATS is there and refuses this user a right, which `reason` names."""
+
+    def __str__(self) -> str:
+        return f"NATS at {self.url}: {self.reason} (docs/security.md has the rights of each role)"
 
 
 class StoreFull(BrokerUnavailable):

@@ -10,10 +10,10 @@ import nats
 import nats.errors
 import nats.js.errors
 
-from parley.broker.core.errors import BrokerUnavailable, BrokerUnsuitable
+from parley.broker.core.errors import BrokerUnavailable, BrokerUnsuitable, RightMissing
 from parley.broker.core.reply_subjects import CLIENT_INBOX
 from parley.broker.core.url_masking import masked
-from parley.broker.jetstream.nats_client import NatsClient
+from parley.broker.jetstream.nats_client import NatsClient, NotAllowed
 
 log = logging.getLogger("parley.broker")
 
@@ -98,6 +98,12 @@ def reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+def unavailable(url: str, error: BaseException) -> BrokerUnavailable:
+    """What nats-py's `error` is to Parley. `url`: masked."""
+    kind = RightMissing if isinstance(error, NotAllowed) else BrokerUnavailable
+    return kind(url, reason(error))
+
+
 async def check_server(nc: NatsClient, url: str) -> str:
     """The server's version. Raises BrokerUnsuitable for one too old for schedules or without JetStream,
     BrokerUnavailable."""
@@ -120,5 +126,5 @@ async def check_server(nc: NatsClient, url: str) -> str:
             "has no JetStream for this account; start it with -js, or enable JetStream for the account",
         ) from error
     except (nats.errors.Error, TimeoutError) as error:
-        raise BrokerUnavailable(masked(url), reason(error)) from error
+        raise unavailable(masked(url), error) from error
     return f"{version.major}.{version.minor}.{version.patch}"

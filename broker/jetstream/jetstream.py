@@ -24,7 +24,7 @@ from parley.broker.core.errors import (
 )
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.core.url_masking import masked
-from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS, reason
+from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS, reason, unavailable
 from parley.broker.jetstream.forgeries import Forgery
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.server_clock import ServerClock
@@ -122,18 +122,18 @@ class JetStream:
                 raise self._full(subject, error.description or str(error)) from error
             if error.code is None or error.code < _SERVER_TROUBLE:
                 raise
-            raise BrokerUnavailable(self._where(), reason(error)) from error
+            raise unavailable(self._where(), error) from error
         except TimeoutError as error:  # nats-py's own is one, too
             if await self._answers(subject):
                 silent = f"it answers, and acknowledged no write within {seconds:g} s"
                 raise self._full(subject, silent) from error
             if await self._is_there():
                 raise Unacknowledged(self._where(), reason(error)) from error
-            raise BrokerUnavailable(self._where(), reason(error)) from error
+            raise unavailable(self._where(), error) from error
         except nats.js.errors.NoStreamResponseError as error:
             raise StreamSilent(self._where(), subject) from error
         except (nats.errors.Error, nats.js.errors.Error) as error:
-            raise BrokerUnavailable(self._where(), reason(error)) from error
+            raise unavailable(self._where(), error) from error
         if not may_acknowledge(ack.stream, subject):
             # It says nothing of where the message is, or whether it is stored: as if none had come.
             self.nc.forgeries.note(Forgery.ACKNOWLEDGEMENT, subject)
@@ -172,7 +172,7 @@ class JetStream:
         try:
             await self.nc.publish(subject, body, headers=out)
         except nats.errors.Error as error:
-            raise BrokerUnavailable(self._where(), reason(error)) from error
+            raise unavailable(self._where(), error) from error
 
     async def anybody_answers(self, subject: str, body: bytes, seconds: float) -> bool:
         """Whether anybody answers this question over core NATS within `seconds`. At once False if nobody listens."""
@@ -247,7 +247,7 @@ class JetStream:
         try:
             yield
         except (nats.errors.Error, TimeoutError) as error:
-            raise BrokerUnavailable(self._where(), reason(error)) from error
+            raise unavailable(self._where(), error) from error
 
     def _check_size(self, subject: str, body: bytes, headers: Mapping[str, str]) -> None:
         letters = sum(map(len, headers)) + sum(map(len, headers.values()))

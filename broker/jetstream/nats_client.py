@@ -38,6 +38,10 @@ _WRITABLE = re.compile(r"[^ \t\r\n]+").fullmatch
 _LINE_BREAKS = str.maketrans("\r\n", "  ")
 _HEADER_KEY = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 
+_NUMBER = re.compile(r"[0-9]+")
+# Different errors of a connection that are logged.
+LOGGED_ERRORS = 100
+
 # What goes wrong with a connection. Any other exception that nats-py reports is a bug in a callback.
 _NETWORK_ERRORS = (nats.errors.Error, OSError)
 
@@ -120,8 +124,8 @@ class NatsClient(MendedClient):
         self._changed = asyncio.Event()
         # The connection was lost and is not back.
         self._is_lost = False
-        # The last error logged, so that an error that repeats is logged once.
-        self._logged_error = ""
+        # The errors logged in this connection, with # for each number, so that one that repeats is logged once.
+        self._logged_errors: set[str] = set()
 
     def jetstream(self, **options: Any) -> JetStreamContext:
         return JetStreamClient(self, **options)
@@ -200,7 +204,8 @@ class NatsClient(MendedClient):
             log.warning("the connection to NATS is lost; trying to reconnect")
 
     def _log_back(self) -> None:
-        self._is_lost, self._logged_error = False, ""
+        self._is_lost = False
+        self._logged_errors.clear()
         log.warning("the connection to NATS is back")
 
     def _log_error(self, error: Exception) -> None:
@@ -212,8 +217,9 @@ class NatsClient(MendedClient):
         told = self.is_connected or (self._is_lost and isinstance(error, nats.errors.Error))
         if not told or isinstance(error, nats.errors.UnexpectedEOF):
             return
-        if str(error) != self._logged_error:
-            self._logged_error = str(error)
+        kind = _NUMBER.sub("#", str(error))  # acknowledgements that are refused differ in their numbers
+        if kind not in self._logged_errors and len(self._logged_errors) < LOGGED_ERRORS:
+            self._logged_errors.add(kind)
             log.warning("%s", error)
 
     # ── rights: a request that the server refuses fails now, not after its timeout ─────────────────────────────────

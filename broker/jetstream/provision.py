@@ -143,6 +143,15 @@ async def examine(js: JetStreamContext) -> Findings:
     return Findings(streams, consumers)
 
 
+async def _looked_at(js: JetStreamContext) -> Findings:
+    """As `examine`. Raises TopologyRefused."""
+    try:
+        return await examine(js)
+    except (nats.errors.Error, TimeoutError) as error:
+        why = "NATS does not answer" if isinstance(error, TimeoutError) else str(error)
+        raise TopologyRefused([f"streams and consumers: cannot be looked at: {why}"]) from error
+
+
 async def provision(
     js: JetStreamContext, wanted: Wanted = DEFAULT, *, extent: Extent = Extent.START
 ) -> list[str]:
@@ -152,7 +161,7 @@ async def provision(
     end, if one can't be changed (`ALL`); and if the server refuses or this user has not the right. No change loses a
     message.
     """
-    found = await examine(js)
+    found = await _looked_at(js)
     budget = wanted.storage_bytes or found.budget_bytes
     differences = found.differences(wanted, budget)
     stopping = [difference for difference in differences if stops_a_start(difference)]
@@ -204,13 +213,13 @@ async def _act(
 
 async def review(js: JetStreamContext, wanted: Wanted) -> list[str]:
     """One line for each thing that is missing or differs, and when that is changed. Changes nothing."""
-    found = await examine(js)
+    found = await _looked_at(js)
     lines = [f"{missing}: missing; made {When.AT_START}" for missing in found.missing]
     budget = wanted.storage_bytes or found.budget_bytes or topology.SMALLEST_BUDGET_BYTES
     for difference in found.differences(wanted, budget):
         if difference.field == "max_bytes" and difference.when is When.AT_START:
             lines.append(f"{difference.what}: no max_bytes; gets its share of the storage {When.AT_START}")
-        elif difference.when is When.NEVER:
+        elif difference.remedy:
             lines.append(f"{difference}")
         else:
             lines.append(f"{difference}; changed {difference.when.value}")

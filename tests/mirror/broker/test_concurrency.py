@@ -164,6 +164,24 @@ async def test_a_background_loop_starts_again_after_each_error_until_it_returns(
     assert second.exc_info is not None
 
 
+async def test_an_error_that_comes_at_each_start_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(concurrency, "RESTART_SECONDS", 0.0)
+    errors = [ParleyError("no right")] * 5 + [ParleyError("no stream")]
+    ended = asyncio.Event()
+
+    async def loop() -> None:
+        if errors:
+            raise errors.pop(0)
+        ended.set()
+
+    background = BackgroundLoop(loop, "the loop")
+    await ended.wait()
+    background.cancel()
+    assert caplog.messages == ["the loop starts again: no right", "the loop starts again: no stream"]
+
+
 async def test_a_background_loop_that_is_cancelled_does_not_start_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -119,6 +119,9 @@ async def test_a_process_that_cannot_make_what_is_missing_leaves(
     assert before is None
     assert reason.startswith("missing in NATS and not to be made: stream AGENT_REQUESTS, consumer ")
     assert "PARLEY_REPLICAS=3" in reason
+    told = caplog.messages
+    await keeper.look()
+    assert caplog.messages == told  # however often it looks
     await close(nc)
 
 

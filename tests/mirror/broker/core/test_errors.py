@@ -12,6 +12,7 @@ from parley.broker.core.errors import (
     InvalidMessage,
     ParleyError,
     PayloadTooLarge,
+    RightMissing,
     SettingsError,
     StoreFull,
     StreamNotFound,
@@ -29,7 +30,7 @@ EVERY_KIND = [
 def test_the_tree_is_the_one_drawn_in_the_docstring() -> None:
     assert {kind.__name__: kind.__base__.__name__ for kind in EVERY_KIND if kind.__base__ is not None} == {
         "ParleyError": "Exception", "SettingsError": "ParleyError", "Unavailable": "ParleyError",
-        "BrokerUnavailable": "Unavailable", "StoreInUse": "BrokerUnavailable", "StoreFull": "BrokerUnavailable",
+        "BrokerUnavailable": "Unavailable", "RightMissing": "BrokerUnavailable", "StoreInUse": "BrokerUnavailable", "StoreFull": "BrokerUnavailable",
         "StreamSilent": "BrokerUnavailable", "Unacknowledged": "BrokerUnavailable",
             "ObjectNotStored": "BrokerUnavailable", "ObjectGone": "BrokerUnavailable",
         "BrokerUnsuitable": "Unavailable", "StreamNotFound": "Unavailable", "TopologyMismatch": "Unavailable", "TopologyRefused": "TopologyMismatch",
@@ -50,6 +51,14 @@ def test_an_unreachable_broker_is_named_with_why_and_what_to_look_at() -> None:
     assert (error.url, error.reason) == ("nats://nats.example:4222", "connection refused")
     for word in ("nats://nats.example:4222", "connection refused", "NATS_URL"):
         assert word in str(error)
+
+
+def test_a_right_that_lacks_is_named_and_nobody_asks_whether_nats_runs() -> None:
+    error = RightMissing("nats://x", "this NATS user has no right to publish to agent.requested")
+    assert str(error) == (
+        "NATS at nats://x: this NATS user has no right to publish to agent.requested "
+        "(docs/security.md has the rights of each role)"
+    )
 
 
 def test_an_unsuitable_broker_is_named_with_what_is_wrong_about_it() -> None:

@@ -20,7 +20,7 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
 from parley.broker.child_process import child
-from parley.broker.core.errors import BrokerUnavailable
+from parley.broker.core.errors import BrokerUnavailable, RightMissing
 from parley.broker.jetstream import connection
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import config, embedded_nats, executable
@@ -236,6 +236,20 @@ def test_a_reconnect_that_the_server_refuses_says_why_once(caplog: pytest.LogCap
     ]  # fmt: skip
 
 
+def test_refusals_that_differ_in_their_numbers_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    client = NatsClient()
+    client._status = NatsClient.CONNECTED
+    for seq in range(3):
+        for what in ("$js.ack.requests.intake", "$js.ack.deliberations.expire"):
+            client._log_error(
+                nats.errors.Error(f'nats: permissions violation for publish to "{what}.1.{seq}.0"')
+            )
+    assert lines(caplog) == [
+        'nats: permissions violation for publish to "$js.ack.requests.intake.1.0.0"',
+        'nats: permissions violation for publish to "$js.ack.deliberations.expire.1.0.0"',
+    ]
+
+
 async def test_a_connection_that_is_closed_without_callbacks_is_known_to_be_closed(tmp_path: Path) -> None:
     """As nats-py does when a server refuses it."""
     async with embedded_nats(tmp_path) as server:
@@ -286,7 +300,9 @@ async def test_a_request_without_the_right_fails_at_once_and_says_so(tmp_path: P
             for _ in range(2):
                 with pytest.raises(NotAllowed, match="no right to subscribe to _INBOX"):
                     await deaf.request("anything", b"", timeout=30)
-            with pytest.raises(BrokerUnavailable, match="no right to publish to x"):
+            with pytest.raises(
+                RightMissing, match=r"^NATS at .*: this NATS user has no right to publish to x \("
+            ):
                 await JetStream(mute).publish("x", b"")
             assert asyncio.get_running_loop().time() - started < 15
         finally:

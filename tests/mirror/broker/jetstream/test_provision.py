@@ -27,7 +27,7 @@ from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import WholeConsumerConfig
-from parley.broker.jetstream.provision import PROBE, Extent, Wanted, provision
+from parley.broker.jetstream.provision import PROBE, Extent, Wanted, provision, review
 from tests.harness import until
 from tests.mirror.broker import limited_nats, limited_server
 
@@ -401,6 +401,7 @@ async def test_a_shorter_ack_wait_is_said_and_made_when_that_is_asked_for(
     assert await provision(js, Wanted(ack_wait_seconds=20.0)) == []
     said = "consumer AGENT_REQUESTS/dispatch: ack_wait is 60.0, declared 20.0 (kept until `parley provision --apply`)"
     assert caplog.messages == [said]
+    assert await review(js, Wanted(ack_wait_seconds=20.0)) == [said]
     changed = await provision(js, Wanted(ack_wait_seconds=20.0), extent=Extent.ALL)
     assert changed == ["consumer AGENT_REQUESTS/dispatch: ack_wait 60.0 → 20.0"]
 
@@ -443,6 +444,22 @@ async def test_a_user_without_the_right_to_change_streams_starts_where_nothing_i
         assert await provision(restricted) == ["consumer REQUESTS/intake"]
         assert await provision(restricted, Wanted(keep_seconds=600.0)) == []
         assert "parley provision --apply` as one that may" in caplog.messages[-1]
+        for nc in (may, may_not):
+            await nc.close()
+
+
+@pytest.mark.parametrize("right", ["STREAM.INFO", "CONSUMER.INFO"])
+async def test_a_user_that_may_not_look_is_told_which_right_it_lacks(tmp_path: Path, right: str) -> None:
+    users = USERS.replace("STREAM.CREATE", right)
+    async with limited_server(tmp_path, "1GB", users) as url:
+        address = url.removeprefix("nats://")
+        may, may_not = [await connect(f"nats://{user}:p@{address}", "test") for user in ("may", "not")]
+        await provision(may.jetstream())
+        for look in (provision(may_not.jetstream()), review(may_not.jetstream(), Wanted())):
+            with pytest.raises(
+                TopologyMismatch, match=rf"no right to publish to \$JS\.API\.{right}\.REQUESTS"
+            ):
+                await look
         for nc in (may, may_not):
             await nc.close()
 
