@@ -6,9 +6,14 @@ does.
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable
 
 log = logging.getLogger("parley.broker")
+
+# A stream at its own limit refuses and stores in turns, as what is settled leaves it. It stores again once it has
+# refused nothing for this long.
+CALM_SECONDS = 5.0
 
 
 class StoreHealth:
@@ -17,6 +22,8 @@ class StoreHealth:
         self._stored: dict[str, int] = {}
         # Why each stream that refuses does so.
         self._refusals: dict[str, str] = {}
+        # When each of them refused last (monotonic).
+        self._refused_at: dict[str, float] = {}
         # Streams whose refusal only `restored` ends: a small message may find room where a larger one does not.
         self.probed: frozenset[str] = frozenset()
         # How often a stream that refused stored again.
@@ -26,7 +33,11 @@ class StoreHealth:
 
     def stored(self, stream: str) -> None:
         self._stored[stream] = self._stored.get(stream, 0) + 1
-        if self._refusals and stream not in self.probed:
+        if (
+            stream in self._refusals
+            and stream not in self.probed
+            and time.monotonic() - self._refused_at[stream] >= CALM_SECONDS
+        ):
             self.restored(stream)
 
     def restored(self, stream: str) -> None:
@@ -42,6 +53,7 @@ class StoreHealth:
         if stream not in self._refusals:
             log.error("%s: %s", stream, reason)
         self._refusals[stream] = reason
+        self._refused_at[stream] = time.monotonic()
 
     def count(self, stream: str) -> int:
         """How many messages this process has stored in `stream`."""
