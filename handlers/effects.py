@@ -219,7 +219,11 @@ class EffectRunner:
                 msg_id = work_msg_id(tally.task_id, agent, number, tally.request_seq)
                 await self._jetstream.publish(topology.AGENT_REQUESTED, body, msg_id=msg_id, headers=headers)
 
-        await gather(map(publish, agents))
+        rest = agents
+        if self._jetstream.health.refusal((topology.AGENT_REQUESTS,)) is not None:
+            await publish(agents[0])  # where one finds no room, 256 need not be tried
+            rest = agents[1:]
+        await gather(map(publish, rest))
 
 
 def _agent_request(

@@ -17,7 +17,7 @@ from parley.broker.concurrency import Turns
 from parley.broker.core.backoff import backoff
 from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, StoreFull
 from parley.broker.core.observer import Observer
-from parley.broker.jetstream import deadletters
+from parley.broker.jetstream import deadletters, topology
 from parley.broker.jetstream.deadletters import OriginalMessage
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.suspects import MAX_BEGUN, SUSPECT_DELIVERIES, Suspects
@@ -128,6 +128,10 @@ class Settler:
         match error:
             case InvalidMessage():
                 await self._dead_letter(delivery, str(error))
+            case StoreFull(stream=topology.AGENT_REQUESTS, is_streams_own=True):
+                # The deadline is armed and ends it. Asked for more and more seldom: requests whose work waits for room
+                # must not keep others from being taken in.
+                await self._retry(delivery)
             case BrokerUnavailable():
                 # No fault of the message. If this retry is lost too, the server redelivers after `ack_wait`.
                 self._tell(error)

@@ -69,9 +69,13 @@ class StoreFull(BrokerUnavailable):
         self.args = (url, stream, reason)
         self.stream = stream
 
+    @property
+    def is_streams_own(self) -> bool:
+        """Whether this stream is at a limit of its own: others may have room."""
+        return self.reason.startswith("maximum")  # "maximum bytes exceeded", "maximum messages exceeded"
+
     def __str__(self) -> str:
-        # A stream's own limit: "maximum bytes exceeded", "maximum messages exceeded".
-        if self.reason.startswith("maximum"):
+        if self.is_streams_own:
             remedy = "make room in it, or raise its limit"
             return f"JetStream stores nothing more in {self.stream}: {self.reason}. At {self.url}, {remedy}"
         remedy = "free space on its disk, or raise its limit (max_file_store, the account's)"

@@ -5,9 +5,12 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
+from nats.js.api import DiscardPolicy
 
+from parley.broker.core.errors import StoreFull
 from parley.broker.core.messages import (
     AgentCancel,
     AgentOutcome,
@@ -108,6 +111,24 @@ async def work_of(bench: Bench, task_id: str) -> list[AgentRequested]:
     queued = await bench.all_of(topology.AGENT_REQUESTS, topology.AGENT_REQUESTED)
     work = [decode(AgentRequested, message.data) for message in queued]
     return [one for one in work if one.task_id == task_id]
+
+
+async def test_while_the_work_queue_is_full_one_agent_is_tried_and_not_256(
+    bench: Bench, process: Process
+) -> None:
+    config = (await bench.js.stream_info(topology.AGENT_REQUESTS)).config
+    await bench.js.update_stream(replace(config, max_bytes=100, discard=DiscardPolicy.NEW))
+    with pytest.raises(StoreFull):
+        await process.requested("t-1", agents=3)
+    tries = await bench.nc.subscribe(topology.AGENT_REQUESTED)
+    await bench.nc.flush()
+    with pytest.raises(StoreFull):
+        await process.requested("t-1", agents=3)
+    await bench.nc.flush()
+    assert tries.pending_msgs == 1
+    await bench.js.update_stream(config)
+    await process.requested("t-1", agents=3)
+    assert {work.agent_id for work in await work_of(bench, "t-1")} == {ONE, TWO, THREE}
 
 
 # ── a request that is too large to be copied ──────────────────────────────────────────────────────────────────────

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nats.aio.msg import Msg
 from nats.js.api import DiscardPolicy
 
-from parley.broker.core.errors import BrokerUnavailable, Conflict, InvalidMessage
+from parley.broker.core.errors import BrokerUnavailable, Conflict, InvalidMessage, StoreFull
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import StoredMessage
 from parley.broker.jetstream.suspects import MAX_BEGUN, SUSPECT_DELIVERIES, Suspects
@@ -121,6 +121,36 @@ async def test_a_message_is_never_given_up_because_nats_is_away(bench: Bench, se
     (delivery,) = await bench.taken(INTAKE)
     await Runner(settler, fine).run(delivery)
     await bench.settled(INTAKE)
+
+
+@pytest.mark.parametrize(
+    ("stream", "reason", "grows"),
+    [
+        (topology.AGENT_REQUESTS, "maximum bytes exceeded", True),  # its deadline is armed
+        (topology.AGENT_REQUESTS, "insufficient resources", False),  # the deadline may not be
+        (topology.TALLIES, "maximum bytes exceeded", False),
+    ],
+)
+async def test_a_request_whose_work_finds_no_room_is_asked_for_more_and_more_seldom(
+    bench: Bench,
+    settler: Settler,
+    monkeypatch: pytest.MonkeyPatch,
+    stream: str,
+    reason: str,
+    grows: bool,
+) -> None:
+    """300 of them, each for 256 agents, made those that came after them late by 17 s."""
+    waited: list[float] = []
+
+    async def nak(_: Delivery[Any], seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr(Delivery, "nak", nak)
+    await bench.publish(topology.REQUESTED, {})
+    (delivery,) = await bench.taken(INTAKE)
+    for count in (1, 4, 400):
+        await settler.failed(replace(delivery, count=count), StoreFull("nats://x", stream, reason))
+    assert waited == [retry_wait(count) if grows else settle.AWAY_RETRY_SECONDS for count in (1, 4, 400)]
 
 
 async def test_a_handler_that_is_cancelled_settles_nothing(bench: Bench, settler: Settler) -> None:
