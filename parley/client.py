@@ -247,12 +247,11 @@ class Client:
         """
         question = _encoded(messages.DeliberationGet, task_id=task_id)
         nc = self._jetstream.nc
-        try:
-            answer = await nc.request(topology.GET, question, timeout=GET_TIMEOUT_SECONDS)
-        except nats.errors.NoRespondersError as error:
-            raise NoService from error
-        except (nats.errors.Error, TimeoutError) as error:
-            raise BrokerUnavailable("the connected server", str(error) or type(error).__name__) from error
+        with self._jetstream.translate_errors():
+            try:
+                answer = await nc.request(topology.GET, question, timeout=GET_TIMEOUT_SECONDS)
+            except nats.errors.NoRespondersError as error:
+                raise NoService from error
         status = decode(DeliberationStatus, answer.data)
         if status.results_ref is not None:
             return status.model_copy(update={"results": await self._results(status.results_ref)})

@@ -312,7 +312,7 @@ async def _make_streams(
         if found.streams[name] is not None:
             continue
         try:
-            await _make_stream(js, replace(config, first_seq=_first_seq(found, name)), wanted)
+            await _make_stream(js, replace(config, first_seq=await _first_seq(js, found, name)), wanted)
             made.append(f"stream {name}")
         except APIError as error:
             refusals.setdefault(error.err_code, (error, []))[1].append(name)
@@ -344,12 +344,13 @@ async def _make_stream(js: JetStreamContext, config: StreamConfig, wanted: Wante
             return
 
 
-def _first_seq(found: Findings, name: str) -> int | None:
+async def _first_seq(js: JetStreamContext, found: Findings, name: str) -> int | None:
     """Where a stream's numbers begin. Tallies name messages by their number, and `d-<number>` names deliberations, so
     the numbers of a stream that was lost are never used again."""
     old = found.streams[topology.DELIBERATIONS]
     if name == topology.REQUESTS and old is not None and topology.REQUESTED in (old.config.subjects or ()):
-        return old.state.last_seq + 1  # requests were in that stream until 0.1.0
+        # Requests were in that stream until 0.1.0. It takes none since its subjects changed, and took some until then.
+        return (await js.stream_info(topology.DELIBERATIONS)).state.last_seq + 1
     others = (topology.DELIBERATIONS, topology.TALLIES, topology.REQUESTS)
     used = any(live is not None and live.state.last_seq for live in map(found.streams.get, others))
     # The time in milliseconds: more than any stream of fewer than 1,000 messages a second has counted to.

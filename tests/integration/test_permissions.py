@@ -17,7 +17,7 @@ import pytest
 from nats.aio.client import Client as PlainClient
 from nats.aio.msg import Msg
 
-from parley.broker.core.errors import BrokerUnavailable
+from parley.broker.core.errors import RightMissing
 from parley.broker.core.messages import DeliberationCompleted
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import connect
@@ -354,11 +354,14 @@ async def test_a_refused_right_is_named_and_is_no_timeout(guarded: Guarded) -> N
     nc = await connect(guarded.url("client"), "test")
     try:
         started = asyncio.get_running_loop().time()
-        with pytest.raises(BrokerUnavailable, match=r"no right to publish to agent\.requested"):
+        with pytest.raises(RightMissing, match=r"no right to publish to agent\.requested"):
             await JetStream(nc).publish(topology.AGENT_REQUESTED, b"{}")
         assert asyncio.get_running_loop().time() - started < 3
     finally:
         await nc.close()
+    async with connect_client(guarded.url("worker")) as asker:
+        with pytest.raises(RightMissing, match=r"^NATS at .*no right to "):
+            await asker.status("t-1")
 
 
 # ── with a client's rights alone, nothing does harm (HOSTILE.md 2, 3 and 10; A.7) ─────────────────────────────────

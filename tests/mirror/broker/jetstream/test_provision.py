@@ -509,6 +509,31 @@ async def test_the_streams_of_0_1_0_become_those_of_this_version_and_keep_what_t
         assert (limit > 0) == (name in topology.SHARES)
 
 
+class Busy:
+    """A context on which requests are stored until the last moment before a stream is changed."""
+
+    def __init__(self, js: JetStreamContext) -> None:
+        self._js = js
+        self.stored: list[int] = []
+
+    async def update_stream(self, config: StreamConfig) -> Any:
+        if config.name == topology.DELIBERATIONS:
+            self.stored += [(await self._js.publish(topology.REQUESTED, b"{}")).seq for _ in range(5)]
+        return await self._js.update_stream(config)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._js, name)
+
+
+async def test_no_name_is_given_twice_where_requests_come_while_the_streams_are_changed(
+    js: JetStreamContext,
+) -> None:
+    await old_streams(js)
+    busy = Busy(js)
+    await provision(busy)  # type: ignore[arg-type]  # a double
+    assert (await js.publish(topology.REQUESTED, b"{}")).seq > busy.stored[-1]
+
+
 # ── storage ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
