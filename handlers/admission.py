@@ -18,6 +18,8 @@ log = logging.getLogger("parley.handlers")
 # Of the bucket's limit. A tally grows by what its decision needs, two fifths of the smallest, and by its outcomes,
 # each of which is ten times as large in AGENT_RESPONSES and so bounded there.
 OPEN_SHARE = 0.6
+# Under this much it counts as having room again: near the first it is closed and open in turns.
+CALM_SHARE = 0.5
 # Before a request that was not taken in is looked at again.
 WAIT_SECONDS = 1.0
 
@@ -33,7 +35,7 @@ class Admission:
         self._stored = 0
         # What this process had created by then.
         self._created = 0
-        # Whether the last look said closed, so that each change is logged once.
+        # Whether the log said last that it is filling.
         self._told = False
 
     async def on_look(self, found: Findings) -> None:
@@ -43,14 +45,14 @@ class Admission:
         limit = bucket.config.max_bytes or -1
         self._limit = OPEN_SHARE * limit if limit > 0 else float("inf")
         self._stored, self._created = bucket.state.bytes, self._tallies.created_bytes
-        if self._told == self.open:
-            self._told = not self.open
-            state = (
-                "takes in requests again"
-                if self.open
-                else "is filling: requests wait until tallies are forgotten"
-            )
-            log.warning("the bucket of tallies %s (%d of %d bytes)", state, self._stored, limit)
+        if not self.open and not self._told:
+            self._tell(True, "is filling: requests wait until tallies are forgotten", limit)
+        elif self._told and (limit <= 0 or self._stored < CALM_SHARE * limit):
+            self._tell(False, "takes in requests again", limit)
+
+    def _tell(self, filling: bool, state: str, limit: int) -> None:
+        self._told = filling
+        log.warning("the bucket of tallies %s (%d of %d bytes)", state, self._stored, limit)
 
     @property
     def open(self) -> bool:

@@ -82,9 +82,9 @@ class StreamKeeper:
         self._told.clear()
         created = {name: info.created for name, info in found.streams.items() if info is not None}
         remade = any(self._created.get(name, at) != at for name, at in created.items())
-        self._created = created
         if (lost or remade) and self._on_loss is not None:
             await self._on_loss()
+        self._created = created  # last: a loss that could not be followed up is found again
         for on_look in self._on_look:
             await on_look(found)
 

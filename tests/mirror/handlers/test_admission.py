@@ -10,7 +10,7 @@ from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.provision import Wanted, examine, provision
 from parley.broker.jetstream.tally_store import TallyStore
-from parley.handlers.admission import WAIT_SECONDS, Admission
+from parley.handlers.admission import OPEN_SHARE, WAIT_SECONDS, Admission
 from parley.handlers.delivery import ACK, Delivery, Retry, Settlement
 
 # The bucket gets 320 KiB of it.
@@ -51,6 +51,29 @@ async def test_requests_wait_while_the_bucket_fills_and_what_is_in_it_can_end(
     assert await admission.handle(delivery_of(1_001)) == ACK
     told = [record.message for record in caplog.records if record.name == "parley.handlers"]
     assert ["is filling" in line for line in told] == [True, False]
+    await close(nc)
+
+
+async def test_a_bucket_that_is_closed_and_open_in_turns_is_told_once(
+    empty_nats: EmbeddedNats, caplog: pytest.LogCaptureFixture
+) -> None:
+    nc = await connect(empty_nats.url, "test")
+    wire = JetStream(nc)
+    await provision(wire.js, Wanted(storage_bytes=SMALL))
+
+    async def take_in(_: Delivery[Any]) -> Settlement:
+        return ACK
+
+    admission = Admission(TallyStore(wire, keep_seconds=180), take_in)
+    found = await examine(wire.js)
+    bucket = found.streams["KV_deliberations"]
+    assert bucket is not None
+    limit = bucket.config.max_bytes or 0
+    for share in (0.61, 0.59, 0.61, 0.59, 0.61, 0.4, 0.59):
+        bucket.state.bytes = int(share * limit)
+        await admission.on_look(found)
+        assert admission.open == (share < OPEN_SHARE)
+    assert ["is filling" in line for line in caplog.messages] == [True, False]
     await close(nc)
 
 

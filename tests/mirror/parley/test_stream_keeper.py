@@ -11,6 +11,7 @@ import pytest
 
 from parley import stream_keeper
 from parley.app import service
+from parley.broker.core.errors import BrokerUnavailable
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.embedded import EmbeddedNats, embedded_nats
@@ -133,6 +134,8 @@ async def test_a_stream_that_another_process_made_anew_is_noticed(empty_nats: Em
 
     async def on_loss() -> None:
         noticed.append("lost")
+        if len(noticed) == 1:
+            raise BrokerUnavailable("nats://x", "away again")
 
     keeper = StreamKeeper(JetStream(nc), Wanted(), on_loss=on_loss)
     await keeper.look()
@@ -140,8 +143,11 @@ async def test_a_stream_that_another_process_made_anew_is_noticed(empty_nats: Em
     assert noticed == []
     await js.delete_stream("DELIBERATIONS")
     await provision(js)
+    with pytest.raises(BrokerUnavailable):
+        await keeper.look()
+    await keeper.look()  # what could not be followed up is found again
     await keeper.look()
-    assert noticed == ["lost"]
+    assert noticed == ["lost", "lost"]
     await close(nc)
 
 
