@@ -5,11 +5,10 @@ something else meanwhile, so a busy service pays nothing.
 """
 
 import asyncio
-from contextlib import suppress
 
 import nats.errors
 
-from parley.broker.core.errors import BrokerUnavailable
+from parley.broker.core.errors import BrokerUnavailable, RightMissing
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.topology import DELIBERATIONS, TALLIES, tally_subject, timer_subject
 
@@ -30,12 +29,14 @@ class StoreProbe:
         self._jetstream = jetstream
         # How much was stored in each stream when it was last looked at.
         self._seen = dict.fromkeys(PROBED, -1)
+        # Why this user may not write, by stream.
+        self._forbidden: dict[str, str] = {}
         jetstream.health.probed = frozenset(PROBED)
 
     @property
     def refusal(self) -> str | None:
         """Why tallies or endings cannot be stored now, or None."""
-        return self._jetstream.health.refusal(PROBED)
+        return self._jetstream.health.refusal(PROBED) or next(iter(self._forbidden.values()), None)
 
     async def run(self) -> None:
         """Probe until the connection is closed for good."""
@@ -58,7 +59,13 @@ class StoreProbe:
         if refuses or self._seen[stream] in (-1, health.count(stream)):
             # Readers of the bucket take a message without a body for a removed key, so the weight is in a header.
             headers = {"Nats-TTL": "5s", "Parley-Probe": "-" * (RESTORED_WEIGHT if refuses else WEIGHT)}
-            with suppress(BrokerUnavailable):  # of a refusal, the JetStream object takes note
+            try:
                 await self._jetstream.publish(PROBED[stream], b"", headers=headers, seconds=ANSWER_SECONDS)
+            except RightMissing as error:
+                self._forbidden[stream] = str(error)
+            except BrokerUnavailable:
+                pass  # of a refusal, the JetStream object takes note
+            else:
+                self._forbidden.pop(stream, None)
                 health.restored(stream)
         self._seen[stream] = health.count(stream)

@@ -16,6 +16,7 @@ from parley.broker.jetstream.scan import scan
 from parley.broker.jetstream.store_probe import PROBED, StoreProbe
 from parley.client import Client
 from tests.harness import until
+from tests.mirror.broker import limited_server
 from tests.rig.small_store import DISK, LIMITS, small_store
 
 
@@ -54,6 +55,26 @@ async def test_a_full_store_is_known_without_traffic_and_so_is_its_end(
         told = [record.message for record in caplog.records if record.levelno == logging.ERROR]
         for stream in PROBED:
             assert sum(line.startswith(f"{stream}: ") for line in told) == 1, told  # once, not once a probe
+
+
+USERS = """
+authorization { users: [
+  { user: may, password: p },
+  { user: not, password: p, permissions: { publish: { deny: ["$KV.deliberations.>"] } } }
+] }
+"""
+
+
+async def test_a_right_that_lacks_is_not_taken_for_a_store_that_takes_everything(tmp_path: Path) -> None:
+    async with limited_server(tmp_path, "1GB", USERS) as url:
+        address = url.removeprefix("nats://")
+        may, may_not = [await connect(f"nats://{user}:p@{address}", "test") for user in ("may", "not")]
+        await provision(may.jetstream())
+        assert await StoreProbe(JetStream(may)).probe() is None
+        said = str(await StoreProbe(JetStream(may_not)).probe())
+        assert "no right to publish to $KV.deliberations.!store" in said
+        for nc in (may, may_not):
+            await close(nc)
 
 
 async def test_a_probe_leaves_nothing_behind_and_is_no_deliberation(wire: JetStream) -> None:
