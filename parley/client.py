@@ -358,10 +358,22 @@ class Client:
                 return await self._with_results(submitted._rejection.result())
             if done and not submitted._again:
                 return await self._with_results(submitted._arrival.result())
+            # A service that stands still answers late or never, and the ending may arrive meanwhile.
+            question = asyncio.create_task(self._found(submitted))
             try:
-                found = await self._found(submitted)
+                # Any: an answer or an ending.
+                open_ones: set[asyncio.Future[Any]] = {
+                    question,
+                    *(each for each in awaited if not each.done()),
+                }
+                await asyncio.wait(open_ones, return_when=asyncio.FIRST_COMPLETED)
+                if not question.done():
+                    continue
+                found = question.result()
             except (NoService, BrokerUnavailable):
                 found = None  # either may be back before the deadline; `ending` limits the wait
+            finally:
+                question.cancel()
             if found is not None:
                 return found
             if done:

@@ -236,6 +236,25 @@ async def test_an_ending_whose_message_was_lost_is_found_by_asking(
     assert len(ending.results) == 3
 
 
+async def test_an_ending_is_heard_while_a_question_gets_no_answer(
+    local_service: Running, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question that went to a service which stood still: the ending in the inbox waited for it, up to 5 s."""
+    monkeypatch.setattr(client_module, "FIRST_POLL_SECONDS", 0.1)
+    asked = asyncio.Event()
+
+    async def no_answer(*_: Any) -> None:
+        asked.set()
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(Client, "_found", no_answer)
+    await model.behave(latency_ms=500)
+    submitted = await local_service.client.submit("x", agents=1, timeout_seconds=30)
+    ending = await local_service.client.ending(submitted, wait_seconds=20)
+    assert asked.is_set()
+    assert ending.status == "completed"
+
+
 async def test_other_messages_do_not_disturb_the_wait(local_service: Running, model: ModelServer) -> None:
     await model.behave(latency_ms=300)
     submitted = await local_service.client.submit("x", task_id=fresh())
