@@ -40,6 +40,8 @@ _WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
 _SERVER_TROUBLE = 500
 # A store without room: the account's limit (10002), the server's (10023, 10028, 10047), the stream's (10077).
 _NO_ROOM = frozenset({10002, 10023, 10028, 10047, 10077})
+# An acknowledgement that is given up so much later than it should be says nothing of the server.
+STOOD_STILL_SECONDS = 0.5
 # Whether a server that acknowledges no write answers at all.
 _ANSWER_SECONDS = 1
 JSON_HEADER = {"content-type": "application/json"}
@@ -113,6 +115,7 @@ class JetStream:
             out["Nats-Msg-Id"] = msg_id
         self._check_size(subject, body, out)
         await self._wait_connected()
+        began = asyncio.get_running_loop().time()
         try:
             ack = await self.js.publish(subject, body, timeout=seconds, headers=out)
         except nats.js.errors.APIError as error:
@@ -124,12 +127,8 @@ class JetStream:
                 raise
             raise unavailable(self._where(), error) from error
         except TimeoutError as error:  # nats-py's own is one, too
-            if await self._answers(subject):
-                silent = f"it answers, and acknowledged no write within {seconds:g} s"
-                raise self._full(subject, silent) from error
-            if await self._is_there():
-                raise Unacknowledged(self._where(), reason(error)) from error
-            raise unavailable(self._where(), error) from error
+            waited = asyncio.get_running_loop().time() - began
+            raise await self._unacknowledged(subject, seconds, waited, reason(error)) from error
         except nats.js.errors.NoStreamResponseError as error:
             raise StreamSilent(self._where(), subject) from error
         except (nats.errors.Error, nats.js.errors.Error) as error:
@@ -140,6 +139,19 @@ class JetStream:
             raise BrokerUnavailable(self._where(), "the acknowledgement names another stream")
         self.health.stored(ack.stream)
         return PubAck(int(ack.seq), duplicate=bool(ack.duplicate))
+
+    async def _unacknowledged(
+        self, subject: str, seconds: float, waited: float, why: str
+    ) -> BrokerUnavailable:
+        """What it means that no acknowledgement came within `seconds`, which was noticed after `waited`."""
+        if waited > seconds + STOOD_STILL_SECONDS:
+            # This process stood still: the acknowledgement may wait to be read.
+            return BrokerUnavailable(self._where(), "this process stood still")
+        if await self._answers(subject):
+            return self._full(subject, f"it answers, and acknowledged no write within {seconds:g} s")
+        if await self._is_there():
+            return Unacknowledged(self._where(), why)
+        return BrokerUnavailable(self._where(), why)
 
     def _full(self, subject: str, why: str) -> StoreFull:
         full = StoreFull(self._where(), stream_of(subject) or "", why)

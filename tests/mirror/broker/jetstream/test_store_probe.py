@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,3 +126,21 @@ async def test_a_server_that_does_not_answer_either_is_away_and_not_full(
     monkeypatch.setattr(wire.nc, "flush", silent)
     with pytest.raises(BrokerUnavailable, match="cannot reach NATS"):
         await wire.publish(topology.COMPLETED, b"x", seconds=1.0)
+
+
+async def test_a_process_that_stood_still_takes_no_store_for_full(
+    wire: JetStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thawed after six seconds it said that there was no space left: its own timeout had passed."""
+
+    async def overdue(*_: Any, **__: Any) -> None:
+        time.sleep(0.7)  # noqa: ASYNC251  # the process stands still
+        raise TimeoutError
+
+    monkeypatch.setattr(wire.js, "publish", overdue)
+    with pytest.raises(BrokerUnavailable) as caught:
+        await wire.publish(topology.REQUESTED, b"{}", seconds=0.05)
+    assert not isinstance(caught.value, StoreFull)
+    assert wire.health.refusal([topology.REQUESTS]) is None
+    with pytest.raises(StoreFull):  # in time, it is the server's
+        await wire.publish(topology.REQUESTED, b"{}", seconds=0.7)
