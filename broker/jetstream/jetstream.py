@@ -128,7 +128,7 @@ class JetStream:
             raise unavailable(self._where(), error) from error
         except TimeoutError as error:  # nats-py's own is one, too
             waited = asyncio.get_running_loop().time() - began
-            raise await self._unacknowledged(subject, seconds, waited, reason(error)) from error
+            raise await self._unacknowledged(subject, seconds, waited, error) from error
         except nats.js.errors.NoStreamResponseError as error:
             raise StreamSilent(self._where(), subject) from error
         except (nats.errors.Error, nats.js.errors.Error) as error:
@@ -141,7 +141,7 @@ class JetStream:
         return PubAck(int(ack.seq), duplicate=bool(ack.duplicate))
 
     async def _unacknowledged(
-        self, subject: str, seconds: float, waited: float, why: str
+        self, subject: str, seconds: float, waited: float, error: TimeoutError
     ) -> BrokerUnavailable:
         """What it means that no acknowledgement came within `seconds`, which was noticed after `waited`."""
         if waited > seconds + STOOD_STILL_SECONDS:
@@ -150,8 +150,8 @@ class JetStream:
         if await self._answers(subject):
             return self._full(subject, f"it answers, and acknowledged no write within {seconds:g} s")
         if await self._is_there():
-            return Unacknowledged(self._where(), why)
-        return BrokerUnavailable(self._where(), why)
+            return Unacknowledged(self._where(), reason(error))
+        return unavailable(self._where(), error)
 
     def _full(self, subject: str, why: str) -> StoreFull:
         full = StoreFull(self._where(), stream_of(subject) or "", why)
