@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from parley.broker.core import messages, wire_names
-from parley.broker.core.error_policy import POLICIES, Signal
+from parley.broker.core import headers_and_ids, messages
+from parley.broker.core.agent_error_table import POLICIES, Signal
 from parley.broker.core.messages import ErrorType, Message, Sampling
 from parley.broker.jetstream import topology
 
@@ -40,30 +40,30 @@ HEADERS: Mapping[str, tuple[str, str]] = {
         "a request; every later message of its deliberation, and the calls to the model",
         "W3C trace context",
     ),
-    wire_names.REPLY_TO: (
+    headers_and_ids.REPLY_TO: (
         "a request",
         "subject to which the service also sends the ending, over core NATS; it must begin with one of `PARLEY_REPLY_PREFIXES`",
     ),
-    wire_names.SUBJECT: (
-        f"an ending sent to `{wire_names.REPLY_TO}`",
+    headers_and_ids.SUBJECT: (
+        f"an ending sent to `{headers_and_ids.REPLY_TO}`",
         "subject on which it was published",
     ),
-    wire_names.REASON: ("a dead letter", "why the message could not be used"),
-    wire_names.STREAM: ("a dead letter", "stream it came from"),
-    wire_names.CONSUMER: ("a dead letter", "consumer that gave up on it"),
-    wire_names.SEQUENCE: ("a dead letter", "its sequence in that stream"),
-    wire_names.DELIVERIES: ("a dead letter", "how often it was delivered"),
-    wire_names.STORED_AT: ("a dead letter", "when that stream stored it, RFC 3339"),
-    f"{wire_names.ORIGINAL}Nats-…": (
+    headers_and_ids.REASON: ("a dead letter", "why the message could not be used"),
+    headers_and_ids.STREAM: ("a dead letter", "stream it came from"),
+    headers_and_ids.CONSUMER: ("a dead letter", "consumer that gave up on it"),
+    headers_and_ids.SEQUENCE: ("a dead letter", "its sequence in that stream"),
+    headers_and_ids.DELIVERIES: ("a dead letter", "how often it was delivered"),
+    headers_and_ids.STORED_AT: ("a dead letter", "when that stream stored it, RFC 3339"),
+    f"{headers_and_ids.ORIGINAL}Nats-…": (
         "a dead letter",
         "a header of the message that NATS would have obeyed",
     ),
-    wire_names.PAYLOAD_BUCKET: (
+    headers_and_ids.PAYLOAD_BUCKET: (
         "a dead letter too large for its headers",
         "object store that holds the payload",
     ),
-    wire_names.PAYLOAD_NAME: ("a dead letter too large for its headers", "name of the object"),
-    wire_names.PAYLOAD_SIZE: ("a dead letter too large for its headers", "its size in bytes"),
+    headers_and_ids.PAYLOAD_NAME: ("a dead letter too large for its headers", "name of the object"),
+    headers_and_ids.PAYLOAD_SIZE: ("a dead letter too large for its headers", "its size in bytes"),
 }
 
 SIGNALS: Mapping[Signal, str] = {
@@ -274,15 +274,15 @@ def msg_ids() -> str:
     return _table(
         ("message", "`Nats-Msg-Id`, for example", "made of"),
         (
-            ("an ending", f"`{wire_names.ending_msg_id('t-1')}`", "`task_id`"),
+            ("an ending", f"`{headers_and_ids.ending_msg_id('t-1')}`", "`task_id`"),
             (
                 "one agent's outcome",
-                f"`{wire_names.outcome_msg_id('t-1', 'agent-dev-001', 1)}`",
+                f"`{headers_and_ids.outcome_msg_id('t-1', 'agent-dev-001', 1)}`",
                 "`task_id`, `agent_id`, round",
             ),
             (
                 "one agent's work",
-                f"`{wire_names.work_msg_id('t-1', 'agent-dev-001', 1, 7)}`",
+                f"`{headers_and_ids.work_msg_id('t-1', 'agent-dev-001', 1, 7)}`",
                 "the same, and the request's place in the stream",
             ),
         ),

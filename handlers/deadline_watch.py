@@ -9,7 +9,7 @@ forgotten before that, since the ending is marked here. In other deployments it 
 import asyncio
 import logging
 
-from parley.broker.concurrency import gather
+from parley.broker.asyncio_helpers import gather
 from parley.broker.core.errors import BrokerUnavailable, Conflict
 from parley.broker.core.tally import DeadlineReached
 from parley.broker.jetstream.jetstream import JetStream

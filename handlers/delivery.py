@@ -7,7 +7,7 @@ from nats.aio.msg import Msg
 
 from parley.broker.core.messages import Message, decode
 from parley.broker.core.traceparent import parse_traceparent
-from parley.broker.jetstream.consumer_protocol import parse_reply
+from parley.broker.jetstream.acks_and_pulls import parse_reply
 
 # A union of messages counts as one: outcomes come in two kinds.
 Payload = TypeVar("Payload")

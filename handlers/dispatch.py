@@ -4,17 +4,17 @@ The worker acknowledges a job once its outcome is stored. A message is settled h
 not wanted any more is acknowledged, what cannot be used is dead-lettered.
 """
 
-from parley.broker.concurrency import gather
+from parley.broker.asyncio_helpers import gather
+from parley.broker.core.headers_and_ids import outcome_msg_id
 from parley.broker.core.messages import AgentFailed, AgentRequested, ErrorType
 from parley.broker.core.tally import Tally
 from parley.broker.core.timestamps import format_timestamp
-from parley.broker.core.wire_names import outcome_msg_id
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.delivery import ACK, DeadLetter, Delivery, Settlement
 from parley.handlers.settle import MAX_DELIVERIES, AnyDelivery, Settler
-from parley.workers.job import Job
+from parley.workers.job_message import Job
 from parley.workers.pool.pool import Pool
 from parley.workers.recent_cancels import Cancels
 

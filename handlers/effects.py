@@ -7,8 +7,9 @@ agent requests and endings carry a Msg-Id, a broadcast that comes twice cancels 
 from collections.abc import Sequence
 from typing import assert_never
 
-from parley.broker.concurrency import WeightedSemaphore, gather
+from parley.broker.asyncio_helpers import WeightedSemaphore, gather
 from parley.broker.core.errors import InvalidMessage
+from parley.broker.core.headers_and_ids import work_msg_id
 from parley.broker.core.messages import (
     AgentCancel,
     AgentRequested,
@@ -30,7 +31,6 @@ from parley.broker.core.tally import (
 )
 from parley.broker.core.tally_size import most_bytes
 from parley.broker.core.timestamps import format_timestamp
-from parley.broker.core.wire_names import work_msg_id
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import FoldResult, TallyStore

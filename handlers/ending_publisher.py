@@ -14,8 +14,8 @@ from typing import TypeVar
 
 import nats.js.errors
 
-from parley.broker.concurrency import WeightedSemaphore
-from parley.broker.core import endings, wire_names
+from parley.broker.asyncio_helpers import WeightedSemaphore
+from parley.broker.core import endings, headers_and_ids
 from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.messages import (
     AgentCompleted,
@@ -103,7 +103,7 @@ class EndingPublisher:
         """Send the ending that is stored at `seq` to one more inbox, if the stream still has it."""
         stored = await self.lookup.get(task_id, seq)
         if stored is not None:
-            await self._jetstream.broadcast(reply_to, stored.data, {wire_names.SUBJECT: stored.subject})
+            await self._jetstream.broadcast(reply_to, stored.data, {headers_and_ids.SUBJECT: stored.subject})
 
     async def publish_unread(self, tally: Tally) -> None:
         """Publish the ending without a look at the outcomes: each process that read them ended by it."""
@@ -128,7 +128,7 @@ class EndingPublisher:
         completed = isinstance(ending, DeliberationCompleted)
         subject = topology.COMPLETED if completed else topology.FAILED
         seq = await self._store(tally, subject, body)
-        headers = {**trace_headers(tally), wire_names.SUBJECT: subject}
+        headers = {**trace_headers(tally), headers_and_ids.SUBJECT: subject}
         for inbox in tally.inboxes:
             await self._jetstream.broadcast(inbox, body, headers)
         marked = await self._tallies.mark_published(tally.task_id, seq)
@@ -241,7 +241,7 @@ class EndingPublisher:
         """The ending's place in the stream, stored now or before."""
         # Storing the ending cancels its deadline: an ending that was not stored leaves the deadline armed.
         headers = {**purge_timer_headers(tally.task_id), **trace_headers(tally)}
-        msg_id = wire_names.ending_msg_id(tally.task_id)
+        msg_id = headers_and_ids.ending_msg_id(tally.task_id)
         before = await self._find(tally)
         if before is not None:
             return before

@@ -14,12 +14,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from parley.broker.core.errors import InvalidMessage, PayloadTooLarge
+from parley.broker.core.headers_and_ids import REPLY_TO, own_name
 from parley.broker.core.messages import MAX_REQUEST_BYTES, OWN_NAME, TASK_ID_PATTERN, DeliberationRequested
 from parley.broker.core.observer import Observer
 from parley.broker.core.reply_subjects import DEFAULT_PREFIXES, may_send_ending
 from parley.broker.core.states import Cause
 from parley.broker.core.tally import Refused, Requested, Tally, asks_another
-from parley.broker.core.wire_names import REPLY_TO, own_name
 from parley.handlers.delivery import ACK, DeadLetter, Delivery, Settlement
 from parley.handlers.effects import EffectRunner
 

@@ -10,8 +10,8 @@ from contextlib import aclosing
 
 from nats.aio.msg import Msg
 
+from parley.broker.core.headers_and_ids import own_name
 from parley.broker.core.messages import MAX_TIMEOUT_SECONDS, OWN_NAME
-from parley.broker.core.wire_names import own_name
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.scan import scan

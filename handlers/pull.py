@@ -17,8 +17,8 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import NotJSMessageError
 
-from parley.broker.concurrency import BackgroundLoop
-from parley.broker.jetstream.consumer_protocol import next_subject, pull_request, reply_pattern, size_of
+from parley.broker.asyncio_helpers import BackgroundLoop
+from parley.broker.jetstream.acks_and_pulls import next_subject, pull_request, reply_pattern, size_of
 from parley.broker.jetstream.forgeries import Forgery
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.topology import Durable

@@ -13,7 +13,7 @@ from typing import Any
 
 from nats.aio.msg import Msg
 
-from parley.broker.concurrency import Turns
+from parley.broker.asyncio_helpers import Turns
 from parley.broker.core.backoff import backoff
 from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, StoreFull
 from parley.broker.core.observer import Observer

@@ -7,9 +7,9 @@ so the untaken part of REQUESTS is read, once: each question reads on from where
 import asyncio
 from contextlib import aclosing
 
-from parley.broker.core.wire_names import OWN_NAME
+from parley.broker.core.headers_and_ids import OWN_NAME
 from parley.broker.jetstream import topology
-from parley.broker.jetstream.consumer_protocol import parse_reply
+from parley.broker.jetstream.acks_and_pulls import parse_reply
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.scan import scan
 from parley.handlers.intake import readable_task_id

@@ -10,7 +10,7 @@ from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
-from parley.broker.concurrency import BackgroundLoop
+from parley.broker.asyncio_helpers import BackgroundLoop
 from parley.monitoring import asyncapi
 from parley.monitoring.check_runner import Check, problems
 from parley.monitoring.connections import BACKLOG, Connections

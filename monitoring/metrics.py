@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from parley.broker.core.error_policy import POLICIES
+from parley.broker.core.agent_error_table import POLICIES
 from parley.broker.core.messages import AgentFailed, AgentOutcome, DeliberationCompleted, Ending, ErrorType
 from parley.broker.core.observer import Observer
 from parley.broker.core.states import ENDINGS, State

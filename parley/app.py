@@ -16,7 +16,7 @@ from importlib.metadata import version
 import nats.errors
 from faststream.nats import NatsBroker
 
-from parley.broker.concurrency import BackgroundLoop
+from parley.broker.asyncio_helpers import BackgroundLoop
 from parley.broker.core.errors import BrokerUnavailable, SettingsError, Unavailable
 from parley.broker.core.observer import Observer
 from parley.broker.core.reply_subjects import SERVICE_INBOX
@@ -31,7 +31,6 @@ from parley.broker.jetstream.suspects import Suspects
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.admission import Admission
 from parley.handlers.aggregate import Aggregate
-from parley.handlers.answers import Answers
 from parley.handlers.cancel import Cancel
 from parley.handlers.deadline_recovery import DeadlineRecovery
 from parley.handlers.deadline_watch import DeadlineWatch
@@ -45,6 +44,7 @@ from parley.handlers.lost_tally import LostTally
 from parley.handlers.old_consumers import OldConsumers, old_puller
 from parley.handlers.pull import PullSubscriber
 from parley.handlers.query import Query
+from parley.handlers.query_replies import Answers
 from parley.handlers.routes import Handlers, Part, declare, declare_all
 from parley.handlers.settle import Runner, Settler
 from parley.handlers.trimmer import Trimmer
@@ -53,7 +53,7 @@ from parley.monitoring.check_runner import Check
 from parley.monitoring.metrics import Metrics
 from parley.settings import Settings
 from parley.stream_keeper import OnLook, StreamKeeper
-from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.endpoint import Endpoint
 from parley.workers.model.http_client import ModelClient
 from parley.workers.model.readiness import ModelReadiness, find
 from parley.workers.model.responses import ModelError

@@ -22,8 +22,8 @@ from parley.broker.core.messages import DeliberationCompleted, Ending
 from parley.broker.core.printable import safe_json, visible
 from parley.broker.core.url_masking import masked
 from parley.broker.process_tuning import tune_gc, use_batch_scheduling
+from parley.cli_common import FAILED, NO_SERVICE, OK, USAGE, err, out, print_error, run_command, with_client
 from parley.client import ENDED, Asking, Client, connect
-from parley.console import FAILED, NO_SERVICE, OK, USAGE, err, out, print_error, run_command, with_client
 from parley.display import Progress, listing, show_ending, show_status
 from parley.settings import Settings, load, shown
 from parley.shutdown import Interrupted, Shutdown

@@ -21,7 +21,7 @@ from nats.aio.msg import Msg
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from parley.broker.core import errors, messages, wire_names
+from parley.broker.core import errors, headers_and_ids, messages
 from parley.broker.core.backoff import backoff
 from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, Unavailable
 from parley.broker.core.messages import DeliberationRequested, DeliberationStatus, Ending, decode
@@ -121,7 +121,7 @@ def compose(task_description: str, **asking: Unpack[Asking]) -> DeliberationRequ
         hint = f"; did you mean {close[0]}?" if close else ""
         raise TypeError(f"no such argument: {word}{hint}")
     task_id = asking.get("task_id")
-    if wire_names.OWN_NAME.fullmatch(str(task_id)):
+    if headers_and_ids.OWN_NAME.fullmatch(str(task_id)):
         raise InvalidMessage([f"task_id: {task_id} is a name the service gives; choose another, or none"])
     fields: dict[str, Any] = {"task_description": task_description, **asking}
     fields = {name: value for name, value in fields.items() if value is not None}
@@ -210,8 +210,8 @@ class Client:
         """
         request = compose(task_description, **asking)
         body = request.model_dump_json(exclude_none=True).encode()
-        seq = await self._publish(topology.REQUESTED, body, {wire_names.REPLY_TO: self._inbox})
-        own_name = wire_names.own_name(seq)
+        seq = await self._publish(topology.REQUESTED, body, {headers_and_ids.REPLY_TO: self._inbox})
+        own_name = headers_and_ids.own_name(seq)
         task_id = request.task_id or own_name
         again = task_id in self._arrivals and task_id != own_name
         # It may have arrived before its PubAck.

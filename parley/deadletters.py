@@ -19,8 +19,8 @@ from parley.broker.core.printable import visible
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream.deadletters import REPLAYABLE, CannotReplay, DeadLetterInfo
 from parley.broker.jetstream.topology import DEAD_LETTERS, RESULTS_BUCKET
+from parley.cli_common import FAILED, OK, out, print_error, with_client
 from parley.client import Client
-from parley.console import FAILED, OK, out, print_error, with_client
 
 # JetStream counts in 64 bits. Python and typer take any integer, so larger ones are refused here.
 MAX_SEQUENCE = 2**63 - 1

@@ -15,7 +15,7 @@ from parley.broker.jetstream.provision import Extent, provision
 from parley.broker.jetstream.store_probe import StoreProbe
 from parley.settings import Settings
 from parley.workers import prompts
-from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.endpoint import Endpoint
 from parley.workers.model.http_client import ModelClient
 from parley.workers.model.readiness import ONE_TOKEN_SECONDS, advice, find, generate
 from parley.workers.model.responses import ModelError, ServedModel

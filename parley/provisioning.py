@@ -4,7 +4,7 @@ from parley.broker.core.errors import SettingsError
 from parley.broker.core.reply_subjects import SERVICE_INBOX
 from parley.broker.jetstream.connection import check_server, close, connect
 from parley.broker.jetstream.provision import Extent, provision, review
-from parley.console import FAILED, OK, out
+from parley.cli_common import FAILED, OK, out
 from parley.settings import Settings
 
 

@@ -13,7 +13,7 @@ from parley.broker.core.messages import (
 )
 from parley.broker.core.timestamps import format_timestamp, parse_timestamp
 from parley.workers import prompts
-from parley.workers.model.balancer import EndpointBalancer
+from parley.workers.model.endpoint_failover import FailoverClient
 from parley.workers.model.http_client import ChatRequest
 from parley.workers.model.responses import ModelError
 
@@ -26,7 +26,7 @@ class Agent:
     NATS server's clock, which set the deadline.
     """
 
-    balancer: EndpointBalancer
+    balancer: FailoverClient
     model_name: str
     now: Callable[[], float]
 

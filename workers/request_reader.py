@@ -9,8 +9,8 @@ from cachetools import LRUCache
 
 from parley.broker.core import errors
 from parley.broker.core.errors import InvalidMessage
+from parley.broker.core.headers_and_ids import own_name
 from parley.broker.core.messages import AgentRequested, DeliberationRequested, decode
-from parley.broker.core.wire_names import own_name
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 

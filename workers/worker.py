@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from cachetools import LRUCache
 from nats.aio.msg import Msg
 
-from parley.broker.concurrency import BackgroundLoop
+from parley.broker.asyncio_helpers import BackgroundLoop
 from parley.broker.core.endings import SHORT_ERROR_CHARACTERS
 from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, PayloadTooLarge, StoreFull
+from parley.broker.core.headers_and_ids import outcome_msg_id
 from parley.broker.core.messages import (
     AgentCancel,
     AgentCompleted,
@@ -30,13 +31,12 @@ from parley.broker.core.messages import (
 )
 from parley.broker.core.reply_subjects import SERVICE_INBOX
 from parley.broker.core.timestamps import parse_timestamp
-from parley.broker.core.wire_names import outcome_msg_id
 from parley.broker.jetstream import topology
-from parley.broker.jetstream.consumer_protocol import ACK, IN_PROGRESS, nak
+from parley.broker.jetstream.acks_and_pulls import ACK, IN_PROGRESS, nak
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.workers.agent import Agent
-from parley.workers.job import Job
+from parley.workers.job_message import Job
 from parley.workers.model import large_answers
 from parley.workers.model.breaker import BreakerStatus
 from parley.workers.recent_cancels import Cancels

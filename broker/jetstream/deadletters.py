@@ -1,7 +1,7 @@
 """Dead letters: messages that could not be handled, whole in the stream DEAD_LETTERS, with the reason and the origin
 in headers.
 
-`dead_letter` writes those headers (`broker.core.wire_names`) and `DeadLetterInfo` reads them.
+`dead_letter` writes those headers (`broker.core.headers_and_ids`) and `DeadLetterInfo` reads them.
 `parley.handlers.settle` decides which messages to give up. Headers of dead letters are not trusted: any sender that
 may publish to `deadletter.>` can forge one.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import nats.js.errors
 from nats.aio.msg import Msg
 
-from parley.broker.core import errors, wire_names
+from parley.broker.core import errors, headers_and_ids
 from parley.broker.core.errors import (
     BrokerUnavailable,
     InvalidMessage,
@@ -96,28 +96,32 @@ class DeadLetterInfo:
     def of(cls, message: Msg) -> "DeadLetterInfo":
         """Read a message of DEAD_LETTERS. Keeps its payload's size and not the payload."""
         headers = message.headers or {}
-        stream, consumer = headers.get(wire_names.STREAM, ""), headers.get(wire_names.CONSUMER, "")
-        sequence = _number(headers.get(wire_names.SEQUENCE))
-        name = headers.get(wire_names.PAYLOAD_NAME)
+        stream, consumer = headers.get(headers_and_ids.STREAM, ""), headers.get(headers_and_ids.CONSUMER, "")
+        sequence = _number(headers.get(headers_and_ids.SEQUENCE))
+        name = headers.get(headers_and_ids.PAYLOAD_NAME)
         # A forged letter may name any object, such as a deliberation's results. Only the name for its own origin is
         # accepted.
         own = _aside_name(stream, sequence, consumer) if sequence is not None else None
-        aside = headers.get(wire_names.PAYLOAD_BUCKET) == RESULTS_BUCKET and name is not None and name == own
-        control = {key: value for key, value in headers.items() if key.startswith(wire_names.ORIGINAL)}
+        aside = (
+            headers.get(headers_and_ids.PAYLOAD_BUCKET) == RESULTS_BUCKET and name is not None and name == own
+        )
+        control = {key: value for key, value in headers.items() if key.startswith(headers_and_ids.ORIGINAL)}
         return cls(
             seq=message.metadata.sequence.stream,
             subject=message.subject.removeprefix(dead_letter_subject("")),
-            reason=headers.get(wire_names.REASON, ""),
+            reason=headers.get(headers_and_ids.REASON, ""),
             stream=stream,
             sequence=sequence,
             consumer=consumer,
-            deliveries=_number(headers.get(wire_names.DELIVERIES)),
-            stored_at=headers.get(wire_names.STORED_AT, ""),
+            deliveries=_number(headers.get(headers_and_ids.DELIVERIES)),
+            stored_at=headers.get(headers_and_ids.STORED_AT, ""),
             buried_at=message.metadata.timestamp.timestamp(),
-            size=_number(headers.get(wire_names.PAYLOAD_SIZE)) if aside else len(message.data),
+            size=_number(headers.get(headers_and_ids.PAYLOAD_SIZE)) if aside else len(message.data),
             put_aside=name if aside else None,
             headers=_senders(headers),
-            control_headers={key.removeprefix(wire_names.ORIGINAL): value for key, value in control.items()},
+            control_headers={
+                key.removeprefix(headers_and_ids.ORIGINAL): value for key, value in control.items()
+            },
         )
 
 
@@ -141,16 +145,18 @@ async def dead_letter(jetstream: JetStream, durable: Durable, message: OriginalM
     BrokerUnavailable."""
     one_line = " ".join(reason.split())
     ours = {
-        wire_names.REASON: one_line.encode("ascii", "replace").decode()[:MAX_REASON_CHARACTERS],
-        wire_names.STREAM: durable.stream,
-        wire_names.CONSUMER: durable.name,
-        wire_names.SEQUENCE: str(message.seq),
-        wire_names.DELIVERIES: str(message.count),
-        wire_names.STORED_AT: format_timestamp(message.at),
+        headers_and_ids.REASON: one_line.encode("ascii", "replace").decode()[:MAX_REASON_CHARACTERS],
+        headers_and_ids.STREAM: durable.stream,
+        headers_and_ids.CONSUMER: durable.name,
+        headers_and_ids.SEQUENCE: str(message.seq),
+        headers_and_ids.DELIVERIES: str(message.count),
+        headers_and_ids.STORED_AT: format_timestamp(message.at),
     }
     writable = _writable(message.headers).items()
     kept = {
-        f"{wire_names.ORIGINAL}{key}": value for key, value in writable if key.lower().startswith("nats-")
+        f"{headers_and_ids.ORIGINAL}{key}": value
+        for key, value in writable
+        if key.lower().startswith("nats-")
     }
     headers = {**_senders(message.headers), **kept, **ours}
     msg_id = f"dead:{durable.stream}:{message.seq}:{durable.name}"
@@ -163,8 +169,8 @@ async def dead_letter(jetstream: JetStream, durable: Durable, message: OriginalM
         # letter names it.
         name = _aside_name(durable.stream, message.seq, durable.name)
         ref = await put_object(jetstream, RESULTS_BUCKET, name, message.data)
-        aside = {wire_names.PAYLOAD_BUCKET: ref.bucket, wire_names.PAYLOAD_NAME: ref.name}
-        aside[wire_names.PAYLOAD_SIZE] = str(ref.size)
+        aside = {headers_and_ids.PAYLOAD_BUCKET: ref.bucket, headers_and_ids.PAYLOAD_NAME: ref.name}
+        aside[headers_and_ids.PAYLOAD_SIZE] = str(ref.size)
         await jetstream.publish(subject, b"", msg_id=msg_id, headers={**ours, **aside})
 
 

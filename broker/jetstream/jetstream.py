@@ -29,7 +29,7 @@ from parley.broker.jetstream.forgeries import Forgery
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.server_clock import ServerClock
 from parley.broker.jetstream.store_health import StoreHealth
-from parley.broker.jetstream.stream_of import may_acknowledge, stream_of
+from parley.broker.jetstream.subject_streams import may_acknowledge, stream_of
 
 # JetStream stores the size of a message's headers in 16 bits.
 MAX_HEADER_BYTES = 65_535

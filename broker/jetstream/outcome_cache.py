@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from cachetools import LRUCache
 
-from parley.broker.concurrency import WeightedSemaphore, gather
+from parley.broker.asyncio_helpers import WeightedSemaphore, gather
 from parley.broker.core.backoff import backoff
 from parley.broker.core.errors import BrokerUnavailable
 from parley.broker.jetstream import topology

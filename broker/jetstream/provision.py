@@ -22,7 +22,9 @@ from nats.js.errors import APIError, NotFoundError
 from parley.broker.core.errors import TopologyMismatch, TopologyRefused
 from parley.broker.core.messages import MAX_TIMEOUT_SECONDS
 from parley.broker.jetstream import topology
-from parley.broker.jetstream.differences import (
+from parley.broker.jetstream.nats_client import NotAllowed
+from parley.broker.jetstream.refusals import NAME_IN_USE, NO_STORAGE, STORE_FAILED, refused
+from parley.broker.jetstream.stream_differences import (
     TOLERATED,
     Difference,
     When,
@@ -30,8 +32,6 @@ from parley.broker.jetstream.differences import (
     stops_a_start,
     stream_differences,
 )
-from parley.broker.jetstream.nats_client import NotAllowed
-from parley.broker.jetstream.refusals import NAME_IN_USE, NO_STORAGE, STORE_FAILED, refused
 
 log = logging.getLogger("parley.broker")
 

@@ -16,8 +16,8 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from parley.broker.core.errors import BrokerUnavailable, StreamNotFound
+from parley.broker.jetstream.acks_and_pulls import next_subject, pull_request
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS
-from parley.broker.jetstream.consumer_protocol import next_subject, pull_request
 from parley.broker.jetstream.forgeries import Forgery
 from parley.broker.jetstream.jetstream import JetStream
 

@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from parley.broker.core.errors import InvalidMessage
+from parley.broker.core.headers_and_ids import own_name
 from parley.broker.core.messages import (
     AgentCompleted,
     AgentFailed,
@@ -23,7 +24,6 @@ from parley.broker.core.messages import (
     decode,
     decode_ending,
 )
-from parley.broker.core.wire_names import own_name
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.object_store import get_object

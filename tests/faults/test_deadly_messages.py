@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from nats.js.errors import NotFoundError
 
+from parley.broker.core.headers_and_ids import own_name
 from parley.broker.core.messages import decode_ending
-from parley.broker.core.wire_names import own_name
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import EmbeddedNats

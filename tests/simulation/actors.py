@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parley.broker.core.messages import ErrorType, Usage
-from parley.broker.jetstream.consumer_protocol import nak
+from parley.broker.jetstream.acks_and_pulls import nak
 from parley.broker.jetstream.jetstream import JetStream
 from parley.workers.agent import Agent
-from parley.workers.job import Job
-from parley.workers.model.balancer import EndpointBalancer
-from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.job_message import Job
+from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.endpoint_failover import FailoverClient
 from parley.workers.model.http_client import ChatRequest
 from parley.workers.model.responses import Completion, ModelError
 from parley.workers.pool.job_book import RESEND_SECONDS
@@ -72,7 +72,7 @@ class Actor:
         self._pool = pool
         self.link = Link(server, self, name)
         wire = JetStream(as_client(self.link))
-        balancer = EndpointBalancer(
+        balancer = FailoverClient(
             Oracle(server.rng, moods),
             (Endpoint("http://oracle"),),
             now=wire.clock.now,

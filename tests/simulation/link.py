@@ -20,8 +20,8 @@ from nats.aio.msg import Msg
 from nats.js.api import PubAck, RawStreamMsg
 
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.acks_and_pulls import IN_PROGRESS, nak
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS
-from parley.broker.jetstream.consumer_protocol import IN_PROGRESS, nak
 from parley.broker.jetstream.forgeries import Forgeries
 from parley.broker.jetstream.nats_client import NatsClient
 from tests.simulation.faults import Fault, Kind

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from parley.broker.concurrency import BackgroundLoop
+from parley.broker.asyncio_helpers import BackgroundLoop
 from parley.broker.core.observer import Observer
 from parley.broker.jetstream import topology
-from parley.broker.jetstream.consumer_protocol import size_of
+from parley.broker.jetstream.acks_and_pulls import size_of
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.store_probe import PROBED, StoreProbe
 from parley.broker.jetstream.suspects import Suspects

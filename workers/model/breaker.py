@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from parley.broker.core.agent_error_table import POLICIES, Signal
 from parley.broker.core.backoff import backoff
-from parley.broker.core.error_policy import POLICIES, Signal
 from parley.broker.core.messages import ErrorType
 
 # The cool-down doubles up to this many times the first. With the defaults that is 5 s: shorter than all

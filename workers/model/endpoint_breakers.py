@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-from parley.broker.core.error_policy import Signal
+from parley.broker.core.agent_error_table import Signal
 from parley.workers.model.breaker import (
     Breaker,
     BreakerPolicy,
@@ -17,7 +17,7 @@ from parley.workers.model.breaker import (
     Failure,
     Permit,
 )
-from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.endpoint import Endpoint
 
 log = logging.getLogger("parley.workers")
 

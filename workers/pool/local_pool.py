@@ -5,11 +5,11 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Self
 
-from parley.broker.concurrency import BackgroundLoop
+from parley.broker.asyncio_helpers import BackgroundLoop
 from parley.broker.core.reply_subjects import WORKER_INBOX
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.jetstream import JetStream
-from parley.workers.job import Job
+from parley.workers.job_message import Job
 from parley.workers.pool.pool import WorkerConfig, WorkerPool, start_worker
 from parley.workers.worker import Worker
 

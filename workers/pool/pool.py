@@ -9,14 +9,14 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from parley.broker.concurrency import BackgroundLoop, Capacity
+from parley.broker.asyncio_helpers import BackgroundLoop, Capacity
 from parley.broker.jetstream.jetstream import JetStream
 from parley.workers.agent import Agent
-from parley.workers.job import Job
-from parley.workers.model.balancer import EndpointBalancer
+from parley.workers.job_message import Job
 from parley.workers.model.breaker import BreakerPolicy
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
-from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.endpoint_failover import FailoverClient
 from parley.workers.model.http_client import ModelClient
 from parley.workers.model.pool_endpoint_status import EndpointStatus, EndpointStatuses
 from parley.workers.pool.job_book import RESEND_SECONDS, JobBook
@@ -141,7 +141,7 @@ async def start_worker(config: WorkerConfig, wire: JetStream, stack: AsyncExitSt
             api_key=config.api_key, timeouts=config.timeouts, stream=config.stream, connections=config.slots
         )
     )
-    balancer = EndpointBalancer(
+    balancer = FailoverClient(
         model,
         tuple(Endpoint(url) for url in config.endpoints),
         config.retry,

@@ -11,7 +11,7 @@ from typing import Any
 from parley.broker.core.errors import ParleyError, Unavailable
 from parley.workers.pool import local_ray, ray_reachability
 from parley.workers.pool.actor import WorkerActor
-from parley.workers.pool.blocking import BlockingThread
+from parley.workers.pool.blocking_thread import BlockingThread
 from parley.workers.pool.pool import WorkerConfig
 from parley.workers.pool.ray_private import InstalledCode, RayError, asks_for_token, ray, stay_on_loopback
 

@@ -17,12 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from parley.broker.concurrency import BackgroundLoop
+from parley.broker.asyncio_helpers import BackgroundLoop
 from parley.broker.core.reply_subjects import SERVICE_INBOX
+from parley.broker.jetstream.acks_and_pulls import nak
 from parley.broker.jetstream.connection import close, connect
-from parley.broker.jetstream.consumer_protocol import nak
 from parley.broker.jetstream.nats_client import NatsClient
-from parley.workers.job import Job
+from parley.workers.job_message import Job
 from parley.workers.pool.actor import FLUSH_SECONDS
 from parley.workers.pool.job_book import RESEND_SECONDS
 from parley.workers.pool.pool import WorkerConfig, WorkerPool

@@ -8,6 +8,7 @@ It knows shapes and bounds. It does not know streams, NATS or time.
     endings    the two endings, and the status
 """
 
+from parley.broker.core.headers_and_ids import OWN_NAME
 from parley.broker.core.messages.agents import (
     AgentCancel,
     AgentCompleted,
@@ -53,7 +54,6 @@ from parley.broker.core.messages.requests import (
     DeliberationRequested,
     Sampling,
 )
-from parley.broker.core.wire_names import OWN_NAME
 
 __all__ = [
     "MAX_AGENTS",

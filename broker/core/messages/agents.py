@@ -110,7 +110,7 @@ class Usage(Message):
 
 
 class ErrorType(StrEnum):
-    """The closed set of `error_type`. `parley.broker.core.error_policy` says what each one means."""
+    """The closed set of `error_type`. `parley.broker.core.agent_error_table` says what each one means."""
 
     RATE_LIMITED = "rate_limited"
     SERVER_ERROR = "server_error"

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
+from parley.broker.core.headers_and_ids import ending_msg_id
 from parley.broker.core.messages import DeliberationFailed
-from parley.broker.core.wire_names import ending_msg_id
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.handlers import ending_lookup

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from nats.aio.msg import Msg
 
-from parley.broker.concurrency import Capacity
+from parley.broker.asyncio_helpers import Capacity
 from parley.broker.core.messages import AgentRequested
 from parley.broker.core.reply_subjects import SERVICE_INBOX
 from parley.broker.jetstream import connection as connecting

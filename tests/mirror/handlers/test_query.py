@@ -5,6 +5,7 @@ import time
 import pytest
 from nats.aio.msg import Msg
 
+from parley.broker.core.headers_and_ids import own_name
 from parley.broker.core.messages import (
     AgentOutcome,
     AgentRunning,
@@ -14,7 +15,6 @@ from parley.broker.core.messages import (
 )
 from parley.broker.core.reply_subjects import SERVICE_INBOX
 from parley.broker.core.tally import CancelRequested, DeadlineReached, Event, Refused, Reported, Requested
-from parley.broker.core.wire_names import own_name
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.forgeries import Forgery

@@ -6,7 +6,7 @@ import pytest
 from parley.broker.core.errors import SettingsError, TopologyMismatch
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.embedded import EmbeddedNats
-from parley.console import FAILED, OK
+from parley.cli_common import FAILED, OK
 from parley.provisioning import run
 from parley.settings import load
 

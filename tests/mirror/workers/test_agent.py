@@ -1,4 +1,4 @@
-"""From one agent's request to its outcome. How the balancer gets an answer is in model/test_balancer.py."""
+"""From one agent's request to its outcome. How the balancer gets an answer is in model/test_endpoint_failover.py."""
 
 import asyncio
 from typing import Any
@@ -8,9 +8,9 @@ import pytest
 from parley.broker.core.messages import AgentCompleted, AgentFailed, AgentOutcome, AgentRequested, ErrorType
 from parley.broker.core.timestamps import format_timestamp
 from parley.workers.agent import Agent
-from parley.workers.model.balancer import EndpointBalancer
 from parley.workers.model.call_policy import RetryPolicy
-from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.endpoint_failover import FailoverClient
 from parley.workers.model.http_client import ChatRequest
 from parley.workers.model.responses import Completion, ModelError
 from tests.mirror.workers import work
@@ -28,7 +28,7 @@ class Bench:
         self.clock = Clock()
         self.model = ScriptedModel(self.clock, script, call_seconds)
         retry, now = RetryPolicy(attempts), self.clock.now
-        balancer = EndpointBalancer(
+        balancer = FailoverClient(
             self.model, THREE[:1], retry, now=now, sleep=self.clock.sleep, jitter=lambda: 1.0
         )
         self.agent = Agent(balancer, "some-model", now)
@@ -113,7 +113,7 @@ async def test_a_cancelled_agent_raises_and_makes_no_outcome() -> None:
             await asyncio.Event().wait()
             raise AssertionError("unreachable")
 
-    task = asyncio.create_task(Agent(EndpointBalancer(Silent(), THREE), "m", Clock().now).answer(work()))
+    task = asyncio.create_task(Agent(FailoverClient(Silent(), THREE), "m", Clock().now).answer(work()))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

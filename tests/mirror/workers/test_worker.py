@@ -36,11 +36,11 @@ from parley.broker.jetstream.provision import Wanted, provision
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.workers import worker as worker_module
 from parley.workers.agent import Agent
-from parley.workers.job import Job
+from parley.workers.job_message import Job
 from parley.workers.model import large_answers
-from parley.workers.model.balancer import EndpointBalancer
 from parley.workers.model.call_policy import RetryPolicy
-from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.endpoint_failover import FailoverClient
 from parley.workers.model.http_client import ChatRequest, ModelClient
 from parley.workers.model.responses import Completion
 from parley.workers.recent_cancels import Cancels
@@ -170,7 +170,7 @@ async def working(
 ) -> AsyncIterator[Worker]:
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(ModelClient())
-        balancer = EndpointBalancer(client, [Endpoint(model.url)], RetryPolicy(attempts=1))
+        balancer = FailoverClient(client, [Endpoint(model.url)], RetryPolicy(attempts=1))
         worker = Worker(
             queue.wire, Agent(balancer, DEFAULT_MODEL, time.time), ack_wait_seconds, cancels or Cancels()
         )
@@ -628,9 +628,7 @@ async def test_a_bug_gives_the_work_back_and_is_logged(
             raise ZeroDivisionError
 
     monkeypatch.setattr(worker_module, "BUG_RETRY_SECONDS", 0.1)
-    worker = Worker(
-        queue.wire, Agent(EndpointBalancer(Buggy(), [Endpoint("http://nowhere")]), "m", time.time)
-    )
+    worker = Worker(queue.wire, Agent(FailoverClient(Buggy(), [Endpoint("http://nowhere")]), "m", time.time))
     await worker.start()
     worker.start_jobs(await queue.jobs(work()))
     await settled(worker, 1)

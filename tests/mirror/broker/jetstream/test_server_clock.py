@@ -11,7 +11,7 @@ import nats.errors
 import pytest
 from nats.aio.msg import Msg
 
-from parley.broker.concurrency import BackgroundLoop
+from parley.broker.asyncio_helpers import BackgroundLoop
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream import server_clock
 from parley.broker.jetstream.jetstream import JetStream

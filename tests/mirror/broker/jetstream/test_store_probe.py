@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from parley.broker.concurrency import BackgroundLoop
+from parley.broker.asyncio_helpers import BackgroundLoop
 from parley.broker.core.errors import BrokerUnavailable, StoreFull
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect

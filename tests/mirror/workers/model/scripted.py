@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from parley.broker.core.messages import ErrorType, Usage
-from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.endpoint import Endpoint
 from parley.workers.model.http_client import PROBE_MESSAGES, ChatRequest
 from parley.workers.model.responses import Completion, ModelError
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from parley.broker.core.error_policy import Signal
+from parley.broker.core.agent_error_table import Signal
 from parley.broker.core.messages import ErrorType
 from parley.workers.model.breaker import (
     LONGEST_COOLDOWNS,

@@ -1,4 +1,4 @@
-"""The pauses between two calls. What they do to an agent's attempts is in test_balancer.py."""
+"""The pauses between two calls. What they do to an agent's attempts is in test_endpoint_failover.py."""
 
 import random
 

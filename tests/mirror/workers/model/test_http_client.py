@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from parley.broker.core.error_policy import Signal
+from parley.broker.core.agent_error_table import Signal
 from parley.broker.core.messages import MAX_FIGURE, ErrorType, Usage
 from parley.workers.model import responses
 from parley.workers.model.call_policy import CallTimeouts
-from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.endpoint import Endpoint
 from parley.workers.model.http_client import ChatRequest, ModelClient
 from parley.workers.model.responses import (
     MAX_ANSWER_BYTES,

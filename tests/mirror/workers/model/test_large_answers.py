@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from parley.workers.model import large_answers
-from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.endpoint import Endpoint
 from parley.workers.model.http_client import ModelClient
 from parley.workers.model.large_answers import LARGE_BYTES, LargeAnswer, job, wait_turn
 from tests.harness import ModelServer, model_server

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from parley.broker.core.messages import DeliberationCompleted
-from parley.workers.job import MAX_JOB_BYTES
+from parley.workers.job_message import MAX_JOB_BYTES
 from parley.workers.pool.job_book import RESEND_SECONDS
 from parley.workers.pool.ray_pool import RayPool
 from tests.harness import ACK_WAIT_SECONDS, ModelServer, Running, until

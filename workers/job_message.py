@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.traceparent import parse_traceparent
 from parley.broker.jetstream import topology
-from parley.broker.jetstream.consumer_protocol import reply_pattern
+from parley.broker.jetstream.acks_and_pulls import reply_pattern
 
 # The two limits together bound what waits for an actor to read it: 8 MiB. nats-server disconnects a reader that has
 # 64 MiB to read. A larger job, or one too many, goes as a call.

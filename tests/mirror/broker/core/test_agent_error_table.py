@@ -1,6 +1,6 @@
 """The table of error types: whole, and as the contract shows it."""
 
-from parley.broker.core.error_policy import POLICIES, Signal
+from parley.broker.core.agent_error_table import POLICIES, Signal
 from parley.broker.core.messages import ErrorType
 
 

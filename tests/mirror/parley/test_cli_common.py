@@ -3,7 +3,7 @@
 import pytest
 import typer
 
-from parley.console import print_error, run_command
+from parley.cli_common import print_error, run_command
 
 
 async def forty_two() -> int:

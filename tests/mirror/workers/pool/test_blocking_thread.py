@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from parley.workers.pool.blocking import BlockingThread
+from parley.workers.pool.blocking_thread import BlockingThread
 
 
 async def test_a_call_is_waited_for_and_its_exception_is_raised() -> None:

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from parley.workers.model.endpoint_address import Endpoint, preference_order
+from parley.workers.model.endpoint import Endpoint, preference_order
 
 THREE = tuple(Endpoint(f"http://gpu-{name}:8000") for name in "abc")
 

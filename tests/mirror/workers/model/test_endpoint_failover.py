@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from parley.broker.core.error_policy import POLICIES
+from parley.broker.core.agent_error_table import POLICIES
 from parley.broker.core.messages import ErrorType
 from parley.broker.core.timestamps import format_timestamp
-from parley.workers.model.balancer import TOO_LATE, EndpointBalancer
 from parley.workers.model.breaker import BreakerPolicy, BreakerState
 from parley.workers.model.call_policy import RetryPolicy
-from parley.workers.model.endpoint_address import Endpoint, preference_order
+from parley.workers.model.endpoint import Endpoint, preference_order
+from parley.workers.model.endpoint_failover import TOO_LATE, FailoverClient
 from parley.workers.model.http_client import PROBE_MESSAGES, ChatRequest
 from parley.workers.model.responses import Completion, ModelError
 from tests.harness import fresh, until
@@ -27,7 +27,7 @@ ASK = ChatRequest(model="some-model", messages=[{"role": "user", "content": "Say
 
 
 async def ask(
-    balancer: EndpointBalancer,
+    balancer: FailoverClient,
     task_id: str | None = None,
     *,
     deadline: float | None = None,
@@ -55,7 +55,7 @@ class Bench:
     ) -> None:
         self.clock = Clock()
         self.model = ScriptedModel(self.clock, script, call_seconds)
-        self.balancer = EndpointBalancer(
+        self.balancer = FailoverClient(
             self.model,
             endpoints,
             retry or RetryPolicy(),
@@ -214,7 +214,7 @@ class Servers:
         self.waiting = 0
         self.black_holes: set[Endpoint] = set()
         self.bug = False
-        self.balancer = EndpointBalancer(self, endpoints, retry, policy)
+        self.balancer = FailoverClient(self, endpoints, retry, policy)
 
     async def complete(self, endpoint: Endpoint, request: ChatRequest, *, seconds: float) -> Completion:
         (self.probed if request.messages == PROBE_MESSAGES else self.called).append(endpoint)

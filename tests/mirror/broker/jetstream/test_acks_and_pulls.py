@@ -5,7 +5,7 @@ import json
 import nats.errors
 import pytest
 
-from parley.broker.jetstream.consumer_protocol import (
+from parley.broker.jetstream.acks_and_pulls import (
     nak,
     next_subject,
     parse_reply,

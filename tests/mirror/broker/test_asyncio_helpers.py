@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from parley.broker import concurrency
-from parley.broker.concurrency import BackgroundLoop, Capacity, Turns, WeightedSemaphore, gather
+from parley.broker import asyncio_helpers
+from parley.broker.asyncio_helpers import BackgroundLoop, Capacity, Turns, WeightedSemaphore, gather
 from parley.broker.core.errors import ParleyError
 
 
@@ -141,7 +141,7 @@ async def test_a_waiter_that_gives_up_holds_nothing() -> None:
 async def test_a_background_loop_starts_again_after_each_error_until_it_returns(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(concurrency, "RESTART_SECONDS", 0.0)
+    monkeypatch.setattr(asyncio_helpers, "RESTART_SECONDS", 0.0)
     errors: list[Exception] = [ParleyError("NATS is away"), ZeroDivisionError("a bug")]
     ended = asyncio.Event()
 
@@ -167,7 +167,7 @@ async def test_a_background_loop_starts_again_after_each_error_until_it_returns(
 async def test_an_error_that_comes_at_each_start_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(concurrency, "RESTART_SECONDS", 0.0)
+    monkeypatch.setattr(asyncio_helpers, "RESTART_SECONDS", 0.0)
     errors = [ParleyError("no right")] * 5 + [ParleyError("no stream")]
     ended = asyncio.Event()
 
@@ -193,7 +193,7 @@ async def test_a_background_loop_that_is_cancelled_does_not_start_again(
         failed.set()
         raise ParleyError("NATS is away")
 
-    monkeypatch.setattr(concurrency, "RESTART_SECONDS", 0.01)
+    monkeypatch.setattr(asyncio_helpers, "RESTART_SECONDS", 0.01)
     background = BackgroundLoop(loop, "the loop")
     await failed.wait()
     await asyncio.sleep(0)  # the end is noticed
@@ -222,7 +222,7 @@ async def test_pieces_begin_one_a_round_of_the_loop() -> None:
 
 
 async def test_after_a_long_piece_others_have_as_much_time() -> None:
-    turns, long = Turns(), 4 * concurrency.LONG_SECONDS
+    turns, long = Turns(), 4 * asyncio_helpers.LONG_SECONDS
     ended = list[float]()
 
     async def piece() -> float:

@@ -10,7 +10,7 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.forgeries import Forgery
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient as Nats
-from parley.broker.jetstream.stream_of import may_acknowledge, stream_of
+from parley.broker.jetstream.subject_streams import may_acknowledge, stream_of
 
 
 @pytest.mark.parametrize(

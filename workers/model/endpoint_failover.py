@@ -1,6 +1,6 @@
 """Gets an answer from several endpoints: chooses one, calls it, retries, and probes those that were down.
 
-`EndpointBalancer.complete` retries errors that may pass, with jittered backoff, each time at the task's next
+`FailoverClient.complete` retries errors that may pass, with jittered backoff, each time at the task's next
 endpoint. No wait outlives the deadline. Endpoints whose breaker is open are passed over. If all are open, the
 caller waits as long as its backoffs would have taken together, then gets the failure that opened the breaker.
 
@@ -16,12 +16,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from parley.broker.core.error_policy import POLICIES, Signal
+from parley.broker.core.agent_error_table import POLICIES, Signal
 from parley.broker.core.messages import ErrorType
 from parley.broker.core.timestamps import format_timestamp
 from parley.workers.model.breaker import BreakerPolicy, BreakerState, Failure, Permit
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
-from parley.workers.model.endpoint_address import Endpoint, preference_order
+from parley.workers.model.endpoint import Endpoint, preference_order
 from parley.workers.model.endpoint_breakers import EndpointBreakers
 from parley.workers.model.http_client import PROBE_MESSAGES, ChatRequest
 from parley.workers.model.responses import Completion, ModelError
@@ -38,7 +38,7 @@ class ChatModel(Protocol):
 
 
 @dataclass(slots=True)
-class EndpointBalancer:
+class FailoverClient:
     """All agents of a worker share one. Close it with `close`.
 
     `endpoints`: at least one. `probe_seconds`: the limit of a probe, connection included. `now`: since the
