@@ -28,10 +28,12 @@ from parley.broker.core.messages import (
 )
 from parley.broker.core.observer import Observer
 from parley.broker.core.tally import Tally
+from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.object_store import REFUSED_SECONDS
 from parley.broker.jetstream.outcome_cache import OutcomeCache
+from parley.broker.jetstream.stored_ending import ending_of
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import purge_timer_headers
 from parley.handlers.ending_lookup import EndingLookup
@@ -255,13 +257,26 @@ class EndingPublisher:
             log.warning("the timer of %s has been replaced by another message", tally.task_id)
             headers = trace_headers(tally)
             ack = await self._jetstream.publish(subject, body, msg_id=msg_id, headers=headers)
-        if ack.duplicate and not await self.lookup.holds(tally.task_id, ack.seq):
-            # A message of another client has our Msg-Id, by accident or to suppress the ending. Under another Msg-Id
-            # the tally's mark alone keeps the ending at one.
+        if ack.duplicate and not await self._is_at(tally, ack.seq):
+            # A message of another client has our Msg-Id, by accident or to suppress the ending; or an earlier
+            # deliberation of the name has it, whose tally was lost. Under the request's own Msg-Id it is stored once.
             ack = await self._jetstream.publish(
                 subject, body, msg_id=f"{msg_id}:{tally.request_seq}", headers=headers
             )
         return ack.seq
+
+    async def _is_at(self, tally: Tally, seq: int) -> bool:
+        """Whether the ending of this very deliberation is stored at `seq`, not that of an earlier one of its name."""
+        stored = await self.lookup.get(tally.task_id, seq)
+        if stored is None or stored.at is None or stored.at >= tally.accepted_at:
+            return stored is not None
+        # The clock of the server that stored it may be behind: then it says when this one was decided.
+        assert tally.verdict is not None
+        ending = ending_of(stored, tally.task_id)
+        if ending is None:
+            return False
+        said = ending.completed_at if isinstance(ending, DeliberationCompleted) else ending.timestamp
+        return said == format_timestamp(tally.verdict.decided_at)
 
     async def _find(self, tally: Tally) -> int | None:
         """The place of an ending that was stored so long ago that its Msg-Id may be forgotten, and was never marked."""

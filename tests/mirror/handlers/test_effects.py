@@ -339,6 +339,31 @@ async def test_a_message_with_the_endings_msg_id_does_not_suppress_the_ending(
     assert bench.notes.lines == ["ended completed"]
 
 
+async def test_an_earlier_ending_of_the_name_does_not_stand_for_that_of_a_later_request(bench: Bench) -> None:
+    """A tally was lost, and its name is asked for again while the server remembers the ending's Msg-Id."""
+    first, later = Process(bench.wire, bench.notes), Process(bench.wire, bench.notes)
+    first.began = time.time()
+    await first.requested("t-1", agents=1)
+    await first.apply("t-1", CancelRequested("enough"))
+    earlier = present(await bench.tally_of("t-1")).ending_seq
+    await bench.js.purge_stream(topology.TALLIES)
+    later.began = time.time()
+    await later.requested("t-1", agents=1)
+    await later.apply("t-1", *await stored(bench, answer_of("t-1", ONE)))
+    tally = present(await bench.tally_of("t-1"))
+    message = present(await bench.wire.get(topology.DELIBERATIONS, tally.ending_seq or 0))
+    assert message.subject == topology.COMPLETED
+    unmarked = tally.model_copy(update={"ending_seq": None})
+    tallies = TallyStore(bench.wire, keep_seconds=60)
+    await EndingPublisher(bench.wire, tallies, Notes(), claim_check_bytes=CLAIM_CHECK_BYTES).publish(unmarked)
+    endings = await bench.all_of(topology.DELIBERATIONS, "deliberation.")
+    assert [one.seq for one in endings if one.subject in (topology.COMPLETED, topology.FAILED)] == [
+        earlier,
+        tally.ending_seq,
+    ]
+    assert bench.notes.lines == ["ended cancelled", "ended completed"]
+
+
 async def test_an_unreadable_outcome_does_not_prevent_its_ending(bench: Bench, process: Process) -> None:
     await process.requested("t-1", agents=2)
     seq = (await bench.wire.publish(topology.AGENT_COMPLETED, b'{"written": "by another version"}')).seq
