@@ -86,6 +86,10 @@ class Subscriber:
         # finished.
         self._on_its_way = 0
         self._here = 0
+        # Statuses on their way: each makes it ask again.
+        self._statuses = 0
+        # The connection came back, and only a status was on its way: it is checked once that has come.
+        self._to_check = False
         self.here_bytes = 0
 
     @property
@@ -97,6 +101,9 @@ class Subscriber:
     def ask(self) -> None:
         server = self._server
         if self._process.dead or self._busy:
+            return
+        if self._process.link.stopped:
+            self._process.link.when_awake(self.ask)
             return
         if server.now < server.away_until:
             server.loop.call_at(server.away_until, self.ask)
@@ -126,9 +133,14 @@ class Subscriber:
 
     def on_status(self, status: str, pending: int, pending_bytes: int, description: str) -> None:
         def end() -> None:
+            self._statuses -= 1
             self.window.end_request(status, pending, pending_bytes, description)
-            self.ask()
+            if self._to_check:
+                self._ask_once_back()
+            else:
+                self.ask()
 
+        self._statuses += 1
         # After the messages that were sent before it.
         if self.window.limit_bytes is not None:
             self._server.loop.call_at(self._server.now + 0.001, self._process.link.when_awake, end)
@@ -148,8 +160,19 @@ class Subscriber:
 
         self._process.link.when_awake(look)
 
+    def stopped(self) -> None:
+        """Its process stands still: what it asked for expires at the server, which sends it nothing from then on."""
+        self._server.loop.call_later(REQUEST_SECONDS, self._expire_stopped)
+
+    def _expire_stopped(self) -> None:
+        if self._process.link.stopped:
+            self._consumer.expire(self)
+
     def reconnected(self) -> None:
         self.window.lose_connection()
+        self._ask_once_back()
+
+    def _ask_once_back(self) -> None:
         faults = len(self._server.pulls.struck)
         self.ask()
         slots = self._outside
@@ -160,6 +183,9 @@ class Subscriber:
             and self.window.has_room
         )
         waits = self._here or self._on_its_way or self._consumer.requested(self)
+        self._to_check = not waits and self._statuses > 0
+        if self._to_check:
+            return
         holds(
             Invariant.ROOM_ASKED,
             bool(waits) or not could or len(self._server.pulls.struck) > faults,
@@ -406,6 +432,8 @@ class Process:
     def pause(self, seconds: float) -> None:
         """As SIGSTOP does: it goes on later, with the messages that it holds."""
         self.link.stop(seconds)
+        for subscriber in self._subscribers:
+            subscriber.stopped()
 
     def close(self) -> None:
         for loop in self._loops:

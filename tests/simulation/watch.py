@@ -137,7 +137,7 @@ class Watcher:
             record, known.lost, known.tally = known, False, tally
             counted = {outcome.seq for outcome in tally.phase.outcomes.values()}
         elif before is None or (known is not None and known.lost):
-            if key in self.records:
+            if key in self.records and not self._without_trace(self.records[key]):
                 raise Violation(
                     Invariant.ONE_ENDING, f"request {tally.request_seq} of {tally.task_id} was recorded twice"
                 )
@@ -163,6 +163,11 @@ class Watcher:
             self.seen[f"ended {tally.state}"] += 1
         if tally.ending_seq is not None:
             self._marked(record, tally)
+
+    def _without_trace(self, record: Record) -> bool:
+        """Whether nothing that is stored tells that it has ended: its tally was forgotten in its time, and others
+        had removed its ending."""
+        return record.marked and not record.endings and record.forgotten_at <= self.server.now
 
     def _decided_now(self, tally: Tally) -> None:
         """Check that a decision is neither of the future nor older than its request: its message may have waited."""
