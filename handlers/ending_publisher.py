@@ -266,24 +266,25 @@ class EndingPublisher:
         return ack.seq
 
     async def _is_at(self, tally: Tally, seq: int) -> bool:
-        """Whether the ending of this very deliberation is stored at `seq`, not that of an earlier one of its name."""
-        stored = await self.lookup.get(tally.task_id, seq)
-        if stored is None or stored.at is None or stored.at >= tally.accepted_at:
-            return stored is not None
-        # The clock of the server that stored it may be behind: then it says when this one was decided.
+        """Whether the ending of this very deliberation is stored at `seq`, not that of an earlier one of its name:
+        that was decided before this one was asked for, even if it was stored later."""
         assert tally.verdict is not None
-        ending = ending_of(stored, tally.task_id)
+        stored = await self.lookup.get(tally.task_id, seq)
+        ending = ending_of(stored, tally.task_id) if stored is not None else None
         if ending is None:
             return False
-        said = ending.completed_at if isinstance(ending, DeliberationCompleted) else ending.timestamp
-        return said == format_timestamp(tally.verdict.decided_at)
+        decided = ending.completed_at if isinstance(ending, DeliberationCompleted) else ending.timestamp
+        # Timestamps of one form are in the order of their letters. 0.1.0 decided by its own clock, maybe too early.
+        own = format_timestamp(tally.verdict.decided_at)
+        return decided == own or decided >= format_timestamp(tally.accepted_at)
 
     async def _find(self, tally: Tally) -> int | None:
         """The place of an ending that was stored so long ago that its Msg-Id may be forgotten, and was never marked."""
         assert tally.verdict is not None
         if self._jetstream.clock.now() - tally.verdict.decided_at < MSG_ID_SECONDS:
             return None
-        return await self.lookup.find(tally.task_id, tally.accepted_at)
+        seq = await self.lookup.find(tally.task_id, tally.accepted_at)
+        return seq if seq is not None and await self._is_at(tally, seq) else None
 
 
 def trace_headers(tally: Tally) -> dict[str, str]:

@@ -83,7 +83,8 @@ class Phase(BaseModel, frozen=True):
 
 
 class Decision(BaseModel, frozen=True):
-    """How the deliberation ended, and when that was decided. `error` is empty if it completed.
+    """How the deliberation ended, and when that was decided: not before it was asked for. `error` is empty if it
+    completed.
 
     `by`: the sequence of the outcome (in AGENT_RESPONSES) or the cancel (in REQUESTS) that decided it; else None.
     """
@@ -265,7 +266,7 @@ def _refused(tally: Tally | None, event: Refused, now: float) -> Reaction:
         request_seq=event.seq,
         accepted_at=event.at,
         deadline=event.at,
-        verdict=Decision(error=event.error, decided_at=now),
+        verdict=Decision(error=event.error, decided_at=max(now, event.at)),
         reply_to=event.reply_to,
         traceparent=event.traceparent,
     )
@@ -325,7 +326,8 @@ def _deadline(tally: Tally, now: float, by: int | None = None) -> Reaction:
 
 
 def _end(old: Tally, cause: Cause, to: State, now: float, error: str = "", by: int | None = None) -> Reaction:
-    verdict = Decision(error=error, decided_at=now, by=by)
+    # Servers' clocks differ, and what was answered to an earlier asker of the name may be the last that was needed.
+    verdict = Decision(error=error, decided_at=max(now, old.accepted_at), by=by)
     ended = old.model_copy(update={"state": move(old.state, cause, to), "verdict": verdict})
     return Reaction(ended, _ending_effects(ended))
 

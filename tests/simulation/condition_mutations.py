@@ -8,6 +8,7 @@ from unittest.mock import patch
 from nats.js.api import StreamConfig
 
 from parley.broker.core import endings
+from parley.broker.core.tally import Tally
 from parley.broker.jetstream import jetstream, tally_store, topology
 from parley.broker.jetstream.jetstream import StoredMessage
 from parley.broker.jetstream.server_clock import ServerClock
@@ -15,6 +16,7 @@ from parley.broker.jetstream.tally_cache import Entry
 from parley.handlers.deadline_recovery import DeadlineRecovery
 from parley.handlers.deadline_watch import DeadlineWatch
 from parley.handlers.effects import EffectRunner
+from parley.handlers.ending_publisher import EndingPublisher
 from parley.handlers.ending_results import EndingResults
 from parley.handlers.lost_tally import LostTally
 from parley.handlers.pull_window import PullWindow
@@ -57,6 +59,10 @@ async def _looks_for_no_ending(self: EffectRunner, task_id: str, seq: int, at: f
 
 async def _ends_nothing(self: LostTally, task_id: str, request_seq: int | None, now: float) -> None:
     return None
+
+
+async def _any_ending_of_the_name(self: EndingPublisher, tally: Tally, seq: int) -> bool:
+    return await self.lookup.holds(tally.task_id, seq)
 
 
 def _reads_new_tallies_only(stored: StoredMessage | None) -> Entry:
@@ -145,6 +151,12 @@ CONDITION_MUTATIONS = (
         "a lost tally has no ending",
         Invariant.AN_ENDING,
         _method(LostTally, "end", _ends_nothing),
+        condition=Losses,
+    ),
+    Mutation(
+        "takes an earlier deliberation's ending for its own",
+        Invariant.MARK_KEPT,
+        _method(EndingPublisher, "_is_at", _any_ending_of_the_name),
         condition=Losses,
     ),
     Mutation(

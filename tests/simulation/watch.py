@@ -186,11 +186,24 @@ class Watcher:
             raise Violation(
                 Invariant.MARK_KEPT, f"{tally.task_id} is marked {tally.ending_seq}, where its ending is not"
             )
+        if self._is_anothers(record, tally.ending_seq):
+            raise Violation(
+                Invariant.MARK_KEPT,
+                f"{tally.task_id} of request {tally.request_seq} is marked {tally.ending_seq}, the ending of an earlier one",
+            )
         self._met(record)
         if tally.reply_to is not None and not record.sent and not self._struck("inbox"):
             raise Violation(
                 Invariant.HEARD, f"{tally.task_id} is marked, and {tally.reply_to} was sent nothing"
             )
+
+    def _is_anothers(self, record: Record, seq: int | None) -> bool:
+        """Whether the ending at `seq` is that of another deliberation of the same name."""
+        return any(
+            seq in [ending.seq for ending in other.endings]
+            for (name, _), other in self.records.items()
+            if name == record.tally.task_id and other is not record
+        )
 
     def _met(self, record: Record) -> None:
         """Note whether two messages that may have decided it are being handled, between its verdict and its mark."""
@@ -299,6 +312,8 @@ class Watcher:
             record = self._live[str(payload(data)["task_id"])]
             if kept_seq in [ending.seq for ending in record.endings]:
                 self._carried(record)
+            elif self._is_anothers(record, kept_seq):
+                self.seen["ending's Msg-Id still an earlier deliberation's"] += 1
             else:
                 self.seen["ending's Msg-Id taken by a stranger"] += 1
                 record.squatted = True

@@ -339,15 +339,18 @@ async def test_a_message_with_the_endings_msg_id_does_not_suppress_the_ending(
     assert bench.notes.lines == ["ended completed"]
 
 
-async def test_an_earlier_ending_of_the_name_does_not_stand_for_that_of_a_later_request(bench: Bench) -> None:
-    """A tally was lost, and its name is asked for again while the server remembers the ending's Msg-Id."""
+@pytest.mark.parametrize("ago", [0.0, 20.0, 1_000.0], ids=["stored before", "stored after", "long ago"])
+async def test_an_earlier_ending_of_the_name_does_not_stand_for_that_of_a_later_request(
+    bench: Bench, ago: float
+) -> None:
+    """A tally was lost, and its name is asked for again while the server remembers the ending's Msg-Id. The earlier
+    ending may be stored after the later request, where NATS was away."""
     first, later = Process(bench.wire, bench.notes), Process(bench.wire, bench.notes)
-    first.began = time.time()
+    first.began, later.began = time.time() - ago, time.time() - ago + 2
     await first.requested("t-1", agents=1)
     await first.apply("t-1", CancelRequested("enough"))
     earlier = present(await bench.tally_of("t-1")).ending_seq
     await bench.js.purge_stream(topology.TALLIES)
-    later.began = time.time()
     await later.requested("t-1", agents=1)
     await later.apply("t-1", *await stored(bench, answer_of("t-1", ONE)))
     tally = present(await bench.tally_of("t-1"))
@@ -362,6 +365,21 @@ async def test_an_earlier_ending_of_the_name_does_not_stand_for_that_of_a_later_
         tally.ending_seq,
     ]
     assert bench.notes.lines == ["ended cancelled", "ended completed"]
+
+
+async def test_an_ending_that_was_decided_by_a_clock_that_is_behind_is_stored_once(bench: Bench) -> None:
+    """0.1.0 decides by its own clock."""
+    process = Process(bench.wire, bench.notes)
+    await process.requested("t-1", agents=1)
+    tally = present((await process.apply("t-1", CancelRequested("enough"))).tally)
+    early = present(tally.verdict).model_copy(update={"decided_at": tally.accepted_at - 0.3})
+    behind = tally.model_copy(update={"task_id": "t-2", "verdict": early})
+    for _ in range(2):
+        tallies = TallyStore(bench.wire, keep_seconds=60)
+        await EndingPublisher(bench.wire, tallies, Notes(), claim_check_bytes=CLAIM_CHECK_BYTES).publish(
+            behind
+        )
+    assert len(await bench.endings_of("t-2")) == 1
 
 
 async def test_an_unreadable_outcome_does_not_prevent_its_ending(bench: Bench, process: Process) -> None:

@@ -2,6 +2,7 @@
 made again (as `StreamKeeper` does within seconds)."""
 
 import random
+from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,19 @@ class Losses(Condition):
         )
         self.begins = BEGINNING + asked.at + about
         self.made_again = self.begins + rng.random() * _MADE_SECONDS
+        if self.loss in (Loss.TALLY, Loss.JUNK) and rng.random() < 0.5:
+            self._ask_again(rng.choice((0.01, 1.0, 1.0 + timeout)))
+
+    def _ask_again(self, after: float) -> None:
+        """The client finds nothing of it, and asks again under the same name, `after` seconds after the loss."""
+        at = self.begins - BEGINNING + after
+        asked = tuple(
+            replace(one, acts=(*one.acts, replace(one.acts[0], at=at, headers={})))
+            if one.task_id == self.task_id
+            else one
+            for one in self.plan.asked
+        )
+        self.plan = replace(self.plan, asked=asked)
 
     def begin(self, history: "History") -> None:
         server = history.server

@@ -167,6 +167,15 @@ def test_an_outcome_that_was_stored_long_before_the_request_is_an_earlier_delibe
     assert react(tally, answered(ONE), ACCEPTED - 1).note == ""  # two servers' clocks
 
 
+@pytest.mark.parametrize("before", [0.3, 59.0])
+def test_nothing_is_decided_before_it_was_asked_for(before: float) -> None:
+    """By another server's clock, or by what was answered to an earlier asker of the name."""
+    ended = after(answered(ONE), now=ACCEPTED - before, num_agents=1)
+    assert ended.verdict == Decision(decided_at=ACCEPTED, by=1)
+    rejected = react(None, refused(), ACCEPTED - before).tally
+    assert present(present(rejected).verdict).decided_at == ACCEPTED
+
+
 @pytest.mark.parametrize(
     ("seq", "at", "counts"),
     [
