@@ -8,8 +8,8 @@ from typing import Protocol
 from benchmarks.question import MODEL, QUESTION, TEMPERATURE, prompt
 from parley.broker.core.messages import DeliberationCompleted
 from parley.client import Client
-from parley.workers.model.endpoint import Endpoint
-from parley.workers.model.http_client import ChatRequest, ModelClient
+from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.model_client import ChatRequest, ModelClient
 
 
 class System(Protocol):

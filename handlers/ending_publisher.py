@@ -30,13 +30,13 @@ from parley.broker.core.observer import Observer
 from parley.broker.core.tally import Tally
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.ending_check import ending_of
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.object_store import REFUSED_SECONDS
 from parley.broker.jetstream.outcome_cache import OutcomeCache
-from parley.broker.jetstream.stored_ending import ending_of
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import purge_timer_headers
-from parley.handlers.ending_lookup import EndingLookup
+from parley.handlers.ending_dedup import EndingLookup
 from parley.handlers.ending_results import EndingResults
 
 log = logging.getLogger("parley.handlers")

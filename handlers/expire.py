@@ -7,7 +7,7 @@ from parley.broker.core.tally import DeadlineReached
 from parley.broker.jetstream import topology
 from parley.handlers.delivery import ACK, Delivery, Settlement
 from parley.handlers.effects import EffectRunner
-from parley.handlers.lost_tally import LostTally
+from parley.handlers.lost_tally_ending import LostTally
 
 _PREFIX = topology.deadline_subject("")
 

@@ -19,7 +19,7 @@ from nats.errors import NotJSMessageError
 
 from parley.broker.asyncio_helpers import BackgroundLoop
 from parley.broker.jetstream.acks_and_pulls import next_subject, pull_request, reply_pattern, size_of
-from parley.broker.jetstream.forgeries import Forgery
+from parley.broker.jetstream.forgery_counts import Forgery
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.topology import Durable
 from parley.handlers import pull_window

@@ -17,11 +17,11 @@ from parley.broker.core.messages import (
 from parley.broker.core.states import State
 from parley.broker.core.tally import Tally
 from parley.broker.jetstream import topology
-from parley.broker.jetstream.forgeries import Forgery
+from parley.broker.jetstream.ending_check import ending_of
+from parley.broker.jetstream.forgery_counts import Forgery
 from parley.broker.jetstream.jetstream import JetStream
-from parley.broker.jetstream.stored_ending import ending_of
 from parley.broker.jetstream.tally_store import TallyStore
-from parley.handlers.untaken_requests import UntakenRequests
+from parley.handlers.pending_lookup import UntakenRequests
 
 _SHOWN = {
     State.PENDING: "PENDING",

@@ -11,8 +11,8 @@ from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.provision import Findings
 from parley.broker.jetstream.scan import scan
 from parley.broker.jetstream.topology import Durable
-from parley.broker.jetstream.trimming import Floor, Needed, first_unsettled, is_filling
-from parley.handlers.deadline_recovery import BATCH, unfinished_tally
+from parley.broker.jetstream.trim_rules import Floor, Needed, first_unsettled, is_filling
+from parley.handlers.deadline_rearm import BATCH, unfinished_tally
 
 log = logging.getLogger("parley.handlers")
 

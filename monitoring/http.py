@@ -13,7 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from parley.broker.asyncio_helpers import BackgroundLoop
 from parley.monitoring import asyncapi
 from parley.monitoring.check_runner import Check, problems
-from parley.monitoring.connections import BACKLOG, Connections
+from parley.monitoring.http_connection_limits import BACKLOG, Connections
 from parley.monitoring.metrics import Metrics
 
 _ASSETS = {"asyncapi.js": "text/javascript", "asyncapi.css": "text/css"}

@@ -16,7 +16,7 @@ from parley.broker.core.messages import AgentFailed, AgentOutcome, DeliberationC
 from parley.broker.core.observer import Observer
 from parley.broker.core.states import ENDINGS, State
 from parley.broker.jetstream import topology
-from parley.broker.jetstream.forgeries import Forgery
+from parley.broker.jetstream.forgery_counts import Forgery
 from parley.workers.model.pool_endpoint_status import EndpointStatus
 
 # The roles with their own prompts. Callers may invent other names; all of those count as OTHER.

@@ -25,26 +25,26 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import check_server, close, connect, connect_options
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient
+from parley.broker.jetstream.poison_messages import Suspects
 from parley.broker.jetstream.provision import Extent, provision
 from parley.broker.jetstream.store_probe import StoreProbe
-from parley.broker.jetstream.suspects import Suspects
 from parley.broker.jetstream.tally_store import TallyStore
-from parley.handlers.admission import Admission
 from parley.handlers.aggregate import Aggregate
 from parley.handlers.cancel import Cancel
-from parley.handlers.deadline_recovery import DeadlineRecovery
-from parley.handlers.deadline_watch import DeadlineWatch
+from parley.handlers.deadline_rearm import DeadlineRecovery
 from parley.handlers.dispatch import Dispatch
 from parley.handlers.effects import EffectRunner
 from parley.handlers.ending_publisher import EndingPublisher
 from parley.handlers.expire import Expire
 from parley.handlers.faststream_private import ServiceBroker
 from parley.handlers.intake import Bounds, Intake
-from parley.handlers.lost_tally import LostTally
+from parley.handlers.intake_backpressure import Admission
+from parley.handlers.lost_tally_ending import LostTally
 from parley.handlers.old_consumers import OldConsumers, old_puller
+from parley.handlers.overdue_deadlines import DeadlineWatch
 from parley.handlers.pull import PullSubscriber
 from parley.handlers.query import Query
-from parley.handlers.query_replies import Answers
+from parley.handlers.query_responder import Answers
 from parley.handlers.routes import Handlers, Part, declare, declare_all
 from parley.handlers.settle import Runner, Settler
 from parley.handlers.trimmer import Trimmer
@@ -53,8 +53,8 @@ from parley.monitoring.check_runner import Check
 from parley.monitoring.metrics import Metrics
 from parley.settings import Settings
 from parley.stream_keeper import OnLook, StreamKeeper
-from parley.workers.model.endpoint import Endpoint
-from parley.workers.model.http_client import ModelClient
+from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.model_client import ModelClient
 from parley.workers.model.readiness import ModelReadiness, find
 from parley.workers.model.responses import ModelError
 from parley.workers.pool.local_pool import LocalPool

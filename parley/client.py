@@ -31,9 +31,9 @@ from parley.broker.jetstream.connection import close
 from parley.broker.jetstream.connection import connect as open_connection
 from parley.broker.jetstream.deadletters import DeadLetters
 from parley.broker.jetstream.direct_reads import read_all, read_last
+from parley.broker.jetstream.ending_check import ending_of
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.object_store import get_object
-from parley.broker.jetstream.stored_ending import ending_of
 from parley.find_nats import find_nats
 
 # The service ends a deliberation within one second of its deadline. After this long, waiting is in vain.

@@ -15,8 +15,8 @@ from parley.broker.jetstream.provision import Extent, provision
 from parley.broker.jetstream.store_probe import StoreProbe
 from parley.settings import Settings
 from parley.workers import prompts
-from parley.workers.model.endpoint import Endpoint
-from parley.workers.model.http_client import ModelClient
+from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.model_client import ModelClient
 from parley.workers.model.readiness import ONE_TOKEN_SECONDS, advice, find, generate
 from parley.workers.model.responses import ModelError, ServedModel
 from parley.workers.pool.ray_reachability import check_reachable, parse_address

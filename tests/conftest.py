@@ -31,7 +31,7 @@ SLOW = (
     "tests/mirror/broker/jetstream/test_connection.py::test_every_verb_says_that_the_broker_is_away",
     "tests/mirror/broker/jetstream/test_connection.py::test_what_was_refused_while_nats_was_away_is_not_sent_later",
     "tests/mirror/broker/jetstream/test_tally_store.py::test_without_the_bucket_nothing_is_decided",
-    "tests/mirror/handlers/test_deadline_recovery.py",
+    "tests/mirror/handlers/test_deadline_rearm.py",
     "tests/mirror/monitoring/test_asyncapi.py",
     "tests/mirror/parley/test_cli.py",
     "tests/mirror/parley/test_deadletters.py",

@@ -14,7 +14,7 @@ from parley.broker.core.messages import (
 from parley.broker.core.timestamps import format_timestamp, parse_timestamp
 from parley.workers import prompts
 from parley.workers.model.endpoint_failover import FailoverClient
-from parley.workers.model.http_client import ChatRequest
+from parley.workers.model.model_client import ChatRequest
 from parley.workers.model.responses import ModelError
 
 

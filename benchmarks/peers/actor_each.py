@@ -11,8 +11,8 @@ from typing import Any
 
 from benchmarks.question import MODEL, TEMPERATURE, prompt
 from benchmarks.systems import System
-from parley.workers.model.endpoint import Endpoint
-from parley.workers.model.http_client import ChatRequest, ModelClient
+from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.model_client import ChatRequest, ModelClient
 
 
 class Agent:

@@ -6,8 +6,8 @@ from taskiq import TaskiqEvents, TaskiqState
 
 from benchmarks.peers.taskiq_nats import CALLS, broker_of
 from benchmarks.question import MODEL, TEMPERATURE, prompt
-from parley.workers.model.endpoint import Endpoint
-from parley.workers.model.http_client import ChatRequest, ModelClient
+from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.model_client import ChatRequest, ModelClient
 
 _endpoint = Endpoint(os.environ["BENCH_MODEL_URL"])
 _request = ChatRequest(MODEL, prompt(), temperature=TEMPERATURE)

@@ -19,8 +19,8 @@ from benchmarks.scenarios.full_server import PAIRS, WINDOW_SECONDS, compare, jud
 from parley.broker.core.messages import DeliberationCompleted
 from parley.broker.jetstream.embedded import embedded_nats
 from parley.client import connect
-from parley.workers.model.endpoint import Endpoint
-from parley.workers.model.http_client import ChatRequest, ModelClient
+from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.model_client import ChatRequest, ModelClient
 from tests.rig.service import served
 from tests.rig.vllm.install import installed
 from tests.rig.vllm.model import written

@@ -19,7 +19,7 @@ from typing import assert_never
 
 from pydantic import BaseModel, Field
 
-from parley.broker.core.events import (
+from parley.broker.core.events_and_effects import (
     ArmDeadline,
     CancelRequested,
     DeadlineReached,

@@ -25,7 +25,7 @@ from parley.broker.core.errors import (
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.core.url_masking import masked
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS, reason, unavailable
-from parley.broker.jetstream.forgeries import Forgery
+from parley.broker.jetstream.forgery_counts import Forgery
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.server_clock import ServerClock
 from parley.broker.jetstream.store_health import StoreHealth

@@ -22,7 +22,7 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, ConsumerInfo, PubAck
 from pydantic_core import from_json
 
-from parley.broker.jetstream.forgeries import Forgeries
+from parley.broker.jetstream.forgery_counts import Forgeries
 from parley.broker.jetstream.nats_mends import MendedClient
 
 log = logging.getLogger("parley.nats")

@@ -23,7 +23,7 @@ from parley.broker.core.errors import TopologyMismatch, TopologyRefused
 from parley.broker.core.messages import MAX_TIMEOUT_SECONDS
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.nats_client import NotAllowed
-from parley.broker.jetstream.refusals import NAME_IN_USE, NO_STORAGE, STORE_FAILED, refused
+from parley.broker.jetstream.provision_errors import NAME_IN_USE, NO_STORAGE, STORE_FAILED, refused
 from parley.broker.jetstream.stream_differences import (
     TOLERATED,
     Difference,

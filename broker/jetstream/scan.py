@@ -18,7 +18,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from parley.broker.core.errors import BrokerUnavailable, StreamNotFound
 from parley.broker.jetstream.acks_and_pulls import next_subject, pull_request
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS
-from parley.broker.jetstream.forgeries import Forgery
+from parley.broker.jetstream.forgery_counts import Forgery
 from parley.broker.jetstream.jetstream import JetStream
 
 # Messages a request. nats-py drops what a subscription holds beyond 128 MiB; with the usual limit of 1 MiB a message

@@ -60,7 +60,7 @@ MAX_WAITING = 512
 
 # What each stream may hold, as a share of the storage budget. A quarter of the budget is in no share: timers and
 # endings (DELIBERATIONS has no limit of its own, because schedules allow only one that drops the oldest timer).
-# TALLIES: a part of its share is for tallies that exist (`parley.handlers.admission`).
+# TALLIES: a part of its share is for tallies that exist (`parley.handlers.intake_backpressure`).
 SHARES = {
     REQUESTS: 1 / 16,
     AGENT_REQUESTS: 1 / 16,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from parley.broker.core.messages import AgentRequested
 from parley.workers import prompts
-from parley.workers.model.endpoint import Endpoint
-from parley.workers.model.http_client import ChatRequest, ModelClient
+from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.model_client import ChatRequest, ModelClient
 from tests.harness import fresh, until
 from tests.live.service import Front, front
 from tests.live.stage import AT_WORK, KEY, Stage

@@ -11,9 +11,9 @@ from parley.broker.jetstream.acks_and_pulls import nak
 from parley.broker.jetstream.jetstream import JetStream
 from parley.workers.agent import Agent
 from parley.workers.job_message import Job
-from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_failover import FailoverClient
-from parley.workers.model.http_client import ChatRequest
+from parley.workers.model.model_client import ChatRequest
 from parley.workers.model.responses import Completion, ModelError
 from parley.workers.pool.job_book import RESEND_SECONDS
 from parley.workers.pool.pool import WorkerPool

@@ -36,7 +36,7 @@ def virtual_time() -> Iterator[None]:
     """While the block lasts, the handlers read the clock of the running loop, and draw their tokens from it."""
     with (
         patch("parley.broker.jetstream.server_clock.time", VirtualTime),
-        patch("parley.handlers.deadline_recovery.time", VirtualTime),
+        patch("parley.handlers.deadline_rearm.time", VirtualTime),
         patch("parley.broker.jetstream.object_store.secrets", CountedTokens),
     ):
         yield

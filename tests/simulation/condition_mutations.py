@@ -13,12 +13,12 @@ from parley.broker.jetstream import jetstream, tally_store, topology
 from parley.broker.jetstream.jetstream import StoredMessage
 from parley.broker.jetstream.server_clock import ServerClock
 from parley.broker.jetstream.tally_cache import Entry
-from parley.handlers.deadline_recovery import DeadlineRecovery
-from parley.handlers.deadline_watch import DeadlineWatch
+from parley.handlers.deadline_rearm import DeadlineRecovery
 from parley.handlers.effects import EffectRunner
 from parley.handlers.ending_publisher import EndingPublisher
 from parley.handlers.ending_results import EndingResults
-from parley.handlers.lost_tally import LostTally
+from parley.handlers.lost_tally_ending import LostTally
+from parley.handlers.overdue_deadlines import DeadlineWatch
 from parley.handlers.pull_window import PullWindow
 from tests.simulation.clock import VirtualTime
 from tests.simulation.conditions.absence import Absence

@@ -83,10 +83,10 @@ def simulated() -> Iterator[None]:
     try:
         with (
             virtual_time(),
-            patch("parley.handlers.deadline_recovery.scan", scan),
-            patch("parley.handlers.ending_lookup.scan", scan),
-            patch("parley.handlers.lost_tally.scan", scan),
-            patch("parley.handlers.untaken_requests.scan", scan),
+            patch("parley.handlers.deadline_rearm.scan", scan),
+            patch("parley.handlers.ending_dedup.scan", scan),
+            patch("parley.handlers.lost_tally_ending.scan", scan),
+            patch("parley.handlers.pending_lookup.scan", scan),
         ):
             yield
     finally:

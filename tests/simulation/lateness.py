@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS
-from parley.handlers.deadline_recovery import LEAST_SWEEP_SECONDS
-from parley.handlers.deadline_watch import MARKING_SECONDS
+from parley.handlers.deadline_rearm import LEAST_SWEEP_SECONDS
+from parley.handlers.overdue_deadlines import MARKING_SECONDS
 from tests.simulation.faults import TWO_HANDS, Kind, Struck
 
 PROMISED_SECONDS = 1.0

@@ -22,7 +22,7 @@ from nats.js.api import PubAck, RawStreamMsg
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.acks_and_pulls import IN_PROGRESS, nak
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS
-from parley.broker.jetstream.forgeries import Forgeries
+from parley.broker.jetstream.forgery_counts import Forgeries
 from parley.broker.jetstream.nats_client import NatsClient
 from tests.simulation.faults import Fault, Kind
 from tests.simulation.old_version import as_old

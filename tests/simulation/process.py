@@ -11,21 +11,21 @@ from parley.broker.core.observer import Observer
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.acks_and_pulls import size_of
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.poison_messages import Suspects
 from parley.broker.jetstream.store_probe import PROBED, StoreProbe
-from parley.broker.jetstream.suspects import Suspects
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.aggregate import Aggregate
 from parley.handlers.cancel import Cancel
 from parley.handlers.deadline_book import DeadlineBook, Watched
-from parley.handlers.deadline_recovery import DeadlineRecovery
-from parley.handlers.deadline_watch import LOOK_SECONDS, OVERDUE_SECONDS, DeadlineWatch
+from parley.handlers.deadline_rearm import DeadlineRecovery
 from parley.handlers.delivery import Delivery
 from parley.handlers.dispatch import Dispatch
 from parley.handlers.effects import EffectRunner
 from parley.handlers.ending_publisher import EndingPublisher
 from parley.handlers.expire import Expire
 from parley.handlers.intake import Bounds, Intake
-from parley.handlers.lost_tally import LostTally
+from parley.handlers.lost_tally_ending import LostTally
+from parley.handlers.overdue_deadlines import LOOK_SECONDS, OVERDUE_SECONDS, DeadlineWatch
 from parley.handlers.pull import HandleBatch
 from parley.handlers.pull_window import REQUEST_SECONDS, PullWindow
 from parley.handlers.query import Query

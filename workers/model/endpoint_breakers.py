@@ -17,7 +17,7 @@ from parley.workers.model.breaker import (
     Failure,
     Permit,
 )
-from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.endpoint_address import Endpoint
 
 log = logging.getLogger("parley.workers")
 

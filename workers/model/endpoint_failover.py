@@ -9,6 +9,7 @@ that triggered it nor is cancelled with it.
 """
 
 import asyncio
+import hashlib
 import logging
 import random
 import time
@@ -21,9 +22,9 @@ from parley.broker.core.messages import ErrorType
 from parley.broker.core.timestamps import format_timestamp
 from parley.workers.model.breaker import BreakerPolicy, BreakerState, Failure, Permit
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
-from parley.workers.model.endpoint import Endpoint, preference_order
+from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_breakers import EndpointBreakers
-from parley.workers.model.http_client import PROBE_MESSAGES, ChatRequest
+from parley.workers.model.model_client import PROBE_MESSAGES, ChatRequest
 from parley.workers.model.responses import Completion, ModelError
 
 log = logging.getLogger("parley.workers")
@@ -181,3 +182,16 @@ class FailoverClient:
         others = f" (and {len(order) - 1} more)" if len(order) > 1 else ""
         since = f"the breaker of {order[0]}{others} is open since {format_timestamp(breaker.opened_at)}"
         return breaker.failure, f"{since}: {breaker.failure.text}"
+
+
+def preference_order(task_id: str, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
+    """The order in which a task tries the endpoints.
+
+    All its agents have the same order, so that they share one prefix cache. Rendezvous hashing: an endpoint
+    that is added or removed moves its own tasks only.
+    """
+
+    def weight(endpoint: Endpoint) -> bytes:
+        return hashlib.blake2b(f"{task_id}\n{endpoint.url}".encode(), digest_size=8).digest()
+
+    return sorted(endpoints, key=weight, reverse=True)

@@ -13,8 +13,8 @@ from typing import Self
 from parley.broker.core.agent_error_table import POLICIES
 from parley.broker.core.messages import ErrorType
 from parley.workers.model.breaker import BreakerState
-from parley.workers.model.endpoint import Endpoint
-from parley.workers.model.http_client import PROBE_MESSAGES, ChatRequest, ModelClient
+from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.model_client import PROBE_MESSAGES, ChatRequest, ModelClient
 from parley.workers.model.pool_endpoint_status import EndpointStatus
 from parley.workers.model.responses import MAX_ERROR_CHARACTERS, ModelError, ServedModel
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from parley.broker.core.agent_error_table import POLICIES, Signal
 from parley.broker.core.messages import MAX_FIGURE, ErrorType, Usage
-from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.endpoint_address import Endpoint
 
 # Larger than any answer that can be passed on: an outcome must fit into one NATS message (1 MiB).
 MAX_ANSWER_BYTES = 4 * 1024 * 1024

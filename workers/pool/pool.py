@@ -15,9 +15,9 @@ from parley.workers.agent import Agent
 from parley.workers.job_message import Job
 from parley.workers.model.breaker import BreakerPolicy
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
-from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_failover import FailoverClient
-from parley.workers.model.http_client import ModelClient
+from parley.workers.model.model_client import ModelClient
 from parley.workers.model.pool_endpoint_status import EndpointStatus, EndpointStatuses
 from parley.workers.pool.job_book import RESEND_SECONDS, JobBook
 from parley.workers.worker import Worker

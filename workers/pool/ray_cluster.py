@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from parley.broker.core.errors import ParleyError, Unavailable
-from parley.workers.pool import local_ray, ray_reachability
+from parley.workers.pool import local_ray_privacy, ray_reachability
 from parley.workers.pool.actor import WorkerActor
 from parley.workers.pool.blocking_thread import BlockingThread
 from parley.workers.pool.pool import WorkerConfig
@@ -90,9 +90,9 @@ class RayCluster:
             ray.init(address=self._address, **options)
         else:
             stay_on_loopback()
-            local_ray.protect_token()
-            self._session_folder = local_ray.session_folder(self._home)
-            with local_ray.in_private():
+            local_ray_privacy.protect_token()
+            self._session_folder = local_ray_privacy.session_folder(self._home)
+            with local_ray_privacy.in_private():
                 ray.init(
                     num_cpus=max(os.cpu_count() or 1, round(self._cpus + 0.5)),
                     include_dashboard=False,
@@ -100,7 +100,7 @@ class RayCluster:
                     _temp_dir=str(self._session_folder),
                     **options,
                 )
-            local_ray.protect_token()
+            local_ray_privacy.protect_token()
         self._head = ray_reachability.parse_address(str(ray.get_runtime_context().gcs_address))
 
     async def unreachable(self) -> str | None:
@@ -133,7 +133,7 @@ class RayCluster:
     def _leave(self) -> None:
         ray.shutdown()
         if self._session_folder is not None:
-            local_ray.remove_session(self._session_folder, self._home)
+            local_ray_privacy.remove_session(self._session_folder, self._home)
 
 
 def _reason(error: BaseException) -> str:

@@ -34,7 +34,7 @@ from parley.handlers.delivery import Delivery
 from parley.handlers.effects import EffectRunner
 from parley.handlers.ending_publisher import EndingPublisher
 from parley.handlers.intake import Bounds, Intake
-from parley.handlers.lost_tally import LostTally
+from parley.handlers.lost_tally_ending import LostTally
 from parley.handlers.settle import Handle, Runner, Settler
 from tests.harness import until
 from tests.mirror.broker import provisioned, send_raw

@@ -19,7 +19,7 @@ from parley.broker.jetstream import connection as connecting
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import connect_options
 from parley.broker.jetstream.embedded import embedded_nats
-from parley.broker.jetstream.forgeries import Forgery
+from parley.broker.jetstream.forgery_counts import Forgery
 from parley.broker.jetstream.topology import DISPATCH
 from parley.handlers import pull, pull_window
 from parley.handlers.delivery import Delivery

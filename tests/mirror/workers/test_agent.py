@@ -9,9 +9,9 @@ from parley.broker.core.messages import AgentCompleted, AgentFailed, AgentOutcom
 from parley.broker.core.timestamps import format_timestamp
 from parley.workers.agent import Agent
 from parley.workers.model.call_policy import RetryPolicy
-from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_failover import FailoverClient
-from parley.workers.model.http_client import ChatRequest
+from parley.workers.model.model_client import ChatRequest
 from parley.workers.model.responses import Completion, ModelError
 from tests.mirror.workers import work
 from tests.mirror.workers.model.scripted import DONE, START, THREE, Clock, ScriptedModel, trouble

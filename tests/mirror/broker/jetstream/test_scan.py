@@ -9,7 +9,7 @@ import pytest
 from parley.broker.core.errors import BrokerUnavailable, StreamNotFound
 from parley.broker.jetstream import connection, topology
 from parley.broker.jetstream.connection import close, connect
-from parley.broker.jetstream.forgeries import Forgery
+from parley.broker.jetstream.forgery_counts import Forgery
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.scan import scan

@@ -7,7 +7,7 @@ from nats.aio.msg import Msg
 
 from parley.broker.core.errors import BrokerUnavailable
 from parley.broker.jetstream import topology
-from parley.broker.jetstream.forgeries import Forgery
+from parley.broker.jetstream.forgery_counts import Forgery
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.subject_streams import may_acknowledge, stream_of

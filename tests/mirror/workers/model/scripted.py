@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Sequence
 
 from parley.broker.core.messages import ErrorType, Usage
-from parley.workers.model.endpoint import Endpoint
-from parley.workers.model.http_client import PROBE_MESSAGES, ChatRequest
+from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.model_client import PROBE_MESSAGES, ChatRequest
 from parley.workers.model.responses import Completion, ModelError
 
 START = 1_800_000_000.0

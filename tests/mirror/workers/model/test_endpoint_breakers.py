@@ -6,7 +6,7 @@ import math
 from parley.broker.core.agent_error_table import Signal
 from parley.broker.core.messages import ErrorType
 from parley.workers.model.breaker import BreakerPolicy, BreakerState, BreakerStatus, Failure, Permit
-from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_breakers import EndpointBreakers
 from tests import present
 from tests.harness import until

@@ -13,9 +13,9 @@ from parley.broker.core.messages import ErrorType
 from parley.broker.core.timestamps import format_timestamp
 from parley.workers.model.breaker import BreakerPolicy, BreakerState
 from parley.workers.model.call_policy import RetryPolicy
-from parley.workers.model.endpoint import Endpoint, preference_order
-from parley.workers.model.endpoint_failover import TOO_LATE, FailoverClient
-from parley.workers.model.http_client import PROBE_MESSAGES, ChatRequest
+from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.endpoint_failover import TOO_LATE, FailoverClient, preference_order
+from parley.workers.model.model_client import PROBE_MESSAGES, ChatRequest
 from parley.workers.model.responses import Completion, ModelError
 from tests.harness import fresh, until
 from tests.mirror.workers.model.scripted import DONE, START, THREE, Clock, ScriptedModel, trouble

@@ -9,8 +9,8 @@ import pytest
 from parley.broker.core.messages import ErrorType
 from parley.workers.model import readiness
 from parley.workers.model.breaker import BreakerState
-from parley.workers.model.endpoint import Endpoint
-from parley.workers.model.http_client import ModelClient
+from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.model_client import ModelClient
 from parley.workers.model.pool_endpoint_status import EndpointStatus
 from parley.workers.model.readiness import ModelReadiness, find
 from parley.workers.model.responses import ModelError

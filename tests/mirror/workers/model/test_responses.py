@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from parley.broker.core.agent_error_table import Signal
 from parley.broker.core.messages import ErrorType, Usage
-from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.responses import (
     MAX_ANSWER_BYTES,
     MAX_ERROR_CHARACTERS,

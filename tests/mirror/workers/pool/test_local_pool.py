@@ -13,7 +13,7 @@ from parley.broker.jetstream.provision import Wanted, provision
 from parley.workers.job_message import Job
 from parley.workers.model.breaker import BreakerPolicy
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
-from parley.workers.model.endpoint import Endpoint
+from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.pool.local_pool import LocalPool
 from parley.workers.pool.pool import WorkerConfig
 from parley.workers.simulator import DEFAULT_MODEL

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from parley.broker.jetstream.embedded import EmbeddedNats
-from parley.workers.pool import local_ray
-from parley.workers.pool.local_ray import (
+from parley.workers.pool import local_ray_privacy
+from parley.workers.pool.local_ray_privacy import (
     MAX_FOLDER_BYTES,
     in_private,
     protect_token,
@@ -140,4 +140,4 @@ def test_a_real_ray_keeps_to_its_user(nats_server: EmbeddedNats, tmp_path: Path)
 def test_rays_longest_socket_fits_the_bound() -> None:
     longest = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
     assert MAX_FOLDER_BYTES + len(longest) <= 107
-    assert len("/tmp/parley-12345678") < local_ray.MAX_FOLDER_BYTES
+    assert len("/tmp/parley-12345678") < local_ray_privacy.MAX_FOLDER_BYTES

@@ -1,8 +1,6 @@
-"""Where a model is served: an address with a secret password, and the order in which a task tries several."""
+"""Where a model is served: an address, with a secret password perhaps."""
 
-import hashlib
 from base64 import b64encode
-from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
@@ -41,16 +39,3 @@ class Endpoint:
     def __str__(self) -> str:
         """The URL for messages, its password masked: others read an outcome's `error`."""
         return masked(self.url)
-
-
-def preference_order(task_id: str, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
-    """The order in which a task tries the endpoints.
-
-    All its agents have the same order, so that they share one prefix cache. Rendezvous hashing: an endpoint
-    that is added or removed moves its own tasks only.
-    """
-
-    def weight(endpoint: Endpoint) -> bytes:
-        return hashlib.blake2b(f"{task_id}\n{endpoint.url}".encode(), digest_size=8).digest()
-
-    return sorted(endpoints, key=weight, reverse=True)

@@ -11,9 +11,9 @@ from parley.broker.core.messages import DeliberationFailed
 from parley.broker.core.tally import CancelRequested, Requested
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream, PubAck, StoredMessage
-from parley.handlers import deadline_watch
-from parley.handlers.deadline_watch import MARKING_SECONDS, OVERDUE_SECONDS, DeadlineWatch
+from parley.handlers import overdue_deadlines
 from parley.handlers.effects import EffectRunner
+from parley.handlers.overdue_deadlines import MARKING_SECONDS, OVERDUE_SECONDS, DeadlineWatch
 from tests import present
 from tests.harness import until
 from tests.mirror.handlers import (
@@ -141,7 +141,7 @@ async def test_a_tally_that_may_be_forgotten_before_its_deadline_is_not_watched(
 async def test_it_looks_now_and_then_but_not_while_the_store_is_full(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deadline_watch, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(overdue_deadlines, "LOOK_SECONDS", 0.01)
     effects = effects_of(bench)
     await recorded(effects, "t-1")
     await lose_timer(bench)

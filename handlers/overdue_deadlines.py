@@ -16,7 +16,7 @@ from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.store_probe import PROBED
 from parley.handlers.deadline_book import Watched
 from parley.handlers.effects import EffectRunner
-from parley.handlers.lost_tally import LostTally
+from parley.handlers.lost_tally_ending import LostTally
 
 log = logging.getLogger("parley.handlers")
 

@@ -8,9 +8,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from parley.monitoring import connections
-from parley.monitoring.connections import BACKLOG, Connections
+from parley.monitoring import http_connection_limits
 from parley.monitoring.http import application, serving
+from parley.monitoring.http_connection_limits import BACKLOG, Connections
 from parley.monitoring.metrics import Metrics
 
 
@@ -21,8 +21,8 @@ def address(url: str) -> tuple[str, int]:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "IDLE_SECONDS", 0.2)
-    monkeypatch.setattr(connections, "CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(http_connection_limits, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(http_connection_limits, "CHECK_SECONDS", 0.05)
 
 
 @pytest.mark.usefixtures("hasty")
@@ -69,7 +69,7 @@ async def test_a_slow_answer_is_not_cut_off() -> None:
 async def test_connections_too_many_are_refused_and_the_next_is_served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 4)
+    monkeypatch.setattr(http_connection_limits, "MAX_CONNECTIONS", 4)
     async with (
         serving(application(Metrics("m"), {}, {}), "127.0.0.1", 0) as url,
         aiohttp.ClientSession() as http,

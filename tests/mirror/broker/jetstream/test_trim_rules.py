@@ -4,7 +4,7 @@ import pytest
 
 from parley.broker.core.states import State
 from parley.broker.core.tally import Outcome, Phase, Tally
-from parley.broker.jetstream.trimming import Floor, Needed, first_unsettled, is_filling
+from parley.broker.jetstream.trim_rules import Floor, Needed, first_unsettled, is_filling
 
 
 @pytest.mark.parametrize(

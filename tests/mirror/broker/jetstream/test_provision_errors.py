@@ -3,7 +3,7 @@
 import pytest
 from nats.js.errors import APIError
 
-from parley.broker.jetstream.refusals import refused
+from parley.broker.jetstream.provision_errors import refused
 
 
 @pytest.mark.parametrize(

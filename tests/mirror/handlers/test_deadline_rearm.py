@@ -12,10 +12,10 @@ from parley.broker.core.timestamps import parse_timestamp
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import EXPIRY
-from parley.handlers.deadline_recovery import DeadlineRecovery
-from parley.handlers.deadline_watch import MARKING_SECONDS, OVERDUE_SECONDS, DeadlineWatch
+from parley.handlers.deadline_rearm import DeadlineRecovery
 from parley.handlers.effects import EffectRunner
 from parley.handlers.expire import Expire
+from parley.handlers.overdue_deadlines import MARKING_SECONDS, OVERDUE_SECONDS, DeadlineWatch
 from tests import present
 from tests.harness import until
 from tests.mirror.handlers import Bench, effects_of, lost_of, runner_of
@@ -178,7 +178,7 @@ async def test_a_regular_sweep_arms_only_what_is_overdue(bench: Bench, recover: 
 async def test_it_sweeps_regularly(
     bench: Bench, recover: DeadlineRecovery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("parley.handlers.deadline_recovery.SWEEP_SECONDS", 1.0)
+    monkeypatch.setattr("parley.handlers.deadline_rearm.SWEEP_SECONDS", 1.0)
     running = asyncio.create_task(recover.run())
     try:
         for name in ("one", "two", "three"):

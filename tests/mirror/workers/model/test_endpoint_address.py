@@ -4,7 +4,8 @@ from collections import Counter
 
 import pytest
 
-from parley.workers.model.endpoint import Endpoint, preference_order
+from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.endpoint_failover import preference_order
 
 THREE = tuple(Endpoint(f"http://gpu-{name}:8000") for name in "abc")
 

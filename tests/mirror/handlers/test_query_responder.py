@@ -7,9 +7,9 @@ from nats.aio.msg import Msg
 
 from parley.broker.core.messages import DeliberationGet, DeliberationStatus, decode
 from parley.broker.jetstream import topology
-from parley.broker.jetstream.forgeries import Forgery
-from parley.handlers import query_replies as answering
-from parley.handlers.query_replies import Answers
+from parley.broker.jetstream.forgery_counts import Forgery
+from parley.handlers import query_responder as answering
+from parley.handlers.query_responder import Answers
 from tests.harness import until
 from tests.mirror.handlers import Bench
 

@@ -18,8 +18,8 @@ from parley.broker.core.agent_error_table import Signal
 from parley.broker.core.messages import MAX_FIGURE, ErrorType, Usage
 from parley.workers.model import responses
 from parley.workers.model.call_policy import CallTimeouts
-from parley.workers.model.endpoint import Endpoint
-from parley.workers.model.http_client import ChatRequest, ModelClient
+from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.model_client import ChatRequest, ModelClient
 from parley.workers.model.responses import (
     MAX_ANSWER_BYTES,
     MAX_ERROR_CHARACTERS,

@@ -4,7 +4,7 @@ import pytest
 
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
-from parley.broker.jetstream.suspects import MAX_BEGUN, SUSPECT_DELIVERIES, Suspects
+from parley.broker.jetstream.poison_messages import MAX_BEGUN, SUSPECT_DELIVERIES, Suspects
 from parley.broker.jetstream.topology import AGGREGATE, INTAKE
 
 

@@ -21,8 +21,8 @@ from pydantic_core import to_json
 from parley.broker.core.messages import ErrorType
 from parley.workers.model import responses
 from parley.workers.model.call_policy import CallTimeouts
-from parley.workers.model.endpoint import Endpoint
-from parley.workers.model.large_answers import wait_turn
+from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.large_answer_limit import wait_turn
 from parley.workers.model.responses import Completion, ModelError, ServedModel
 
 # What a probe asks, for one token. A real prompt may take a minute, and all agents would wait for it.

@@ -9,12 +9,12 @@ from parley.broker.core.messages import DeliberationFailed
 from parley.broker.core.tally import CancelRequested
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.topology import EXPIRY, INTAKE, TALLIES
-from parley.handlers import lost_tally
-from parley.handlers.deadline_watch import DeadlineWatch
+from parley.handlers import lost_tally_ending
 from parley.handlers.effects import EffectRunner
 from parley.handlers.expire import Expire
 from parley.handlers.intake import Bounds, Intake
-from parley.handlers.lost_tally import LOST
+from parley.handlers.lost_tally_ending import LOST
+from parley.handlers.overdue_deadlines import DeadlineWatch
 from parley.handlers.query import Query
 from tests import present
 from tests.harness import until
@@ -148,7 +148,7 @@ async def test_a_strangers_deadline_that_names_anothers_request_ends_nothing(ben
 async def test_a_request_is_looked_for_among_so_many_only(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lost_tally, "MAX_READ", 2)
+    monkeypatch.setattr(lost_tally_ending, "MAX_READ", 2)
     for number in range(3):
         await bench.publish(topology.REQUESTED, {"task_description": "x", "task_id": f"t-{number}"})
     effects = effects_of(bench)

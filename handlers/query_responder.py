@@ -14,7 +14,7 @@ from parley.broker.core.errors import BrokerUnavailable
 from parley.broker.core.messages import DeliberationStatus
 from parley.broker.core.reply_subjects import DEFAULT_PREFIXES, may_answer
 from parley.broker.jetstream import topology
-from parley.broker.jetstream.forgeries import Forgery
+from parley.broker.jetstream.forgery_counts import Forgery
 from parley.broker.jetstream.jetstream import JetStream
 
 log = logging.getLogger("parley.handlers")

@@ -29,8 +29,8 @@ from parley.broker.core.tally import Tally
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.scan import scan
-from parley.handlers.deadline_watch import MARKING_SECONDS, OVERDUE_SECONDS, DeadlineWatch
 from parley.handlers.effects import EffectRunner
+from parley.handlers.overdue_deadlines import MARKING_SECONDS, OVERDUE_SECONDS, DeadlineWatch
 
 log = logging.getLogger("parley.handlers")
 

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from parley.broker.jetstream.forgeries import Forgeries, Forgery
+from parley.broker.jetstream.forgery_counts import Forgeries, Forgery
 
 
 def test_the_first_of_a_kind_is_logged_and_all_are_counted(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,8 +10,8 @@ from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.provision import Wanted, examine, provision
 from parley.broker.jetstream.tally_store import TallyStore
-from parley.handlers.admission import OPEN_SHARE, WAIT_SECONDS, Admission
 from parley.handlers.delivery import ACK, Delivery, Retry, Settlement
+from parley.handlers.intake_backpressure import OPEN_SHARE, WAIT_SECONDS, Admission
 
 # The bucket gets 320 KiB of it.
 SMALL = 2**20
