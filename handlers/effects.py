@@ -84,6 +84,11 @@ class EffectRunner:
         """Whether a deliberation of this name is in the tally store."""
         return await self._tallies.read(task_id) is not None
 
+    @property
+    def keep_seconds(self) -> float:
+        """How long a tally stays after its ending is published."""
+        return self._tallies.keep_seconds
+
     async def ended_before(self, task_id: str, seq: int, at: float, count: int) -> int | None:
         """Where the ending of this request is, if it has ended and its tally is forgotten; else None.
 
@@ -95,7 +100,11 @@ class EffectRunner:
         tally = await self._tallies.read(task_id)
         if tally is not None and tally.request_seq <= seq:
             return None
-        return await self._endings.lookup.find(task_id, at)
+        place = await self._endings.lookup.find(task_id, at)
+        if place is not None:
+            # Another delivery of this request may have recorded it meanwhile, and be publishing that ending.
+            tally = await self._tallies.read(task_id)
+        return None if tally is not None and tally.request_seq <= seq else place
 
     async def send_ending(self, task_id: str, seq: int, reply_to: str) -> None:
         """Send the ending that is stored at `seq` in DELIBERATIONS to one more asker."""

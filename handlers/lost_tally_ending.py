@@ -46,12 +46,18 @@ class LostTally:
             # It may not be taken in yet; or another process deleted what could not be read, and died then.
             log.warning("an early deadline of %s: it comes again at its time", task_id)
             await self._effects.arm_for(task_id, request.seq, self._intake.deadline_of(request))
-        elif await self._effects.ended_before(task_id, request.seq, request.at, request.count) is None:
+        elif not await self._has_ended(task_id, request, guessed=request_seq is None):
             log.error("the tally of %s is lost: it ends as failed", task_id)
             await self._intake.abandon(request, LOST)
 
+    async def _has_ended(self, task_id: str, request: Delivery[object], *, guessed: bool) -> bool:
+        """Whether its ending is stored. `guessed`: the request may be a second asker's, and the ending is from shortly
+        before it then."""
+        since = request.at - self._effects.keep_seconds if guessed else request.at
+        return await self._effects.ended_before(task_id, request.seq, since, request.count) is not None
+
     async def _request(self, task_id: str, seq: int | None, now: float) -> Delivery[object] | None:
-        """The request as if it had been delivered before."""
+        """The newest request of that name, or the one at `seq`, as if it had been delivered before."""
         if seq is None and OWN_NAME.fullmatch(task_id):
             seq = int(task_id.partition("-")[2])
         since = now - MAX_TIMEOUT_SECONDS if seq is None else None
@@ -59,18 +65,18 @@ class LostTally:
             self._jetstream, topology.REQUESTS, topology.REQUESTED, first=seq or 1, since=since,
             batch=_BATCH if seq is None else 1,
         )  # fmt: skip
-        read = 0
+        read, newest = 0, None
         async with aclosing(stored) as messages:
             async for message in messages:
                 found = _delivered_again(message)
                 if (readable_task_id(message.data) or own_name(found.seq)) == task_id:
-                    return found
+                    newest = found
                 if seq is not None:
-                    return None  # another's: a stranger's deadline must not end it
+                    return newest  # if another's, none: a stranger's deadline must not end it
                 read += 1
                 if read == MAX_READ:
-                    return None
-        return None
+                    break
+        return newest
 
 
 def _delivered_again(message: Msg) -> Delivery[object]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from parley.broker.core.messages import DeliberationStatus
 from parley.broker.core.states import MOVES, State
 from parley.broker.core.tally import Tally
+from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.store_probe import PROBED
 from tests.simulation.consumer import Consumer
@@ -243,8 +244,9 @@ class Watcher:
     # ── endings ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _ending(self, kept: Kept) -> None:
-        task_id = str(payload(kept.data)["task_id"])
-        record = self._live.get(task_id)
+        body = payload(kept.data)
+        task_id = str(body["task_id"])
+        record = self._decided_before(task_id, body) or self._live.get(task_id)
         if record is None or not record.tally.ended:
             raise Violation(Invariant.AGREES, f"an ending of {task_id} is stored that no tally decided")
         record.endings.append(kept)
@@ -262,10 +264,21 @@ class Watcher:
         late = kept.at - record.tally.deadline
         faults, condition = self.server.faults.struck, self.server.condition
         excused = allowed(faults, record.tally.deadline) + (condition.late(record) if condition else 0.0)
-        if record.tally.phases and late > excused:
+        if record.tally.phases and late > excused and record is self._live[task_id]:
             raise Violation(
                 Invariant.IN_TIME, f"the ending of {task_id} came {late:.3f} s after its deadline"
             )
+
+    def _decided_before(self, task_id: str, ending: dict[str, object]) -> Record | None:
+        """The earlier deliberation of the name, its tally lost, whose ending was on its way while the name was asked for
+        again."""
+        decided = ending.get("completed_at") or ending.get("timestamp")
+        for (name, _), record in self.records.items():
+            verdict = record.tally.verdict
+            earlier = name == task_id and record.ever_lost and record is not self._live[task_id]
+            if earlier and verdict is not None and format_timestamp(verdict.decided_at) == decided:
+                return record
+        return None
 
     def _results(self, kept: Kept) -> list[dict[str, object]]:
         """An ending's results, from the object store if they are there."""

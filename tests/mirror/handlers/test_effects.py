@@ -63,8 +63,8 @@ class Process:
 
     def __init__(self, wire: JetStream, notes: Notes | None = None) -> None:
         tallies = TallyStore(wire, keep_seconds=60)
-        endings = EndingPublisher(wire, tallies, notes or Notes(), claim_check_bytes=CLAIM_CHECK_BYTES)
-        self.effects = EffectRunner(wire, tallies, endings)
+        self.endings = EndingPublisher(wire, tallies, notes or Notes(), claim_check_bytes=CLAIM_CHECK_BYTES)
+        self.effects = EffectRunner(wire, tallies, self.endings)
 
     async def requested(
         self, task_id: str, agents: int = 3, seconds: float = 60.0, reply_to: str | None = None
@@ -365,6 +365,19 @@ async def test_an_earlier_ending_of_the_name_does_not_stand_for_that_of_a_later_
         tally.ending_seq,
     ]
     assert bench.notes.lines == ["ended cancelled", "ended completed"]
+
+
+async def test_a_request_that_is_recorded_meanwhile_has_not_ended_before(
+    bench: Bench, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its other delivery is publishing the ending that the look-up found, and has not marked it."""
+
+    async def finds(task_id: str, since: float) -> int:
+        await process.requested(task_id)
+        return 5
+
+    monkeypatch.setattr(process.endings.lookup, "find", finds)
+    assert await process.effects.ended_before("t-1", 1, process.began, 2) is None
 
 
 async def test_an_ending_that_was_decided_by_a_clock_that_is_behind_is_stored_once(bench: Bench) -> None:

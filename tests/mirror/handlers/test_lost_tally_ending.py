@@ -104,6 +104,27 @@ async def test_one_that_has_ended_and_is_forgotten_does_not_end_again(bench: Ben
     assert (await only_ending(bench, "t-1")).status == "cancelled"
 
 
+@pytest.mark.parametrize(
+    ("keep_seconds", "endings"), [(0.0, 2), (180.0, 1)], ids=["used again", "asked twice"]
+)
+async def test_of_a_name_that_was_asked_for_again_the_newest_request_ends(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, keep_seconds: float, endings: int
+) -> None:
+    """Where no deadline says which request it was: one that came while the ended tally was kept was a second asker's."""
+    effects = await ask(bench)
+    await effects.apply("t-1", [(CancelRequested("enough"), effects.now())])
+    if endings == 2:
+        await purged(bench, "t-1")
+    await ask(bench)
+    await overwritten(bench, "t-1")
+    monkeypatch.setattr(EffectRunner, "keep_seconds", keep_seconds)
+    await lost_of(bench, effects).end("t-1", None, effects.now() + 1_000)
+    told = [
+        ending.error for ending in await bench.endings_of("t-1") if isinstance(ending, DeliberationFailed)
+    ]
+    assert told == ["cancelled: enough", LOST][:endings]
+
+
 @pytest.mark.parametrize("seq", [None, 7])
 async def test_a_deadline_of_nothing_ends_nothing(bench: Bench, seq: int | None) -> None:
     effects = effects_of(bench)
