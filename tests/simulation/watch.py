@@ -199,9 +199,12 @@ class Watcher:
             )
 
     def _is_anothers(self, record: Record, seq: int | None) -> bool:
-        """Whether the ending at `seq` is that of another deliberation of the same name."""
+        """Whether the ending at `seq` is that of another deliberation of the name, decided before this was asked for.
+        One that was decided later may stand for both."""
         return any(
             seq in [ending.seq for ending in other.endings]
+            and other.tally.verdict is not None
+            and other.tally.verdict.decided_at < record.tally.accepted_at
             for (name, _), other in self.records.items()
             if name == record.tally.task_id and other is not record
         )
