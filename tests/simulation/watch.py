@@ -481,6 +481,13 @@ class Watcher:
         if record.ever_lost:
             later = self._live[record.tally.task_id]
             return record.marked or len(record.endings) == 1 or (later is not record and later.marked)
+        if not record.endings and record.marked and record.tally.task_id in self._spoilt:
+            # That of an earlier one, decided after this was asked for (see `_is_anothers`), stands for it.
+            seq, records = record.tally.ending_seq, self.records.items()
+            earlier = [
+                other for (name, _), other in records if name == record.tally.task_id and other.ever_lost
+            ]
+            return any(seq == ending.seq for other in earlier for ending in other.endings)
         return len(record.endings) == 1 and record.marked
 
     def rested(self) -> None:
