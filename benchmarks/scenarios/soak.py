@@ -50,6 +50,7 @@ STREAMS = {
     topology.AGENT_REQUESTS: "requests",
     topology.AGENT_RESPONSES: "responses",
     topology.DEAD_LETTERS: "dead",
+    topology.SUSPECTS: "suspects",
     topology.TALLIES: "tallies",
     topology.RESULTS: "results",
 }
@@ -74,6 +75,7 @@ LIMITS = (
     Limit("deliberations MiB", 6 / 1024, WARM_UP_SECONDS, per_deliberation=True),
     Limit("responses MiB", 6 / 1024, WARM_UP_SECONDS, per_deliberation=True),
     Limit("dead", 0.0),
+    Limit("suspects", 0.0),
     Limit("tallies", 100.0, FORGETTING_SECONDS),
     Limit("tallies MiB", 0.5, FORGETTING_SECONDS),
     Limit("results", 0.0),
@@ -91,7 +93,7 @@ SHOWN = [
         "requests",
         "responses",
     ),
-    *("responses MiB", "tallies", "dead"),
+    *("responses MiB", "tallies", "dead", "suspects"),
 ]
 
 

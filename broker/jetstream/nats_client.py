@@ -336,7 +336,8 @@ def _head(headers: dict[str, str]) -> bytes:
     for key, value in headers.items():
         if not _HEADER_KEY(key):
             raise nats.errors.BadHeaderError(key)
-        lines.append(f"{key}: {value.strip()}")
+        # nats-py's own names are enums, which an f-string would not write as their text.
+        lines.append(f"{str.strip(key)}: {value.strip()}")
     text = "\r\n".join(lines)
     if text.count("\n") + text.count("\r") != 2 * (len(lines) - 1):
         # A line break in a value would begin another header.

@@ -150,7 +150,7 @@ async def test_it_looks_now_and_then_but_not_while_the_store_is_full(
     assert await watch.look() == 0
     running = asyncio.create_task(watch.run())
     try:
-        bench.wire.health.stored(topology.DELIBERATIONS)
+        bench.wire.health.restored(topology.DELIBERATIONS)
 
         async def ended() -> bool:
             return bool(await bench.endings_of("t-1"))

@@ -18,6 +18,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
+from nats.js.api import Header
 
 from parley.broker.child_process import child
 from parley.broker.core.errors import BrokerUnavailable, RightMissing
@@ -337,6 +338,7 @@ PUBLISHED: list[tuple[str, bytes, str, dict[str, str] | None]] = [
     ("a.b", b"words", "x.y", {"One": "ä€", "Empty": ""}),
     ("a.b", b"words", "", {"One": "1\r\nForged: 2", "Two": "3\nForged: 4"}),
     ("ä\x0b\x0c", b"words", "", {}),
+    ("a.b", b"words", "", {Header.ROLLUP: "sub"}),
 ]
 
 
