@@ -180,7 +180,7 @@ POOL = Row("Pool", 4, (
          "{{consumer}}")),
 ))
 
-TROUBLE = Row("Trouble", 4, (
+TROUBLE = Row("Trouble", 3, (
     _panel("Dead letters", "short", """
         Messages nobody could use, by where they came from. Each is whole in the stream DEAD_LETTERS for
         14 days, with the reason in its Parley-Reason header. deliberation.requested: mostly callers'
@@ -198,6 +198,15 @@ TROUBLE = Row("Trouble", 4, (
         `dispatch` follows the busy slots. Another that stays high: a handler hangs, or NATS is slow. At
         50,000 the server hands out nothing more.""",
         (f"max by (consumer) ({_series('parley_consumer_ack_pending')})", "{{consumer}}")),
+    _panel("Clock, ahead of NATS", "s", """
+        How far a process's machine is ahead of the NATS server. It is corrected for; seconds mean that
+        the machine, or the server, has lost its time service.""",
+        (_series("parley_clock_offset_seconds"), "{{instance}}")),
+    _panel("Forged messages", "short", """
+        What came under a name that is not its own, and was ignored: a reply subject that is no inbox, a
+        delivery, an acknowledgement or an ending that NATS did not make. Look who may publish what
+        (docs/security.md).""",
+        (_increase("parley_forgeries_total", "kind"), "{{kind}}"), bars=True),
 ))
 # fmt: on
 

@@ -22,6 +22,7 @@ from parley.broker.core.states import ENDINGS
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import embedded_nats
+from parley.broker.jetstream.forgery_counts import Forgery
 from parley.monitoring import dashboards
 from parley.monitoring.metrics import KNOWN_ROLES, OTHER, TIMEOUTS
 from parley.workers.model.breaker import BreakerState
@@ -311,7 +312,7 @@ def test_no_label_value_is_chosen_by_a_caller(scene: Scene) -> None:
         "ending": endings,
         "degraded": {"true", "false"},
         "model": {"simulated-model", OTHER},
-        "kind": {"prompt", "completion", *map(str, TIMEOUTS)},
+        "kind": {"prompt", "completion", *map(str, TIMEOUTS), *map(str, Forgery)},
         "subject": {durable.filter for durable in topology.DURABLES},
         "consumer": {durable.name for durable in topology.DURABLES},
         "endpoint": {scene.endpoint},
