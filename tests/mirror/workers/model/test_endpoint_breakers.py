@@ -79,11 +79,18 @@ async def test_a_waiting_caller_wakes_at_a_change_or_when_its_time_is_up() -> No
 
 
 async def test_a_caller_that_stops_waiting_leaves_nothing_behind() -> None:
-    breakers, before = two(), asyncio.all_tasks()
-    waiting = asyncio.create_task(breakers.wait_changed(3_600, asyncio.sleep))
-    await asyncio.sleep(0)
+    breakers, ended = two(), list[float]()
+
+    async def sleep(seconds: float) -> None:
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            ended.append(seconds)
+
+    waiting = asyncio.create_task(breakers.wait_changed(3_600, sleep))
+    await asyncio.sleep(0.01)
     waiting.cancel()
-    await until(lambda: asyncio.all_tasks() == before, "the timer is gone too")
+    await until(lambda: ended == [3_600], "the timer is gone too")
     open_breakers(breakers, ONE)
 
 
