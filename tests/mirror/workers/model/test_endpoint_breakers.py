@@ -79,16 +79,17 @@ async def test_a_waiting_caller_wakes_at_a_change_or_when_its_time_is_up() -> No
 
 
 async def test_a_caller_that_stops_waiting_leaves_nothing_behind() -> None:
-    breakers, ended = two(), list[float]()
+    breakers, begun, ended = two(), list[float](), list[float]()
 
     async def sleep(seconds: float) -> None:
+        begun.append(seconds)
         try:
             await asyncio.sleep(seconds)
         finally:
             ended.append(seconds)
 
     waiting = asyncio.create_task(breakers.wait_changed(3_600, sleep))
-    await asyncio.sleep(0.01)
+    await until(lambda: begun, "the timer runs")
     waiting.cancel()
     await until(lambda: ended == [3_600], "the timer is gone too")
     open_breakers(breakers, ONE)
