@@ -15,6 +15,7 @@ from parley.broker.core.backoff import backoff
 from parley.broker.core.messages import DeliberationCancel
 from parley.broker.core.tally import CANCEL_AHEAD_SECONDS, CancelRequested
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.consumer_floor import consumer_floor
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.topology import Durable
 from parley.handlers.delivery import ACK, Delivery, Retry, Settlement
@@ -75,15 +76,13 @@ class Cancel:
 
     async def _settled_at(self, now: float) -> tuple[int, float]:
         """Intake has settled all requests up to this sequence, and all that were stored before this instant."""
-        with self._jetstream.translate_errors():
-            intake = await self._jetstream.js.consumer_info(self._intake.stream, self._intake.name)
-        if not intake.num_pending and not intake.num_ack_pending:
+        floor = await consumer_floor(self._jetstream, self._intake)
+        if floor.idle:
             return sys.maxsize, now
-        settled = intake.ack_floor.stream_seq if intake.ack_floor is not None else 0
-        if not settled:
+        if not floor.settled:
             return 0, 0.0
-        last = await self._jetstream.get(self._intake.stream, settled)
-        return settled, last.at if last is not None and last.at is not None else now
+        last = await self._jetstream.get(self._intake.stream, floor.settled)
+        return floor.settled, last.at if last is not None and last.at is not None else now
 
 
 def _wait(count: int, age: float, *, crowd: bool) -> float:

@@ -3,8 +3,8 @@
 An open deliberation ends by its deadline at the latest, and the deadline is a message that waits in a stream. If the
 stream loses it (a purge, a write that was never synced), or if an ending was decided and never marked as published,
 no message is left to trigger the rest. The same holds where two processes had one message: one acknowledged it as a
-no-op, the other failed to carry out what it decided. So at the start and after every reconnect each unfinished tally gets its deadline again. That deadline ends what is open and publishes what was decided, as
-always.
+no-op, the other failed to carry out what it decided. So at the start and after every reconnect each unfinished tally
+gets its deadline again. That deadline ends what is open and publishes what was decided, as always.
 
 `DeadlineWatch` finds most of these sooner: this is for what no running process remembers. A sweep follows a store that
 was full, too. In between, sweeps now and then arm only what is overdue, which is nothing as a rule.

@@ -80,10 +80,6 @@ class EffectRunner:
         BrokerUnavailable."""
         return await self._tallies.discard_unreadable(task_id)
 
-    async def recorded(self, task_id: str) -> bool:
-        """Whether a deliberation of this name is in the tally store."""
-        return await self._tallies.read(task_id) is not None
-
     @property
     def keep_seconds(self) -> float:
         """How long a tally stays after its ending is published."""

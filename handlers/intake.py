@@ -81,7 +81,7 @@ class Intake:
         """
         if task_id is None or not OWN_NAME.fullmatch(task_id) or task_id == own_name(seq):
             return
-        if not await self._effects.recorded(task_id):
+        if await self._effects.read(task_id) is None:
             raise InvalidMessage([f"task_id: {task_id} is a name the service gives; choose another, or none"])
 
     def _event(self, delivery: Delivery[DeliberationRequested], request: DeliberationRequested) -> Requested:

@@ -10,6 +10,7 @@ from contextlib import aclosing
 from parley.broker.core.headers_and_ids import OWN_NAME
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.acks_and_pulls import parse_reply
+from parley.broker.jetstream.consumer_floor import consumer_floor
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.scan import scan
 from parley.handlers.intake import readable_task_id
@@ -56,10 +57,8 @@ class UntakenRequests:
 
     async def _taken(self) -> tuple[int, bool]:
         """The sequence up to which intake has settled every request, and whether any waits."""
-        with self._jetstream.translate_errors():
-            intake = await self._jetstream.js.consumer_info(topology.INTAKE.stream, topology.INTAKE.name)
-        taken = intake.ack_floor.stream_seq if intake.ack_floor is not None else 0
-        return taken, bool(intake.num_pending or intake.num_ack_pending)
+        floor = await consumer_floor(self._jetstream, topology.INTAKE)
+        return floor.settled, not floor.idle
 
     async def _waits_at(self, seq: int, taken: int) -> bool:
         # JetStream counts in 64 bits; a larger number is no place.

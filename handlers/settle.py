@@ -159,10 +159,11 @@ class Settler:
             self._told, self._told_at = text, now
             log.warning("%s: %s", self.durable.name, text)
 
-    async def _abandon(self, delivery: AnyDelivery, reason: str) -> None:
+    async def _abandon(self, delivery: AnyDelivery, reason: str, *, read: bool = True) -> None:
+        """`read`: whether `give_up` may read the payload."""
         try:
             if self._give_up is not None:
-                await self._give_up(delivery, reason)
+                await self._give_up(delivery if read else delivery.without_payload(), reason)
         except Exception:
             log.exception("%s could not give up on message %d", self.durable.name, delivery.seq)
             await self._retry(delivery)
@@ -175,14 +176,7 @@ class Settler:
             "%s gives message %d up: it ended each process that began it", self.durable.name, delivery.seq
         )
         reason = f"begun {MAX_BEGUN} times and never finished: the process that handled it ended each time"
-        try:
-            if self._give_up is not None:
-                await self._give_up(delivery.without_payload(), reason)
-        except Exception:
-            log.exception("%s could not give up on message %d", self.durable.name, delivery.seq)
-            await self._retry(delivery)
-            return
-        await self._dead_letter(delivery, reason)
+        await self._abandon(delivery, reason, read=False)
 
     async def _retry(self, delivery: AnyDelivery, seconds: float | None = None) -> None:
         self.suspects.note_harmless(self.durable, delivery.seq)

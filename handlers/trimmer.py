@@ -1,4 +1,4 @@
-"""Keeps streams from filling with what is long done. `trimming` decides what nobody needs, this purges it."""
+"""Keeps streams from filling with what is long done. `trim_rules` decides what nobody needs, this purges it."""
 
 import logging
 import time
@@ -7,11 +7,12 @@ from contextlib import aclosing
 from nats.js.api import StreamInfo
 
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.consumer_floor import consumer_floor
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.provision import Findings
 from parley.broker.jetstream.scan import scan
 from parley.broker.jetstream.topology import Durable
-from parley.broker.jetstream.trim_rules import Floor, Needed, first_unsettled, is_filling
+from parley.broker.jetstream.trim_rules import Needed, first_unsettled, is_filling
 from parley.handlers.deadline_rearm import BATCH, unfinished_tally
 
 log = logging.getLogger("parley.handlers")
@@ -74,12 +75,7 @@ class Trimmer:
         return needed
 
     async def _first_unsettled(self, stream: str, info: StreamInfo | None) -> int:
-        floors = []
-        for durable in CONSUMERS[stream]:
-            with self._jetstream.translate_errors():
-                consumer = await self._jetstream.js.consumer_info(stream, durable.name)
-            settled = consumer.ack_floor.stream_seq if consumer.ack_floor is not None else 0
-            floors.append(Floor(settled, idle=not consumer.num_pending and not consumer.num_ack_pending))
+        floors = [await consumer_floor(self._jetstream, durable) for durable in CONSUMERS[stream]]
         return first_unsettled(floors, info.state.last_seq if info is not None else 0)
 
     async def _purge(self, stream: str, first: int) -> None:

@@ -16,7 +16,7 @@ FULL_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """What a consumer has settled. `idle`: it has settled all that there was when the stream ended at `last_seq`."""
+    """`settled`: a consumer has settled every message up to this sequence. `idle`: all that there are."""
 
     settled: int
     idle: bool
