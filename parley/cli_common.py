@@ -1,6 +1,7 @@
 """What all commands share: the consoles, the exit codes, and how their work runs. Knows no command."""
 
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from parley.broker.core.printable import visible
 from parley.client import Client, connect
-from parley.settings import load
+from parley.settings import Settings, load
 
 OK, FAILED, USAGE, NO_SERVICE = 0, 1, 2, 3
 
@@ -43,3 +44,10 @@ def run_command(work: Coroutine[Any, Any, T]) -> T:
         return uvloop.run(work)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+def start_logging(settings: Settings) -> None:
+    """Log to stderr: our own lines from the settings' level on, others' from WARNING."""
+    shape = "%(asctime)s %(levelname)s %(name)s %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=shape, stream=sys.stderr)
+    logging.getLogger("parley").setLevel(settings.log_level)

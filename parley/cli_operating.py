@@ -1,0 +1,61 @@
+"""`parley settings`, `doctor` and `provision`: look at an installation, and prepare NATS for it."""
+
+import logging
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from parley.broker.core.printable import visible
+from parley.cli_common import NO_SERVICE, OK, out, run_command, start_logging
+from parley.settings import load, shown
+
+log = logging.getLogger("parley")
+
+
+def settings() -> None:
+    """Every setting as a command started here sees it, secrets masked. Into a pipe: one NAME=value a line."""
+    if not out.is_terminal:
+        for name, value, _ in shown(load()):
+            print(f"{name}={value}")
+        return
+    table = Table("setting", "value", "meaning")
+    for row in shown(load()):
+        table.add_row(*map(Text, row))  # not markup: a value may hold brackets
+    out.print(table)
+
+
+def doctor() -> None:
+    """Is everything there? Each line is ok, or what to do."""
+    log.setLevel(logging.CRITICAL)  # each finding is printed
+
+    async def run() -> int:
+        from parley.doctor import examine
+
+        good = True
+        async for finding in examine(load().with_local_nats()):
+            good = good and finding.ok
+            mark, style = ("ok", "green") if finding.ok else ("no", "red")
+            mark, style = ("--", "") if finding.skipped else (mark, style)
+            line = visible(f"{mark}  {finding.what}: {finding.detail}")
+            out.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+        return OK if good else NO_SERVICE
+
+    raise typer.Exit(run_command(run()))
+
+
+def provision(
+    apply: Annotated[
+        bool, typer.Option("--apply/--check", help="Change what loses nothing, or only say what differs.")
+    ] = False,
+) -> None:
+    """Streams and consumers in NATS: what is missing or differs from what these settings and this version need.
+
+    Exit codes: 0 all is as it is needed, 1 something is missing or differs, 3 it can't be changed.
+    """
+    from parley.provisioning import run
+
+    settings = load().with_local_nats()
+    start_logging(settings)
+    raise typer.Exit(run_command(run(settings, apply=apply)))

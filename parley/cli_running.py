@@ -1,0 +1,145 @@
+"""`parley up`, `serve` and `demo`: run the service, or parts of it, in this process."""
+
+import logging
+import os
+import sys
+import tempfile
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from parley import find_nats
+from parley.broker.core.errors import SettingsError
+from parley.broker.core.messages import DeliberationCompleted
+from parley.broker.core.url_masking import masked
+from parley.broker.process_tuning import tune_gc, use_batch_scheduling
+from parley.cli_asking import ask_and_follow
+from parley.cli_common import FAILED, NO_SERVICE, OK, out, print_error, run_command, start_logging
+from parley.client import connect
+from parley.display import show_ending
+from parley.settings import Settings, load
+from parley.shutdown import Interrupted, Shutdown
+
+# The demo's simulated model takes about as long as a real one on one GPU: there is something to watch.
+DEMO_MODEL = ("--latency-ms", "400", "--tokens-per-second", "25")
+ALL_PARTS = "intake,dispatch,aggregate,query"
+DEMO_QUESTION = "Write a function that computes the factorial of a non-negative integer."
+
+log = logging.getLogger("parley")
+
+
+def up() -> None:
+    """The whole service on this machine, until Ctrl-C. Starts what the settings do not name: NATS, Ray, a simulated
+    model."""
+    settings = load()
+    start_logging(settings)
+    use_batch_scheduling()
+    raise typer.Exit(run_command(_up(settings)))
+
+
+async def _up(settings: Settings) -> int:
+    from parley.app import service
+    from parley.local_backends import embedded
+
+    simulated = settings.vllm_url is None
+    # Signals are handled before the first process starts, so that each started process is also stopped.
+    shutdown = Shutdown()
+    async with AsyncExitStack() as stack:
+        try:
+            local = embedded(settings, settings.home / "nats")
+            filled = await shutdown.during(stack.enter_async_context(local))
+            running = await shutdown.during(stack.enter_async_context(service(filled)))
+        except Interrupted:
+            return OK
+        shutdown.handle_signals()
+        tune_gc()
+        with find_nats.announce(settings.home, running.nats_url):
+            pool = running.pool
+            out.print("Parley is up.", style="bold green")
+            shown_url = masked(running.nats_url)
+            if settings.nats_url is None:
+                # The token of our own server is for the user, and not for the journal of a supervisor.
+                hidden = f"{shown_url}  (token: {settings.home / 'nats' / 'token'})"
+                shown_url = running.nats_url if out.is_terminal else hidden
+            out.print(f"  NATS     {shown_url}", markup=False, highlight=False, soft_wrap=True)
+            out.print(f"  metrics  {running.http_url}/metrics", highlight=False)
+            out.print(f"  docs     {running.http_url}/docs", highlight=False)
+            what = "SIMULATED: answers are made up; set VLLM_URL for a real one"
+            what = what if simulated else masked(filled.vllm_url or "")
+            out.print(f"  model    {what}", markup=False, highlight=False, soft_wrap=True)
+            out.print(f"  agents   {pool.slots if pool else 0} at a time ({settings.pool})", highlight=False)
+            out.print('Ask with `parley ask "…"` in another terminal. Ctrl-C stops.')
+            disabled = await shutdown.wait(running)
+            out.print("Stopping: no more work is taken, running calls may finish.")
+    return _stopped(disabled)
+
+
+def serve(parts: Annotated[str, typer.Option(help="Which parts, comma-separated.")] = ALL_PARTS) -> None:
+    """Run parts of the service against the NATS, Ray and model servers that the settings name."""
+    from parley.handlers.routes import Part
+
+    names = [name.strip() for name in parts.split(",") if name.strip()]
+    unknown = sorted(set(names) - set(Part))
+    if unknown or not names:
+        raise SettingsError([f"--parts: {', '.join(unknown) or 'none'} unknown; there are {', '.join(Part)}"])
+    settings = load()
+    start_logging(settings)
+    use_batch_scheduling()
+    raise typer.Exit(run_command(_serve(settings, frozenset(Part(name) for name in names))))
+
+
+async def _serve(settings: Settings, parts: Any) -> int:
+    from parley.app import service
+
+    shutdown = Shutdown()
+    async with AsyncExitStack() as stack:
+        try:
+            running = await shutdown.during(stack.enter_async_context(service(settings, parts)))
+        except Interrupted:
+            return OK
+        shutdown.handle_signals()
+        tune_gc()
+        where = f"NATS {masked(running.nats_url)}; metrics {running.http_url}/metrics"
+        log.info("serving %s; %s", ",".join(sorted(parts)), where)
+        disabled = await shutdown.wait(running)
+        log.info("stopping")
+    return _stopped(disabled)
+
+
+def _stopped(disabled: str | None) -> int:
+    if disabled is None:
+        return OK
+    print_error(f"{disabled}; stopped, to be started again")
+    sys.stdout.flush()
+    # All our connections are closed. Ray's exit handler would wait for a head that is gone.
+    os._exit(NO_SERVICE)
+
+
+def demo(question: Annotated[str, typer.Argument()] = DEMO_QUESTION) -> None:
+    """Start everything, ask one question of three agents, show the answers, stop."""
+    settings = load(http_port=0)
+    start_logging(settings.model_copy(update={"log_level": "WARNING"}))
+    raise typer.Exit(run_command(_demo(settings, question)))
+
+
+async def _demo(settings: Settings, question: str) -> int:
+    from parley.app import service
+    from parley.local_backends import embedded
+
+    simulated = settings.vllm_url is None
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parley-demo-")))
+        with out.status("Starting NATS, Ray and the service on this machine…"):
+            filled = await stack.enter_async_context(embedded(settings, folder, simulated=DEMO_MODEL))
+            running = await stack.enter_async_context(service(filled))
+            client = await stack.enter_async_context(connect(running.nats_url))
+        slots = running.pool.slots if running.pool else 0
+        nats = masked(running.nats_url)
+        out.print(f"Up: NATS {nats}, {slots} agent slots ({settings.pool}).", markup=False)
+        out.print(f"Asking three agents: {question}", style="bold", markup=False)
+        ending = await ask_and_follow(client, question, live=True, agents=3, role="DEV", diversity=True)
+        show_ending(out, ending, simulated=simulated)
+    out.print("Everything is stopped again.")
+    return OK if isinstance(ending, DeliberationCompleted) else FAILED
