@@ -38,7 +38,7 @@ HEADERS: Mapping[str, tuple[str, str]] = {
     "Nats-Msg-Id": ("any message in a stream", "JetStream's own de-duplication"),
     "traceparent": (
         "a request; every later message of its deliberation, and the calls to the model",
-        "W3C trace context",
+        "W3C trace context. A client may write the names of its headers in any case",
     ),
     headers_and_ids.REPLY_TO: (
         "a request",

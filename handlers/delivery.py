@@ -5,6 +5,7 @@ from typing import Generic, TypeVar
 
 from nats.aio.msg import Msg
 
+from parley.broker.core.headers_and_ids import find_header
 from parley.broker.core.messages import Message, decode
 from parley.broker.core.traceparent import parse_traceparent
 from parley.broker.jetstream.acks_and_pulls import parse_reply
@@ -38,7 +39,7 @@ class Delivery(Generic[Payload]):
 
     @property
     def traceparent(self) -> str | None:
-        return parse_traceparent(self.headers.get("traceparent"))
+        return parse_traceparent(find_header(self.headers, "traceparent"))
 
     def payload(self, kind: type[Kind]) -> Kind:
         """The payload. Raises InvalidMessage."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from parley.broker.core.errors import InvalidMessage, PayloadTooLarge
-from parley.broker.core.headers_and_ids import REPLY_TO, own_name
+from parley.broker.core.headers_and_ids import REPLY_TO, find_header, own_name
 from parley.broker.core.messages import MAX_REQUEST_BYTES, OWN_NAME, TASK_ID_PATTERN, DeliberationRequested
 from parley.broker.core.observer import Observer
 from parley.broker.core.reply_subjects import DEFAULT_PREFIXES, may_send_ending
@@ -150,7 +150,7 @@ class Intake:
         return place is not None
 
     def _reply_to(self, delivery: Delivery[DeliberationRequested]) -> str | None:
-        reply_to = delivery.headers.get(REPLY_TO)
+        reply_to = find_header(delivery.headers, REPLY_TO)
         if not reply_to:
             return None
         if not may_send_ending(reply_to, self._bounds.reply_prefixes):

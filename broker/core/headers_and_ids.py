@@ -5,6 +5,7 @@ docs/contract.md lists them from here.
 """
 
 import re
+from collections.abc import Mapping
 
 # ── headers ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -22,6 +23,15 @@ PAYLOAD_NAME = "Parley-Payload-Name"
 PAYLOAD_SIZE = "Parley-Payload-Size"
 # Put before the name of an original header that the server would obey.
 ORIGINAL = "Parley-Original-"
+
+
+def find_header(headers: Mapping[str, str], name: str) -> str | None:
+    """The value of the header `name`, in any case, as HTTP libraries write it (`Traceparent`, `TRACEPARENT`)."""
+    if name in headers:
+        return headers[name]
+    folded = name.lower()
+    return next((value for key, value in headers.items() if key.lower() == folded), None)
+
 
 # ── names and Msg-Ids ─────────────────────────────────────────────────────────────────────────────────────────────
 

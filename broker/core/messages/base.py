@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringCo
 from pydantic_core import to_json
 
 from parley.broker.core.errors import InvalidMessage
+from parley.broker.core.messages.null_fields import refused_for_null, without_nulls
 from parley.broker.core.timestamps import parse_timestamp
 
 KIB = 1024
@@ -99,7 +100,12 @@ def decode(kind: type[AnyMessage], body: bytes) -> AnyMessage:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        problems = describe(error)
+        problems, has_null = describe(error), refused_for_null(error)
+    if has_null:
+        try:
+            return kind.model_validate_json(without_nulls(kind, body))
+        except ValidationError as error:
+            problems = describe(error)
     # Raised out here: within `except` pydantic's error, with all it found in the body, would live on as the context of
     # this one, for as long as the refusal takes (measured: 23 MiB each).
     raise InvalidMessage(problems)

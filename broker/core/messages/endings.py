@@ -7,6 +7,7 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.messages.agents import ErrorType, Proposal
 from parley.broker.core.messages.base import Message, TaskId, describe
+from parley.broker.core.messages.null_fields import refused_for_null, without_nulls
 
 
 class AgentResult(Message):
@@ -108,7 +109,14 @@ def decode_ending(body: bytes) -> Ending:
     try:
         return _ENDING.validate_json(body)
     except ValidationError as error:
-        raise InvalidMessage(describe(error)) from None
+        problems, has_null = describe(error), refused_for_null(error)
+    if has_null:
+        given = without_nulls(DeliberationFailed, without_nulls(DeliberationCompleted, body))
+        try:
+            return _ENDING.validate_json(given)
+        except ValidationError as error:
+            problems = describe(error)
+    raise InvalidMessage(problems)
 
 
 class DeliberationStatus(Message):

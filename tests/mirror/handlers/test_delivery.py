@@ -111,3 +111,8 @@ def test_an_invalid_trace_context_is_ignored(value: str) -> None:
 def test_a_message_without_headers_has_none() -> None:
     delivery = received(NINE)
     assert (delivery.headers, delivery.traceparent) == ({}, None)
+
+
+@pytest.mark.parametrize("name", ["traceparent", "Traceparent", "TRACEPARENT", "TraceParent"])
+def test_a_trace_is_found_whatever_the_case_of_its_header(name: str) -> None:
+    assert received(NINE, headers={"x": "y", name: TRACE}).traceparent == TRACE

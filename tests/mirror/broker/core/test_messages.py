@@ -192,7 +192,7 @@ def test_every_message_that_names_a_deliberation_checks_the_name(kind: type[Mess
 
 
 NOT_CONVERTED: dict[str, list[Any]] = {
-    "num_agents": ["3", True, 3.0, None],
+    "num_agents": ["3", True, 3.0],
     "min_responses": ["1"],
     "rounds": [True],
     "timeout_seconds": ["300", True],
@@ -203,13 +203,12 @@ NOT_CONVERTED: dict[str, list[Any]] = {
     "finish_early": [0],
     "task_description": [5, None, ["x"]],
     "task_id": [5],
-    "role": [5, None],
+    "role": [5],
     "model": [5],
     "stop": [5],
     "metadata": [[], {"k": 1}, {"k": None}],
     "constraints": [
         "be brief",
-        None,
         {"rubric": 5},
         {"requirements": "be brief"},
         {"requirements": [1]},
@@ -225,6 +224,103 @@ NOT_CONVERTED: dict[str, list[Any]] = {
 )
 def test_a_value_of_another_type_is_not_converted(field: str, value: Any) -> None:
     assert problems_of(**{field: value}).startswith(field)
+
+
+# ── null ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+# A payload of each kind that travels, with what it must have.
+LEAST: dict[type[Message], dict[str, Any]] = {
+    DeliberationRequested: {"task_description": "x"},
+    DeliberationCancel: {"task_id": "t"},
+    DeliberationGet: {"task_id": "t"},
+    DeliberationDeadline: {"task_id": "t"},
+    AgentCancel: {"task_id": "t"},
+    AgentRequested: {
+        "task_id": "t", "agent_id": "agent-dev-001", "agent_number": 1, "role": "DEV", "num_agents": 1,
+        "task_description": "x", "requested_at": "2026-01-01T00:00:00Z", "deadline": "2026-01-01T00:00:00Z",
+    },
+    AgentFailed: {
+        "task_id": "t", "agent_id": "agent-dev-001", "role": "DEV", "error": "x", "error_type": "bad_request",
+        "attempt": 1, "duration_ms": 1, "timestamp": "2026-01-01T00:00:00Z",
+    },
+    AgentCompleted: {
+        "task_id": "t", "agent_id": "agent-dev-001", "role": "DEV", "finish_reason": "stop", "attempt": 1,
+        "queue_ms": 1, "duration_ms": 1, "timestamp": "2026-01-01T00:00:00Z", "model": "m", "diversity": False,
+        "num_agents": 1, "usage": {},
+        "proposal": {
+            "content": "x", "author_id": "a", "author_role": "DEV", "model": "m", "temperature": None, "tokens": 1,
+        },
+    },
+    DeliberationStatus: {"task_id": "t", "status": "PENDING"},
+    Constraints: {},
+    Usage: {},
+}  # fmt: skip
+NULLABLE = [
+    (kind, name)
+    for kind in LEAST
+    for name, field in kind.model_fields.items()
+    if not field.is_required() and name not in LEAST[kind]
+]
+
+
+@pytest.mark.parametrize(("kind", "field"), NULLABLE, ids=lambda value: getattr(value, "__name__", value))
+def test_a_null_for_a_field_with_a_default_is_the_default(kind: type[Message], field: str) -> None:
+    assert decode(kind, body(**LEAST[kind], **{field: None})) == decode(kind, body(**LEAST[kind]))
+
+
+@pytest.mark.parametrize("kind", LEAST)
+def test_nulls_for_all_fields_with_a_default_are_as_none_of_them(kind: type[Message]) -> None:
+    nulls = {field: None for of, field in NULLABLE if of is kind}
+    assert decode(kind, body(**nulls, **LEAST[kind])) == decode(kind, body(**LEAST[kind]))
+
+
+def test_nulls_are_left_out_in_nested_fields_too() -> None:
+    nulls = dict.fromkeys(Constraints.model_fields)
+    assert request(constraints=nulls, role=None) == request()
+    assert request(constraints={**nulls, "requirements": ["r"]}).constraints.requirements == ("r",)
+    counts = {"prompt_tokens": None, "completion_tokens": 3, "total_tokens": None}
+    outcome = decode(AgentCompleted, body(**{**LEAST[AgentCompleted], "usage": counts}))
+    assert outcome.usage == Usage(completion_tokens=3)
+
+
+def test_a_request_with_nulls_asks_the_same_question() -> None:
+    nulls = dict.fromkeys(set(DeliberationRequested.model_fields) - {"task_description"})
+    assert request(**nulls).question == request().question
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"task_description": None}, "task_description"),
+        ({"metadata": {"k": None}}, "metadata"),
+        ({"stop": [None]}, "stop"),
+        ({"constraints": {"requirements": [None]}}, "constraints.requirements"),
+        ({"role": None, "num_agents": 0}, "num_agents"),
+        (
+            {"role": None, "num_agents": None, "min_responses": 4},
+            "min_responses is 4, more than num_agents, 3",
+        ),
+    ],
+    ids=str,
+)
+def test_a_null_elsewhere_is_a_problem_and_hides_no_other(fields: dict[str, Any], named: str) -> None:
+    problems = problems_of(**fields)
+    assert named in problems
+    assert "role" not in problems
+
+
+def test_an_ending_with_nulls_is_read() -> None:
+    ending = {
+        "task_id": "t", "status": "failed", "error": "x", "failed_agents": [], "missing_agents": [], "results": [],
+        "total_agents": 0, "successful_responses": 0, "failed_responses": 0, "duration_ms": 0,
+        "timestamp": "2026-01-01T00:00:00Z",
+    }  # fmt: skip
+    assert decode_ending(body(**ending, metadata=None, left_out=None)) == decode_ending(body(**ending))
+
+
+def test_a_hostile_payload_is_not_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("parley.broker.core.messages.base.without_nulls", None)  # a call would raise
+    assert problems_of(role=5, metadata={str(n): None for n in range(100)})
 
 
 def test_a_whole_number_of_seconds_is_a_duration() -> None:
