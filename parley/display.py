@@ -60,6 +60,8 @@ def show_ending(console: Console, ending: Ending, *, simulated: bool = False) ->
         console.print(Text.assemble((failed.agent_id, "bold"), why), style="red")
     if ending.missing_agents:
         console.print(Text(f"Not heard from: {', '.join(ending.missing_agents)}"), style="yellow")
+    if isinstance(ending, DeliberationCompleted) and ending.stopped_agents:
+        console.print(Text(f"Stopped, as asked: {', '.join(ending.stopped_agents)}"), style="dim")
     _say_left_out(console, ending)
     if ending.results_ref is not None and not ending.results:
         where = f"{ending.results_ref.bucket}/{ending.results_ref.name}"

@@ -49,7 +49,7 @@ def compose(
     fields: dict[str, Any] = {
         "task_id": tally.task_id,
         "failed_agents": tuple(failed[agent] for agent in phase.agents if agent in failed),
-        "missing_agents": phase.missing,
+        "missing_agents": tally.missing,
         "results": tuple(results),
         "results_ref": results_ref,
         "left_out": tuple(left_out),
@@ -61,8 +61,9 @@ def compose(
     }
     ended_at = format_timestamp(verdict.decided_at)
     if tally.state is State.COMPLETED:
-        degraded = successes < len(phase.agents)
-        return DeliberationCompleted(degraded=degraded, completed_at=ended_at, **fields)
+        fields["stopped_agents"] = tally.stopped
+        fields["degraded"] = successes + len(tally.stopped) < len(phase.agents)
+        return DeliberationCompleted(completed_at=ended_at, **fields)
     error = verdict.error or str(tally.state)
     return DeliberationFailed(status=tally.state.value, error=error, timestamp=ended_at, **fields)  # type: ignore[arg-type]  # pydantic checks it against the literal
 
@@ -120,6 +121,7 @@ _CUTS: tuple[tuple[LeftOut, Callable[[Any], dict[str, Any]]], ...] = (
     ("results", _without("results")),
     ("failed_agents", _without("failed_agents")),
     ("missing_agents", _without("missing_agents")),
+    ("stopped_agents", _without("stopped_agents")),
     ("metadata", _without("metadata")),
     ("error", _shorter_error),
 )

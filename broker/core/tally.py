@@ -140,6 +140,16 @@ class Tally(BaseModel, frozen=True):
         return self.ended and self.ending_seq is None
 
     @property
+    def stopped(self) -> tuple[str, ...]:
+        """The agents that were not waited for because the caller asked for that: `finish_early`."""
+        return self.phase.missing if self.finish_early and self.state is State.COMPLETED else ()
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The agents that have not reported and were waited for."""
+        return () if self.stopped else self.phase.missing
+
+    @property
     def outcomes_needed(self) -> int:
         """How many more outcomes could end the deliberation, if all of them succeed. At least 1."""
         phase = self.phase

@@ -46,8 +46,8 @@ async def test_an_early_finish_aborts_the_others_inside_the_engine(on: Front, sh
     )
     took = await stopped(shared, time.monotonic())
     assert isinstance(ending, DeliberationCompleted)
-    assert len(ending.results) + len(ending.missing_agents) == 8
-    assert ending.missing_agents
+    assert len(ending.results) + len(ending.stopped_agents) == 8
+    assert ending.stopped_agents
     after = await shared.figures()
     made = after["vllm:generation_tokens_total"] - before["vllm:generation_tokens_total"]
     finished = sum(result.proposal.tokens for result in ending.results)

@@ -200,14 +200,17 @@ def says_the_same(tally: Tally, kept: Kept, results: list[dict[str, Any]]) -> No
     failed = [
         agent for agent in phase.agents if agent in phase.outcomes and not phase.outcomes[agent].succeeded
     ]
+    silent = [agent for agent in phase.agents if agent not in phase.outcomes]
+    stopped, missing = (silent, []) if completed and tally.finish_early else ([], silent)
     agrees = (
         kept.subject == (topology.COMPLETED if completed else topology.FAILED)
         and body["status"] == tally.state.value
-        and ("missing_agents" in left_out or body["missing_agents"] == list(phase.missing))
+        and ("missing_agents" in left_out or body["missing_agents"] == list(missing))
+        and ("stopped_agents" in left_out or body.get("stopped_agents", []) == list(stopped))
         and ("results" in left_out or [result["agent_id"] for result in results] == succeeded)
         and ("failed_agents" in left_out or [one["agent_id"] for one in body["failed_agents"]] == failed)
         and (body["successful_responses"], body["failed_responses"]) == (len(succeeded), len(failed))
-        and (not completed or body["degraded"] == (len(succeeded) < len(phase.agents)))
+        and (not completed or body["degraded"] == bool(failed or missing))
         and body["error" if not completed else "status"]
     )
     if not agrees:

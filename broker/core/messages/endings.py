@@ -40,11 +40,19 @@ class ResultsRef(Message):
 
 
 # What an ending or a status may leave out, by field.
-LeftOut = Literal["results", "failed_agents.error", "failed_agents", "missing_agents", "metadata", "error"]
+LeftOut = Literal[
+    "results",
+    "failed_agents.error",
+    "failed_agents",
+    "missing_agents",
+    "stopped_agents",
+    "metadata",
+    "error",
+]
 _LEFT_OUT = (
     "What this message leaves out or shortens because NATS's `max_payload`, or the object store, has no room for it, by "
     "field; usually empty. `results`: the answers are in the stream `AGENT_RESPONSES`. `failed_agents.error`, `error`: "
-    "cut to 80 characters. `failed_agents`, `missing_agents`: only counted. `metadata`."
+    "cut to 80 characters. `failed_agents`, `missing_agents`, `stopped_agents`: only counted. `metadata`."
 )
 
 
@@ -53,8 +61,13 @@ class DeliberationCompleted(Message):
 
     task_id: TaskId = Field(description="The deliberation.")
     status: Literal["completed"] = Field("completed", description="Tells the endings apart.")
-    degraded: bool = Field(description="True unless every agent answered. Read it first.")
+    degraded: bool = Field(
+        description="True if an agent failed or is missing. Read it first. Agents that `finish_early` stopped do not count."
+    )
     missing_agents: tuple[str, ...] = Field(description="Agents that did not report, by `agent_id`.")
+    stopped_agents: tuple[str, ...] = Field(
+        (), description="Agents that were not waited for, as `finish_early` asked; they are not missing."
+    )
     failed_agents: tuple[FailedAgent, ...] = Field(description="Agents that failed, and why.")
     results: tuple[AgentResult, ...] = Field(description="The answers, in the order of the agents' numbers.")
     results_ref: ResultsRef | None = Field(

@@ -108,6 +108,27 @@ def test_when_everybody_answered_nothing_is_degraded() -> None:
     assert (ending.task_id, ending.metadata, ending.winner_id) == ("t-1", {"ticket": "P-1"}, None)
 
 
+@pytest.mark.parametrize(("first", "degraded"), [(None, False), (failure(ONE), True)])
+def test_agents_that_an_early_finish_stopped_are_not_missing(
+    first: AgentOutcome | None, degraded: bool
+) -> None:
+    """What the caller asked for is no fault; an agent that failed before it is one."""
+    outcomes: dict[str, AgentOutcome] = {TWO: answer(TWO), **({ONE: first} if first else {})}
+    tally = decided(State.COMPLETED, outcomes).model_copy(update={"finish_early": True})
+    ending = compose(tally, outcomes)
+    assert isinstance(ending, DeliberationCompleted)
+    silent = (THREE,) if first else (ONE, THREE)
+    assert (ending.degraded, ending.missing_agents, ending.stopped_agents) == (degraded, (), silent)
+    smallest, _ = fit(ending, 1)
+    assert isinstance(smallest, DeliberationCompleted)
+    assert (smallest.stopped_agents, "stopped_agents" in smallest.left_out) == ((), True)
+
+
+def test_without_success_an_early_finish_stops_nobody_and_the_silent_are_missing() -> None:
+    tally = decided(State.TIMEOUT, {}, "too late").model_copy(update={"finish_early": True})
+    assert compose(tally, {}).missing_agents == (ONE, TWO, THREE)
+
+
 def test_a_result_is_what_the_agent_said_word_for_word() -> None:
     outcomes: dict[str, AgentOutcome] = {ONE: answer(ONE, role="QA", duration_ms=77)}
     (result,) = compose(decided(State.COMPLETED, outcomes, agents=(ONE,)), outcomes).results
