@@ -162,9 +162,9 @@ async def _model(settings: Settings) -> str:
     if settings.vllm_model is not None:
         return settings.vllm_model
     first = Endpoint(settings.endpoints[0])
-    async with ModelClient(api_key=settings.api_key) as client:
+    async with ModelClient(api_key=settings.api_key, access=settings.access) as client:
         try:
-            return (await find(client, first, None)).name
+            return (await find(client, first)).name
         except ModelError as error:
             failed = f"cannot ask {first} for its models: {error}"
             raise Unavailable(f"{failed}. Set VLLM_MODEL to start without it.") from error
@@ -178,6 +178,7 @@ async def _readiness(settings: Settings, model: str, pool: Pool) -> AsyncIterato
     async with (
         ModelClient(
             api_key=config.api_key,
+            access=config.access,
             timeouts=config.timeouts,
             stream=config.stream,
             connections=2 * len(endpoints),

@@ -194,7 +194,7 @@ class Client:
         task_id: your own name for it, 1 to 64 of A-Z a-z 0-9 _ -. The same name twice is one deliberation. Default: the
             service gives one.
         model: the model to ask. Default: the service's.
-        temperature: 0 to 2. Default 0.7; with `diversity` each agent's differs a little from it.
+        temperature: 0 to 2. Default: the server's own. With `diversity` each agent's differs a little from it, or from 0.7.
         max_tokens: longest answer in tokens, 1 to 10,000,000. Default: the model server's.
         seed: makes sampling repeatable where the model server supports it. A signed 64-bit integer.
         stop: one text or up to four that end an answer, each of 1 to 256 characters.

@@ -17,8 +17,9 @@ from parley.settings import Settings
 from parley.workers import prompts
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.model_client import ModelClient
-from parley.workers.model.readiness import ONE_TOKEN_SECONDS, advice, find, generate
-from parley.workers.model.responses import ModelError, ServedModel
+from parley.workers.model.model_list import ServedModel
+from parley.workers.model.readiness import ONE_TOKEN_SECONDS, generate, look_up
+from parley.workers.model.responses import ModelError
 from parley.workers.pool.ray_reachability import check_reachable, parse_address
 
 # Where Ray's head listens when the address names no port.
@@ -95,25 +96,26 @@ async def _models(settings: Settings) -> AsyncIterator[Finding]:
         remedy = "name an OpenAI-compatible server; `parley up` simulates one"
         yield Finding("model", False, f"VLLM_URL is not set: {remedy}")
         return
-    async with ModelClient(api_key=settings.api_key) as client:
+    async with ModelClient(api_key=settings.api_key, access=settings.access) as client:
         for url in settings.endpoints:
             yield await _model(client, Endpoint(url), settings.vllm_model)
 
 
 async def _model(client: ModelClient, endpoint: Endpoint, wanted: str | None) -> Finding:
-    """Find the model by name in /v1/models and have it generate one token, after instructions as long as an agent's."""
+    """Have the model generate one token, after instructions as long as an agent's. The list of models is a hint."""
     what, model = f"model at {endpoint}", None
     try:
-        model = await find(client, endpoint, wanted)
-        await generate(client, endpoint, model.name, _instructions(), seconds=ONE_TOKEN_SECONDS)
+        model, unlisted = await look_up(client, endpoint, wanted)
+        await generate(client, endpoint, model.name, unlisted, _instructions(), seconds=ONE_TOKEN_SECONDS)
     except ModelError as error:
         if model is not None and error.error_type is ErrorType.CONTEXT_TOO_LONG:
             return Finding(what, False, _too_short(model))
-        return Finding(what, False, f"{advice(error)} ({error.error_type.value})")
+        return Finding(what, False, f"{error} ({error.error_type.value})")
     limit = ""
     if model.max_model_len is not None:
         limit = f", takes prompts and answers of up to {_tokens(model)} together"
-    return Finding(what, True, f"{model.name} generated a token{limit}")
+    note = "" if unlisted is None else f"; its list does not show it ({unlisted})"
+    return Finding(what, True, f"{model.name} generated a token{limit}{note}")
 
 
 def _instructions() -> Sequence[Mapping[str, str]]:

@@ -22,8 +22,20 @@ from parley.broker.core.url_masking import masked
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.provision import Wanted
 from parley.find_nats import announced, default_state_folder
+from parley.model_server_settings import (
+    CaFile,
+    Headers,
+    KeyHeader,
+    OmittedFields,
+    ProxyUrl,
+    RenamedFields,
+    certificates,
+    check_headers,
+)
 from parley.workers.model.breaker import BreakerPolicy
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
+from parley.workers.model.request_fields import FieldRules, parse_omit, parse_rename
+from parley.workers.model.server_access import ServerAccess, parse_headers
 from parley.workers.pool.pool import WorkerConfig
 
 PREFIX = "PARLEY_"
@@ -34,6 +46,8 @@ _SERVICE_LINK = re.compile(
 )
 # `PARLEY_PORT` is one too, but only with a value like this: a number there was meant as a setting.
 _SERVICE_LINK_PORT = re.compile(r"PARLEY(_[A-Z0-9_]+)?_PORT=(tcp|udp|sctp)://.*")
+# A field with one of these in its name: its value is in no error.
+_SECRET_WORDS = ("url", "key", "headers", "proxy")
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -59,7 +73,17 @@ class Settings(BaseSettings):
         None, "OpenAI-compatible servers, comma-separated. `parley up` simulates one without it.", "VLLM_URL")
     vllm_model: str | None = _field(
         None, "Model asked for. Without it, the first that the server lists.", "VLLM_MODEL")
-    vllm_api_key: SecretStr | None = _field(None, "Bearer token for the servers.", "VLLM_API_KEY")
+    vllm_api_key: SecretStr | None = _field(None, "Key for the servers, a bearer token.", "VLLM_API_KEY")
+    vllm_api_key_header: KeyHeader = _field(
+        "Authorization", "Header of the key. In another one, such as `api-key`, it stands without `Bearer`.")
+    vllm_headers: Headers = _field(
+        None, "More headers of every call: a JSON object, or `Name: value` lines.")
+    vllm_ca_file: CaFile = _field(
+        None, "PEM file of authorities trusted beside the public ones; else that of SSL_CERT_FILE.")
+    vllm_proxy: ProxyUrl = _field(
+        None, "Proxy to the servers: `http://user:password@host:3128`. HTTP_PROXY and the like are not read.")
+    vllm_omit: OmittedFields = _field("", "Fields never sent, such as `seed,stream_options`.")
+    vllm_rename: RenamedFields = _field("", "Fields with another name: `max_tokens=max_completion_tokens`.")
     vllm_stream: bool = _field(
         False, "Read answers as a stream: a silent server is noticed at the first byte.")
     vllm_connect_timeout_seconds: Seconds = _field(5.0, "To open a connection.")
@@ -152,12 +176,9 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _one_credential(self) -> Self:
-        if self.vllm_api_key is not None and any("@" in urlsplit(url).netloc for url in self.endpoints):
-            # The user of the URL would win, in silence.
-            raise ValueError(
-                "VLLM_API_KEY is set, and VLLM_URL names a user: servers take one of them; leave one out"
-            )
+    def _each_header_once(self) -> Self:
+        key_header = self.vllm_api_key_header if self.vllm_api_key else None
+        check_headers(key_header, self.endpoints, self.access.headers)
         return self
 
     def with_local_nats(self) -> Self:
@@ -175,6 +196,15 @@ class Settings(BaseSettings):
     @property
     def api_key(self) -> str | None:
         return self.vllm_api_key.get_secret_value() if self.vllm_api_key else None
+
+    @property
+    def access(self) -> ServerAccess:
+        """How the model servers are reached."""
+        headers = parse_headers(self.vllm_headers.get_secret_value()) if self.vllm_headers else ()
+        fields = FieldRules(parse_omit(self.vllm_omit), parse_rename(self.vllm_rename))
+        uses_tls = any(url.startswith("https:") for url in self.endpoints)
+        trusted = certificates(self.vllm_ca_file) if uses_tls else None
+        return ServerAccess(self.vllm_api_key_header, headers, trusted, self.vllm_proxy, fields)
 
     @property
     def wanted(self) -> Wanted:
@@ -196,6 +226,7 @@ class Settings(BaseSettings):
             ack_wait_seconds=self.ack_wait_seconds,
             drain_seconds=self.drain_seconds,
             breaker_policy=BreakerPolicy(self.breaker_failures, self.breaker_cooldown_seconds),
+            access=self.access,
         )
 
 
@@ -253,7 +284,7 @@ def _problem(detail: dict[str, Any]) -> str:
         return message
     name = str(detail["loc"][0])
     field = next((f for f in Settings.model_fields if name in (f, *_names(f))), name)
-    shown = "" if "url" in field or "key" in field else f" (it is {str(detail['input'])[:80]!r})"
+    shown = "" if any(word in field for word in _SECRET_WORDS) else f" (it is {str(detail['input'])[:80]!r})"
     # The variable that is set: who set PARLEY_NATS_URL must not search for NATS_URL.
     known = _names(field) if field in Settings.model_fields else ()
     given = next((n for n in known if n in os.environ), variable(field) if known else name)
@@ -276,7 +307,7 @@ def shown(settings: Settings) -> list[tuple[str, str, str]]:
         rows.append(
             (
                 variable(name),
-                masked(text) if "url" in name or "address" in name else text,
+                masked(text) if any(word in name for word in ("url", "address", "proxy")) else text,
                 field.description or "",
             )
         )

@@ -45,6 +45,7 @@ class Agent:
             seed=prompt.seed,
             stop=request.stop,
             traceparent=traceparent,
+            chosen=prompt.chosen,
         )
         try:
             completion = await self.balancer.complete(

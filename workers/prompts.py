@@ -187,20 +187,25 @@ PERSONAS: Sequence[Persona] = (
     ),
 )
 
-# Below vLLM's default of 1.0, because answers to engineering tasks vary less there.
-DEFAULT_TEMPERATURE = 0.7
+# With diversity, what the personas' temperatures differ from if the request names none. Below vLLM's default of 1.0,
+# because answers to engineering tasks vary less there. Without diversity nobody asked for one, and none is sent.
+DIVERSE_TEMPERATURE = 0.7
 MAX_TEMPERATURE = 2.0
 _SEED_BOUND = 2**63
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One agent's messages and sampling. `temperature` or `seed` None: the server chooses."""
+    """One agent's messages and sampling. `temperature` or `seed` None: the server chooses.
+
+    `chosen`: those of the two that Parley chose, and not the caller.
+    """
 
     messages: tuple[Mapping[str, str], ...]
     temperature: float | None
     seed: int | None
     persona: str | None
+    chosen: frozenset[str] = frozenset()
 
 
 def compose(request: AgentRequested) -> Prompt:
@@ -220,6 +225,7 @@ def compose(request: AgentRequested) -> Prompt:
         temperature=_temperature(request, persona),
         seed=_seed(request),
         persona=persona.name if persona else None,
+        chosen=_chosen(request),
     )
 
 
@@ -256,10 +262,16 @@ def _text(value: str | Mapping[str, Any]) -> str:
     )
 
 
-def _temperature(request: AgentRequested, persona: Persona | None) -> float:
-    base = request.temperature if request.temperature is not None else DEFAULT_TEMPERATURE
+def _chosen(request: AgentRequested) -> frozenset[str]:
+    if not request.diversity:
+        return frozenset()
+    return frozenset(field for field in ("temperature", "seed") if getattr(request, field) is None)
+
+
+def _temperature(request: AgentRequested, persona: Persona | None) -> float | None:
     if persona is None:
-        return base
+        return request.temperature
+    base = request.temperature if request.temperature is not None else DIVERSE_TEMPERATURE
     # More agents than personas: each further lap has a higher temperature, so that no two agents are alike.
     lap = (request.agent_number - 1) // len(PERSONAS)
     return round(min(MAX_TEMPERATURE, max(0.0, base + persona.temperature_offset + 0.05 * lap)), 3)

@@ -38,9 +38,11 @@ class ErrorPolicy(NamedTuple):
 # Packed by hand: the formatter would give each argument a line of its own.
 # fmt: off
 POLICIES: Mapping[ErrorType, ErrorPolicy] = {
-    ErrorType.RATE_LIMITED: ErrorPolicy("HTTP 429", retried=True, retry_note="after `Retry-After` if given",
+    ErrorType.RATE_LIMITED: ErrorPolicy("HTTP 429", retried=True,
+        retry_note="with `Retry-After`: at another endpoint, or after it",
         signal=Signal.ALIVE, acts="operator: more capacity"),
-    ErrorType.SERVER_ERROR: ErrorPolicy("HTTP 5xx, an error inside a stream, or an answer that vLLM aborted",
+    ErrorType.SERVER_ERROR: ErrorPolicy(
+        "HTTP 408, 409, 425 or 5xx, an error inside a stream, or an answer that vLLM aborted",
         retried=True, signal=Signal.AMBIGUOUS, acts="operator"),
     ErrorType.CONNECTION_FAILED: ErrorPolicy("no connection: refused, timed out, no such host, or no TLS",
         retried=True, retry_note="at the next endpoint", signal=Signal.DEAD, acts="operator"),
@@ -53,7 +55,7 @@ POLICIES: Mapping[ErrorType, ErrorPolicy] = {
     ErrorType.TOTAL_TIMEOUT: ErrorPolicy("one call took longer than `PARLEY_VLLM_TOTAL_TIMEOUT_SECONDS`",
         retried=True, signal=Signal.AMBIGUOUS, acts="operator", timeout=True),
     ErrorType.MALFORMED_ANSWER: ErrorPolicy(
-        "the answer is not JSON, has no choices, or is too large to pass on", retried=True,
+        "the answer is not JSON, a web page say, has no choices, or is too large to pass on", retried=True,
         signal=Signal.ALIVE, acts="operator"),
     ErrorType.CONTEXT_TOO_LONG: ErrorPolicy("HTTP 400: the prompt does not fit the model's context",
         retried=False, signal=Signal.ALIVE, acts="caller"),

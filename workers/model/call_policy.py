@@ -33,9 +33,6 @@ class RetryPolicy:
     base: float = 0.25
     cap: float = 10.0
 
-    def pause(self, attempt: int, retry_after: float | None, jitter: float) -> float:
-        """Seconds before the next call, after call `attempt` (from 1) failed.
-
-        `retry_after`: what the server asked for, a lower bound. `jitter`: from 0 to 1.
-        """
-        return max(backoff(attempt, self.base, self.cap, jitter), retry_after or 0.0)
+    def pause(self, attempt: int, jitter: float) -> float:
+        """Seconds before the next call, after call `attempt` (from 1) failed. `jitter`: from 0 to 1."""
+        return backoff(attempt, self.base, self.cap, jitter)

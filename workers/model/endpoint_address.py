@@ -1,24 +1,47 @@
-"""Where a model is served: an address, with a secret password perhaps."""
+"""Where a model is served: an address, with a secret password perhaps.
+
+http://host:8000                            http://host:8000/v1, the usual place: a bare host names no path
+https://host/v1beta/openai/                 as it is, but for slashes at its end
+https://host/v1/chat/completions            the address of a call, as it was copied: what is before it
+https://host/openai/v1?api-version=preview  the query goes with every call
+"""
 
 from base64 import b64encode
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from parley.broker.core.url_masking import masked
+
+# The ends of addresses that people copy from a server's documents. The longer one first.
+_CALLS = ("/chat/completions", "/completions", "/models")
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """`url`: `/v1` is added if it is missing; `user:password@` in it is sent as HTTP Basic authorization."""
+    """`url`: a bare host, or the base of the calls; `user:password@` in it is sent as HTTP Basic authorization."""
 
     url: str
 
     @property
     def base(self) -> str:
-        """The URL for calls: with `/v1`, without user and password."""
-        parts = urlsplit(self.url)
-        url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
-        return url if url.endswith("/v1") else f"{url}/v1"
+        """The URL that calls add their path to, without user, password, query and slash at its end."""
+        parts = urlsplit(self.url.strip())
+        path = parts.path.rstrip("/")
+        call = next((call for call in _CALLS if path.lower().endswith(call)), "")
+        # A whole call's address says where the calls are, also if that is the root of the host.
+        path = path[: -len(call)].rstrip("/") if call else path or "/v1"
+        return urlsplit(self.without_user)._replace(path=path, query="", fragment="").geturl()
+
+    @property
+    def without_user(self) -> str:
+        """The URL as given, without user and password."""
+        parts = urlsplit(self.url.strip())
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+    def call_url(self, path: str) -> str:
+        """The URL of a call, such as `/chat/completions`, with the endpoint's query."""
+        query = urlsplit(self.url.strip()).query
+        return f"{self.base}{path}?{query}" if query else f"{self.base}{path}"
 
     @property
     def authorization(self) -> str | None:
@@ -30,6 +53,18 @@ class Endpoint:
         return f"Basic {b64encode(pair.encode()).decode()}"
 
     @property
+    def secrets(self) -> tuple[str, ...]:
+        """What nobody else may read: user and password, and the values in the query, each as given and decoded."""
+        parts = urlsplit(self.url)
+        user, password = parts.username or "", parts.password or ""
+        found = [user, password, unquote(user), unquote(password)]
+        if user:
+            pair = f"{unquote(user)}:{unquote(password)}"
+            found += [pair, b64encode(pair.encode()).decode()]
+        found += [value for name, value in parse_qsl(parts.query) if name.lower() != "api-version"]
+        return tuple(dict.fromkeys(value for value in found if value))
+
+    @property
     def label(self) -> str:
         """`host:port` for metrics, without user, password or path."""
         parts = urlsplit(self.url)
@@ -37,5 +72,5 @@ class Endpoint:
         return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
 
     def __str__(self) -> str:
-        """The URL for messages, its password masked: others read an outcome's `error`."""
+        """The URL for messages, its password and query masked: others read an outcome's `error`."""
         return masked(self.url)

@@ -1,4 +1,6 @@
-"""The breakers of a worker's endpoints: which may be called or is due for a probe, and waiting for a change.
+"""The breakers and pauses of a worker's endpoints: which may be called or is due for a probe, and waiting for a change.
+
+A pause is what a server asked for when it refused a call (`Retry-After`): only that endpoint is left alone.
 
 Reads no clock and makes no call: callers pass `now`, in seconds since the epoch.
 """
@@ -7,8 +9,11 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from operator import itemgetter
+from typing import NamedTuple
 
 from parley.broker.core.agent_error_table import Signal
+from parley.broker.core.messages import ErrorType
 from parley.workers.model.breaker import (
     Breaker,
     BreakerPolicy,
@@ -21,6 +26,19 @@ from parley.workers.model.endpoint_address import Endpoint
 
 log = logging.getLogger("parley.workers")
 
+# The longest pause. Some servers name a day, and may be free much earlier: they are asked again after this.
+MAX_PAUSE_SECONDS = 300.0
+
+
+class Pause(NamedTuple):
+    """Until when an endpoint is left alone, since the epoch, and why. The failure's `text` may be shown to any caller."""
+
+    until: float
+    failure: Failure
+
+
+NO_PAUSE = Pause(0.0, Failure(ErrorType.RATE_LIMITED, ""))
+
 
 class EndpointBreakers:
     """One breaker for each of `endpoints`; all agents of a worker share them."""
@@ -28,6 +46,8 @@ class EndpointBreakers:
     def __init__(self, endpoints: Sequence[Endpoint], policy: BreakerPolicy) -> None:
         self._endpoints = endpoints
         self._breakers = {endpoint: Breaker(policy) for endpoint in endpoints}
+        # The latest pause that each endpoint asked for.
+        self._pauses: dict[Endpoint, Pause] = {}
         # Agents that wait for any breaker to change; resolved by the next change.
         self._waiting: set[asyncio.Future[None]] = set()
         # Called at each change.
@@ -39,9 +59,11 @@ class EndpointBreakers:
     # ── calls ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def admit(self, order: Iterable[Endpoint], now: float) -> tuple[Endpoint, Permit] | None:
-        """The first closed endpoint, with a permit that must be passed to `end`; None if none is closed."""
+        """The first closed endpoint without a pause, with a permit that must be passed to `end`; None if there is none."""
         for endpoint in order:
             breaker = self._breakers[endpoint]
+            if self._pauses and self._paused_until(endpoint, now) > now:
+                continue
             if breaker.state is BreakerState.CLOSED and (permit := breaker.admit(now)) is not None:
                 return endpoint, permit
         return None
@@ -81,6 +103,29 @@ class EndpointBreakers:
             )
         elif breaker.state is BreakerState.CLOSED:
             log.info("%s is called again", endpoint)
+
+    # ── pauses ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def pause(self, endpoint: Endpoint, seconds: float, now: float, failure: Failure) -> None:
+        """Leave an endpoint alone for `seconds`, at most MAX_PAUSE_SECONDS, unless it already is for longer."""
+        until = now + min(seconds, MAX_PAUSE_SECONDS)
+        if until > max(now, self._paused_until(endpoint, now)):
+            log.info("%s is left alone for %.1f s: %s", endpoint, until - now, failure.text)
+            self._pauses[endpoint] = Pause(until, failure)
+
+    def _paused_until(self, endpoint: Endpoint, now: float) -> float:
+        until = self._pauses.get(endpoint, NO_PAUSE).until
+        # Further away than any pause: the clock was set back, which must not make the pause longer.
+        return until if until - now <= MAX_PAUSE_SECONDS else 0.0
+
+    def first_free(self, order: Iterable[Endpoint], now: float) -> tuple[float, Pause]:
+        """When the first of these may be called, and the pause that ends then. Infinity if no breaker is closed."""
+        first = math.inf, NO_PAUSE
+        for endpoint in order:
+            if self._breakers[endpoint].state is BreakerState.CLOSED:
+                at = max(now, self._paused_until(endpoint, now))
+                first = min(first, (at, self._pauses.get(endpoint, NO_PAUSE)), key=itemgetter(0))
+        return first
 
     # ── waiting ─────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -4,6 +4,9 @@
 endpoint. No wait outlives the deadline. Endpoints whose breaker is open are passed over. If all are open, the
 caller waits as long as its backoffs would have taken together, then gets the failure that opened the breaker.
 
+An endpoint that asked to be left alone (`Retry-After`) is passed over until then, and the next one is asked now. If
+all asked for it, the caller waits for the first, or fails at once if that is past its deadline.
+
 A probe asks an open endpoint for one token. It runs in a task of its own, so it neither delays the caller
 that triggered it nor is cancelled with it.
 """
@@ -11,9 +14,10 @@ that triggered it nor is cancelled with it.
 import asyncio
 import hashlib
 import logging
+import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -74,35 +78,42 @@ class FailoverClient:
         Raises ModelError, also with that number: the last call's error, DEADLINE_EXCEEDED, or, if no endpoint
         could be called, the failure that opened the breaker. A probe is not counted as a call.
         """
-        order = preference_order(task_id, self.endpoints)
+        preferred = order = preference_order(task_id, self.endpoints)
         turn = attempts = 0
+        # Endpoints that asked this caller to wait: only the others are worth a call without a backoff.
+        paused: set[Endpoint] = set()
         while True:
             turn += 1
             now = self.now()
             if now >= deadline:
-                raise self._too_late(order, attempts)
-            shift, last = (turn - 1) % len(order), turn >= self.retry.attempts
+                raise self._too_late(preferred, attempts)
+            last = turn >= self.retry.attempts
             # If no endpoint may be called, the agent waits as long as its longest backoff: waiting loads no server.
             # The last turn has no backoff after it.
-            pause, patience = (0.0, self.probe_seconds) if last else (self.retry.pause(turn, None, 1.0), 0.0)
-            admitted = await self._admit(
-                (*order[shift:], *order[:shift]), request.model, now + pause, patience, deadline
-            )
+            pause, patience = (0.0, self.probe_seconds) if last else (self.retry.pause(turn, 1.0), 0.0)
+            admitted = await self._admit(order, request.model, now + pause, patience, deadline)
             if admitted is None:
-                if last and self.now() < deadline:
-                    raise self._all_open(order, attempts)
+                if self.now() < deadline and (last or self._all_paused_past(order, deadline)):
+                    raise self._none_free(preferred, attempts)
                 continue
             endpoint, permit = admitted
             attempts += 1
+            place = order.index(endpoint) + 1
+            order = [*order[place:], *order[:place]]
             try:
                 completion = await self.model.complete(endpoint, request, seconds=deadline - self.now())
             except ModelError as error:
                 error.attempts = attempts
                 self._end_failed(endpoint, permit, error, task_id)
-                wait = self.retry.pause(turn, error.retry_after, self.jitter())
-                if not POLICIES[error.error_type].retried or last or self.now() + wait >= deadline:
+                if not POLICIES[error.error_type].retried or last:
                     raise
-                await self.sleep(wait)
+                if error.retry_after:
+                    paused.add(endpoint)
+                wait = self._wait(turn, order, paused if error.retry_after else order)
+                if self.now() + wait >= deadline:
+                    raise
+                if wait:
+                    await self.sleep(wait)
                 continue
             except BaseException:
                 self.breakers.end(endpoint, permit, Signal.IGNORED, self.now())
@@ -110,13 +121,31 @@ class FailoverClient:
             self.breakers.end(endpoint, permit, Signal.ALIVE, self.now())
             return completion if attempts == 1 else replace(completion, attempts=attempts)
 
+    def _wait(self, turn: int, order: Sequence[Endpoint], asked: Collection[Endpoint]) -> float:
+        """Seconds to the next call, after call `turn` failed. None if an endpoint outside `asked` is free."""
+        now = self.now()
+        others = [endpoint for endpoint in order if endpoint not in asked]
+        if self.breakers.first_free(others, now)[0] <= now:
+            return 0.0
+        backoff, free_at = self.retry.pause(turn, self.jitter()), self._free_at(order)
+        return backoff if math.isinf(free_at) else max(backoff, free_at - now)
+
+    def _free_at(self, order: Sequence[Endpoint]) -> float:
+        """When the first pause of these ends; now without one; infinity while a probe may free one earlier."""
+        if any(self.breakers[endpoint].state is not BreakerState.CLOSED for endpoint in order):
+            return math.inf
+        return self.breakers.first_free(order, self.now())[0]
+
+    def _all_paused_past(self, order: Sequence[Endpoint], deadline: float) -> bool:
+        return deadline <= self._free_at(order) < math.inf
+
     async def _admit(
         self, order: Sequence[Endpoint], model: str, until: float, patience: float, deadline: float
     ) -> tuple[Endpoint, Permit] | None:
-        """Wait for a permit to call the first closed endpoint; None if none is closed by `until`.
+        """Wait for a permit to call the first free endpoint; None if none is closed by `until`.
 
-        While a probe runs, wait `patience` seconds longer. Starts the probes that are due, and waits for them
-        only if no other endpoint is closed.
+        While a probe runs, wait `patience` seconds longer, and for a pause as long as it takes, if it ends before
+        the deadline. Starts the probes that are due, and waits for them only if no other endpoint is free.
         """
         breakers = self.breakers
         while (now := self.now()) < deadline:
@@ -126,9 +155,12 @@ class FailoverClient:
             if admitted is not None:
                 return admitted
             end = min(until + patience if breakers.probing(order) else until, deadline)
-            if now >= end:
+            free_at, _ = breakers.first_free(order, now)
+            if free_at < deadline:
+                end = max(end, free_at)
+            if now >= end or self._all_paused_past(order, deadline):
                 return None
-            await breakers.wait_changed(min(end, breakers.next_probe_at(order)) - now, self.sleep)
+            await breakers.wait_changed(min(end, free_at, breakers.next_probe_at(order)) - now, self.sleep)
         return None
 
     def _end_failed(self, endpoint: Endpoint, permit: Permit, error: ModelError, task_id: str = "") -> None:
@@ -136,6 +168,9 @@ class FailoverClient:
         self.breakers.end(
             endpoint, permit, error.signal, now, failure=failure, task_id=task_id, jitter=jitter
         )
+        if error.retry_after and POLICIES[error.error_type].retried:
+            said = "it is busy" if error.status is None else f"HTTP {error.status} from the model server"
+            self.breakers.pause(endpoint, error.retry_after, now, Failure(error.error_type, said))
 
     # ── probes ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -146,7 +181,8 @@ class FailoverClient:
 
     async def _probe(self, endpoint: Endpoint, permit: Permit, model: str) -> None:
         """Ask for one token and tell the breaker how that ended."""
-        request = ChatRequest(model=model, messages=PROBE_MESSAGES, max_tokens=1)
+        one = frozenset({"max_tokens"})
+        request = ChatRequest(model=model, messages=PROBE_MESSAGES, max_tokens=1, chosen=one)
         try:
             await self.model.complete(endpoint, request, seconds=self.probe_seconds)
         except ModelError as error:
@@ -165,23 +201,41 @@ class FailoverClient:
 
     # ── failing without a call ──────────────────────────────────────────────────────────────────────────────
 
-    def _all_open(self, order: Sequence[Endpoint], attempts: int) -> ModelError:
-        """For no closed endpoint: the failure that opened the breaker of the one that the task prefers."""
-        failure, text = self._open_since(order)
+    def _none_free(self, order: Sequence[Endpoint], attempts: int) -> ModelError:
+        """For no free endpoint: why the one that the task prefers is not called, and which others are not."""
+        failure, text = self._not_called_since(order)
         return ModelError(failure.error_type, text, attempts=attempts)
 
     def _too_late(self, order: Sequence[Endpoint], attempts: int) -> ModelError:
-        """For a passed deadline; with the breaker's failure if no endpoint could be called."""
-        closed = any(self.breakers[endpoint].state is BreakerState.CLOSED for endpoint in order)
-        text = TOO_LATE if closed else f"{TOO_LATE}; {self._open_since(order)[1]}"
+        """For a passed deadline; with the reason if no endpoint could be called."""
+        free = self.breakers.first_free(order, now := self.now())[0] <= now
+        text = TOO_LATE if free else f"{TOO_LATE}; {self._not_called_since(order)[1]}"
         return ModelError(ErrorType.DEADLINE_EXCEEDED, text, attempts=attempts)
 
-    def _open_since(self, order: Sequence[Endpoint]) -> tuple[Failure, str]:
-        breaker = self.breakers[order[0]]
+    def _not_called_since(self, order: Sequence[Endpoint]) -> tuple[Failure, str]:
+        """Why the first of these is not called, and a text about all, those with open breakers together."""
+        opened: dict[bool, list[Endpoint]] = {}
+        for endpoint in order:
+            opened.setdefault(self.breakers[endpoint].failure is not None, []).append(endpoint)
+        found = [
+            self._open_since(some) if is_open else self._paused(some) for is_open, some in opened.items()
+        ]
+        return found[0][0], "; ".join(text for _, text in found)
+
+    def _open_since(self, endpoints: Sequence[Endpoint]) -> tuple[Failure, str]:
+        breaker = self.breakers[endpoints[0]]
         assert breaker.failure is not None, "no breaker is closed"
-        others = f" (and {len(order) - 1} more)" if len(order) > 1 else ""
-        since = f"the breaker of {order[0]}{others} is open since {format_timestamp(breaker.opened_at)}"
+        since = f"the breaker of {_and_more(endpoints)} is open since {format_timestamp(breaker.opened_at)}"
         return breaker.failure, f"{since}: {breaker.failure.text}"
+
+    def _paused(self, endpoints: Sequence[Endpoint]) -> tuple[Failure, str]:
+        _, pause = self.breakers.first_free(endpoints, self.now())
+        asked = f"{_and_more(endpoints)} asked to be left alone until {format_timestamp(pause.until)}"
+        return pause.failure, f"{asked}: {pause.failure.text}"
+
+
+def _and_more(endpoints: Sequence[Endpoint]) -> str:
+    return f"{endpoints[0]} (and {len(endpoints) - 1} more)" if len(endpoints) > 1 else str(endpoints[0])
 
 
 def preference_order(task_id: str, endpoints: Sequence[Endpoint]) -> list[Endpoint]:

@@ -2,11 +2,15 @@
 
 A call has three limits: connect, first byte (streamed calls: vLLM sends headers at once), and total.
 Cancelling a call closes its connection, which makes vLLM abort the request. Every failure is a `ModelError`
-whose `error_type` is one of the contract's closed set. Nothing here retries.
+whose `error_type` is one of the contract's closed set, and whose text holds no secret. Nothing here retries, but for a
+call that a server refused because of a field that Parley chose: it is made again without the field.
 """
 
 import asyncio
-import errno
+import logging
+import re
+import ssl
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -18,12 +22,21 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 from pydantic_core import to_json
 
+from parley.broker.core.agent_error_table import POLICIES
 from parley.broker.core.messages import ErrorType
 from parley.workers.model import responses
+from parley.workers.model.call_errors import CallErrors, redirected, silent, web_page
 from parley.workers.model.call_policy import CallTimeouts
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.large_answer_limit import wait_turn
-from parley.workers.model.responses import Completion, ModelError, ServedModel
+from parley.workers.model.model_list import ServedModel, read_list
+from parley.workers.model.request_fields import FieldRules
+from parley.workers.model.responses import Completion, ModelError
+from parley.workers.model.retry_after import retry_after
+from parley.workers.model.server_access import ServerAccess
+from parley.workers.model.web_page import is_web_page
+
+log = logging.getLogger("parley.workers")
 
 # What a probe asks, for one token. A real prompt may take a minute, and all agents would wait for it.
 PROBE_MESSAGES = ({"role": "user", "content": "ping"},)
@@ -32,11 +45,27 @@ PROBE_MESSAGES = ({"role": "user", "content": "ping"},)
 FULL_CHUNK_BYTES = 8 * 1024
 # Of a header, in an error.
 MAX_SHOWN_CHARACTERS = 80
+# Of a refusal, in which the names of fields are looked for.
+MAX_REFUSAL_BYTES = 16 * 1024
+OWN_HEADERS = {"accept": "*/*", "accept-encoding": "identity", "user-agent": "parley"}
+# A server that redirects more often sends a call in a circle.
+MAX_REDIRECTS = 3
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# Refusals that may be about a field of the request.
+_FIELD_REFUSALS = frozenset({ErrorType.BAD_REQUEST, ErrorType.SERVER_ERROR})
+_FIELD_STATUSES = frozenset({400, 404, 415, 422, 500, 501})
+# What a server that breaks over a field says. Another 500 may name a field by chance.
+_ABOUT_A_FIELD = re.compile(
+    "support|unknown|unexpected|unrecogni|invalid|extra|not (allowed|permitted)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One chat completion. None: the server chooses. `traceparent`: sent as the header of that name."""
+    """One chat completion. None: the server chooses. `traceparent`: sent as the header of that name.
+
+    `chosen`: the fields whose value Parley chose, and not the caller: a server that refuses them gets none.
+    """
 
     model: str
     messages: Sequence[Mapping[str, str]]
@@ -45,6 +74,7 @@ class ChatRequest:
     seed: int | None = None
     stop: str | Sequence[str] | None = None
     traceparent: str | None = None
+    chosen: frozenset[str] = frozenset()
 
     def body(self, *, stream: bool) -> dict[str, Any]:
         """The JSON body."""
@@ -60,30 +90,47 @@ class ChatRequest:
         return {**body, "stream": True, "stream_options": {"include_usage": True}} if stream else body
 
 
+class _Refused(Exception):
+    """A response that is no answer: the error for it, and its body."""
+
+    def __init__(self, error: ModelError, body: bytes) -> None:
+        super().__init__(error, body)
+        self.error = error
+        self.body = body
+
+
 class ModelClient:
     """Calls any number of endpoints over kept connections. Use as an async context manager.
 
-    `connections`: how many may be open at once. `stream`: ask for streamed answers.
+    `access`: how they are reached. `connections`: how many may be open at once. `stream`: ask for streamed answers.
     """
 
     def __init__(
         self,
         *,
         api_key: str | None = None,
+        access: ServerAccess | None = None,
         timeouts: CallTimeouts | None = None,
         stream: bool = False,
         connections: int = 256,
     ) -> None:
+        self._access = access or ServerAccess()
         self._timeouts = timeouts or CallTimeouts()
         self._stream = stream
         # httpx's own transport does 130 requests/s with 50 to 200 concurrent calls, this one 1,300 to 1,800.
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         # trust_env: a proxy setting for traffic to the outside must not redirect calls inside a cluster.
-        self._transport = AiohttpTransport(limits=limits, trust_env=False)
+        self._transport = AiohttpTransport(
+            verify=_tls(self._access.certificates),
+            limits=limits,
+            proxy=_proxy(self._access.proxy),
+            trust_env=False,
+        )
         # For every request.
-        self._headers = {"accept": "*/*", "accept-encoding": "identity", "user-agent": "parley"}
-        if api_key:
-            self._headers["authorization"] = f"Bearer {api_key}"
+        self._headers = {**OWN_HEADERS, **self._access.sent_headers(api_key)}
+        self._errors = CallErrors(self._access, api_key)
+        # What each server has refused so far, by endpoint and model.
+        self._rules: dict[tuple[Endpoint, str], FieldRules] = {}
         self._extensions = {"timeout": httpx.Timeout(None, connect=self._timeouts.connect).as_dict()}
         # Closes the transport.
         self._stack = AsyncExitStack()
@@ -95,34 +142,123 @@ class ModelClient:
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
 
+    # ── calls ───────────────────────────────────────────────────────────────────────────────────────────────
+
     async def complete(self, endpoint: Endpoint, request: ChatRequest, *, seconds: float) -> Completion:
         """One chat completion within `seconds`. Raises ModelError; cancelling closes the connection."""
         total = min(seconds, self._timeouts.total) if self._timeouts.total is not None else seconds
         try:
             async with asyncio.timeout(total):
-                return await self._call(endpoint, request)
+                return await self._complete(endpoint, request)
+        except ModelError as error:
+            self._errors.clean(endpoint, error)
+            raise
         except TimeoutError as error:
             error_type = ErrorType.DEADLINE_EXCEEDED if total >= seconds else ErrorType.TOTAL_TIMEOUT
             raise ModelError(error_type, f"no whole answer from {endpoint} within {total:.1f} s") from error
 
-    async def _call(self, endpoint: Endpoint, request: ChatRequest) -> Completion:
-        body = to_json(request.body(stream=self._stream))
+    async def _complete(self, endpoint: Endpoint, request: ChatRequest) -> Completion:
+        """The answer, once the server takes the request's fields; which those are is remembered."""
+        key = endpoint, request.model
+        known = rules = self._rules.get(key, self._access.fields)
+        body = request.body(stream=self._stream)
+        chosen = request.chosen | {"stream_options"} if self._stream else request.chosen
+        changes: list[str] = []
+        while True:
+            try:
+                completion = await self._call(endpoint, request, rules.applied(body, chosen))
+            except _Refused as refused:
+                text = refused.body[:MAX_REFUSAL_BYTES].decode(errors="replace")
+                changed = _after_refusal(refused.error, text, rules, body, chosen)
+                if changed is None:
+                    raise refused.error from None
+            except ModelError as error:
+                changed = _after_refusal(error, error.message, rules, body, chosen)
+                if changed is None:
+                    if error.error_type is ErrorType.EMPTY_ANSWER:
+                        self._remember(key, known, rules, changes)
+                    raise
+            else:
+                self._remember(key, known, rules, changes)
+                return completion
+            changes.append(changed[0])
+            rules = changed[1]
+
+    def _remember(
+        self, key: tuple[Endpoint, str], known: FieldRules, rules: FieldRules, changes: Sequence[str]
+    ) -> None:
+        if rules is not known and self._rules.get(key) != rules:
+            self._rules[key] = rules
+            how = "PARLEY_VLLM_OMIT and PARLEY_VLLM_RENAME do so from the start"
+            log.warning("%s refuses what Parley sends: %s from now on (%s)", key[0], ", ".join(changes), how)
+
+    async def _call(self, endpoint: Endpoint, request: ChatRequest, fields: Mapping[str, Any]) -> Completion:
         headers = {"content-type": "application/json"}
         if request.traceparent:
             headers["traceparent"] = request.traceparent
-        http_request = self._request("POST", endpoint, "/chat/completions", headers, body)
         try:
-            response = await self._first_bytes(endpoint, http_request)
+            response = await self._exchange("POST", endpoint, "/chat/completions", headers, to_json(fields))
             try:
-                if response.status_code != httpx.codes.OK:
-                    raise _refused(response, await _read(response))
+                if not response.is_success:
+                    body = await _read(response)
+                    raise _Refused(self._errors.of_refusal(endpoint, response, body), body)
                 if self._stream:
                     return await _read_stream(response, request.model)
                 return responses.completion(await _read(response), request.model)
+            except ModelError as error:
+                if error.retry_after is None and POLICIES[error.error_type].retried:
+                    error.retry_after = retry_after(response.headers, b"", time.time())
+                raise
             finally:
                 await response.aclose()
         except (httpx.HTTPError, aiohttp.ClientError) as error:
-            raise _broken(endpoint, error) from error
+            raise self._errors.of_broken(endpoint, error) from error
+
+    async def models(self, endpoint: Endpoint, *, seconds: float = 5.0) -> list[ServedModel]:
+        """The models that the server lists. Raises ModelError."""
+        try:
+            return await self._models(endpoint, seconds)
+        except ModelError as error:
+            self._errors.clean(endpoint, error)
+            raise
+
+    async def _models(self, endpoint: Endpoint, seconds: float) -> list[ServedModel]:
+        try:
+            async with asyncio.timeout(seconds):
+                response = await self._exchange("GET", endpoint, "/models", {})
+                body = await _read(response)
+        except TimeoutError as error:
+            raise silent(endpoint, seconds) from error
+        except (httpx.HTTPError, aiohttp.ClientError) as error:
+            raise self._errors.of_broken(endpoint, error) from error
+        if not response.is_success:
+            raise self._errors.of_refusal(endpoint, response, body)
+        return read_list(endpoint, body)
+
+    # ── one exchange ────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _exchange(
+        self,
+        method: str,
+        endpoint: Endpoint,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+    ) -> httpx.Response:
+        """A response, with its body to be read. Follows redirects on the same server: never with the key to another."""
+        url = _url(endpoint, path)
+        all_headers = {**self._headers, **_authorization(endpoint), **headers}
+        for _ in range(MAX_REDIRECTS + 1):
+            # httpx's own client costs a third of a call: redirects, cookies, URL merging.
+            request = httpx.Request(
+                method, url, headers=all_headers, content=body, extensions=self._extensions
+            )
+            response = await self._first_bytes(endpoint, request)
+            if response.status_code not in _REDIRECTS:
+                return response
+            await response.aclose()
+            url = redirected(endpoint, method, url, response)
+        raise ModelError(ErrorType.BAD_REQUEST, f"{endpoint} redirects in a circle: is the URL right?")
 
     async def _first_bytes(self, endpoint: Endpoint, request: httpx.Request) -> httpx.Response:
         if not self._stream:
@@ -132,70 +268,49 @@ class ModelClient:
             async with asyncio.timeout(limit):
                 return await self._transport.handle_async_request(request)
         except TimeoutError as error:
-            raise _silent(endpoint, limit) from error
+            raise silent(endpoint, limit) from error
 
-    def _request(
-        self,
-        method: str,
-        endpoint: Endpoint,
-        path: str,
-        headers: Mapping[str, str],
-        body: bytes | None = None,
-    ) -> httpx.Request:
-        """A request for the transport. httpx's own client costs a third of a call: redirects, cookies, URL merging."""
-        url, extensions = _url(endpoint, path), self._extensions
-        all_headers = {**self._headers, **_authorization(endpoint), **headers}
-        return httpx.Request(method, url, headers=all_headers, content=body, extensions=extensions)
 
-    async def models(self, endpoint: Endpoint, *, seconds: float = 5.0) -> list[ServedModel]:
-        """The models that the server lists in `/v1/models`. Raises ModelError."""
-        try:
-            async with asyncio.timeout(seconds):
-                request = self._request("GET", endpoint, "/models", {})
-                response = await self._transport.handle_async_request(request)
-                body = await _read(response)
-        except TimeoutError as error:
-            raise _silent(endpoint, seconds) from error
-        except (httpx.HTTPError, aiohttp.ClientError) as error:
-            raise _broken(endpoint, error) from error
-        if response.status_code != httpx.codes.OK:
-            raise _refused(response, body)
-        return responses.served(endpoint, body)
+def _tls(certificates: str | None) -> ssl.SSLContext | bool:
+    """What HTTPS trusts: the public authorities, and those of `certificates`, PEM text."""
+    if certificates is None:
+        return True
+    context = httpx.create_ssl_context(trust_env=False)
+    # A private authority may be given by its intermediate certificate, and its own need not be as strict as a public one.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.load_verify_locations(cadata=certificates)
+    return context
+
+
+def _proxy(url: str | None) -> httpx.Proxy | None:
+    if url is None:
+        return None
+    # aiohttp makes `Proxy-Authorization` of it: its own way to pass a password is going to be removed.
+    place = Endpoint(url)
+    return httpx.Proxy(place.without_user, headers=_authorization(place))
+
+
+def _after_refusal(
+    error: ModelError, text: str, rules: FieldRules, body: Mapping[str, Any], chosen: frozenset[str]
+) -> tuple[str, FieldRules] | None:
+    if error.error_type not in _FIELD_REFUSALS or error.status not in (None, *_FIELD_STATUSES):
+        return None
+    if error.error_type is ErrorType.SERVER_ERROR and not _ABOUT_A_FIELD.search(text):
+        return None
+    return rules.after_refusal(body, chosen, text)
 
 
 # A service has a few endpoints, each of two paths.
 @lru_cache(maxsize=256)
 def _url(endpoint: Endpoint, path: str) -> httpx.URL:
-    return httpx.URL(f"{endpoint.base}{path}")
+    return httpx.URL(endpoint.call_url(path))
 
 
 @lru_cache(maxsize=256)
 def _authorization(endpoint: Endpoint) -> Mapping[str, str]:
     value = endpoint.authorization
     return {} if value is None else {"authorization": value}
-
-
-def _silent(endpoint: Endpoint, seconds: float) -> ModelError:
-    return ModelError(ErrorType.FIRST_BYTE_TIMEOUT, f"nothing from {endpoint} within {seconds:g} s")
-
-
-def _broken(endpoint: Endpoint, error: Exception) -> ModelError:
-    """The error for a call that broke, told by aiohttp's exception.
-
-    httpx-aiohttp makes a ConnectTimeout of a connection that the server closed, with aiohttp's exception as
-    its cause. For an answer that is not HTTP it raises aiohttp's exception itself.
-    """
-    if _is_ours(error):
-        text = f"cannot connect to {endpoint}: too many open files in this process"
-        return ModelError(ErrorType.CONNECTION_FAILED, text, is_ours=True)
-    match error if isinstance(error, aiohttp.ClientError) else error.__cause__:
-        case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError() | aiohttp.InvalidURL():
-            return ModelError(ErrorType.CONNECTION_FAILED, f"cannot connect to {endpoint}: {_reason(error)}")
-        case aiohttp.ClientResponseError() as response:
-            text = " ".join(responses.error_text({"error": response.message}).split())
-            return ModelError(ErrorType.MALFORMED_ANSWER, f"{endpoint} does not answer in HTTP: {text}")
-        case _:
-            return ModelError(ErrorType.CONNECTION_LOST, f"connection to {endpoint} lost: {_reason(error)}")
 
 
 async def _chunks(response: httpx.Response) -> AsyncIterator[bytes]:
@@ -209,20 +324,15 @@ async def _chunks(response: httpx.Response) -> AsyncIterator[bytes]:
             ErrorType.MALFORMED_ANSWER,
             f"the answer has content-encoding {encodings[:MAX_SHOWN_CHARACTERS]!r}; only identity was asked for",
         )
+    content_type, at_start = response.headers.get("content-type", ""), response.is_success
     async for chunk in response.aiter_raw():
+        if at_start and is_web_page(chunk, content_type):
+            raise web_page(response, chunk)
+        at_start = False
         yield chunk
         if len(chunk) >= FULL_CHUNK_BYTES:
             # More is here already, so reading it awaits nothing, and other calls would get no turn.
             await asyncio.sleep(0)
-
-
-def _is_ours(error: BaseException | None) -> bool:
-    """Whether this process, or this machine, has no descriptor left for a connection."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 async def _read(response: httpx.Response) -> bytes:
@@ -261,11 +371,3 @@ async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
         if size > (limit := responses.MAX_ANSWER_BYTES):
             raise ModelError(ErrorType.MALFORMED_ANSWER, f"a line is over {limit} bytes")
     yield b"".join(pieces)
-
-
-def _refused(response: httpx.Response, body: bytes) -> ModelError:
-    return responses.refusal(response.status_code, response.headers.get("retry-after"), body)
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__

@@ -1,8 +1,9 @@
-"""Whether the model servers serve the model: its name is listed, and a token comes. For readiness and doctor.
+"""Whether the model servers serve the model: a token of it comes. For readiness and doctor.
 
-vLLM's `/health` can be 200 while its workers are dead (vllm#16259), and so can its list; only a token proves
-that it works. A token for each check would be waste: one is asked for at the first check, and again after a
-server was away. In between the list is enough.
+vLLM's `/health` can be 200 while its workers are dead (vllm#16259), and so can its list; other servers have no list,
+or other names in it. Only a token proves that it works, and it outweighs the list. A token for each check would be
+waste: one is asked for at the first check, and again after a server was away or its list has changed. In between the
+list is enough.
 """
 
 import asyncio
@@ -15,51 +16,79 @@ from parley.broker.core.messages import ErrorType
 from parley.workers.model.breaker import BreakerState
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.model_client import PROBE_MESSAGES, ChatRequest, ModelClient
+from parley.workers.model.model_list import ServedModel, match, shown
 from parley.workers.model.pool_endpoint_status import EndpointStatus
-from parley.workers.model.responses import MAX_ERROR_CHARACTERS, ModelError, ServedModel
+from parley.workers.model.responses import ModelError
 
 log = logging.getLogger("parley.workers")
 
 # A model that takes longer than this for one token counts as not answering.
 ONE_TOKEN_SECONDS = 30.0
+# Without these nobody is there to generate a token.
+_NOT_THERE = frozenset({ErrorType.CONNECTION_FAILED, ErrorType.CONNECTION_LOST})
+# What servers say of a model that they do not have.
+_NO_SUCH = frozenset({ErrorType.MODEL_NOT_FOUND, ErrorType.BAD_REQUEST})
 # How long `unready_reason` waits for the checks, which go on after it. Below a Kubernetes probe's timeout.
 PATIENCE_SECONDS = 1.0
 
 
-async def find(client: ModelClient, endpoint: Endpoint, wanted: str | None) -> ServedModel:
-    """The listed model named `wanted`; for None the first. Raises ModelError, MODEL_NOT_FOUND without one."""
-    models = await client.models(endpoint)
-    for model in models:
-        if wanted in (None, model.name):
-            return model
-    listed = ", ".join(model.name for model in models)[:MAX_ERROR_CHARACTERS]
-    missing = f"{wanted} is not served there; it serves {listed or 'nothing'}"
-    raise ModelError(ErrorType.MODEL_NOT_FOUND, missing if wanted else "no model is served there")
+async def find(client: ModelClient, endpoint: Endpoint) -> ServedModel:
+    """The first model that is listed. Raises ModelError, MODEL_NOT_FOUND without one."""
+    model, _ = await look_up(client, endpoint, None)
+    return model
+
+
+async def look_up(
+    client: ModelClient, endpoint: Endpoint, wanted: str | None
+) -> tuple[ServedModel, ModelError | None]:
+    """The model named `wanted`, for None the first, and why the list does not show it; None if it does.
+
+    Raises ModelError if nothing listens there, or if the list should name the model and does not.
+    """
+    try:
+        models = await client.models(endpoint)
+    except ModelError as error:
+        if wanted is None or error.error_type in _NOT_THERE:
+            raise
+        return ServedModel(wanted), error
+    model = match(models, wanted)
+    if model is not None:
+        return model, None
+    if wanted is None:
+        none = f"it lists only {shown(models)}: set VLLM_MODEL" if models else "no model is served there"
+        raise ModelError(ErrorType.MODEL_NOT_FOUND, none)
+    missing = f"{wanted} is not served there; it serves {shown(models)}"
+    return ServedModel(wanted), ModelError(ErrorType.MODEL_NOT_FOUND, missing)
 
 
 async def generate(
     client: ModelClient,
     endpoint: Endpoint,
     model: str,
+    unlisted: ModelError | None = None,
     messages: Sequence[Mapping[str, str]] = PROBE_MESSAGES,
     *,
     seconds: float = ONE_TOKEN_SECONDS,
 ) -> None:
-    """Ask for one token. Raises ModelError if the model generates none within `seconds`."""
-    request = ChatRequest(model=model, messages=messages, max_tokens=1)
+    """Ask for one token. Raises ModelError if the model generates none within `seconds`.
+
+    `unlisted`: why the list does not show the model. A token outweighs it; a refusal is told in its words.
+    """
+    request = ChatRequest(model=model, messages=messages, max_tokens=1, chosen=frozenset({"max_tokens"}))
     try:
         await client.complete(endpoint, request, seconds=seconds)
     except ModelError as error:
         # There was a token, but it is not text: a blank, or the start of a model's reasoning.
-        if error.error_type is not ErrorType.EMPTY_ANSWER:
-            raise
+        if error.error_type is ErrorType.EMPTY_ANSWER:
+            return
+        if unlisted is not None and _says_what_else(unlisted) and error.error_type in _NO_SUCH:
+            raise unlisted from error
+        raise
 
 
-def advice(error: ModelError) -> str:
-    """The error's text for an operator. Without the server's own if that refuses the key: it may quote it."""
-    if error.error_type is ErrorType.UNAUTHORIZED:
-        return f"HTTP {error.status}: it refuses the key, is VLLM_API_KEY right?"
-    return str(error)
+def _says_what_else(unlisted: ModelError) -> bool:
+    """Whether the list was read, and names other models. A 404 has a status."""
+    return unlisted.error_type is ErrorType.MODEL_NOT_FOUND and unlisted.status is None
 
 
 class ModelReadiness:
@@ -82,6 +111,8 @@ class ModelReadiness:
         self._statuses = statuses
         # By each endpoint's latest check. None: usable. Missing: no check has ended, or its token is awaited.
         self._results: dict[Endpoint, ModelError | None] = {}
+        # What each endpoint's list said when its token came: nothing is wrong with it, or what is.
+        self._lists: dict[Endpoint, ErrorType | None] = {}
         # Each endpoint's latest check, under way or done.
         self._checks: dict[Endpoint, asyncio.Task[None]] = {}
 
@@ -116,19 +147,21 @@ class ModelReadiness:
 
     def _reason(self, endpoint: Endpoint) -> str:
         error = self._results.get(endpoint)
-        return f"{endpoint}: {f'no token of {self._model} yet' if error is None else advice(error)}"
+        return f"{endpoint}: {f'no token of {self._model} yet' if error is None else error}"
 
     async def _check(self, endpoint: Endpoint) -> None:
         unproven = endpoint not in self._results or self._results[endpoint] is not None
         failed_before = self._results.get(endpoint) is not None
         error: ModelError | None = None
         try:
-            await find(self._client, endpoint, self._model)
-            if not unproven and self._uncalled(endpoint):
+            _, unlisted = await look_up(self._client, endpoint, self._model)
+            listed = None if unlisted is None else unlisted.error_type
+            if not unproven and (self._uncalled(endpoint) or listed is not self._lists[endpoint]):
                 unproven = True
                 del self._results[endpoint]  # not usable until the token comes, which may take long
             if unproven:
-                await generate(self._client, endpoint, self._model)
+                await generate(self._client, endpoint, self._model, unlisted)
+                self._lists[endpoint] = listed
         except ModelError as caught:
             error = caught
         except Exception:
@@ -136,7 +169,7 @@ class ModelReadiness:
             return
         self._results[endpoint] = error
         if error is not None and not failed_before:
-            log.warning("%s is not usable: %s", endpoint, advice(error))
+            log.warning("%s is not usable: %s", endpoint, error)
         elif error is None and unproven:
             log.info("%s generated a token of %s", endpoint, self._model)
 

@@ -1,4 +1,4 @@
-"""Reads what a model server sends: an answer, plain or streamed, a list of models, a refusal.
+"""Reads what a model server sends: an answer, plain or streamed, or a refusal.
 
 Pure: bytes in, values out. Any fault is a `ModelError` with an `error_type` of the contract's closed set.
 """
@@ -10,7 +10,6 @@ from typing import Any
 
 from parley.broker.core.agent_error_table import POLICIES, Signal
 from parley.broker.core.messages import MAX_FIGURE, ErrorType, Usage
-from parley.workers.model.endpoint_address import Endpoint
 
 # Larger than any answer that can be passed on: an outcome must fit into one NATS message (1 MiB).
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
@@ -22,15 +21,10 @@ MAX_ERROR_CHARACTERS = 500
 # A gateway without a server behind it. A 500 may be caused by the request, and vLLM sheds load with 503.
 GATEWAY_STATUSES = frozenset({502, 504})
 _UNAUTHORIZED, _NOT_FOUND = ErrorType.UNAUTHORIZED, ErrorType.MODEL_NOT_FOUND
+# A living server that asks for the same call again: a timeout, a conflict, too early.
+REPEATED_STATUSES = frozenset({408, 409, 425})
 _STATUSES = {401: _UNAUTHORIZED, 403: _UNAUTHORIZED, 404: _NOT_FOUND, 429: ErrorType.RATE_LIMITED}
-
-
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """An entry of `/v1/models`. `max_model_len`: of prompt and answer, in tokens; vLLM gives it."""
-
-    name: str
-    max_model_len: int | None = None
+_STATUSES |= dict.fromkeys(REPEATED_STATUSES, ErrorType.SERVER_ERROR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +78,8 @@ class ModelError(Exception):
         if self.is_ours:
             return Signal.IGNORED
         if self.error_type is ErrorType.SERVER_ERROR:
-            if self.retry_after is not None:
-                return Signal.ALIVE  # only a living server asks to come back later
+            if self.retry_after is not None or self.status in REPEATED_STATUSES:
+                return Signal.ALIVE  # only a living server asks to come back
             if self.status in GATEWAY_STATUSES:
                 return Signal.DEAD
         return POLICIES[self.error_type].signal
@@ -187,19 +181,6 @@ def _checked(content: Any, finish_reason: Any, model: Any, usage: Usage) -> Comp
 def _encodable(text: Any) -> str:
     """The text in UTF-8. JSON may contain half a surrogate pair (`\\ud83d`, an emoji cut by max_tokens)."""
     return str(text).encode(errors="replace").decode()
-
-
-def served(endpoint: Endpoint, body: bytes) -> list[ServedModel]:
-    """Reads the list of `/v1/models`. Raises ModelError."""
-    try:
-        return [ServedModel(_encodable(entry["id"]), _length(entry)) for entry in _json(body)["data"]]
-    except (AttributeError, KeyError, TypeError) as error:
-        raise _malformed(f"{endpoint} lists no models") from error
-
-
-def _length(entry: Mapping[str, Any]) -> int | None:
-    found = entry.get("max_model_len")
-    return found if type(found) is int and found > 0 else None
 
 
 def _json(body: bytes) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_failover import FailoverClient
 from parley.workers.model.model_client import ModelClient
 from parley.workers.model.pool_endpoint_status import EndpointStatus, EndpointStatuses
+from parley.workers.model.server_access import ServerAccess
 from parley.workers.pool.job_book import RESEND_SECONDS, JobBook
 from parley.workers.worker import Worker
 
@@ -30,7 +31,7 @@ class WorkerConfig:
     nats_url: str
     endpoints: tuple[str, ...]
     model: str
-    api_key: str | None
+    api_key: str | None = field(repr=False)
     timeouts: CallTimeouts
     retry: RetryPolicy
     stream: bool
@@ -38,6 +39,7 @@ class WorkerConfig:
     ack_wait_seconds: float
     drain_seconds: float
     breaker_policy: BreakerPolicy = field(default_factory=BreakerPolicy)
+    access: ServerAccess = field(default_factory=ServerAccess)
 
 
 class Pool(Protocol):
@@ -138,7 +140,11 @@ async def start_worker(config: WorkerConfig, wire: JetStream, stack: AsyncExitSt
     stack.callback(BackgroundLoop(wire.clock.run, "the clock").cancel)
     model = await stack.enter_async_context(
         ModelClient(
-            api_key=config.api_key, timeouts=config.timeouts, stream=config.stream, connections=config.slots
+            api_key=config.api_key,
+            access=config.access,
+            timeouts=config.timeouts,
+            stream=config.stream,
+            connections=config.slots,
         )
     )
     balancer = FailoverClient(

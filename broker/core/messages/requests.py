@@ -69,7 +69,8 @@ class Sampling(Message):
         None, description="Model to ask for. Default: the service's `VLLM_MODEL`."
     )
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = Field(
-        None, description="Sampling temperature. Default: Parley's own."
+        None,
+        description="Sampling temperature. Default: the server's; with `diversity`, 0.7 and a little off.",
     )
     max_tokens: Annotated[int, Field(ge=1, le=MAX_MAX_TOKENS)] | None = Field(
         None, description="Most tokens of one answer. Default: the model server's."

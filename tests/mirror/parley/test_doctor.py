@@ -18,6 +18,7 @@ from parley.broker.jetstream.provision import provision
 from parley.doctor import Finding, examine
 from parley.settings import load
 from tests.harness import ModelServer, Running, model_server
+from tests.rig.habit_server import Heard, Reply, either, habit_server, refusal
 from tests.rig.proc import free_port
 
 
@@ -176,6 +177,40 @@ async def test_a_server_that_does_not_say_how_long_its_context_is_passes_without
 async def test_a_token_that_is_no_text_is_one(model: ModelServer) -> None:
     await model.behave(faults={"null": 1.0})
     assert (await findings(vllm_url=model.url))[f"model at {model.url}"].ok
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (200, {"data": [{"id": "llama3:latest"}]}, "llama3 generated a token"),
+        (200, [{"id": "llama3"}], "llama3 generated a token"),
+        (404, {"detail": "Not Found"}, "llama3 generated a token; its list does not show it (HTTP 404 from"),
+        (200, {"data": []}, "its list does not show it (llama3 is not served there; it serves nothing)"),
+    ],
+)
+async def test_a_token_outweighs_the_list(status: int, body: object, words: str) -> None:
+    def habit(heard: Heard) -> Reply:
+        return (status, body, {}) if heard.method == "GET" else either(heard)
+
+    async with habit_server(habit) as server:
+        finding = (await findings(vllm_url=server.url, vllm_model="llama3"))[f"model at {server.url}"]
+    assert finding.ok
+    assert words in finding.detail
+
+
+async def test_key_header_and_query_are_the_doctors_too_and_it_shows_no_secret() -> None:
+    def habit(heard: Heard) -> Reply:
+        right = heard.headers.get("api-key") == "swordfish-1" and heard.target.endswith("?code=swordfish-2")
+        return either(heard) if right else refusal(400, f"{heard.headers} {heard.target}")
+
+    async with habit_server(habit) as server:
+        url = f"{server.url}/v1?code=swordfish-2"
+        right = await findings(vllm_url=url, vllm_api_key="swordfish-1", vllm_api_key_header="api-key")
+        wrong = await findings(vllm_url=url, vllm_api_key="swordfish-1", vllm_api_key_header="x-api-key")
+    what = f"model at {server.url}/v1?code=***"
+    assert right[what].ok
+    assert not wrong[what].ok
+    assert "swordfish" not in str(wrong)
 
 
 async def test_a_server_that_refuses_the_key_is_reported_with_the_setting() -> None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 from pydantic import SecretStr
 
@@ -13,6 +14,8 @@ from parley.broker.core.errors import SettingsError
 from parley.settings import Settings, load, shown, table, variable
 from parley.workers.model.breaker import BreakerPolicy
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
+from parley.workers.model.request_fields import FieldRules
+from parley.workers.model.server_access import ServerAccess
 
 # Of each field: a value as the environment holds it, and what it becomes. None is a default.
 VALUES: dict[str, tuple[str, Any]] = {
@@ -22,6 +25,12 @@ VALUES: dict[str, tuple[str, Any]] = {
     "vllm_url": ("http://gpu-1:8000, https://gpu-2/v1", "http://gpu-1:8000, https://gpu-2/v1"),
     "vllm_model": ("llama", "llama"),
     "vllm_api_key": ("sesame", SecretStr("sesame")),
+    "vllm_api_key_header": ("api-key", "api-key"),
+    "vllm_headers": ("X-Title: Parley", SecretStr("X-Title: Parley")),
+    "vllm_ca_file": (certifi.where(), Path(certifi.where())),
+    "vllm_proxy": ("http://user:secret@proxy:3128", "http://user:secret@proxy:3128"),
+    "vllm_omit": ("seed,stream_options", "seed,stream_options"),
+    "vllm_rename": ("max_tokens=max_completion_tokens", "max_tokens=max_completion_tokens"),
     "vllm_stream": ("true", True),
     "vllm_connect_timeout_seconds": ("1.5", 1.5),
     "vllm_first_byte_timeout_seconds": ("2.5", 2.5),
@@ -61,6 +70,12 @@ BAD_VALUES = {
     "VLLM_URL": ["gpu-1:8000"],
     "PARLEY_VLLM_URL": ["http://one,ftp://two"],
     "VLLM_API_KEY": ["two\nlines", "schlüssel"],
+    "PARLEY_VLLM_API_KEY_HEADER": ["two words", "", "Content-Type", "X:"],
+    "PARLEY_VLLM_HEADERS": ["swordfish", "X-Key:", "Content-Length: 5", '{"a": 1}', "X: 1\nx: 2"],
+    "PARLEY_VLLM_CA_FILE": ["/no/such/file", "/", "/etc/hostname", "/bin/true"],
+    "PARLEY_VLLM_PROXY": ["proxy:3128", "socks5://proxy:1080", "http://", "http://a,http://b", "http://a:x"],
+    "PARLEY_VLLM_OMIT": ["model", "sed"],
+    "PARLEY_VLLM_RENAME": ["max_tokens", "model=x", "seed=stop"],
     "PARLEY_VLLM_STREAM": ["maybe"],
     "PARLEY_VLLM_CONNECT_TIMEOUT_SECONDS": ["0"],
     "PARLEY_VLLM_TOTAL_TIMEOUT_SECONDS": ["-1"],
@@ -206,6 +221,9 @@ def test_a_backoff_that_starts_above_its_cap_names_both(monkeypatch: pytest.Monk
         ("VLLM_API_KEY", f"{SECRET}\nmore"),
         ("PARLEY_VLLM_API_KEY", f"{SECRET}é"),
         ("PARLEY_VLLM_APIKEY", SECRET),
+        ("PARLEY_VLLM_HEADERS", SECRET),
+        ("PARLEY_VLLM_HEADERS", f"X-Key: {SECRET}é"),
+        ("PARLEY_VLLM_PROXY", f"ftp://user:{SECRET}@host"),
     ],
 )
 def test_no_problem_shows_a_secret(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,6 +328,15 @@ def test_a_worker_gets_everything_that_is_set_for_it(monkeypatch: pytest.MonkeyP
     assert config.breaker_policy == BreakerPolicy(failures=3, cooldown=0.5)
     assert (config.stream, config.slots, config.ack_wait_seconds) == (True, 64, 12.0)
     assert config.drain_seconds == 0.0
+    access = config.access
+    assert (access.key_header, access.headers) == ("api-key", (("X-Title", "Parley"),))
+    assert access.proxy == "http://user:secret@proxy:3128"
+    assert access.certificates == Path(certifi.where()).read_text()
+    assert access.fields == FieldRules(
+        frozenset({"seed", "stream_options"}), (("max_tokens", "max_completion_tokens"),)
+    )
+    # Pickled to actors, printed nowhere.
+    assert not any(secret in repr(config) for secret in ("sesame", "user:secret"))
 
 
 def test_the_defaults_of_the_settings_are_those_of_the_code() -> None:
@@ -317,6 +344,7 @@ def test_the_defaults_of_the_settings_are_those_of_the_code() -> None:
     assert config.nats_url == "nats://x"
     assert (config.timeouts, config.retry) == (CallTimeouts(), RetryPolicy())
     assert config.breaker_policy == BreakerPolicy()
+    assert config.access == ServerAccess()
 
 
 # ── shown ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -328,12 +356,16 @@ def test_settings_are_shown_with_their_secrets_masked() -> None:
         vllm_url=f"http://user:{SECRET}@gpu:8000",
         ray_address=f"ray://user:{SECRET}@head:10001",
         worker_nats_url=f"nats://{SECRET}@one:4222",
+        vllm_proxy=f"http://user:{SECRET}@proxy:3128",
+        vllm_headers=f"X-Key: {SECRET}",
         http_port=1,
     )
     rows = {name: value for name, value, _ in shown(settings)}
     assert rows["NATS_URL"] == "nats://***@one:4222,nats://***@two:4222"
     assert rows["VLLM_URL"] == "http://***@gpu:8000"
     assert rows["RAY_ADDRESS"] == "ray://***@head:10001"
+    assert rows["PARLEY_VLLM_PROXY"] == "http://***@proxy:3128"
+    assert rows["PARLEY_VLLM_HEADERS"] == "***"
     assert rows["PARLEY_HTTP_PORT"] == "1"
     assert SECRET not in str(rows)
     settings = load(vllm_api_key=SECRET)

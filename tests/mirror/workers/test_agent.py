@@ -88,6 +88,16 @@ async def test_a_request_without_a_model_gets_the_configured_one_and_the_server_
     await bench.ask()
     (sent,) = bench.model.requests
     assert (sent.model, sent.max_tokens, sent.seed, sent.stop) == ("some-model", None, None, None)
+    assert (sent.temperature, sent.chosen) == (None, frozenset())
+
+
+async def test_what_parley_chose_for_diversity_may_be_left_out_and_what_the_caller_asked_for_may_not() -> (
+    None
+):
+    bench = Bench(DONE)
+    await bench.ask(timed(diversity=True, temperature=0.3))
+    (sent,) = bench.model.requests
+    assert (sent.temperature is None, sent.seed is None, sent.chosen) == (False, False, {"seed"})
 
 
 async def test_an_outcome_counts_its_attempts_and_the_time_between_them() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import JsonValue
 
 from parley.broker.core.messages import AgentRequested, Constraints
-from parley.workers.prompts import DEFAULT_TEMPERATURE, MAX_TEMPERATURE, PERSONAS, ROLES, Prompt, compose
+from parley.workers.prompts import DIVERSE_TEMPERATURE, MAX_TEMPERATURE, PERSONAS, ROLES, Prompt, compose
 from tests.mirror.workers import work
 
 KNOWN = ["DEV", "QA", "ARCHITECT", "DEVOPS", "DATA"]
@@ -99,8 +99,8 @@ def test_any_description_is_passed_on_unchanged(description: str) -> None:
 def test_without_diversity_all_agents_get_the_same_prompt(count: int) -> None:
     prompts = [compose(request) for request in agents(count)]
     assert len({prompt.messages[0]["content"] + prompt.messages[1]["content"] for prompt in prompts}) == 1
-    assert {prompt.temperature for prompt in prompts} == {DEFAULT_TEMPERATURE}
-    assert {(prompt.persona, prompt.seed) for prompt in prompts} == {(None, None)}
+    # Nobody asked for a temperature or a seed.
+    assert {(prompt.persona, prompt.seed, prompt.temperature) for prompt in prompts} == {(None, None, None)}
 
 
 @pytest.mark.parametrize("count", [3, 8, 64])
@@ -146,6 +146,26 @@ def test_every_temperature_is_in_the_range_of_the_api(number: int, base: float) 
     prompt = compose(work(number, num_agents=256, diversity=True, temperature=base))
     assert prompt.temperature is not None
     assert 0 <= prompt.temperature <= MAX_TEMPERATURE
+
+
+@pytest.mark.parametrize(
+    ("fields", "chosen"),
+    [
+        ({}, set()),
+        ({"temperature": 0.5, "seed": 1}, set()),
+        ({"diversity": True}, {"temperature", "seed"}),
+        ({"diversity": True, "seed": 0}, {"temperature"}),
+        ({"diversity": True, "temperature": 0.0}, {"seed"}),
+    ],
+)
+def test_what_parley_chose_is_told_apart_from_what_the_caller_asked_for(
+    fields: dict[str, Any], chosen: set[str]
+) -> None:
+    assert compose(work(**fields)).chosen == chosen
+
+
+def test_the_first_persona_has_the_usual_temperature_of_diversity() -> None:
+    assert compose(work(1, diversity=True)).temperature == DIVERSE_TEMPERATURE
 
 
 def test_equal_requests_give_equal_prompts() -> None:

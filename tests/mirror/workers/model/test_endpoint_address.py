@@ -16,12 +16,56 @@ THREE = tuple(Endpoint(f"http://gpu-{name}:8000") for name in "abc")
         ("http://host:8000", "http://host:8000/v1"),
         ("http://host:8000/", "http://host:8000/v1"),
         ("http://host:8000/v1", "http://host:8000/v1"),
-        ("https://host/models/llama", "https://host/models/llama/v1"),
+        ("http://host:8000//", "http://host:8000/v1"),
+        ("http://host:8000?key=hush", "http://host:8000/v1"),
+        (" http://host:8000/v1/// ", "http://host:8000/v1"),
         ("https://user:hush@host/v1", "https://host/v1"),
+        ("http://[::1]:8000", "http://[::1]:8000/v1"),
+        # A path is the base as it is.
+        ("https://host/models/llama", "https://host/models/llama"),
+        (
+            "https://generativelanguage.googleapis.com/v1beta/openai/",
+            "https://generativelanguage.googleapis.com/v1beta/openai",
+        ),
+        ("https://open.bigmodel.cn/api/paas/v4", "https://open.bigmodel.cn/api/paas/v4"),
+        ("https://api.groq.com/openai/v1", "https://api.groq.com/openai/v1"),
+        ("https://host/V1", "https://host/V1"),
+        ("https://host/v1#part", "https://host/v1"),
+        # A call's address was pasted: what is before the call, also the root.
+        ("https://host/v1/chat/completions", "https://host/v1"),
+        ("https://host/v1/chat/completions/", "https://host/v1"),
+        ("https://host/v1/Chat/Completions?x=y", "https://host/v1"),
+        ("https://host/v1/completions", "https://host/v1"),
+        ("https://host/v1/models", "https://host/v1"),
+        ("https://api.perplexity.ai/chat/completions", "https://api.perplexity.ai"),
+        (
+            "https://x.openai.azure.com/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21",
+            "https://x.openai.azure.com/openai/deployments/gpt-4o",
+        ),
     ],
 )
-def test_the_base_url_ends_in_v1_and_keeps_its_path(url: str, base: str) -> None:
+def test_a_bare_host_gets_v1_a_path_is_the_base_and_a_pasted_call_is_cut(url: str, base: str) -> None:
     assert Endpoint(url).base == base
+    assert Endpoint(url).call_url("/models").partition("?")[0] == f"{base}/models"
+
+
+@pytest.mark.parametrize(
+    ("url", "call"),
+    [
+        ("http://host?api-version=1", "http://host/v1/models?api-version=1"),
+        ("http://host/v1/?a=1&b=%2F", "http://host/v1/models?a=1&b=%2F"),
+        ("http://host/v1?", "http://host/v1/models"),
+        ("http://host/x/chat/completions?api-version=1", "http://host/x/models?api-version=1"),
+    ],
+)
+def test_the_query_goes_with_every_call(url: str, call: str) -> None:
+    assert Endpoint(url).call_url("/models") == call
+
+
+def test_the_values_of_a_query_are_shown_to_nobody_but_a_version() -> None:
+    endpoint = Endpoint("https://host/v1?key=hush&api-version=2024-10-21&code=a%2Fb")
+    assert str(endpoint) == "https://host/v1?key=***&api-version=2024-10-21&code=***"
+    assert endpoint.secrets == ("hush", "a/b")
 
 
 @pytest.mark.parametrize(

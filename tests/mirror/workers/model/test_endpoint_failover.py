@@ -11,9 +11,10 @@ import pytest
 from parley.broker.core.agent_error_table import POLICIES
 from parley.broker.core.messages import ErrorType
 from parley.broker.core.timestamps import format_timestamp
-from parley.workers.model.breaker import BreakerPolicy, BreakerState
+from parley.workers.model.breaker import BreakerPolicy, BreakerState, Failure
 from parley.workers.model.call_policy import RetryPolicy
 from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.endpoint_breakers import MAX_PAUSE_SECONDS
 from parley.workers.model.endpoint_failover import TOO_LATE, FailoverClient, preference_order
 from parley.workers.model.model_client import PROBE_MESSAGES, ChatRequest
 from parley.workers.model.responses import Completion, ModelError
@@ -503,3 +504,172 @@ async def test_a_prompt_that_a_server_quoted_is_not_shown_to_another_caller() ->
     assert answer.error_type is ErrorType.SERVER_ERROR
     assert "HTTP 502" in str(answer)
     assert "my secret" not in str(answer)
+
+
+# ── endpoints that ask to be left alone ─────────────────────────────────────────────────────────────────────
+
+
+class Limited:
+    """Servers of which some refuse with `Retry-After`. Records the calls of each."""
+
+    def __init__(
+        self,
+        asked: dict[Endpoint, float],
+        *,
+        endpoints: Sequence[Endpoint] = THREE[:2],
+        kind: ErrorType = ErrorType.RATE_LIMITED,
+        attempts: int = 6,
+        keeps_its_word: bool = False,
+    ) -> None:
+        self.asked = asked
+        self.kind = kind
+        self.keeps_its_word = keeps_its_word
+        self.clock = Clock()
+        self.calls: list[tuple[Endpoint, float]] = []
+        self.balancer = FailoverClient(
+            self,
+            endpoints,
+            RetryPolicy(attempts),
+            now=self.clock.now,
+            sleep=self.clock.sleep,
+            jitter=lambda: 1.0,
+        )
+
+    async def complete(self, endpoint: Endpoint, request: ChatRequest, *, seconds: float) -> Completion:
+        self.calls.append((endpoint, self.clock.now() - START))
+        if endpoint in self.asked and not (
+            self.keeps_its_word and self.clock.now() >= START + self.asked[endpoint]
+        ):
+            raise ModelError(self.kind, "my own words", self.asked[endpoint], 429)
+        return DONE
+
+    async def ask(self, task_id: str, *, seconds: float = 10.0) -> Completion | ModelError:
+        return await ask(self.balancer, task_id, deadline=self.clock.now() + seconds)
+
+
+@pytest.mark.parametrize("kind", [ErrorType.RATE_LIMITED, ErrorType.SERVER_ERROR])
+@pytest.mark.parametrize("seconds", [0.001, 1.0, 60.0, 86_400.0, 1e18])
+async def test_of_two_servers_the_one_that_asks_for_it_is_left_alone_and_the_other_asked_now(
+    kind: ErrorType, seconds: float
+) -> None:
+    two = THREE[:2]
+    task = task_that_prefers(two[0], two)
+    limited = Limited({two[0]: seconds}, kind=kind)
+    answers = [success(await limited.ask(task)) for _ in range(8)]
+    assert limited.clock.now() == START
+    assert [answer.attempts for answer in answers] == [2, *[1] * 7]
+    assert [endpoint for endpoint, _ in limited.calls] == [two[0], two[1], *[two[1]] * 7]
+
+
+async def test_after_its_pause_a_task_goes_back_to_the_server_it_prefers() -> None:
+    two = THREE[:2]
+    task = task_that_prefers(two[0], two)
+    limited = Limited({two[0]: 60.0})
+    success(await limited.ask(task))
+    limited.asked = {}
+    limited.clock.time += 59.0
+    success(await limited.ask(task))
+    limited.clock.time += 2.0
+    success(await limited.ask(task))
+    assert [endpoint for endpoint, _ in limited.calls] == [two[0], two[1], two[1], two[0]]
+
+
+async def test_agents_that_are_refused_together_all_go_to_the_next_server_together() -> None:
+    two = THREE[:2]
+    limited = Limited({two[0]: 60.0})
+    task = task_that_prefers(two[0], two)
+    answers = await asyncio.gather(*(limited.ask(task) for _ in range(8)))
+    assert {success(answer).attempts for answer in answers} <= {1, 2}
+    assert limited.clock.now() == START
+
+
+async def test_with_every_server_left_alone_past_the_deadline_the_agent_fails_at_once_with_the_reason() -> (
+    None
+):
+    limited = Limited(dict.fromkeys(THREE[:2], 60.0))
+    first = failure(await limited.ask("task-1"))
+    assert (first.error_type, str(first), first.attempts) == (ErrorType.RATE_LIMITED, "my own words", 2)
+    second = failure(await limited.ask("task-1"))
+    assert (second.error_type, second.attempts) == (ErrorType.RATE_LIMITED, 0)
+    assert f"(and 1 more) asked to be left alone until {format_timestamp(START + 60)}: HTTP 429" in str(
+        second
+    )
+    assert "my own words" not in str(second)  # they may quote another caller's prompt
+    assert (limited.clock.now(), len(limited.calls)) == (START, 2)
+
+
+async def test_with_every_server_left_alone_an_agent_waits_for_the_first_and_burns_no_attempts() -> None:
+    first, second = preference_order("task-1", THREE[:2])
+    limited = Limited({first: 40.0, second: 20.0}, keeps_its_word=True)
+    assert success(await limited.ask("task-1", seconds=60.0)).attempts == 3
+    assert limited.calls == [(first, 0.0), (second, 0.0), (second, 20.0)]
+
+
+async def test_an_agent_that_comes_while_all_are_left_alone_waits_too_without_a_call() -> None:
+    limited = Limited(dict.fromkeys(THREE[:2], 20.0))
+    failure(await limited.ask("task-1", seconds=10.0))
+    limited.asked = {}
+    answer = success(await limited.ask("task-1", seconds=30.0))
+    assert answer.attempts == 1
+    assert limited.calls[-1][1] == 20.0
+
+
+async def test_a_day_long_pause_ends_after_the_longest_and_the_server_is_asked_again() -> None:
+    limited = Limited({THREE[0]: 86_400.0}, endpoints=THREE[:1])
+    failure(await limited.ask("task-1", seconds=100.0))
+    limited.asked = {}
+    assert success(await limited.ask("task-1", seconds=1_000.0)).attempts == 1
+    assert limited.calls[-1][1] == MAX_PAUSE_SECONDS
+
+
+async def test_a_clock_that_is_set_back_makes_no_pause_longer() -> None:
+    limited = Limited({THREE[0]: 60.0}, endpoints=THREE[:1])
+    failure(await limited.ask("task-1"))
+    limited.asked = {}
+    limited.clock.time -= 3_600.0
+    assert success(await limited.ask("task-1")).attempts == 1
+
+
+async def test_servers_that_ask_for_nothing_at_all_are_not_called_in_a_loop() -> None:
+    limited = Limited(dict.fromkeys(THREE[:2], 0.0))
+    answer = failure(await limited.ask("task-1"))
+    assert (answer.attempts, len(limited.calls)) == (6, 6)
+    assert limited.clock.now() - START == 0.25 + 0.5 + 1.0 + 2.0 + 4.0
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.01, 0.1])
+async def test_tiny_pauses_of_all_servers_do_not_burn_the_attempts_in_a_loop(seconds: float) -> None:
+    limited = Limited(dict.fromkeys(THREE[:2], seconds))
+    answer = failure(await limited.ask("task-1"))
+    assert answer.attempts == 6
+    assert limited.clock.now() - START >= 3.0
+
+
+async def test_a_server_that_is_left_alone_does_not_keep_another_from_being_probed() -> None:
+    """One asks for a pause past the deadline, the other is down and comes back."""
+    two = THREE[:2]
+    bench = Bench(REFUSED, DONE, endpoints=two, policy=BreakerPolicy(failures=1, cooldown=1.0))
+    paused, down = preference_order("task-1", two)
+    bench.balancer.breakers.pause(paused, 200.0, START, Failure(ErrorType.RATE_LIMITED, "HTTP 429"))
+    answer = success(await bench.ask("task-1"))
+    assert answer.attempts == 2
+    assert {endpoint for endpoint, _, _ in bench.model.calls} == {down}
+    assert bench.clock.now() - START < DEADLINE_SECONDS
+
+
+async def test_both_reasons_are_told_where_one_server_is_down_and_the_other_left_alone() -> None:
+    two = THREE[:2]
+    bench = Bench(REFUSED, endpoints=two, policy=BreakerPolicy(failures=1, cooldown=60.0))
+    paused, down = preference_order("task-1", two)
+    bench.balancer.breakers.pause(paused, 200.0, START, Failure(ErrorType.RATE_LIMITED, "HTTP 429"))
+    failure(await bench.ask("task-1"))
+    answer = failure(await bench.ask("task-1"))
+    assert answer.error_type is ErrorType.RATE_LIMITED
+    assert str(answer).startswith(f"{paused} asked to be left alone until ")
+    assert f"; the breaker of {down} is open since" in str(answer)
+
+
+async def test_an_error_that_is_not_retried_pauses_nothing() -> None:
+    bench = Bench(trouble(ErrorType.BAD_REQUEST, 60.0), DONE)
+    failure(await bench.ask())
+    success(await bench.ask())

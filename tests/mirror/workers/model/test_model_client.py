@@ -20,13 +20,8 @@ from parley.workers.model import responses
 from parley.workers.model.call_policy import CallTimeouts
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.model_client import ChatRequest, ModelClient
-from parley.workers.model.responses import (
-    MAX_ANSWER_BYTES,
-    MAX_ERROR_CHARACTERS,
-    Completion,
-    ModelError,
-    ServedModel,
-)
+from parley.workers.model.model_list import ServedModel
+from parley.workers.model.responses import MAX_ANSWER_BYTES, MAX_ERROR_CHARACTERS, Completion, ModelError
 from parley.workers.simulator import DEFAULT_MODEL, FAULTS
 from tests.harness import ModelServer, model_server
 
@@ -229,16 +224,16 @@ async def test_each_fault_has_its_documented_type(model: ModelServer, fault: str
         assert (await call(model.url, stream=stream, timeouts=timeouts)).finish_reason == expected
 
 
-async def test_a_missing_key_is_reported_in_the_servers_text_though_it_is_a_plain_string() -> None:
+async def test_a_missing_and_a_wrong_key_are_refused_and_the_right_one_is_taken() -> None:
     async with model_server("--api-key", "open-sesame") as server:
         for stream in (False, True):
             error = await refused(server.url, stream=stream)
             assert error.error_type is ErrorType.UNAUTHORIZED
-            assert str(error) == "HTTP 401 from the model server: Unauthorized"
+            assert str(error) == "HTTP 401: it wants a key, and VLLM_API_KEY is not set"
             async with ModelClient(api_key="open-sesame", stream=stream) as client:
                 assert (await client.complete(Endpoint(server.url), ASK, seconds=5)).finish_reason == "stop"
             async with ModelClient(api_key="wrong", stream=stream) as client:
-                with pytest.raises(ModelError, match="Unauthorized"):
+                with pytest.raises(ModelError, match="is VLLM_API_KEY right"):
                     await client.complete(Endpoint(server.url), ASK, seconds=5)
 
 
@@ -493,10 +488,10 @@ async def test_a_stream_of_nothing_grows_nothing_and_others_have_their_turns(lin
         ("-1", None),
         ("nan", None),
         ("inf", None),
-        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
     ],
 )
-async def test_retry_after_is_read_as_a_number_of_seconds(header: str, seconds: float | None) -> None:
+async def test_the_header_retry_after_is_read(header: str, seconds: float | None) -> None:
     async with canned(refusal(503, b"{}", f"Retry-After: {header}")) as server:
         error = await refused(server.url)
         assert error.error_type is ErrorType.SERVER_ERROR
@@ -634,7 +629,6 @@ async def test_no_message_shows_a_password_of_the_url(model: ModelServer, fault:
         (ok(b"{}"), ErrorType.MALFORMED_ANSWER),
         (ok(b"not JSON"), ErrorType.MALFORMED_ANSWER),
         (ok(b'{"data": [{}]}'), ErrorType.MALFORMED_ANSWER),
-        (ok(b'{"data": ["m"]}'), ErrorType.MALFORMED_ANSWER),
         (refusal(401, b'{"error": "Unauthorized"}'), ErrorType.UNAUTHORIZED),
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", ErrorType.MALFORMED_ANSWER),
     ],

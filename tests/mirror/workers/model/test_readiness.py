@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from parley.workers.model.readiness import ModelReadiness, find
 from parley.workers.model.responses import ModelError
 from parley.workers.simulator import DEFAULT_MODEL
 from tests.harness import ModelServer, model_server, until
+from tests.rig.habit_server import Habit, Heard, Reply, either, habit_server, refusal
 from tests.rig.proc import free_port
 
 
@@ -57,14 +59,12 @@ async def test_the_first_check_asks_for_one_token_and_the_next_for_none(model: M
     assert (await model.seen())["latest"][-1]["max_tokens"] == 1
 
 
-async def test_a_missing_model_is_named_with_those_served_and_no_token_asked_for(model: ModelServer) -> None:
-    before = await asked(model)
+async def test_a_missing_model_is_named_with_those_served(model: ModelServer) -> None:
     async with looking(model.url, wanted="gpt-99") as found:
         assert (
             await found.unready_reason()
             == f"{model.url}: gpt-99 is not served there; it serves {DEFAULT_MODEL}"
         )
-    assert await asked(model) == before
 
 
 async def test_a_model_that_went_away_must_generate_a_token_when_it_is_back() -> None:
@@ -73,8 +73,9 @@ async def test_a_model_that_went_away_must_generate_a_token_when_it_is_back() ->
         await own.behave(model="another")
         assert "it serves another" in (await found.unready_reason() or "")
         await own.behave(model=DEFAULT_MODEL)
+        before = await asked(own)
         assert await found.unready_reason() is None
-        assert await asked(own) == 2
+        assert await asked(own) == before + 1
 
 
 async def test_a_server_that_was_away_must_generate_a_token_when_it_is_back() -> None:
@@ -185,6 +186,92 @@ async def test_concurrent_callers_share_a_check(model: ModelServer) -> None:
     assert await asked(model) == before + 1
 
 
+# ── lists that are none, and servers that refuse the probe ─────────────────────────────────────────────────
+
+
+def listing(status: int, body: Any, *, served: str = "llama3") -> Habit:
+    """Has this list, and generates a token of one model."""
+
+    def habit(heard: Heard) -> Reply:
+        if heard.method == "GET":
+            return status, body, {}
+        asked_for = heard.fields["model"]
+        if asked_for != served:
+            return refusal(404, f"The model `{asked_for}` does not exist")
+        return either(heard)
+
+    return habit
+
+
+LISTS: dict[str, tuple[int, Any]] = {
+    "another tag": (200, {"data": [{"id": "llama3:latest"}]}),
+    "a pattern": (200, {"data": [{"id": "openai/*"}, {"id": "*"}]}),
+    "another pattern": (200, {"data": [{"id": "openai/*"}]}),
+    "a bare array": (200, [{"id": "llama3"}]),
+    "names": (200, ["llama3"]),
+    "other models": (200, {"data": [{"id": "other"}]}),
+    "none": (200, {"data": []}),
+    "no list": (404, {"detail": "Not Found"}),
+    "not allowed": (405, b"no"),
+    "not with this key": (403, {"error": "missing scope model.read"}),
+    "no list for anybody": (401, {"error": "no"}),
+    "broken": (500, b"Internal Server Error"),
+    "a web page": (200, b"<!doctype html><html></html>"),
+    "nothing": (200, b""),
+    "another shape": (200, {"object": "list"}),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize("form", LISTS)
+async def test_a_token_outweighs_whatever_the_list_says(form: str, stream: bool) -> None:
+    async with (
+        habit_server(listing(*LISTS[form])) as server,
+        ModelClient(stream=stream) as client,
+        ModelReadiness(client, [Endpoint(server.url)], "llama3", dict) as found,
+    ):
+        for _ in range(3):
+            assert await found.unready_reason() is None
+        # The list stays as it is, so nothing is asked for again.
+        assert [heard.method for heard in server.heard] == ["GET", "POST", "GET", "GET"]
+
+
+@pytest.mark.parametrize("form", sorted(set(LISTS) - {"another tag", "a pattern", "a bare array", "names"}))
+async def test_without_a_token_the_list_helps_to_say_why(form: str) -> None:
+    async with (
+        habit_server(listing(*LISTS[form], served="phi")) as server,
+        looking(server.url, wanted="llama3") as found,
+    ):
+        reason = await found.unready_reason() or ""
+    words = {
+        "other models": "llama3 is not served there; it serves other",
+        "another pattern": "llama3 is not served there; it serves openai/*",
+        "none": "llama3 is not served there; it serves nothing",
+    }
+    assert words.get(form, "The model `llama3` does not exist") in reason
+
+
+@pytest.mark.parametrize("least", [2, 16, 17])
+@pytest.mark.parametrize("newer_name", [False, True])
+async def test_a_server_that_refuses_a_limit_of_one_token_is_asked_in_another_way(
+    least: int, newer_name: bool
+) -> None:
+    def habit(heard: Heard) -> Reply:
+        if heard.method == "GET":
+            return either(heard)
+        if newer_name and "max_tokens" in heard.fields:
+            return refusal(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")
+        limit = heard.fields.get("max_completion_tokens" if newer_name else "max_tokens")
+        if limit is not None and limit < least:
+            return refusal(
+                400, f"Invalid 'max_{'completion_' if newer_name else ''}tokens': minimum value is {least}."
+            )
+        return either(heard)
+
+    async with habit_server(habit) as server, looking(server.url, wanted="m") as found:
+        assert await found.unready_reason() is None
+
+
 async def test_without_a_wanted_name_the_first_listed_model_is_found_and_none_in_an_empty_list() -> None:
     async def nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -192,9 +279,9 @@ async def test_without_a_wanted_name_the_first_listed_model_is_found_and_none_in
         writer.close()
 
     async with model_server() as own, ModelClient() as client:
-        assert (await find(client, Endpoint(own.url), None)).name == DEFAULT_MODEL
+        assert (await find(client, Endpoint(own.url))).name == DEFAULT_MODEL
         async with await asyncio.start_server(nothing, "127.0.0.1", 0) as listener:
             empty = Endpoint(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}")
             with pytest.raises(ModelError, match="no model is served there") as caught:
-                await find(client, empty, None)
+                await find(client, empty)
         assert caught.value.error_type is ErrorType.MODEL_NOT_FOUND

@@ -11,17 +11,15 @@ from hypothesis import strategies as st
 
 from parley.broker.core.agent_error_table import Signal
 from parley.broker.core.messages import ErrorType, Usage
-from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.model_list import read_list
 from parley.workers.model.responses import (
     MAX_ANSWER_BYTES,
     MAX_ERROR_CHARACTERS,
     Completion,
     ModelError,
-    ServedModel,
     StreamAssembler,
     completion,
     refusal,
-    served,
 )
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
@@ -111,19 +109,12 @@ def test_a_stream_without_an_answer_is_an_error_of_its_kind(lines: Sequence[byte
 def test_any_body_is_an_answer_or_a_model_error(body: bytes) -> None:
     for read in (
         lambda: completion(body, "m"),
-        lambda: served(Endpoint("http://h"), body),
+        lambda: read_list("http://h", body),
         lambda: assembled([b"data: " + body]),
     ):
         with suppress(ModelError):
             read()
     assert refusal(400, "1", body).status == 400
-
-
-def test_models_are_listed_with_their_context_length_if_the_server_gives_it() -> None:
-    body = json.dumps(
-        {"data": [{"id": "a", "max_model_len": 4096}, {"id": "b"}, {"id": "c", "max_model_len": "many"}]}
-    ).encode()
-    assert served(Endpoint("http://h"), body) == [ServedModel("a", 4096), ServedModel("b"), ServedModel("c")]
 
 
 @pytest.mark.parametrize(

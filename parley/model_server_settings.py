@@ -1,0 +1,119 @@
+"""The settings about model servers that need a check of their own, as types: a wrong value is refused when it is loaded."""
+
+import os
+import ssl
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, SecretStr
+
+from parley.workers.model.request_fields import parse_omit, parse_rename
+from parley.workers.model.server_access import AUTHORIZATION, parse_headers
+
+# The variable that OpenSSL, curl and Python's clients share.
+COMMON_CA_FILE = "SSL_CERT_FILE"
+
+
+def _unset_if_blank(value: Any) -> Any:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _proxy(value: str | None) -> str | None:
+    if value is None:
+        return None
+    try:
+        url = urlsplit(value.strip())
+        usable = url.scheme in ("http", "https") and url.hostname and url.port != 0 and "," not in value
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("not one URL like http://127.0.0.1:3128 (SOCKS is not supported)")
+    return value.strip()
+
+
+def _headers(value: SecretStr | None) -> SecretStr | None:
+    parse_headers(value.get_secret_value() if value else "")
+    return value
+
+
+def _key_header(value: str) -> str:
+    name = value.strip()
+    if parse_headers(f"{name}: x") != ((name, "x"),):
+        raise ValueError("not the name of a header")
+    return name
+
+
+def _omit(value: str) -> str:
+    parse_omit(value)
+    return value
+
+
+def _rename(value: str) -> str:
+    parse_rename(value)
+    return value
+
+
+def _ca_file(value: Path | None) -> Path | None:
+    read_certificates(value)
+    return value
+
+
+Blankable = BeforeValidator(_unset_if_blank)
+ProxyUrl = Annotated[str | None, AfterValidator(_proxy), Blankable]
+Headers = Annotated[SecretStr | None, AfterValidator(_headers), Blankable]
+KeyHeader = Annotated[str, AfterValidator(_key_header)]
+CaFile = Annotated[Path | None, AfterValidator(_ca_file), Blankable]
+OmittedFields = Annotated[str, AfterValidator(_omit)]
+RenamedFields = Annotated[str, AfterValidator(_rename)]
+
+
+def certificates(ca_file: Path | None) -> str | None:
+    """PEM text of `ca_file`, else of the file that SSL_CERT_FILE names; None without both.
+
+    Text, and not a file's name: an actor may run on a machine without the file. Raises ValueError.
+    """
+    if ca_file is not None:
+        return read_certificates(ca_file)
+    common = os.environ.get(COMMON_CA_FILE, "").strip()
+    try:
+        return read_certificates(Path(common)) if common else None
+    except ValueError as error:
+        raise ValueError(f"{COMMON_CA_FILE}: {error}") from None
+
+
+def read_certificates(path: Path | None) -> str | None:
+    """Raises ValueError for a file that cannot be read or holds no certificate."""
+    if path is None:
+        return None
+    try:
+        text = path.read_text()
+        ssl.create_default_context(cadata=text)
+    except (ssl.SSLError, ValueError):
+        raise ValueError(f"{path} holds no certificate in PEM") from None
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    return text
+
+
+def has_user(url: str) -> bool:
+    return "@" in urlsplit(url).netloc
+
+
+def check_headers(key_header: str | None, urls: Iterable[str], headers: Iterable[tuple[str, str]]) -> None:
+    """Raises ValueError if two settings fill the same header: one would win, in silence.
+
+    `key_header`: None without a key.
+    """
+    given: Mapping[str, list[str]] = {
+        "VLLM_API_KEY is set": [key_header.lower()] if key_header else [],
+        "VLLM_URL names a user": [AUTHORIZATION] if any(map(has_user, urls)) else [],
+        "PARLEY_VLLM_HEADERS has it": [name.lower() for name, _ in headers],
+    }
+    taken: dict[str, str] = {}
+    for source, names in given.items():
+        for name in names:
+            if name in taken:
+                raise ValueError(f"{taken[name]}, and {source}: servers take one `{name}`; leave one out")
+            taken[name] = source

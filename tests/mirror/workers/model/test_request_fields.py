@@ -1,0 +1,105 @@
+"""Which fields a server gets: as the operator says, or as the server's refusal does."""
+
+import pytest
+
+from parley.workers.model.request_fields import ENOUGH_TOKENS, PLAIN, FieldRules, parse_omit, parse_rename
+
+BODY = {
+    "model": "m", "messages": [], "temperature": 0.7, "max_tokens": 1, "seed": 5, "stop": "x",
+    "stream_options": {"include_usage": True},
+}  # fmt: skip
+OURS = frozenset({"temperature", "seed", "stream_options", "max_tokens"})
+
+
+def test_without_rules_the_body_goes_as_it_is() -> None:
+    assert PLAIN.applied(BODY, OURS) == BODY
+
+
+def test_fields_are_left_out_and_renamed() -> None:
+    rules = FieldRules(parse_omit("seed, stream_options"), parse_rename("max_tokens=max_completion_tokens"))
+    sent = rules.applied(BODY)
+    assert "seed" not in sent
+    assert "stream_options" not in sent
+    assert "max_tokens" not in sent
+    assert sent["max_completion_tokens"] == 1
+
+
+# What servers say of a field that they do not take.
+REFUSALS = [
+    ("seed", "Unrecognized request argument supplied: seed"),
+    (
+        "seed",
+        '{"detail":[{"type":"extra_forbidden","loc":["body","seed"],"msg":"Extra inputs are not permitted"}]}',
+    ),
+    ("seed", "property 'seed' is unsupported, did you mean 'speed'?"),
+    ("seed", 'Invalid JSON payload received. Unknown name "seed": Cannot find field.'),
+    ("seed", "openai does not support parameters: {'seed': 5}"),
+    ("stream_options", "unknown field `stream_options`"),
+    ("stream_options", '{"error":{"message":"bad","param":"stream_options","code":"unsupported_parameter"}}'),
+    ("stream_options", "The 'stream_options' parameter is only allowed when 'stream' is enabled."),
+    ("temperature", "Unsupported value: 'temperature' does not support 0.7 with this model."),
+]
+
+
+@pytest.mark.parametrize(("field", "text"), REFUSALS)
+def test_a_field_of_ours_that_a_refusal_names_is_left_out(field: str, text: str) -> None:
+    changed = PLAIN.after_refusal(BODY, OURS, text)
+    assert changed == (f"`{field}` is left out", FieldRules(frozenset({field})))
+
+
+@pytest.mark.parametrize(("field", "text"), REFUSALS)
+def test_a_field_that_the_caller_asked_for_is_not(field: str, text: str) -> None:
+    assert PLAIN.after_refusal(BODY, OURS - {field}, text) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["the prompt is too long", "seeds are not sold here", "my_temperature", "stop is wrong", ""]
+)
+def test_a_refusal_that_names_no_field_of_ours_changes_nothing(text: str) -> None:
+    assert PLAIN.after_refusal(BODY, OURS, text) is None
+
+
+def test_a_field_that_was_not_sent_is_not_left_out() -> None:
+    assert PLAIN.after_refusal({"model": "m"}, OURS, "seed is not supported") is None
+    assert FieldRules(frozenset({"seed"})).after_refusal(BODY, OURS, "seed is not supported") is None
+
+
+def test_one_token_becomes_sixteen_and_then_as_many_as_the_server_likes() -> None:
+    _, more = PLAIN.after_refusal(BODY, OURS, "max_tokens must be at least 16") or ("", PLAIN)
+    assert more.applied(BODY, OURS)["max_tokens"] == ENOUGH_TOKENS
+    # A caller's own limit is not raised.
+    assert more.applied({"max_tokens": 1})["max_tokens"] == 1
+    _, none = more.after_refusal(BODY, OURS, "max_tokens was reached") or ("", PLAIN)
+    assert "max_tokens" not in none.applied(BODY, OURS)
+
+
+@pytest.mark.parametrize("chosen", [frozenset({"max_tokens"}), frozenset[str]()])
+def test_a_server_that_wants_the_newer_name_gets_the_callers_limit_under_it(chosen: frozenset[str]) -> None:
+    text = "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."
+    what, rules = PLAIN.after_refusal(BODY, chosen, text) or ("", PLAIN)
+    assert what == "`max_tokens` is sent as `max_completion_tokens`"
+    assert rules.applied(BODY)["max_completion_tokens"] == 1
+    assert rules.after_refusal(BODY, frozenset(), "max_completion_tokens is wrong") is None
+
+
+@pytest.mark.parametrize("text", ["", " , "])
+def test_nothing_is_left_out_or_renamed_by_default(text: str) -> None:
+    assert (parse_omit(text), parse_rename(text)) == (frozenset(), ())
+
+
+@pytest.mark.parametrize("text", ["sed", "model", "messages", "stream", "seed;stop"])
+def test_what_cannot_be_left_out_is_refused_by_name(text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        parse_omit(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "max_tokens", "max_tokens=", "=x", "model=x", "max_tokens=model", "seed=stop", "seed=a,seed=b",
+        "seed=a,stop=a", "seed=a b",
+    ],
+)  # fmt: skip
+def test_a_wrong_rename_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse_rename(text)

@@ -1,0 +1,54 @@
+"""A secret in whatever form it comes back, and nothing else, is struck out."""
+
+import html
+import json
+from base64 import b64encode
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parley.workers.model.secret_masking import secrets_of_header, secrets_of_key, struck_out
+
+KEY = "sk-Ab/9+x=y&Ω z"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        KEY, KEY.upper(), quote(KEY), quote(KEY, safe=""), quote(KEY, safe="").lower(), quote_plus(KEY), html.escape(KEY),
+        json.dumps(KEY)[1:-1], json.dumps(KEY)[1:-1].replace("/", "\\/"), b64encode(KEY.encode()).decode(),
+        b64encode(f"{KEY}:".encode()).decode(), b64encode(f":{KEY}".encode()).decode(),
+    ],
+)  # fmt: skip
+def test_each_form_of_a_key_is_struck_out(form: str) -> None:
+    text = struck_out(f"Incorrect API key provided: {form}. See https://example.org", secrets_of_key(KEY))
+    assert text.startswith("Incorrect API key provided: ***")
+    assert text.endswith(". See https://example.org")
+
+
+@pytest.mark.parametrize("length", range(4, len("sk-0123456789")))
+def test_a_key_that_was_cut_at_the_end_of_a_text_is_struck_out(length: int) -> None:
+    key = "sk-0123456789"
+    assert struck_out(f"bad key {key[:length]}", secrets_of_key(key)) == "bad key ***"
+
+
+def test_a_short_secret_is_struck_out_as_a_word_only_and_a_tiny_one_not_at_all() -> None:
+    assert struck_out("hush: hushed, 'hush'", ("hush",)) == "***: hushed, '***'"
+    assert struck_out("a bad key", ("a",)) == "a bad key"
+    assert struck_out("a bad key", ()) == "a bad key"
+
+
+def test_of_a_header_its_parts_and_what_they_hold_are_struck_out() -> None:
+    basic = b64encode(b"team:swordfish-77").decode()
+    secrets = secrets_of_header(f"Basic {basic}")
+    assert struck_out(f"got {basic} from swordfish-77", secrets) == "got *** from ***"
+    assert struck_out("who is 0123456789?", secrets_of_header("Token 0123456789")) == "who is ***?"
+    assert struck_out("session 0123456789", secrets_of_header("session=0123456789; x=1")) == "session ***"
+
+
+@given(st.text(min_size=8, max_size=60), st.text(), st.text())
+def test_no_text_keeps_a_secret(secret: str, before: str, after: str) -> None:
+    kept = struck_out(before + secret + after, (secret,))
+    assert secret not in kept.replace("***", "\n\n\n") or set(secret) == {"*"} or "\n" in secret

@@ -1,0 +1,163 @@
+"""The errors of a call to a model server: what a refusal, a redirect and a broken connection mean, without secrets."""
+
+import errno
+import time
+from http import HTTPStatus
+
+import aiohttp
+import httpx
+
+from parley.broker.core.messages import ErrorType
+from parley.workers.model import responses
+from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.responses import ModelError
+from parley.workers.model.retry_after import retry_after
+from parley.workers.model.secret_masking import struck_out
+from parley.workers.model.server_access import AUTHORIZATION, ServerAccess
+from parley.workers.model.web_page import is_web_page, page_title
+
+# Of a redirect's target, in an error.
+MAX_TARGET_CHARACTERS = 160
+# These two repeat the call as it is. A POST becomes a GET with the others, which asks for something else.
+_SAME_METHOD = frozenset({HTTPStatus.TEMPORARY_REDIRECT, HTTPStatus.PERMANENT_REDIRECT})
+_NOTHING_THERE = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED)
+
+
+class CallErrors:
+    """Makes the errors of one client's calls. `access` and `api_key`: as the client has them; no text shows them."""
+
+    def __init__(self, access: ServerAccess, api_key: str | None) -> None:
+        self._key_header = access.key_header
+        self._has_key = bool(api_key)
+        # What no text may show, beside what an endpoint's URL holds.
+        self._secrets = access.secrets(api_key)
+
+    def clean(self, endpoint: Endpoint, error: ModelError) -> None:
+        """Leave nothing in the error's text that others must not read: they read an outcome's `error`."""
+        if error.error_type is ErrorType.UNAUTHORIZED:
+            error.message = self._key_advice(endpoint, error.status)
+        else:
+            error.message = self._struck_out(endpoint, error.message)
+        error.args = (error.error_type, error.message)
+
+    def _struck_out(self, endpoint: Endpoint, text: str) -> str:
+        return struck_out(text, (*self._secrets, *endpoint.secrets))
+
+    def _key_advice(self, endpoint: Endpoint, status: int | None) -> str:
+        """In our words: the server's own may quote the key."""
+        said = (
+            "the model server" if status is None or status < HTTPStatus.BAD_REQUEST else f"HTTP {status}: it"
+        )
+        if self._has_key:
+            plain = self._key_header.lower() == AUTHORIZATION
+            sent = "" if plain else f", and is it wanted in the header `{self._key_header}`"
+            return f"{said} refuses the key, is VLLM_API_KEY right{sent}?"
+        if endpoint.authorization is not None:
+            return f"{said} refuses the user or the password in VLLM_URL"
+        return f"{said} wants a key, and VLLM_API_KEY is not set"
+
+    def of_refusal(self, endpoint: Endpoint, response: httpx.Response, body: bytes) -> ModelError:
+        """The error for a status that is no answer's."""
+        status = response.status_code
+        if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+            return ModelError(ErrorType.CONNECTION_FAILED, _proxy_refuses(status), status=status)
+        # Without secrets before it is cut: half a key must not stay at its end.
+        clean = self._struck_out(endpoint, body.decode(errors="replace")).encode()
+        error = responses.refusal(status, None, clean)
+        if is_web_page(body, response.headers.get("content-type", "")):
+            error.message = f"HTTP {status} from the model server: a web page{page_title(clean)}"
+        if status in _NOTHING_THERE and b"model" not in body.lower():
+            error.message = f"{error.message}; is the URL right? {endpoint} has nothing there"
+        error.retry_after = retry_after(response.headers, body, time.time())
+        return error
+
+    def of_broken(self, endpoint: Endpoint, error: Exception) -> ModelError:
+        """The error for a call that broke, told by aiohttp's exception.
+
+        httpx-aiohttp makes a ConnectTimeout of a connection that the server closed, with aiohttp's exception as
+        its cause. For an answer that is not HTTP it raises aiohttp's exception itself.
+        """
+        failed = ErrorType.CONNECTION_FAILED
+        if _is_ours(error):
+            text = f"cannot connect to {endpoint}: too many open files in this process"
+            return ModelError(failed, text, is_ours=True)
+        match error if isinstance(error, aiohttp.ClientError) else error.__cause__:
+            case aiohttp.ClientConnectorCertificateError() as untrusted:
+                return ModelError(failed, f"cannot connect to {endpoint}: {_distrust(untrusted)}")
+            case aiohttp.ClientProxyConnectionError():
+                return ModelError(
+                    failed, f"cannot connect to the proxy of PARLEY_VLLM_PROXY: {_reason(error)}"
+                )
+            case aiohttp.ClientHttpProxyError() as refused:
+                return ModelError(failed, f"no way to {endpoint}: {_proxy_refuses(refused.status)}")
+            case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError() | aiohttp.InvalidURL():
+                return ModelError(failed, f"cannot connect to {endpoint}: {_reason(error)}")
+            case aiohttp.ClientResponseError() as response:
+                text = " ".join(responses.error_text({"error": response.message}).split())
+                return ModelError(ErrorType.MALFORMED_ANSWER, f"{endpoint} does not answer in HTTP: {text}")
+            case _:
+                return ModelError(
+                    ErrorType.CONNECTION_LOST, f"connection to {endpoint} lost: {_reason(error)}"
+                )
+
+
+def silent(endpoint: Endpoint, seconds: float) -> ModelError:
+    """The error for a server that sent nothing within `seconds`."""
+    return ModelError(ErrorType.FIRST_BYTE_TIMEOUT, f"nothing from {endpoint} within {seconds:g} s")
+
+
+def web_page(response: httpx.Response, body: bytes) -> ModelError:
+    """The error for a web page where an answer should be."""
+    text = f"that is a web page{page_title(body)}, not an OpenAI-compatible server; is the URL right?"
+    return ModelError(ErrorType.MALFORMED_ANSWER, text, status=response.status_code)
+
+
+def redirected(endpoint: Endpoint, method: str, url: httpx.URL, response: httpx.Response) -> httpx.URL:
+    """Where a call to `url` goes on. Raises ModelError if that is another server, or would be another call."""
+    status, target = response.status_code, _target(url, response)
+    if target is None:
+        text = f"HTTP {status} from {endpoint}, without a target"
+        raise ModelError(ErrorType.BAD_REQUEST, text, status=status)
+    same = (target.scheme, target.host, target.port) == (
+        url.scheme,
+        url.host,
+        url.port,
+    ) and not target.userinfo
+    if same and (status in _SAME_METHOD or method == "GET"):
+        return target
+    elsewhere = "not followed: the key goes to no other server. Should VLLM_URL name that one?"
+    why = "not followed with a question; VLLM_URL should name that" if same else elsewhere
+    text = f"HTTP {status} from {endpoint}, which points to {Endpoint(str(target)[:MAX_TARGET_CHARACTERS])}; {why}"
+    raise ModelError(ErrorType.BAD_REQUEST, text, status=status)
+
+
+def _target(url: httpx.URL, response: httpx.Response) -> httpx.URL | None:
+    location = response.headers.get("location")
+    try:
+        return url.join(location) if location else None
+    except (httpx.InvalidURL, ValueError):
+        return None
+
+
+def _proxy_refuses(status: int) -> str:
+    return f"the proxy of PARLEY_VLLM_PROXY refuses: HTTP {status}; are its user and password right?"
+
+
+def _distrust(error: aiohttp.ClientConnectorCertificateError) -> str:
+    reason = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
+    remedy = "; PARLEY_VLLM_CA_FILE takes the certificate of your own authority"
+    unknown = "issuer" in reason or "self" in reason
+    return f"its certificate is not trusted ({reason}){remedy if unknown else ''}"
+
+
+def _is_ours(error: BaseException | None) -> bool:
+    """Whether this process, or this machine, has no descriptor left for a connection."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__

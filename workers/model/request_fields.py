@@ -1,0 +1,88 @@
+"""Which fields of a chat request a server takes: some are left out, or have another name there. Pure.
+
+The operator says it (`PARLEY_VLLM_OMIT`, `PARLEY_VLLM_RENAME`), or the server does when it refuses a field that Parley
+chose itself. What the caller asked for is never dropped because a server refuses it: the caller reads the refusal.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+# The fields that a request may have beside its model and its messages.
+OPTIONAL_FIELDS = ("temperature", "max_tokens", "seed", "stop", "stream_options")
+# OpenAI's newer name; servers that want it say so in their refusal.
+NEWER_MAX_TOKENS = "max_completion_tokens"
+# Some servers refuse a `max_tokens` of 1. OpenAI's least is 16.
+ENOUGH_TOKENS = 16
+_FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class FieldRules:
+    """`omit`: fields that are not sent. `rename`: (ours, theirs). `least_tokens`: of a `max_tokens` that Parley chose."""
+
+    omit: frozenset[str] = frozenset()
+    rename: tuple[tuple[str, str], ...] = ()
+    least_tokens: int = 1
+
+    def applied(self, body: Mapping[str, Any], chosen: Collection[str] = ()) -> dict[str, Any]:
+        """The body as it is sent. `chosen`: the fields whose value Parley chose."""
+        names = dict(self.rename)
+        sent = {names.get(key, key): value for key, value in body.items() if key not in self.omit}
+        limit = names.get("max_tokens", "max_tokens")
+        if "max_tokens" in chosen and limit in sent:
+            sent[limit] = max(sent[limit], self.least_tokens)
+        return sent
+
+    def after_refusal(
+        self, body: Mapping[str, Any], chosen: Collection[str], text: str
+    ) -> tuple[str, "FieldRules"] | None:
+        """What is left out or changed, in words, and the rules with it, after a server refused `body` saying `text`.
+
+        None if it names no field that can be left out.
+        """
+        names = dict(self.rename)
+        for field in OPTIONAL_FIELDS:
+            if field not in body or field in self.omit or not _names(text, names.get(field, field)):
+                continue
+            if field == "max_tokens" and field not in names and _names(text, NEWER_MAX_TOKENS):
+                renamed = replace(self, rename=(*self.rename, (field, NEWER_MAX_TOKENS)))
+                return f"`{field}` is sent as `{NEWER_MAX_TOKENS}`", renamed
+            if field not in chosen:
+                continue
+            if field == "max_tokens" and self.least_tokens < ENOUGH_TOKENS:
+                return f"{ENOUGH_TOKENS} tokens are asked for", replace(self, least_tokens=ENOUGH_TOKENS)
+            return f"`{field}` is left out", replace(self, omit=self.omit | {field})
+        return None
+
+
+PLAIN = FieldRules()
+
+
+def _names(text: str, field: str) -> bool:
+    return re.search(rf"(?<![A-Za-z0-9_]){re.escape(field)}(?![A-Za-z0-9_])", text, re.IGNORECASE) is not None
+
+
+def parse_omit(text: str) -> frozenset[str]:
+    """`seed, stream_options`. Raises ValueError for what is no optional field."""
+    fields = frozenset(part.strip() for part in text.split(",") if part.strip())
+    if unknown := sorted(fields - set(OPTIONAL_FIELDS)):
+        raise ValueError(f"{', '.join(unknown)}: only these can be left out: {', '.join(OPTIONAL_FIELDS)}")
+    return fields
+
+
+def parse_rename(text: str) -> tuple[tuple[str, str], ...]:
+    """`max_tokens=max_completion_tokens`, comma-separated. Raises ValueError for another form or another field."""
+    pairs = tuple(
+        (ours.strip(), theirs.strip())
+        for ours, _, theirs in (part.partition("=") for part in text.split(",") if part.strip())
+    )
+    for ours, theirs in pairs:
+        if ours not in OPTIONAL_FIELDS:
+            raise ValueError(f"{ours}: only these can be renamed: {', '.join(OPTIONAL_FIELDS)}")
+        if not _FIELD_NAME.fullmatch(theirs) or theirs in ("model", "messages", "stream", *OPTIONAL_FIELDS):
+            raise ValueError(f"{ours}={theirs}: write it like max_tokens={NEWER_MAX_TOKENS}")
+    if len({ours for ours, _ in pairs}) < len(pairs) or len({theirs for _, theirs in pairs}) < len(pairs):
+        raise ValueError("a field has two names, or two fields have the same")
+    return pairs

@@ -1,0 +1,90 @@
+"""Strikes secrets out of text that leaves the process: errors, logs, readiness, doctor. Pure.
+
+A server may quote what it was sent: the key in a 401, the headers in a debug page, the URL in a proxy's error; as it is,
+percent-encoded, in JSON, in HTML or in base64, and cut off anywhere.
+"""
+
+import html
+import json
+import re
+from base64 import b64decode, b64encode, urlsafe_b64encode
+from collections.abc import Iterable
+from functools import lru_cache
+from urllib.parse import quote, quote_plus, unquote
+
+STRUCK = "***"
+# A shorter secret is struck out only where it stands as a word: it may be a part of many.
+LONG_CHARACTERS = 8
+# Below this it is no secret: each text contains it.
+SHORT_CHARACTERS = 3
+# Of a long secret, at the end of a text that was cut there.
+_LEAST_OF_A_CUT_SECRET = 4
+# What separates the parts of a header's value.
+_SEPARATORS = re.compile(r"[\s;,=:\"']+")
+
+
+def struck_out(text: str, secrets: tuple[str, ...]) -> str:
+    """The text with `***` in place of each secret, in whatever form. `secrets`: as they are configured."""
+    if not secrets:
+        return text
+    pattern, forms = _pattern(secrets)
+    return _without_a_cut_end(pattern.sub(STRUCK, text), forms)
+
+
+def secrets_of_key(key: str) -> tuple[str, ...]:
+    """What must not be shown of a key: it alone, and as the user or the password of Basic authorization."""
+    return (key, *(b64encode(pair.encode()).decode() for pair in (f"{key}:", f":{key}")))
+
+
+def secrets_of_header(value: str) -> tuple[str, ...]:
+    """What must not be shown of a header's value: it, its longer parts, and what they hold in base64."""
+    parts = [part for part in (*value.split(), *_SEPARATORS.split(value)) if len(part) >= LONG_CHARACTERS]
+    decoded = [pair for part in value.split() if (pair := _basic(part))]
+    return (value, *parts, *decoded, *(pair.partition(":")[2] for pair in decoded))
+
+
+def _basic(part: str) -> str | None:
+    try:
+        pair = b64decode(part, validate=True).decode()
+    except ValueError:
+        return None
+    return pair if ":" in pair and pair.isprintable() else None
+
+
+@lru_cache(maxsize=256)
+def _pattern(secrets: tuple[str, ...]) -> tuple[re.Pattern[str], tuple[str, ...]]:
+    """Matches every form of the secrets, the longest first, and the forms themselves."""
+    found = {form for secret in secrets if len(secret) >= SHORT_CHARACTERS for form in _forms(secret)}
+    forms = sorted((form for form in found if len(form) >= SHORT_CHARACTERS), key=len, reverse=True)
+    if not forms:
+        return re.compile(r"(?!)"), ()
+    return re.compile("|".join(_whole(form) for form in forms), re.IGNORECASE), tuple(forms)
+
+
+def _whole(form: str) -> str:
+    escaped = re.escape(form)
+    return escaped if len(form) >= LONG_CHARACTERS else rf"(?<![A-Za-z0-9]){escaped}(?![A-Za-z0-9])"
+
+
+def _forms(secret: str) -> Iterable[str]:
+    raw = secret.encode(errors="replace")
+    yield secret
+    yield unquote(secret)
+    yield quote(secret)
+    yield quote(secret, safe="")
+    yield quote_plus(secret)
+    yield html.escape(secret)
+    yield json.dumps(secret)[1:-1]
+    yield json.dumps(secret)[1:-1].replace("/", "\\/")
+    yield b64encode(raw).decode().rstrip("=")
+    yield urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def _without_a_cut_end(text: str, forms: tuple[str, ...]) -> str:
+    for form in forms:
+        if len(form) < LONG_CHARACTERS:
+            break
+        for length in range(len(form) - 1, _LEAST_OF_A_CUT_SECRET - 1, -1):
+            if text.endswith(form[:length]):
+                return text[:-length] + STRUCK
+    return text
