@@ -97,7 +97,7 @@ async def test_what_parley_chose_for_diversity_may_be_left_out_and_what_the_call
     bench = Bench(DONE)
     await bench.ask(timed(diversity=True, temperature=0.3))
     (sent,) = bench.model.requests
-    assert (sent.temperature is None, sent.seed is None, sent.chosen) == (False, False, {"seed"})
+    assert (sent.temperature is None, sent.seed is None, sent.chosen) == (False, False, frozenset({"seed"}))
 
 
 async def test_an_outcome_counts_its_attempts_and_the_time_between_them() -> None:
