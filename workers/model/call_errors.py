@@ -48,12 +48,16 @@ class CallErrors:
         said = (
             "the model server" if status is None or status < HTTPStatus.BAD_REQUEST else f"HTTP {status}: it"
         )
+        # A 403 may also be about the model, the account or the place that the call comes from.
+        forbidden = " or what is asked with it" if status == HTTPStatus.FORBIDDEN else ""
         if self._has_key:
             plain = self._key_header.lower() == AUTHORIZATION
             sent = "" if plain else f", and is it wanted in the header `{self._key_header}`"
-            return f"{said} refuses the key, is VLLM_API_KEY right{sent}?"
+            return f"{said} refuses the key{forbidden}, is VLLM_API_KEY right{sent}?"
         if endpoint.authorization is not None:
-            return f"{said} refuses the user or the password in VLLM_URL"
+            return f"{said} refuses the user or the password in VLLM_URL{forbidden}"
+        if forbidden:
+            return f"{said} does not allow the call; VLLM_API_KEY is not set"
         return f"{said} wants a key, and VLLM_API_KEY is not set"
 
     def of_refusal(self, endpoint: Endpoint, response: httpx.Response, body: bytes) -> ModelError:
@@ -90,7 +94,11 @@ class CallErrors:
                 )
             case aiohttp.ClientHttpProxyError() as refused:
                 return ModelError(failed, f"no way to {endpoint}: {_proxy_refuses(refused.status)}")
-            case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError() | aiohttp.InvalidURL():
+            case aiohttp.ClientConnectorSSLError() as tls:
+                return ModelError(failed, f"cannot connect to {endpoint} over TLS: {_tls_reason(tls)}")
+            case aiohttp.ClientConnectorError() as unreachable:
+                return ModelError(failed, f"cannot connect to {endpoint}: {unreachable.os_error}")
+            case aiohttp.ConnectionTimeoutError() | aiohttp.InvalidURL():
                 return ModelError(failed, f"cannot connect to {endpoint}: {_reason(error)}")
             case aiohttp.ClientResponseError() as response:
                 text = " ".join(responses.error_text({"error": response.message}).split())
@@ -148,6 +156,12 @@ def _distrust(error: aiohttp.ClientConnectorCertificateError) -> str:
     remedy = "; PARLEY_VLLM_CA_FILE takes the certificate of your own authority"
     unknown = "issuer" in reason or "self" in reason
     return f"its certificate is not trusted ({reason}){remedy if unknown else ''}"
+
+
+def _tls_reason(error: aiohttp.ClientConnectorSSLError) -> str:
+    reason = str(error.os_error)
+    plain = any(sign in reason for sign in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"))
+    return f"{reason}; does it want http:// instead of https://?" if plain else reason
 
 
 def _is_ours(error: BaseException | None) -> bool:

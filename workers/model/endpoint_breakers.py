@@ -108,10 +108,12 @@ class EndpointBreakers:
 
     def pause(self, endpoint: Endpoint, seconds: float, now: float, failure: Failure) -> None:
         """Leave an endpoint alone for `seconds`, at most MAX_PAUSE_SECONDS, unless it already is for longer."""
-        until = now + min(seconds, MAX_PAUSE_SECONDS)
-        if until > max(now, self._paused_until(endpoint, now)):
+        until, before = now + min(seconds, MAX_PAUSE_SECONDS), self._paused_until(endpoint, now)
+        if until <= max(now, before):
+            return
+        self._pauses[endpoint] = Pause(until, failure)
+        if before <= now:  # once for all calls that were refused together
             log.info("%s is left alone for %.1f s: %s", endpoint, until - now, failure.text)
-            self._pauses[endpoint] = Pause(until, failure)
 
     def _paused_until(self, endpoint: Endpoint, now: float) -> float:
         until = self._pauses.get(endpoint, NO_PAUSE).until

@@ -28,6 +28,8 @@ class FieldRules:
 
     def applied(self, body: Mapping[str, Any], chosen: Collection[str] = ()) -> dict[str, Any]:
         """The body as it is sent. `chosen`: the fields whose value Parley chose."""
+        if not self.omit and not self.rename and self.least_tokens == 1:
+            return dict(body)
         names = dict(self.rename)
         sent = {names.get(key, key): value for key, value in body.items() if key not in self.omit}
         limit = names.get("max_tokens", "max_tokens")

@@ -55,17 +55,29 @@ def quoting(status: int) -> Habit:
 
 
 @both
-@pytest.mark.parametrize("status", [401, 403])
-async def test_a_server_that_refuses_the_key_is_told_in_our_words(status: int, stream: bool) -> None:
+@pytest.mark.parametrize(
+    ("status", "with_key", "without", "user"),
+    [
+        (
+            401, "it refuses the key, is VLLM_API_KEY right?", "it wants a key, and VLLM_API_KEY is not set",
+            "it refuses the user or the password in VLLM_URL",
+        ),
+        (
+            403, "it refuses the key or what is asked with it, is VLLM_API_KEY right?",
+            "it does not allow the call; VLLM_API_KEY is not set",
+            "it refuses the user or the password in VLLM_URL or what is asked with it",
+        ),
+    ],
+)  # fmt: skip
+async def test_a_server_that_refuses_the_key_is_told_in_our_words(
+    status: int, with_key: str, without: str, user: str, stream: bool
+) -> None:
     async with habit_server(quoting(status)) as server:
         error = await error_of(server.url, stream=stream, api_key=KEY)
-        assert (error.error_type, str(error)) == (
-            ErrorType.UNAUTHORIZED, f"HTTP {status}: it refuses the key, is VLLM_API_KEY right?"
-        )  # fmt: skip
-        error = await error_of(server.url, stream=stream)
-        assert str(error) == f"HTTP {status}: it wants a key, and VLLM_API_KEY is not set"
-        error = await error_of(server.url.replace("//", "//user:hush@"), stream=stream)
-        assert str(error) == f"HTTP {status}: it refuses the user or the password in VLLM_URL"
+        assert (error.error_type, str(error)) == (ErrorType.UNAUTHORIZED, f"HTTP {status}: {with_key}")
+        assert str(await error_of(server.url, stream=stream)) == f"HTTP {status}: {without}"
+        url = server.url.replace("//", "//user:hush@")
+        assert str(await error_of(url, stream=stream)) == f"HTTP {status}: {user}"
         error = await error_of(server.url, stream=stream, api_key=KEY, access=ServerAccess("api-key"))
         assert "is it wanted in the header `api-key`" in str(error)
 
@@ -274,6 +286,19 @@ async def test_an_authority_of_ones_own_is_trusted_if_it_is_named_and_else_the_e
         error = await error_of(server.url.replace("localhost", "127.0.0.1"), access=trusting)
         assert "its certificate is not trusted" in str(error)
         assert "PARLEY_VLLM_CA_FILE" not in str(error)
+
+
+async def test_a_server_that_speaks_no_tls_is_asked_after() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener:
+        error = await error_of(f"https://127.0.0.1:{listener.sockets[0].getsockname()[1]}")
+    assert error.error_type is ErrorType.CONNECTION_FAILED
+    assert "does it want http:// instead of https://?" in str(error)
+    assert "SSLContext" not in str(error)
 
 
 @asynccontextmanager

@@ -1,7 +1,10 @@
 """Which endpoint may be called or probed, waiting for a change, and what others see of the breakers."""
 
 import asyncio
+import logging
 import math
+
+import pytest
 
 from parley.broker.core.agent_error_table import Signal
 from parley.broker.core.messages import ErrorType
@@ -118,3 +121,25 @@ def test_a_status_names_host_and_port_and_no_secret() -> None:
     )
     open_breakers(breakers, TWO)
     assert breakers.statuses[1] == BreakerStatus("gpu-2:443", BreakerState.OPEN, 1)
+
+
+def test_a_pause_is_logged_once_for_the_calls_that_were_refused_together(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "parley.workers")
+    breakers = two()
+    for n in range(5):
+        breakers.pause(ONE, 60.0, START + n, Failure(ErrorType.RATE_LIMITED, "HTTP 429"))
+    breakers.pause(ONE, 60.0, START + 100, Failure(ErrorType.RATE_LIMITED, "HTTP 429"))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{ONE} is left alone for 60.0 s: HTTP 429"
+    ] * 2
+
+
+def test_a_shorter_pause_ends_no_longer_one() -> None:
+    breakers = two()
+    for seconds in (60.0, 1.0, 0.0):
+        breakers.pause(ONE, seconds, START, Failure(ErrorType.RATE_LIMITED, "HTTP 429"))
+    assert breakers.first_free((ONE,), START)[0] == START + 60
+    assert breakers.admit((ONE,), START + 59) is None
+    assert breakers.admit((ONE,), START + 60) is not None

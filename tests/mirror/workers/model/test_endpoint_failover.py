@@ -16,10 +16,11 @@ from parley.workers.model.call_policy import RetryPolicy
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_breakers import MAX_PAUSE_SECONDS
 from parley.workers.model.endpoint_failover import TOO_LATE, FailoverClient, preference_order
-from parley.workers.model.model_client import PROBE_MESSAGES, ChatRequest
+from parley.workers.model.model_client import PROBE_MESSAGES, ChatRequest, ModelClient
 from parley.workers.model.responses import Completion, ModelError
 from tests.harness import fresh, until
 from tests.mirror.workers.model.scripted import DONE, START, THREE, Clock, ScriptedModel, trouble
+from tests.rig.habit_server import Heard, Reply, habit_server, refusal
 
 DEADLINE_SECONDS = 60.0
 RETRIED = sorted(kind for kind, policy in POLICIES.items() if policy.retried)
@@ -673,3 +674,19 @@ async def test_an_error_that_is_not_retried_pauses_nothing() -> None:
     bench = Bench(trouble(ErrorType.BAD_REQUEST, 60.0), DONE)
     failure(await bench.ask())
     success(await bench.ask())
+
+
+async def test_eight_agents_are_answered_at_once_where_one_of_two_real_servers_asks_for_a_minute() -> None:
+    def limited(heard: Heard) -> Reply:
+        return refusal(429, "slow down", retry_after="60")
+
+    async with habit_server(limited) as one, habit_server() as other, ModelClient() as client:
+        endpoints = Endpoint(one.url), Endpoint(other.url)
+        balancer = FailoverClient(client, endpoints)
+        began = time.monotonic()
+        tasks = [task_that_prefers(endpoints[0], endpoints), task_that_prefers(endpoints[1], endpoints)]
+        answers = await asyncio.gather(*(ask(balancer, task) for task in tasks for _ in range(8)))
+        assert [success(answer).content for answer in answers] == ["hi"] * 16
+        assert time.monotonic() - began < 5
+        await balancer.close()
+    assert len(one.heard) <= 8
