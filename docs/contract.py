@@ -14,6 +14,10 @@ SUBJECTS: Mapping[str, tuple[str, str]] = {
     topology.REQUESTED: ("any client", "please deliberate"),
     topology.CANCEL: ("any client", "stop this deliberation"),
     topology.GET: ("any client, as request-reply", "status and results of this deliberation, please"),
+    topology.SERVICE: (
+        "any client, as a request with many replies",
+        "each process: what it serves, and is it ready",
+    ),
     topology.COMPLETED: ("service", "one of the two endings"),
     topology.FAILED: ("service", "the other ending"),
     f"{topology.TIMER}.*": ("service", "a deadline that waits (a scheduled message); `*` is the `task_id`"),
@@ -169,6 +173,10 @@ def endings() -> str:
 
 def status() -> str:
     return _section(messages.DeliberationStatus)
+
+
+def service() -> str:
+    return _section(messages.ServiceProcess)
 
 
 def outcomes() -> str:

@@ -69,6 +69,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "requests": contract.requests,
         "endings": contract.endings,
         "status": contract.status,
+        "service": contract.service,
         "outcomes": contract.outcomes,
         "work": contract.work,
         "headers": contract.headers,

@@ -1,6 +1,6 @@
 """Which subject leads to which handler: a table, and the source of the AsyncAPI document.
 
-FastStream starts and stops the subscribers, answers `deliberation.get` (request-reply), receives the broadcast
+FastStream starts and stops the subscribers, answers `deliberation.get` and `deliberation.service`, receives the broadcast
 `agent.cancel`, and makes the AsyncAPI document. It does not fetch, decode, acknowledge, retry or inject: `pull`
 fetches, `settle` acknowledges and retries, the handlers decode.
 """
@@ -26,6 +26,7 @@ from parley.broker.core.messages import (
     DeliberationFailed,
     DeliberationGet,
     DeliberationRequested,
+    ServiceGet,
 )
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.topology import Durable
@@ -47,7 +48,8 @@ class Part(StrEnum):
 class Handlers:
     """What the parts that run here do with their messages; None for a part that does not run here.
 
-    `drop` receives the bodies of `agent.cancel`, `query` the messages of `deliberation.get`, and answers them.
+    `drop` receives the bodies of `agent.cancel`, `query` and `describe` the messages of `deliberation.get`
+    and `deliberation.service`, and answer them.
     """
 
     intake: HandleBatch | None = None
@@ -57,6 +59,7 @@ class Handlers:
     cancel: HandleBatch | None = None
     drop: Callable[[bytes], None] | None = None
     query: Callable[[Msg], Awaitable[None]] | None = None
+    describe: Callable[[Msg], Awaitable[None]] | None = None
 
 
 class Route(NamedTuple):
@@ -138,6 +141,8 @@ def declare(
         _receive_broadcast(broker, handlers.drop)
     if handlers.query is not None:
         _answer(broker, handlers.query)
+    if handlers.describe is not None:
+        _answer_for_itself(broker, handlers.describe)
     for subject, payload, description in PUBLISHED:
         broker.publisher(subject, title=f"{subject}:publish", description=description, schema=payload)
     return pullers
@@ -149,7 +154,7 @@ def declare_all(broker: NatsBroker) -> None:
     def unused(_: Any) -> Any:
         raise AssertionError("declared for the document only")
 
-    declare(broker, Handlers(unused, unused, unused, unused, unused, unused, unused))
+    declare(broker, Handlers(unused, unused, unused, unused, unused, unused, unused, unused))
 
 
 def _receive_broadcast(broker: NatsBroker, drop: Callable[[bytes], None]) -> None:
@@ -178,6 +183,19 @@ def _answer(broker: NatsBroker, query: Callable[[Msg], Awaitable[None]]) -> None
         # Any: annotated with its payload for the document; `_whole` left it as the message.
         message: Any = question
         await query(message)
+
+
+def _answer_for_itself(broker: NatsBroker, describe: Callable[[Msg], Awaitable[None]]) -> None:
+    @broker.subscriber(
+        topology.SERVICE,  # no queue: every process answers
+        decoder=_whole,
+        no_reply=True,
+        title=topology.SERVICE,
+        description="Request with many replies: each process of the service says what it serves.",
+    )
+    async def answer(question: ServiceGet) -> None:
+        message: Any = question  # as in `_answer`
+        await describe(message)
 
 
 async def _whole(message: StreamMessage[Msg]) -> Msg:

@@ -1,7 +1,7 @@
 """The AsyncAPI document, generated from the declared routes, and the page that shows it.
 
-FastStream writes the channels, operations and schemas. This file adds what FastStream does not know: the reply to
-`deliberation.get`, and the stream, consumer and retention behind each JetStream channel.
+FastStream writes the channels, operations and schemas. This file adds what FastStream does not know: the replies to
+`deliberation.get` and `deliberation.service`, and the stream, consumer and retention behind each JetStream channel.
 
 It relies on two private things of FastStream 0.7.8, both here and nowhere else:
 - the key of a subscriber's message in `components.messages`, `<subject>:SubscribeMessage`
@@ -20,7 +20,7 @@ from typing import Any
 from faststream.nats import NatsBroker
 from faststream.specification import AsyncAPI
 
-from parley.broker.core.messages import DeliberationRequested, DeliberationStatus
+from parley.broker.core.messages import DeliberationRequested, DeliberationStatus, Message, ServiceProcess
 from parley.broker.jetstream import topology
 
 ASSETS = Path(__file__).parent / "assets"
@@ -31,7 +31,8 @@ DESCRIPTION = (
     "deadline."
 )
 
-_REPLY = "DeliberationStatus"
+# By the subject of the question.
+REPLIES: Mapping[str, type[Message]] = {topology.GET: DeliberationStatus, topology.SERVICE: ServiceProcess}
 
 
 def document(broker: NatsBroker, version: str) -> dict[str, Any]:
@@ -43,7 +44,8 @@ def document(broker: NatsBroker, version: str) -> dict[str, Any]:
     message = spec["components"]["messages"][f"{topology.REQUESTED}:SubscribeMessage"]
     message["payload"] = {"$ref": f"#/components/schemas/{DeliberationRequested.__name__}"}
     _add_streams(spec)
-    _add_reply(spec)
+    for subject, answer in REPLIES.items():
+        _add_reply(spec, subject, answer)
     return spec
 
 
@@ -65,22 +67,23 @@ def _matches(pattern: str, subject: str) -> bool:
     return len(wanted) == len(given) and all(w in ("*", g) for w, g in zip(wanted, given, strict=True))
 
 
-def _add_reply(spec: dict[str, Any]) -> None:
-    schema = DeliberationStatus.model_json_schema(ref_template="#/components/schemas/{model}")
+def _add_reply(spec: dict[str, Any], subject: str, answer: type[Message]) -> None:
+    name, channel = answer.__name__, f"{subject}:reply"
+    schema = answer.model_json_schema(ref_template="#/components/schemas/{model}")
     spec["components"]["schemas"].update(schema.pop("$defs", {}))
-    spec["components"]["schemas"][_REPLY] = schema
-    payload = {"$ref": f"#/components/schemas/{_REPLY}"}
-    spec["components"]["messages"][_REPLY] = {"title": _REPLY, "payload": payload}
-    spec["channels"]["deliberation.get:reply"] = {
+    spec["components"]["schemas"][name] = schema
+    payload = {"$ref": f"#/components/schemas/{name}"}
+    spec["components"]["messages"][name] = {"title": name, "payload": payload}
+    spec["channels"][channel] = {
         "address": None,
         "description": "The inbox that the request names.",
-        "messages": {_REPLY: {"$ref": f"#/components/messages/{_REPLY}"}},
+        "messages": {name: {"$ref": f"#/components/messages/{name}"}},
     }
     for operation in spec["operations"].values():
-        if operation["channel"]["$ref"] == "#/channels/deliberation.get":
+        if operation["channel"]["$ref"] == f"#/channels/{subject}":
             operation["reply"] = {
                 "address": {"location": "$message.header#/reply", "description": "NATS reply subject"},
-                "channel": {"$ref": "#/channels/deliberation.get:reply"},
+                "channel": {"$ref": f"#/channels/{channel}"},
             }
 
 

@@ -6,9 +6,7 @@ opposite order, however the block ends.
 
 import asyncio
 import logging
-import os
-import socket
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -20,6 +18,7 @@ from parley.broker.asyncio_helpers import BackgroundLoop
 from parley.broker.core.errors import BrokerUnavailable, SettingsError, Unavailable
 from parley.broker.core.observer import Observer
 from parley.broker.core.reply_subjects import SERVICE_INBOX
+from parley.broker.core.timestamps import format_timestamp
 from parley.broker.core.url_masking import masked
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import check_server, close, connect, connect_options
@@ -46,11 +45,13 @@ from parley.handlers.pull import PullSubscriber
 from parley.handlers.query import Query
 from parley.handlers.query_responder import Answers
 from parley.handlers.routes import Handlers, Part, declare, declare_all
+from parley.handlers.service_responder import ServiceResponder
 from parley.handlers.settle import Runner, Settler
 from parley.handlers.trimmer import Trimmer
 from parley.monitoring import asyncapi, http
 from parley.monitoring.check_runner import Check
 from parley.monitoring.metrics import Metrics
+from parley.process_report import ProcessReport, process_name
 from parley.settings import Settings
 from parley.stream_keeper import OnLook, StreamKeeper
 from parley.workers.model.endpoint_address import Endpoint
@@ -111,17 +112,30 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
         metrics.watch_clock(lambda: jetstream.clock.offset)
         metrics.watch_forgeries(lambda: nc.forgeries.counts)
         handlers, recover, old, looks = _handlers(settings, jetstream, parts, pool, metrics)
+        readiness = await opened(_readiness(settings, model, pool)) if pool is not None else None
+        probe = StoreProbe(jetstream) if {Part.INTAKE, Part.AGGREGATE} & set(parts) else None
+        checks = _checks(settings, jetstream, pool, readiness, probe)
+        report = ProcessReport(
+            parts=parts,
+            version=VERSION,
+            started_at=format_timestamp(jetstream.clock.now()),
+            model=model,
+            endpoints=[Endpoint(url) for url in settings.endpoints],
+            pool=pool,
+            checks=checks,
+            notes=jetstream.clock.notes,
+        )
+        describe = ServiceResponder(jetstream, report, prefixes=settings.allowed_reply_prefixes)
+        handlers = replace(handlers, describe=describe)
         slots = max(1, pool.slots) if pool is not None else 1
         for subscriber in declare(broker, handlers, pool=pool, slots=slots):
             metrics.watch_consumer(subscriber.durable.name, subscriber.held, subscriber.window.limit)
         if pool is not None:
             metrics.watch_pool(lambda: pool.slots, lambda: pool.busy)
             metrics.watch_breakers(lambda: pool.endpoint_statuses)
-        readiness = await opened(_readiness(settings, model, pool)) if pool is not None else None
-        probe = StoreProbe(jetstream) if {Part.INTAKE, Part.AGGREGATE} & set(parts) else None
         on_loss = recover.sweep if Part.AGGREGATE in parts else None
         keeper = StreamKeeper(jetstream, settings.wanted, on_loss=on_loss, on_look=looks)
-        url = await opened(_http_server(settings, jetstream, metrics, pool, readiness, probe, keeper))
+        url = await opened(_http_server(settings, jetstream, metrics, pool, checks, keeper))
         await broker.start()
         stack.callback(BackgroundLoop(keeper.run, "the keeper of the streams").cancel)
         if old:
@@ -198,7 +212,7 @@ async def _pool(settings: Settings, nats_url: str, model: str) -> AsyncIterator[
     # Ray costs 60 MiB and half a second: only a process that runs it imports it.
     from parley.workers.pool.ray_pool import RayPool
 
-    name, actors = f"{socket.gethostname()}-{os.getpid()}", settings.pool_actors
+    name, actors = process_name(), settings.pool_actors
     cpus, address = settings.ray_actor_cpus, settings.ray_address
     pool = RayPool(
         config,
@@ -292,16 +306,15 @@ def _handlers(
     return handlers, DeadlineRecovery(jetstream, effects, watch), old, looks
 
 
-@asynccontextmanager
-async def _http_server(
+def _checks(
     settings: Settings,
     jetstream: JetStream,
-    metrics: Metrics,
     pool: Pool | None,
     ready: ModelReadiness | None,
     probe: StoreProbe | None,
-    keeper: StreamKeeper,
-) -> AsyncIterator[str]:
+) -> dict[str, Check]:
+    """Why this process cannot do its work, by what is at fault."""
+
     async def connected() -> str | None:
         return None if jetstream.connected else "not connected"
 
@@ -311,11 +324,29 @@ async def _http_server(
         missing = await provision(jetstream.js, settings.wanted, extent=Extent.LOOK)
         return f"missing: {', '.join(missing)}" if missing else None
 
-    def alive() -> bool:
-        return keeper.fatal_reason is None and (pool is None or pool.fatal_reason is None)
+    async def store() -> str | None:
+        return probe.refusal if probe is not None else None
 
     async def slots() -> str | None:
         return pool.unready_reason if pool is not None else None
+
+    checks: dict[str, Check] = {"nats": connected, "streams": streams, "store": store, "pool": slots}
+    if ready is not None:
+        checks["models"] = ready.unready_reason
+    return checks
+
+
+@asynccontextmanager
+async def _http_server(
+    settings: Settings,
+    jetstream: JetStream,
+    metrics: Metrics,
+    pool: Pool | None,
+    checks: Mapping[str, Check],
+    keeper: StreamKeeper,
+) -> AsyncIterator[str]:
+    def alive() -> bool:
+        return keeper.fatal_reason is None and (pool is None or pool.fatal_reason is None)
 
     async def refresh() -> None:
         if not jetstream.connected:
@@ -325,16 +356,7 @@ async def _http_server(
         else:
             await asyncio.gather(*(_backlog(jetstream, metrics, durable) for durable in topology.DURABLES))
 
-    async def store() -> str | None:
-        return probe.refusal if probe is not None else None
-
-    def notes() -> dict[str, str]:
-        return {"clock": jetstream.clock.note} if jetstream.clock.note else {}
-
-    checks: dict[str, Check] = {"nats": connected, "streams": streams, "store": store, "pool": slots}
-    if ready is not None:
-        checks["models"] = ready.unready_reason
-    app = http.application(metrics, checks, asyncapi_document(), refresh, alive, notes)
+    app = http.application(metrics, checks, asyncapi_document(), refresh, alive, jetstream.clock.notes)
     async with AsyncExitStack() as stack:
         try:  # around the opening only: an OSError of the service itself is not about this port
             url = await stack.enter_async_context(http.serving(app, settings.http_host, settings.http_port))

@@ -1,13 +1,15 @@
 """`parley settings`, `doctor` and `provision`: look at an installation, and prepare NATS for it."""
 
+import json
 import logging
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from parley.broker.core.printable import visible
+from parley.broker.core.printable import safe_json, visible
 from parley.cli_common import NO_SERVICE, OK, out, run_command, start_logging
 from parley.settings import load, shown
 
@@ -26,21 +28,32 @@ def settings() -> None:
     out.print(table)
 
 
-def doctor() -> None:
-    """Is everything there? Each line is ok, or what to do."""
+def doctor(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the findings as JSON, nothing else.")
+    ] = False,
+) -> None:
+    """Does the service run, and is everything there that it needs? Each line is ok, or what to do.
+
+    Exit codes: 0 all is well, 3 something is not.
+    """
     log.setLevel(logging.CRITICAL)  # each finding is printed
 
     async def run() -> int:
         from parley.doctor import examine
 
-        good = True
+        findings = []
         async for finding in examine(load().with_local_nats()):
-            good = good and finding.ok
+            findings.append(finding)
+            if as_json:
+                continue
             mark, style = ("ok", "green") if finding.ok else ("no", "red")
             mark, style = ("--", "") if finding.skipped else (mark, style)
             line = visible(f"{mark}  {finding.what}: {finding.detail}")
             out.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
-        return OK if good else NO_SERVICE
+        if as_json:
+            print(safe_json(json.dumps([asdict(finding) for finding in findings], indent=2)))
+        return OK if all(finding.ok for finding in findings) else NO_SERVICE
 
     raise typer.Exit(run_command(run()))
 

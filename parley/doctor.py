@@ -1,18 +1,24 @@
-"""`parley doctor`: one finding for NATS, its streams, Ray and each model server: ok, or what to do."""
+"""`parley doctor`: one finding for NATS, its streams, each process of the service, and what the settings here name.
+
+The processes answer for themselves (`deliberation.service`). Ray and the model servers are looked at from here only
+where the settings here name them.
+"""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from parley.broker.core.errors import Unavailable
-from parley.broker.core.messages import AgentRequested, ErrorType
+from parley.broker.core.messages import AgentRequested, ErrorType, ServiceProcess
 from parley.broker.core.reply_subjects import SERVICE_INBOX
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream.connection import check_server, close, connect
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.provision import Extent, provision
 from parley.broker.jetstream.store_probe import StoreProbe
+from parley.client import connect as connect_client
+from parley.handlers.routes import Part
 from parley.settings import Settings
 from parley.workers import prompts
 from parley.workers.model.endpoint_address import Endpoint
@@ -38,7 +44,8 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Check what `settings` name, in the order in which a service needs it."""
     async for finding in _nats(settings):
         yield finding
-    yield await _ray(settings)
+    if settings.ray_address is not None:
+        yield await _ray(settings)
     async for finding in _models(settings):
         yield finding
 
@@ -58,11 +65,19 @@ async def _nats(settings: Settings) -> AsyncIterator[Finding]:
         await clock.measure()
         note = f"; {clock.note}" if clock.note else ""
         yield Finding("NATS", True, f"version {version} with JetStream{note}")
-        missing = await provision(nc.jetstream(), settings.wanted, extent=Extent.LOOK)
-        listed = f"missing: {', '.join(missing)}; start a service, it creates them"
-        yield Finding("streams", not missing, listed if missing else "as declared")
+        # A question of a client's: it is answered at clients' inboxes only.
+        async with connect_client(settings.nats_url) as client:
+            processes = await client.processes()
+        for finding in serving(processes):
+            yield finding
+        jetstream = JetStream(nc)
+        # A process looks at the streams by its own settings, which may differ from those here.
+        missing = [] if processes else await provision(jetstream.js, settings.wanted, extent=Extent.LOOK)
+        if not processes:
+            listed = f"missing: {', '.join(missing)}; start a service, it creates them"
+            yield Finding("streams", not missing, listed if missing else "as declared")
         if not missing:
-            refusal = await StoreProbe(JetStream(nc)).probe()
+            refusal = await StoreProbe(jetstream).probe()
             yield Finding("store", refusal is None, refusal or "stores what is published")
     except Unavailable as error:
         yield Finding("streams", False, str(error))
@@ -70,13 +85,40 @@ async def _nats(settings: Settings) -> AsyncIterator[Finding]:
         await close(nc)
 
 
+def serving(processes: Sequence[ServiceProcess]) -> Iterator[Finding]:
+    """A finding for each part of the service that no process serves, and for each process that runs."""
+    if not processes:
+        remedy = "start one with `parley up` or `parley serve`"
+        yield Finding("service", False, f"no process of the service answers; {remedy}")
+        return
+    served = {part for process in processes for part in process.parts}
+    for part in Part:
+        if part not in served:
+            remedy = f"start one: `parley serve --parts {part}`"
+            yield Finding(f"part {part}", False, f"no process serves it; {remedy}")
+    versions = sorted({process.version for process in processes})
+    if len(versions) > 1:
+        mixed = f"several run: {', '.join(versions)}; they work side by side, end the rollout when you can"
+        yield Finding("version", True, mixed)
+    for process in processes:
+        yield Finding(f"process {process.process}", not process.problems, _description(process))
+
+
+def _description(process: ServiceProcess) -> str:
+    words = [f"{','.join(process.parts)}, version {process.version}, since {process.started_at}"]
+    if process.slots or process.model:
+        model = f"{process.model} at {' '.join(process.endpoints)}"
+        words.append(f"{process.busy} of {process.slots} agents at work, asking {model}")
+    words.extend(f"{name}: {note}" for name, note in process.notes.items())
+    words.extend(f"{name}: {problem}" for name, problem in process.problems.items())
+    return "; ".join(words)
+
+
 async def _ray(settings: Settings) -> Finding:
+    """Whether the cluster that the settings here name can be reached."""
     if settings.pool == "local":
         return Finding("Ray", True, "not used (PARLEY_POOL=local)", skipped=True)
-    if settings.ray_address is None:
-        local = "RAY_ADDRESS is not set: a local Ray is started with the service"
-        return Finding("Ray", True, local, skipped=True)
-    address = settings.ray_address
+    address = settings.ray_address or ""
     if address == "auto":
         return Finding("Ray", True, "`auto`: found by the service at its start", skipped=True)
     port = RAY_CLIENT_PORT if address.startswith("ray://") else RAY_GCS_PORT
@@ -93,8 +135,6 @@ async def _ray(settings: Settings) -> Finding:
 
 async def _models(settings: Settings) -> AsyncIterator[Finding]:
     if not settings.endpoints:
-        remedy = "name an OpenAI-compatible server; `parley up` simulates one"
-        yield Finding("model", False, f"VLLM_URL is not set: {remedy}")
         return
     async with ModelClient(api_key=settings.api_key, access=settings.access) as client:
         for url in settings.endpoints:

@@ -63,6 +63,10 @@ class ServerClock:
         """Seconds by which this machine's clock is ahead of the server's; negative if it is behind."""
         return time.time() - self.now()
 
+    def notes(self) -> dict[str, str]:
+        """The note, for readiness; empty without one."""
+        return {"clock": self.note} if self.note else {}
+
     @property
     def note(self) -> str | None:
         """What an operator should know, or None. Nothing is wrong: the offset is corrected for."""

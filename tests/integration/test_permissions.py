@@ -146,6 +146,7 @@ async def test_a_client_asks_watches_looks_lists_and_finds(
         assert seen[-1] == "completed"
         assert (await service.client.status(submitted.task_id)).status == "COMPLETED"
         assert (await service.client.find(submitted.task_id)) == ending
+        assert len(await service.client.processes()) == 1
         assert submitted.task_id in [tally.task_id for tally in await service.client.tallies()]
     refused = [record.getMessage() for record in caplog.records if "permissions" in record.getMessage()]
     assert refused == []
@@ -305,7 +306,7 @@ REFUSED = {
     "client": (*INTERNAL, "agent.response.completed", "agent.response.failed"),
     "worker": (
         *(subject for subject in INTERNAL if not subject.startswith("_PARLEY.service")), "deliberation.requested",
-        "deliberation.cancel", "deliberation.get",
+        "deliberation.cancel", "deliberation.get", "deliberation.service",
     ),
     "service": (
         "deliberation.requested", "deliberation.cancel", "agent.response.completed", "_PARLEY.service.x",
@@ -423,6 +424,7 @@ async def test_no_message_of_a_client_harms_a_deliberation_beside(
                 pass  # refused
         questions = {
             topology.REQUESTED: forged,
+            topology.SERVICE: b"{}",
             topology.GET: json.dumps({"task_id": victim}).encode(),
             "$JS.API.DIRECT.GET.DELIBERATIONS": b'{"seq":1}',
             "$JS.API.DIRECT.GET.KV_deliberations": b'{"seq":1,"next_by_subj":"$KV.>","batch":5}',

@@ -6,6 +6,7 @@ It knows shapes and bounds. It does not know streams, NATS or time.
     requests   what clients publish
     agents     one agent's work and its outcome
     endings    the two endings, and the status
+    service_process   who serves
 """
 
 from parley.broker.core.headers_and_ids import OWN_NAME
@@ -54,11 +55,19 @@ from parley.broker.core.messages.requests import (
     DeliberationRequested,
     Sampling,
 )
+from parley.broker.core.messages.service_process import (
+    MAX_LISTED_ENDPOINTS,
+    MAX_PROBLEM_CHARACTERS,
+    ServiceGet,
+    ServiceProcess,
+)
 
 __all__ = [
     "MAX_AGENTS",
     "MAX_FIGURE",
+    "MAX_LISTED_ENDPOINTS",
     "MAX_OUTCOME_BYTES",
+    "MAX_PROBLEM_CHARACTERS",
     "MAX_REASON_CHARACTERS",
     "MAX_REPORTED_PROBLEMS",
     "MAX_REQUEST_BYTES",
@@ -89,6 +98,8 @@ __all__ = [
     "Proposal",
     "ResultsRef",
     "Sampling",
+    "ServiceGet",
+    "ServiceProcess",
     "Usage",
     "agent_id",
     "decode",

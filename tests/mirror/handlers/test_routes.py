@@ -23,7 +23,7 @@ from tests.mirror.handlers import Bench
 # Every subject of the contract that somebody sends or receives. `deliberation.timer.<task_id>` is between us and the
 # scheduler, `deadletter.>` is for people with the nats CLI.
 RECEIVED = {
-    "deliberation.requested", "deliberation.cancel", "deliberation.deadline.*", "deliberation.get",
+    "deliberation.requested", "deliberation.cancel", "deliberation.deadline.*", "deliberation.get", "deliberation.service",
     "agent.requested", "agent.response.*", "agent.cancel",
 }  # fmt: skip
 SENT = {
@@ -50,8 +50,12 @@ def listeners(heard: list[tuple[str, str]]) -> Handlers:
         heard.append(("query", question.data.decode()))
         await question.respond(question.data)
 
+    async def describe(question: Msg) -> None:
+        heard.append(("describe", question.data.decode()))
+        await question.respond(question.data)
+
     names = ("intake", "dispatch", "aggregate", "expire", "cancel")
-    return Handlers(**{name: listener(name) for name in names}, drop=drop, query=query)
+    return Handlers(**{name: listener(name) for name in names}, drop=drop, query=query, describe=describe)
 
 
 def document() -> dict[str, Any]:

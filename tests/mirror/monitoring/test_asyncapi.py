@@ -13,9 +13,8 @@ import pytest
 
 from parley.app import VERSION, asyncapi_document
 from parley.broker.core import messages
-from parley.broker.core.messages import DeliberationStatus
 from parley.broker.jetstream import topology
-from parley.monitoring.asyncapi import page
+from parley.monitoring.asyncapi import REPLIES, page
 from tests.harness import Running
 
 PARSER = "@asyncapi/parser@3.6.3"
@@ -33,7 +32,7 @@ for (const file of process.argv.slice(2)) {
 # The subjects of docs/contract.md that the service receives, and those that it sends.
 RECEIVED = {
     "deliberation.requested", "deliberation.cancel", "deliberation.deadline.*", "agent.requested",
-    "agent.response.*", "agent.cancel", "deliberation.get",
+    "agent.response.*", "agent.cancel", "deliberation.get", "deliberation.service",
 }  # fmt: skip
 SENT = {
     "deliberation.completed", "deliberation.failed", "agent.requested", "agent.response.completed",
@@ -126,6 +125,7 @@ def test_it_names_no_server_except_an_example(spec: dict[str, Any]) -> None:
         ("deliberation.cancel", "receive", "DeliberationCancel"),
         ("deliberation.deadline.*", "receive", "DeliberationDeadline"),
         ("deliberation.get", "receive", "DeliberationGet"),
+        ("deliberation.service", "receive", "ServiceGet"),
         ("agent.requested", "receive", "AgentRequested"),
         ("agent.requested", "send", "AgentRequested"),
         ("agent.cancel", "receive", "AgentCancel"),
@@ -163,17 +163,19 @@ def test_the_request_has_the_contracts_fields_and_bounds(spec: dict[str, Any]) -
     assert fields["num_agents"]["default"] == 3
 
 
-def test_a_status_request_has_a_reply(spec: dict[str, Any]) -> None:
-    (request,) = [
-        one for one in spec["operations"].values() if channel(spec, one)["address"] == "deliberation.get"
-    ]
+@pytest.mark.parametrize("subject", REPLIES)
+def test_a_question_has_a_reply(spec: dict[str, Any], subject: str) -> None:
+    (request,) = [one for one in spec["operations"].values() if channel(spec, one)["address"] == subject]
     answers = resolved(spec, request["reply"]["channel"]["$ref"])
     assert answers["address"] is None  # the inbox that the request names
     (message,) = answers["messages"].values()
     schema = resolved(spec, resolved(spec, message["$ref"])["payload"]["$ref"])
-    assert set(schema["properties"]) == set(DeliberationStatus.model_fields)
-    others = [one for one in spec["operations"].values() if one is not request]
-    assert not any("reply" in one for one in others)
+    assert set(schema["properties"]) == set(REPLIES[subject].model_fields)
+
+
+def test_no_other_subject_has_a_reply(spec: dict[str, Any]) -> None:
+    answered = {channel(spec, one)["address"] for one in spec["operations"].values() if "reply" in one}
+    assert answered == set(REPLIES)
 
 
 def test_each_stored_subject_names_its_stream_and_consumer(spec: dict[str, Any]) -> None:

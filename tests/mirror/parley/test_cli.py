@@ -18,7 +18,7 @@ import pytest
 
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.find_nats import announce
-from tests.harness import ACK_WAIT_SECONDS, PATIENCE_SECONDS, ModelServer, Running, fresh, until
+from tests.harness import PATIENCE_SECONDS, ModelServer, Running, fresh, until
 from tests.integration.test_deliberations import COMPLETED_FIELDS, FAILED_FIELDS
 
 PARLEY = str(Path(sysconfig.get_path("scripts")) / "parley")
@@ -252,19 +252,17 @@ async def test_a_bad_setting_exits_with_2_and_one_line_at_once(bare: Shell, tmp_
 # ── doctor ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_the_doctor_has_a_line_for_each_check_and_exits_with_0(sh: Shell, model: ModelServer) -> None:
-    ran = await sh(
-        "doctor", VLLM_URL=model.url, PARLEY_POOL="local", PARLEY_ACK_WAIT_SECONDS=str(ACK_WAIT_SECONDS)
-    )
+async def test_the_doctor_lets_the_service_speak_and_exits_with_0(sh: Shell, model: ModelServer) -> None:
+    ran = await sh("doctor")
     assert (ran.code, ran.err) == (OK, "")
-    nats, streams, store, ray, served = ran.out.splitlines()
+    nats, service, store = ran.out.splitlines()
     assert re.fullmatch(r"ok  NATS: version 2\.\d+\.\d+ with JetStream", nats)
-    assert streams == "ok  streams: as declared"
+    assert service.startswith("ok  process ")
+    assert "aggregate,dispatch,intake,query" in service
     assert store == "ok  store: stores what is published"
-    assert ray == "--  Ray: not used (PARLEY_POOL=local)"
-    assert served.startswith(
-        f"ok  model at {model.url}: simulated-model generated a token, takes prompts and answers of up to "
-    )
+    ran = await sh("doctor", "--json", VLLM_URL=model.url)
+    *_, served = json.loads(ran.out)
+    assert (served["what"], served["ok"]) == (f"model at {model.url}", True)
 
 
 async def test_the_doctor_exits_with_3_and_tells_what_is_missing(
@@ -277,8 +275,12 @@ async def test_the_doctor_exits_with_3_and_tells_what_is_missing(
             "doctor", NATS_URL=empty_nats.url, RAY_ADDRESS=wrong, VLLM_URL=f"http://user:{SECRET}@{wrong}"
         )
     assert (broken.code, broken.err) == (NO_SERVICE, "")
-    nats, streams, ray, served = broken.out.splitlines()
+    nats, service, streams, ray, served = broken.out.splitlines()
     assert nats.startswith("ok  NATS")
+    assert (
+        service
+        == "no  service: no process of the service answers; start one with `parley up` or `parley serve`"
+    )
     assert streams.startswith("no  streams: missing: stream REQUESTS")
     assert ray.startswith(f"no  Ray: nothing listens at {wrong}")
     assert served.startswith(f"no  model at http://***@{wrong}: cannot connect")

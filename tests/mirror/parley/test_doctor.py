@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 
 from parley import doctor
+from parley.app import VERSION
+from parley.broker.core.messages import ServiceProcess
 from parley.broker.jetstream import connection, server_clock
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import EmbeddedNats, embedded_nats
 from parley.broker.jetstream.provision import provision
 from parley.doctor import Finding, examine
+from parley.process_report import process_name
 from parley.settings import load
 from tests.harness import ModelServer, Running, model_server
 from tests.rig.habit_server import Heard, Reply, either, habit_server, refusal
@@ -39,18 +42,66 @@ def listening() -> Iterator[int]:
 
 async def test_with_a_running_service_all_is_found(local_service: Running, model: ModelServer) -> None:
     settings = local_service.settings
-    found = await findings(
-        nats_url=settings.nats_url, vllm_url=model.url, ack_wait_seconds=settings.ack_wait_seconds
-    )
-    assert list(found) == ["NATS", "streams", "store", "Ray", f"model at {model.url}"]
+    found = await findings(nats_url=settings.nats_url, vllm_url=model.url)
+    process = f"process {process_name()}"
+    assert list(found) == ["NATS", process, "store", f"model at {model.url}"]
     assert all(finding.ok for finding in found.values())
     assert found["NATS"].detail.startswith("version 2.")
-    assert found["streams"].detail == "as declared"
-    assert found["store"].detail == "stores what is published"
-    assert found["Ray"].skipped
+    served = found[process].detail
+    assert served.startswith(f"aggregate,dispatch,intake,query, version {VERSION}, since 20")
+    assert f"agents at work, asking simulated-model at {model.url}" in served
     assert found[f"model at {model.url}"].detail == (
         "simulated-model generated a token, takes prompts and answers of up to 32,768 tokens together"
     )
+
+
+@pytest.mark.usefixtures("model")
+async def test_beside_a_healthy_service_nothing_needs_to_be_set_here(local_service: Running) -> None:
+    """Nor does it matter with which settings the service was started."""
+    found = await findings(nats_url=local_service.settings.nats_url, keep_seconds=7_200.0)
+    assert [finding.ok for finding in found.values()] == [True, True, True]
+
+
+def process(parts: str, **fields: Any) -> ServiceProcess:
+    given: dict[str, Any] = {"process": f"host-{parts}", "version": "1", "started_at": "2026-01-01T00:00:00Z"}
+    return ServiceProcess(**{**given, "parts": tuple(parts.split(",")), **fields})
+
+
+@pytest.mark.parametrize(
+    ("processes", "red", "words"),
+    [
+        ([], ["service"], "no process of the service answers; start one with `parley up` or `parley serve`"),
+        ([process("intake,dispatch,aggregate,query")], [], ""),
+        ([process("intake,aggregate"), process("dispatch,query")], [], ""),
+        ([process("intake,aggregate,query")], ["part dispatch"], "`parley serve --parts dispatch`"),
+        ([process("dispatch")], ["part intake", "part aggregate", "part query"], "no process serves it"),
+        (
+            [process("intake,dispatch,aggregate,query", problems={"models": "http://m: nothing listens"})],
+            ["process host-intake,dispatch,aggregate,query"],
+            "models: http://m: nothing listens",
+        ),
+        (
+            [process("intake,dispatch,aggregate,query"), process("query", version="2")],
+            [],
+            "several run: 1, 2",
+        ),
+    ],
+)
+def test_each_part_must_be_served_by_a_process_without_problems(
+    processes: list[ServiceProcess], red: list[str], words: str
+) -> None:
+    found = list(doctor.serving(processes))
+    assert [finding.what for finding in found if not finding.ok] == red
+    assert words in str(found)
+
+
+async def test_a_store_without_a_service_is_looked_at_from_here(empty_nats: EmbeddedNats) -> None:
+    nc = await connect(empty_nats.url, "tests")
+    await provision(nc.jetstream())
+    await nc.close()
+    found = await findings(nats_url=empty_nats.url)
+    assert (found["streams"].detail, found["store"].detail) == ("as declared", "stores what is published")
+    assert not found["service"].ok
 
 
 async def test_a_clock_that_is_wrong_is_told_and_is_no_fault(
@@ -73,8 +124,6 @@ async def test_without_settings_it_names_the_missing_ones() -> None:
     found = await findings()
     assert not found["NATS"].ok
     assert "NATS_URL" in found["NATS"].detail
-    assert not found["model"].ok
-    assert "VLLM_URL" in found["model"].detail
 
 
 async def test_a_nats_without_an_answer_is_named_without_secret(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +163,9 @@ async def test_a_nats_without_jetstream_is_no_use(tmp_path: Path) -> None:
 # ── Ray ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("settings", [{"pool": "local"}, {}, {"ray_address": "auto"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"pool": "local", "ray_address": "auto"}, {"ray_address": "auto"}], ids=str
+)
 async def test_where_ray_cannot_be_looked_for_the_line_is_skipped(settings: dict[str, str]) -> None:
     finding = (await findings(**settings))["Ray"]
     assert finding.ok
