@@ -109,6 +109,14 @@ class CallErrors:
                 )
 
 
+def is_lost(error: Exception) -> bool:
+    """Whether an open connection broke. One that could not be opened was never there."""
+    cause = error if isinstance(error, aiohttp.ClientError) else error.__cause__
+    return isinstance(cause, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError) and not isinstance(
+        cause, aiohttp.ClientConnectorError
+    )
+
+
 def silent(endpoint: Endpoint, seconds: float) -> ModelError:
     """The error for a server that sent nothing within `seconds`."""
     return ModelError(ErrorType.FIRST_BYTE_TIMEOUT, f"nothing from {endpoint} within {seconds:g} s")

@@ -25,7 +25,7 @@ from pydantic_core import to_json
 from parley.broker.core.agent_error_table import POLICIES
 from parley.broker.core.messages import ErrorType
 from parley.workers.model import responses
-from parley.workers.model.call_errors import CallErrors, redirected, silent, web_page
+from parley.workers.model.call_errors import CallErrors, is_lost, redirected, silent, web_page
 from parley.workers.model.call_policy import CallTimeouts
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.large_answer_limit import wait_turn
@@ -48,6 +48,11 @@ MAX_SHOWN_CHARACTERS = 80
 # Of a refusal, in which the names of fields are looked for.
 MAX_REFUSAL_BYTES = 16 * 1024
 OWN_HEADERS = {"accept": "*/*", "accept-encoding": "identity", "user-agent": "parley"}
+# How long a connection is kept without a call. vLLM and llama.cpp close one after 5 s; whoever asks just then fails.
+IDLE_SECONDS = 4.0
+# A connection that the server has closed already breaks within this. llama.cpp closes one after each streamed answer,
+# without saying so (PyPI xllamacpp, of October 2026): every second call failed that came right after another.
+STALE_SECONDS = 0.5
 # A server that redirects more often sends a call in a circle.
 MAX_REDIRECTS = 3
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -118,7 +123,11 @@ class ModelClient:
         self._timeouts = timeouts or CallTimeouts()
         self._stream = stream
         # httpx's own transport does 130 requests/s with 50 to 200 concurrent calls, this one 1,300 to 1,800.
-        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        limits = httpx.Limits(
+            max_connections=connections,
+            max_keepalive_connections=connections,
+            keepalive_expiry=IDLE_SECONDS,
+        )
         # trust_env: a proxy setting for traffic to the outside must not redirect calls inside a cluster.
         self._transport = AiohttpTransport(
             verify=_tls(self._access.certificates),
@@ -253,12 +262,23 @@ class ModelClient:
             request = httpx.Request(
                 method, url, headers=all_headers, content=body, extensions=self._extensions
             )
-            response = await self._first_bytes(endpoint, request)
+            response = await self._repeated_if_stale(endpoint, request)
             if response.status_code not in _REDIRECTS:
                 return response
             await response.aclose()
             url = redirected(endpoint, method, url, response)
         raise ModelError(ErrorType.BAD_REQUEST, f"{endpoint} redirects in a circle: is the URL right?")
+
+    async def _repeated_if_stale(self, endpoint: Endpoint, request: httpx.Request) -> httpx.Response:
+        """A response. If the kept connection turned out to be closed by the server, over another one."""
+        began = time.monotonic()
+        try:
+            return await self._first_bytes(endpoint, request)
+        except (httpx.HTTPError, aiohttp.ClientError) as error:
+            if not is_lost(error) or time.monotonic() - began > STALE_SECONDS:
+                raise
+        await asyncio.sleep(0)  # others that were closed with it are noticed
+        return await self._first_bytes(endpoint, request)
 
     async def _first_bytes(self, endpoint: Endpoint, request: httpx.Request) -> httpx.Response:
         if not self._stream:

@@ -303,6 +303,40 @@ async def test_a_connection_that_closes_without_an_answer_is_lost_and_not_refuse
         assert (await refused(server.url, stream=stream)).error_type is ErrorType.CONNECTION_LOST
 
 
+class Closing:
+    """Answers each call, and closes the connection right after it without saying so, as llama.cpp does with a stream."""
+
+    def __init__(self, answers: int) -> None:
+        self.answers = answers
+        self.calls = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split()[0]))
+        self.calls += 1
+        if self.calls <= self.answers:
+            body = b'{"choices": [{"message": {"content": "hi"}}]}'
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        writer.close()
+
+
+async def test_a_kept_connection_that_the_server_has_closed_costs_no_call() -> None:
+    server = Closing(answers=50)
+    async with await asyncio.start_server(server.serve, "127.0.0.1", 0) as listener, ModelClient() as client:
+        endpoint = Endpoint(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}")
+        for _ in range(20):
+            assert (await client.complete(endpoint, ASK, seconds=10)).content == "hi"
+
+
+async def test_a_server_that_closes_every_connection_is_asked_twice_and_no_more() -> None:
+    server = Closing(answers=0)
+    async with await asyncio.start_server(server.serve, "127.0.0.1", 0) as listener, ModelClient() as client:
+        endpoint = Endpoint(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}")
+        with pytest.raises(ModelError) as caught:
+            await client.complete(endpoint, ASK, seconds=10)
+    assert (caught.value.error_type, server.calls) == (ErrorType.CONNECTION_LOST, 2)
+
+
 @pytest.mark.parametrize(
     "body",
     [
