@@ -154,7 +154,9 @@ async def _model(client: ModelClient, endpoint: Endpoint, wanted: str | None) ->
     limit = ""
     if model.max_model_len is not None:
         limit = f", takes prompts and answers of up to {_tokens(model)} together"
-    note = "" if unlisted is None else f"; its list does not show it ({unlisted})"
+    # Without a status the list names other models, perhaps hundreds.
+    why = "" if unlisted is None or unlisted.status is None else f" ({unlisted})"
+    note = "" if unlisted is None else f"; its list does not show it{why}"
     return Finding(what, True, f"{model.name} generated a token{limit}{note}")
 
 

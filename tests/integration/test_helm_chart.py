@@ -42,11 +42,13 @@ FOREIGN = {
 # here).
 OWNED = {
     "PARLEY_REPLICAS", "PARLEY_DRAIN_SECONDS", "PARLEY_HTTP_HOST", "PARLEY_HTTP_PORT", "PARLEY_POOL",
-    "PARLEY_POOL_ACTORS", "PARLEY_RAY_ACTOR_CPUS", "PARLEY_HOME", "PARLEY_WORKER_NATS_URL",
+    "PARLEY_POOL_ACTORS", "PARLEY_RAY_ACTOR_CPUS", "PARLEY_HOME", "PARLEY_WORKER_NATS_URL", "PARLEY_VLLM_HEADERS",
+    "PARLEY_VLLM_CA_FILE",
 }  # fmt: skip
 NATS_SECRET = {"name": "nats-credentials", "key": "nats-url"}
 WORKER_SECRET = {"name": "nats-credentials", "key": "worker-url"}
 VLLM_SECRET = {"name": "vllm-credentials", "key": "bearer"}
+HEADERS_SECRET = {"name": "vllm-credentials", "key": "more-headers"}
 RAY_SECRET = {"name": "ray-credentials", "key": "token"}
 SECRET_TEXT = "nats://s3cr3t@nats.example:4222"  # a valid value of every variable that comes from a Secret
 
@@ -60,6 +62,7 @@ VARIANTS: dict[str, Object] = {
             "urls": ["http://one:8000", "http://two:8000"],
             "model": "llama",
             "apiKeySecret": VLLM_SECRET,
+            "headersSecret": HEADERS_SECRET,
         },
         "settings": {"PARLEY_TIMEOUT_SECONDS": 600, "PARLEY_LOG_LEVEL": "DEBUG"},
         "ray": {"authSecret": RAY_SECRET},
@@ -354,8 +357,9 @@ def test_secrets_are_only_ever_named(chart: helm_python.Chart, values: Object) -
 
 def test_secrets_come_from_the_named_keys_and_go_only_where_they_are_needed(chart: helm_python.Chart) -> None:
     objects = render(chart, VARIANTS["everything on"])
-    nats, worker, vllm, ray = (
-        {"secretKeyRef": secret} for secret in (NATS_SECRET, WORKER_SECRET, VLLM_SECRET, RAY_SECRET)
+    nats, worker, vllm, headers, ray = (
+        {"secretKeyRef": secret}
+        for secret in (NATS_SECRET, WORKER_SECRET, VLLM_SECRET, HEADERS_SECRET, RAY_SECRET)
     )
 
     def secrets_of(template: Object) -> Object:
@@ -367,11 +371,28 @@ def test_secrets_come_from_the_named_keys_and_go_only_where_they_are_needed(char
         expected = {"NATS_URL": nats}
         if part is Part.DISPATCH:
             expected |= {"PARLEY_WORKER_NATS_URL": worker, "VLLM_API_KEY": vllm, "RAY_AUTH_TOKEN": ray}
+            expected |= {"PARLEY_VLLM_HEADERS": headers}
         assert secrets_of(deployment(objects, part)["spec"]["template"]) == expected
     for group in ray_groups(objects):
         assert secrets_of(group["template"]) == {"RAY_AUTH_TOKEN": ray}
     (config,) = of_kind(objects, "ConfigMap")
     assert "NATS_URL" not in config["data"]
+
+
+def test_the_certificates_of_an_own_authority_are_where_the_dispatcher_looks_and_nowhere_else(
+    chart: helm_python.Chart,
+) -> None:
+    objects = render(chart, {"vllm": {"caSecret": {"name": "our-ca", "key": "root.pem"}}})
+    for part in Part:
+        template = deployment(objects, part)["spec"]["template"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in container(template)["volumeMounts"]}
+        volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
+        assert ("model-ca" in mounts) == ("model-ca" in volumes) == (part is Part.DISPATCH)
+        if part is Part.DISPATCH:
+            items = volumes["model-ca"]["secret"]["items"]
+            assert volumes["model-ca"]["secret"]["secretName"] == "our-ca"
+            assert items == [{"key": "root.pem", "path": "ca.crt"}]
+            assert environment(objects, part)["PARLEY_VLLM_CA_FILE"] == f"{mounts['model-ca']}/ca.crt"
 
 
 # ── pods ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

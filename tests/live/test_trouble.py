@@ -64,14 +64,15 @@ async def test_a_missing_and_a_wrong_key_fail_at_once(behind: Stage, fronts: Fro
     before = await server.figures()
     failed = await on.failed(await on.client.deliberate("x", agents=2))
     assert {(outcome.error_type, outcome.attempt) for outcome in failed} == {(ErrorType.UNAUTHORIZED, 1)}
-    # vLLM's `error` is a plain string here, and an object everywhere else.
-    assert {outcome.error for outcome in failed} == {"HTTP 401 from the model server: Unauthorized"}
+    wants = "it wants a key, and VLLM_API_KEY is not set"
+    advice = f"HTTP 401: {wants if key is None else 'it refuses the key, is VLLM_API_KEY right?'}"
+    assert {outcome.error for outcome in failed} == {advice}
     assert KEY not in on.serving.log.read_text()
     await server.grew(before, prompt_tokens_total=0)
     async with server.http.get(f"{on.serving.http_url}/readyz") as response:
         assert (response.status, (await response.json())["problems"]) == (
             503,
-            {"models": f"{behind.url}: HTTP 401: it refuses the key, is VLLM_API_KEY right?"},
+            {"models": f"{behind.url}: {advice}"},
         )
 
 
