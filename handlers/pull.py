@@ -18,7 +18,13 @@ from nats.aio.subscription import Subscription
 from nats.errors import NotJSMessageError
 
 from parley.broker.asyncio_helpers import BackgroundLoop
-from parley.broker.jetstream.acks_and_pulls import next_subject, pull_request, reply_pattern, size_of
+from parley.broker.jetstream.acks_and_pulls import (
+    batch_limit,
+    next_subject,
+    pull_request,
+    reply_pattern,
+    size_of,
+)
 from parley.broker.jetstream.forgery_counts import Forgery
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.topology import Durable
@@ -34,6 +40,9 @@ ERROR_WAIT_SECONDS = 0.5
 QUIET_SECONDS = 0.1
 # The server writes a count, or a size, in the header of a status.
 _COUNT = re.compile(r"[0-9]{1,18}")
+# What ends a request when a server stops or another one leads: the next request is answered. The log says that the
+# connection is lost, where it is.
+_PASSING = frozenset({"server shutdown", "leadership change"})
 # Headers of a status that ends a request: what it still owed.
 PENDING_MESSAGES, PENDING_BYTES = "Nats-Pending-Messages", "Nats-Pending-Bytes"
 
@@ -170,10 +179,18 @@ class PullSubscriber:
         messages, size = _number(headers.get(PENDING_MESSAGES, "")), _number(headers.get(PENDING_BYTES, ""))
         description = headers.get("Description", "")
         self.window.end_request(status, messages, size or 0, description)
-        if self.window.refused and self._told != (
-            told := f"{status} {description.partition(chr(10))[0]}".strip()
-        ):
-            self._told = told  # once: while a consumer is missing every request is refused
+        told = f"{status} {description.partition(chr(10))[0]}".strip()
+        if not self.window.refused or self._told == told:
+            return
+        self._told = told  # once: while a consumer is missing every request is refused
+        limit = batch_limit(description)
+        if limit is not None and limit < self.window.batch:
+            self.window.batch = limit
+            allowed = (
+                "%s: NATS allows %d messages a request (max_request_batch): asking for so many at a time"
+            )
+            log.warning(allowed, self.durable.name, limit)
+        elif description.lower() not in _PASSING:
             log.warning("%s: the server answered %s", self.durable.name, told)
 
     async def _watch_connection(self) -> None:

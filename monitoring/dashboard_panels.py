@@ -202,6 +202,10 @@ TROUBLE = Row("Trouble", 3, (
         How far a process's machine is ahead of the NATS server. It is corrected for; seconds mean that
         the machine, or the server, has lost its time service.""",
         (_series("parley_clock_offset_seconds"), "{{instance}}")),
+    _panel("NATS, connections lost", "short", """
+        How often a process lost its connection to NATS. It reconnects by itself and nothing is lost; many in a
+        short time mean that the network, or NATS, goes and comes. The log has a line for each way.""",
+        (_increase("parley_nats_connection_losses_total", "instance"), "{{instance}}"), bars=True),
     _panel("Forged messages", "short", """
         What came under a name that is not its own, and was ignored: a reply subject that is no inbox, a
         delivery, an acknowledgement or an ending that NATS did not make. Look who may publish what

@@ -108,6 +108,14 @@ class Metrics(Observer):
         meaning = "Seconds by which this machine's clock is ahead of the NATS server's. It is corrected for."
         Gauge("parley_clock_offset_seconds", meaning, registry=self.registry).set_function(offset)
 
+    def watch_nats(self, connected: Callable[[], bool], losses: Callable[[], int]) -> None:
+        """Read at each scrape whether the service's connection stands, and how often it was lost."""
+        meaning = "1 while the service is connected to NATS."
+        Gauge("parley_nats_connected", meaning, registry=self.registry).set_function(
+            lambda: float(connected())
+        )
+        self.registry.register(_LossCollector(losses))
+
     def watch_breakers(self, statuses: Callable[[], Mapping[str, EndpointStatus]]) -> None:
         """Read the endpoints' breakers, by the endpoint's label, at each scrape."""
         self.registry.register(_BreakerCollector(statuses))
@@ -175,6 +183,15 @@ class _BreakerCollector(Collector):
             openings.add_metric([endpoint], status.openings)
         yield states
         yield openings
+
+
+@dataclass(frozen=True, slots=True)
+class _LossCollector(Collector):
+    losses: Callable[[], int]
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        meaning = "Times the service's connection to NATS was lost."
+        yield CounterMetricFamily("parley_nats_connection_losses", meaning, value=self.losses())
 
 
 @dataclass(frozen=True, slots=True)

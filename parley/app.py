@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
-import nats.errors
 from faststream.nats import NatsBroker
 
 from parley.broker.asyncio_helpers import BackgroundLoop
@@ -23,7 +22,6 @@ from parley.broker.core.url_masking import masked
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import check_server, close, connect, connect_options
 from parley.broker.jetstream.jetstream import JetStream
-from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.poison_messages import Suspects
 from parley.broker.jetstream.provision import Extent, provision
 from parley.broker.jetstream.store_probe import StoreProbe
@@ -45,6 +43,7 @@ from parley.handlers.pull import PullSubscriber
 from parley.handlers.query import Query
 from parley.handlers.query_responder import Answers
 from parley.handlers.routes import Handlers, Part, declare, declare_all
+from parley.handlers.service_connection import disconnect, open_connection, start
 from parley.handlers.service_responder import ServiceResponder
 from parley.handlers.settle import Runner, Settler
 from parley.handlers.trimmer import Trimmer
@@ -102,14 +101,14 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
         model = await _model(settings) if dispatches else settings.vllm_model or ""
         pool = await opened(_pool(settings, nats_url, model)) if dispatches else None
         broker = _broker(settings, nats_url)
-        nc = await broker.connect()
-        assert isinstance(nc, NatsClient), "ServiceBroker makes one"
-        jetstream = JetStream(nc)
-        stack.push_async_callback(_disconnect, broker, jetstream)
+        jetstream = await open_connection(broker, nats_url)
+        nc = jetstream.nc
+        stack.push_async_callback(disconnect, broker, nc)
         await _wait_measured(jetstream, nats_url)
         stack.callback(BackgroundLoop(jetstream.clock.run, "the clock").cancel)
         metrics = Metrics(model)
         metrics.watch_clock(lambda: jetstream.clock.offset)
+        metrics.watch_nats(lambda: jetstream.connected, lambda: nc.losses)
         metrics.watch_forgeries(lambda: nc.forgeries.counts)
         handlers, recover, old, looks = _handlers(settings, jetstream, parts, pool, metrics)
         readiness = await opened(_readiness(settings, model, pool)) if pool is not None else None
@@ -136,7 +135,7 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
         on_loss = recover.sweep if Part.AGGREGATE in parts else None
         keeper = StreamKeeper(jetstream, settings.wanted, on_loss=on_loss, on_look=looks)
         url = await opened(_http_server(settings, jetstream, metrics, pool, checks, keeper))
-        await broker.start()
+        await start(broker, nc, nats_url)
         stack.callback(BackgroundLoop(keeper.run, "the keeper of the streams").cancel)
         if old:
             left = OldConsumers(jetstream, old)
@@ -235,16 +234,6 @@ def _broker(settings: Settings, nats_url: str) -> NatsBroker:
         settings.drain_seconds or None,
     )
     return ServiceBroker(**options, apply_types=False, logger=None, graceful_timeout=limit)
-
-
-async def _disconnect(broker: NatsBroker, jetstream: JetStream) -> None:
-    """Drain and close. While NATS is away there is nothing to drain: what was in hand is redelivered after
-    `ack_wait`."""
-    try:
-        await broker.stop()
-    except nats.errors.Error as error:
-        log.warning("disconnected without NATS: %s", error)
-        await close(jetstream.nc)
 
 
 def _handlers(

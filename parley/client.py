@@ -16,7 +16,6 @@ from typing import Any, TypedDict, Unpack
 from weakref import WeakValueDictionary
 
 import nats.errors
-import nats.js.errors
 from nats.aio.msg import Msg
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
@@ -259,6 +258,8 @@ class Client:
                 answer = await nc.request(topology.GET, question, timeout=GET_TIMEOUT_SECONDS)
             except nats.errors.NoRespondersError as error:
                 raise NoService from error
+            except nats.errors.TimeoutError as error:
+                raise await self._jetstream.why_silent(topology.GET, GET_TIMEOUT_SECONDS) from error
         status = decode(DeliberationStatus, answer.data)
         if status.results_ref is not None:
             return status.model_copy(update={"results": await self._results(status.results_ref)})
@@ -330,10 +331,10 @@ class Client:
     async def _publish(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> int:
         try:
             return (await self._jetstream.publish(subject, body, headers=headers)).seq
-        except BrokerUnavailable as error:
-            if isinstance(error.__cause__, nats.js.errors.NoStreamResponseError):
-                raise NoService from error
-            raise
+        except errors.StreamSilent as error:
+            if await self._jetstream.anybody_answers(topology.GET, b'{"task_id": "x"}', 1.0):
+                raise  # there is a service: the stream has no leader
+            raise NoService from error
 
     # ── endings ───────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -11,6 +11,7 @@ from datetime import datetime
 import nats.errors
 
 from parley.broker.core.errors import TopologyMismatch
+from parley.broker.jetstream.connection import reason
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.provision import Extent, Findings, Wanted, examine, provision
 
@@ -54,7 +55,10 @@ class StreamKeeper:
     def fatal_reason(self) -> str | None:
         """Why this process cannot work any more, as far as NATS is concerned; None while it can."""
         if self._jetstream.closed:
-            return "NATS closed the connection for good (were credentials changed?)"
+            why = self._jetstream.nc.last_error
+            return (
+                f"NATS closed the connection for good ({reason(why) if why else 'were credentials changed?'})"
+            )
         return self._gave_up or None
 
     async def run(self) -> None:

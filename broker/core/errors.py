@@ -5,12 +5,16 @@
     ├── Unavailable          the operator: something Parley needs is not there    (exit code 3)
     │   ├── BrokerUnavailable    NATS cannot be reached, or is gone
     │   │   ├── RightMissing         NATS answers, and refuses this user a right
+    │   │   ├── LimitReached         NATS answers, and this connection is beyond one of its limits
+    │   │   ├── NoQuorum             NATS answers, and too few servers of its cluster are up
+    │   │   ├── Unanswered           NATS is connected, and did not answer in time
     │   │   ├── StoreFull            NATS answers, and stores nothing
     │   │   ├── Unacknowledged       NATS is connected, and says nothing of what was published
     │   │   ├── StreamSilent         NATS answers, and no stream takes the message
     │   │   ├── StoreInUse           another embedded server uses this folder
     │   │   ├── ObjectNotStored      the object store takes nothing: full, deleted, or not answering
     │   │   └── ObjectGone           an object is not kept (any more)
+    │   ├── ServiceSilent        a service listens, and answers nothing
     │   ├── BrokerUnsuitable     NATS is too old, or has no JetStream
     │   ├── StreamNotFound       NATS has none of Parley's streams: no service has run on it
     │   └── TopologyMismatch     a live stream differs from the declared one
@@ -61,6 +65,21 @@ class RightMissing(BrokerUnavailable):
         return f"NATS at {self.url}: {self.reason} (docs/security.md has the rights of each role)"
 
 
+class LimitReached(BrokerUnavailable):
+    """NATS is there and refuses the connection for a limit, which `reason` names with the remedy."""
+
+    def __str__(self) -> str:
+        return f"NATS at {self.url} refuses this connection: {self.reason}"
+
+
+class NoQuorum(BrokerUnavailable):
+    """NATS is there, and its cluster can decide nothing. `reason`: what has no leader."""
+
+    def __str__(self) -> str:
+        remedy = "start the servers of the cluster that are down (`nats server report jetstream` lists them)"
+        return f"NATS at {self.url} answers, but has no quorum: {self.reason}; {remedy}"
+
+
 class StoreFull(BrokerUnavailable):
     """NATS is there and refuses to store. `stream`: where the message belongs. `reason`: in the server's words."""
 
@@ -81,6 +100,14 @@ class StoreFull(BrokerUnavailable):
         remedy = "free space on its disk, or raise its limit (max_file_store, the account's)"
         restart = "nats-server 2.15 goes on refusing after its disk was full until it is restarted"
         return f"JetStream stores nothing: no space left ({self.reason}). At {self.url}, {remedy}; {restart}"
+
+
+class Unanswered(BrokerUnavailable):
+    """The connection stands, and an answer did not come in time."""
+
+    def __str__(self) -> str:
+        why = "it may be overloaded, or its cluster without a quorum; `parley doctor` knows more"
+        return f"NATS at {self.url} is connected and did not answer ({self.reason}): {why}"
 
 
 class Unacknowledged(BrokerUnavailable):
@@ -123,6 +150,21 @@ class ObjectGone(BrokerUnavailable):
 
     def __str__(self) -> str:
         return f"the object store {self.url} has no object {self.reason} (any more)"
+
+
+class ServiceSilent(Unavailable):
+    """A service listens on the NATS at `url`, and answered nothing within `seconds`."""
+
+    def __init__(self, url: str, seconds: float) -> None:
+        super().__init__(url, seconds)
+        self.url = url
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        why = (
+            "it may be overloaded, or have no right to answer to this client's inbox; its /readyz and log say"
+        )
+        return f"a Parley service listens on NATS at {self.url} and answered nothing within {self.seconds:g} s: {why}"
 
 
 class BrokerUnsuitable(Unavailable):

@@ -15,6 +15,7 @@ ACK = b"+ACK"
 # Still in progress: JetStream waits another `ack_wait` before it delivers the message again.
 IN_PROGRESS = b"+WPI"
 
+_BATCH_LIMIT = re.compile(r"Exceeded MaxRequestBatch of ([0-9]{1,9})")
 _TOKEN = r"[^\s.*>]{1,64}"
 # Tokens of a reply subject without and with a domain. A server that knows domains may add one more.
 _PLAIN_TOKENS = 9
@@ -67,6 +68,13 @@ def pull_request(batch: int, *, expires_seconds: float | None = None, max_bytes:
     wait = {"no_wait": True} if expires_seconds is None else {"expires": int(expires_seconds * 1e9)}
     bound = {} if max_bytes is None else {"max_bytes": max_bytes}
     return json.dumps({"batch": batch, **wait, **bound}).encode()
+
+
+def batch_limit(description: str) -> int | None:
+    """The most messages of one request, where a status says that a request was for more (max_request_batch); else
+    None."""
+    found = _BATCH_LIMIT.fullmatch(description.strip())
+    return max(1, int(found[1])) if found else None
 
 
 def size_of(message: Msg) -> int:

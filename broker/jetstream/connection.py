@@ -10,10 +10,18 @@ import nats
 import nats.errors
 import nats.js.errors
 
-from parley.broker.core.errors import BrokerUnavailable, BrokerUnsuitable, RightMissing
+from parley.broker.core.errors import (
+    BrokerUnavailable,
+    BrokerUnsuitable,
+    LimitReached,
+    NoQuorum,
+    RightMissing,
+)
 from parley.broker.core.reply_subjects import CLIENT_INBOX
 from parley.broker.core.url_masking import masked
+from parley.broker.jetstream.connection_limits import limit_reached
 from parley.broker.jetstream.nats_client import NatsClient, NotAllowed
+from parley.broker.jetstream.quorum import told_no_quorum
 
 log = logging.getLogger("parley.broker")
 
@@ -64,7 +72,7 @@ async def connect(url: str, name: str, inbox: str = CLIENT_INBOX) -> NatsClient:
         with suppress(Exception):  # nats-py cannot close a connection that it never began to open
             await client.close()
         # The last error says more than a timeout.
-        raise BrokerUnavailable(masked(url), reason(client.last_error or error)) from error
+        raise unavailable(masked(url), client.last_error or error) from error
     return client
 
 
@@ -95,12 +103,18 @@ def reason(error: BaseException) -> str:
     """What an operator should read instead of nats-py's error."""
     if "authorization" in str(error).lower():
         return "its token or password is missing from the URL, or wrong (nats://TOKEN@host:port)"
-    return str(error) or type(error).__name__
+    said = str(error) or type(error).__name__
+    return limit_reached(said) or said
 
 
 def unavailable(url: str, error: BaseException) -> BrokerUnavailable:
     """What nats-py's `error` is to Parley. `url`: masked."""
-    kind = RightMissing if isinstance(error, NotAllowed) else BrokerUnavailable
+    if isinstance(error, NotAllowed):
+        return RightMissing(url, reason(error))
+    lacking = told_no_quorum(error)
+    if lacking is not None:
+        return NoQuorum(url, lacking)
+    kind = LimitReached if limit_reached(str(error)) else BrokerUnavailable
     return kind(url, reason(error))
 
 
@@ -116,15 +130,15 @@ async def check_server(nc: NatsClient, url: str) -> str:
         )
     try:
         await nc.jetstream(timeout=PUBLISH_TIMEOUT_SECONDS).account_info()
-    except (
-        nats.js.errors.ServiceUnavailableError,
-        nats.errors.NoRespondersError,
-        nats.js.errors.APIError,
-    ) as error:
+    except (nats.errors.NoRespondersError, nats.js.errors.APIError) as error:
+        if told_no_quorum(error):
+            raise unavailable(masked(url), error) from error
         raise BrokerUnsuitable(
             masked(url),
             "has no JetStream for this account; start it with -js, or enable JetStream for the account",
         ) from error
     except (nats.errors.Error, TimeoutError) as error:
+        if isinstance(error, TimeoutError) and nc.cluster is not None:
+            raise NoQuorum(masked(url), "its JetStream did not answer, so it has no leader now") from error
         raise unavailable(masked(url), error) from error
     return f"{version.major}.{version.minor}.{version.patch}"

@@ -17,16 +17,22 @@ from nats.js.api import RawStreamMsg
 from parley.broker.core.errors import (
     BrokerUnavailable,
     Conflict,
+    NoQuorum,
     PayloadTooLarge,
+    ServiceSilent,
     StoreFull,
     StreamSilent,
     Unacknowledged,
+    Unanswered,
+    Unavailable,
 )
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.core.url_masking import masked
+from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS, reason, unavailable
 from parley.broker.jetstream.forgery_counts import Forgery
 from parley.broker.jetstream.nats_client import NatsClient
+from parley.broker.jetstream.quorum import Quorum
 from parley.broker.jetstream.server_clock import ServerClock
 from parley.broker.jetstream.store_health import StoreHealth
 from parley.broker.jetstream.subject_streams import may_acknowledge, stream_of
@@ -74,6 +80,8 @@ class JetStream:
         self.nc = nc
         # All instants are the server's: what this says is compared with what messages say.
         self.clock = ServerClock(nc)
+        # Whether the servers can decide.
+        self.quorum = Quorum(nc)
         # What was stored and refused lately.
         self.health = StoreHealth()
         self.js: JetStreamContext = nc.jetstream(timeout=PUBLISH_TIMEOUT_SECONDS)
@@ -130,6 +138,9 @@ class JetStream:
             waited = asyncio.get_running_loop().time() - began
             raise await self._unacknowledged(subject, seconds, waited, error) from error
         except nats.js.errors.NoStreamResponseError as error:
+            lacking = await self.quorum.problem(stream_of(subject) or "")
+            if lacking is not None:
+                raise NoQuorum(self._where(), lacking) from error
             raise StreamSilent(self._where(), subject) from error
         except (nats.errors.Error, nats.js.errors.Error) as error:
             raise unavailable(self._where(), error) from error
@@ -147,6 +158,9 @@ class JetStream:
         if waited > seconds + STOOD_STILL_SECONDS:
             # This process stood still: the acknowledgement may wait to be read.
             return BrokerUnavailable(self._where(), "this process stood still")
+        lacking = await self.quorum.problem(stream_of(subject) or "")
+        if lacking is not None:
+            return NoQuorum(self._where(), lacking)
         if await self._answers(subject):
             return self._full(subject, f"it answers, and acknowledged no write within {seconds:g} s")
         if await self._is_there():
@@ -259,7 +273,16 @@ class JetStream:
         try:
             yield
         except (nats.errors.Error, TimeoutError) as error:
+            if isinstance(error, TimeoutError) and self.connected:
+                raise Unanswered(self._where(), reason(error)) from error
             raise unavailable(self._where(), error) from error
+
+    async def why_silent(self, subject: str, seconds: float) -> Unavailable:
+        """Why a service that listens did not answer a question within `seconds`. It needs no right but to ask."""
+        if not await self._is_there():
+            return BrokerUnavailable(self._where(), f"no answer within {seconds:g} s")
+        lacking = await self.quorum.problem(stream_of(subject) or topology.DELIBERATIONS)
+        return ServiceSilent(self._where(), seconds) if lacking is None else NoQuorum(self._where(), lacking)
 
     def _check_size(self, subject: str, body: bytes, headers: Mapping[str, str]) -> None:
         letters = sum(map(len, headers)) + sum(map(len, headers.values()))

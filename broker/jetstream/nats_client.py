@@ -124,6 +124,10 @@ class NatsClient(MendedClient):
         self._changed = asyncio.Event()
         # The connection was lost and is not back.
         self._is_lost = False
+        # How often it was lost.
+        self.losses = 0
+        # Another connection of this process says when NATS goes and comes back; this one says it at DEBUG.
+        self.is_second = False
         # The errors logged in this connection, with # for each number, so that one that repeats is logged once.
         self._logged_errors: set[str] = set()
 
@@ -173,6 +177,12 @@ class NatsClient(MendedClient):
         self._changed = asyncio.Event()
 
     @property
+    def cluster(self) -> str | None:
+        """The name of the cluster that the connected server is in, None for a server by itself."""
+        name = self._server_info.get("cluster")
+        return str(name) if name else None
+
+    @property
     def reconnects(self) -> int:
         """How often the connection was lost and made again."""
         return int(self.stats["reconnects"])
@@ -200,13 +210,19 @@ class NatsClient(MendedClient):
 
     def _log_lost(self) -> None:
         self._is_lost = True
-        if not self.is_closed:  # closed on purpose
-            log.warning("the connection to NATS is lost; trying to reconnect")
+        if self.is_closed:  # closed on purpose
+            return
+        self.losses += 1
+        log.log(self._level, "the connection to NATS is lost; trying to reconnect")
 
     def _log_back(self) -> None:
         self._is_lost = False
         self._logged_errors.clear()
-        log.warning("the connection to NATS is back")
+        log.log(self._level, "the connection to NATS is back")
+
+    @property
+    def _level(self) -> int:
+        return logging.DEBUG if self.is_second else logging.WARNING
 
     def _log_error(self, error: Exception) -> None:
         if not isinstance(error, _NETWORK_ERRORS):

@@ -10,6 +10,7 @@ import re
 from types import FunctionType
 from typing import Any
 
+import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.protocol import parser
@@ -43,7 +44,7 @@ class _Parser(parser.Parser):
 
 
 class MendedClient(Client):
-    """A nats-py client that survives six faults of nats-py 2.16.0. `_Parser` mends one, each override below one more.
+    """A nats-py client that survives seven faults of nats-py 2.16.0. `_Parser` mends one, each override below one more.
     Drop an override when its fault is mended.
 
     At most of them nats-py ends its reading task for good and still calls itself connected (nats.py#914): one
@@ -87,6 +88,19 @@ class MendedClient(Client):
             headers=headers,
             _sid=sid,
         )
+
+    async def _process_connect_init(self) -> None:
+        """Fault: what a server says before it refuses a connection (it has too many) is lost if it hangs up before
+        the client has spoken."""
+        try:
+            await super()._process_connect_init()
+        except ConnectionError as error:
+            # asyncio's reader raises the loss of the connection, and keeps what it had read.
+            reader = getattr(self._transport, "_io_reader", None)
+            said = bytes(getattr(reader, "_buffer", b""))
+            if not said.startswith(b"-ERR"):
+                raise
+            raise nats.errors.Error(f"nats: {said[4:].strip().decode(errors='replace')}") from error
 
     async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
         """Fault: a PING overtakes pending writes, so `flush` may return before a subscription has arrived (one in

@@ -22,8 +22,10 @@ from nats.js.errors import APIError, NotFoundError
 from parley.broker.core.errors import TopologyMismatch, TopologyRefused
 from parley.broker.core.messages import MAX_TIMEOUT_SECONDS
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.consumer_limits import add_consumer, raise_limit
 from parley.broker.jetstream.nats_client import NotAllowed
 from parley.broker.jetstream.provision_errors import NAME_IN_USE, NO_STORAGE, STORE_FAILED, refused
+from parley.broker.jetstream.quorum import told_no_quorum
 from parley.broker.jetstream.stream_differences import (
     TOLERATED,
     Difference,
@@ -148,7 +150,10 @@ async def _looked_at(js: JetStreamContext) -> Findings:
     try:
         return await examine(js)
     except (nats.errors.Error, TimeoutError) as error:
-        why = "NATS does not answer" if isinstance(error, TimeoutError) else str(error)
+        lacking = told_no_quorum(error)
+        why = "NATS does not answer" if isinstance(error, TimeoutError) else lacking or str(error)
+        if lacking is not None:
+            why = f"NATS has no quorum: {lacking}; start the servers of its cluster that are down"
         raise TopologyRefused([f"streams and consumers: cannot be looked at: {why}"]) from error
 
 
@@ -199,12 +204,14 @@ async def _act(
     changed = await _change_streams(js, found, wanted, changes)
     made = await _make_streams(js, found, wanted, budget)
     changed += await _change_consumers(js, found, wanted, changes)
+    if extent >= Extent.START:
+        for durable, live in found.consumers.items():
+            changed += await raise_limit(js, durable, live, wanted.consumer(durable))
     for durable, live in found.consumers.items():
         if live is None:
             config = await _resumed(js, durable, wanted.consumer(durable))
             try:
-                # With a name nats-py asks under a subject of the consumer's own, to which a service has the right.
-                await js.add_consumer(durable.stream, config, name=durable.name)
+                await add_consumer(js, durable.stream, config, durable.name)
             except APIError as error:
                 raise TopologyRefused([wanted.refused(_called(durable), error)]) from error
             made.append(_called(durable))
@@ -370,8 +377,8 @@ async def _change_consumers(
         if live is None or not mine:
             continue
         try:
-            await js.add_consumer(durable.stream, _changed(live, mine), name=durable.name)
-            changed += map(_said, mine)
+            now = await add_consumer(js, durable.stream, _changed(live, mine), durable.name)
+            changed += [_said(replace(change, value=getattr(now, change.field))) for change in mine]
         except APIError as error:
             refusals += [wanted.refused(str(change), error) for change in mine]
     if refusals:

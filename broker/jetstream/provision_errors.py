@@ -16,7 +16,11 @@ _REMEDIES = {
     10026: "let this account have more consumers (its max_consumers)",
     10027: "let this account have more streams (its max_streams)",
     10065: "another stream has these subjects: `nats stream ls` shows it; delete it or change its subjects",
-    10113: "allow streams without one for this account: a full stream of timers would drop its oldest",
+    10113: "switch max_bytes_required off for this account: a full stream of timers would drop its oldest",
+    10120: "give this account a limit for PARLEY_REPLICAS replicas (a tier, such as R1 or R3), or one for all",
+    10121: "let this account have more unacknowledged messages (its max_ack_pending)",
+    10009: "its cluster has no leader: start the servers that are down",
+    10008: "its cluster has no quorum: start the servers that are down",
 }
 
 

@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from parley.broker.core.errors import BrokerUnavailable, StreamNotFound
-from parley.broker.jetstream.acks_and_pulls import next_subject, pull_request
+from parley.broker.jetstream.acks_and_pulls import batch_limit, next_subject, pull_request
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS
 from parley.broker.jetstream.forgery_counts import Forgery
 from parley.broker.jetstream.jetstream import JetStream
@@ -93,7 +93,11 @@ async def _pull(
                 with jetstream.translate_errors():
                     message = await subscription.next_msg(timeout=PUBLISH_TIMEOUT_SECONDS)
                 if not message.reply:
-                    status = (message.headers or {}).get("Status", "")
+                    headers = message.headers or {}
+                    status, limit = headers.get("Status", ""), batch_limit(headers.get("Description", ""))
+                    if limit is not None and limit < batch:
+                        batch = limit
+                        break
                     if status in _AT_THE_END:
                         return  # another process removed the rest
                     raise BrokerUnavailable(

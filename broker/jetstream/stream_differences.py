@@ -17,6 +17,7 @@ from enum import StrEnum
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, ReplayPolicy, StreamConfig
 
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.consumer_limits import is_fitted
 
 # Any Msg-Id is used again within this time, if at all.
 LEAST_WINDOW_SECONDS = topology.WORK_DUPLICATE_SECONDS
@@ -186,7 +187,6 @@ _ABSENT = (
     "backoff",
     "inactive_threshold",
     "headers_only",
-    "max_batch",
     "max_bytes",
     "priority_policy",
     "priority_groups",
@@ -219,7 +219,7 @@ def consumer_differences(
     for field in _ABSENT:
         if found := getattr(live, field, None):
             yield Difference(what, field, found, None, When.ON_REQUEST)
-    if 0 < (live.max_ack_pending or 0) < (wanted.max_ack_pending or 0):
+    if 0 < (live.max_ack_pending or 0) < (wanted.max_ack_pending or 0) and not is_fitted(live):
         yield Difference(
             what, "max_ack_pending", live.max_ack_pending, wanted.max_ack_pending, When.ON_REQUEST
         )

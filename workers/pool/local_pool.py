@@ -30,6 +30,7 @@ class LocalPool(WorkerPool):
 
     async def __aenter__(self) -> Self:
         nc = await connect(self._config.nats_url, "parley-worker-local", WORKER_INBOX)
+        nc.is_second = True  # beside the service's own
         self._stack.push_async_callback(close, nc)
         worker = self._worker = await start_worker(self._config, JetStream(nc), self._stack)
         self._add_worker(ONLY)

@@ -102,6 +102,7 @@ class RayPool(WorkerPool):
                 await self._cluster.start()
             self._stack.push_async_callback(self._leave)
             self._nc = await connect(self._nats_url, f"parley-pool-{self._name}", SERVICE_INBOX)
+            self._nc.is_second = True  # beside the service's own
             self._stack.push_async_callback(close, self._nc)
             async with self._cluster.starting():
                 await asyncio.gather(*map(self._fill, self._actor_slots))

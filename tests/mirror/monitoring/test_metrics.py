@@ -273,3 +273,15 @@ def test_how_far_this_machines_clock_is_ahead_is_read_at_each_scrape() -> None:
     metrics.watch_clock(lambda: offset[0])
     offset[0] = -20.5
     assert series(metrics)["parley_clock_offset_seconds", frozenset()] == -20.5
+
+
+def test_whether_nats_is_there_and_how_often_it_was_lost_is_read_at_each_scrape() -> None:
+    metrics, connected, losses = Metrics("llama"), [True], [0]
+    metrics.watch_nats(lambda: connected[0], lambda: losses[0])
+    found = series(metrics)
+    assert found["parley_nats_connected", frozenset()] == 1
+    assert found["parley_nats_connection_losses_total", frozenset()] == 0
+    connected[0], losses[0] = False, 3
+    found = series(metrics)
+    assert found["parley_nats_connected", frozenset()] == 0
+    assert found["parley_nats_connection_losses_total", frozenset()] == 3

@@ -31,6 +31,8 @@ def test_the_tree_is_the_one_drawn_in_the_docstring() -> None:
     assert {kind.__name__: kind.__base__.__name__ for kind in EVERY_KIND if kind.__base__ is not None} == {
         "ParleyError": "Exception", "SettingsError": "ParleyError", "Unavailable": "ParleyError",
         "BrokerUnavailable": "Unavailable", "RightMissing": "BrokerUnavailable", "StoreInUse": "BrokerUnavailable", "StoreFull": "BrokerUnavailable",
+        "LimitReached": "BrokerUnavailable", "NoQuorum": "BrokerUnavailable", "Unanswered": "BrokerUnavailable",
+        "ServiceSilent": "Unavailable",
         "StreamSilent": "BrokerUnavailable", "Unacknowledged": "BrokerUnavailable",
             "ObjectNotStored": "BrokerUnavailable", "ObjectGone": "BrokerUnavailable",
         "BrokerUnsuitable": "Unavailable", "StreamNotFound": "Unavailable", "TopologyMismatch": "Unavailable", "TopologyRefused": "TopologyMismatch",

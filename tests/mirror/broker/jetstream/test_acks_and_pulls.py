@@ -6,6 +6,7 @@ import nats.errors
 import pytest
 
 from parley.broker.jetstream.acks_and_pulls import (
+    batch_limit,
     nak,
     next_subject,
     parse_reply,
@@ -42,3 +43,17 @@ def test_a_pull_request_waits_at_the_server_or_not() -> None:
     assert json.loads(pull_request(3)) == {"batch": 3, "no_wait": True}
     assert json.loads(pull_request(3, max_bytes=10)) == {"batch": 3, "no_wait": True, "max_bytes": 10}
     assert next_subject("S", "c") == "$JS.API.CONSUMER.MSG.NEXT.S.c"
+
+
+@pytest.mark.parametrize(
+    ("description", "limit"),
+    [
+        ("Exceeded MaxRequestBatch of 10", 10),
+        ("Exceeded MaxRequestBatch of 0", 1),
+        ("Exceeded MaxRequestExpires of 10s", None),
+        ("Exceeded MaxWaiting", None),
+        ("", None),
+    ],
+)
+def test_a_status_tells_how_many_messages_a_request_may_ask_for(description: str, limit: int | None) -> None:
+    assert batch_limit(description) == limit

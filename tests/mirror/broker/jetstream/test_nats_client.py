@@ -186,6 +186,18 @@ async def test_an_absence_of_nats_is_two_lines_without_a_traceback(
     assert {record.levelno for record in caplog.records if record.name == "parley.nats"} == {logging.WARNING}
 
 
+async def test_a_second_connection_of_a_process_is_silent_and_counts_its_losses(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    client = NatsClient()
+    client.is_second = True
+    client._log_lost()
+    client._log_back()
+    client._log_lost()
+    assert lines(caplog) == []
+    assert client.losses == 2
+
+
 async def test_a_first_connection_that_fails_is_raised_and_not_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

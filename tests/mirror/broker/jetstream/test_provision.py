@@ -347,7 +347,6 @@ async def test_a_consumer_that_the_server_refuses_is_one_line_that_names_it(tmp_
         {"max_deliver": 5},
         {"max_ack_pending": 10},
         {"headers_only": True},
-        {"max_batch": 1},
         {"max_bytes": 1000},
         {"priority_policy": "overflow", "priority_groups": ["a"]},
     ],
@@ -576,7 +575,7 @@ async def test_an_account_that_wants_a_limit_on_each_stream_is_told_why_one_has_
         nc = await connect(f"nats://a:p@{url.removeprefix('nats://')}", "test")
         with pytest.raises(
             TopologyMismatch,
-            match=r"stream DELIBERATIONS, SUSPECTS: .* max bytes .*; allow streams without one",
+            match=r"stream DELIBERATIONS, SUSPECTS: .* max bytes .*; switch max_bytes_required off",
         ):
             await provision(nc.jetstream())
         await nc.close()

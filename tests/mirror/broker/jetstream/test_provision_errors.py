@@ -14,7 +14,10 @@ from parley.broker.jetstream.provision_errors import refused
         (10026, None, "its max_consumers"),
         (10027, None, "its max_streams"),
         (10065, None, "another stream has these subjects"),
-        (10113, None, "allow streams without one for this account"),
+        (10113, None, "switch max_bytes_required off for this account"),
+        (10121, None, "its max_ack_pending"),
+        (10120, None, "a tier, such as R1 or R3"),
+        (10008, None, "start the servers that are down"),
         (10074, None, "set PARLEY_REPLICAS=1, or use a cluster of at least 3"),
     ],
 )

@@ -1,0 +1,84 @@
+"""A cluster that cannot decide is called that: by a publish, by a look at the streams, by the first look at a server."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nats.js.errors import APIError
+
+from parley.broker.core.errors import NoQuorum, TopologyRefused
+from parley.broker.jetstream.connection import check_server, close, connect, unavailable
+from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.provision import Extent, Wanted, provision
+from parley.broker.jetstream.quorum import leaderless
+from tests.faults.cluster import SERVERS, Cluster, cluster
+from tests.harness import until
+
+UP, AWAY = {"offline": False}, {"offline": True}
+
+
+@pytest.mark.parametrize(
+    ("info", "lacks"),
+    [
+        (None, None),
+        ({}, None),
+        ({"name": "c", "leader": "n0"}, None),
+        ({"name": "c", "leader": "n0", "replicas": [UP, UP]}, None),
+        ({"name": "c", "leader": "n0", "replicas": [UP, AWAY]}, None),
+        ({"name": "c", "leader": "n0", "replicas": [AWAY, AWAY]}, "2 of the 3 servers of stream S are away"),
+        ({"name": "c", "leader": "n0", "replicas": [AWAY]}, "1 of the 2 servers of stream S are away"),
+        ({"name": "c", "leader": "n0", "replicas": [UP, UP, AWAY, AWAY]}, None),
+        ({"name": "c", "replicas": [UP, UP]}, "stream S has no leader"),
+        ({"name": "c", "leader": ""}, "stream S has no leader"),
+    ],
+    ids=str,
+)
+def test_a_stream_needs_a_leader_and_most_of_its_servers(info: Any, lacks: str | None) -> None:
+    assert leaderless("S", info) == lacks
+
+
+@pytest.mark.parametrize("code", [10008, 10009, 10118])
+def test_a_refusal_for_want_of_a_leader_is_no_quorum(code: int) -> None:
+    error = unavailable("nats://x", APIError(code=503, err_code=code, description="temporarily unavailable"))
+    assert isinstance(error, NoQuorum)
+    assert "start the servers of the cluster that are down" in str(error)
+    assert "Is it running" not in str(error)
+
+
+def test_another_refusal_is_none() -> None:
+    assert not isinstance(unavailable("nats://x", APIError(code=400, err_code=10003)), NoQuorum)
+
+
+@pytest.fixture
+async def servers(tmp_path: Path) -> AsyncIterator[Cluster]:
+    async with cluster(tmp_path) as running:
+        yield running
+
+
+async def test_two_of_three_servers_gone_is_said_as_no_quorum(servers: Cluster) -> None:
+    first = await connect(servers.url(), "test")
+    await provision(first.jetstream(), Wanted(replicas=3))
+    await close(first)
+    left = SERVERS[0]
+    for number in SERVERS[1:]:
+        servers.servers[number].freeze()
+    nc = await connect(servers.url(left), "test")
+    jetstream = JetStream(nc)
+    try:
+
+        async def lacks() -> str | None:
+            return await jetstream.quorum.problem("REQUESTS")
+
+        assert await until(lacks, "it is known", 20.0)
+        with pytest.raises(NoQuorum, match=r"has no quorum: (stream REQUESTS|its JetStream|2 of the 3)"):
+            await jetstream.publish("deliberation.requested", b"{}", seconds=1.0)
+        assert jetstream.health.refusal(["REQUESTS"]) is None  # it is not full
+        with pytest.raises(NoQuorum):
+            await check_server(nc, servers.url(left))
+        with pytest.raises(TopologyRefused, match="NATS has no quorum"):
+            await provision(nc.jetstream(), Wanted(replicas=3), extent=Extent.LOOK)
+    finally:
+        await close(nc)
+        for number in SERVERS[1:]:
+            servers.servers[number].thaw()
