@@ -57,6 +57,7 @@ from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.model_client import ModelClient
 from parley.workers.model.readiness import ModelReadiness, find
 from parley.workers.model.responses import ModelError
+from parley.workers.pool import ray_reachability
 from parley.workers.pool.local_pool import LocalPool
 from parley.workers.pool.pool import Pool
 
@@ -95,6 +96,8 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
     if dispatches and not settings.endpoints:
         how = "name an OpenAI-compatible server (`parley up` simulates one)"
         raise SettingsError([f"VLLM_URL: not set; {how}"])
+    if dispatches and settings.pool == "ray" and not ray_reachability.is_local(settings.ray_address):
+        ray_reachability.check_form(settings.ray_address or "")
     async with AsyncExitStack() as stack:
         opened = stack.enter_async_context
         await _prepare(settings, nats_url)

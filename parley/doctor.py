@@ -4,7 +4,6 @@ The processes answer for themselves (`deliberation.service`). Ray and the model 
 where the settings here name them.
 """
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,10 +25,8 @@ from parley.workers.model.model_client import ModelClient
 from parley.workers.model.model_list import ServedModel
 from parley.workers.model.readiness import ONE_TOKEN_SECONDS, generate, look_up
 from parley.workers.model.responses import ModelError
-from parley.workers.pool.ray_reachability import check_reachable, parse_address
-
-# Where Ray's head listens when the address names no port.
-RAY_CLIENT_PORT, RAY_GCS_PORT = 10_001, 6_379
+from parley.workers.pool.ray_errors import RayUnavailable
+from parley.workers.pool.ray_reachability import check_form, check_head, is_local
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,19 +115,17 @@ async def _ray(settings: Settings) -> Finding:
     """Whether the cluster that the settings here name can be reached."""
     if settings.pool == "local":
         return Finding("Ray", True, "not used (PARLEY_POOL=local)", skipped=True)
-    address = settings.ray_address or ""
-    if address == "auto":
-        return Finding("Ray", True, "`auto`: found by the service at its start", skipped=True)
-    port = RAY_CLIENT_PORT if address.startswith("ray://") else RAY_GCS_PORT
+    address = settings.ray_address
+    if address is None or is_local(address):
+        return Finding("Ray", True, "a local Ray is started with the service", skipped=True)
     try:
-        local = f"127.0.0.1{address}" if address.startswith(":") else address
-        complete = local if parse_address(local) is not None else f"{local}:{port}"
-        await asyncio.to_thread(check_reachable, complete)
-    except (OSError, ValueError) as error:  # ValueError: not an address at all
-        reason = str(error.__cause__ or error) or type(error).__name__
-        remedy = "is the head up, and is RAY_ADDRESS right?"
-        return Finding("Ray", False, f"nothing listens at {address} ({reason}): {remedy}")
-    return Finding("Ray", True, f"{address} is listening")
+        check_form(address)
+        if address == "auto":
+            return Finding("Ray", True, "`auto`: found by the service at its start", skipped=True)
+        await check_head(address)
+    except RayUnavailable as error:
+        return Finding("Ray", False, str(error))
+    return Finding("Ray", True, f"{address} answers as a Ray head does")
 
 
 async def _models(settings: Settings) -> AsyncIterator[Finding]:

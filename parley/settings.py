@@ -67,7 +67,8 @@ class Settings(BaseSettings):
     worker_nats_url: str | None = _field(
         None, "The same servers, with the credentials that workers use. Without it, those of NATS_URL.")
     ray_address: str | None = _field(
-        None, "Ray cluster to join: `auto`, `host:6379` or `ray://…`. Without it a local Ray is started.",
+        None, "Ray cluster to join, of which this machine is a node: `auto` or `host:6379`. Without it, or with `local`, a "
+        "local Ray is started.",
         "RAY_ADDRESS")
     vllm_url: str | None = _field(
         None, "OpenAI-compatible servers, comma-separated. `parley up` simulates one without it.", "VLLM_URL")

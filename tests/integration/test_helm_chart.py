@@ -84,7 +84,6 @@ VARIANTS: dict[str, Object] = {
         "ray": {"workers": {"replicas": 1, "cpus": 4}},
     },
     "outside Ray, joined": {"ray": {"address": "ray.example:6379"}},
-    "outside Ray, as a client": {"ray": {"address": "ray://ray.example:10001"}},
 }
 every_variant = pytest.mark.parametrize("values", VARIANTS.values(), ids=VARIANTS)
 every_part = pytest.mark.parametrize("part", Part)
@@ -328,7 +327,8 @@ def test_a_changed_setting_rolls_the_pods(chart: helm_python.Chart) -> None:
         {"nats": {"url": "nats://t0ken@nats:4222"}},
         {"nats": {"url": "nats://nats:4222,nats://user:pass@other:4222"}},
         {"vllm": {"urls": ["http://user:pass@vllm:8000"]}},
-        {"ray": {"address": "ray://user:pass@ray:10001"}},
+        {"ray": {"address": "user:pass@ray:6379"}},
+        {"ray": {"address": "ray://ray:10001"}},
         {"settings": {"VLLM_API_KEY": "sk-1"}},
         {"settings": {"PARLEY_VLLM_API_KEY": "sk-1"}},
         {"settings": {"PARLEY_NATS_URL": "nats://t0ken@nats:4222"}},
@@ -641,16 +641,6 @@ def test_an_outside_cluster_is_joined_and_none_is_made(chart: helm_python.Chart)
     assert policy["spec"]["podSelector"]["matchExpressions"] == [
         {"key": "app.kubernetes.io/component", "operator": "NotIn", "values": ["dispatch"]}
     ]
-
-
-def test_ray_client_needs_no_node(chart: helm_python.Chart) -> None:
-    objects = render(chart, VARIANTS["outside Ray, as a client"])
-    found = environment(objects, Part.DISPATCH)
-    assert found["RAY_ADDRESS"] == "ray://ray.example:10001"
-    assert "RAY_HEAD" not in found
-    inside = container(deployment(objects, Part.DISPATCH)["spec"]["template"])
-    assert inside["command"] == ["parley", "serve", "--parts", "dispatch"]
-    assert inside["livenessProbe"]["httpGet"]["path"] == "/livez"
 
 
 def test_another_image_makes_another_cluster_but_more_workers_do_not(chart: helm_python.Chart) -> None:

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from parley.broker.asyncio_helpers import BackgroundLoop
+from parley.broker.asyncio_helpers import BackgroundLoop, gather
 from parley.broker.core.reply_subjects import SERVICE_INBOX
 from parley.broker.jetstream.acks_and_pulls import nak
 from parley.broker.jetstream.connection import close, connect
@@ -26,8 +26,10 @@ from parley.workers.job_message import Job
 from parley.workers.pool.actor import FLUSH_SECONDS
 from parley.workers.pool.job_book import RESEND_SECONDS
 from parley.workers.pool.pool import WorkerConfig, WorkerPool
-from parley.workers.pool.ray_cluster import RayCluster, first_line
-from parley.workers.pool.ray_private import RayError, is_another_cluster
+from parley.workers.pool.ray_cluster import HEAD_REPLACED, RayCluster
+from parley.workers.pool.ray_errors import THIS_MACHINE, RayUnavailable, first_line, is_another_cluster
+from parley.workers.pool.ray_private import RayError
+from parley.workers.pool.ray_room import Lack
 
 log = logging.getLogger("parley.workers")
 
@@ -39,8 +41,15 @@ HEAD_CHECK_SECONDS = 2.0
 LOST_SECONDS = 15.0
 # Where `ack_wait` is short, a lost job is sent again after this share of it: before the server redelivers it.
 RESEND_SHARE = 5
-# Between two tries to replace an actor when the cluster has no place for it.
+# Between two tries to replace an actor that could not be made.
 REPLACE_WAIT_SECONDS = 1.0
+# Between two looks at whether actors that have not started find a place.
+ROOM_CHECK_SECONDS = 2.0
+# A start waits this long for a cluster whose nodes are still joining, and for CPUs that others are about to free.
+NODES_SECONDS = 10.0
+FREED_SECONDS = 30.0
+# Until a process has come up, its actor seems to wait for the CPUs that it has taken.
+PROCESS_SECONDS = 10.0
 
 
 @dataclass(slots=True)
@@ -55,6 +64,8 @@ class ActorSlot:
     inbox: str = ""
     # None while the place is empty. Any: Ray types no methods of an actor's handle.
     actor: Any = None
+    # The one that is to fill it, until it has started.
+    starting: Any = None
 
     def name(self, pool: str) -> str:
         return f"parley-{pool}-{self.number}.{self.generation}"
@@ -63,7 +74,7 @@ class ActorSlot:
 class RayPool(WorkerPool):
     """`actors` async actors of `config.slots` slots each. Use as an async context manager.
 
-    `address` None starts a local Ray with this process and stops it again; any other address is joined. `name` makes
+    `address` None or `local` starts a local Ray with this process and stops it again; any other is joined. `name` makes
     the actors' names unique among the replicas of a cluster. `nats_url`: NATS with the rights of the service, if the
     workers of `config` have others. `home`: the state folder, for a local Ray's session. Raises RayUnavailable on entry.
     """
@@ -85,19 +96,24 @@ class RayPool(WorkerPool):
         # For the pool's own connection.
         self._nats_url = nats_url or config.nats_url
         self._name = name
-        self._cluster = RayCluster(address, cpus=actors * actor_cpus, home=home)
-        self._actor_cpus = actor_cpus
+        self._cluster = RayCluster(address, actors=actors, actor_cpus=actor_cpus, home=home)
+        self._address = address
         self._actor_slots = [ActorSlot(number) for number in range(1, actors + 1)]
         # Ends what was started, in reverse order.
         self._stack = AsyncExitStack()
         # Carries jobs to the actors. None until the pool has started.
         self._nc: NatsClient | None = None
-        # Why the head cannot be reached; None while it can.
+        # Why the head is of no use; None while it is.
         self._head_problem: str | None = None
+        # When actors began to find no place; None while they do.
+        self._lacking_since: float | None = None
+        # Why empty places stay empty; None while there are none, or nothing is known.
+        self._actor_problem: str | None = None
         self._fatal_reason: str | None = None
 
     async def __aenter__(self) -> Self:
         try:
+            self._stack.callback(self._cluster.forget_session)
             async with self._cluster.starting():
                 await self._cluster.start()
             self._stack.push_async_callback(self._leave)
@@ -105,7 +121,7 @@ class RayPool(WorkerPool):
             self._nc.is_second = True  # beside the service's own
             self._stack.push_async_callback(close, self._nc)
             async with self._cluster.starting():
-                await asyncio.gather(*map(self._fill, self._actor_slots))
+                await self._fill_all()
         except BaseException:
             await self._stack.aclose()
             raise
@@ -133,7 +149,9 @@ class RayPool(WorkerPool):
     def unready_reason(self) -> str | None:
         if self._head_problem is not None:
             return self._head_problem
-        return None if any(slot.actor is not None for slot in self._actor_slots) else "no Ray actor is up"
+        if any(slot.actor is not None for slot in self._actor_slots):
+            return None
+        return "no Ray actor is up" + (f": {self._actor_problem}" if self._actor_problem else "")
 
     @property
     def fatal_reason(self) -> str | None:
@@ -191,13 +209,38 @@ class RayPool(WorkerPool):
 
     # ── actors ────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    async def _fill_all(self) -> None:
+        """Raises RayUnavailable when the cluster has no room for all."""
+        filling = asyncio.ensure_future(gather(map(self._fill, self._actor_slots)))
+        began = time.monotonic()
+        try:
+            while not (await asyncio.wait((filling,), timeout=ROOM_CHECK_SECONDS))[0]:
+                lack, waited = await self._lack(), time.monotonic() - began
+                if lack is None or (not lack.lasting and waited < PROCESS_SECONDS):
+                    continue
+                if waited > (NODES_SECONDS if lack.lasting else FREED_SECONDS):
+                    raise RayUnavailable(self._address or THIS_MACHINE, lack.reason, lack.remedy)
+                self._tell_actor_problem(str(lack))
+            await filling
+        finally:
+            filling.cancel()
+            self._actor_problem = None
+
     async def _fill(self, slot: ActorSlot) -> None:
         slot.generation += 1
-        name = slot.name(self._name)
-        actor = await self._cluster.make_actor(self._config, name, cpus=self._actor_cpus)
-        slot.inbox = await actor.start.remote()
+        actor = await self._cluster.make_actor(self._config, slot.name(self._name))
+        slot.starting = actor
+        try:
+            slot.inbox = await actor.start.remote()
+        finally:
+            slot.starting = None
         slot.actor = actor
         self._add_worker(slot.number)
+
+    async def _lack(self) -> Lack | None:
+        """Why actors that have not started find no place."""
+        unstarted = [slot.starting for slot in self._actor_slots if slot.starting is not None]
+        return await self._cluster.lack(unstarted) if unstarted else None
 
     async def _watch(self, slot: ActorSlot) -> None:
         """Free slots as an actor settles jobs. When it dies, give its jobs back and replace it."""
@@ -207,7 +250,7 @@ class RayPool(WorkerPool):
                 settled, statuses = await slot.actor.finished.remote()
                 self._statuses.update(slot.number, statuses)
                 self._settle(slot.number, settled)
-            except Exception as error:  # RayError, and through Ray's client (`ray://`) a ConnectionError
+            except Exception as error:  # a RayError, as far as is known
                 await self._replace(slot, error)
 
     async def _replace(self, slot: ActorSlot, cause: Exception) -> None:
@@ -221,10 +264,18 @@ class RayPool(WorkerPool):
             try:
                 await self._fill(slot)
             except Exception as error:  # whatever it is, the place must not stay empty
-                log.warning("no new actor yet: %s", first_line(error))
                 if is_another_cluster(error):
-                    self._fatal_reason = "Ray's head was started anew"
+                    self._head_problem = self._fatal_reason = HEAD_REPLACED
+                self._tell_actor_problem(self._fatal_reason or self._cluster.why_no_actor(error))
                 await asyncio.sleep(REPLACE_WAIT_SECONDS)
+        if all(other.actor is not None for other in self._actor_slots):
+            self._actor_problem = None
+
+    def _tell_actor_problem(self, problem: str) -> None:
+        """Once, until it is another one."""
+        if problem != self._actor_problem:
+            log.warning("no new actor yet: %s", problem)
+        self._actor_problem = problem
 
     async def _give_back(self, jobs: Sequence[Job]) -> None:
         """At once if another actor can take the jobs, else after a pause, because every delivery counts."""
@@ -247,15 +298,31 @@ class RayPool(WorkerPool):
             grace = FLUSH_SECONDS + self._config.drain_seconds + REPLACE_WAIT_SECONDS
             with suppress(RayError, TimeoutError):
                 await asyncio.wait_for(asyncio.gather(*closing, return_exceptions=True), timeout=grace)
+        await self._cluster.last_log_lines([slot.name(self._name) for slot in running])
         await self._cluster.kill([slot.actor for slot in running])
 
     async def _watch_head(self) -> None:
-        """Know when Ray's head is gone, and when to stop waiting for it."""
+        """Know when Ray's head is gone or another one, when actors find no place, and when to stop waiting."""
         unready_since: float | None = None
         while True:
             await asyncio.sleep(HEAD_CHECK_SECONDS)
-            self._head_problem = await self._cluster.unreachable()
+            self._head_problem = await self._cluster.head_problem()
+            if self._head_problem == HEAD_REPLACED:
+                self._fatal_reason = HEAD_REPLACED
+                return
+            if self._head_problem is None:
+                await self._look_for_room()
             now = asyncio.get_running_loop().time()
             unready_since = None if self.unready_reason is None else unready_since or now
             if unready_since is not None and now - unready_since >= LOST_SECONDS:
                 self._fatal_reason = f"{self.unready_reason} for {now - unready_since:.0f} s"
+
+    async def _look_for_room(self) -> None:
+        """Tell why places stay empty, if it is for want of CPUs."""
+        lack = await self._lack()
+        now = time.monotonic()
+        self._lacking_since = None if lack is None else self._lacking_since or now
+        if lack is None or self._lacking_since is None:
+            return
+        if lack.lasting or now - self._lacking_since >= PROCESS_SECONDS:
+            self._tell_actor_problem(str(lack))

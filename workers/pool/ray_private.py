@@ -4,6 +4,9 @@
 """
 
 import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
 
 # Ray starts its workers with the driver's own command if that was `uv run`. That took minutes.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -13,11 +16,36 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 import ray
-from ray._private import ray_constants
+from ray._common.usage import usage_lib
+from ray._private import ray_constants, ray_logging, services
+from ray._private import utils as ray_utils
 from ray.exceptions import RayError
 from ray.job_config import JobConfig
 
-__all__ = ["InstalledCode", "RayError", "asks_for_token", "is_another_cluster", "ray", "stay_on_loopback"]
+__all__ = [
+    "InstalledCode",
+    "NotANode",
+    "RayError",
+    "check_cluster",
+    "free_resources",
+    "head_of_this_machine",
+    "is_placed",
+    "pass_logs_to",
+    "ray",
+    "session_name",
+    "stay_on_loopback",
+    "use_token_if_there",
+    "without_other_clusters",
+]
+
+# Variables that would have Ray join or share what is somebody else's.
+OTHER_CLUSTERS = ("RAY_ADDRESS", "RAY_REDIS_ADDRESS", "RAY_GCS_SERVER_PORT", "RAY_JOB_CONFIG_JSON_ENV_VAR")
+# Ray's own handler of the workers' output, which prints it.
+_PRINTS = "ray_print_logs"
+
+
+class NotANode(Exception):
+    """The cluster is there, and this machine is not one of its nodes."""
 
 
 class InstalledCode(JobConfig):
@@ -44,18 +72,70 @@ def stay_on_loopback() -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False
 
 
-def is_another_cluster(error: BaseException) -> bool:
-    """Whether Ray's head was started anew: it knows nothing of our actors, and a driver cannot join a second
-    cluster."""
-    return "WrongClusterID" in str(error)
+@contextmanager
+def without_other_clusters() -> Iterator[None]:
+    """Ray, and what it starts in the block, sees no cluster but the one that we name."""
+    kept = {name: os.environ.pop(name) for name in OTHER_CLUSTERS if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
-def asks_for_token(error: BaseException) -> bool:
-    """Whether the cluster refused us for want of the right token. Ray names the cause in the first exception of the
-    chain."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if "InvalidAuthToken" in str(cause):
-            return True
-        cause = cause.__cause__
-    return False
+def head_of_this_machine() -> str:
+    """The head's address for `auto`, as Ray finds it. Raises ConnectionError."""
+    with without_other_clusters():
+        return str(services.canonicalize_bootstrap_address_or_die("auto"))
+
+
+def use_token_if_there() -> None:
+    """As Ray does for `auto`: a token that the user has is used, unless RAY_AUTH_MODE says something else."""
+    with suppress(ImportError):  # Ray before 2.52
+        from ray._private.authentication import authentication_token_setup as setup
+
+        setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+
+
+def check_cluster(address: str) -> None:
+    """Raises, in Ray's words, if the cluster at `address` runs another Ray or Python or wants a token; NotANode.
+
+    Blocks, for 40 s where something else listens (2.60).
+    """
+    client = ray._raylet.GcsClient(address=address)  # type: ignore[attr-defined]
+    metadata = usage_lib.get_cluster_metadata(client)
+    if metadata:
+        ray_utils.check_version_info(metadata, "this machine")
+    here = services.find_node_ids()  # type: ignore[no-untyped-call]
+    alive = {node.hex() for node, info in client.get_all_node_info().items() if info.state == _ALIVE}
+    if not alive.intersection(here):
+        raise NotANode(address)
+
+
+# `GcsNodeInfo.GcsNodeState.ALIVE` of Ray's protocol.
+_ALIVE = 0
+
+
+def session_name() -> str:
+    """The cluster's session, asked of the head now. Raises what Ray raises, after 2 s at most."""
+    client = ray._private.worker.global_worker.gcs_client  # type: ignore[attr-defined]
+    found = client.internal_kv_get(b"session_name", ray_constants.KV_NAMESPACE_SESSION, timeout=2)
+    return found.decode() if found else ""
+
+
+def free_resources() -> Mapping[str, Mapping[str, float]]:
+    """What nothing has reserved, by node and resource."""
+    found: Mapping[str, Mapping[str, float]] = ray._private.state.available_resources_per_node()  # type: ignore[no-untyped-call]
+    return found
+
+
+def is_placed(actor_id: str) -> bool:
+    """Whether an actor has a process. While that starts it has none, though it has taken its CPUs."""
+    entry = ray._private.state.actors(actor_id) or {}
+    # The node's id is there as soon as the actor is asked for.
+    return bool(entry.get("Address", {}).get("IPAddress"))
+
+
+def pass_logs_to(handle: Callable[[dict[str, Any]], None]) -> None:
+    """Have the output of our job's workers handled, and not printed. For a Ray with `log_to_driver`."""
+    ray_logging.global_worker_stdstream_dispatcher.remove_handler(_PRINTS)
+    ray_logging.global_worker_stdstream_dispatcher.add_handler("parley", handle)

@@ -117,11 +117,6 @@ securityContext:
 {{- if not .Values.ray.address }}true{{ end }}
 {{- end }}
 
-{{/* True if dispatch joins the cluster as a node. With Ray Client (ray://) it does not. */}}
-{{- define "parley.joinsRay" -}}
-{{- if not (hasPrefix "ray://" .Values.ray.address) }}true{{ end }}
-{{- end }}
-
 {{/*
 KubeRay does not replace running pods when a RayCluster changes. So the name has a checksum of all that must be equal on all
 nodes. At most 41 characters: KubeRay cuts `<name>-head-svc` to 50, from the front, and dispatch must know the result.

@@ -1,10 +1,7 @@
 """`parley doctor`: one finding for each thing that is needed, and for what is missing, what to do."""
 
 import asyncio
-import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from parley.doctor import Finding, examine
 from parley.process_report import process_name
 from parley.settings import load
 from tests.harness import ModelServer, Running, model_server
+from tests.mirror.workers.pool.test_ray_reachability import SETTINGS, server
 from tests.rig.habit_server import Heard, Reply, either, habit_server, refusal
 from tests.rig.proc import free_port
 
@@ -29,15 +27,6 @@ async def findings(**settings: Any) -> dict[str, Finding]:
     found = [finding async for finding in examine(load(**settings))]
     assert len({finding.what for finding in found}) == len(found)
     return {finding.what: finding for finding in found}
-
-
-@contextmanager
-def listening() -> Iterator[int]:
-    """A port that accepts connections, and no more than that."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        yield int(server.getsockname()[1])
 
 
 async def test_with_a_running_service_all_is_found(local_service: Running, model: ModelServer) -> None:
@@ -164,7 +153,9 @@ async def test_a_nats_without_jetstream_is_no_use(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"pool": "local", "ray_address": "auto"}, {"ray_address": "auto"}], ids=str
+    "settings",
+    [{"pool": "local", "ray_address": "auto"}, {"ray_address": "auto"}, {"ray_address": "local"}],
+    ids=str,
 )
 async def test_where_ray_cannot_be_looked_for_the_line_is_skipped(settings: dict[str, str]) -> None:
     finding = (await findings(**settings))["Ray"]
@@ -172,10 +163,9 @@ async def test_where_ray_cannot_be_looked_for_the_line_is_skipped(settings: dict
     assert finding.skipped
 
 
-@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
-async def test_a_ray_that_listens_is_found(form: str) -> None:
-    with listening() as port:
-        finding = (await findings(ray_address=form.format(port)))["Ray"]
+async def test_a_ray_that_answers_is_found() -> None:
+    async with server(SETTINGS) as address:
+        finding = (await findings(ray_address=address))["Ray"]
     assert finding.ok
     assert not finding.skipped
 

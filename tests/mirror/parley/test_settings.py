@@ -21,7 +21,7 @@ from parley.workers.model.server_access import ServerAccess
 VALUES: dict[str, tuple[str, Any]] = {
     "nats_url": ("nats://one:4222,tls://two", "nats://one:4222,tls://two"),
     "worker_nats_url": ("nats://worker:secret@one", "nats://worker:secret@one"),
-    "ray_address": ("ray://head:10001", "ray://head:10001"),
+    "ray_address": ("head:6379", "head:6379"),
     "vllm_url": ("http://gpu-1:8000, https://gpu-2/v1", "http://gpu-1:8000, https://gpu-2/v1"),
     "vllm_model": ("llama", "llama"),
     "vllm_api_key": ("sesame", SecretStr("sesame")),

@@ -14,6 +14,7 @@ from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.shutdown import SIGNALS, Interrupted, Shutdown
 from tests.harness import PATIENCE_SECONDS, ModelServer
 from tests.mirror.parley.test_cli import OK, Shell, left, serving
+from tests.mirror.workers.pool.test_ray_reachability import SETTINGS
 
 # Far below what Ray takes to give up on an address (over 200 s).
 SOON_SECONDS = 15.0
@@ -92,7 +93,10 @@ async def test_serve_is_stopped_while_it_waits_for_a_ray_that_does_not_answer(
         }
         async with Shell(tmp_path).started("serve", **environment) as process:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                connections = [await asyncio.get_running_loop().sock_accept(mute) for _ in ("ours", "Ray's")]
+                loop = asyncio.get_running_loop()
+                ours = await loop.sock_accept(mute)
+                await loop.sock_sendall(ours[0], SETTINGS)
+                connections = [ours, await loop.sock_accept(mute)]  # Ray's
             process.send_signal(number)
             told = time.monotonic()
             code, _ = await left(process)

@@ -11,14 +11,7 @@ from pathlib import Path
 import pytest
 
 from parley.broker.jetstream.embedded import EmbeddedNats
-from parley.workers.pool import local_ray_privacy
-from parley.workers.pool.local_ray_privacy import (
-    MAX_FOLDER_BYTES,
-    in_private,
-    protect_token,
-    remove_session,
-    session_folder,
-)
+from parley.workers.pool.local_ray_privacy import in_private, protect_token
 
 
 def mode(path: Path) -> int:
@@ -65,34 +58,6 @@ def test_a_token_that_others_can_read_is_made_private_and_told(
     assert len(caplog.records) == 1
 
 
-def test_the_session_is_in_the_state_folder_where_its_sockets_fit(tmp_path: Path) -> None:
-    short = Path("/tmp") / tmp_path.parent.parent.name[:8] / str(os.getpid())
-    try:
-        folder = session_folder(short)
-        assert folder == short / "ray" / "s"
-        assert mode(folder.parent) == 0o700
-        (folder / "session_1").mkdir(parents=True)
-        (folder / "session_latest").symlink_to(folder / "session_1")
-        remove_session(folder, short)
-        assert list(folder.iterdir()) == []
-    finally:
-        for made in (short / "ray" / "s", short / "ray", short, short.parent):
-            if made.exists() and not any(made.iterdir()):
-                made.rmdir()
-
-
-def test_a_state_folder_with_too_long_a_path_is_left_for_another_that_is_private(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.INFO):
-        folder = session_folder(tmp_path / ("x" * MAX_FOLDER_BYTES))
-    assert mode(folder.parent) == 0o700
-    assert len(os.fsencode(folder)) <= MAX_FOLDER_BYTES
-    assert "too long a path" in caplog.text
-    remove_session(folder, tmp_path)
-    assert not folder.parent.exists()
-
-
 DRIVER = """
 import asyncio, json, os
 from pathlib import Path
@@ -107,11 +72,11 @@ async def main():
     async with RayPool(config, name="x", actors=1, address=None, actor_cpus=0.1, home=Path({home!r})) as pool:
         actor = pool._actor_slots[0].actor
         seen = await actor.__ray_call__.remote(lambda _: dict(__import__("os").environ))
-        folder = pool._cluster._session_folder
+        folder = pool._cluster._session_folder.path
         private = oct(folder.parent.stat().st_mode)
         token = Path.home() / ".ray" / "auth_token"
         print(json.dumps([seen, folder.exists(), private, token.exists() and oct(token.stat().st_mode)]))
-    print(json.dumps(folder.exists()))
+    print(json.dumps(folder.parent.exists()))
 
 asyncio.run(main())
 """
@@ -135,9 +100,3 @@ def test_a_real_ray_keeps_to_its_user(nats_server: EmbeddedNats, tmp_path: Path)
     assert private == "0o40700"
     assert token in (False, "0o100600")
     assert not json.loads(second)
-
-
-def test_rays_longest_socket_fits_the_bound() -> None:
-    longest = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
-    assert MAX_FOLDER_BYTES + len(longest) <= 107
-    assert len("/tmp/parley-12345678") < local_ray_privacy.MAX_FOLDER_BYTES

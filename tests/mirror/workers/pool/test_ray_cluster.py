@@ -12,7 +12,8 @@ import pytest
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
 from parley.workers.pool.pool import WorkerConfig
-from parley.workers.pool.ray_cluster import RayCluster, RayUnavailable
+from parley.workers.pool.ray_cluster import RayCluster
+from parley.workers.pool.ray_errors import RayUnavailable
 from parley.workers.pool.ray_pool import RayPool
 
 # A driver whose folder, which is also its working directory, is on its own import path, but behind everything else.
@@ -54,7 +55,7 @@ def test_files_named_like_ours_or_a_library_break_no_actor(nats_server: Embedded
 
 
 @pytest.mark.parametrize(
-    "address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}", "no-such-host.invalid:{port}", "127.0.0.1:port"]
+    "address", ["127.0.0.1:{port}", "no-such-host.invalid:{port}", "127.0.0.1:port", "ray://127.0.0.1:{port}"]
 )
 async def test_a_ray_that_is_not_there_is_named_at_once_in_one_line(address: str) -> None:
     config = WorkerConfig(
@@ -71,8 +72,8 @@ async def test_a_ray_that_is_not_there_is_named_at_once_in_one_line(address: str
     assert time.monotonic() - started < 20  # Ray itself would try for minutes
     assert caught.value.address == wrong
     assert "\n" not in str(caught.value)
-    for word in (wrong, "RAY_ADDRESS", "PARLEY_POOL=local"):
-        assert word in str(caught.value)
+    assert wrong in str(caught.value)
+    assert "RAY_ADDRESS" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -80,12 +81,12 @@ async def test_a_ray_that_is_not_there_is_named_at_once_in_one_line(address: str
 )
 async def test_whatever_ray_raises_at_its_start_is_one_line(error: Exception) -> None:
     with pytest.raises(RayUnavailable, match="PARLEY_POOL=local") as caught:
-        async with RayCluster(None, cpus=1).starting():
+        async with RayCluster(None, actors=1, actor_cpus=1).starting():
             raise error
     assert "\n" not in str(caught.value)
 
 
 async def test_a_bug_of_ours_stays_a_bug() -> None:
     with pytest.raises(KeyError):
-        async with RayCluster(None, cpus=1).starting():
+        async with RayCluster(None, actors=1, actor_cpus=1).starting():
             raise KeyError("x")

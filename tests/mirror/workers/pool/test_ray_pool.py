@@ -1,5 +1,6 @@
 """The pool on real Ray: what becomes of its jobs when an actor is killed, or when they are lost on their way."""
 
+import logging
 import os
 import signal
 import time
@@ -123,3 +124,25 @@ async def test_a_job_not_sent_goes_as_a_call(ray_service: Running, monkeypatch: 
     assert isinstance(ending, DeliberationCompleted), ending
     assert not ending.degraded
     await until(lambda: pool.busy == 0, "all slots are free again")
+
+
+@pytest.mark.ray
+async def test_what_an_actor_logs_is_logged_here_with_its_time_and_level(
+    ray_service: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = ray_pool(ray_service)
+    slot = pool._actor_slots[0]
+    before = time.time()
+    await slot.actor.__ray_call__.remote(
+        lambda _: [logging.getLogger("parley.workers").warning("same words") for _ in range(3)]
+    )
+    after = time.time()
+
+    def found() -> list[logging.LogRecord]:
+        return [record for record in caplog.records if "same words" in record.getMessage()]
+
+    await until(lambda: len(found()) == 3, "each of them came")
+    for record in found():
+        assert (record.name, record.levelname) == ("parley.workers", "WARNING")
+        assert record.getMessage() == f"{slot.name(pool._name)}: same words"
+        assert before <= record.created <= after

@@ -1,27 +1,23 @@
 """What Parley needs of Ray beyond its API is still there, in the version that is installed."""
 
 import inspect
+import os
 from pathlib import Path
 
 import pytest
+from ray._private import worker
+from ray._private.ray_logging import global_worker_stdstream_dispatcher
+from ray._private.runtime_env import constants
 
-from parley.workers.pool.ray_private import InstalledCode, asks_for_token, is_another_cluster, ray
-
-
-def chained(cause: str) -> BaseException:
-    error = RuntimeError("Ray could not start")
-    error.__cause__ = ValueError(f"status: {cause}")
-    return error
-
-
-def test_a_refused_token_is_found_behind_rays_own_error() -> None:
-    assert asks_for_token(chained("InvalidAuthToken"))
-    assert not asks_for_token(chained("TimedOut"))
-
-
-def test_a_cluster_that_was_started_anew_is_known_by_its_error() -> None:
-    assert is_another_cluster(RuntimeError("WrongClusterID: expected a, got b"))
-    assert not is_another_cluster(RuntimeError("TimedOut"))
+from parley.workers.pool.ray_private import (
+    _PRINTS,
+    OTHER_CLUSTERS,
+    InstalledCode,
+    head_of_this_machine,
+    pass_logs_to,
+    ray,
+    without_other_clusters,
+)
 
 
 @pytest.mark.parametrize("text", ["InvalidAuthToken", "WrongClusterID"])
@@ -31,4 +27,45 @@ def test_ray_still_has_the_texts_that_its_errors_are_known_by(text: str) -> None
 
 def test_ray_still_asks_the_job_config_before_it_adds_the_drivers_folders() -> None:
     assert InstalledCode()._runtime_env_has_working_dir()
-    assert "job_config._runtime_env_has_working_dir()" in inspect.getsource(ray._private.worker.connect)
+    assert "job_config._runtime_env_has_working_dir()" in inspect.getsource(worker.connect)
+
+
+def test_ray_still_starts_its_own_for_the_word_local() -> None:
+    source = inspect.getsource(ray._private.services.canonicalize_bootstrap_address)
+    assert 'addr == "local"' in source
+    # What a variable says counts only without an address.
+    assert 'address is None or address == "auto"' in inspect.getsource(worker.init)
+    assert constants.RAY_JOB_CONFIG_JSON_ENV_VAR in OTHER_CLUSTERS
+
+
+def test_variables_for_other_programs_are_away_and_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in OTHER_CLUSTERS:
+        monkeypatch.setenv(name, "head:6379")
+    before = dict(os.environ)
+    with without_other_clusters():
+        assert not set(OTHER_CLUSTERS) & set(os.environ)
+    assert dict(os.environ) == before
+
+
+def test_auto_is_what_ray_left_here_and_not_what_a_variable_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(ray._private.services, "find_gcs_addresses", set)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", "elsewhere:1")
+    with pytest.raises(ConnectionError):
+        head_of_this_machine()
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("10.1.2.3:6379")
+    assert head_of_this_machine() == "10.1.2.3:6379"
+
+
+def test_rays_printing_of_logs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(global_worker_stdstream_dispatcher, "handlers", [])
+    printed: list[object] = []
+    heard: list[object] = []
+    global_worker_stdstream_dispatcher.add_handler(_PRINTS, printed.append)
+    pass_logs_to(heard.append)
+    global_worker_stdstream_dispatcher.emit({"lines": ["x"]})  # type: ignore[no-untyped-call]
+    assert (printed, heard) == ([], [{"lines": ["x"]}])
+    assert f'"{_PRINTS}"' in inspect.getsource(worker.connect)
