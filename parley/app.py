@@ -89,15 +89,8 @@ class Service:
 @asynccontextmanager
 async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> AsyncIterator[Service]:
     """Run `parts` until the block ends. Raises Unavailable or SettingsError before anything is taken from a queue."""
-    nats_url, dispatches = settings.nats_url, Part.DISPATCH in parts
-    if nats_url is None:
-        how = "`parley serve` connects to a NATS that runs already (`parley up` starts one)"
-        raise SettingsError([f"NATS_URL: not set; {how}"])
-    if dispatches and not settings.endpoints:
-        how = "name an OpenAI-compatible server (`parley up` simulates one)"
-        raise SettingsError([f"VLLM_URL: not set; {how}"])
-    if dispatches and settings.pool == "ray" and not ray_reachability.is_local(settings.ray_address):
-        ray_reachability.check_form(settings.ray_address or "")
+    dispatches = Part.DISPATCH in parts
+    nats_url = _needed(settings, dispatches)
     async with AsyncExitStack() as stack:
         opened = stack.enter_async_context
         await _prepare(settings, nats_url)
@@ -150,6 +143,19 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
         if Part.AGGREGATE in parts:
             stack.callback(BackgroundLoop(recover.run, "recovery").cancel)
         yield Service(nats_url, url, metrics, pool, jetstream, keeper)
+
+
+def _needed(settings: Settings, dispatches: bool) -> str:
+    """The URL of NATS. Raises SettingsError or Unavailable for what cannot go well, without asking anybody."""
+    if settings.nats_url is None:
+        how = "`parley serve` connects to a NATS that runs already (`parley up` starts one)"
+        raise SettingsError([f"NATS_URL: not set; {how}"])
+    if dispatches and not settings.endpoints:
+        how = "name an OpenAI-compatible server (`parley up` simulates one)"
+        raise SettingsError([f"VLLM_URL: not set; {how}"])
+    if dispatches and settings.pool == "ray" and settings.ray_address is not None:
+        ray_reachability.check_form(settings.ray_address)
+    return settings.nats_url
 
 
 async def _wait_measured(jetstream: JetStream, nats_url: str) -> None:

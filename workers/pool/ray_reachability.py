@@ -55,7 +55,7 @@ def check_form(address: str) -> None:
         raise RayUnavailable(masked(address), reason, ON_A_NODE)
     if "://" in address:
         raise RayUnavailable(masked(address), "that is not an address of Ray's", A_HEAD_LISTENS)
-    if address == "auto":
+    if address in ("auto", "local"):
         return
     try:
         place = parse_address(address)
