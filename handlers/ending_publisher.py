@@ -36,6 +36,7 @@ from parley.broker.jetstream.object_store import REFUSED_SECONDS
 from parley.broker.jetstream.outcome_cache import OutcomeCache
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import purge_timer_headers
+from parley.handlers.deliberation_log import log_ended
 from parley.handlers.ending_dedup import EndingLookup
 from parley.handlers.ending_results import EndingResults
 
@@ -136,6 +137,7 @@ class EndingPublisher:
         marked = await self._tallies.mark_published(tally.task_id, seq)
         if marked.changed:
             self._observer.deliberation_ended(ending)
+            log_ended(ending)
             # Of those who asked meanwhile. Who asks from now on finds the mark, and gets the stored ending.
             later = marked.tally.inboxes if marked.tally is not None else ()
             for inbox in set(later) - set(tally.inboxes):

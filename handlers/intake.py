@@ -20,6 +20,7 @@ from parley.broker.core.observer import Observer
 from parley.broker.core.reply_subjects import DEFAULT_PREFIXES, may_send_ending
 from parley.broker.core.states import Cause
 from parley.broker.core.tally import Refused, Requested, Tally, asks_another
+from parley.handlers.deliberation_log import log_accepted
 from parley.handlers.delivery import ACK, DeadLetter, Delivery, Settlement
 from parley.handlers.effects import EffectRunner
 
@@ -57,6 +58,7 @@ class Intake:
             return DeadLetter(str(error))
         if result.before is None:
             self._observer.deliberation_accepted(event.role)
+            log_accepted(event)
         return ACK
 
     async def give_up(self, delivery: Delivery[DeliberationRequested], reason: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -74,6 +75,14 @@ def application(
     app.router.add_get("/docs/asyncapi.json", show_spec)
     app.router.add_get("/docs/assets/{name}", asset)
     return app
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises OSError if the port is taken, before anything else is started."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
 
 
 @asynccontextmanager

@@ -6,8 +6,8 @@ opposite order, however the block ends.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
@@ -87,15 +87,24 @@ class Service:
 
 
 @asynccontextmanager
-async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> AsyncIterator[Service]:
-    """Run `parts` until the block ends. Raises Unavailable or SettingsError before anything is taken from a queue."""
+async def service(
+    settings: Settings, parts: Collection[Part] = ALL_PARTS, *, say: Callable[[str], None] = log.debug
+) -> AsyncIterator[Service]:
+    """Run `parts` until the block ends. `say` hears of each step of the start.
+
+    Raises Unavailable or SettingsError before anything is taken from a queue.
+    """
     dispatches = Part.DISPATCH in parts
-    nats_url = _needed(settings, dispatches)
+    nats_url = _checked(settings, dispatches)
     async with AsyncExitStack() as stack:
         opened = stack.enter_async_context
+        say(f"NATS at {masked(nats_url)}: looking at its streams")
         await _prepare(settings, nats_url)
         model = await _model(settings) if dispatches else settings.vllm_model or ""
+        if dispatches:
+            say(f"model {model}; starting {_agents(settings)}")
         pool = await opened(_pool(settings, nats_url, model)) if dispatches else None
+        say("agents are ready; connecting the service" if dispatches else "connecting the service")
         broker = _broker(settings, nats_url)
         jetstream = await open_connection(broker, nats_url)
         nc = jetstream.nc
@@ -145,8 +154,8 @@ async def service(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> As
         yield Service(nats_url, url, metrics, pool, jetstream, keeper)
 
 
-def _needed(settings: Settings, dispatches: bool) -> str:
-    """The URL of NATS. Raises SettingsError or Unavailable for what cannot go well, without asking anybody."""
+def _checked(settings: Settings, dispatches: bool) -> str:
+    """The URL of NATS. Raises SettingsError or Unavailable for what cannot go well, before anything is started."""
     if settings.nats_url is None:
         how = "`parley serve` connects to a NATS that runs already (`parley up` starts one)"
         raise SettingsError([f"NATS_URL: not set; {how}"])
@@ -155,6 +164,7 @@ def _needed(settings: Settings, dispatches: bool) -> str:
         raise SettingsError([f"VLLM_URL: not set; {how}"])
     if dispatches and settings.pool == "ray" and settings.ray_address is not None:
         ray_reachability.check_form(settings.ray_address)
+    check_port(settings)
     return settings.nats_url
 
 
@@ -208,6 +218,16 @@ async def _readiness(settings: Settings, model: str, pool: Pool) -> AsyncIterato
         ModelReadiness(client, endpoints, model, lambda: pool.endpoint_statuses) as readiness,
     ):
         yield readiness
+
+
+def _agents(settings: Settings) -> str:
+    """Where the agents run, in words."""
+    if settings.pool == "local":
+        return "agents in this process"
+    where = (
+        f"Ray at {settings.ray_address}" if settings.ray_address else "a Ray on this machine (some seconds)"
+    )
+    return f"{settings.pool_actors} Ray actors: {where}"
 
 
 @asynccontextmanager
@@ -356,12 +376,27 @@ async def _http_server(
 
     app = http.application(metrics, checks, asyncapi_document(), refresh, alive, jetstream.clock.notes)
     async with AsyncExitStack() as stack:
-        try:  # around the opening only: an OSError of the service itself is not about this port
+        with _port_errors(
+            settings
+        ):  # around the opening only: an OSError of the service itself is not about this port
             url = await stack.enter_async_context(http.serving(app, settings.http_host, settings.http_port))
-        except OSError as error:
-            busy = f"cannot listen on {settings.http_host}:{settings.http_port} ({error.strerror})"
-            raise SettingsError([f"PARLEY_HTTP_PORT: {busy}; 0 takes a free port"]) from error
         yield url
+
+
+def check_port(settings: Settings) -> None:
+    """Raises SettingsError if the HTTP port is taken."""
+    with _port_errors(settings):
+        http.check_port(settings.http_host, settings.http_port)
+
+
+@contextmanager
+def _port_errors(settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        busy = f"cannot listen on {settings.http_host}:{settings.http_port} ({error.strerror})"
+        remedy = "does another `parley up` or `serve` run here? 0 takes a free port"
+        raise SettingsError([f"PARLEY_HTTP_PORT: {busy}; {remedy}"]) from error
 
 
 async def _backlog(jetstream: JetStream, metrics: Metrics, durable: topology.Durable) -> None:

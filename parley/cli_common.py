@@ -11,6 +11,7 @@ from rich.console import Console
 
 from parley.broker.core.printable import visible
 from parley.client import Client, connect
+from parley.log_format import formatter
 from parley.settings import Settings, load
 
 OK, FAILED, USAGE, NO_SERVICE = 0, 1, 2, 3
@@ -48,6 +49,7 @@ def run_command(work: Coroutine[Any, Any, T]) -> T:
 
 def start_logging(settings: Settings) -> None:
     """Log to stderr: our own lines from the settings' level on, others' from WARNING."""
-    shape = "%(asctime)s %(levelname)s %(name)s %(message)s"
-    logging.basicConfig(level=logging.WARNING, format=shape, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter(settings.log_format))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("parley").setLevel(settings.log_level)

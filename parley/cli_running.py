@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import tempfile
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ import typer
 from parley import find_nats
 from parley.broker.core.errors import SettingsError
 from parley.broker.core.messages import DeliberationCompleted
+from parley.broker.core.printable import visible
 from parley.broker.core.url_masking import masked
 from parley.broker.process_tuning import tune_gc, use_batch_scheduling
 from parley.cli_asking import ask_and_follow
@@ -30,6 +32,17 @@ DEMO_QUESTION = "Write a function that computes the factorial of a non-negative 
 log = logging.getLogger("parley")
 
 
+class Steps:
+    """Prints each step of a start, and how long after the start it came."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    def __call__(self, step: str) -> None:
+        elapsed = f"{time.monotonic() - self._started:5.1f} s"
+        out.print(f"{elapsed}  {visible(step)}", style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
 def up() -> None:
     """The whole service on this machine, until Ctrl-C. Starts what the settings do not name: NATS, Ray, a simulated
     model."""
@@ -40,17 +53,21 @@ def up() -> None:
 
 
 async def _up(settings: Settings) -> int:
-    from parley.app import service
+    from parley.app import check_port, service
     from parley.local_backends import embedded
 
+    check_port(settings)  # before anything is started
     simulated = settings.vllm_url is None
+    say = Steps()
     # Signals are handled before the first process starts, so that each started process is also stopped.
     shutdown = Shutdown()
     async with AsyncExitStack() as stack:
         try:
+            if settings.nats_url is None:
+                say("starting a nats-server on this machine")
             local = embedded(settings, settings.home / "nats")
             filled = await shutdown.during(stack.enter_async_context(local))
-            running = await shutdown.during(stack.enter_async_context(service(filled)))
+            running = await shutdown.during(stack.enter_async_context(service(filled, say=say)))
         except Interrupted:
             return OK
         shutdown.handle_signals()
@@ -70,6 +87,8 @@ async def _up(settings: Settings) -> int:
             what = what if simulated else masked(filled.vllm_url or "")
             out.print(f"  model    {what}", markup=False, highlight=False, soft_wrap=True)
             out.print(f"  agents   {pool.slots if pool else 0} at a time ({settings.pool})", highlight=False)
+            logs = f"{settings.home / 'nats' / 'nats-server.log'}; " if settings.nats_url is None else ""
+            out.print(f"  logs     {logs}this terminal", markup=False, highlight=False, soft_wrap=True)
             out.print('Ask with `parley ask "…"` in another terminal. Ctrl-C stops.')
             disabled = await shutdown.wait(running)
             out.print("Stopping: no more work is taken, running calls may finish.")

@@ -22,6 +22,7 @@ from parley.broker.core.url_masking import masked
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.provision import Wanted
 from parley.find_nats import announced, default_state_folder
+from parley.log_format import LogFormat
 from parley.model_server_settings import (
     CaFile,
     Headers,
@@ -129,6 +130,7 @@ class Settings(BaseSettings):
     home: Path = Field(default_factory=default_state_folder,
         description="Where `parley up` keeps its NATS data and says where it listens.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = _field("INFO", "Of our own log lines.")
+    log_format: LogFormat = _field("text", "Of log lines: `text`, or `json` for one object a line.")
     # fmt: on
 
     @field_validator("nats_url", "worker_nats_url", "ray_address", "vllm_url", "vllm_model", mode="before")

@@ -287,6 +287,52 @@ async def test_the_doctor_exits_with_3_and_tells_what_is_missing(
     assert SECRET not in broken.out
 
 
+# ── up ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_up_finds_a_taken_port_before_it_starts_anything(bare: Shell, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ran = await bare(
+            "up", PARLEY_HTTP_PORT=str(taken.getsockname()[1]), PARLEY_HOME=str(tmp_path / "state")
+        )
+    assert (ran.code, ran.out) == (USAGE, "")
+    assert "does another `parley up` or `serve` run here? 0 takes a free port" in one_line(ran)
+    assert not (tmp_path / "state").exists()
+
+
+async def test_up_says_each_step_and_where_the_logs_are_and_logs_as_asked(
+    bare: Shell, tmp_path: Path
+) -> None:
+    home = tmp_path / "state"
+    settings = {
+        "PARLEY_POOL": "local", "PARLEY_HTTP_PORT": "0", "PARLEY_HOME": str(home), "PARLEY_LOG_FORMAT": "json",
+    }  # fmt: skip
+    async with bare.started("up", **settings) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        said = ""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while "Ctrl-C stops" not in said:
+                line = (await process.stdout.readline()).decode()
+                assert line, said
+                said += line
+        steps = [line.split(" s  ", 1)[1] for line in said.partition("Parley is up")[0].splitlines()]
+        assert steps[0] == "starting a nats-server on this machine"
+        assert "agents in this process" in steps[2]
+        assert str(home / "nats" / "nats-server.log") in said
+        url = json.loads((home / "up.json").read_text())["nats_url"]
+        asked = await bare("ask", "What is the SECRET?", "--json", NATS_URL=url)
+        task_id = json.loads(asked.out)["task_id"]
+        process.terminate()
+        logged = [json.loads(line) for line in (await process.stderr.read()).decode().splitlines()]
+    ours = [line["message"] for line in logged if line.get("task_id") == task_id]
+    assert ours[0] == f"{task_id} accepted: 3 agents, at most 300 s"
+    assert ours[1].startswith(f"{task_id} completed: 3 of 3 agents answered")
+    assert "SECRET" not in str(logged)
+
+
 # ── serve ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

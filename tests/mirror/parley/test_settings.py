@@ -57,6 +57,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "http_port": ("0", 0),
     "home": ("/srv/parley", Path("/srv/parley")),
     "log_level": ("DEBUG", "DEBUG"),
+    "log_format": ("json", "json"),
 }
 # Names that others share; each is read too.
 PLAIN = {
@@ -97,6 +98,7 @@ BAD_VALUES = {
     "PARLEY_DRAIN_SECONDS": ["-1"],
     "PARLEY_HTTP_PORT": ["65536"],
     "PARLEY_LOG_LEVEL": ["loud"],
+    "PARLEY_LOG_FORMAT": ["xml"],
     "PARLEY_REPLY_PREFIXES": ["_INBOX", "$JS.API.", "_INBOX.,deliberation.completed."],
 }
 SECRET = "hush-hush"
