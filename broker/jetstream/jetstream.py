@@ -183,11 +183,13 @@ class JetStream:
 
     async def _is_there(self) -> bool:
         """Whether the server answers a PING, which needs no right."""
+        if not self.connected:
+            return False  # nats-py's flush returns at once while it reconnects
         try:
             await self.nc.flush(_ANSWER_SECONDS)
         except (nats.errors.Error, TimeoutError, OSError):
             return False
-        return True
+        return self.connected
 
     async def broadcast(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Send over core NATS: to the subscribers of this moment, at most once. Raises PayloadTooLarge,
