@@ -144,6 +144,8 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         key = value.strip()  # a key from a file often ends with a line feed
+        if key.lower().startswith("bearer "):  # the header's whole value was copied
+            key = key[len("bearer ") :].strip()
         if not (key.isascii() and key.isprintable()):
             raise ValueError("holds characters that no HTTP header can carry")
         return key or None

@@ -62,7 +62,7 @@ POLICIES: Mapping[ErrorType, ErrorPolicy] = {
     ErrorType.BAD_REQUEST: ErrorPolicy("another HTTP 4xx", retried=False, signal=Signal.ALIVE, acts="caller"),
     ErrorType.UNAUTHORIZED: ErrorPolicy("HTTP 401 or 403", retried=False, signal=Signal.ALIVE,
         acts="operator: `VLLM_API_KEY`", final=True),
-    ErrorType.MODEL_NOT_FOUND: ErrorPolicy("HTTP 404", retried=False, signal=Signal.ALIVE,
+    ErrorType.MODEL_NOT_FOUND: ErrorPolicy("HTTP 404, or a redirect that is not followed", retried=False, signal=Signal.ALIVE,
         acts="caller or operator", final=True),
     ErrorType.EMPTY_ANSWER: ErrorPolicy("the model answered with no text", retried=False, signal=Signal.ALIVE,
         acts="caller: `max_tokens`, the prompt"),

@@ -133,7 +133,7 @@ def redirected(endpoint: Endpoint, method: str, url: httpx.URL, response: httpx.
     status, target = response.status_code, _target(url, response)
     if target is None:
         text = f"HTTP {status} from {endpoint}, without a target"
-        raise ModelError(ErrorType.BAD_REQUEST, text, status=status)
+        raise ModelError(ErrorType.MODEL_NOT_FOUND, text, status=status)
     same = (target.scheme, target.host, target.port) == (
         url.scheme,
         url.host,
@@ -144,7 +144,7 @@ def redirected(endpoint: Endpoint, method: str, url: httpx.URL, response: httpx.
     elsewhere = "not followed: the key goes to no other server. Should VLLM_URL name that one?"
     why = "not followed with a question; VLLM_URL should name that" if same else elsewhere
     text = f"HTTP {status} from {endpoint}, which points to {Endpoint(str(target)[:MAX_TARGET_CHARACTERS])}; {why}"
-    raise ModelError(ErrorType.BAD_REQUEST, text, status=status)
+    raise ModelError(ErrorType.MODEL_NOT_FOUND, text, status=status)
 
 
 def _target(url: httpx.URL, response: httpx.Response) -> httpx.URL | None:

@@ -57,7 +57,8 @@ class Endpoint:
         """What nobody else may read: user and password, and the values in the query, each as given and decoded."""
         parts = urlsplit(self.url)
         user, password = parts.username or "", parts.password or ""
-        found = [user, password, unquote(user), unquote(password)]
+        # A user alone is a token; beside a password it is a name.
+        found = [password or user, unquote(password or user)]
         if user:
             pair = f"{unquote(user)}:{unquote(password)}"
             found += [pair, b64encode(pair.encode()).decode()]

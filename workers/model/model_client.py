@@ -267,7 +267,7 @@ class ModelClient:
                 return response
             await response.aclose()
             url = redirected(endpoint, method, url, response)
-        raise ModelError(ErrorType.BAD_REQUEST, f"{endpoint} redirects in a circle: is the URL right?")
+        raise ModelError(ErrorType.MODEL_NOT_FOUND, f"{endpoint} redirects in a circle: is the URL right?")
 
     async def _repeated_if_stale(self, endpoint: Endpoint, request: httpx.Request) -> httpx.Response:
         """A response. If the kept connection turned out to be closed by the server, over another one."""

@@ -1,6 +1,7 @@
 """The environment is read in one place: each setting under its name, what is wrong told by name, secrets never."""
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -317,6 +318,14 @@ def test_a_key_from_a_file_loses_its_line_end(monkeypatch: pytest.MonkeyPatch) -
     assert load().vllm_api_key == SecretStr("sesame")
 
 
+@pytest.mark.parametrize("value", ["Bearer sesame", "bearer  sesame\n"])
+def test_a_key_that_was_copied_with_its_bearer_is_the_key(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", value)
+    assert load().api_key == "sesame"
+
+
 def test_a_worker_gets_everything_that_is_set_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for field, (raw, _) in VALUES.items():
         monkeypatch.setenv(f"PARLEY_{field.upper()}", raw)
@@ -337,7 +346,8 @@ def test_a_worker_gets_everything_that_is_set_for_it(monkeypatch: pytest.MonkeyP
     assert access.fields == FieldRules(
         frozenset({"seed", "stream_options"}), (("max_tokens", "max_completion_tokens"),)
     )
-    # Pickled to actors, printed nowhere.
+    # Carried to actors, printed nowhere.
+    assert pickle.loads(pickle.dumps(config)) == config
     assert not any(secret in repr(config) for secret in ("sesame", "user:secret"))
 
 

@@ -69,6 +69,20 @@ def test_the_values_of_a_query_are_shown_to_nobody_but_a_version() -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "secrets"),
+    [
+        ("http://host", ()),
+        ("http://user:p%40ss@host", ("p%40ss", "p@ss", "user:p@ss", "dXNlcjpwQHNz")),
+        ("http://token@host", ("token", "token:", "dG9rZW46")),
+    ],
+)
+def test_a_users_name_beside_a_password_is_no_secret_and_a_user_alone_is_a_token(
+    url: str, secrets: tuple[str, ...]
+) -> None:
+    assert Endpoint(url).secrets == secrets
+
+
+@pytest.mark.parametrize(
     ("url", "label"),
     [
         ("http://gpu-1:8000", "gpu-1:8000"),

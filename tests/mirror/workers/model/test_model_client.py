@@ -535,7 +535,8 @@ async def test_the_header_retry_after_is_read(header: str, seconds: float | None
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        (302, ErrorType.BAD_REQUEST),
+        (302, ErrorType.MODEL_NOT_FOUND),
+        (304, ErrorType.BAD_REQUEST),
         (403, ErrorType.UNAUTHORIZED),
         (413, ErrorType.BAD_REQUEST),
         (422, ErrorType.BAD_REQUEST),
