@@ -28,6 +28,9 @@ from parley.workers.model.responses import ModelError
 from parley.workers.pool.ray_errors import RayUnavailable
 from parley.workers.pool.ray_reachability import check_form, check_head, is_local
 
+# A server with such a list may serve a model all the same.
+_LIST_IS_NO_USE = frozenset({ErrorType.MODEL_NOT_FOUND, ErrorType.MALFORMED_ANSWER})
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -131,7 +134,8 @@ async def _ray(settings: Settings) -> Finding:
 async def _models(settings: Settings) -> AsyncIterator[Finding]:
     if not settings.endpoints:
         return
-    async with ModelClient(api_key=settings.api_key, access=settings.access) as client:
+    stream = settings.vllm_stream
+    async with ModelClient(api_key=settings.api_key, access=settings.access, stream=stream) as client:
         for url in settings.endpoints:
             yield await _model(client, Endpoint(url), settings.vllm_model)
 
@@ -145,7 +149,9 @@ async def _model(client: ModelClient, endpoint: Endpoint, wanted: str | None) ->
     except ModelError as error:
         if model is not None and error.error_type is ErrorType.CONTEXT_TOO_LONG:
             return Finding(what, False, _too_short(model))
-        return Finding(what, False, f"{error} ({error.error_type.value})")
+        remedy = "; set VLLM_MODEL to go without its list" if model is None and wanted is None else ""
+        remedy = remedy if error.error_type in _LIST_IS_NO_USE else ""
+        return Finding(what, False, f"{error}{remedy} ({error.error_type.value})")
     limit = ""
     if model.max_model_len is not None:
         limit = f", takes prompts and answers of up to {_tokens(model)} together"

@@ -29,6 +29,7 @@ class CallErrors:
     def __init__(self, access: ServerAccess, api_key: str | None) -> None:
         self._key_header = access.key_header
         self._has_key = bool(api_key)
+        self._has_headers = bool(access.headers)
         # What no text may show, beside what an endpoint's URL holds.
         self._secrets = access.secrets(api_key)
 
@@ -56,6 +57,8 @@ class CallErrors:
             return f"{said} refuses the key{forbidden}, is VLLM_API_KEY right{sent}?"
         if endpoint.authorization is not None:
             return f"{said} refuses the user or the password in VLLM_URL{forbidden}"
+        if self._has_headers:
+            return f"{said} refuses what PARLEY_VLLM_HEADERS holds{forbidden}, or wants VLLM_API_KEY, which is not set"
         if forbidden:
             return f"{said} does not allow the call; VLLM_API_KEY is not set"
         return f"{said} wants a key, and VLLM_API_KEY is not set"

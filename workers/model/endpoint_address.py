@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from parley.broker.core.url_masking import masked
 
 # The ends of addresses that people copy from a server's documents. The longer one first.
-_CALLS = ("/chat/completions", "/completions", "/models")
+_CALLS = ("/chat/completions", "/completions", "/models", "/responses", "/embeddings")
 
 
 @dataclass(frozen=True, slots=True)

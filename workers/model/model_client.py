@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import aiohttp
 import httpx
+from cachetools import LRUCache
 from httpx_aiohttp import AiohttpTransport
 from pydantic_core import to_json
 
@@ -48,6 +49,7 @@ MAX_SHOWN_CHARACTERS = 80
 # Of a refusal, in which the names of fields are looked for.
 MAX_REFUSAL_BYTES = 16 * 1024
 OWN_HEADERS = {"accept": "*/*", "accept-encoding": "identity", "user-agent": "parley"}
+REMEMBERED_RULES = 1_024
 # How long a connection is kept without a call. vLLM and llama.cpp close one after 5 s; whoever asks just then fails.
 IDLE_SECONDS = 4.0
 # A connection that the server has closed already breaks within this. llama.cpp closes one after each streamed answer,
@@ -138,8 +140,8 @@ class ModelClient:
         # For every request.
         self._headers = {**OWN_HEADERS, **self._access.sent_headers(api_key)}
         self._errors = CallErrors(self._access, api_key)
-        # What each server has refused so far, by endpoint and model.
-        self._rules: dict[tuple[Endpoint, str], FieldRules] = {}
+        # What each server has refused so far, by endpoint and model. Callers name models: bounded.
+        self._rules: LRUCache[tuple[Endpoint, str], FieldRules] = LRUCache(REMEMBERED_RULES)
         self._extensions = {"timeout": httpx.Timeout(None, connect=self._timeouts.connect).as_dict()}
         # Closes the transport.
         self._stack = AsyncExitStack()

@@ -55,7 +55,7 @@ async def look_up(
     if model is not None:
         return model, None
     if wanted is None:
-        none = f"it lists only {shown(models)}: set VLLM_MODEL" if models else "no model is served there"
+        none = f"it lists only {shown(models)}" if models else "no model is served there"
         raise ModelError(ErrorType.MODEL_NOT_FOUND, none)
     missing = f"{wanted} is not served there; it serves {shown(models)}"
     return ServedModel(wanted), ModelError(ErrorType.MODEL_NOT_FOUND, missing)

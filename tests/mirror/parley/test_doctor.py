@@ -239,6 +239,29 @@ async def test_a_token_outweighs_the_list(status: int, body: object, words: str)
     assert words in finding.detail
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (404, {"detail": "Not Found"}, "HTTP 404"),
+        (200, {"data": [{"id": "openai/*"}]}, "it lists only openai/*"),
+        (200, {"object": "list"}, "lists no models"),
+    ],
+)
+async def test_without_a_model_and_a_list_the_setting_is_named(status: int, body: object, words: str) -> None:
+    async with habit_server(lambda _: (status, body, {})) as server:
+        finding = (await findings(vllm_url=server.url))[f"model at {server.url}"]
+    assert not finding.ok
+    assert words in finding.detail
+    assert "set VLLM_MODEL to go without its list" in finding.detail
+
+
+async def test_a_server_is_asked_as_the_workers_ask_it() -> None:
+    async with habit_server() as server:
+        found = await findings(vllm_url=server.url, vllm_stream=True)
+    assert found[f"model at {server.url}"].ok
+    assert server.heard[-1].fields["stream"] is True
+
+
 async def test_key_header_and_query_are_the_doctors_too_and_it_shows_no_secret() -> None:
     def habit(heard: Heard) -> Reply:
         right = heard.headers.get("api-key") == "swordfish-1" and heard.target.endswith("?code=swordfish-2")

@@ -80,6 +80,10 @@ async def test_a_server_that_refuses_the_key_is_told_in_our_words(
         assert str(await error_of(url, stream=stream)) == f"HTTP {status}: {user}"
         error = await error_of(server.url, stream=stream, api_key=KEY, access=ServerAccess("api-key"))
         assert "is it wanted in the header `api-key`" in str(error)
+        access = ServerAccess(headers=(("Authorization", "Token swordfish-1"),))
+        error = await error_of(server.url, stream=stream, access=access)
+        assert "refuses what PARLEY_VLLM_HEADERS holds" in str(error)
+        assert "swordfish" not in str(error)
 
 
 @both

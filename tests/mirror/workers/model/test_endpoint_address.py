@@ -37,6 +37,7 @@ THREE = tuple(Endpoint(f"http://gpu-{name}:8000") for name in "abc")
         ("https://host/v1/Chat/Completions?x=y", "https://host/v1"),
         ("https://host/v1/completions", "https://host/v1"),
         ("https://host/v1/models", "https://host/v1"),
+        ("https://host/v1/responses", "https://host/v1"),
         ("https://api.perplexity.ai/chat/completions", "https://api.perplexity.ai"),
         (
             "https://x.openai.azure.com/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21",
