@@ -51,6 +51,7 @@ from parley.monitoring import asyncapi, http
 from parley.monitoring.check_runner import Check
 from parley.monitoring.metrics import Metrics
 from parley.process_report import ProcessReport, process_name
+from parley.rights_check import RightsCheck
 from parley.settings import Settings
 from parley.stream_keeper import OnLook, StreamKeeper
 from parley.workers.model.endpoint_address import Endpoint
@@ -112,13 +113,12 @@ async def service(
         await _wait_measured(jetstream, nats_url)
         stack.callback(BackgroundLoop(jetstream.clock.run, "the clock").cancel)
         metrics = Metrics(model)
-        metrics.watch_clock(lambda: jetstream.clock.offset)
-        metrics.watch_nats(lambda: jetstream.connected, lambda: nc.losses)
-        metrics.watch_forgeries(lambda: nc.forgeries.counts)
+        _watch_nats(metrics, jetstream)
         handlers, recover, old, looks = _handlers(settings, jetstream, parts, pool, metrics)
         readiness = await opened(_readiness(settings, model, pool)) if pool is not None else None
         probe = StoreProbe(jetstream) if {Part.INTAKE, Part.AGGREGATE} & set(parts) else None
-        checks = _checks(settings, jetstream, pool, readiness, probe)
+        rights = RightsCheck(settings, jetstream, frozenset(parts))
+        checks = {**_checks(settings, jetstream, pool, readiness, probe), "rights": rights.problem}
         report = ProcessReport(
             parts=parts,
             version=VERSION,
@@ -141,6 +141,7 @@ async def service(
         keeper = StreamKeeper(jetstream, settings.wanted, on_loss=on_loss, on_look=looks)
         url = await opened(_http_server(settings, jetstream, metrics, pool, checks, keeper))
         await start(broker, nc, nats_url)
+        stack.enter_context(rights.watching())
         stack.callback(BackgroundLoop(keeper.run, "the keeper of the streams").cancel)
         if old:
             left = OldConsumers(jetstream, old)
@@ -166,6 +167,13 @@ def _checked(settings: Settings, dispatches: bool) -> str:
         ray_reachability.check_form(settings.ray_address)
     check_port(settings)
     return settings.nats_url
+
+
+def _watch_nats(metrics: Metrics, jetstream: JetStream) -> None:
+    nc = jetstream.nc
+    metrics.watch_clock(lambda: jetstream.clock.offset)
+    metrics.watch_nats(lambda: jetstream.connected, lambda: nc.losses)
+    metrics.watch_forgeries(lambda: nc.forgeries.counts)
 
 
 async def _wait_measured(jetstream: JetStream, nats_url: str) -> None:

@@ -8,12 +8,13 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from parley.broker.core.errors import Unavailable
+from parley.broker.core.errors import RightMissing, Unavailable
 from parley.broker.core.messages import AgentRequested, ErrorType, ServiceProcess
 from parley.broker.core.reply_subjects import SERVICE_INBOX
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream.connection import check_server, close, connect
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.provision import Extent, provision
 from parley.broker.jetstream.store_probe import StoreProbe
 from parley.client import connect as connect_client
@@ -61,15 +62,15 @@ async def _nats(settings: Settings) -> AsyncIterator[Finding]:
         yield Finding("NATS", False, str(error))
         return
     try:
-        version, clock = await check_server(nc, settings.nats_url), JetStream(nc).clock
-        await clock.measure()
-        note = f"; {clock.note}" if clock.note else ""
-        yield Finding("NATS", True, f"version {version} with JetStream{note}")
+        server = await _server(nc, settings.nats_url)
+        yield server
         # A question of a client's: it is answered at clients' inboxes only.
         async with connect_client(settings.nats_url) as client:
             processes = await client.processes()
         for finding in serving(processes):
             yield finding
+        if server.skipped:
+            return
         jetstream = JetStream(nc)
         # A process looks at the streams by its own settings, which may differ from those here.
         missing = [] if processes else await provision(jetstream.js, settings.wanted, extent=Extent.LOOK)
@@ -83,6 +84,17 @@ async def _nats(settings: Settings) -> AsyncIterator[Finding]:
         yield Finding("streams", False, str(error))
     finally:
         await close(nc)
+
+
+async def _server(nc: NatsClient, url: str) -> Finding:
+    """Raises Unavailable. A client's user may not look at JetStream: the processes of the service do, each for itself."""
+    try:
+        version, clock = await check_server(nc, url), JetStream(nc).clock
+    except RightMissing as error:
+        return Finding("NATS", True, f"connected; not looked at more closely: {error}", skipped=True)
+    await clock.measure()
+    note = f"; {clock.note}" if clock.note else ""
+    return Finding("NATS", True, f"version {version} with JetStream{note}")
 
 
 def serving(processes: Sequence[ServiceProcess]) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from pydantic_core import from_json
 
 from parley.broker.jetstream.forgery_counts import Forgeries
 from parley.broker.jetstream.nats_mends import MendedClient
+from parley.broker.jetstream.rights import USER_INFO, Right, Verb, refused_right
 
 log = logging.getLogger("parley.nats")
 
@@ -32,6 +34,7 @@ ErrorCallback = Callable[[Exception], Awaitable[None]]
 
 # What the server says of a missing right, in lower case, as nats-py passes it on.
 _REFUSED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
+_VERBS = {"publish": Verb.PUBLISH, "subscription": Verb.SUBSCRIBE}
 
 # A subject; and a header's name (RFC 9110's tokens).
 _WRITABLE = re.compile(r"[^ \t\r\n]+").fullmatch
@@ -128,6 +131,8 @@ class NatsClient(MendedClient):
         self.losses = 0
         # Another connection of this process says when NATS goes and comes back; this one says it at DEBUG.
         self.is_second = False
+        # The rights that the server has refused, and when last (monotonic). At most LOGGED_ERRORS.
+        self.refusals: dict[Right, float] = {}
         # The errors logged in this connection, with # for each number, so that one that repeats is logged once.
         self._logged_errors: set[str] = set()
 
@@ -218,6 +223,7 @@ class NatsClient(MendedClient):
     def _log_back(self) -> None:
         self._is_lost = False
         self._logged_errors.clear()
+        self.refusals.clear()
         log.log(self._level, "the connection to NATS is back")
 
     @property
@@ -230,6 +236,10 @@ class NatsClient(MendedClient):
             return
         # The loss of the connection is logged already, and a first `connect` raises its own errors. But what a server
         # says to a reconnecting client (a token that is no longer right) is said once.
+        refused = _REFUSED.search(str(error))
+        if refused is not None:
+            self._note_refusal(refused_right(_VERBS[refused[1]], refused[2]))
+            return
         told = self.is_connected or (self._is_lost and isinstance(error, nats.errors.Error))
         if not told or isinstance(error, nats.errors.UnexpectedEOF):
             return
@@ -237,6 +247,16 @@ class NatsClient(MendedClient):
         if kind not in self._logged_errors and len(self._logged_errors) < LOGGED_ERRORS:
             self._logged_errors.add(kind)
             log.warning("%s", error)
+
+    def _note_refusal(self, right: Right) -> None:
+        """Logged once for each right, and not for each message."""
+        if right not in self.refusals and len(self.refusals) >= LOGGED_ERRORS:
+            return
+        if right not in self.refusals and right.subject != USER_INFO:
+            log.warning(
+                "this NATS user has no right to %s (docs/security.md has the rights of each role)", right
+            )
+        self.refusals[right] = time.monotonic()
 
     # ── rights: a request that the server refuses fails now, not after its timeout ─────────────────────────────────
 

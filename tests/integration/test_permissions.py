@@ -18,6 +18,7 @@ import pytest
 from nats.aio.client import Client as PlainClient
 from nats.aio.msg import Msg
 
+from parley.app import service as run_service
 from parley.broker.core.errors import RightMissing
 from parley.broker.core.messages import DeliberationCompleted
 from parley.broker.jetstream import topology
@@ -238,11 +239,16 @@ async def busy(http_url: str) -> float:
     ("role", "arguments", "code"),
     [
         ("client", ("ask", "why?", "--agents", "1", "--timeout", "20", "--json"), 0),
+        ("client", ("ask", "why?", "--agents", "2", "--timeout", "20"), 0),
         ("client", ("ls", "--json"), 0),
         ("client", ("result", "nobody", "--json"), 1),
         ("client", ("cancel", "nobody"), 1),
         ("operator", ("deadletters", "list", "--json"), 0),
+        ("operator", ("ask", "why?", "--agents", "1", "--timeout", "20", "--json"), 0),
+        ("operator", ("doctor",), 0),
+        ("client", ("doctor",), 0),
         ("provisioner", ("provision", "--check"), 0),
+        ("provisioner", ("provision", "--apply"), 0),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else None,
 )
@@ -261,6 +267,8 @@ async def test_a_command_needs_no_more_than_its_roles_rights(
     out, err = await asyncio.wait_for(command.communicate(), 60)
     assert command.returncode == code, (out, err)
     assert b"no right" not in err
+    # A client's doctor asks the service, and says that it may not look at NATS itself.
+    assert b"no right" not in out or (role, *arguments) == ("client", "doctor")
     assert service.client is not None
 
 
@@ -489,3 +497,93 @@ async def test_a_client_cannot_reach_an_inbox_of_the_services(guarded: Guarded, 
 async def stored(nc: Nats) -> dict[str, dict[str, int]]:
     states = {name: (await nc.jetstream().stream_info(name)).state for name in STREAMS}
     return {name: {"messages": state.messages, "first": state.first_seq} for name, state in states.items()}
+
+
+# ── a right that lacks is known, named and turns readiness ────────────────────────────────────────────────────────
+
+# A line of a role's file, and the right that its user then lacks.
+LACKING = {
+    ("service", "agent.requested"): "publish to agent.requested",
+    ("service", "$JS.API.CONSUMER.MSG.NEXT.*.*"): "publish to $JS.API.CONSUMER.MSG.NEXT.REQUESTS.intake",
+    ("service", "deliberation.completed"): "publish to deliberation.completed",
+    ("service", "deliberation.timer.*"): "publish to deliberation.timer.*",
+    ("service", "$KV.deliberations.>"): "publish to $KV.deliberations.*",
+    ("service", "$O.results.>"): "publish to $O.results.C.*",
+    ("service", "deadletter.>"): "publish to deadletter.deliberation.requested",
+    ("service", "_INBOX.>"): "publish to _INBOX.*",
+    ("service", "deliberation.get"): "subscribe to deliberation.get",
+    ("service", "agent.cancel"): "publish to agent.cancel",
+    ("worker", "agent.response.completed"): "publish to agent.response.completed",
+    ("worker", "agent.cancel"): "subscribe to agent.cancel",
+}
+
+
+def reduced(role: str, line: str, *, told: bool) -> str:
+    """A role's permissions without one line. `told`: the user may ask for its rights."""
+    kept = (FILES / "permissions" / f"{role}.conf").read_text().replace(f'"{line}"', "")
+    return kept if told else kept.replace('"$SYS.REQ.USER.INFO"', "")
+
+
+@asynccontextmanager
+async def lacking(folder: Path, role: str, line: str, *, told: bool) -> AsyncIterator[Guarded]:
+    """A server on which `role` lacks a line of its file. The others have all."""
+    users = []
+    for each in ("service", "worker", "provisioner", "client"):
+        text = (FILES / "permissions" / f"{each}.conf").read_text()
+        text = reduced(role, line, told=told) if each == role else text
+        if each == "client":  # in one account here: where answers go is a client's inbox
+            text = text.replace("_R_.", "_INBOX.")
+        (folder / f"{each}.conf").write_text(text)
+        users.append(f'{{ user: {each}, password: {each}-secret, permissions: {{ include "{each}.conf" }} }}')
+    conf = folder / "server.conf"
+    common = config(folder, port=-1, token=None, sync_always=False)
+    conf.write_text(f"{common}accounts {{ A {{ jetstream: enabled, users: [{chr(10).join(users)}] }} }}\n")
+    process = await asyncio.create_subprocess_exec(executable(), "-c", str(conf))
+    ports = folder / f"nats-server_{process.pid}.ports"
+    try:
+        await until(lambda: ports.exists() and ports.read_text().endswith("}"), "nats-server is ready")
+        server = Guarded(json.loads(ports.read_text())["nats"][0].removeprefix("nats://"))
+        nc = await connect(server.url("provisioner"), "provision", "_PARLEY.service")
+        await provision(nc.jetstream(), load(ack_wait_seconds=ACK_WAIT_SECONDS).wanted)
+        await nc.close()
+        yield server
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
+@pytest.mark.parametrize(("role", "line"), LACKING, ids=str)
+async def test_readiness_names_a_right_that_lacks_before_it_is_needed(
+    role: str, line: str, told: bool, model: ModelServer, tmp_path: Path
+) -> None:
+    known = {
+        "agent.requested",
+        "$JS.API.CONSUMER.MSG.NEXT.*.*",
+        "agent.response.completed",
+        "deliberation.get",
+    }
+    if not told and line not in known:
+        pytest.skip("this server does not tell, and the right is not tried before it is needed")
+    await model.behave()
+    async with lacking(tmp_path, role, line, told=told) as server, AsyncExitStack() as stack:
+        settings = load(
+            nats_url=server.url("service"), worker_nats_url=server.url("worker"), vllm_url=model.url, http_port=0,
+            home=tmp_path / "home", pool="local", ack_wait_seconds=ACK_WAIT_SECONDS, drain_seconds=1.0,
+        )  # fmt: skip
+        running_service = await stack.enter_async_context(run_service(settings))
+
+        async def named() -> str:
+            return str((await readiness(running_service.http_url))["problems"].get("rights", ""))
+
+        problem = await until(named, "readiness names it", 10.0)
+        assert LACKING[role, line] in problem
+        assert (
+            f"the NATS user of the {'workers' if role == 'worker' else 'service'} has no right to" in problem
+        )
+
+
+async def readiness(http_url: str) -> dict[str, Any]:
+    async with aiohttp.ClientSession() as http, http.get(f"{http_url}/readyz") as page:
+        found: dict[str, Any] = await page.json()
+        return found

@@ -234,7 +234,9 @@ async def test_a_violation_of_permissions_is_one_line(caplog: pytest.LogCaptureF
             await nc.flush()
         await nc.close()
     (line,) = lines(caplog)
-    assert line == 'nats: permissions violation for publish to "x"'
+    assert (
+        line == "this NATS user has no right to publish to x (docs/security.md has the rights of each role)"
+    )
 
 
 def test_a_reconnect_that_the_server_refuses_says_why_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -258,8 +260,8 @@ def test_refusals_that_differ_in_their_numbers_are_one_line(caplog: pytest.LogCa
                 nats.errors.Error(f'nats: permissions violation for publish to "{what}.1.{seq}.0"')
             )
     assert lines(caplog) == [
-        'nats: permissions violation for publish to "$js.ack.requests.intake.1.0.0"',
-        'nats: permissions violation for publish to "$js.ack.deliberations.expire.1.0.0"',
+        f"this NATS user has no right to publish to $JS.ACK.{consumer}.> (docs/security.md has the rights of each role)"
+        for consumer in ("REQUESTS.intake", "DELIBERATIONS.expire")
     ]
 
 
