@@ -4,8 +4,8 @@
 endpoint. No wait outlives the deadline. Endpoints whose breaker is open are passed over. If all are open, the
 caller waits as long as its backoffs would have taken together, then gets the failure that opened the breaker.
 
-An endpoint that asked to be left alone (`Retry-After`) is passed over until then, and the next one is asked now. If
-all asked for it, the caller waits for the first, or fails at once if that is past its deadline.
+An endpoint that asked to be left alone (`Retry-After`) is passed over until then, and the next one is asked now,
+beside the attempts. If all asked for it, the caller waits for the first, or fails at once if that is past its deadline.
 
 A probe asks an open endpoint for one token. It runs in a task of its own, so it neither delays the caller
 that triggered it nor is cancelled with it.
@@ -80,7 +80,7 @@ class FailoverClient:
         """
         preferred = order = preference_order(task_id, self.endpoints)
         turn = attempts = 0
-        # Endpoints that asked this caller to wait: only the others are worth a call without a backoff.
+        # Endpoints that asked this caller to wait. Going on to another, once each, takes no turn.
         paused: set[Endpoint] = set()
         while True:
             turn += 1
@@ -105,15 +105,17 @@ class FailoverClient:
             except ModelError as error:
                 error.attempts = attempts
                 self._end_failed(endpoint, permit, error, task_id)
-                if not POLICIES[error.error_type].retried or last:
+                if not POLICIES[error.error_type].retried:
                     raise
                 if error.retry_after:
                     paused.add(endpoint)
-                wait = self._wait(turn, order, paused if error.retry_after else order)
-                if self.now() + wait >= deadline:
+                    if self._another_is_free(order, paused):
+                        turn -= 1  # six servers that ask for a pause must not use up the attempts in no time
+                        continue
+                wait = self._wait(turn, order)
+                if last or self.now() + wait >= deadline:
                     raise
-                if wait:
-                    await self.sleep(wait)
+                await self.sleep(wait)
                 continue
             except BaseException:
                 self.breakers.end(endpoint, permit, Signal.IGNORED, self.now())
@@ -121,14 +123,16 @@ class FailoverClient:
             self.breakers.end(endpoint, permit, Signal.ALIVE, self.now())
             return completion if attempts == 1 else replace(completion, attempts=attempts)
 
-    def _wait(self, turn: int, order: Sequence[Endpoint], asked: Collection[Endpoint]) -> float:
-        """Seconds to the next call, after call `turn` failed. None if an endpoint outside `asked` is free."""
+    def _another_is_free(self, order: Sequence[Endpoint], paused: Collection[Endpoint]) -> bool:
+        """Whether an endpoint that has not asked this caller to wait may be called now."""
         now = self.now()
-        others = [endpoint for endpoint in order if endpoint not in asked]
-        if self.breakers.first_free(others, now)[0] <= now:
-            return 0.0
+        others = [endpoint for endpoint in order if endpoint not in paused]
+        return self.breakers.first_free(others, now)[0] <= now
+
+    def _wait(self, turn: int, order: Sequence[Endpoint]) -> float:
+        """Seconds to the next call, after the one of turn `turn` failed: a backoff, or the first pause's end."""
         backoff, free_at = self.retry.pause(turn, self.jitter()), self._free_at(order)
-        return backoff if math.isinf(free_at) else max(backoff, free_at - now)
+        return backoff if math.isinf(free_at) else max(backoff, free_at - self.now())
 
     def _free_at(self, order: Sequence[Endpoint]) -> float:
         """When the first pause of these ends; now without one; infinity while a probe may free one earlier."""

@@ -642,8 +642,23 @@ async def test_servers_that_ask_for_nothing_at_all_are_not_called_in_a_loop() ->
 async def test_tiny_pauses_of_all_servers_do_not_burn_the_attempts_in_a_loop(seconds: float) -> None:
     limited = Limited(dict.fromkeys(THREE[:2], seconds))
     answer = failure(await limited.ask("task-1"))
-    assert answer.attempts == 6
+    assert answer.attempts == 7  # going on to the second server once is none of the six
     assert limited.clock.now() - START >= 3.0
+
+
+async def test_many_servers_that_ask_for_a_pause_do_not_use_up_the_attempts_in_no_time() -> None:
+    ten = tuple(Endpoint(f"http://gpu-{n}:8000") for n in range(10))
+    limited = Limited(dict.fromkeys(ten, 2.0), endpoints=ten, keeps_its_word=True)
+    answer = success(await limited.ask("task-1"))
+    assert answer.attempts == 11
+    assert [at for _, at in limited.calls] == [*[0.0] * 10, 2.0]
+    assert len({endpoint for endpoint, _ in limited.calls}) == 10
+
+
+async def test_even_a_single_attempt_goes_on_to_a_server_that_is_free() -> None:
+    two = THREE[:2]
+    limited = Limited({two[0]: 60.0}, attempts=1)
+    assert success(await limited.ask(task_that_prefers(two[0], two))).attempts == 2
 
 
 async def test_a_server_that_is_left_alone_does_not_keep_another_from_being_probed() -> None:
