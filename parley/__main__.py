@@ -1,23 +1,35 @@
 """The `parley` command, also as `python -m parley`. A client-only install has no command: this says what to install."""
 
+import os
+import signal
 import sys
-from importlib.metadata import version
+from types import FrameType
 
 
 def main() -> None:
     """Run the command. Without the extra `server`: one line on stderr and exit code 2."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end)
     try:
         from parley import cli
     except ModuleNotFoundError as error:
         if (error.name or "parley").partition(".")[0] == "parley":
             raise  # a part of Parley itself is missing: no extra brings it
         if sys.argv[1:] == ["--version"]:
+            from importlib.metadata import version
+
             print(version("parley-queue"))
             return
         remedy = "pip install 'parley-queue[server]'"
         print(f"parley: this command needs the server extra: {remedy}", file=sys.stderr)
         sys.exit(2)
     cli.main()
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    """End at once, until the command handles signals itself: nothing is running yet, and imports take half a second."""
+    os._exit(128 + number)
 
 
 if __name__ == "__main__":

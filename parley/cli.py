@@ -1,53 +1,71 @@
 """The `parley` command: its subcommands, and how an error becomes one line and an exit code.
 
-Exit codes: 0 success (a deliberation: completed), 1 otherwise, 2 usage, 3 no service.
+Exit codes: 0 success (a deliberation: completed), 1 otherwise, 2 usage, 3 no service, 130 Ctrl-C, 143 SIGTERM.
+`parley result` also has 4, not ended yet, and 5, unknown.
 """
 
 import sys
-from importlib.metadata import version as distribution_version
-from typing import Annotated
 
 import typer
 
-from parley import cli_asking, cli_operating, cli_running, deadletters
+from parley import cli_asking, cli_operating, cli_results, cli_running, deadletters
 from parley.broker.core.errors import InvalidMessage, ParleyError, SettingsError, Unavailable
 from parley.cli_common import FAILED, NO_SERVICE, USAGE, print_error
+from parley.command_line import HELP, ShellCommand, ShellGroup
+from parley.env_file import ENV_FILE, load_env_file
+from parley.terminal import flush, write_what_the_locale_lacks_as_escapes
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+INTERRUPTED = 130
+app = typer.Typer(cls=ShellGroup, no_args_is_help=True, pretty_exceptions_enable=False, context_settings=HELP)
 for command in (
     cli_running.up,
     cli_running.serve,
     cli_running.demo,
     cli_asking.ask,
-    cli_asking.result,
-    cli_asking.cancel,
+    cli_results.result,
+    cli_results.cancel,
 ):
-    app.command()(command)
-app.command("ls")(cli_asking.list_)
+    app.command(cls=ShellCommand)(command)
+app.command("ls", cls=ShellCommand)(cli_results.list_)
 for command in (cli_operating.settings, cli_operating.doctor, cli_operating.provision):
-    app.command()(command)
+    app.command(cls=ShellCommand)(command)
 app.add_typer(deadletters.app, name="deadletters")
 
 
 def main() -> None:
     """Run the command. Parley's own errors become one line on stderr and an exit code."""
+    write_what_the_locale_lacks_as_escapes()
+    from_file = load_env_file()
+    code: object = FAILED
     try:
         app()
+    except SystemExit as ended:
+        code = ended.code
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     except (ParleyError, OSError) as error:
-        for problem in error.problems if isinstance(error, SettingsError) else (str(error),):
-            print_error(problem)
-        usage = isinstance(error, SettingsError | InvalidMessage)
-        sys.exit(USAGE if usage else NO_SERVICE if isinstance(error, Unavailable) else FAILED)
+        code = _print(error, from_file)
+    try:
+        flush()
+    except OSError as error:
+        code = _print(error, from_file)
+    sys.exit(code)  # type: ignore[arg-type]  # what SystemExit held
 
 
-@app.callback(invoke_without_command=True)
-def _root(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version.")] = False,
-) -> None:
+def _print(error: ParleyError | OSError, from_file: frozenset[str]) -> int:
+    """Print each problem. `from_file`: the variables that the file `.env` has set. Returns the exit code."""
+    for problem in error.problems if isinstance(error, SettingsError | InvalidMessage) else (str(error),):
+        print_error(f"{problem} (from {ENV_FILE})" if problem.partition(":")[0] in from_file else problem)
+    usage = isinstance(error, SettingsError | InvalidMessage)
+    return USAGE if usage else NO_SERVICE if isinstance(error, Unavailable) else FAILED
+
+
+@app.callback()
+def _root() -> None:
     """A task queue for questions that several agents should answer.
 
-    Exit codes: 0 it worked (a deliberation: completed), 1 it ended otherwise, 2 usage, 3 no service.
+    Exit codes: 0 it worked (a deliberation: completed), 1 it ended otherwise, 2 usage, 3 no service, 130 Ctrl-C, 143
+    SIGTERM. `parley result` also has 4, not ended yet, and 5, unknown.
+
+    Settings come from the environment, then from the file .env of the working directory.
     """
-    if version:
-        print(distribution_version("parley-queue"))
-        raise typer.Exit

@@ -1,23 +1,32 @@
-"""What all commands share: the consoles, the exit codes, and how their work runs. Knows no command."""
+"""What all commands share: the consoles, the exit codes, signals, and how their work runs. Knows no command."""
 
+import asyncio
 import logging
+import os
+import re
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import typer
 import uvloop
-from rich.console import Console
 
+from parley.broker.core.errors import SettingsError
 from parley.broker.core.printable import visible
 from parley.client import Client, connect
 from parley.log_format import formatter
 from parley.settings import Settings, load
+from parley.terminal import Terminal
 
 OK, FAILED, USAGE, NO_SERVICE = 0, 1, 2, 3
+# Of `parley result` only.
+RUNNING, UNKNOWN = 4, 5
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
-out = Console()
-err = Console(stderr=True)
+out = Terminal()
+err = Terminal(stderr=True)
 
 T = TypeVar("T")
 
@@ -38,13 +47,38 @@ def with_client(work: Callable[[Client], Awaitable[T]]) -> T:
 
 
 def run_command(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work`. Ctrl-C ends the command with code 130, as shells do."""
+    """Run `work`. Ctrl-C cancels it and ends the command with code 130, SIGTERM with 143, as in shells."""
     # nats-py logs each lost connection with a traceback. Our own log lines and readiness say what matters.
     logging.getLogger("nats").setLevel(logging.CRITICAL)
+    received: list[int] = []
     try:
-        return uvloop.run(work)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        return uvloop.run(_cancelled_by_signals(work, received))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise typer.Exit(128 + (received or [signal.SIGINT])[0]) from None
+
+
+async def _cancelled_by_signals(work: Coroutine[Any, Any, T], received: list[int]) -> T:
+    """Run `work` until the first signal, which is noted in `received`. The second ends the process at once."""
+    loop, running = asyncio.get_running_loop(), asyncio.ensure_future(work)
+
+    def on_signal(number: int) -> None:
+        if received:
+            os._exit(128 + number)
+        received.append(number)
+        running.cancel()
+
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup`, and a shell's `&`, want it
+            loop.add_signal_handler(number, on_signal, number)
+    return await running
+
+
+def age_seconds(flag: str, age: str) -> float:
+    """The seconds of an age such as 45s, 30m, 12h or 7d. Raises SettingsError naming `flag`."""
+    read = re.fullmatch(r"([0-9]{1,9})([smhd])", age)
+    if read is None:
+        raise SettingsError([f"{flag}: {age!a} is no age; one is 45s, 30m, 12h or 7d"])
+    return float(read[1]) * _UNITS[read[2]]
 
 
 def start_logging(settings: Settings) -> None:

@@ -8,11 +8,10 @@ delivers there at most once; in case a message is lost, the client also asks `de
 """
 
 import asyncio
-import difflib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 from weakref import WeakValueDictionary
 
 import nats.errors
@@ -24,7 +23,6 @@ from parley.broker.core import errors, headers_and_ids, messages
 from parley.broker.core.backoff import backoff
 from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, Unavailable
 from parley.broker.core.messages import (
-    DeliberationRequested,
     DeliberationStatus,
     Ending,
     ServiceProcess,
@@ -37,10 +35,12 @@ from parley.broker.jetstream.connection import connect as open_connection
 from parley.broker.jetstream.deadletters import DeadLetters
 from parley.broker.jetstream.direct_reads import read_all, read_last
 from parley.broker.jetstream.ending_check import ending_of
-from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.broker.jetstream.object_store import get_object
 from parley.find_nats import find_nats
+from parley.request_arguments import Asking, compose
 from parley.service_processes import running_processes
+from parley.stored_questions import read_questions
 
 # The service ends a deliberation within one second of its deadline. After this long, waiting is in vain.
 GRACE_SECONDS = 10.0
@@ -96,46 +96,6 @@ class Submitted:
     _rejection: "asyncio.Future[Ending]" = field(repr=False, compare=False)
     # This client asked under the same `task_id` before: the ending may be that of the other question.
     _again: bool = field(repr=False, compare=False)
-
-
-class Asking(TypedDict, total=False):
-    """The optional arguments of `Client.deliberate`, which explains them. None is the same as leaving one out."""
-
-    agents: int
-    role: str
-    rubric: str | Mapping[str, Any] | None
-    requirements: Sequence[str]
-    context: Mapping[str, Any] | None
-    diversity: bool
-    min_responses: int
-    finish_early: bool
-    timeout_seconds: float | None
-    metadata: Mapping[str, str] | None
-    task_id: str | None
-    model: str | None
-    temperature: float | None
-    max_tokens: int | None
-    seed: int | None
-    stop: str | Sequence[str] | None
-
-
-def compose(task_description: str, **asking: Unpack[Asking]) -> DeliberationRequested:
-    """The request these arguments make. Raises InvalidMessage naming each bad field, TypeError for a misspelt name."""
-    known = Asking.__annotations__
-    for word in set(asking) - set(known):
-        close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise TypeError(f"no such argument: {word}{hint}")
-    task_id = asking.get("task_id")
-    if headers_and_ids.OWN_NAME.fullmatch(str(task_id)):
-        raise InvalidMessage([f"task_id: {task_id} is a name the service gives; choose another, or none"])
-    fields: dict[str, Any] = {"task_description": task_description, **asking}
-    fields = {name: value for name, value in fields.items() if value is not None}
-    inner = {"rubric": "rubric", "requirements": "requirements", "context": "metadata"}
-    constraints = {field: fields.pop(name) for name, field in inner.items() if name in fields}
-    fields = {"num_agents" if name == "agents" else name: value for name, value in fields.items()}
-    # Through JSON, so that this client is held to exactly what a client in another language is held to.
-    return decode(DeliberationRequested, to_json({**fields, "constraints": constraints}))
 
 
 def _encoded(kind: type[messages.Message], **fields: str | None) -> bytes:
@@ -289,14 +249,10 @@ class Client:
 
     async def watch(self, task_id: str) -> AsyncIterator[Tally]:
         """The tally whenever it has changed, until the deliberation has ended. Raises as `status` does."""
-        _encoded(messages.DeliberationGet, task_id=task_id)  # the name becomes part of a subject
         # Asked for again and again: a watch needs the right to make consumers, which is a right to write anywhere.
-        subject, seen = topology.tally_subject(task_id), 0
+        seen = 0
         while True:
-            try:
-                stored = await read_last(self._jetstream, topology.TALLIES, subject)
-            except errors.StreamNotFound as error:
-                raise NoService from error
+            stored = await self._stored_tally(task_id)
             if stored is not None and stored.seq > seen and stored.data:
                 seen = stored.seq
                 tally = Tally.model_validate_json(stored.data)
@@ -321,10 +277,35 @@ class Client:
             raise NoService from error
         return sorted(found.values(), key=lambda tally: tally.accepted_at, reverse=True)
 
+    async def tally(self, task_id: str) -> Tally | None:
+        """The tally as it is now; None if the service has not taken the request in, or has forgotten it. Raises as
+        `status` does."""
+        stored = await self._stored_tally(task_id)
+        return Tally.model_validate_json(stored.data) if stored is not None and stored.data else None
+
+    async def questions(self, tallies: Iterable[Tally]) -> dict[str, str]:
+        """What was asked, by `task_id`, of those that are still in the stream REQUESTS.
+
+        Empty for a user without the right to read there, and when NATS does not answer within 3 s.
+        """
+        return await read_questions(self._jetstream, tallies)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to NATS now. The client goes on reconnecting while there is none."""
+        return self._jetstream.connected
+
     @property
     def deadletters(self) -> DeadLetters:
         """The messages that no consumer could use: to look at, put back or remove."""
         return DeadLetters(self._jetstream)
+
+    async def _stored_tally(self, task_id: str) -> StoredMessage | None:
+        _encoded(messages.DeliberationGet, task_id=task_id)  # the name becomes part of a subject
+        try:
+            return await read_last(self._jetstream, topology.TALLIES, topology.tally_subject(task_id))
+        except errors.StreamNotFound as error:
+            raise NoService from error
 
     # ── NATS ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -5,7 +5,6 @@ Payloads hold prompts: only `show --payload` prints them. Control characters of 
 
 import base64
 import json
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,14 +18,17 @@ from parley.broker.core.printable import visible
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream.deadletters import REPLAYABLE, CannotReplay, DeadLetterInfo
 from parley.broker.jetstream.topology import DEAD_LETTERS, RESULTS_BUCKET
-from parley.cli_common import FAILED, OK, out, print_error, with_client
+from parley.cli_common import FAILED, OK, age_seconds, out, print_error, with_client
 from parley.client import Client
+from parley.command_line import ShellCommand, ShellGroup
+from parley.terminal import write_line
 
 # JetStream counts in 64 bits. Python and typer take any integer, so larger ones are refused here.
 MAX_SEQUENCE = 2**63 - 1
-_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
-app = typer.Typer(no_args_is_help=True, help="The messages nobody could use: list, show, replay, purge.")
+app = typer.Typer(
+    cls=ShellGroup, no_args_is_help=True, help="The messages nobody could use: list, show, replay, purge."
+)
 
 # fmt: off
 Sequences = Annotated[list[int] | None, typer.Argument(
@@ -41,7 +43,7 @@ Age = Annotated[str | None, typer.Option(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
 
 
-@app.command("list")
+@app.command("list", cls=ShellCommand)
 def list_(
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
     subject: Subject = None,
@@ -53,7 +55,7 @@ def list_(
         found = await client.deadletters.newest(limit + 1, subject=subject)
         letters, more = found[:limit], len(found) > limit
         if as_json:
-            print(json.dumps([_facts(letter) for letter in letters], indent=2))
+            write_line(out, json.dumps([_facts(letter) for letter in letters], indent=2))
             return OK
         for letter in letters:
             size = "size unknown" if letter.size is None else f"{letter.size:,} bytes"
@@ -71,7 +73,7 @@ def list_(
     raise typer.Exit(with_client(run))
 
 
-@app.command()
+@app.command(cls=ShellCommand)
 def show(
     seq: Annotated[int, typer.Argument(min=1, max=MAX_SEQUENCE)],
     payload: Payload = False,
@@ -86,7 +88,8 @@ def show(
             return FAILED
         body = await client.deadletters.payload(letter) if payload else None
         if as_json:
-            print(json.dumps({**_facts(letter), **(_encoded(body) if payload else {})}, indent=2))
+            facts = {**_facts(letter), **(_encoded(body) if payload else {})}
+            write_line(out, json.dumps(facts, indent=2))
         else:
             for name, value in _lines(letter):
                 out.print(Text.assemble((f"{name:<12} ", "bold"), visible(value)), soft_wrap=True)
@@ -94,13 +97,13 @@ def show(
             print_error(f"{seq}: its payload is no longer kept")
             return FAILED
         if body is not None and not as_json:
-            print(f"\n{readable(body)}")
+            write_line(out, f"\n{readable(body)}")
         return OK
 
     raise typer.Exit(with_client(run))
 
 
-@app.command()
+@app.command(cls=ShellCommand)
 def replay(
     seqs: Sequences = None,
     everything: Everything = False,
@@ -151,7 +154,7 @@ def replay(
     raise typer.Exit(with_client(run))
 
 
-@app.command()
+@app.command(cls=ShellCommand)
 def purge(
     seqs: Sequences = None,
     everything: Everything = False,
@@ -161,7 +164,7 @@ def purge(
 ) -> None:
     """Remove dead letters for good, payloads too. Asks first."""
     _which(seqs, everything, {"--subject": subject, "--older-than": older_than})
-    age = _seconds(older_than) if older_than is not None else None
+    age = age_seconds("--older-than", older_than) if older_than is not None else None
     if not yes and not sys.stdin.isatty():
         why = "purge asks before it deletes, and there is no terminal to ask on"
         raise SettingsError([f"{why}; say --yes to delete without asking"])
@@ -209,13 +212,6 @@ def _which(seqs: Sequence[int] | None, everything: bool, filters: dict[str, str 
     given = [name for name, value in filters.items() if value is not None]
     if given and not everything:
         raise SettingsError([f"{given[0]} goes with --all, not with SEQ"])
-
-
-def _seconds(age: str) -> float:
-    read = re.fullmatch(r"([0-9]{1,9})([smhd])", age)
-    if read is None:
-        raise SettingsError([f"--older-than: {age!a} is no age; one is 45s, 30m, 12h or 7d"])
-    return float(read[1]) * _UNITS[read[2]]
 
 
 # ── what is shown ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,132 +1,191 @@
-"""How a terminal shows a deliberation: its progress, its ending, its status."""
+"""How a deliberation's ending, its status and the list of all are shown: on a terminal, and as plain words in a pipe."""
 
-import time
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from unicodedata import east_asian_width
 
-from rich.console import Console, Group, RenderableType
-from rich.markdown import Markdown
-from rich.panel import Panel
-from rich.spinner import Spinner
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
+from parley.answer_text import folded, styled
 from parley.broker.core.messages import AgentResult, DeliberationCompleted, DeliberationStatus, Ending
-from parley.broker.core.printable import harmless
-from parley.broker.core.tally import Outcome, Tally
+from parley.broker.core.printable import harmless, visible
+from parley.broker.core.states import State
+from parley.broker.core.tally import Tally
 from parley.broker.core.timestamps import format_timestamp
+from parley.live_picture import agent_line
+from parley.terminal import write_line
 
-# Agents with a line of their own while a deliberation runs.
-SHOWN_AGENTS = 20
-
-
-class Progress:
-    """A line for each agent, redrawn as the tally changes. Rich asks for the picture several times a second."""
-
-    def __init__(self, task_id: str) -> None:
-        self._task_id = task_id
-        self._started = time.monotonic()
-        self._spinner = Spinner("dots")
-        # The latest one; None before the service has accepted the request.
-        self.tally: Tally | None = None
-
-    def __rich__(self) -> RenderableType:
-        elapsed = f"{time.monotonic() - self._started:.1f} s"
-        if self.tally is None:
-            self._spinner.update(text=f" {self._task_id}: waiting to be taken in, {elapsed}")
-            return self._spinner
-        phase = self.tally.phase
-        reported = f"{len(phase.outcomes)} of {len(phase.agents)} agents have reported"
-        self._spinner.update(text=f" {self._task_id}: {reported}, {elapsed}")
-        agents = phase.agents[:SHOWN_AGENTS]
-        lines = [Text.assemble(f"   {agent}  ", _mark(phase.outcomes.get(agent))) for agent in agents]
-        if len(phase.agents) > SHOWN_AGENTS:
-            lines.append(Text(f"   and {len(phase.agents) - SHOWN_AGENTS} more"))
-        return Group(self._spinner, *lines)
-
-
-def _mark(outcome: Outcome | None) -> tuple[str, str]:
-    """A word and its style."""
-    if outcome is None:
-        return "thinking", "dim"
-    return ("answered", "green") if outcome.succeeded else ("failed", "red")
+# The words of the contract, for the states of tallies and the `status` of endings.
+STATUS_WORDS: Mapping[str, str] = {
+    State.PENDING: "PENDING",
+    State.IN_PROGRESS: "IN_PROGRESS",
+    State.COMPLETED: "COMPLETED",
+    State.FAILED: "FAILED",
+    State.TIMEOUT: "TIMEOUT",
+    State.CANCELLED: "FAILED",
+    State.REJECTED: "FAILED",
+}
+STATUSES = tuple(dict.fromkeys(STATUS_WORDS.values()))
+# Why an answer is not whole, by the model server's `finish_reason`.
+_CUT_OFF = {
+    "length": "it reached the most tokens that an answer or the context may have",
+    "content_filter": "the model server's filter left out the rest",
+}
+# Characters of a question in a list.
+QUESTION_WORDS = 60
+# Characters of the question above its result.
+SHOWN_QUESTION = 2_000
 
 
 def show_ending(console: Console, ending: Ending, *, simulated: bool = False) -> None:
     """Print each agent's answer or failure, then one line of summary."""
     for result in ending.results:
-        console.print(_answer(result))
-    for failed in ending.failed_agents:
-        why = f" failed ({failed.error_type.value}): {harmless(failed.error)}"
-        console.print(Text.assemble((failed.agent_id, "bold"), why), style="red")
-    if ending.missing_agents:
-        console.print(Text(f"Not heard from: {', '.join(ending.missing_agents)}"), style="yellow")
-    if isinstance(ending, DeliberationCompleted) and ending.stopped_agents:
-        console.print(Text(f"Stopped, as asked: {', '.join(ending.stopped_agents)}"), style="dim")
+        _show_answer(console, result)
+    _show_absent(console, ending)
     _say_left_out(console, ending)
     if ending.results_ref is not None and not ending.results:
         where = f"{ending.results_ref.bucket}/{ending.results_ref.name}"
-        console.print(Text(f"Results are in the object store {where}"))
-    console.print(summary(ending))
+        _print(console, Text(f"Results are in the object store {harmless(where)}"))
+    _print(console, summary(ending))
     if simulated:
-        console.print(simulation_notice())
+        show_simulation_notice(console)
+
+
+def _show_absent(console: Console, ending: Ending) -> None:
+    """Who has not answered, and why."""
+    for failed in ending.failed_agents:
+        why = f" failed ({failed.error_type.value}): {harmless(failed.error)}"
+        _print(console, Text.assemble((harmless(failed.agent_id), "bold"), why, style="red"))
+    if ending.missing_agents:
+        _print(console, Text(f"Not heard from: {harmless(', '.join(ending.missing_agents))}", "yellow"))
+    if isinstance(ending, DeliberationCompleted) and ending.stopped_agents:
+        _print(console, Text(f"Stopped, as asked: {harmless(', '.join(ending.stopped_agents))}", "dim"))
+
+
+def _print(console: Console, text: Text) -> None:
+    # The terminal breaks the line, a pipe gets it whole.
+    console.print(text, soft_wrap=True)
 
 
 def _say_left_out(console: Console, message: Ending | DeliberationStatus) -> None:
     if not message.left_out:
         return
-    console.print(Text(f"Left out for want of room: {harmless(', '.join(message.left_out))}"), style="yellow")
+    _print(console, Text(f"Left out for want of room: {harmless(', '.join(message.left_out))}", "yellow"))
     if "results" in message.left_out:
-        console.print(Text("The answers are in the stream AGENT_RESPONSES."), style="yellow")
+        _print(console, Text("The answers are in the stream AGENT_RESPONSES.", "yellow"))
 
 
 def summary(ending: Ending) -> Text:
     seconds = ending.duration_ms / 1000
     heard = f"{ending.successful_responses} of {ending.total_agents} agents answered in {seconds:.1f} s"
+    word = STATUS_WORDS[ending.status]
     if isinstance(ending, DeliberationCompleted):
-        word = ("completed, degraded", "bold yellow") if ending.degraded else ("completed", "bold green")
-        return Text.assemble(f"{ending.task_id} ", word, f": {heard}")
-    why = f": {harmless(ending.error)} ({heard})"
-    return Text.assemble(f"{ending.task_id} ", (ending.status, "bold red"), why)
+        state = (f"{word}, degraded", "bold yellow") if ending.degraded else (word, "bold green")
+        return Text.assemble(f"{ending.task_id} ", state, f": {heard}")
+    why = harmless(ending.error)
+    if ending.status in (State.CANCELLED, State.REJECTED) and not why.startswith(ending.status):
+        why = f"{ending.status}: {why}"
+    return Text.assemble(f"{ending.task_id} ", (word, "bold red"), f": {why} ({heard})")
 
 
-def simulation_notice() -> Panel:
-    return Panel(
-        "These answers are simulated: no model has read your question.\n"
-        "Point Parley at a real one with  [bold]VLLM_URL=http://host:8000 make demo[/bold]  "
-        "(any OpenAI-compatible server).",
-        border_style="yellow",
-        expand=False,
+def show_simulation_notice(console: Console) -> None:
+    _print(console, Text("These answers are simulated: no model has read your question.", "yellow"))
+    remedy = (
+        "Point Parley at a real one with VLLM_URL=http://host:8000 make demo (any OpenAI-compatible server)."
     )
+    _print(console, Text(remedy))
 
 
-def _answer(result: AgentResult) -> Panel:
+def _show_answer(console: Console, result: AgentResult) -> None:
     proposal = result.proposal
     facts = f"{proposal.model}, {proposal.tokens} tokens, {result.duration_ms / 1000:.1f} s"
     if proposal.temperature is not None:
         facts += f", temperature {proposal.temperature:g}"
-    # Markdown, not Rich's markup: a model's text must not be read as our own formatting.
-    answer, title, subtitle = (
-        Markdown(harmless(proposal.content)),
-        Text(result.agent_id),
-        Text(harmless(facts)),
-    )
-    return Panel(answer, title=title, title_align="left", subtitle=subtitle, subtitle_align="right")
+    agent, facts = harmless(result.agent_id), harmless(facts)
+    if console.is_terminal:
+        # Reversed: no answer can look like the title of another one.
+        _print(console, Text.assemble((f" {agent} ", "bold reverse"), (f" {facts}", "dim")))
+        _print(console, folded(styled(proposal.content), console.width, console))
+    else:
+        write_line(console, f"{agent} ({facts}):")
+        write_line(console, harmless(proposal.content))
+    finish = getattr(result, "finish_reason", None)
+    if finish in _CUT_OFF:
+        cut = f"{agent}: the answer is cut off: {_CUT_OFF[finish]} (finish_reason: {finish})"
+        _print(console, Text(cut, "bold yellow"))
+    console.print()
 
 
-def show_status(console: Console, status: DeliberationStatus) -> None:
+def show_result(
+    console: Console,
+    status: DeliberationStatus,
+    ending: Ending | None = None,
+    tally: Tally | None = None,
+    question: str | None = None,
+) -> None:
+    """Print the question, each answer and failure, and one line of summary.
+
+    `ending`: of one that has ended; otherwise `tally` tells how each agent does. None: not to be had.
+    """
+    if question is not None:
+        _show_question(console, question)
     for result in status.results:
-        console.print(_answer(result))
+        _show_answer(console, result)
+    if ending is not None:
+        _show_absent(console, ending)
+    elif tally is not None:
+        for agent in tally.phase.agents:
+            _print(console, agent_line(agent, tally.phase.outcomes.get(agent)))
     _say_left_out(console, status)
     heard = f"{status.received_count} answered, {status.failed_count} failed, of {status.total_agents}"
-    words = f"{status.task_id} {status.status}{f': {heard}' if status.total_agents else ''}"
-    console.print(Text(f"{words}. {harmless(status.error_message)}" if status.error_message else words))
+    words = f"{harmless(status.task_id)} {status.status}{f': {heard}' if status.total_agents else ''}"
+    _print(console, Text(f"{words}. {harmless(status.error_message)}" if status.error_message else words))
 
 
-def listing(tallies: Sequence[Tally]) -> Table:
-    table = Table("task", "state", "role", "answered", "failed", "agents", "asked at")
-    for tally in tallies:
-        answered, agents = tally.phase.successes, len(tally.phase.agents)
-        counts = map(str, (answered, len(tally.phase.outcomes) - answered, agents))
-        asked_at = format_timestamp(tally.accepted_at)
-        table.add_row(tally.task_id, tally.state.value, tally.role, *counts, asked_at)
-    return table
+def _show_question(console: Console, question: str) -> None:
+    shown = harmless(question)
+    more = len(shown) - SHOWN_QUESTION
+    _print(console, Text("Question: ", "bold").append(Text(shown[:SHOWN_QUESTION], "not bold")))
+    if more > 0:
+        _print(console, Text(f"and {more:,} more characters, which --json shows", "dim"))
+    console.print()
+
+
+def first_words(question: str | None) -> str:
+    """The beginning of a question, on one line; empty where it is not known."""
+    words = visible(" ".join((question or "").split()))
+    return words if len(words) <= QUESTION_WORDS else f"{words[: QUESTION_WORDS - 3]}..."
+
+
+def show_list(console: Console, tallies: Sequence[Tally], questions: Mapping[str, str]) -> None:
+    """One line each: a table on a terminal; in a pipe whole words, a tab between the columns.
+
+    `questions`: by `task_id`, those that are known.
+    """
+    names = ("task", "status", "role", "answered", "failed", "agents", "asked at", "question")
+    rows = [_row(tally, questions.get(tally.task_id)) for tally in tallies]
+    if not console.is_terminal:
+        for row in (names, *rows):
+            write_line(console, "\t".join(row))
+        return
+    widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)][:-1]
+    room = max(QUESTION_WORDS // 3, console.width - sum(widths) - 2 * len(widths))
+    for place, row in enumerate((names, *rows)):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        _print(console, Text("  ".join([*cells, _cut(row[-1], room)]), "bold" if place == 0 else ""))
+
+
+def _cut(words: str, columns: int) -> str:
+    """The words as far as they fit. Letters of East Asia take two columns."""
+    used = list(accumulate(2 if east_asian_width(letter) in "WF" else 1 for letter in words))
+    return words if not used or used[-1] <= columns else words[: bisect_right(used, columns)]
+
+
+def _row(tally: Tally, question: str | None) -> tuple[str, ...]:
+    answered, agents = tally.phase.successes, len(tally.phase.agents)
+    counts = map(str, (answered, len(tally.phase.outcomes) - answered, agents))
+    asked_at = format_timestamp(tally.accepted_at)
+    status = STATUS_WORDS[tally.state]
+    return (tally.task_id, status, visible(tally.role), *counts, asked_at, first_words(question))

@@ -264,7 +264,7 @@ def load(**overrides: Any) -> Settings:
 
 def _misspelt() -> list[str]:
     """One problem for each unknown `PARLEY_…` name: ignored in silence, it would leave its author believing in it."""
-    known = {name for field in Settings.model_fields for name in _names(field)}
+    known = {name for field in Settings.model_fields for name in variables(field)}
     problems = []
     for name in sorted(os.environ):
         link = _SERVICE_LINK.fullmatch(name) or _SERVICE_LINK_PORT.fullmatch(f"{name}={os.environ[name]}")
@@ -288,15 +288,16 @@ def _problem(detail: dict[str, Any]) -> str:
     if not detail["loc"]:
         return message
     name = str(detail["loc"][0])
-    field = next((f for f in Settings.model_fields if name in (f, *_names(f))), name)
+    field = next((f for f in Settings.model_fields if name in (f, *variables(f))), name)
     shown = "" if any(word in field for word in _SECRET_WORDS) else f" (it is {str(detail['input'])[:80]!r})"
     # The variable that is set: who set PARLEY_NATS_URL must not search for NATS_URL.
-    known = _names(field) if field in Settings.model_fields else ()
+    known = variables(field) if field in Settings.model_fields else ()
     given = next((n for n in known if n in os.environ), variable(field) if known else name)
     return f"{given}: {message}{shown}"
 
 
-def _names(field: str) -> tuple[str, ...]:
+def variables(field: str) -> tuple[str, ...]:
+    """Every variable that sets a field, the one that wins first."""
     choices = dict.fromkeys((f"{PREFIX}{field.upper()}", variable(field)))
     return (*choices, *(choice.lower() for choice in choices))
 

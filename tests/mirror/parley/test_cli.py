@@ -22,7 +22,7 @@ from tests.harness import PATIENCE_SECONDS, ModelServer, Running, fresh, until
 from tests.integration.test_deliberations import COMPLETED_FIELDS, FAILED_FIELDS
 
 PARLEY = str(Path(sysconfig.get_path("scripts")) / "parley")
-OK, FAILED, USAGE, NO_SERVICE = 0, 1, 2, 3
+OK, FAILED, USAGE, NO_SERVICE, RUNNING, UNKNOWN = 0, 1, 2, 3, 4, 5
 SECRET = "hush-hush"
 
 
@@ -114,7 +114,7 @@ async def test_asking_shows_answers_or_the_ending_and_exits_with_0(sh: Shell, lo
     assert (people.code, people.err, scripts.code, scripts.err) == (OK, "", OK, "")
     assert people.out.count("[simulated answer]") == 2
     assert "agent-qa-001" in people.out
-    assert "completed: 2 of 2 agents answered" in people.out
+    assert "COMPLETED: 2 of 2 agents answered" in people.out
     ending = json.loads(scripts.out)
     assert set(ending) >= COMPLETED_FIELDS
     assert (ending["task_id"], ending["status"], ending["degraded"]) == (task_id, "completed", False)
@@ -127,14 +127,14 @@ async def test_a_deliberation_that_fails_exits_with_1(sh: Shell, model: ModelSer
     people, scripts = await asyncio.gather(sh("ask", "x"), sh("ask", "x", "--json"))
     assert (people.code, people.err, scripts.code) == (FAILED, "", FAILED)
     assert "bad_request" in people.out
-    assert "failed: 0 of 3 agents answered, 1 needed" in people.out
+    assert "FAILED: 0 of 3 agents answered, 1 needed" in people.out
     assert set(json.loads(scripts.out)) >= FAILED_FIELDS
 
 
 async def test_a_request_that_cannot_be_valid_exits_with_2_and_names_the_field(sh: Shell) -> None:
     ran = await sh("ask", "x", "--agents", "0")
     assert ran.code == USAGE
-    assert "num_agents" in one_line(ran)
+    assert "--agents: at least 1" in one_line(ran)
 
 
 async def test_a_command_line_that_cannot_be_read_exits_with_2(bare: Shell) -> None:
@@ -178,7 +178,7 @@ async def test_results_are_shown_with_an_exit_code_of_their_status(sh: Shell, lo
         "task_id", "status", "results", "error_message", "duration_ms", "total_agents", "received_count", "failed_count",
         "winner_id", "metadata",
     }  # fmt: skip
-    assert unknown.code == FAILED
+    assert unknown.code == UNKNOWN
     assert "UNKNOWN" in unknown.out
 
 

@@ -1,6 +1,7 @@
 """What a person sees in a terminal: the answers, plainly, and nothing that an answer could do to the terminal."""
 
 import io
+import re
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from parley.broker.core.messages import (
 )
 from parley.broker.core.states import State
 from parley.broker.core.tally import Outcome, Phase, Tally
-from parley.display import Progress, listing, show_ending, show_status, simulation_notice, summary
+from parley.display import first_words, show_ending, show_list, show_result, show_simulation_notice, summary
 
 AT = "2026-01-01T00:00:00.000Z"
 # What would make text bold, a link, or an error, were it read as markup; and what would clear a screen, retitle a
@@ -96,20 +97,28 @@ def test_a_completed_ending_shows_each_answer_and_where_it_is_from() -> None:
     assert text.index("First") < text.index("Second")
     assert "agent-dev-001" in text
     assert "llama, 12 tokens, 1.5 s, temperature 0.7" in text
-    assert "t-1 completed: 1 of 1 agents answered in 2.3 s" in text
+    assert "t-1 COMPLETED: 1 of 1 agents answered in 2.3 s" in text
     assert "simulated" not in text
 
 
 def test_a_degraded_ending_says_so_and_who_is_missing() -> None:
     text = shown(completed(degraded=True, total_agents=3, missing_agents=("agent-dev-002", "agent-dev-003")))
-    assert "t-1 completed, degraded: 1 of 3 agents answered" in text
+    assert "t-1 COMPLETED, degraded: 1 of 3 agents answered" in text
     assert "Not heard from: agent-dev-002, agent-dev-003" in text
 
 
-@pytest.mark.parametrize("status", ["failed", "timeout", "cancelled", "rejected"])
-def test_a_failed_ending_says_how_and_why_it_failed(status: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ("failed", "FAILED: this is why"),
+        ("timeout", "TIMEOUT: this is why"),
+        ("cancelled", "FAILED: cancelled: this is why"),
+        ("rejected", "FAILED: rejected: this is why"),
+    ],
+)
+def test_a_failed_ending_says_how_and_why_it_failed(status: str, words: str) -> None:
     text = shown(failed("this is why", status))
-    assert f"t-1 {status}: this is why (0 of 3 agents answered in 2.3 s)" in text
+    assert f"t-1 {words} (0 of 3 agents answered in 2.3 s)" in text
     assert "agent-dev-002 failed (bad_request): this is why" in text
 
 
@@ -124,7 +133,7 @@ def test_what_an_ending_leaves_out_is_said() -> None:
     assert "Left out for want of room: results, failed_agents.error" in text
     assert "AGENT_RESPONSES" in text
     screen = Screen()
-    show_status(screen.console, DeliberationStatus(task_id="t-1", status="COMPLETED", left_out=("metadata",)))
+    show_result(screen.console, DeliberationStatus(task_id="t-1", status="COMPLETED", left_out=("metadata",)))
     assert "Left out for want of room: metadata" in screen.text
     assert "AGENT_RESPONSES" not in screen.text
 
@@ -132,7 +141,7 @@ def test_what_an_ending_leaves_out_is_said() -> None:
 def test_simulated_answers_are_said_to_be_simulated() -> None:
     assert "no model has read your question" in shown(completed(), simulated=True)
     screen = Screen()
-    screen.console.print(simulation_notice())
+    show_simulation_notice(screen.console)
     assert "VLLM_URL=" in screen.text
 
 
@@ -149,7 +158,7 @@ def status_with(words: str) -> str:
     status = DeliberationStatus(
         task_id="t-1", status="FAILED", error_message=words, results=(result(words),), total_agents=3
     )
-    show_status(screen.console, status)
+    show_result(screen.console, status)
     return screen.text
 
 
@@ -198,48 +207,82 @@ def test_a_letter_that_hides_or_reverses_others_is_seen_as_an_escape(letter: str
         assert letter.encode("unicode_escape").decode() in text
 
 
-# ── while it runs ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── answers whole ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+ANSWERS = [
+    "<answer>42</answer>",
+    "List<String> and Map<K, V>",
+    "2*3*4 = 24, a_b_c, __init__",
+    "see [our site](http://evil.example/x) and ![a picture](http://img.example/y)",
+    "[ref][1]\n\n[1]: http://example.com 'a title'",
+    "<!-- a comment --> &lt;b&gt; &amp; \\* escaped",
+    "| a | b |\n|---|---|\n| 1 | 2 | 3 |",
+    "```python\ndef f(x):\n\treturn x\n```\ntext\n~~~\n<b>\n~~~",
+    "# Head\n\n---\n\n* item\n1) one\n7. seven\n- [ ] to do\n> quoted",
+    "~~gone~~ $E = mc^2$ <https://example.com> :smile: [bold]x[/bold]",
+    "```unclosed\n<x>",
+    "",
+]
 
 
-def test_progress_first_says_that_it_waits() -> None:
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_the_model_wrote_is_shown_whole(answer: str, terminal: bool) -> None:
+    text = shown(completed(results=(result(answer),)), colour=terminal)
+    assert inside(answer, text)
+    if not terminal:
+        assert f"\n{answer}\n" in text  # exactly, and no box around it
+        assert not set(text) & set("│╭╮╰╯─┃━")
+
+
+def inside(answer: str, text: str) -> bool:
+    """Whether every visible letter of the answer is in the text, in order."""
+    letters = iter(re.sub("\x1b\\[[0-9;]*m", "", text))
+    return all(letter in letters for letter in answer if not letter.isspace())
+
+
+@pytest.mark.parametrize(
+    ("finish_reason", "words"),
+    [("length", "it reached the most tokens"), ("content_filter", "filter"), ("stop", ""), (None, "")],
+)
+def test_an_answer_that_was_cut_off_is_marked(finish_reason: str | None, words: str) -> None:
+    answer = result().model_copy(update={"finish_reason": finish_reason})
+    text = shown(completed(results=(answer,)))
+    assert ("agent-dev-001: the answer is cut off" in text) == bool(words)
+    assert words in text
+
+
+def test_a_result_shows_the_question_and_who_failed_and_why() -> None:
     screen = Screen()
-    screen.console.print(Progress("t-1"))
-    assert "t-1: waiting to be taken in" in screen.text
+    ending = failed("this is why")
+    status = DeliberationStatus(task_id="t-1", status="FAILED", error_message="too few", total_agents=3)
+    show_result(screen.console, status, ending, tally(), "What is\tit?")
+    assert "Question: What is" in screen.text
+    assert "agent-dev-002 failed (bad_request): this is why" in screen.text
+    assert "Not heard from: agent-dev-003" in screen.text
 
 
-def test_progress_shows_each_agent_as_the_tally_has_it() -> None:
-    progress, screen = Progress("t-1"), Screen()
-    progress.tally = tally()
-    screen.console.print(progress)
-    assert "t-1: 2 of 3 agents have reported" in screen.text
-    lines = [line.split() for line in screen.text.splitlines()[1:]]
-    assert lines == [
-        ["agent-dev-001", "answered"],
-        ["agent-dev-002", "failed"],
-        ["agent-dev-003", "thinking"],
+def test_the_first_words_of_a_question_are_one_line() -> None:
+    assert first_words("a\n\tb\x1b[2J") == "a b\\x1b[2J"
+    assert first_words("x" * 200) == "x" * 57 + "..."
+    assert first_words(None) == ""
+
+
+# ── lists ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_list_has_a_line_for_each_tally() -> None:
+    ended_before_it_began = tally(task_id="t-2" + "x" * 60, state=State.REJECTED, role="", phases=())
+    pipe, terminal = Screen(), Screen(colour=True)
+    for screen in (pipe, terminal):
+        show_list(screen.console, [tally(), ended_before_it_began], {"t-1": "Why?"})
+    assert [line.split("\t") for line in pipe.text.splitlines()[1:]] == [
+        ["t-1", "IN_PROGRESS", "DEV", "1", "1", "3", "2026-01-01T00:00:00.000Z", "Why?"],
+        ["t-2" + "x" * 60, "FAILED", "", "0", "0", "0", "2026-01-01T00:00:00.000Z", ""],
     ]
-
-
-def test_progress_of_a_great_many_agents_stays_on_the_screen() -> None:
-    progress, screen = Progress("t-1"), Screen()
-    agents = tuple(f"agent-dev-{n:03d}" for n in range(1, 101))
-    progress.tally = tally(phases=(Phase(number=1, agents=agents),))
-    screen.console.print(progress)
-    assert len(screen.text.splitlines()) == 22
-    assert "and 80 more" in screen.text
-
-
-def test_a_listing_has_a_row_for_each_tally() -> None:
-    screen = Screen()
-    ended_before_it_began = tally(task_id="t-2", state=State.REJECTED, role="", phases=())
-    screen.console.print(listing([tally(), ended_before_it_began]))
-    rows = [
-        [cell.strip() for cell in line.split("│")[1:-1]] for line in screen.text.splitlines() if "t-" in line
-    ]
-    assert rows == [
-        ["t-1", "in_progress", "DEV", "1", "1", "3", "2026-01-01T00:00:00.000Z"],
-        ["t-2", "rejected", "", "0", "0", "0", "2026-01-01T00:00:00.000Z"],
-    ]
+    _, first, second = terminal.text.splitlines()
+    assert first.split() == ["t-1", "IN_PROGRESS", "DEV", "1", "1", "3", "2026-01-01T00:00:00.000Z", "Why?"]
+    assert second.startswith("t-2" + "x" * 60)
 
 
 def test_a_status_counts_the_agents_that_have_reported() -> None:
@@ -249,6 +292,6 @@ def test_a_status_counts_the_agents_that_have_reported() -> None:
         DeliberationStatus(task_id="t-1", status="IN_PROGRESS", **counts),
         DeliberationStatus(task_id="t-2", status="UNKNOWN", error_message="never stored, or forgotten"),
     ):
-        show_status(screen.console, status)
+        show_result(screen.console, status)
     assert "t-1 IN_PROGRESS: 1 answered, 1 failed, of 3" in screen.text
     assert "t-2 UNKNOWN. never stored, or forgotten" in screen.text

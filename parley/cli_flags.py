@@ -1,0 +1,29 @@
+"""The flags of `parley ask`, for errors that name what was typed rather than the argument in Python. Pure."""
+
+import re
+from collections.abc import Mapping
+
+FLAGS: Mapping[str, str] = {
+    "agents": "--agents",
+    "finish_early": "--finish-early",
+    "min_responses": "--min-responses",
+    "requirements": "--requirement",
+    "role": "--role",
+    "rubric": "--rubric",
+    "seed": "--seed",
+    "task_description": "the question",
+    "task_id": "--task-id",
+    "timeout_seconds": "--timeout",
+}
+# In what the service says: the fields of the request.
+_FIELDS = {"num_agents": "agents", "constraints.rubric": "rubric", "constraints.requirements": "requirements"}
+
+
+def in_flags(problem: str) -> str:
+    """A problem of the arguments or of the request's fields, in the words of the command line: `--agents: at most 256`."""
+    name, colon, words = problem.partition(": ")
+    if not colon:  # it is about several, which it names
+        return re.sub(r"\b(\w+)\b", lambda word: FLAGS.get(word[1], word[1]), problem)
+    name = re.sub(r"\.\d+$", "", name)
+    name = _FIELDS.get(name, name)
+    return f"{FLAGS.get(name, name)}: {words}"

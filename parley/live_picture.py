@@ -1,0 +1,63 @@
+"""The picture of a deliberation while one waits for it: a line for each agent, and what keeps it from going on."""
+
+import time
+from collections.abc import Iterable
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.spinner import Spinner
+from rich.text import Text
+
+from parley.broker.core.tally import Outcome, Tally
+
+# Agents with a line of their own while a deliberation runs.
+SHOWN_AGENTS = 20
+# Lines of the picture besides the agents'.
+_OTHER_LINES = 4
+
+
+class Progress:
+    """A line for each agent, redrawn as the tally changes. Rich asks for the picture several times a second."""
+
+    def __init__(self, task_id: str) -> None:
+        self._task_id = task_id
+        self._started = time.monotonic()
+        # Made with the first picture, when the console's encoding is known.
+        self._spinner: Spinner | None = None
+        # The latest one; None before the service has accepted the request.
+        self.tally: Tally | None = None
+        # What keeps the deliberation from going on: NATS or the service is away. Empty while nothing does.
+        self.trouble = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[RenderableType]:
+        if self._spinner is None:
+            self._spinner = Spinner("line" if options.ascii_only else "dots")
+        agents = self._agent_lines(options)
+        self._spinner.update(text=f" {self._task_id}: {self._state()}")
+        trouble = [Text(f"   {self.trouble}", "bold yellow")] if self.trouble else []
+        yield Group(self._spinner, *agents, *trouble)
+
+    def _state(self) -> str:
+        elapsed = f"{time.monotonic() - self._started:.1f} s"
+        if self.tally is None:
+            return f"waiting to be taken in, {elapsed}"
+        phase = self.tally.phase
+        return f"{len(phase.outcomes)} of {len(phase.agents)} agents have reported, {elapsed}"
+
+    def _agent_lines(self, options: ConsoleOptions) -> list[Text]:
+        if self.tally is None:
+            return []
+        phase = self.tally.phase
+        room = max(1, min(SHOWN_AGENTS, options.size.height - _OTHER_LINES))
+        lines = [agent_line(agent, phase.outcomes.get(agent)) for agent in phase.agents[:room]]
+        if len(phase.agents) > room:
+            lines.append(Text(f"   and {len(phase.agents) - room} more"))
+        return lines
+
+
+def agent_line(agent: str, outcome: Outcome | None) -> Text:
+    """An agent and how it does."""
+    if outcome is None:
+        mark = ("thinking", "dim")
+    else:
+        mark = ("answered", "green") if outcome.succeeded else ("failed", "red")
+    return Text.assemble(f"   {agent}  ", mark)

@@ -1,0 +1,66 @@
+"""Where `parley ask` has its question from: the command line, a file or standard input. It is UTF-8 and bounded."""
+
+import sys
+from pathlib import Path
+
+import typer
+
+from parley.broker.core.errors import InvalidMessage
+from parley.broker.core.messages.base import KIB, MAX_DESCRIPTION_BYTES
+
+# Read to tell the size of a question that is too long.
+MAX_READ_BYTES = 16 * KIB * KIB
+_LIMIT = f"at most {MAX_DESCRIPTION_BYTES:,} ({MAX_DESCRIPTION_BYTES // KIB} KiB)"
+
+
+def read_question(argument: str | None, file: str | None) -> str:
+    """The question. Raises InvalidMessage; typer.BadParameter, which shows the usage, without any question.
+
+    `argument`: as given; `-` is standard input. `file`: a path; `-` as well. Without both standard input counts if it
+    is no terminal.
+    """
+    if argument is not None and file is not None:
+        raise typer.BadParameter("the question is given twice, as an argument and by --file")
+    if argument is not None and argument != "-":
+        # The bytes as they were typed: Python keeps those that are not UTF-8 as surrogates.
+        return _text(argument.encode(errors="surrogateescape"), "the question")
+    if file is not None and file != "-":
+        return _from_file(Path(file))
+    if sys.stdin is None or (argument is None and file is None and sys.stdin.isatty()):
+        raise typer.BadParameter("Missing argument 'QUESTION': a text, - for standard input, or --file FILE")
+    body = sys.stdin.buffer.read(MAX_READ_BYTES + 1)
+    if not body.strip():
+        raise typer.BadParameter("Missing argument 'QUESTION': standard input is empty")
+    return _text(body, "the question on standard input")
+
+
+def _from_file(path: Path) -> str:
+    try:
+        with path.open("rb") as opened:
+            body = opened.read(MAX_READ_BYTES + 1)
+    except OSError as error:
+        raise InvalidMessage([f"--file: {path}: {error.strerror or error}"]) from None
+    return _text(body, f"--file: {path}")
+
+
+def _text(body: bytes, what: str) -> str:
+    """The text, without the line end that a shell or an editor adds."""
+    if len(body) > MAX_READ_BYTES:
+        raise InvalidMessage([f"{what} is more than {MAX_READ_BYTES:,} bytes; {_LIMIT}"])
+    if body.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InvalidMessage(
+            [f"{what} is not UTF-8 but UTF-16; convert it, as with `iconv -f UTF-16 -t UTF-8`"]
+        )
+    try:
+        text = body.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        where = f"the byte 0x{body[error.start]:02x} at position {error.start + 1:,}"
+        raise InvalidMessage(
+            [f"{what} is not UTF-8: {where}; convert it, as with `iconv -t UTF-8`"]
+        ) from None
+    size = len(text.encode())
+    if size > MAX_DESCRIPTION_BYTES:
+        raise InvalidMessage([f"{what} is {size:,} bytes; {_LIMIT}"])
+    if not text.strip():
+        raise InvalidMessage([f"{what} is empty"])
+    return text

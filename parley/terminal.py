@@ -1,0 +1,62 @@
+"""stdout and stderr as the command writes to them: a terminal, a pipe that may be closed, or a locale without UTF-8."""
+
+import os
+import sys
+from contextlib import suppress
+from typing import Any
+
+from rich.console import Console
+
+
+class Terminal(Console):
+    """A console that goes on in silence when its reader has left (`| head -1`): the exit code stays the command's own.
+
+    Into a pipe it writes plain words, whatever FORCE_COLOR says: a program reads them.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, force_terminal=None if _is_tty(2 if stderr else 1) else False)
+
+    def on_broken_pipe(self) -> None:
+        stop_writing(self.file)
+
+
+def write_line(console: Console, text: str) -> None:
+    """Write `text` exactly, and a line end: no folding, no markup, tabs as they are."""
+    try:
+        console.file.write(f"{text}\n")
+        console.file.flush()
+    except BrokenPipeError:
+        console.on_broken_pipe()
+
+
+def stop_writing(file: Any) -> None:
+    """Send what is still written to `file` nowhere: its reader has left."""
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, file.fileno())
+        os.close(nowhere)
+
+
+def write_what_the_locale_lacks_as_escapes() -> None:
+    """Letters that the encoding of stdout or stderr lacks become `\\u2026`. Without this they are a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def flush() -> None:
+    """Write out what is kept. Raises OSError, such as a full disk's, but not for a reader that has left."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except BrokenPipeError:
+            stop_writing(stream)
+
+
+def _is_tty(descriptor: int) -> bool:
+    try:
+        return os.isatty(descriptor)
+    except OSError:
+        return False
