@@ -23,7 +23,7 @@ from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.scan import scan
-from parley.client import compose
+from parley.request_arguments import compose
 from tests.rig.child import answers, child, module
 from tests.rig.proc import cpu_seconds, free_port
 from tests.rig.service import READY_SECONDS, plain_environment

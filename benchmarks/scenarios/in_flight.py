@@ -21,7 +21,7 @@ from benchmarks.report import Result, Target
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.jetstream import JetStream
-from parley.client import compose
+from parley.request_arguments import compose
 from tests.rig.proc import actors, descendants, listen_overflows, proportional_mib
 from tests.rig.service import Backends, Serving, backends, model_counts, raise_file_limit, set_behaviour
 

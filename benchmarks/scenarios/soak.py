@@ -23,7 +23,7 @@ from parley.broker.core.messages import DeliberationCancel
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.jetstream import JetStream
-from parley.client import compose
+from parley.request_arguments import compose
 from tests.rig.proc import actors, open_files, resident_mib
 from tests.rig.service import Serving, serving, set_behaviour
 

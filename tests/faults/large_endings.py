@@ -22,7 +22,7 @@ from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.object_store import get_object
 from parley.broker.jetstream.scan import scan
-from parley.client import compose
+from parley.request_arguments import compose
 from tests.rig.child import answers, child, module
 from tests.rig.proc import free_port
 from tests.rig.service import READY_SECONDS, plain_environment
