@@ -282,7 +282,7 @@ async def test_the_doctor_exits_with_3_and_tells_what_is_missing(
         == "no  service: no process of the service answers; start one with `parley up` or `parley serve`"
     )
     assert streams.startswith("no  streams: missing: stream REQUESTS")
-    assert ray.startswith(f"no  Ray: nothing listens at {wrong}")
+    assert ray.startswith(f"no  Ray: cannot use Ray at {wrong}: nobody listens there")
     assert served.startswith(f"no  model at http://***@{wrong}: cannot connect")
     assert SECRET not in broken.out
 
