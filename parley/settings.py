@@ -72,7 +72,7 @@ class Settings(BaseSettings):
         "local Ray is started.",
         "RAY_ADDRESS")
     vllm_url: str | None = _field(
-        None, "OpenAI-compatible servers, comma-separated. `parley up` simulates one without it.", "VLLM_URL")
+        None, "OpenAI-compatible servers, comma-separated; a bare host gets `/v1`. `parley up` simulates one.", "VLLM_URL")
     vllm_model: str | None = _field(
         None, "Model asked for. Without it, the first that the server lists.", "VLLM_MODEL")
     vllm_api_key: SecretStr | None = _field(None, "Key for the servers, a bearer token.", "VLLM_API_KEY")

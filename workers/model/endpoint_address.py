@@ -8,7 +8,7 @@ https://host/openai/v1?api-version=preview  the query goes with every call
 
 from base64 import b64encode
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 from parley.broker.core.url_masking import masked
 
@@ -62,7 +62,9 @@ class Endpoint:
         if user:
             pair = f"{unquote(user)}:{unquote(password)}"
             found += [pair, b64encode(pair.encode()).decode()]
-        found += [value for name, value in parse_qsl(parts.query) if name.lower() != "api-version"]
+        for name, _, value in (pair.partition("=") for pair in parts.query.split("&")):
+            if name.lower() != "api-version":
+                found += [unquote_plus(value), value]
         return tuple(dict.fromkeys(value for value in found if value))
 
     @property

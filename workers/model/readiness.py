@@ -15,6 +15,7 @@ from parley.broker.core.agent_error_table import POLICIES
 from parley.broker.core.messages import ErrorType
 from parley.workers.model.breaker import BreakerState
 from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.endpoint_breakers import MAX_PAUSE_SECONDS
 from parley.workers.model.model_client import PROBE_MESSAGES, ChatRequest, ModelClient
 from parley.workers.model.model_list import ServedModel, match, shown
 from parley.workers.model.pool_endpoint_status import EndpointStatus
@@ -113,6 +114,8 @@ class ModelReadiness:
         self._results: dict[Endpoint, ModelError | None] = {}
         # What each endpoint's list said when its token came: nothing is wrong with it, or what is.
         self._lists: dict[Endpoint, ErrorType | None] = {}
+        # When each endpoint that asked for a pause may be checked again, by the loop's clock.
+        self._paused_until: dict[Endpoint, float] = {}
         # Each endpoint's latest check, under way or done.
         self._checks: dict[Endpoint, asyncio.Task[None]] = {}
 
@@ -134,12 +137,15 @@ class ModelReadiness:
         endpoints = self._endpoints
         for endpoint in endpoints:
             check = self._checks.get(endpoint)
-            if check is None or check.done():
+            if (check is None or check.done()) and not self._is_paused(endpoint):
                 self._checks[endpoint] = asyncio.create_task(self._check(endpoint), name="model-readiness")
         await asyncio.wait(self._checks.values(), timeout=PATIENCE_SECONDS)
         usable = any(self._results.get(endpoint, True) is None for endpoint in endpoints)
         reasons = [self._reason(endpoint) for endpoint in endpoints if not usable or self._final(endpoint)]
         return "; ".join(dict.fromkeys(reasons)) or None
+
+    def _is_paused(self, endpoint: Endpoint) -> bool:
+        return asyncio.get_running_loop().time() < self._paused_until.get(endpoint, 0.0)
 
     def _final(self, endpoint: Endpoint) -> bool:
         error = self._results.get(endpoint)
@@ -164,6 +170,9 @@ class ModelReadiness:
                 self._lists[endpoint] = listed
         except ModelError as caught:
             error = caught
+            if caught.retry_after:
+                seconds = min(caught.retry_after, MAX_PAUSE_SECONDS)
+                self._paused_until[endpoint] = asyncio.get_running_loop().time() + seconds
         except Exception:
             log.exception("what %s serves is not known through a bug", endpoint)
             return

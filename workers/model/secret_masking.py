@@ -76,8 +76,17 @@ def _forms(secret: str) -> Iterable[str]:
     yield html.escape(secret)
     yield json.dumps(secret)[1:-1]
     yield json.dumps(secret)[1:-1].replace("/", "\\/")
+    yield _json_of_go(secret)
     yield b64encode(raw).decode().rstrip("=")
     yield urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def _json_of_go(secret: str) -> str:
+    """Go's JSON, and that of .NET in part, escapes what HTML would take for its own."""
+    text = json.dumps(secret, ensure_ascii=False)[1:-1]
+    for character in "&<>":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
 
 
 def _without_a_cut_end(text: str, forms: tuple[str, ...]) -> str:

@@ -272,6 +272,16 @@ async def test_a_server_that_refuses_a_limit_of_one_token_is_asked_in_another_wa
         assert await found.unready_reason() is None
 
 
+async def test_a_server_that_asks_for_a_pause_is_not_checked_again_meanwhile() -> None:
+    def busy(heard: Heard) -> Reply:
+        return either(heard) if heard.method == "GET" else refusal(429, "later", retry_after="60")
+
+    async with habit_server(busy) as server, looking(server.url, wanted="m") as found:
+        for _ in range(3):
+            assert "HTTP 429" in (await found.unready_reason() or "")
+    assert [heard.method for heard in server.heard] == ["GET", "POST"]
+
+
 async def test_without_a_wanted_name_the_first_listed_model_is_found_and_none_in_an_empty_list() -> None:
     async def nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

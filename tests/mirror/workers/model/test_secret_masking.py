@@ -18,7 +18,7 @@ KEY = "sk-Ab/9+x=y&Ω z"
     "form",
     [
         KEY, KEY.upper(), quote(KEY), quote(KEY, safe=""), quote(KEY, safe="").lower(), quote_plus(KEY), html.escape(KEY),
-        json.dumps(KEY)[1:-1], json.dumps(KEY)[1:-1].replace("/", "\\/"), b64encode(KEY.encode()).decode(),
+        KEY.replace("&", "\\u0026"), json.dumps(KEY)[1:-1], json.dumps(KEY)[1:-1].replace("/", "\\/"), b64encode(KEY.encode()).decode(),
         b64encode(f"{KEY}:".encode()).decode(), b64encode(f":{KEY}".encode()).decode(),
     ],
 )  # fmt: skip
