@@ -165,6 +165,11 @@ class Settings(BaseSettings):
     def _vllm_urls(cls, value: str | None) -> str | None:
         return _urls(value, {"http", "https"}, "http://127.0.0.1:8000")
 
+    @field_validator("ray_address")
+    @classmethod
+    def _ray_address_alone(cls, value: str | None) -> str | None:
+        return value and value.strip()  # a line feed from a file, say
+
     @field_validator("reply_prefixes")
     @classmethod
     def _prefixes(cls, value: str) -> str:

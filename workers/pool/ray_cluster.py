@@ -23,6 +23,7 @@ from parley.workers.pool.ray_errors import (
 )
 from parley.workers.pool.ray_private import (
     InstalledCode,
+    NotAHead,
     NotANode,
     RayError,
     check_cluster,
@@ -88,6 +89,9 @@ class RayCluster:
         except Exception as error:
             if isinstance(error, ParleyError) and not isinstance(error, RayError):
                 raise
+            cause = getattr(error, "cause", None)
+            if self._address is None and isinstance(cause, ParleyError):  # NATS refused an actor, say
+                raise cause from None
             # Ray also raises plain `Exception`s ("timed out during startup").
             if not isinstance(error, _TROUBLE) and type(error) is not Exception:
                 raise
@@ -116,7 +120,7 @@ class RayCluster:
             head = found[0]
         else:
             head = address
-        await ray_reachability.check_head(head)
+        await self._greet(head)
         began = time.monotonic()
         while True:
             try:
@@ -126,11 +130,23 @@ class RayCluster:
             except TimeoutError as error:
                 reason = f"what listens there does not answer as Ray's head within {ANSWER_SECONDS:g} s"
                 raise RayUnavailable(head, reason, ray_reachability.A_HEAD_LISTENS) from error
+            except NotAHead as error:
+                reason = "what listens there speaks gRPC and is not Ray's head (another process of Ray?)"
+                raise RayUnavailable(head, reason, ray_reachability.A_HEAD_LISTENS) from error
             except NotANode as error:
                 if time.monotonic() - began > NODE_SECONDS:
                     reason = "this machine is not a node of that cluster"
                     raise RayUnavailable(head, reason, ray_reachability.ON_A_NODE) from error
             await asyncio.sleep(NODE_CHECK_SECONDS)
+
+    async def _greet(self, head: str) -> None:
+        try:
+            await ray_reachability.check_head(head)
+        except RayUnavailable as error:
+            if self._address != "auto":
+                raise
+            found = f"{head} (what `auto` finds on this machine)"
+            raise RayUnavailable(found, error.reason, ray_reachability.START_OR_NAME) from error
 
     def _join(self, head: str) -> None:
         with without_other_clusters():

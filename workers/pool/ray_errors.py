@@ -24,6 +24,7 @@ _NO_MODULE = re.compile(r"ModuleNotFoundError: (No module named '([^']+)')")
 # The last line of a Python traceback: the error itself.
 _RAISED = re.compile(r"^([A-Za-z_][\w.]*: .+)$", re.MULTILINE)
 _MOST_CAUSES = 20
+_DIED = "The actor died unexpectedly"
 # By these a refused token is known.
 _TOKEN_WORDS = (
     "Unauthenticated",
@@ -104,7 +105,12 @@ def first_line(error: BaseException) -> str:
     quoted = "Traceback (most recent call last)" in text or "ray::" in text
     if quoted and (raised := _RAISED.findall(text)):
         return str(raised[-1])
-    return (text.splitlines() or [repr(error)])[0].rstrip(".: ")
+    # Of a dead actor Ray lists what it knows, indented, before it says why.
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("\t")] or [
+        repr(error)
+    ]
+    why = lines[1] if lines[0].startswith(_DIED) and len(lines) > 1 else lines[0]
+    return why.rstrip(".: ")
 
 
 def _whole_text(error: BaseException) -> str:

@@ -45,7 +45,7 @@ RESEND_SHARE = 5
 REPLACE_WAIT_SECONDS = 1.0
 # Between two looks at whether actors that have not started find a place.
 ROOM_CHECK_SECONDS = 2.0
-# A start waits this long for a cluster whose nodes are still joining, and for CPUs that others are about to free.
+# A start waits this long for the next node of a cluster that is coming up, and for CPUs that others are about to free.
 NODES_SECONDS = 10.0
 FREED_SECONDS = 30.0
 # Until a process has come up, its actor seems to wait for the CPUs that it has taken.
@@ -212,10 +212,13 @@ class RayPool(WorkerPool):
     async def _fill_all(self) -> None:
         """Raises RayUnavailable when the cluster has no room for all."""
         filling = asyncio.ensure_future(gather(map(self._fill, self._actor_slots)))
-        began = time.monotonic()
+        began, seen = time.monotonic(), None
         try:
             while not (await asyncio.wait((filling,), timeout=ROOM_CHECK_SECONDS))[0]:
-                lack, waited = await self._lack(), time.monotonic() - began
+                lack = await self._lack()
+                if lack is not None and lack != seen:  # a node has joined, or left
+                    began, seen = time.monotonic(), lack
+                waited = time.monotonic() - began
                 if lack is None or (not lack.lasting and waited < PROCESS_SECONDS):
                     continue
                 if waited > (NODES_SECONDS if lack.lasting else FREED_SECONDS):

@@ -3,6 +3,7 @@
 `ray` is imported from here and from nowhere else, because Ray reads its environment variables when it is imported.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,11 +20,12 @@ import ray
 from ray._common.usage import usage_lib
 from ray._private import ray_constants, ray_logging, services
 from ray._private import utils as ray_utils
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RpcError
 from ray.job_config import JobConfig
 
 __all__ = [
     "InstalledCode",
+    "NotAHead",
     "NotANode",
     "RayError",
     "check_cluster",
@@ -42,6 +44,10 @@ __all__ = [
 OTHER_CLUSTERS = ("RAY_ADDRESS", "RAY_REDIS_ADDRESS", "RAY_GCS_SERVER_PORT", "RAY_JOB_CONFIG_JSON_ENV_VAR")
 # Ray's own handler of the workers' output, which prints it.
 _PRINTS = "ray_print_logs"
+
+
+class NotAHead(Exception):
+    """What listens there speaks gRPC, and not as Ray's head does: it is another process of Ray, say."""
 
 
 class NotANode(Exception):
@@ -90,6 +96,7 @@ def head_of_this_machine() -> str:
 
 def use_token_if_there() -> None:
     """As Ray does for `auto`: a token that the user has is used, unless RAY_AUTH_MODE says something else."""
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of a token that is used
     with suppress(ImportError):  # Ray before 2.52
         from ray._private.authentication import authentication_token_setup as setup
 
@@ -97,11 +104,16 @@ def use_token_if_there() -> None:
 
 
 def check_cluster(address: str) -> None:
-    """Raises, in Ray's words, if the cluster at `address` runs another Ray or Python or wants a token; NotANode.
+    """Raises, in Ray's words, if the cluster at `address` runs another Ray or Python or wants a token; NotAHead, NotANode.
 
     Blocks, for 40 s where something else listens (2.60).
     """
-    client = ray._raylet.GcsClient(address=address)  # type: ignore[attr-defined]
+    try:
+        client = ray._raylet.GcsClient(address=address)  # type: ignore[attr-defined]
+    except RpcError as error:
+        if error.rpc_code == _UNIMPLEMENTED:
+            raise NotAHead(address) from error
+        raise
     metadata = usage_lib.get_cluster_metadata(client)
     if metadata:
         ray_utils.check_version_info(metadata, "this machine")
@@ -111,6 +123,8 @@ def check_cluster(address: str) -> None:
         raise NotANode(address)
 
 
+# Of gRPC.
+_UNIMPLEMENTED = 12
 # `GcsNodeInfo.GcsNodeState.ALIVE` of Ray's protocol.
 _ALIVE = 0
 

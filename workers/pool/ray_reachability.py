@@ -23,6 +23,7 @@ _OTHERS = {
 }
 
 A_HEAD_LISTENS = "A Ray head listens on port 6379 unless told otherwise: RAY_ADDRESS=HOST:6379"
+START_OR_NAME = "Start Ray here with `ray start`, or name the head of the cluster: RAY_ADDRESS=HOST:6379"
 ON_A_NODE = (
     "Run the dispatcher on a node of that cluster with RAY_ADDRESS=auto; "
     "`ray start --address=HOST:6379 --num-cpus=0` makes this machine one"

@@ -418,3 +418,22 @@ def test_the_table_for_the_readme_lists_every_setting_with_its_default(tmp_path:
     assert "| `PARLEY_HTTP_PORT` | `9464` |" in run.stdout
     assert "| `PARLEY_HOME` | `~/.local/state/parley` |" in run.stdout
     assert "| `NATS_URL` |  |" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [
+        ({"RAY_ADDRESS": " auto\n"}, "auto"),
+        ({"RAY_ADDRESS": ""}, None),
+        ({"RAY_ADDRESS": "theirs:6379", "PARLEY_RAY_ADDRESS": ""}, None),
+        ({"RAY_ADDRESS": "theirs:6379", "PARLEY_RAY_ADDRESS": "local"}, "local"),
+        ({"RAY_ADDRESS": "theirs:6379", "PARLEY_RAY_ADDRESS": "auto"}, "auto"),
+    ],
+    ids=str,
+)
+def test_rays_variable_gives_way_to_ours(
+    given: dict[str, str], address: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert load().ray_address == address

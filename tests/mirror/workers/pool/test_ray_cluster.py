@@ -4,17 +4,24 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
+from parley.workers.pool import ray_cluster
+from parley.workers.pool.blocking_thread import BlockingThread
 from parley.workers.pool.pool import WorkerConfig
-from parley.workers.pool.ray_cluster import RayCluster
+from parley.workers.pool.ray_cluster import HEAD_REPLACED, RayCluster
 from parley.workers.pool.ray_errors import RayUnavailable
 from parley.workers.pool.ray_pool import RayPool
+from parley.workers.pool.ray_private import NotAHead, NotANode
+from parley.workers.pool.ray_reachability import A_HEAD_LISTENS, ON_A_NODE, START_OR_NAME
+from tests.mirror.workers.pool.test_ray_reachability import SETTINGS, server
 
 # A driver whose folder, which is also its working directory, is on its own import path, but behind everything else.
 DRIVER = """
@@ -90,3 +97,96 @@ async def test_a_bug_of_ours_stays_a_bug() -> None:
     with pytest.raises(KeyError):
         async with RayCluster(None, actors=1, actor_cpus=1).starting():
             raise KeyError("x")
+
+
+async def test_a_stale_note_of_rays_is_named_by_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        stale = f"127.0.0.1:{nobody.getsockname()[1]}"
+        monkeypatch.setattr(ray_cluster, "head_of_this_machine", lambda: stale)
+        cluster = RayCluster("auto", actors=1, actor_cpus=1)
+        with pytest.raises(RayUnavailable) as caught:
+            async with cluster.starting():
+                await cluster.start()
+    assert caught.value.address == f"{stale} (what `auto` finds on this machine)"
+    assert "nobody listens there" in caught.value.reason
+    assert caught.value.remedy == START_OR_NAME
+
+
+async def test_without_a_ray_on_this_machine_auto_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find() -> str:
+        raise ConnectionError("Could not find any running Ray instance. …")
+
+    monkeypatch.setattr(ray_cluster, "head_of_this_machine", find)
+    cluster = RayCluster("auto", actors=1, actor_cpus=1)
+    with pytest.raises(RayUnavailable, match=r"cannot use Ray at auto: no Ray runs on this machine\. Run"):
+        async with cluster.starting():
+            await cluster.start()
+
+
+@pytest.mark.parametrize(
+    ("answers", "problem"),
+    [
+        ("s-1", None),
+        ("s-2", HEAD_REPLACED),
+        (RuntimeError("Unauthenticated: WrongClusterID: Perhaps …"), HEAD_REPLACED),
+        (RuntimeError("UNAVAILABLE: failed to connect.\nmore"), "Ray's head: UNAVAILABLE: failed to connect"),
+        (None, "Ray's head at 127.0.0.1:{port} does not answer"),
+    ],
+    ids=["the same", "another session", "another cluster", "away", "silent"],
+)
+async def test_a_head_is_known_again_or_not(
+    answers: str | Exception | None, problem: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forever = threading.Event()
+
+    def ask() -> str:
+        if isinstance(answers, Exception):
+            raise answers
+        if answers is None:
+            forever.wait()
+        return str(answers)
+
+    monkeypatch.setattr(ray_cluster, "session_name", ask)
+    monkeypatch.setattr(ray_cluster, "ASK_SECONDS", 0.2)
+    cluster = RayCluster("auto", actors=1, actor_cpus=1)
+    async with server(SETTINGS) as address:
+        port = int(address.rpartition(":")[2])
+        cluster._head, cluster._session_name = ("127.0.0.1", port), "s-1"
+        found = await cluster.head_problem()
+    forever.set()
+    assert found == (problem and problem.format(port=port))
+
+
+class Elsewhere(BlockingThread):
+    """Asks the same question each time, and gets the same answer."""
+
+    def __init__(self, answer: Exception) -> None:
+        super().__init__("elsewhere")
+        self.answer = answer
+
+    async def run(self, call: Callable[[], object]) -> None:
+        raise self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "remedy"),
+    [
+        (NotAHead(), "what listens there speaks gRPC and is not Ray's head", A_HEAD_LISTENS),
+        (NotANode(), "this machine is not a node of that cluster", ON_A_NODE),
+        (TimeoutError(), "what listens there does not answer as Ray's head within 15 s", A_HEAD_LISTENS),
+    ],
+    ids=lambda answer: type(answer).__name__,
+)
+async def test_a_head_that_cannot_be_joined_is_told_with_its_remedy(
+    answer: Exception, reason: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_cluster, "NODE_SECONDS", 0.2)
+    async with server(SETTINGS) as address:
+        cluster = RayCluster(address, actors=1, actor_cpus=1)
+        monkeypatch.setattr(cluster, "_asking", Elsewhere(answer))
+        with pytest.raises(RayUnavailable) as caught:
+            async with cluster.starting():
+                await cluster.start()
+    assert caught.value.reason.startswith(reason)
+    assert caught.value.remedy == remedy

@@ -75,6 +75,17 @@ CASES: dict[str, tuple[BaseException, str, str]] = {
         ),
         "ValueError: no such thing", CHECK_ADDRESS,
     ),
+    "a dead actor": (
+        exceptions.RayActorError(
+            error_msg="The actor died unexpectedly before finishing this task.\n\tclass_name: A\n\tpid: 7\n"
+            "The actor is dead because its node has died."
+        ),
+        "The actor is dead because its node has died", CHECK_ADDRESS,
+    ),
+    "a dead actor, and no more": (
+        exceptions.RayActorError(error_msg="The actor died unexpectedly before finishing this task."),
+        "The actor died unexpectedly before finishing this task", CHECK_ADDRESS,
+    ),
     "several lines": (RuntimeError("Ray is not here.\nSee the docs."), "Ray is not here", CHECK_ADDRESS),
     "no words": (RuntimeError(), "RuntimeError()", CHECK_ADDRESS),
 }  # fmt: skip

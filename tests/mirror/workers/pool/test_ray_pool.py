@@ -4,14 +4,18 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Collection
 
 import pytest
 
 from parley.broker.core.messages import DeliberationCompleted
 from parley.workers.job_message import MAX_JOB_BYTES
+from parley.workers.pool import ray_pool as ray_pool_module
 from parley.workers.pool.job_book import RESEND_SECONDS
 from parley.workers.pool.ray_pool import RayPool
+from parley.workers.pool.ray_room import Lack
 from tests.harness import ACK_WAIT_SECONDS, ModelServer, Running, until
+from tests.mirror.workers.pool.test_actor_logs import CONFIG
 
 # With the last sign of life a third of `ack_wait` old, redelivery alone would not come before this.
 WITHOUT_GIVING_BACK_SECONDS = ACK_WAIT_SECONDS * 2 / 3
@@ -146,3 +150,34 @@ async def test_what_an_actor_logs_is_logged_here_with_its_time_and_level(
         assert (record.name, record.levelname) == ("parley.workers", "WARNING")
         assert record.getMessage() == f"{slot.name(pool._name)}: same words"
         assert before <= record.created <= after
+
+
+class CrowdedCluster:
+    """A cluster in which nothing finds a place."""
+
+    def __init__(self, found: Lack | None) -> None:
+        self.found = found
+
+    async def lack(self, unstarted: Collection[object]) -> Lack | None:
+        assert unstarted
+        return self.found
+
+
+@pytest.mark.parametrize("lasting", [True, False])
+async def test_a_pool_whose_actors_find_no_place_any_more_says_so(
+    lasting: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = RayPool(CONFIG, name="x", actors=1, address="auto")
+    cluster = CrowdedCluster(Lack("no CPUs are free", "Add some", lasting))
+    monkeypatch.setattr(pool, "_cluster", cluster)
+    assert pool.unready_reason == "no Ray actor is up"
+    await pool._look_for_room()
+    pool._actor_slots[0].starting = object()
+    await pool._look_for_room()
+    if not lasting:
+        assert pool.unready_reason == "no Ray actor is up", "its process may still be starting"
+        monkeypatch.setattr(ray_pool_module, "PROCESS_SECONDS", 0.0)
+        await pool._look_for_room()
+    await pool._look_for_room()
+    assert pool.unready_reason == "no Ray actor is up: no CPUs are free. Add some"
+    assert caplog.text.count("no new actor yet: no CPUs are free. Add some") == 1
