@@ -56,8 +56,8 @@ from parley.settings import Settings
 from parley.stream_keeper import OnLook, StreamKeeper
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.model_client import ModelClient
+from parley.workers.model.model_error import ModelError
 from parley.workers.model.readiness import ModelReadiness, find
-from parley.workers.model.responses import ModelError
 from parley.workers.pool import ray_reachability
 from parley.workers.pool.local_pool import LocalPool
 from parley.workers.pool.pool import Pool

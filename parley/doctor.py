@@ -23,9 +23,9 @@ from parley.settings import Settings
 from parley.workers import prompts
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.model_client import ModelClient
+from parley.workers.model.model_error import ModelError
 from parley.workers.model.model_list import ServedModel
 from parley.workers.model.readiness import ONE_TOKEN_SECONDS, generate, look_up
-from parley.workers.model.responses import ModelError
 from parley.workers.pool.ray_errors import RayUnavailable
 from parley.workers.pool.ray_reachability import check_form, check_head, is_local
 

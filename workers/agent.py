@@ -15,7 +15,7 @@ from parley.broker.core.timestamps import format_timestamp, parse_timestamp
 from parley.workers import prompts
 from parley.workers.model.endpoint_failover import FailoverClient
 from parley.workers.model.model_client import ChatRequest
-from parley.workers.model.responses import ModelError
+from parley.workers.model.model_error import ModelError
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,8 @@ class Agent:
                 tokens=completion.usage.completion_tokens,
             ),
             finish_reason=completion.finish_reason,
+            refused=completion.refused,
+            reasoning=completion.reasoning,
             usage=completion.usage,
             attempt=completion.attempts,
             queue_ms=_queue_ms(request, started),

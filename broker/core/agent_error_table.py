@@ -42,7 +42,7 @@ POLICIES: Mapping[ErrorType, ErrorPolicy] = {
         retry_note="with `Retry-After`: at another endpoint, or after it",
         signal=Signal.ALIVE, acts="operator: more capacity"),
     ErrorType.SERVER_ERROR: ErrorPolicy(
-        "HTTP 408, 409, 425 or 5xx, an error inside a stream, or an answer that vLLM aborted",
+        "HTTP 408, 409, 425 or 5xx, an error inside an answer, or an answer that the server gave up",
         retried=True, signal=Signal.AMBIGUOUS, acts="operator"),
     ErrorType.CONNECTION_FAILED: ErrorPolicy("no connection: refused, timed out, no such host, or no TLS",
         retried=True, retry_note="at the next endpoint", signal=Signal.DEAD, acts="operator"),
@@ -57,7 +57,7 @@ POLICIES: Mapping[ErrorType, ErrorPolicy] = {
     ErrorType.MALFORMED_ANSWER: ErrorPolicy(
         "the answer is not JSON, a web page say, has no choices, or is too large to pass on", retried=True,
         signal=Signal.ALIVE, acts="operator"),
-    ErrorType.CONTEXT_TOO_LONG: ErrorPolicy("HTTP 400: the prompt does not fit the model's context",
+    ErrorType.CONTEXT_TOO_LONG: ErrorPolicy("the prompt does not fit the model's context: by the error's code or words, or HTTP 413",
         retried=False, signal=Signal.ALIVE, acts="caller"),
     ErrorType.BAD_REQUEST: ErrorPolicy("another HTTP 4xx", retried=False, signal=Signal.ALIVE, acts="caller"),
     ErrorType.UNAUTHORIZED: ErrorPolicy("HTTP 401 or 403", retried=False, signal=Signal.ALIVE,

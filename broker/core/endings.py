@@ -132,6 +132,12 @@ def result_of(done: AgentCompleted) -> AgentResult:
         agent_id=done.agent_id,
         role=done.role,
         proposal=done.proposal,
+        finish_reason=done.finish_reason,
+        refused=done.refused,
+        reasoning=done.reasoning,
+        persona=done.persona,
+        usage=done.usage,
+        attempts=done.attempt,
         duration_ms=done.duration_ms,
         timestamp=done.timestamp,
     )

@@ -14,7 +14,8 @@ from parley.workers.job_message import Job
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_failover import FailoverClient
 from parley.workers.model.model_client import ChatRequest
-from parley.workers.model.responses import Completion, ModelError
+from parley.workers.model.model_error import ModelError
+from parley.workers.model.responses import Completion
 from parley.workers.pool.job_book import RESEND_SECONDS
 from parley.workers.pool.pool import WorkerPool
 from parley.workers.recent_cancels import Cancels

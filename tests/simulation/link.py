@@ -69,6 +69,8 @@ def label(subject: str, headers: Mapping[str, str], data: bytes) -> str:
 class Link:
     is_closed = False
     connected_url = None
+    # One server: there is no cluster to ask for a leader.
+    cluster = None
 
     def __init__(self, server: Server, owner: Owner | None, name: str) -> None:
         self.name = name

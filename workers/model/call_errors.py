@@ -8,9 +8,9 @@ import aiohttp
 import httpx
 
 from parley.broker.core.messages import ErrorType
-from parley.workers.model import responses
+from parley.workers.model import error_body
 from parley.workers.model.endpoint_address import Endpoint
-from parley.workers.model.responses import ModelError
+from parley.workers.model.model_error import ModelError
 from parley.workers.model.retry_after import retry_after
 from parley.workers.model.secret_masking import struck_out
 from parley.workers.model.server_access import AUTHORIZATION, ServerAccess
@@ -70,7 +70,7 @@ class CallErrors:
             return ModelError(ErrorType.CONNECTION_FAILED, _proxy_refuses(status), status=status)
         # Without secrets before it is cut: half a key must not stay at its end.
         clean = self._struck_out(endpoint, body.decode(errors="replace")).encode()
-        error = responses.refusal(status, None, clean)
+        error = error_body.refusal(status, clean)
         if is_web_page(body, response.headers.get("content-type", "")):
             error.message = f"HTTP {status} from the model server: a web page{page_title(clean)}"
         if status in _NOTHING_THERE and b"model" not in body.lower():
@@ -104,7 +104,7 @@ class CallErrors:
             case aiohttp.ConnectionTimeoutError() | aiohttp.InvalidURL():
                 return ModelError(failed, f"cannot connect to {endpoint}: {_reason(error)}")
             case aiohttp.ClientResponseError() as response:
-                text = " ".join(responses.error_text({"error": response.message}).split())
+                text = " ".join(error_body.error_text({"error": response.message}).split())
                 return ModelError(ErrorType.MALFORMED_ANSWER, f"{endpoint} does not answer in HTTP: {text}")
             case _:
                 return ModelError(

@@ -29,7 +29,8 @@ from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_breakers import EndpointBreakers
 from parley.workers.model.model_client import PROBE_MESSAGES, ChatRequest
-from parley.workers.model.responses import Completion, ModelError
+from parley.workers.model.model_error import ModelError
+from parley.workers.model.responses import Completion
 
 log = logging.getLogger("parley.workers")
 

@@ -11,8 +11,8 @@ import logging
 import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Self
@@ -30,11 +30,13 @@ from parley.workers.model.call_errors import CallErrors, is_lost, redirected, si
 from parley.workers.model.call_policy import CallTimeouts
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.large_answer_limit import wait_turn
+from parley.workers.model.model_error import ModelError
 from parley.workers.model.model_list import ServedModel, read_list
 from parley.workers.model.request_fields import FieldRules
-from parley.workers.model.responses import Completion, ModelError
+from parley.workers.model.responses import Completion
 from parley.workers.model.retry_after import retry_after
 from parley.workers.model.server_access import ServerAccess
+from parley.workers.model.stream_events import StreamAssembler
 from parley.workers.model.web_page import is_web_page
 
 log = logging.getLogger("parley.workers")
@@ -55,6 +57,8 @@ IDLE_SECONDS = 4.0
 # A connection that the server has closed already breaks within this. llama.cpp closes one after each streamed answer,
 # without saying so (PyPI xllamacpp, of October 2026): every second call failed that came right after another.
 STALE_SECONDS = 0.5
+# After its finish_reason, an answer's figures and `[DONE]` come at once, or never.
+AFTER_ANSWER_SECONDS = 1.0
 # A server that redirects more often sends a call in a circle.
 MAX_REDIRECTS = 3
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -368,15 +372,27 @@ async def _read(response: httpx.Response) -> bytes:
 
 
 async def _read_stream(response: httpx.Response, model: str) -> Completion:
-    answer = responses.StreamAssembler(model)
-    async for line in _lines(response):
-        if answer.add(line):
-            break
-        await wait_turn(answer.size)
+    answer = StreamAssembler(model)
+    async with aclosing(_lines(response)) as lines:
+        while (line := await _next_line(lines, answer.finished)) is not None:
+            if answer.add(line):
+                break
+            await wait_turn(answer.size)
     return answer.completion()
 
 
-async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
+async def _next_line(lines: AsyncGenerator[bytes], finished: bool) -> bytes | None:
+    """The next line; None after the last. Some servers leave the connection open after the answer."""
+    if not finished:
+        return await anext(lines, None)
+    try:
+        async with asyncio.timeout(AFTER_ANSWER_SECONDS):
+            return await anext(lines, None)
+    except TimeoutError:
+        return None
+
+
+async def _lines(response: httpx.Response) -> AsyncGenerator[bytes]:
     """Like httpx's `aiter_lines`, but the length of a line is bounded."""
     # The pieces of a line that is not complete.
     pieces: list[bytes] = []

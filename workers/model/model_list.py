@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from parley.broker.core.messages import ErrorType
-from parley.workers.model.responses import ModelError
+from parley.workers.model.model_error import ModelError
 
 # Where an entry has its name: OpenAI's, then Ollama's.
 _NAMES = ("id", "name", "model")

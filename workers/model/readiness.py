@@ -17,9 +17,9 @@ from parley.workers.model.breaker import BreakerState
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_breakers import MAX_PAUSE_SECONDS
 from parley.workers.model.model_client import PROBE_MESSAGES, ChatRequest, ModelClient
+from parley.workers.model.model_error import ModelError
 from parley.workers.model.model_list import ServedModel, match, shown
 from parley.workers.model.pool_endpoint_status import EndpointStatus
-from parley.workers.model.responses import ModelError
 
 log = logging.getLogger("parley.workers")
 

@@ -141,7 +141,14 @@ class AgentCompleted(Message):
     status: Literal["completed"] = Field("completed", description="Tells the two outcomes apart.")
     proposal: Proposal = Field(description="The answer.")
     finish_reason: str = Field(
-        description="Why the model stopped, in its server's words, such as `stop` or `length`."
+        description="Why the model stopped, in its server's words, such as `stop` or `length` (it was cut off)."
+    )
+    refused: bool = Field(
+        False, description="The model said that it will not answer; the answer is its words."
+    )
+    reasoning: str = Field(
+        "",
+        description="What the model thought before its answer, where its server tells; the last 16,384 characters.",
     )
     usage: Usage = Field(description="Tokens of the call.")
     attempt: Figure = Field(description="Model calls this outcome took, from 1.")

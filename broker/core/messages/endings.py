@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from parley.broker.core.errors import InvalidMessage
-from parley.broker.core.messages.agents import ErrorType, Proposal
+from parley.broker.core.messages.agents import ErrorType, Proposal, Usage
 from parley.broker.core.messages.base import Message, TaskId, describe
 from parley.broker.core.messages.null_fields import refused_for_null, without_nulls
 
@@ -16,6 +16,20 @@ class AgentResult(Message):
     agent_id: str = Field(description="The agent.")
     role: str = Field(description="Role of the agent.")
     proposal: Proposal = Field(description="The answer.")
+    finish_reason: str = Field(
+        "",
+        description="Why the model stopped, in its server's words: `stop`, or `length` for an answer cut off.",
+    )
+    refused: bool = Field(
+        False, description="The model said that it will not answer; the answer is its words."
+    )
+    reasoning: str = Field(
+        "",
+        description="What the model thought before its answer, where its server tells; at most 16,384 characters.",
+    )
+    persona: str | None = Field(None, description="The agent's persona, with `diversity`.")
+    usage: Usage = Field(Usage(), description="Tokens of the call that gave the answer.")
+    attempts: int = Field(1, description="Model calls that the answer took, from 1.")
     duration_ms: int = Field(description="From the start of this agent's work to its outcome.")
     timestamp: str = Field(description="When the outcome was known, RFC 3339.")
 

@@ -12,7 +12,8 @@ from parley.workers.model.call_policy import RetryPolicy
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_failover import FailoverClient
 from parley.workers.model.model_client import ChatRequest
-from parley.workers.model.responses import Completion, ModelError
+from parley.workers.model.model_error import ModelError
+from parley.workers.model.responses import Completion
 from tests.mirror.workers import work
 from tests.mirror.workers.model.scripted import DONE, START, THREE, Clock, ScriptedModel, trouble
 

@@ -133,6 +133,15 @@ def test_a_result_is_what_the_agent_said_word_for_word() -> None:
     outcomes: dict[str, AgentOutcome] = {ONE: answer(ONE, role="QA", duration_ms=77)}
     (result,) = compose(decided(State.COMPLETED, outcomes, agents=(ONE,)), outcomes).results
     assert result.proposal == answer(ONE).proposal
+    told = (
+        result.finish_reason,
+        result.refused,
+        result.reasoning,
+        result.persona,
+        result.usage,
+        result.attempts,
+    )
+    assert told == ("stop", False, "", None, Usage(), 1)
     assert (result.agent_id, result.role, result.duration_ms) == (ONE, "QA", 77)
     assert result.timestamp == "2025-11-22T08:26:40.500Z"
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from parley.broker.core.messages import ErrorType, Usage
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.model_client import PROBE_MESSAGES, ChatRequest
-from parley.workers.model.responses import Completion, ModelError
+from parley.workers.model.model_error import ModelError
+from parley.workers.model.responses import Completion
 
 START = 1_800_000_000.0
 THREE = tuple(Endpoint(f"http://gpu-{name}:8000") for name in "abc")

@@ -13,7 +13,7 @@ from parley.broker.core.agent_error_table import POLICIES, Signal
 from parley.broker.core.messages import ErrorType
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.model_client import ChatRequest, ModelClient
-from parley.workers.model.responses import ModelError
+from parley.workers.model.model_error import ModelError
 from parley.workers.model.server_access import ServerAccess
 from tests.rig.habit_server import Habit, HabitServer, Heard, Reply, answer, either, habit_server, refusal
 from tests.rig.own_authority import OwnAuthority

@@ -17,7 +17,8 @@ from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_breakers import MAX_PAUSE_SECONDS
 from parley.workers.model.endpoint_failover import TOO_LATE, FailoverClient, preference_order
 from parley.workers.model.model_client import PROBE_MESSAGES, ChatRequest, ModelClient
-from parley.workers.model.responses import Completion, ModelError
+from parley.workers.model.model_error import ModelError
+from parley.workers.model.responses import Completion
 from tests.harness import fresh, until
 from tests.mirror.workers.model.scripted import DONE, START, THREE, Clock, ScriptedModel, trouble
 from tests.rig.habit_server import Heard, Reply, habit_server, refusal

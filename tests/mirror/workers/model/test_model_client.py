@@ -20,8 +20,9 @@ from parley.workers.model import responses
 from parley.workers.model.call_policy import CallTimeouts
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.model_client import ChatRequest, ModelClient
+from parley.workers.model.model_error import MAX_ERROR_CHARACTERS, ModelError
 from parley.workers.model.model_list import ServedModel
-from parley.workers.model.responses import MAX_ANSWER_BYTES, MAX_ERROR_CHARACTERS, Completion, ModelError
+from parley.workers.model.responses import MAX_ANSWER_BYTES, Completion
 from parley.workers.simulator import DEFAULT_MODEL, FAULTS
 from tests.harness import ModelServer, model_server
 
@@ -341,7 +342,7 @@ async def test_a_server_that_closes_every_connection_is_asked_twice_and_no_more(
     "body",
     [
         b"", b"null", b"[]", b"{}", b'{"choices": []}', b'{"choices": 5}', b'{"choices": [null]}',
-        b'{"choices": [{"message": "hi"}]}', b'{"choices": [{"message": {}}]}', b"\xff\xfe", b"[" * 100_000,
+        b'{"choices": [{"message": "hi"}]}', b'{"choices": [{"message": {"content": 5}}]}', b"\xff\xfe", b"[" * 100_000,
         b'{"choices": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     ],
 )  # fmt: skip
@@ -350,7 +351,9 @@ async def test_an_answer_of_another_shape_is_malformed(body: bytes) -> None:
         assert (await refused(server.url)).error_type is ErrorType.MALFORMED_ANSWER
 
 
-@pytest.mark.parametrize("content", [None, "", " \n\t", 5, ["hi"]])
+@pytest.mark.parametrize(
+    "content", [None, "", " \n\t", [], {}, [{"type": "image_url", "image_url": {"url": "x"}}]]
+)
 async def test_an_answer_without_text_is_empty(content: object) -> None:
     body = json.dumps({"choices": [{"message": {"content": content}, "finish_reason": "stop"}]}).encode()
     async with canned(ok(body)) as server:
@@ -361,7 +364,7 @@ async def test_an_answer_without_text_is_empty(content: object) -> None:
     "line",
     [
         b"data: {\n\n", b"data: 5\n\n", b"data: \xff\xfe\n\n", event(choices=5), event(choices=[None]),
-        event(choices=[{"delta": "hi"}]), event(choices=[{"delta": {"content": ["hi"]}}]),
+        event(choices=[{"delta": "hi"}]), event(choices=[{"delta": {"content": 5}}]),
     ],
 )  # fmt: skip
 async def test_a_line_of_another_shape_makes_a_stream_malformed(line: bytes) -> None:
@@ -389,10 +392,31 @@ async def test_an_error_event_in_a_stream_is_an_error_even_after_text_and_before
         assert "engine died" in str(error)
 
 
-@pytest.mark.parametrize("end", [b"", b"data: [DONE]\n\n"], ids=["silence", "done"])
-async def test_a_stream_that_ends_before_its_answer_is_a_lost_connection(end: bytes) -> None:
+async def test_a_finished_answer_is_not_waited_on_though_its_connection_stays_open() -> None:
+    closed = asyncio.Event()
+
+    async def leave_open(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+        writer.write(event(choices=[{"delta": {"content": "42"}, "finish_reason": "stop"}]))
+        while await reader.read(1_024):  # until the client closes
+            pass
+        closed.set()
+        writer.close()
+
+    async with (
+        await asyncio.start_server(leave_open, "127.0.0.1", 0) as listener,
+        ModelClient(stream=True) as client,
+    ):
+        endpoint = Endpoint(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}")
+        answer = await client.complete(endpoint, ASK, seconds=60)
+        assert (answer.content, answer.finish_reason) == ("42", "stop")
+        await asyncio.wait_for(closed.wait(), 10)
+
+
+async def test_a_stream_that_ends_before_its_answer_is_a_lost_connection() -> None:
     async with canned(
-        ok(event(choices=[{"delta": {"content": "half an ans"}, "finish_reason": None}]) + end)
+        ok(event(choices=[{"delta": {"content": "half an ans"}, "finish_reason": None}]))
     ) as server:
         assert (await refused(server.url, stream=True)).error_type is ErrorType.CONNECTION_LOST
 
@@ -538,7 +562,7 @@ async def test_the_header_retry_after_is_read(header: str, seconds: float | None
         (302, ErrorType.MODEL_NOT_FOUND),
         (304, ErrorType.BAD_REQUEST),
         (403, ErrorType.UNAUTHORIZED),
-        (413, ErrorType.BAD_REQUEST),
+        (413, ErrorType.CONTEXT_TOO_LONG),
         (422, ErrorType.BAD_REQUEST),
         (502, ErrorType.SERVER_ERROR),
         (599, ErrorType.SERVER_ERROR),
@@ -557,7 +581,7 @@ async def test_a_status_says_who_must_act(status: int, kind: ErrorType) -> None:
         (b'{"detail": "Not Found"}', "Not Found"),
         (b"<h1>Bad Gateway</h1>", "<h1>Bad Gateway</h1>"),
         (b"", "(no text)"),
-        (b"[1]", "(no text)"),
+        (b"[1]", "1"),
         (b"\xff", "\N{REPLACEMENT CHARACTER}"),
     ],
 )

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from parley.broker.core.messages import ErrorType
+from parley.workers.model.model_error import ModelError
 from parley.workers.model.model_list import ServedModel, match, read_list, shown
-from parley.workers.model.responses import ModelError
 
 
 @pytest.mark.parametrize(

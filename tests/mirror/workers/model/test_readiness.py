@@ -12,9 +12,9 @@ from parley.workers.model import readiness
 from parley.workers.model.breaker import BreakerState
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.model_client import ModelClient
+from parley.workers.model.model_error import ModelError
 from parley.workers.model.pool_endpoint_status import EndpointStatus
 from parley.workers.model.readiness import ModelReadiness, find
-from parley.workers.model.responses import ModelError
 from parley.workers.simulator import DEFAULT_MODEL
 from tests.harness import ModelServer, model_server, until
 from tests.rig.habit_server import Habit, Heard, Reply, either, habit_server, refusal

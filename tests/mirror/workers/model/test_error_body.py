@@ -1,0 +1,160 @@
+"""What a server's error is: by its codes, then by its words; in a refusal and inside an answer."""
+
+import json
+from typing import Any
+
+import pytest
+
+from parley.broker.core.agent_error_table import Signal
+from parley.broker.core.messages import ErrorType
+from parley.workers.model.error_body import error_text, error_within, refusal
+from parley.workers.model.model_error import MAX_ERROR_CHARACTERS
+
+CONTEXT, BAD, LIMITED = ErrorType.CONTEXT_TOO_LONG, ErrorType.BAD_REQUEST, ErrorType.RATE_LIMITED
+SERVER, KEY, MODEL = ErrorType.SERVER_ERROR, ErrorType.UNAUTHORIZED, ErrorType.MODEL_NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ({"code": 429, "message": "slow down"}, LIMITED),
+        ({"code": "429", "message": "slow down"}, LIMITED),
+        ({"code": "rate_limit_exceeded"}, LIMITED),
+        ({"type": "rate_limit_error"}, LIMITED),
+        ({"type": "insufficient_quota", "code": "insufficient_quota"}, LIMITED),
+        ({"status": "RESOURCE_EXHAUSTED", "message": "quota"}, LIMITED),
+        ({"type": "tokens", "code": "rate_limit_exceeded"}, LIMITED),
+        ({"status": 503}, SERVER),
+        ({"type": "overloaded_error"}, SERVER),
+        ({"type": "InternalServerError"}, SERVER),
+        ({"code": 400, "type": "BadRequestError"}, BAD),
+        ({"type": "invalid_request_error", "param": "stop"}, BAD),
+        ({"status": "INVALID_ARGUMENT", "code": 400}, BAD),
+        ({"code": "content_filter", "status": 400}, BAD),
+        ({"code": 401}, KEY),
+        ({"code": "invalid_api_key"}, KEY),
+        ({"type": "permission_error"}, KEY),
+        ({"code": 404}, MODEL),
+        ({"code": "model_not_found"}, MODEL),
+        ({"code": "context_length_exceeded", "type": "invalid_request_error"}, CONTEXT),
+        ({"code": 400, "type": "exceed_context_size_error", "n_prompt_tokens": 9_000, "n_ctx": 4_096}, CONTEXT),
+        ({"code": 400, "message": "This model's maximum context length is 4096 tokens."}, CONTEXT),
+        ({"code": 413}, CONTEXT),
+        ({"message": "Provider returned error", "code": 502}, SERVER),
+        ({"code": 400, "message": "Provider returned error", "metadata": {"raw": "maximum context length"}}, CONTEXT),
+        ("engine died", SERVER),
+        (["engine died"], SERVER),
+        ([{"code": 429}], LIMITED),
+        ({"error": {"code": 429}}, LIMITED),
+        ({}, None),
+        (None, None),
+        ("", None),
+        ([], None),
+        (False, None),
+    ],
+)  # fmt: skip
+def test_an_error_inside_an_answer_counts_as_its_status_would(error: Any, kind: ErrorType | None) -> None:
+    found = error_within({"error": error, "choices": [{"message": {"content": "x"}}]})
+    assert (found.error_type if found is not None else None) == kind
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ({"object": "error", "message": "too many tokens", "code": 400}, CONTEXT),
+        ({"object": "error", "message": "no", "type": "NotFoundError", "code": 404}, MODEL),
+        ({"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}, SERVER),
+        ({"detail": "Not authenticated", "status": 401}, KEY),
+        ({"detail": [{"msg": "field required", "type": "missing"}]}, SERVER),
+        ({"message": "no healthy upstream", "code": 503}, SERVER),
+        ({"errors": [{"code": 429, "message": "no"}]}, LIMITED),
+        ({"choices": [], "usage": {}}, None),
+        ({"choices": [{}], "message": "a word beside the answer"}, None),
+    ],
+)
+def test_an_error_in_another_form(body: dict[str, Any], kind: ErrorType | None) -> None:
+    found = error_within(body)
+    assert (found.error_type if found is not None else None) == kind
+
+
+# (server, status, body): as they were seen in documentation and public bug reports.
+TOO_LONG: list[tuple[str, int, Any]] = [
+    ("vLLM", 400, "This model's maximum context length is 2048 tokens. However, you requested 2100 tokens"),
+    ("vLLM", 400, "The decoder prompt (length 9000) is longer than the maximum model length of 4096."),
+    ("vLLM", 400, ("'max_tokens' or 'max_completion_tokens' is too large: 500. This model's maximum context length is "
+        "2048 tokens and your request has 1900 input tokens (500 > 2048 - 1900).")),
+    ("SGLang", 400, "The input (9000 tokens) is longer than the model's context length (4096 tokens)."),
+    ("SGLang", 400, "Requested token count exceeds the model's maximum context length of 4096 tokens."),
+    ("TGI", 422, {"error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 9000",
+        "error_type": "validation"}),
+    ("TGI", 422, {"error": "Input validation error: `inputs` must have less than 4095 tokens. Given: 9000 (prompt is too "
+        "long)"}),
+    ("llama.cpp", 400, {"error": {"code": 400, "type": "exceed_context_size_error",
+        "message": "the request exceeds the available context size. try increasing the context size"}}),
+    ("llama.cpp", 500, "context size exceeded"),
+    ("Ollama", 500, "input length exceeds the context length"),
+    ("LM Studio", 400, ("Trying to keep the first 9000 tokens when context overflows. The model is loaded with context "
+        "length of only 4096 tokens")),
+    ("OpenAI", 400, {"error": {"code": "context_length_exceeded", "type": "invalid_request_error", "message": "no"}}),
+    ("OpenAI", 400, {"error": {"code": "string_above_max_length", "message": "Invalid 'messages[0].content'"}}),
+    ("Gemini", 400, [{"error": {"code": 400, "status": "INVALID_ARGUMENT",
+        "message": "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576)."}}]),
+    ("Mistral", 400, {"object": "error", "type": "invalid_request_message_order",
+        "message": "Prompt contains 40000 tokens, too large for model with 32768 maximum context length"}),
+    ("Groq", 413, "Request too large for model"),
+    ("Groq", 400, "Please reduce the length of the messages or completion."),
+    ("Anthropic", 400, {"type": "error", "error": {"type": "invalid_request_error",
+        "message": "prompt is too long: 210000 tokens > 200000 maximum"}}),
+    ("LiteLLM", 400, {"error": {"message": "litellm.ContextWindowExceededError: no", "code": "400"}}),
+    ("nginx", 413, b"<html>Request Entity Too Large</html>"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("server", "status", "body"), TOO_LONG)
+def test_a_prompt_that_is_too_long_is_told_in_many_words(server: str, status: int, body: Any) -> None:
+    message = {"error": {"message": body}} if isinstance(body, str) else body
+    error = refusal(status, message if isinstance(message, bytes) else json.dumps(message).encode())
+    assert error.error_type is CONTEXT, server
+    assert error.signal is Signal.ALIVE  # a caller's prompt opens no breaker
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "kind"),
+    [
+        (429, "Rate limit reached: maximum context length of your plan", LIMITED),
+        (401, "context length", KEY),
+        (404, "no model with this context length", MODEL),
+        (422, "temperature: Input should be less than or equal to 2", BAD),
+        (400, "max_tokens is too large: 9000. This model supports at most 4096 completion tokens", BAD),
+        (400, "Unrecognized request argument: context", BAD),
+        (400, "stop: at most 4 sequences", BAD),
+        (500, "CUDA out of memory", SERVER),
+        (503, "the queue is too long", SERVER),
+        (418, "", BAD),
+    ],
+)
+def test_other_refusals_keep_their_cause(status: int, text: str, kind: ErrorType) -> None:
+    assert refusal(status, json.dumps({"error": {"message": text}}).encode()).error_type is kind
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ({"error": {"message": "m"}}, "m"),
+        ({"error": "m"}, "m"),
+        ({"error": ["m"]}, "m"),
+        ([{"error": {"message": "m"}}], "m"),
+        ({"detail": "m"}, "m"),
+        ({"detail": [{"msg": "m"}]}, "m"),
+        ({"error": {"error": {"message": "m"}}}, "m"),
+        ({"error": {"kind": 5}}, '{"kind": 5}'),
+        ({"error": {"message": "half \ud83d a pair"}}, "half ? a pair"),
+    ],
+)
+def test_the_servers_words_are_found(answer: Any, text: str) -> None:
+    assert error_text(answer) == text
+
+
+def test_a_refusal_that_quotes_the_whole_prompt_is_cut_short() -> None:
+    error = refusal(400, json.dumps({"error": {"message": "prompt " * 10_000}}).encode())
+    assert len(str(error)) < MAX_ERROR_CHARACTERS + 100

@@ -1,0 +1,186 @@
+"""Putting the events of a stream together, without a server. The same over HTTP is in test_model_client.py."""
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parley.broker.core.messages import ErrorType, Usage
+from parley.workers.model.answer_text import MAX_REASONING_CHARACTERS
+from parley.workers.model.model_error import ModelError
+from parley.workers.model.responses import MAX_ANSWER_BYTES, Completion, completion
+from parley.workers.model.stream_events import StreamAssembler
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+WORDS = st.text(min_size=1).filter(lambda text: bool(text.strip()) and text.isprintable())
+
+
+def line(**fields: Any) -> bytes:
+    return b"data: " + json.dumps(fields).encode()
+
+
+def said(content: str | None = None, finish_reason: str | None = None) -> bytes:
+    return line(model="m", choices=[{"delta": {"content": content}, "finish_reason": finish_reason}])
+
+
+def assembled(lines: Sequence[bytes]) -> Completion:
+    answer = StreamAssembler("asked")
+    for each in lines:
+        if answer.add(each):
+            break
+    return answer.completion()
+
+
+@given(parts=st.lists(WORDS, min_size=1, max_size=8))
+def test_a_streamed_answer_equals_the_plain_one_however_it_is_cut_into_events(parts: list[str]) -> None:
+    content = "".join(parts)
+    body = {
+        "model": "m",
+        "choices": [{"message": {"content": content}, "finish_reason": "stop"}],
+        "usage": USAGE,
+    }
+    whole = completion(json.dumps(body).encode(), "asked")
+    assert whole == Completion(content, "stop", "m", Usage(**USAGE))
+    lines = [said(""), *map(said, parts), said(None, "stop"), line(choices=[], usage=USAGE), b"data: [DONE]"]
+    assert assembled(lines) == whole
+    assert assembled([each + b"\r" for line_ in lines for each in (b": comment", b"", line_)]) == whole
+
+
+def test_the_last_line_says_so() -> None:
+    answer = StreamAssembler("asked")
+    assert not answer.add(said("hi", "stop"))
+    assert answer.add(b"data: [DONE]")
+    assert answer.completion().content == "hi"
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind"),
+    [
+        ([], ErrorType.CONNECTION_LOST),
+        ([said("half an answer")], ErrorType.CONNECTION_LOST),
+        ([b"data: [DONE]"], ErrorType.CONNECTION_LOST),
+        ([said("half"), b"error: engine died"], ErrorType.SERVER_ERROR),
+        ([said("half"), b'error: {"code": 429, "message": "slow"}'], ErrorType.RATE_LIMITED),
+        ([said("half"), b"event: error", b'data: {"code": 500, "message": "died"}'], ErrorType.SERVER_ERROR),
+        ([said("half"), b"event: error", b"data: it died"], ErrorType.SERVER_ERROR),
+        ([said("half"), line(error="died")], ErrorType.SERVER_ERROR),
+        ([said("half"), line(error={"code": "context_length_exceeded"})], ErrorType.CONTEXT_TOO_LONG),
+        (
+            [line(choices=[{"error": {"code": 502, "message": "x"}, "finish_reason": "error"}])],
+            ErrorType.SERVER_ERROR,
+        ),
+        ([said("half", "error")], ErrorType.SERVER_ERROR),
+        ([b'{"error": {"code": 429}}'], ErrorType.RATE_LIMITED),
+        ([b"data: {", b"", said("x", "stop")], ErrorType.MALFORMED_ANSWER),
+        (
+            [line(choices=[{"delta": {"reasoning_content": "hm"}, "finish_reason": "length"}])],
+            ErrorType.EMPTY_ANSWER,
+        ),
+        ([said("half"), line(error={"message": "engine died"}), b"data: [DONE]"], ErrorType.SERVER_ERROR),
+        ([said("half", "abort")], ErrorType.SERVER_ERROR),
+        ([said(None, "stop")], ErrorType.EMPTY_ANSWER),
+        ([said(" \n", "length")], ErrorType.EMPTY_ANSWER),
+        ([b"data: {"], ErrorType.MALFORMED_ANSWER),
+        ([b"data: []"], ErrorType.MALFORMED_ANSWER),
+        ([line(choices=[{"delta": {"content": 7}}])], ErrorType.MALFORMED_ANSWER),
+        ([line(choices=["x"])], ErrorType.MALFORMED_ANSWER),
+        ([said("x" * (MAX_ANSWER_BYTES // 2))] * 3, ErrorType.MALFORMED_ANSWER),
+    ],
+)
+def test_a_stream_without_an_answer_is_an_error_of_its_kind(lines: Sequence[bytes], kind: ErrorType) -> None:
+    with pytest.raises(ModelError) as caught:
+        assembled(lines)
+    assert caught.value.error_type is kind
+    assert str(caught.value)
+
+
+FIRST, LAST = said("4"), said("2", "stop")
+ODD: list[tuple[str, Sequence[bytes]]] = [
+    ("[DONE] without finish_reason", [FIRST, said("2"), b"data: [DONE]"]),
+    ("no [DONE]", [FIRST, LAST]),
+    ("no blank lines", [FIRST, LAST, b"data: [DONE]"]),
+    ("no blank after the colon", [FIRST.replace(b"data: ", b"data:"), LAST.replace(b"data: ", b"data:")]),
+    ("two objects in one event", [FIRST, LAST, b"", b"data: [DONE]"]),
+    ("one object on two lines", [b'data: {"choices": [{"delta":', b'data: {"content": "42"}, "finish_reason": "stop"}]}', b""]),
+    ("empty data", [b"data:", b"", b"data: ", FIRST, b"data:", b"", LAST]),
+    ("comments, names, ids", [b": ping", b"event: message", b"id: 5", b"retry: 100", FIRST, b"", b":", LAST]),
+    ("CRLF and a byte order mark", [b"\xef\xbb\xbf" + FIRST + b"\r", b"\r", LAST + b"\r", b"\r"]),
+    ("second choices", [FIRST, line(choices=[{"index": 1, "delta": {"content": "NO"}, "finish_reason": "length"}]), LAST]),
+    ("two choices at once", [line(choices=[{"index": 0, "delta": {"content": "42"}, "finish_reason": "stop"}, {"index": 1, "delta": {"content": "NO"}}])]),
+    ("figures without choices", [FIRST, LAST, line(usage={"prompt_tokens": 1}), b"data: [DONE]"]),
+    ("choices null", [line(choices=None), FIRST, line(choices=[]), LAST]),
+    ("error null", [line(choices=[{"delta": {"content": "42"}, "finish_reason": "stop"}], error=None)]),
+    ("delta null", [line(choices=[{"delta": None}]), FIRST, LAST]),
+    ("the whole message at the end", [FIRST, said("2"), line(choices=[{"message": {"content": "42"}, "finish_reason": "stop"}])]),
+    ("only the whole message", [line(choices=[{"message": {"content": "42"}, "finish_reason": "stop"}])]),
+    ("text of the older API", [line(choices=[{"text": "42", "finish_reason": "stop"}])]),
+    ("content as parts", [line(choices=[{"delta": {"content": [{"type": "text", "text": "42"}]}, "finish_reason": "stop"}])]),
+    ("JSON instead of a stream", [b'{"choices": [{"message": {"content": "42"}, "finish_reason": "stop"}]}']),
+    ("JSON on several lines", [b"", b"{", b'"choices": [{"message": {"content": "42"}}]', b"}", b""]),
+    ("finish_reason before figures and a late blank", [FIRST, LAST, line(choices=[{"delta": {}, "finish_reason": None}])]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("habit", "lines"), ODD, ids=[habit for habit, _ in ODD])
+def test_a_stream_with_a_habit_is_an_answer(habit: str, lines: Sequence[bytes]) -> None:
+    assert assembled(lines).content == "42", habit
+
+
+def test_reasoning_is_kept_apart() -> None:
+    pieces = [line(choices=[{"delta": {"reasoning_content": word}}]) for word in ("hm, ", "yes")]
+    answer = assembled([*pieces, FIRST, LAST])
+    assert (answer.content, answer.reasoning) == ("42", "hm, yes")
+
+
+def test_endless_reasoning_is_bounded_and_its_end_is_kept() -> None:
+    piece = line(choices=[{"delta": {"reasoning": "x" * 10_000}}])
+    answer = assembled([piece] * 20 + [line(choices=[{"delta": {"reasoning": "END"}}]), FIRST, LAST])
+    assert len(answer.reasoning) == MAX_REASONING_CHARACTERS
+    assert answer.reasoning.endswith("END")
+    with pytest.raises(ModelError):
+        assembled([piece] * 1_000)
+
+
+def test_a_refusal_in_pieces_is_the_answer_and_told_as_one() -> None:
+    pieces = [
+        line(choices=[{"delta": {"refusal": word}, "finish_reason": end}])
+        for word, end in (("I ", None), ("won't.", "stop"))
+    ]
+    answer = assembled(pieces)
+    assert (answer.content, answer.refused) == ("I won't.", True)
+
+
+def test_a_finished_answer_needs_no_more_lines() -> None:
+    answer = StreamAssembler("asked")
+    answer.add(FIRST)
+    assert not answer.finished
+    answer.add(LAST)
+    assert answer.finished
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                b"data: {",
+                b"data:",
+                b"",
+                b"}",
+                b"data: }",
+                b'data: {"choices": [{}]}',
+                b"event: error",
+                b"error:",
+                b"{",
+                b"data: [DONE]",
+                b"data: 5",
+            ]
+        )
+    )
+)
+def test_any_lines_are_an_answer_or_a_model_error(lines: Sequence[bytes]) -> None:
+    with suppress(ModelError):
+        assembled(lines)

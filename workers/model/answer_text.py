@@ -1,0 +1,116 @@
+"""What an answer's message says: the answer, the reasoning before it, a refusal. Pure; the JSON is unchecked.
+
+Servers write a text as a string or as a list of parts. They put a model's reasoning into a field of its own
+(`reasoning_content`, `reasoning`), into a part (`thinking`), or leave it in the text, between `<think>` and `</think>`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# Reasoning is passed on up to this length, its end: that is where the answer comes from.
+MAX_REASONING_CHARACTERS = 16_384
+_REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+_TAGS = (
+    *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning", "seed:think")),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+)
+
+
+class NotText(ValueError):
+    """A message's content is neither a text nor a list of parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a message says. `refusal`: the model's words for that it will not answer, in a field of their own."""
+
+    content: str = ""
+    reasoning: str = ""
+    refusal: str = ""
+
+
+def said(message: Mapping[str, Any]) -> Said:
+    """What a message, or a piece of a streamed one, says. Raises NotText."""
+    content, reasoning, refusal = _parts(message.get("content"))
+    for name in _REASONING_FIELDS:
+        if isinstance(value := message.get(name), str) and value:
+            reasoning += value
+            break  # servers that changed the field's name send both
+    if isinstance(value := message.get("refusal"), str):
+        refusal += value
+    return Said(content, reasoning, refusal)
+
+
+def _parts(content: Any) -> tuple[str, str, str]:
+    """(content, reasoning, refusal)."""
+    if content is None or isinstance(content, str):
+        return content or "", "", ""
+    if isinstance(content, dict):
+        content = [content]
+    if not isinstance(content, list):
+        raise NotText
+    texts: dict[str, list[str]] = {"text": [], "thinking": [], "refusal": []}
+    for part in content:
+        kind, text = _part(part)
+        texts[kind].append(text)
+    return "".join(texts["text"]), "".join(texts["thinking"]), "".join(texts["refusal"])
+
+
+def _part(part: Any) -> tuple[str, str]:
+    if isinstance(part, str):
+        return "text", part
+    if not isinstance(part, dict):
+        raise NotText
+    kind = str(part.get("type") or "text")
+    if kind in ("thinking", "reasoning"):
+        inner = part.get("thinking") or part.get("reasoning") or part.get("text") or ""
+        # Mistral's: a list of text parts.
+        return "thinking", _parts(inner)[0]
+    if kind == "refusal":
+        return "refusal", _text(part.get("refusal"))
+    return "text", _text(part.get("text"))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        value = value.get("value")  # OpenAI's assistants: {"text": {"value": …}}
+    if value is None:
+        return ""  # an image, a tool call
+    if not isinstance(value, str):
+        raise NotText
+    return value
+
+
+def without_thinking(content: str) -> tuple[str, str]:
+    """(answer, reasoning) of a text that may begin with the model's reasoning.
+
+    A chat template may have written the opening tag into the prompt: then only the closing one is here, on a line of
+    its own. Reasoning that the model did not finish has no answer after it.
+    """
+    start = content.lstrip()
+    for opening, closing in _TAGS:
+        if start.startswith(opening):
+            reasoning, _, answer = start[len(opening) :].partition(closing)
+            return answer.lstrip(), reasoning.strip()
+    for opening, closing in _TAGS:
+        place = content.find(closing)
+        if place >= 0 and opening not in content[:place] and _alone(content, place, len(closing)):
+            return content[place + len(closing) :].lstrip(), content[:place].strip()
+    return content, ""
+
+
+def _alone(content: str, place: int, length: int) -> bool:
+    """Whether nothing else is on the line of the tag at `place`."""
+    before = content[content.rfind("\n", 0, place) + 1 : place]
+    end = content.find("\n", place)
+    after = content[place + length : end if end >= 0 else len(content)]
+    return not before.strip() and not after.strip()
+
+
+def shortened(reasoning: str) -> str:
+    """The end of the reasoning, with a mark where something is left out."""
+    if len(reasoning) <= MAX_REASONING_CHARACTERS:
+        return reasoning
+    return f"…{reasoning[1 - MAX_REASONING_CHARACTERS :]}"

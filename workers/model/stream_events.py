@@ -1,0 +1,173 @@
+"""Puts the server-sent events of a streamed answer together to one completion. Pure: lines in, an answer out.
+
+Beside the standard it takes what servers do: two objects in one event, an `error:` line, one JSON body instead of a
+stream, no `[DONE]`, no finish_reason, a whole message in place of a piece.
+"""
+
+import json
+from typing import Any
+
+from parley.broker.core.messages import ErrorType, Usage
+from parley.workers.model.answer_text import MAX_REASONING_CHARACTERS, NotText, Said, said
+from parley.workers.model.error_body import error_within
+from parley.workers.model.model_error import ModelError
+from parley.workers.model.responses import Completion, check_size, checked, completion, malformed, usage_of
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class StreamAssembler:
+    """An error event is an error, even after HTTP 200 and before `[DONE]`.
+
+    `model`: as requested, for a server that does not name it.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._asked_model = model
+        # The pieces so far: of the answer, of the reasoning before it (its end only), of a refusal. Their bytes.
+        self._content: list[str] = []
+        self._reasoning = ""
+        self._refusal: list[str] = []
+        self._size = 0
+        # The latest that the server sent of each. Any: unchecked JSON.
+        self._finish_reason: Any = None
+        self._model: Any = model
+        self._usage = Usage()
+        # Data lines of an event that is not complete, and the event's name.
+        self._data: list[bytes] = []
+        self._event = b""
+        # The lines of a body that is no stream.
+        self._body: list[bytes] = []
+        self._begun = self._done = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of what was kept so far."""
+        return self._size
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is complete, and only figures may follow."""
+        return self._finish_reason is not None
+
+    def add(self, line: bytes) -> bool:
+        """Read one line of the stream. True if it was the last. Raises ModelError."""
+        line = line.rstrip(b"\r")
+        if not self._begun:
+            line = line.removeprefix(_BOM)
+            if not line.strip():
+                return False
+            self._begun = True
+            if line.lstrip()[:1] in (b"{", b"["):
+                self._body.append(b"")
+        if self._body:
+            self._body.append(line)
+            self._grow(len(line))
+            return False
+        return self._field(line)
+
+    def completion(self) -> Completion:
+        """The answer, after the last line. Raises ModelError if it is incomplete."""
+        if self._body:
+            return completion(b"\n".join(self._body), self._asked_model)
+        if any(self._data):
+            raise malformed("the answer is not JSON")
+        if self._finish_reason is None and not self._done:
+            raise ModelError(ErrorType.CONNECTION_LOST, "the stream ended before the answer did")
+        all_said = Said("".join(self._content), self._reasoning, "".join(self._refusal))
+        if self._finish_reason is None and all_said == Said():
+            raise ModelError(ErrorType.CONNECTION_LOST, "the stream ended before the answer began")
+        return checked(all_said, self._finish_reason, self._model, self._usage)
+
+    def _field(self, line: bytes) -> bool:
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        match name:
+            case b"":
+                # A blank line ends an event; a comment has no name either.
+                if not line:
+                    self._event = b""
+                    if self._data:
+                        raise malformed("the answer is not JSON")
+            case b"event":
+                self._event = value.strip()
+            case b"error":
+                self._raise_error(value)
+            case b"data":
+                return self._add_data(value)
+        return False
+
+    def _add_data(self, value: bytes) -> bool:
+        value = value.strip()
+        if value == b"[DONE]" and not self._data:
+            self._done = True
+            return True
+        if not value and not self._data:
+            return False  # kept alive
+        self._data.append(value)
+        self._grow(len(value) if len(self._data) > 1 else 0)
+        if self._event == b"error":
+            self._raise_error(b"\n".join(self._data))
+        event = _json(b"\n".join(self._data))
+        if event is None:
+            return False  # the rest may be on the next line
+        self._data.clear()
+        self._add_event(event)
+        return False
+
+    def _add_event(self, event: Any) -> None:
+        if isinstance(event, list) and len(event) == 1:
+            event = event[0]
+        if not isinstance(event, dict):
+            raise malformed("the answer is not a JSON object")
+        if (error := error_within(event)) is not None:
+            raise error
+        self._model = event.get("model") or self._model
+        self._usage = usage_of(event) if event.get("usage") else self._usage
+        choices = event.get("choices") or ()
+        if not isinstance(choices, list | tuple) or not all(isinstance(choice, dict) for choice in choices):
+            raise malformed("a line of the stream has no choices[].delta.content")
+        for choice in choices:
+            if not choice.get("index"):  # others were not asked for
+                self._add_choice(choice)
+
+    def _add_choice(self, choice: dict[str, Any]) -> None:
+        if isinstance(choice.get("error"), dict) and (error := error_within(choice)) is not None:
+            raise error
+        piece = choice.get("delta")
+        if piece is None:
+            # The whole message at the end repeats the pieces.
+            piece = {} if self._size else choice.get("message") or {"content": choice.get("text")}
+        try:
+            new = said(piece)
+        except (NotText, AttributeError) as error:
+            raise malformed("a line of the stream has no choices[].delta.content") from error
+        if new.content:  # a server may send empty ones without end
+            self._content.append(new.content)
+        if new.refusal:
+            self._refusal.append(new.refusal)
+        if new.reasoning:
+            self._reasoning = (self._reasoning + new.reasoning)[-MAX_REASONING_CHARACTERS - 1 :]
+        self._grow(
+            sum(len(text.encode(errors="replace")) for text in (new.content, new.refusal, new.reasoning))
+        )
+        self._finish_reason = choice.get("finish_reason") or self._finish_reason
+
+    def _grow(self, size: int) -> None:
+        self._size += size
+        check_size(self._size)
+
+    def _raise_error(self, data: bytes) -> None:
+        event = _json(data)
+        said_so = event if isinstance(event, dict) else {"error": event or data.decode(errors="replace")}
+        error = error_within(said_so) or error_within({"error": said_so or "(no text)"})
+        assert error is not None, "it has an `error`"
+        raise error
+
+
+def _json(data: bytes) -> Any:
+    """None if it is not complete, or no JSON."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
