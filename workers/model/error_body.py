@@ -55,7 +55,10 @@ _CONTEXT_WORDS = re.compile(
     re.IGNORECASE,
 )
 # The answer's length is the caller's `max_tokens`, not the prompt.
-_ABOUT_THE_ANSWER = re.compile(r"at most \d+ completion", re.IGNORECASE)
+_ABOUT_THE_ANSWER = re.compile(
+    r"at most \d+ completion|max_(completion_)?tokens\b[^.]{0,20} cannot be (greater|larger|more) than",
+    re.IGNORECASE,
+)
 _NUMBER = re.compile(r"\s*[0-9]{3}\s*")
 # How much of an error is searched for words.
 _SEARCHED_CHARACTERS = 4_096

@@ -126,6 +126,7 @@ def test_a_prompt_that_is_too_long_is_told_in_many_words(server: str, status: in
         (404, "no model with this context length", MODEL),
         (422, "temperature: Input should be less than or equal to 2", BAD),
         (400, "max_tokens is too large: 9000. This model supports at most 4096 completion tokens", BAD),
+        (400, "max_tokens=9000 cannot be greater than max_model_len=max_total_tokens=2048.", BAD),
         (400, "Unrecognized request argument: context", BAD),
         (400, "stop: at most 4 sequences", BAD),
         (500, "CUDA out of memory", SERVER),
