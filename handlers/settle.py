@@ -34,7 +34,7 @@ LAST_RETRY_SECONDS = 30.0
 # Seconds before a retry when NATS was unavailable. It does not grow: the message may be a deadline.
 AWAY_RETRY_SECONDS = 0.5
 # Seconds before the same trouble with NATS is logged again.
-TELL_AGAIN_SECONDS = 10.0
+TELL_AGAIN_SECONDS = 60.0
 # The shortest retry that a handler can ask for: a clock that is a little off must not make a tight loop.
 SHORTEST_RETRY_SECONDS = 0.01
 # From here on a message takes its turn. A smaller one is read in a few milliseconds, whatever is in it.
@@ -154,6 +154,8 @@ class Settler:
         """Log why NATS cannot be used: once for all messages that meet it, and again now and then."""
         if isinstance(error, StoreFull):
             return  # logged by whoever published
+        if not self._jetstream.connected:
+            return  # the connection has said so
         text, now = str(error), asyncio.get_running_loop().time()
         if text != self._told or now - self._told_at >= TELL_AGAIN_SECONDS:
             self._told, self._told_at = text, now

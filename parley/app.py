@@ -21,9 +21,10 @@ from parley.broker.core.timestamps import format_timestamp
 from parley.broker.core.url_masking import masked
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import check_server, close, connect, connect_options
+from parley.broker.jetstream.full_streams import FullStreams
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.poison_messages import Suspects
-from parley.broker.jetstream.provision import Extent, provision
+from parley.broker.jetstream.provision import provision
 from parley.broker.jetstream.store_probe import StoreProbe
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.aggregate import Aggregate
@@ -51,6 +52,7 @@ from parley.monitoring import asyncapi, http
 from parley.monitoring.check_runner import Check
 from parley.monitoring.metrics import Metrics
 from parley.process_report import ProcessReport, process_name
+from parley.readiness_checks import readiness_checks
 from parley.rights_check import RightsCheck
 from parley.settings import Settings
 from parley.stream_keeper import OnLook, StreamKeeper
@@ -118,7 +120,11 @@ async def service(
         readiness = await opened(_readiness(settings, model, pool)) if pool is not None else None
         probe = StoreProbe(jetstream) if {Part.INTAKE, Part.AGGREGATE} & set(parts) else None
         rights = RightsCheck(settings, jetstream, frozenset(parts))
-        checks = {**_checks(settings, jetstream, pool, readiness, probe), "rights": rights.problem}
+        full = FullStreams()
+        checks = readiness_checks(
+            settings, jetstream, pool=pool, models=readiness, rights=rights,
+            refusal=lambda: (probe and probe.refusal) or full.problem,
+        )  # fmt: skip
         report = ProcessReport(
             parts=parts,
             version=VERSION,
@@ -138,7 +144,7 @@ async def service(
             metrics.watch_pool(lambda: pool.slots, lambda: pool.busy)
             metrics.watch_breakers(lambda: pool.endpoint_statuses)
         on_loss = recover.sweep if Part.AGGREGATE in parts else None
-        keeper = StreamKeeper(jetstream, settings.wanted, on_loss=on_loss, on_look=looks)
+        keeper = StreamKeeper(jetstream, settings.wanted, on_loss=on_loss, on_look=[full.on_look, *looks])
         url = await opened(_http_server(settings, jetstream, metrics, pool, checks, keeper))
         await start(broker, nc, nats_url)
         stack.enter_context(rights.watching())
@@ -330,36 +336,6 @@ def _handlers(
         handlers = replace(handlers, query=answers)
     watch = DeadlineWatch(jetstream, effects, lost)
     return handlers, DeadlineRecovery(jetstream, effects, watch), old, looks
-
-
-def _checks(
-    settings: Settings,
-    jetstream: JetStream,
-    pool: Pool | None,
-    ready: ModelReadiness | None,
-    probe: StoreProbe | None,
-) -> dict[str, Check]:
-    """Why this process cannot do its work, by what is at fault."""
-
-    async def connected() -> str | None:
-        return None if jetstream.connected else "not connected"
-
-    async def streams() -> str | None:
-        if not jetstream.connected:
-            return "cannot be asked for"
-        missing = await provision(jetstream.js, settings.wanted, extent=Extent.LOOK)
-        return f"missing: {', '.join(missing)}" if missing else None
-
-    async def store() -> str | None:
-        return probe.refusal if probe is not None else None
-
-    async def slots() -> str | None:
-        return pool.unready_reason if pool is not None else None
-
-    checks: dict[str, Check] = {"nats": connected, "streams": streams, "store": store, "pool": slots}
-    if ready is not None:
-        checks["models"] = ready.unready_reason
-    return checks
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from datetime import datetime
 
 import nats.errors
 
-from parley.broker.core.errors import TopologyMismatch
+from parley.broker.core.errors import BrokerUnavailable, TopologyMismatch
 from parley.broker.jetstream.connection import reason
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.provision import Extent, Findings, Wanted, examine, provision
@@ -70,7 +70,12 @@ class StreamKeeper:
             except nats.errors.ConnectionClosedError:
                 return
             reconnects = connection.reconnects
-            await self.look()
+            try:
+                await self.look()
+            except BrokerUnavailable:
+                if connection.is_connected:
+                    raise
+                continue  # NATS is away, and the log says so
             with suppress(TimeoutError):
                 async with asyncio.timeout(CHECK_SECONDS):
                     await connection.wait_reconnected(reconnects)

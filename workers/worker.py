@@ -49,7 +49,7 @@ log = logging.getLogger("parley.workers")
 STORE_RETRY_SECONDS = 60.0
 STORE_RETRY_WAIT_SECONDS = 0.5
 # Before it is logged again that this does not work.
-TELL_AGAIN_SECONDS = 10.0
+TELL_AGAIN_SECONDS = 60.0
 # Between two tries to read the tallies after a reconnect.
 CATCH_UP_SECONDS = 1.0
 # A job that fails through a bug of ours is delivered again after this, not at once.
@@ -299,6 +299,8 @@ class Worker:
     def _tell(self, what: str, error: BrokerUnavailable) -> None:
         """Log it once for all jobs that meet it, and again now and then: each tries twice a second."""
         now = asyncio.get_running_loop().time()
+        if not self.wire.connected:
+            return  # the connection has said so
         if now - self._told.get(what, -TELL_AGAIN_SECONDS) >= TELL_AGAIN_SECONDS:
             self._told[what] = now
             log.warning("%s: %s", what, error)
@@ -337,6 +339,7 @@ class Worker:
         """Ask the tallies after each reconnect which calls are wanted: cancels broadcast meanwhile were not heard."""
         while True:
             self._reconnects = await self.wire.nc.wait_reconnected(self._reconnects)
+            self._told.clear()  # another absence is told again
             while not await self._stop_ended():  # noqa: ASYNC110  # JetStream has no event for being ready
                 await asyncio.sleep(CATCH_UP_SECONDS)
 
@@ -352,6 +355,6 @@ class Worker:
                     cancel = AgentCancel(task_id=task_id, reason="ended while NATS was away")
                     self._stop(self._cancels.note(cancel))
         except BrokerUnavailable as error:  # connected, but JetStream is not ready
-            log.warning("not known yet which calls are still wanted: %s", error)
+            self._tell("not known yet which calls are still wanted", error)
             return False
         return True

@@ -103,6 +103,8 @@ def reason(error: BaseException) -> str:
     """What an operator should read instead of nats-py's error."""
     if "authorization" in str(error).lower():
         return "its token or password is missing from the URL, or wrong (nats://TOKEN@host:port)"
+    if isinstance(error, nats.js.errors.ServiceUnavailableError) and error.err_code is None:
+        return "its JetStream is switched off, or starting"  # nobody listens to JetStream's questions
     said = str(error) or type(error).__name__
     return limit_reached(said) or said
 

@@ -22,6 +22,7 @@ from nats.js.errors import APIError, NotFoundError
 from parley.broker.core.errors import TopologyMismatch, TopologyRefused
 from parley.broker.core.messages import MAX_TIMEOUT_SECONDS
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.connection import reason
 from parley.broker.jetstream.consumer_limits import add_consumer, raise_limit
 from parley.broker.jetstream.nats_client import NotAllowed
 from parley.broker.jetstream.provision_errors import NAME_IN_USE, NO_STORAGE, STORE_FAILED, refused
@@ -151,7 +152,7 @@ async def _looked_at(js: JetStreamContext) -> Findings:
         return await examine(js)
     except (nats.errors.Error, TimeoutError) as error:
         lacking = told_no_quorum(error)
-        why = "NATS does not answer" if isinstance(error, TimeoutError) else lacking or str(error)
+        why = "NATS does not answer" if isinstance(error, TimeoutError) else reason(error)
         if lacking is not None:
             why = f"NATS has no quorum: {lacking}; start the servers of its cluster that are down"
         raise TopologyRefused([f"streams and consumers: cannot be looked at: {why}"]) from error
