@@ -214,8 +214,8 @@ class NatsClient(MendedClient):
     # ── the log: nats-py itself prints a traceback at each attempt to reconnect ───────────────────────────────────
 
     def _log_lost(self) -> None:
-        self._is_lost = True
-        if self.is_closed:  # closed on purpose
+        was_lost, self._is_lost = self._is_lost, True
+        if self.is_closed or was_lost:  # closed on purpose; or lost again before it was back
             return
         self.losses += 1
         log.log(self._level, "the connection to NATS is lost; trying to reconnect")

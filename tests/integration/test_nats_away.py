@@ -11,13 +11,14 @@ import aiohttp
 import pytest
 
 from parley.broker.jetstream.embedded import config, executable
+from parley.client import connect as connect_client
 from tests.harness import ModelServer, until
 from tests.rig.child import Child, answers, child, listens, module, started
 from tests.rig.proc import free_port
 from tests.rig.service import plain_environment
 
 LOST, BACK = "the connection to NATS is lost", "the connection to NATS is back"
-AWAY_SECONDS = 6.0  # some attempts to reconnect
+AWAY_SECONDS = 3.5  # some attempts to reconnect, and less than `ask` waits for NATS
 
 
 @dataclass
@@ -71,24 +72,29 @@ async def test_an_absence_is_a_line_each_way_and_counts(
     sig: signal.Signals, model: ModelServer, tmp_path: Path
 ) -> None:
     await model.behave(latency_ms=3_000)
-    async with serving(tmp_path, model) as (nats, service, url, environment):
+    async with (
+        serving(tmp_path, model) as (nats, service, url, environment),
+        connect_client(environment["NATS_URL"]) as client,
+    ):
         command = module("parley", "ask", "why?", "--agents", "2", "--timeout", "60", "--json")
         ask = await started(command, tmp_path / "ask.log", environment)
-        await model.runs(2)
+        asked = await client.submit("why?", agents=2, timeout_seconds=60)
+        await model.runs(4)
         await nats.stop(sig)
         await until(lambda: LOST in service.log.read_text(), "the loss is told")
         assert "parley_nats_connected 0.0" in await text(f"{url}/metrics")
         await asyncio.sleep(AWAY_SECONDS)
         await nats.start()
         await until(lambda: BACK in service.log.read_text(), "the return is told")
+        assert (await client.ending(asked)).successful_responses == 2
         assert await asyncio.wait_for(ask.process.wait(), 60) == 0
         metrics = await text(f"{url}/metrics")
         assert "parley_nats_connected 1.0" in metrics
         assert "parley_nats_connection_losses_total 1.0" in metrics
-        for process in (service, ask):
-            log = process.log.read_text()
-            assert (log.count(LOST), log.count(BACK)) == (1, 1), log
-            assert "Traceback" not in log
+        log = service.log.read_text()
+        assert (log.count(LOST), log.count(BACK)) == (1, 1), log
+        assert "Traceback" not in log + ask.log.read_text()
+        assert ask.log.read_text().count(LOST) == 1, ask.log.read_text()
         warnings = [line for line in service.log.read_text().splitlines() if " INFO " not in line]
         assert len(warnings) == 2, warnings
     await model.behave()
