@@ -30,7 +30,9 @@ from parley.workers.pool.ray_errors import RayUnavailable
 from parley.workers.pool.ray_reachability import check_form, check_head, is_local
 
 # A server with such a list may serve a model all the same.
-_LIST_IS_NO_USE = frozenset({ErrorType.MODEL_NOT_FOUND, ErrorType.MALFORMED_ANSWER})
+_LIST_IS_NO_USE = frozenset(
+    {ErrorType.MODEL_NOT_FOUND, ErrorType.MALFORMED_ANSWER, ErrorType.SERVER_ERROR, ErrorType.BAD_REQUEST}
+)
 
 
 @dataclass(frozen=True, slots=True)

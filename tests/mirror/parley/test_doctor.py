@@ -245,6 +245,7 @@ async def test_a_token_outweighs_the_list(status: int, body: object, words: str)
         (404, {"detail": "Not Found"}, "HTTP 404"),
         (200, {"data": [{"id": "openai/*"}]}, "it lists only openai/*"),
         (200, {"object": "list"}, "lists no models"),
+        (500, b"Internal Server Error", "HTTP 500"),  # `transformers serve` with a folder as its model
     ],
 )
 async def test_without_a_model_and_a_list_the_setting_is_named(status: int, body: object, words: str) -> None:
