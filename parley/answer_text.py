@@ -56,7 +56,7 @@ def folded(text: Text, width: int, console: Console) -> Text:
     Those are lines of code and tables, which breaks would spoil, and letters without a width of their own, at which
     Rich (15.0) drops letters or divides by zero.
     """
-    if width < NARROW:
+    if width < NARROW or console.is_dumb_terminal:
         return text
     lines: list[Text] = []
     fence = ""

@@ -1,4 +1,4 @@
-"""The flags of `parley ask`, for errors that name what was typed rather than the argument in Python. Pure."""
+"""The flags of `parley ask` and `cancel`, for errors that name what was typed rather than the argument in Python. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ FLAGS: Mapping[str, str] = {
     "agents": "--agents",
     "finish_early": "--finish-early",
     "min_responses": "--min-responses",
+    "reason": "--reason",
     "requirements": "--requirement",
     "role": "--role",
     "rubric": "--rubric",

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from parley.broker.core.errors import SettingsError, Unavailable
+from parley.broker.core.errors import InvalidMessage, SettingsError, Unavailable
 from parley.broker.core.messages import DeliberationStatus, Ending
 from parley.broker.core.printable import safe_json
 from parley.broker.core.tally import Tally
@@ -25,6 +25,7 @@ from parley.cli_common import (
     print_error,
     with_client,
 )
+from parley.cli_flags import in_flags
 from parley.client import ENDED, Client
 from parley.display import STATUS_WORDS, STATUSES, show_list, show_result
 from parley.following import follow
@@ -134,7 +135,10 @@ def cancel(
         if status.status in ENDED:
             print_error(f"{task_id} has ended already: {status.status}")
             return FAILED
-        await client.cancel(task_id, reason)
+        try:
+            await client.cancel(task_id, reason)
+        except InvalidMessage as error:
+            raise InvalidMessage([in_flags(problem) for problem in error.problems]) from None
         out.print(f"asked to stop {task_id}", markup=False, highlight=False)
         return OK
 
@@ -183,7 +187,9 @@ def list_(
 
 
 def _row(tally: Tally, question: str | None) -> dict[str, Any]:
-    return {**tally.model_dump(mode="json"), "status": STATUS_WORDS[tally.state], "question": question}
+    # A tally's own `question` is a digest.
+    words = {"status": STATUS_WORDS[tally.state], "question": question, "question_digest": tally.question}
+    return {**tally.model_dump(mode="json"), **words}
 
 
 def _instant(since: str) -> float:

@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 import nats.errors
 from nats.aio.msg import Msg
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 
 from parley.broker.core import errors, headers_and_ids, messages
 from parley.broker.core.backoff import backoff
@@ -38,7 +38,7 @@ from parley.broker.jetstream.ending_check import ending_of
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.broker.jetstream.object_store import get_object
 from parley.find_nats import find_nats
-from parley.request_arguments import Asking, compose
+from parley.request_arguments import Asking, compose, in_arguments
 from parley.service_processes import running_processes
 from parley.stored_questions import read_questions
 
@@ -99,7 +99,13 @@ class Submitted:
 
 
 def _encoded(kind: type[messages.Message], **fields: str | None) -> bytes:
-    return decode(kind, to_json(fields)).encode()
+    try:
+        return decode(kind, to_json(fields)).encode()
+    except InvalidMessage as error:
+        problems = [in_arguments(problem) for problem in error.problems]
+    except PydanticSerializationError:
+        problems = [f"{', '.join(fields)}: not UTF-8 text"]
+    raise InvalidMessage(problems)
 
 
 @asynccontextmanager

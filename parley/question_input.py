@@ -27,10 +27,10 @@ def read_question(argument: str | None, file: str | None) -> str:
     if file is not None and file != "-":
         return _from_file(Path(file))
     if sys.stdin is None or (argument is None and file is None and sys.stdin.isatty()):
-        raise typer.BadParameter("Missing argument 'QUESTION': a text, - for standard input, or --file FILE")
+        raise typer.BadParameter("no question; give a text, - for standard input, or --file FILE")
     body = sys.stdin.buffer.read(MAX_READ_BYTES + 1)
     if not body.strip():
-        raise typer.BadParameter("Missing argument 'QUESTION': standard input is empty")
+        raise typer.BadParameter("no question; standard input is empty")
     return _text(body, "the question on standard input")
 
 

@@ -64,6 +64,15 @@ class Shell:
                 process.kill()
                 await process.wait()
 
+    async def given(self, stdin: bytes, *arguments: str | bytes, **environment: str) -> Ran:
+        """With this on its standard input."""
+        process = await asyncio.create_subprocess_exec(
+            *(*self._command, *arguments), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE, env={**self.environment, **environment}, cwd=self.environment["HOME"],
+        )  # fmt: skip
+        out, err = await asyncio.wait_for(process.communicate(stdin), PATIENCE_SECONDS)
+        return Ran(process.returncode, out.decode(), err.decode())
+
     async def __call__(self, *arguments: str, **environment: str) -> Ran:
         async with self.started(*arguments, **environment) as process:
             out, err = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)

@@ -1,0 +1,95 @@
+"""stdout as it may be: closed, full, or without the letters of an answer. No traceback, and the command's own exit code."""
+
+import asyncio
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.harness import ModelServer, Running
+from tests.mirror.parley.test_cli import FAILED, NO_SERVICE, OK, PARLEY, USAGE, Shell, bare, sh
+
+__all__ = ["bare", "sh"]
+
+
+def piped(shell: Shell, line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A line of bash; `$P` is the command. `${PIPESTATUS[0]}` is printed after it."""
+    environment = {**shell.environment, **environment, "P": PARLEY}
+    script = f"{line}; echo code ${{PIPESTATUS[0]}}"
+    return subprocess.run(
+        ["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=False,
+        cwd=shell.environment["HOME"], errors="replace",
+    )  # fmt: skip
+
+
+CLOSED = [
+    ("$P ls --json | head -1", OK),
+    ("$P ls | true", OK),
+    ("$P ask x --json | head -1", OK),
+    ("$P ask x | true", OK),
+    ("$P result absent | true", 5),
+    ("$P ask x >&-", OK),
+    ("$P settings | head -1", OK),
+    ("$P doctor | true", OK),
+    ("$P deadletters list --json | true", OK),
+    ("$P ls 2>&- | head -1", OK),
+]
+
+
+@pytest.mark.parametrize(("line", "code"), CLOSED)
+async def test_a_reader_that_leaves_changes_no_exit_code(
+    line: str, code: int, sh: Shell, local_service: Running, model: ModelServer
+) -> None:
+    ran = await asyncio.to_thread(piped, sh, line)
+    assert ran.stdout.splitlines()[-1] == f"code {code}"
+    assert ran.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="macOS has no /dev/full")
+async def test_a_full_disk_is_said(sh: Shell) -> None:
+    for line in ("$P ls > /dev/full", "$P ls --json > /dev/full", "$P settings > /dev/full"):
+        ran = await asyncio.to_thread(piped, sh, line)
+        assert ran.stdout == f"code {FAILED}\n"
+        assert "No space left on device" in ran.stderr
+        assert "Traceback" not in ran.stderr
+
+
+LOCALES = [
+    {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    {"LANG": "C", "LC_ALL": ""},
+    {"PYTHONIOENCODING": "ascii"},
+    {"PYTHONIOENCODING": "latin-1"},
+    {"LC_ALL": "POSIX", "NO_COLOR": "1", "TERM": "dumb"},
+]
+
+
+@pytest.mark.parametrize("locale", LOCALES, ids=str)
+async def test_a_locale_without_the_letters_gets_escapes(
+    locale: dict[str, str], sh: Shell, local_service: Running, model: ModelServer
+) -> None:
+    ending = await local_service.client.deliberate("Größe 大?", agents=1)
+    shown, asked, listed = (
+        await sh.given(b"", "result", ending.task_id, **locale),
+        await sh.given("Größe 大 👍?".encode(), "ask", "--agents", "1", **locale),
+        await sh.given(b"", "ls", "--limit", "3", **locale),
+    )
+    assert [ran.code for ran in (shown, asked, listed)] == [OK, OK, OK]
+    assert "Traceback" not in shown.err + asked.err + listed.err
+    assert "Gr" in shown.out
+    assert "\\u5927" in shown.out or "大" in shown.out
+
+
+async def test_bytes_that_are_not_utf8_are_said_wherever_they_are(sh: Shell) -> None:
+    bad = b"caf\xe9"
+    for arguments in (
+        (b"ask", bad), (b"ask", b"x", b"--rubric", bad), (b"ask", b"x", b"--requirement", bad),
+        (b"ask", b"x", b"--role", bad), (b"ask", b"x", b"--task-id", bad), (b"result", bad), (b"cancel", bad),
+        (b"ls", b"--status", bad), (b"ls", b"--since", bad), (b"ask", b"--file", bad), (b"serve", b"--parts", bad),
+    ):  # fmt: skip
+        ran = await sh.given(b"", *arguments)
+        assert ran.code == USAGE, (arguments, ran)
+        assert "Traceback" not in ran.err
+        assert ran.err.startswith("parley: ")
+    ran = await sh.given(b"", "ask", "x", NATS_URL="nats://caf\udce9:4222")
+    assert ran.code in (USAGE, NO_SERVICE)
+    assert "Traceback" not in ran.err
