@@ -8,6 +8,7 @@ from types import FrameType
 
 def main() -> None:
     """Run the command. Without the extra `server`: one line on stderr and exit code 2."""
+    _open_closed_streams()
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)
@@ -25,6 +26,18 @@ def main() -> None:
         print(f"parley: this command needs the server extra: {remedy}", file=sys.stderr)
         sys.exit(2)
     cli.main()
+
+
+def _open_closed_streams() -> None:
+    """Open those of stdin, stdout and stderr that are closed (`>&-`), on nothing.
+
+    Otherwise a socket would get the number of one, and libuv aborts the process that closes it.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number
 
 
 def _end(number: int, _: FrameType | None) -> None:

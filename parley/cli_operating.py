@@ -12,6 +12,7 @@ from rich.text import Text
 from parley.broker.core.printable import safe_json, visible
 from parley.cli_common import NO_SERVICE, OK, out, run_command, start_logging
 from parley.settings import load, shown
+from parley.terminal import write_line
 
 log = logging.getLogger("parley")
 
@@ -20,7 +21,7 @@ def settings() -> None:
     """Every setting as a command started here sees it, secrets masked. Into a pipe: one NAME=value a line."""
     if not out.is_terminal:
         for name, value, _ in shown(load()):
-            print(f"{name}={value}")
+            write_line(out, f"{name}={value}")
         return
     table = Table("setting", "value", "meaning")
     for row in shown(load()):
@@ -52,7 +53,7 @@ def doctor(
             line = visible(f"{mark}  {finding.what}: {finding.detail}")
             out.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
         if as_json:
-            print(safe_json(json.dumps([asdict(finding) for finding in findings], indent=2)))
+            write_line(out, safe_json(json.dumps([asdict(finding) for finding in findings], indent=2)))
         return OK if all(finding.ok for finding in findings) else NO_SERVICE
 
     raise typer.Exit(run_command(run()))

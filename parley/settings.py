@@ -243,6 +243,7 @@ class Settings(BaseSettings):
 def _urls(value: str | None, schemes: set[str], example: str) -> str | None:
     for part in value.split(",") if value else ():
         try:
+            part.encode()  # bytes that are not UTF-8 are surrogates here
             url = urlsplit(part.strip())
             usable = url.scheme in schemes and url.hostname and (url.port is None or url.port > 0)
         except ValueError:

@@ -34,8 +34,11 @@ SLOW = (
     "tests/mirror/handlers/test_deadline_rearm.py",
     "tests/mirror/monitoring/test_asyncapi.py",
     "tests/mirror/parley/test_cli.py",
+    "tests/mirror/parley/test_cli_results.py",
     "tests/mirror/parley/test_deadletters.py",
+    "tests/mirror/parley/test_following.py",
     "tests/mirror/parley/test_shutdown.py",
+    "tests/mirror/parley/test_terminal.py",
     "tests/mirror/workers/model/test_breaker.py::test_no_order_of_events_breaks_a_rule",
 )
 

@@ -71,7 +71,7 @@ class Shell:
             stderr=asyncio.subprocess.PIPE, env={**self.environment, **environment}, cwd=self.environment["HOME"],
         )  # fmt: skip
         out, err = await asyncio.wait_for(process.communicate(stdin), PATIENCE_SECONDS)
-        return Ran(process.returncode, out.decode(), err.decode())
+        return Ran(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
 
     async def __call__(self, *arguments: str, **environment: str) -> Ran:
         async with self.started(*arguments, **environment) as process:
