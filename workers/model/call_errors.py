@@ -20,6 +20,8 @@ from parley.workers.model.web_page import is_web_page, page_title
 MAX_TARGET_CHARACTERS = 160
 # These two repeat the call as it is. A POST becomes a GET with the others, which asks for something else.
 _SAME_METHOD = frozenset({HTTPStatus.TEMPORARY_REDIRECT, HTTPStatus.PERMANENT_REDIRECT})
+# Google refuses a wrong key with 400, as it refuses a wrong question.
+_GOOGLES_WRONG_KEY = b"API_KEY_INVALID"
 _NOTHING_THERE = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED)
 
 
@@ -71,6 +73,8 @@ class CallErrors:
         # Without secrets before it is cut: half a key must not stay at its end.
         clean = self._struck_out(endpoint, body.decode(errors="replace")).encode()
         error = error_body.refusal(status, clean)
+        if status == HTTPStatus.BAD_REQUEST and _GOOGLES_WRONG_KEY in body:
+            error.error_type = ErrorType.UNAUTHORIZED
         if is_web_page(body, response.headers.get("content-type", "")):
             error.message = f"HTTP {status} from the model server: a web page{page_title(clean)}"
         if status in _NOTHING_THERE and b"model" not in body.lower():

@@ -1,4 +1,4 @@
-"""One call to an OpenAI-compatible server. The only module that imports an HTTP client.
+"""One call to an OpenAI-compatible server.
 
 A call has three limits: connect, first byte (streamed calls: vLLM sends headers at once), and total.
 Cancelling a call closes its connection, which makes vLLM abort the request. Every failure is a `ModelError`
@@ -11,8 +11,8 @@ import logging
 import re
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Self
@@ -26,28 +26,22 @@ from pydantic_core import to_json
 from parley.broker.core.agent_error_table import POLICIES
 from parley.broker.core.messages import ErrorType
 from parley.workers.model import responses
-from parley.workers.model.call_errors import CallErrors, is_lost, redirected, silent, web_page
+from parley.workers.model.body_reading import read_body, read_stream
+from parley.workers.model.call_errors import CallErrors, is_lost, redirected, silent
 from parley.workers.model.call_policy import CallTimeouts
 from parley.workers.model.endpoint_address import Endpoint
-from parley.workers.model.large_answer_limit import wait_turn
 from parley.workers.model.model_error import ModelError
 from parley.workers.model.model_list import ServedModel, read_list
 from parley.workers.model.request_fields import FieldRules
 from parley.workers.model.responses import Completion
 from parley.workers.model.retry_after import retry_after
 from parley.workers.model.server_access import ServerAccess
-from parley.workers.model.stream_events import StreamAssembler
-from parley.workers.model.web_page import is_web_page
 
 log = logging.getLogger("parley.workers")
 
 # What a probe asks, for one token. A real prompt may take a minute, and all agents would wait for it.
 PROBE_MESSAGES = ({"role": "user", "content": "ping"},)
 
-# Of a chunk that the transport had to cut: it reads 16 KiB at most. A token's event is smaller.
-FULL_CHUNK_BYTES = 8 * 1024
-# Of a header, in an error.
-MAX_SHOWN_CHARACTERS = 80
 # Of a refusal, in which the names of fields are looked for.
 MAX_REFUSAL_BYTES = 16 * 1024
 OWN_HEADERS = {"accept": "*/*", "accept-encoding": "identity", "user-agent": "parley"}
@@ -57,8 +51,6 @@ IDLE_SECONDS = 4.0
 # A connection that the server has closed already breaks within this. llama.cpp closes one after each streamed answer,
 # without saying so (PyPI xllamacpp, of October 2026): every second call failed that came right after another.
 STALE_SECONDS = 0.5
-# After its finish_reason, an answer's figures and `[DONE]` come at once, or never.
-AFTER_ANSWER_SECONDS = 1.0
 # A server that redirects more often sends a call in a circle.
 MAX_REDIRECTS = 3
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -215,11 +207,11 @@ class ModelClient:
             response = await self._exchange("POST", endpoint, "/chat/completions", headers, to_json(fields))
             try:
                 if not response.is_success:
-                    body = await _read(response)
+                    body = await read_body(response)
                     raise _Refused(self._errors.of_refusal(endpoint, response, body), body)
                 if self._stream:
-                    return await _read_stream(response, request.model)
-                return responses.completion(await _read(response), request.model)
+                    return await read_stream(response, request.model)
+                return responses.completion(await read_body(response), request.model)
             except ModelError as error:
                 if error.retry_after is None and POLICIES[error.error_type].retried:
                     error.retry_after = retry_after(response.headers, b"", time.time())
@@ -241,7 +233,7 @@ class ModelClient:
         try:
             async with asyncio.timeout(seconds):
                 response = await self._exchange("GET", endpoint, "/models", {})
-                body = await _read(response)
+                body = await read_body(response)
         except TimeoutError as error:
             raise silent(endpoint, seconds) from error
         except (httpx.HTTPError, aiohttp.ClientError) as error:
@@ -337,75 +329,3 @@ def _url(endpoint: Endpoint, path: str) -> httpx.URL:
 def _authorization(endpoint: Endpoint) -> Mapping[str, str]:
     value = endpoint.authorization
     return {} if value is None else {"authorization": value}
-
-
-async def _chunks(response: httpx.Response) -> AsyncIterator[bytes]:
-    """The body as it comes, never unpacked: a few KiB of gzip within gzip may be GiB.
-
-    Raises ModelError for a body that is encoded: none was asked for.
-    """
-    encodings = response.headers.get("content-encoding", "")
-    if encodings and encodings.strip().lower() != "identity":
-        raise ModelError(
-            ErrorType.MALFORMED_ANSWER,
-            f"the answer has content-encoding {encodings[:MAX_SHOWN_CHARACTERS]!r}; only identity was asked for",
-        )
-    content_type, at_start = response.headers.get("content-type", ""), response.is_success
-    async for chunk in response.aiter_raw():
-        if at_start and is_web_page(chunk, content_type):
-            raise web_page(response, chunk)
-        at_start = False
-        yield chunk
-        if len(chunk) >= FULL_CHUNK_BYTES:
-            # More is here already, so reading it awaits nothing, and other calls would get no turn.
-            await asyncio.sleep(0)
-
-
-async def _read(response: httpx.Response) -> bytes:
-    chunks, size = [], 0
-    async for chunk in _chunks(response):
-        chunks.append(chunk)
-        size += len(chunk)
-        responses.check_size(size)
-        await wait_turn(size)
-    return b"".join(chunks)
-
-
-async def _read_stream(response: httpx.Response, model: str) -> Completion:
-    answer = StreamAssembler(model)
-    async with aclosing(_lines(response)) as lines:
-        while (line := await _next_line(lines, answer.finished)) is not None:
-            if answer.add(line):
-                break
-            await wait_turn(answer.size)
-    return answer.completion()
-
-
-async def _next_line(lines: AsyncGenerator[bytes], finished: bool) -> bytes | None:
-    """The next line; None after the last. Some servers leave the connection open after the answer."""
-    if not finished:
-        return await anext(lines, None)
-    try:
-        async with asyncio.timeout(AFTER_ANSWER_SECONDS):
-            return await anext(lines, None)
-    except TimeoutError:
-        return None
-
-
-async def _lines(response: httpx.Response) -> AsyncGenerator[bytes]:
-    """Like httpx's `aiter_lines`, but the length of a line is bounded."""
-    # The pieces of a line that is not complete.
-    pieces: list[bytes] = []
-    size = 0
-    async for chunk in _chunks(response):
-        first, *others = chunk.split(b"\n")
-        pieces.append(first)
-        size += len(first)
-        if others:
-            yield b"".join(pieces)
-            for line in others[:-1]:
-                yield line
-            pieces, size = [others[-1]], len(others[-1])
-        if size > (limit := responses.MAX_ANSWER_BYTES):
-            raise ModelError(ErrorType.MALFORMED_ANSWER, f"a line is over {limit} bytes")
-    yield b"".join(pieces)

@@ -102,6 +102,17 @@ async def test_no_other_refusal_shows_a_secret(status: int, stream: bool) -> Non
             assert secret not in str(error)
 
 
+async def test_googles_refusal_of_a_key_is_one_though_its_status_is_400() -> None:
+    said = [
+        {"error": {"code": 400, "message": "API key not valid.", "details": [{"reason": "API_KEY_INVALID"}]}}
+    ]
+    async with habit_server(always((400, said, {}))) as server:
+        error = await error_of(server.url, api_key=KEY)
+    assert (error.error_type, str(error)) == (
+        ErrorType.UNAUTHORIZED, "HTTP 400: it refuses the key, is VLLM_API_KEY right?"
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("cut", range(440, 500, 3))
 async def test_a_key_that_is_cut_at_the_end_of_a_long_text_leaves_no_half(cut: int) -> None:
     async with habit_server(always(refusal(400, "x" * cut + KEY + "y" * 100))) as server:
