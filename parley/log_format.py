@@ -48,4 +48,6 @@ class _Json(logging.Formatter):
         )
         if record.exc_info and record.exc_info[0] is not None:
             fields["error"] = "".join(traceback.format_exception(*record.exc_info))
+        elif record.exc_text:  # of an actor, in another process
+            fields["error"] = record.exc_text
         return json.dumps(fields, default=str)

@@ -3,6 +3,7 @@ a model server. Each has a supervisor, and a test can kill each."""
 
 import asyncio
 import os
+import shutil
 import sysconfig
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -65,6 +66,7 @@ async def fleet(folder: Path, *, ack_wait_seconds: float) -> AsyncIterator[Fleet
             stack.push_async_callback(process.stop)
             return process
 
+        stack.callback(shutil.rmtree, _ray_folder(), ignore_errors=True)
         nats_url, nats = _nats(folder)
         model_url, model = _model(folder, http)
         head_address, head = _head(folder)
@@ -130,6 +132,11 @@ def _model(folder: Path, http: aiohttp.ClientSession) -> tuple[str, Process]:
     return url, Process("model", command, folder=folder, environment={}, ready=ready)
 
 
+def _ray_folder() -> str:
+    """Paths of Unix sockets below it must be shorter than 108 characters, which rules out pytest's folder."""
+    return f"/tmp/parley-ray-{os.getpid()}"
+
+
 def _head(folder: Path) -> tuple[str, Process]:
     port = free_port()
     command: Sequence[str] = (
@@ -147,8 +154,7 @@ def _head(folder: Path) -> tuple[str, Process]:
             "--disable-usage-stats",
             f"--object-store-memory={OBJECT_STORE_BYTES}",
         ),
-        # Paths of Unix sockets below it must be shorter than 108 characters, which rules out pytest's folder.
-        f"--temp-dir=/tmp/parley-ray-{os.getpid()}",
+        f"--temp-dir={_ray_folder()}",
     )
 
     async def ready() -> bool:

@@ -30,8 +30,10 @@ class SessionFolder:
     """Ray may keep its session in `path`: below a folder that only this user can enter, `ray` in the state folder
     `home` or one made for this time. Ray opens its own folders to everybody."""
 
-    def __init__(self, path: Path, lock: int) -> None:
+    def __init__(self, path: Path, lock: int, made: Path | None = None) -> None:
+        """`made`: a state folder that was not there before."""
         self.path = path
+        self._made = made
         # The descriptor that holds the lock. No child process gets it.
         self._lock = lock
 
@@ -46,13 +48,14 @@ class SessionFolder:
             made = cls._temporary()
             log.info("Ray's session is in %s: sockets below %s would have too long a path", made.path, wanted)
             return made
+        made_home = None if wanted.parent.exists() else wanted.parent
         wanted.mkdir(parents=True, exist_ok=True, mode=0o700)
         wanted.chmod(0o700)
         lock = _try_lock(wanted)
         if lock is None:  # another process of ours has it
             return cls._temporary()
         shutil.rmtree(wanted / INSIDE, ignore_errors=True)
-        return cls(wanted / INSIDE, lock)
+        return cls(wanted / INSIDE, lock, made_home)
 
     @classmethod
     def _temporary(cls) -> Self:
@@ -70,6 +73,9 @@ class SessionFolder:
     def remove(self) -> None:
         """Raises nothing. Leaves nothing, not even empty folders."""
         _remove(self.path.parent, self._lock)
+        if self._made is not None:
+            with suppress(OSError):
+                self._made.rmdir()  # not if something else is in it by now
 
 
 def _fits(private: Path) -> bool:
@@ -100,8 +106,10 @@ def _try_lock(private: Path, *, make: bool = True) -> int | None:
 def _remove(private: Path, lock: int) -> None:
     shutil.rmtree(private / INSIDE, ignore_errors=True)
     with suppress(OSError):
-        (private / LOCK).unlink()
-    with suppress(OSError):
+        if not (
+            private / INSIDE
+        ).exists():  # else something of Ray's still writes, and the next start finds the lock
+            (private / LOCK).unlink()
         private.rmdir()  # not if it holds what is not ours
     os.close(lock)
 

@@ -43,6 +43,13 @@ def test_an_error_has_its_traceback_in_one_field() -> None:
     assert "ValueError: no luck" in json.loads(line)["error"]
 
 
+def test_an_error_of_another_process_has_its_traceback_too() -> None:
+    failed = record("failed")
+    failed.exc_text = "Traceback …\nValueError: no luck"
+    assert json.loads(formatter("json").format(failed))["error"] == failed.exc_text
+    assert formatter("text").format(failed).endswith(failed.exc_text)
+
+
 def test_no_extra_field_replaces_one_of_the_line() -> None:
     assert json.loads(formatter("json").format(record("x", time="never", level="none")))["level"] == "INFO"
 

@@ -75,6 +75,15 @@ def test_it_is_in_the_state_folder_where_its_sockets_fit_and_leaves_nothing(home
     assert list(home.iterdir()) == []
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_state_folder_that_it_made_goes_too_unless_something_else_is_in_it(home: Path, kept: bool) -> None:
+    session = SessionFolder.claim(home / "new")
+    if kept:
+        (home / "new" / "nats").mkdir()
+    session.remove()
+    assert (home / "new").exists() == kept
+
+
 def test_beside_a_running_one_it_is_elsewhere_and_each_removes_its_own(home: Path, elsewhere: Path) -> None:
     first, second = SessionFolder.claim(home), SessionFolder.claim(home)
     assert second.path.parent.parent == elsewhere
