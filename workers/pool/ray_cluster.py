@@ -26,6 +26,7 @@ from parley.workers.pool.ray_private import (
     NotAHead,
     NotANode,
     RayError,
+    StillStarting,
     check_cluster,
     free_resources,
     head_of_this_machine,
@@ -54,7 +55,7 @@ LEAVE_SECONDS = 10.0
 # Local object store: jobs are small and answers never pass through it. Ray's minimum is 75 MiB.
 LOCAL_OBJECT_STORE_BYTES = 80 * 1024 * 1024
 # What Ray raises for trouble that is not ours.
-_TROUBLE = (RayError, OSError, RuntimeError, ValueError, TimeoutError, NotANode)
+_TROUBLE = (RayError, OSError, RuntimeError, ValueError, TimeoutError)
 HEAD_REPLACED = "Ray's head was started anew"
 
 
@@ -137,6 +138,12 @@ class RayCluster:
                 if time.monotonic() - began > NODE_SECONDS:
                     reason = "this machine is not a node of that cluster"
                     raise RayUnavailable(head, reason, ray_reachability.ON_A_NODE) from error
+            except StillStarting as error:
+                if time.monotonic() - began > NODE_SECONDS:
+                    reason = "its head does not say which Ray it runs"
+                    raise RayUnavailable(
+                        head, reason, "Is it still starting? Try again once it is up"
+                    ) from error
             await asyncio.sleep(NODE_CHECK_SECONDS)
 
     async def _greet(self, head: str) -> None:

@@ -24,6 +24,8 @@ _NO_MODULE = re.compile(r"ModuleNotFoundError: (No module named '([^']+)')")
 # The last line of a Python traceback: the error itself.
 _RAISED = re.compile(r"^([A-Za-z_][\w.]*: .+)$", re.MULTILINE)
 _MOST_CAUSES = 20
+# Of an actor whose code could not be read, or whose constructor failed.
+_CREATION = "error raised in its creation task"
 _DIED = "The actor died unexpectedly"
 # By these a refused token is known.
 _TOKEN_WORDS = (
@@ -73,12 +75,20 @@ def explained(
     if asks_for_token(error):
         return RayUnavailable(where, "it asks for a token, and has got none or a wrong one", GIVE_TOKEN)
     if missing := _NO_MODULE.search(text):
-        if missing[2].partition(".")[0] == "parley":
-            return RayUnavailable(where, f"its nodes have no Parley ({missing[1]})", INSTALL_PARLEY)
-        return RayUnavailable(where, f"its nodes lack what Parley needs ({missing[1]})", INSTALL_PARLEY)
+        return RayUnavailable(where, f"its nodes {_lacking(missing[2])} ({missing[1]})", INSTALL_PARLEY)
+    if _CREATION in text:
+        return RayUnavailable(
+            where, f"an actor could not be made there ({first_line(error)})", INSTALL_PARLEY
+        )
     if isinstance(error, TimeoutError) and not str(error):
         return RayUnavailable(where, f"not up within {waited_seconds:g} s", usual)
     return RayUnavailable(where, first_line(error), usual)
+
+
+def _lacking(module: str) -> str:
+    if module == "parley":
+        return "have no Parley"
+    return "have another Parley" if module.startswith("parley.") else "lack what Parley needs"
 
 
 def _mismatch(versions: list[tuple[str, str]]) -> str:

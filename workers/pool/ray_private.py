@@ -28,6 +28,7 @@ __all__ = [
     "NotAHead",
     "NotANode",
     "RayError",
+    "StillStarting",
     "check_cluster",
     "free_resources",
     "head_of_this_machine",
@@ -48,6 +49,10 @@ _PRINTS = "ray_print_logs"
 
 class NotAHead(Exception):
     """What listens there speaks gRPC, and not as Ray's head does: it is another process of Ray, say."""
+
+
+class StillStarting(Exception):
+    """The head is there, and has not said yet which Ray it runs."""
 
 
 class NotANode(Exception):
@@ -104,7 +109,8 @@ def use_token_if_there() -> None:
 
 
 def check_cluster(address: str) -> None:
-    """Raises, in Ray's words, if the cluster at `address` runs another Ray or Python or wants a token; NotAHead, NotANode.
+    """Raises, in Ray's words, if the cluster at `address` runs another Ray or Python or wants a token; NotAHead, StillStarting,
+    NotANode.
 
     Blocks, for 40 s where something else listens (2.60).
     """
@@ -114,12 +120,16 @@ def check_cluster(address: str) -> None:
         if error.rpc_code == _UNIMPLEMENTED:
             raise NotAHead(address) from error
         raise
-    metadata = usage_lib.get_cluster_metadata(client)
-    if metadata:
-        ray_utils.check_version_info(metadata, "this machine")
-    here = services.find_node_ids()  # type: ignore[no-untyped-call]
+    try:
+        metadata = usage_lib.get_cluster_metadata(client)
+    except AttributeError as error:  # Ray takes it that there is some
+        raise StillStarting(address) from error
+    ray_utils.check_version_info(metadata, "this machine")
+    find_nodes = getattr(services, "find_node_ids", None)
+    if find_nodes is None:  # Ray 2.50
+        return
     alive = {node.hex() for node, info in client.get_all_node_info().items() if info.state == _ALIVE}
-    if not alive.intersection(here):
+    if not alive.intersection(find_nodes()):
         raise NotANode(address)
 
 

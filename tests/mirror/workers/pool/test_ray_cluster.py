@@ -19,7 +19,7 @@ from parley.workers.pool.pool import WorkerConfig
 from parley.workers.pool.ray_cluster import HEAD_REPLACED, RayCluster
 from parley.workers.pool.ray_errors import RayUnavailable
 from parley.workers.pool.ray_pool import RayPool
-from parley.workers.pool.ray_private import NotAHead, NotANode
+from parley.workers.pool.ray_private import NotAHead, NotANode, StillStarting
 from parley.workers.pool.ray_reachability import A_HEAD_LISTENS, ON_A_NODE, START_OR_NAME
 from tests.mirror.workers.pool.test_ray_reachability import SETTINGS, server
 
@@ -174,6 +174,11 @@ class Elsewhere(BlockingThread):
     [
         (NotAHead(), "what listens there speaks gRPC and is not Ray's head", A_HEAD_LISTENS),
         (NotANode(), "this machine is not a node of that cluster", ON_A_NODE),
+        (
+            StillStarting(),
+            "its head does not say which Ray it runs",
+            "Is it still starting? Try again once it is up",
+        ),
         (TimeoutError(), "what listens there does not answer as Ray's head within 15 s", A_HEAD_LISTENS),
     ],
     ids=lambda answer: type(answer).__name__,

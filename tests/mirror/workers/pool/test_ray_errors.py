@@ -54,7 +54,11 @@ CASES: dict[str, tuple[BaseException, str, str]] = {
     ),
     "an older Parley": (
         exceptions.RayActorError(error_msg=NO_PARLEY.replace("'parley'", "'parley.workers.pool.actor_logs'")),
-        "its nodes have no Parley (No module named 'parley.workers.pool.actor_logs')", INSTALL_PARLEY,
+        "its nodes have another Parley (No module named 'parley.workers.pool.actor_logs')", INSTALL_PARLEY,
+    ),
+    "another Parley": (
+        exceptions.RayActorError(error_msg=NO_PARLEY.replace("ModuleNotFoundError: No module", "AttributeError: no name")),
+        "an actor could not be made there (AttributeError: no name named 'parley')", INSTALL_PARLEY,
     ),
     "no NATS client": (
         exceptions.RayActorError(error_msg=NO_PARLEY.replace("'parley'", "'nats'")),

@@ -1,18 +1,26 @@
 """What Parley needs of Ray beyond its API is still there, in the version that is installed."""
 
 import inspect
+import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ray._private import worker
 from ray._private.ray_logging import global_worker_stdstream_dispatcher
 from ray._private.runtime_env import constants
+from ray._private.utils import compute_version_info
+from ray.exceptions import RpcError
 
 from parley.workers.pool.ray_private import (
     _PRINTS,
     OTHER_CLUSTERS,
     InstalledCode,
+    NotAHead,
+    NotANode,
+    StillStarting,
+    check_cluster,
     head_of_this_machine,
     pass_logs_to,
     ray,
@@ -69,3 +77,58 @@ def test_rays_printing_of_logs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> N
     global_worker_stdstream_dispatcher.emit({"lines": ["x"]})  # type: ignore[no-untyped-call]
     assert (printed, heard) == ([], [{"lines": ["x"]}])
     assert f'"{_PRINTS}"' in inspect.getsource(worker.connect)
+
+
+VERSIONS = compute_version_info()  # type: ignore[no-untyped-call]
+OURS = json.dumps({"ray_version": VERSIONS[0], "python_version": VERSIONS[1]}).encode()
+
+
+class Head:
+    """Answers what a look at a cluster asks."""
+
+    def __init__(self, *nodes: str, error: Exception | None = None, metadata: bytes | None = OURS) -> None:
+        self.nodes, self.error, self.metadata = nodes, error, metadata
+
+    def __call__(self, address: str) -> "Head":
+        if self.error is not None:
+            raise self.error
+        return self
+
+    def internal_kv_get(self, *_: object, **__: object) -> bytes | None:
+        """What the head says of its version."""
+        return self.metadata
+
+    def get_all_node_info(self) -> dict[bytes, SimpleNamespace]:
+        states = (SimpleNamespace(state=0), SimpleNamespace(state=1))
+        return {bytes.fromhex(node.strip("-")): states[node.startswith("-")] for node in self.nodes}
+
+
+def look(monkeypatch: pytest.MonkeyPatch, head: Head) -> None:
+    monkeypatch.setattr(ray._raylet, "GcsClient", head)
+    check_cluster("127.0.0.1:6379")
+
+
+def test_a_cluster_of_which_this_machine_is_a_live_node_can_be_joined(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray._private.services, "find_node_ids", lambda: {"aa"})
+    look(monkeypatch, Head("aa", "bb"))
+    for others in (Head("bb"), Head("-aa", "bb"), Head()):
+        with pytest.raises(NotANode):
+            look(monkeypatch, others)
+    monkeypatch.delattr(ray._private.services, "find_node_ids")  # as in Ray 2.50
+    look(monkeypatch, Head("bb"))
+
+
+def test_a_head_that_has_not_said_yet_what_it_runs_is_still_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StillStarting):
+        look(monkeypatch, Head(metadata=None))
+    with pytest.raises(RuntimeError, match="Version mismatch"):
+        look(monkeypatch, Head(metadata=OURS.replace(ray.__version__.encode(), b"2.1.0")))
+
+
+def test_what_speaks_grpc_and_is_no_head_is_known_by_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotAHead):
+        look(monkeypatch, Head(error=RpcError("RPC error", 12)))  # type: ignore[no-untyped-call]
+    with pytest.raises(RpcError):
+        look(monkeypatch, Head(error=RpcError("RPC error", 14)))  # type: ignore[no-untyped-call]
