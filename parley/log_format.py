@@ -44,7 +44,10 @@ class _Json(logging.Formatter):
             "message": record.getMessage(),
         }
         fields.update(
-            (name, value) for name, value in record.__dict__.items() if name not in _STANDARD | set(fields)
+            (name, value)
+            for name, value in record.__dict__.items()
+            # Ray stamps each record with a private field.
+            if name not in _STANDARD | set(fields) and not name.startswith("_")
         )
         if record.exc_info and record.exc_info[0] is not None:
             fields["error"] = "".join(traceback.format_exception(*record.exc_info))

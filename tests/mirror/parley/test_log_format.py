@@ -50,6 +50,10 @@ def test_an_error_of_another_process_has_its_traceback_too() -> None:
     assert formatter("text").format(failed).endswith(failed.exc_text)
 
 
+def test_a_private_stamp_of_a_library_is_left_out() -> None:
+    assert "_ray_timestamp_ns" not in formatter("json").format(record("x", _ray_timestamp_ns=1))
+
+
 def test_no_extra_field_replaces_one_of_the_line() -> None:
     assert json.loads(formatter("json").format(record("x", time="never", level="none")))["level"] == "INFO"
 
