@@ -6,10 +6,9 @@ opposite order, however the block ends.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 
 from faststream.nats import NatsBroker
 
@@ -43,14 +42,13 @@ from parley.handlers.overdue_deadlines import DeadlineWatch
 from parley.handlers.pull import PullSubscriber
 from parley.handlers.query import Query
 from parley.handlers.query_responder import Answers
-from parley.handlers.routes import Handlers, Part, declare, declare_all
+from parley.handlers.routes import Handlers, Part, declare
 from parley.handlers.service_connection import disconnect, open_connection, start
 from parley.handlers.service_responder import ServiceResponder
 from parley.handlers.settle import Runner, Settler
 from parley.handlers.trimmer import Trimmer
-from parley.monitoring import asyncapi, http
-from parley.monitoring.check_runner import Check
 from parley.monitoring.metrics import Metrics
+from parley.operator_http import VERSION, check_port, operator_port
 from parley.process_report import ProcessReport, process_name
 from parley.readiness_checks import readiness_checks
 from parley.rights_check import RightsCheck
@@ -69,7 +67,6 @@ log = logging.getLogger("parley")
 ALL_PARTS = frozenset(Part)
 # For the server to say its time at the start.
 CLOCK_SECONDS = 10.0
-VERSION = version("parley-queue")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +142,7 @@ async def service(
             metrics.watch_breakers(lambda: pool.endpoint_statuses)
         on_loss = recover.sweep if Part.AGGREGATE in parts else None
         keeper = StreamKeeper(jetstream, settings.wanted, on_loss=on_loss, on_look=[full.on_look, *looks])
-        url = await opened(_http_server(settings, jetstream, metrics, pool, checks, keeper))
+        url = await opened(operator_port(settings, jetstream, metrics, pool, checks, keeper))
         await start(broker, nc, nats_url)
         stack.enter_context(rights.watching())
         stack.callback(BackgroundLoop(keeper.run, "the keeper of the streams").cancel)
@@ -336,65 +333,3 @@ def _handlers(
         handlers = replace(handlers, query=answers)
     watch = DeadlineWatch(jetstream, effects, lost)
     return handlers, DeadlineRecovery(jetstream, effects, watch), old, looks
-
-
-@asynccontextmanager
-async def _http_server(
-    settings: Settings,
-    jetstream: JetStream,
-    metrics: Metrics,
-    pool: Pool | None,
-    checks: Mapping[str, Check],
-    keeper: StreamKeeper,
-) -> AsyncIterator[str]:
-    def alive() -> bool:
-        return keeper.fatal_reason is None and (pool is None or pool.fatal_reason is None)
-
-    async def refresh() -> None:
-        if not jetstream.connected:
-            # A missing number is better than an old one.
-            metrics.backlog.clear()
-            metrics.in_hand.clear()
-        else:
-            await asyncio.gather(*(_backlog(jetstream, metrics, durable) for durable in topology.DURABLES))
-
-    app = http.application(metrics, checks, asyncapi_document(), refresh, alive, jetstream.clock.notes)
-    async with AsyncExitStack() as stack:
-        with _port_errors(
-            settings
-        ):  # around the opening only: an OSError of the service itself is not about this port
-            url = await stack.enter_async_context(http.serving(app, settings.http_host, settings.http_port))
-        yield url
-
-
-def check_port(settings: Settings) -> None:
-    """Raises SettingsError if the HTTP port is taken."""
-    with _port_errors(settings):
-        http.check_port(settings.http_host, settings.http_port)
-
-
-@contextmanager
-def _port_errors(settings: Settings) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        busy = f"cannot listen on {settings.http_host}:{settings.http_port} ({error.strerror})"
-        remedy = "does another `parley up` or `serve` run here? 0 takes a free port"
-        raise SettingsError([f"PARLEY_HTTP_PORT: {busy}; {remedy}"]) from error
-
-
-async def _backlog(jetstream: JetStream, metrics: Metrics, durable: topology.Durable) -> None:
-    try:
-        info = await jetstream.js.consumer_info(durable.stream, durable.name, timeout=1.0)
-    except Exception as error:  # a scrape must not fail because NATS is slow; /readyz reports that
-        log.debug("backlog of %s unknown: %s", durable.name, error)
-        return
-    metrics.backlog.labels(durable.name).set(info.num_pending or 0)
-    metrics.in_hand.labels(durable.name).set(info.num_ack_pending or 0)
-
-
-def asyncapi_document() -> dict[str, object]:
-    """The AsyncAPI document of the whole service, whichever parts run here. Opens no connection."""
-    broker = NatsBroker(apply_types=False, logger=None)
-    declare_all(broker)
-    return asyncapi.document(broker, VERSION)

@@ -53,8 +53,9 @@ def up() -> None:
 
 
 async def _up(settings: Settings) -> int:
-    from parley.app import check_port, service
+    from parley.app import service
     from parley.local_backends import embedded
+    from parley.operator_http import check_port
 
     check_port(settings)  # before anything is started
     simulated = settings.vllm_url is None

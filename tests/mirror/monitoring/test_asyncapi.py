@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from parley.app import VERSION, asyncapi_document
 from parley.broker.core import messages
 from parley.broker.jetstream import topology
 from parley.monitoring.asyncapi import REPLIES, page
+from parley.operator_http import VERSION, asyncapi_document
 from tests.harness import Running
 
 PARSER = "@asyncapi/parser@3.6.3"

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from parley.app import Service, asyncapi_document, service
+from parley.app import Service, service
 from parley.broker.core.errors import SettingsError, TopologyMismatch, Unavailable
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import connect
@@ -25,6 +25,7 @@ from parley.client import connect as connect_client
 from parley.handlers.routes import Part
 from parley.local_backends import embedded, simulator
 from parley.monitoring import check_runner
+from parley.operator_http import asyncapi_document
 from parley.settings import Settings, load
 from parley.workers.model import readiness
 from tests.harness import ModelServer, Running, model_server, until

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from parley import doctor
-from parley.app import VERSION
 from parley.broker.core.messages import ServiceProcess
 from parley.broker.jetstream import connection, server_clock
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import EmbeddedNats, embedded_nats
 from parley.broker.jetstream.provision import provision
 from parley.doctor import Finding, examine
+from parley.operator_http import VERSION
 from parley.process_report import process_name
 from parley.settings import load
 from tests.harness import ModelServer, Running, model_server
