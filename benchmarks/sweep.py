@@ -14,7 +14,7 @@ from benchmarks.load import Task, answer, drive, measure, schedule
 from benchmarks.peers import common
 from benchmarks.systems import Parley, System
 from parley.client import connect
-from parley.local_backends import simulator
+from parley.local_nats_and_model import simulator
 from tests.rig.proc import cpu_seconds
 from tests.rig.service import serving
 

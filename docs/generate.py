@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from docs import contract
-from parley.broker.core.states import ENDINGS, MOVES, State
+from parley.broker.core.states_and_moves import ENDINGS, MOVES, State
 from parley.settings import table
 
 ROOT = Path(__file__).parent.parent

@@ -18,7 +18,7 @@ from parley.broker.core.headers_and_ids import REPLY_TO, find_header, own_name
 from parley.broker.core.messages import MAX_REQUEST_BYTES, OWN_NAME, TASK_ID_PATTERN, DeliberationRequested
 from parley.broker.core.observer import Observer
 from parley.broker.core.reply_subjects import DEFAULT_PREFIXES, may_send_ending
-from parley.broker.core.states import Cause
+from parley.broker.core.states_and_moves import Cause
 from parley.broker.core.tally import Refused, Requested, Tally, asks_another
 from parley.handlers.deliberation_log import log_accepted
 from parley.handlers.delivery import ACK, DeadLetter, Delivery, Settlement

@@ -14,12 +14,12 @@ from parley.broker.core.messages import (
     Ending,
     decode,
 )
-from parley.broker.core.states import State
+from parley.broker.core.states_and_moves import State
 from parley.broker.core.tally import Tally
 from parley.broker.jetstream import topology
-from parley.broker.jetstream.ending_check import ending_of
 from parley.broker.jetstream.forgery_counts import Forgery
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.stored_ending_match import ending_of
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.pending_lookup import UntakenRequests
 

@@ -18,9 +18,9 @@ from parley.broker.core.backoff import backoff
 from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, StoreFull
 from parley.broker.core.observer import Observer
 from parley.broker.jetstream import deadletters, topology
+from parley.broker.jetstream.crash_suspects import MAX_BEGUN, SUSPECT_DELIVERIES, Suspects
 from parley.broker.jetstream.deadletters import OriginalMessage
 from parley.broker.jetstream.jetstream import JetStream
-from parley.broker.jetstream.poison_messages import MAX_BEGUN, SUSPECT_DELIVERIES, Suspects
 from parley.broker.jetstream.topology import ACK_WAIT_SECONDS, Durable
 from parley.handlers.delivery import Ack, Delivery, Retry, Settlement
 

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from parley.broker.core.agent_error_table import POLICIES
 from parley.broker.core.messages import AgentFailed, AgentOutcome, DeliberationCompleted, Ending, ErrorType
 from parley.broker.core.observer import Observer
-from parley.broker.core.states import ENDINGS, State
+from parley.broker.core.states_and_moves import ENDINGS, State
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.forgery_counts import Forgery
 from parley.workers.model.pool_endpoint_status import EndpointStatus

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from parley import cli_asking, cli_operating, cli_results, cli_running, deadletters
+from parley import cli_asking, cli_deadletters, cli_operating, cli_results, cli_running
 from parley.broker.core.errors import InvalidMessage, ParleyError, SettingsError, Unavailable
 from parley.cli_common import FAILED, NO_SERVICE, USAGE, print_error
 from parley.command_line import HELP, ShellCommand, ShellGroup
@@ -29,7 +29,7 @@ for command in (
 app.command("ls", cls=ShellCommand)(cli_results.list_)
 for command in (cli_operating.settings, cli_operating.doctor, cli_operating.provision):
     app.command(cls=ShellCommand)(command)
-app.add_typer(deadletters.app, name="deadletters")
+app.add_typer(cli_deadletters.app, name="deadletters")
 
 
 def main() -> None:

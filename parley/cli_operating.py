@@ -68,7 +68,7 @@ def provision(
 
     Exit codes: 0 all is as it is needed, 1 something is missing or differs, 3 it can't be changed.
     """
-    from parley.provisioning import run
+    from parley.cli_provision import run
 
     settings = load().with_local_nats()
     start_logging(settings)

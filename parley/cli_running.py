@@ -54,7 +54,7 @@ def up() -> None:
 
 async def _up(settings: Settings) -> int:
     from parley.app import service
-    from parley.local_backends import embedded
+    from parley.local_nats_and_model import embedded
     from parley.operator_http import check_port
 
     check_port(settings)  # before anything is started
@@ -146,7 +146,7 @@ def demo(question: Annotated[str, typer.Argument()] = DEMO_QUESTION) -> None:
 
 async def _demo(settings: Settings, question: str) -> int:
     from parley.app import service
-    from parley.local_backends import embedded
+    from parley.local_nats_and_model import embedded
 
     simulated = settings.vllm_url is None
     async with AsyncExitStack() as stack:

@@ -11,7 +11,7 @@ from rich.text import Text
 from parley.answer_text import folded, styled
 from parley.broker.core.messages import AgentResult, DeliberationCompleted, DeliberationStatus, Ending
 from parley.broker.core.printable import harmless, visible
-from parley.broker.core.states import State
+from parley.broker.core.states_and_moves import State
 from parley.broker.core.tally import Tally
 from parley.broker.core.timestamps import format_timestamp
 from parley.live_picture import agent_line

@@ -18,7 +18,7 @@ from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.scan import scan
 from parley.client import Client
 from parley.client import connect as connect_client
-from parley.local_backends import simulator
+from parley.local_nats_and_model import simulator
 from parley.settings import Settings, load
 from tests.rig.waiting import PATIENCE_SECONDS, until
 

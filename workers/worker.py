@@ -36,8 +36,8 @@ from parley.broker.jetstream.acks_and_pulls import ACK, IN_PROGRESS, nak
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.workers.agent import Agent
-from parley.workers.job_message import Job
-from parley.workers.model import large_answer_limit
+from parley.workers.job_to_worker import Job
+from parley.workers.model import large_answers_at_once
 from parley.workers.model.breaker import BreakerStatus
 from parley.workers.recent_cancels import Cancels
 from parley.workers.request_reader import RequestGone, RequestReader
@@ -97,7 +97,9 @@ class Worker:
     # Bounds the jobs that start in one round of the event loop.
     _starts: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(STARTS_A_ROUND))
     # Places for jobs with a large answer.
-    _large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(large_answer_limit.AT_ONCE))
+    _large: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(large_answers_at_once.AT_ONCE)
+    )
     # Sends the in-progress signals.
     _keepalive_loop: BackgroundLoop | None = None
     # Reconnects after which the tallies were asked.
@@ -193,7 +195,7 @@ class Worker:
     async def _carry_out(self, job: Job) -> None:
         settle = ACK
         try:
-            with large_answer_limit.job(self._large):
+            with large_answers_at_once.job(self._large):
                 await self._outcome_of(job)
         except InvalidMessage as error:
             # The dispatcher validates each job: only a version mismatch between it and the worker leads here.

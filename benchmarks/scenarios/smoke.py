@@ -23,7 +23,7 @@ from parley.app import service
 from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.process_tuning import tune_gc
 from parley.client import connect
-from parley.local_backends import simulator
+from parley.local_nats_and_model import simulator
 from parley.settings import Settings
 
 # Pairs that one deliberation costs, by `python -m benchmarks smoke`: 12.4 and 12.7 on a quiet machine, up to 14.7 on

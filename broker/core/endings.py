@@ -16,7 +16,7 @@ from parley.broker.core.messages import (
     LeftOut,
     ResultsRef,
 )
-from parley.broker.core.states import State
+from parley.broker.core.states_and_moves import State
 from parley.broker.core.tally import Tally
 from parley.broker.core.timestamps import format_timestamp
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from parley.broker.core.messages import ErrorType
-from parley.broker.core.states import Cause
+from parley.broker.core.states_and_moves import Cause
 
 # ── events ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

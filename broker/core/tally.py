@@ -35,7 +35,7 @@ from parley.broker.core.events_and_effects import (
     StopAgents,
 )
 from parley.broker.core.messages import ErrorType, agent_id
-from parley.broker.core.states import ENDINGS, Cause, State, move
+from parley.broker.core.states_and_moves import ENDINGS, Cause, State, move
 from parley.broker.core.timestamps import format_timestamp
 
 __all__ = [

@@ -172,7 +172,7 @@ def streams(
         stream(AGENT_REQUESTS, AGENT_REQUESTED, retention=api.RetentionPolicy.WORK_QUEUE, **work),
         stream(AGENT_RESPONSES, "agent.response.*", **work),
         stream(DEAD_LETTERS, f"{DEAD_LETTER}.>", max_age=DEAD_LETTERS_SECONDS),
-        # How often a message was begun and not finished (`poison_messages.py`): the last word on each.
+        # How often a message was begun and not finished (`crash_suspects.py`): the last word on each.
         stream(SUSPECTS, f"{SUSPECT}.*.*.*", max_age=SUSPECTS_SECONDS, max_msgs_per_subject=1),
         stream(TALLIES, tally_subject(">"), **bucket, **one_each),
         stream(RESULTS, f"$O.{RESULTS_BUCKET}.C.>", f"$O.{RESULTS_BUCKET}.M.>", **bucket),

@@ -10,7 +10,7 @@ import pytest
 
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
-from parley.local_backends import simulator
+from parley.local_nats_and_model import simulator
 from tests.faults import load
 from tests.faults.cluster import SERVERS, Cluster, cluster
 from tests.faults.processes import Process

@@ -18,7 +18,7 @@ from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.client import connect as connect_client
-from parley.local_backends import simulator
+from parley.local_nats_and_model import simulator
 from tests.faults import load
 from tests.faults.processes import Process
 from tests.rig.child import answers, module

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from parley.broker.core.messages import DeliberationCompleted, Ending
 from parley.client import Client, connect
-from parley.local_backends import simulator
+from parley.local_nats_and_model import simulator
 from parley.workers.simulator import DEFAULT_MODEL
 from tests.harness import until
 from tests.rig.proc import free_port

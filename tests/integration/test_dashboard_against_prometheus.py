@@ -18,7 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from parley.broker.core.messages import AgentResult, DeliberationCompleted, Ending, ErrorType
-from parley.broker.core.states import ENDINGS
+from parley.broker.core.states_and_moves import ENDINGS
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import embedded_nats

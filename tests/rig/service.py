@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 
 from parley.broker.jetstream.embedded import EmbeddedNats, embedded_nats
-from parley.local_backends import simulator
+from parley.local_nats_and_model import simulator
 from tests.rig.child import answers, child, module
 from tests.rig.proc import free_port, resident_mib
 

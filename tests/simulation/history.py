@@ -84,7 +84,7 @@ def simulated() -> Iterator[None]:
         with (
             virtual_time(),
             patch("parley.handlers.deadline_rearm.scan", scan),
-            patch("parley.handlers.ending_dedup.scan", scan),
+            patch("parley.handlers.stored_ending_lookup.scan", scan),
             patch("parley.handlers.lost_tally_ending.scan", scan),
             patch("parley.handlers.pending_lookup.scan", scan),
         ):

@@ -10,7 +10,7 @@ from unittest.mock import patch
 from parley.broker.core import tally
 from parley.broker.core.messages import DeliberationRequested
 from parley.broker.core.observer import Observer
-from parley.broker.core.states import State
+from parley.broker.core.states_and_moves import State
 from parley.broker.core.tally import (
     ArmDeadline,
     CancelRequested,
@@ -32,7 +32,7 @@ from parley.handlers.ending_publisher import EndingPublisher
 from parley.handlers.intake import Intake
 from parley.handlers.pull_window import PullWindow
 from parley.handlers.settle import AnyDelivery, Runner, Settler
-from parley.workers.job_message import Job
+from parley.workers.job_to_worker import Job
 from parley.workers.worker import Worker
 from tests.simulation.conditions.condition import Condition
 from tests.simulation.invariants import Invariant

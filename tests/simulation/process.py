@@ -10,8 +10,8 @@ from parley.broker.asyncio_helpers import BackgroundLoop
 from parley.broker.core.observer import Observer
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.acks_and_pulls import size_of
+from parley.broker.jetstream.crash_suspects import Suspects
 from parley.broker.jetstream.jetstream import JetStream
-from parley.broker.jetstream.poison_messages import Suspects
 from parley.broker.jetstream.store_probe import PROBED, StoreProbe
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.aggregate import Aggregate

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parley.broker.core.messages import ErrorType
-from parley.broker.core.states import MOVES, State
+from parley.broker.core.states_and_moves import MOVES, State
 from parley.broker.core.tally import Tally
 from parley.broker.jetstream import topology
 from tests.simulation.invariants import Invariant, Violation

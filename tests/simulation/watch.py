@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from parley.broker.core.messages import DeliberationStatus
-from parley.broker.core.states import MOVES, State
+from parley.broker.core.states_and_moves import MOVES, State
 from parley.broker.core.tally import Tally
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream import topology

@@ -9,7 +9,7 @@ import httpx
 from parley.broker.core.messages import ErrorType
 from parley.workers.model import responses
 from parley.workers.model.call_errors import web_page
-from parley.workers.model.large_answer_limit import wait_turn
+from parley.workers.model.large_answers_at_once import wait_turn
 from parley.workers.model.model_error import ModelError
 from parley.workers.model.responses import Completion
 from parley.workers.model.stream_events import StreamAssembler

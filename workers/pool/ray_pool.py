@@ -22,14 +22,14 @@ from parley.broker.core.reply_subjects import SERVICE_INBOX
 from parley.broker.jetstream.acks_and_pulls import nak
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.nats_client import NatsClient
-from parley.workers.job_message import Job
-from parley.workers.pool.actor import FLUSH_SECONDS
+from parley.workers.job_to_worker import Job
 from parley.workers.pool.job_book import RESEND_SECONDS
 from parley.workers.pool.pool import WorkerConfig, WorkerPool
 from parley.workers.pool.ray_cluster import HEAD_REPLACED, RayCluster
 from parley.workers.pool.ray_errors import THIS_MACHINE, RayUnavailable, first_line, is_another_cluster
 from parley.workers.pool.ray_private import RayError
 from parley.workers.pool.ray_room import Lack
+from parley.workers.pool.worker_process import FLUSH_SECONDS
 
 log = logging.getLogger("parley.workers")
 

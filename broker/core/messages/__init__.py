@@ -36,7 +36,7 @@ from parley.broker.core.messages.base import (
     decode,
     describe,
 )
-from parley.broker.core.messages.endings import (
+from parley.broker.core.messages.endings_and_status import (
     AgentResult,
     DeliberationCompleted,
     DeliberationFailed,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from parley.broker.core.messages import AgentCompleted, AgentOutcome, DeliberationCompleted, ErrorType
-from parley.broker.core.states import State
+from parley.broker.core.states_and_moves import State
 from parley.broker.core.tally import Requested
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream, PubAck

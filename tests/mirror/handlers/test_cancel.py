@@ -6,7 +6,7 @@ import pytest
 
 from parley.broker.core.messages import AgentCancel, DeliberationFailed, decode
 from parley.broker.core.observer import Observer
-from parley.broker.core.states import State
+from parley.broker.core.states_and_moves import State
 from parley.broker.core.tally import CANCEL_AHEAD_SECONDS
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.topology import CANCELLER, INTAKE

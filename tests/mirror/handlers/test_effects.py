@@ -20,7 +20,7 @@ from parley.broker.core.messages import (
     ResultsRef,
     decode,
 )
-from parley.broker.core.states import State
+from parley.broker.core.states_and_moves import State
 from parley.broker.core.tally import (
     CancelRequested,
     DeadlineReached,

@@ -14,7 +14,7 @@ from nats.aio.subscription import Subscription
 from parley.broker.core.headers_and_ids import REPLY_TO, own_name
 from parley.broker.core.messages import MAX_REQUEST_BYTES, DeliberationFailed, DeliberationRequested
 from parley.broker.core.reply_subjects import MAX_CHARACTERS
-from parley.broker.core.states import State
+from parley.broker.core.states_and_moves import State
 from parley.broker.core.tally import MAX_MORE_INBOXES, CancelRequested, DeadlineReached, Refused
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream

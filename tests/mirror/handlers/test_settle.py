@@ -14,8 +14,8 @@ from nats.js.api import DiscardPolicy
 
 from parley.broker.core.errors import BrokerUnavailable, Conflict, InvalidMessage, StoreFull
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.crash_suspects import MAX_BEGUN, SUSPECT_DELIVERIES, Suspects
 from parley.broker.jetstream.jetstream import StoredMessage
-from parley.broker.jetstream.poison_messages import MAX_BEGUN, SUSPECT_DELIVERIES, Suspects
 from parley.broker.jetstream.topology import EXPIRY, INTAKE, Durable
 from parley.handlers import settle
 from parley.handlers.delivery import ACK, DeadLetter, Delivery, Retry, Settlement

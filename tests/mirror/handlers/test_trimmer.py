@@ -6,7 +6,7 @@ import pytest
 
 from parley import stream_keeper
 from parley.app import service
-from parley.broker.core.states import State
+from parley.broker.core.states_and_moves import State
 from parley.broker.core.tally import Outcome, Phase, Tally
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect

@@ -18,7 +18,7 @@ from parley.broker.core.messages import (
     Usage,
     decode,
 )
-from parley.broker.core.states import ENDINGS
+from parley.broker.core.states_and_moves import ENDINGS
 from parley.broker.jetstream import topology
 from parley.monitoring.metrics import KNOWN_ROLES, OTHER, TIMEOUTS, Metrics
 from parley.workers.model.breaker import BreakerState

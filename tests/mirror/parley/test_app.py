@@ -23,7 +23,7 @@ from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.provision import provision
 from parley.client import connect as connect_client
 from parley.handlers.routes import Part
-from parley.local_backends import embedded, simulator
+from parley.local_nats_and_model import embedded, simulator
 from parley.monitoring import check_runner
 from parley.operator_http import asyncapi_document
 from parley.settings import Settings, load

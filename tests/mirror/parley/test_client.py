@@ -17,7 +17,7 @@ import parley
 from parley import client as client_module
 from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.messages import DeliberationCompleted, DeliberationFailed, DeliberationRequested
-from parley.broker.core.states import State
+from parley.broker.core.states_and_moves import State
 from parley.broker.core.tally import Phase, Tally
 from parley.broker.jetstream import connection, topology
 from parley.broker.jetstream.connection import connect

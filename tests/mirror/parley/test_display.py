@@ -17,7 +17,7 @@ from parley.broker.core.messages import (
     Proposal,
     ResultsRef,
 )
-from parley.broker.core.states import State
+from parley.broker.core.states_and_moves import State
 from parley.broker.core.tally import Outcome, Phase, Tally
 from parley.display import first_words, show_ending, show_list, show_result, show_simulation_notice, summary
 

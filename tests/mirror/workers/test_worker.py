@@ -36,8 +36,8 @@ from parley.broker.jetstream.provision import Wanted, provision
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.workers import worker as worker_module
 from parley.workers.agent import Agent
-from parley.workers.job_message import Job
-from parley.workers.model import large_answer_limit
+from parley.workers.job_to_worker import Job
+from parley.workers.model import large_answers_at_once
 from parley.workers.model.call_policy import RetryPolicy
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_failover import FailoverClient
@@ -331,7 +331,7 @@ async def test_a_large_answer_keeps_its_place_until_it_is_stored(
     queue: WorkQueue, model: ModelServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_module, "STORE_RETRY_WAIT_SECONDS", 0.05)
-    monkeypatch.setattr(large_answer_limit, "LARGE_BYTES", 1)
+    monkeypatch.setattr(large_answers_at_once, "LARGE_BYTES", 1)
     await queue.nc.jetstream().delete_stream(topology.AGENT_RESPONSES)
     async with working(queue, model) as worker:
         worker._large = asyncio.Semaphore(1)

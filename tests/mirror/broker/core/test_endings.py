@@ -22,7 +22,7 @@ from parley.broker.core.messages import (
     Usage,
     decode_ending,
 )
-from parley.broker.core.states import Cause, State
+from parley.broker.core.states_and_moves import Cause, State
 from parley.broker.core.tally import (
     CancelRequested,
     DeadlineReached,

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from parley.broker.core import tally as decision
 from parley.broker.core.messages import ErrorType
-from parley.broker.core.states import Cause, State
+from parley.broker.core.states_and_moves import Cause, State
 from parley.broker.core.tally import (
     CANCEL_AHEAD_SECONDS,
     OVERDUE_SECONDS,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parley.broker.core.states import State
+from parley.broker.core.states_and_moves import State
 from parley.broker.core.tally import Outcome, Phase, Tally
 from parley.broker.jetstream import tally_cache
 from parley.broker.jetstream.tally_cache import Entry, TallyCache

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from parley.broker.core.errors import BrokerUnavailable, Conflict
-from parley.broker.core.states import State
+from parley.broker.core.states_and_moves import State
 from parley.broker.core.tally import (
     ArmDeadline,
     CancelRequested,

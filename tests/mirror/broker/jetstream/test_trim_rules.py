@@ -2,7 +2,7 @@
 
 import pytest
 
-from parley.broker.core.states import State
+from parley.broker.core.states_and_moves import State
 from parley.broker.core.tally import Outcome, Phase, Tally
 from parley.broker.jetstream.trim_rules import Floor, Needed, first_unsettled, is_filling
 

@@ -21,7 +21,7 @@ from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.provision import provision
 from parley.broker.jetstream.topology import AGGREGATE, CANCELLER, DEAD_LETTERS, INTAKE, Durable
-from parley.deadletters import app, readable
+from parley.cli_deadletters import app, readable
 from tests.harness import PATIENCE_SECONDS, ModelServer, Running, fresh, until
 from tests.mirror.broker import Accounts, accounts, provisioned
 from tests.mirror.parley.test_cli import FAILED, NO_SERVICE, OK, PARLEY, USAGE, Ran, Shell, one_line

@@ -3,8 +3,8 @@
 import pytest
 
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.crash_suspects import MAX_BEGUN, SUSPECT_DELIVERIES, Suspects
 from parley.broker.jetstream.jetstream import JetStream
-from parley.broker.jetstream.poison_messages import MAX_BEGUN, SUSPECT_DELIVERIES, Suspects
 from parley.broker.jetstream.topology import AGGREGATE, INTAKE
 
 

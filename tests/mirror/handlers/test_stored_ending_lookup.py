@@ -8,8 +8,8 @@ from parley.broker.core.headers_and_ids import ending_msg_id
 from parley.broker.core.messages import DeliberationFailed
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
-from parley.handlers import ending_dedup
-from parley.handlers.ending_dedup import EndingLookup
+from parley.handlers import stored_ending_lookup
+from parley.handlers.stored_ending_lookup import EndingLookup
 from tests.mirror.handlers import Bench
 
 
@@ -71,14 +71,14 @@ async def test_a_crowd_of_look_ups_reads_the_stream_once(bench: Bench, began: fl
     lookup = Counting(bench.wire)
     assert [await lookup.find(f"n-{number}", began + number) for number in range(40)] == [None] * 40
     assert lookup.reads == 1
-    assert await lookup.find("t-1", began - 2 * ending_dedup.MARGIN_SECONDS) is not None
+    assert await lookup.find("t-1", began - 2 * stored_ending_lookup.MARGIN_SECONDS) is not None
     assert lookup.reads == 2  # it asked for more than was read
 
 
 async def test_what_was_stored_since_is_read_on(
     bench: Bench, began: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ending_dedup, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(stored_ending_lookup, "FRESH_SECONDS", 0.0)
     lookup = EndingLookup(bench.wire)
     await end(bench, "t-0")
     assert await lookup.find("t-1", began) is None
@@ -90,7 +90,7 @@ async def test_what_was_stored_since_is_read_on(
 async def test_more_names_than_are_remembered_are_found_all_the_same(
     bench: Bench, began: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ending_dedup, "MAX_NAMES", 3)
+    monkeypatch.setattr(stored_ending_lookup, "MAX_NAMES", 3)
     seqs = [await end(bench, f"t-{number}") for number in range(8)]
     lookup = EndingLookup(bench.wire)
     assert [await lookup.find(f"t-{number}", began) for number in range(8)] == seqs

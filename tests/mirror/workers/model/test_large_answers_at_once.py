@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from parley.workers.model import large_answer_limit
+from parley.workers.model import large_answers_at_once
 from parley.workers.model.endpoint_address import Endpoint
-from parley.workers.model.large_answer_limit import LARGE_BYTES, LargeAnswer, job, wait_turn
+from parley.workers.model.large_answers_at_once import LARGE_BYTES, LargeAnswer, job, wait_turn
 from parley.workers.model.model_client import ModelClient
 from tests.harness import ModelServer, model_server
 from tests.mirror.workers.model.test_model_client import ASK
@@ -31,7 +31,7 @@ async def test_a_large_answer_waits_for_its_place(
                 return (await client.complete(Endpoint(model.url), ASK, seconds=20)).content
 
         assert await ask()  # an ordinary one needs none
-        monkeypatch.setattr(large_answer_limit, "LARGE_BYTES", 10)
+        monkeypatch.setattr(large_answers_at_once, "LARGE_BYTES", 10)
         large = asyncio.create_task(ask())
         await model.idle()
         assert not (await asyncio.wait([large], timeout=0.1))[0]

@@ -7,7 +7,7 @@ from parley.broker.core.errors import SettingsError, TopologyMismatch
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.cli_common import FAILED, OK
-from parley.provisioning import run
+from parley.cli_provision import run
 from parley.settings import load
 
 
