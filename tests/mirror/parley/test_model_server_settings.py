@@ -64,6 +64,7 @@ def test_the_common_ca_file_is_read_for_https_and_ours_wins(
     assert load(vllm_url="https://h").access.certificates == text
     assert load(vllm_url="https://h", vllm_ca_file=str(own)).access.certificates == own.read_text()
     assert load(vllm_url="http://h").access.certificates is None
+    assert load(vllm_url="http://h", vllm_proxy="https://proxy:3129").access.certificates == text
 
 
 def test_a_wrong_common_ca_file_is_refused_by_name_where_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
