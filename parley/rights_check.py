@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from parley.broker.asyncio_helpers import BackgroundLoop
 from parley.broker.core.errors import Unavailable
-from parley.broker.core.reply_subjects import SERVICE_INBOX, WORKER_INBOX
+from parley.broker.core.reply_subjects import WORKER_INBOX
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.rights import needed_by_service, needed_by_worker
@@ -20,8 +20,9 @@ WORKER_SECONDS, LACKING_SECONDS = 60.0, 10.0
 
 class RightsCheck:
     def __init__(self, settings: Settings, jetstream: JetStream, parts: frozenset[Part]) -> None:
-        needed = needed_by_service(parts, inbox=SERVICE_INBOX, reply_prefixes=settings.allowed_reply_prefixes)
-        self._own = RightsWatch(jetstream.nc, needed)
+        nc, prefixes = jetstream.nc, settings.allowed_reply_prefixes
+        needed = needed_by_service(parts, inbox=nc.inbox_prefix, reply_prefixes=prefixes)
+        self._own = RightsWatch(nc, needed)
         # The workers' NATS, if this process has workers.
         self._worker_url = settings.worker_nats_url or settings.nats_url if Part.DISPATCH in parts else None
         # What the workers lack, or None.
@@ -55,6 +56,6 @@ class RightsCheck:
             return  # the pool says why its workers cannot connect
         nc.is_second = True
         try:
-            self._workers = await RightsWatch(nc, needed_by_worker(WORKER_INBOX), "workers").look()
+            self._workers = await RightsWatch(nc, needed_by_worker(nc.inbox_prefix), "workers").look()
         finally:
             await close(nc)

@@ -29,7 +29,7 @@ async def running_processes(jetstream: JetStream) -> tuple[ServiceProcess, ...]:
         inbox = nc.new_inbox()
         subscription = await nc.subscribe(inbox, cb=answers.put)
         try:
-            await nc.publish(topology.SERVICE, b"{}", reply=inbox)
+            await nc.ask(topology.SERVICE, b"{}", inbox)
             with suppress(TimeoutError):  # all who answer have answered
                 async with asyncio.timeout(ANSWERS_SECONDS):
                     await _collect(answers, found)

@@ -72,7 +72,7 @@ async def _batch(
         subscription = await jetstream.nc.subscribe(inbox)
     try:
         with jetstream.translate_errors():
-            await jetstream.nc.publish(_direct_subject(stream), json.dumps(asked).encode(), reply=inbox)
+            await jetstream.nc.ask(_direct_subject(stream), json.dumps(asked).encode(), inbox)
         while True:
             with jetstream.translate_errors():
                 try:

@@ -42,6 +42,8 @@ _LINE_BREAKS = str.maketrans("\r\n", "  ")
 _HEADER_KEY = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 
 _NUMBER = re.compile(r"[0-9]+")
+# For the server to say that it has read a question.
+ASK_SECONDS = 5
 # Different errors of a connection that are logged.
 LOGGED_ERRORS = 100
 
@@ -188,6 +190,17 @@ class NatsClient(MendedClient):
         return str(name) if name else None
 
     @property
+    def domain(self) -> str | None:
+        """The JetStream domain of the connected server, None without one."""
+        name = self._server_info.get("domain")
+        return str(name) if name else None
+
+    @property
+    def inbox_prefix(self) -> str:
+        """What its inboxes begin with."""
+        return self._inbox_prefix.decode()
+
+    @property
     def reconnects(self) -> int:
         """How often the connection was lost and made again."""
         return int(self.stats["reconnects"])
@@ -277,6 +290,19 @@ class NatsClient(MendedClient):
                 answer.set_exception(self._deaf)
             elif subject.lower() == refused_subject:
                 answer.set_exception(NotAllowed("publish to", subject))
+
+    async def ask(self, subject: str, question: bytes, inbox: str) -> None:
+        """Publish a question that is answered by any number of messages to `inbox`.
+
+        Raises NotAllowed at once where the server refuses that, which `publish` does not. It costs a round trip.
+        """
+        began = time.monotonic()
+        await self.publish(subject, question, reply=inbox)
+        await self.flush(ASK_SECONDS)  # the server refuses before it answers the PING
+        if any(right.verb is Verb.SUBSCRIBE and right.matches(inbox) for right in self.refusals):
+            raise NotAllowed("subscribe to", f"{self._inbox_prefix.decode()}.>")
+        if self.refusals.get(refused_right(Verb.PUBLISH, subject), 0.0) >= began:
+            raise NotAllowed("publish to", subject)
 
     # ── inline messages ───────────────────────────────────────────────────────────────────────────────────────────
 

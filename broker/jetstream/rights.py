@@ -34,6 +34,10 @@ class Right:
         """A subject of this right, to compare with what is allowed."""
         return ".".join("x" if token in ("*", ">") else token for token in self.subject.split("."))
 
+    def matches(self, subject: str) -> bool:
+        """Whether it is a right to `subject`, in whatever case: nats-py reports refusals in lower case."""
+        return covers(self.subject.lower(), subject.lower())
+
     def __str__(self) -> str:
         return f"{self.verb} {self.subject}"
 
@@ -130,6 +134,7 @@ def needed_by_service(
             dead = durable.filter.replace("*", "completed")
             publish += (
                 next_subject(durable.stream, durable.name),
+                _acknowledgements(durable),
                 topology.dead_letter_subject(dead),
                 f"{topology.SUSPECT}.{durable.stream}.{durable.name}.*",
             )
@@ -146,6 +151,10 @@ def needed_by_worker(inbox: str) -> tuple[Right, ...]:
     return _rights(publish, (f"{inbox}.*", topology.AGENT_CANCEL))
 
 
+def _acknowledgements(durable: topology.Durable) -> str:
+    return f"$JS.ACK.{durable.stream}.{durable.name}.>"
+
+
 def _rights(publish: Iterable[str], subscribe: Iterable[str]) -> tuple[Right, ...]:
     rights = [Right(Verb.PUBLISH, subject) for subject in publish]
     rights += [Right(Verb.SUBSCRIBE, subject) for subject in subscribe]
@@ -160,7 +169,7 @@ _NAMED = (
     f"$O.{topology.RESULTS_BUCKET}.M.>", f"{topology.DEAD_LETTER}.>", f"{topology.SUSPECT}.*.*.*", "_INBOX.>",
     "_R_.>", f"{SERVICE_INBOX}.>", f"{WORKER_INBOX}.>", "$JS.API.DIRECT.GET.KV_deliberations.>",
     "$JS.API.DIRECT.GET.OBJ_results.>",
-    *(f"$JS.ACK.{durable.stream}.{durable.name}.>" for durable in topology.DURABLES),
+    *map(_acknowledgements, topology.DURABLES),
     *(next_subject(durable.stream, durable.name) for durable in topology.DURABLES),
     *(f"$JS.API.CONSUMER.{verb}.{durable.stream}.{durable.name}" for durable in topology.DURABLES
       for verb in ("INFO", "CREATE", "DELETE")),

@@ -10,7 +10,7 @@ from pydantic_core import from_json
 
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.nats_client import NatsClient
-from parley.broker.jetstream.rights import USER_INFO, Permissions, Right, Verb, covers, read_permissions
+from parley.broker.jetstream.rights import USER_INFO, Permissions, Right, Verb, read_permissions
 
 # Seconds between two looks; rights change when somebody changes the server's configuration. Where the user may not ask,
 # each question is a line in the server's log.
@@ -28,7 +28,10 @@ class RightsWatch:
 
     def __init__(self, nc: NatsClient, needed: Collection[Right], name: str = "service") -> None:
         self._nc = nc
-        self._needed = tuple(needed)
+        # With a domain JetStream's own subjects have other names.
+        self._needed = tuple(
+            right for right in needed if nc.domain is None or not right.subject.startswith("$JS.")
+        )
         self._name = name
         # Those that lack, as far as the server tells its user's rights; None: it does not.
         self._missing: tuple[Right, ...] | None = None
@@ -85,9 +88,9 @@ async def ask_permissions(nc: NatsClient) -> Permissions | None:
 
 def was_refused(refusals: Mapping[Right, float], right: Right) -> bool:
     """Whether `right` was refused lately. `refusals`: when each was refused last (monotonic)."""
-    since, sample = time.monotonic() - REFUSED_SECONDS, right.sample.lower()
+    since = time.monotonic() - REFUSED_SECONDS
     return any(
-        at >= since and refused.verb is right.verb and covers(refused.subject.lower(), sample)
+        at >= since and refused.verb is right.verb and refused.matches(right.sample)
         for refused, at in refusals.items()
     )
 

@@ -84,11 +84,15 @@ async def _pull(
     inbox = jetstream.nc.new_inbox()
     with jetstream.translate_errors():
         subscription = await jetstream.nc.subscribe(inbox)
+    is_allowed = False
     try:
         while pending:
             wanted = min(pending, batch)
             with jetstream.translate_errors():
-                await jetstream.nc.publish(next_subject(stream, consumer), pull_request(wanted), reply=inbox)
+                # A round trip more, until it is known to be allowed.
+                send = jetstream.nc.publish if is_allowed else jetstream.nc.ask
+                await send(next_subject(stream, consumer), pull_request(wanted), inbox)
+            is_allowed = True
             for _ in range(wanted):
                 with jetstream.translate_errors():
                     message = await subscription.next_msg(timeout=PUBLISH_TIMEOUT_SECONDS)

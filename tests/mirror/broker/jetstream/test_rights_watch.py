@@ -1,5 +1,6 @@
 """What a user lacks is known before it is needed, whether or not the server tells a user's rights."""
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -9,12 +10,16 @@ from typing import Any
 
 import pytest
 
+from parley.broker.core.errors import RightMissing
 from parley.broker.jetstream import rights_watch
 from parley.broker.jetstream.connection import close, connect
+from parley.broker.jetstream.direct_reads import read_all
+from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.provision import provision
 from parley.broker.jetstream.rights import Right, Verb
 from parley.broker.jetstream.rights_watch import RightsWatch, ask_permissions
+from parley.broker.jetstream.scan import scan
 from tests.harness import until
 from tests.mirror.broker import limited_server
 
@@ -83,3 +88,26 @@ async def test_what_the_server_refuses_is_noted_where_it_does_not_tell(
 async def test_a_user_that_may_not_ask_is_told_nothing(tmp_path: Path) -> None:
     async with as_user(tmp_path, {"publish": {"deny": NOT_TOLD}}) as nc:
         assert await ask_permissions(nc) is None
+
+
+async def test_a_question_with_many_answers_is_refused_at_once_and_by_name(tmp_path: Path) -> None:
+    async with as_user(tmp_path, {"publish": {"deny": ["$JS.API.DIRECT.GET.KV_deliberations"]}}) as nc:
+        began = asyncio.get_running_loop().time()
+        for _ in range(2):
+            with pytest.raises(RightMissing, match=r"publish to \$JS\.API\.DIRECT\.GET\.KV_deliberations"):
+                _ = [each async for each in read_all(JetStream(nc), "KV_deliberations", ">")]
+        assert asyncio.get_running_loop().time() - began < 2
+        assert [each async for each in read_all(JetStream(nc), "REQUESTS", ">")] == []
+
+
+async def test_a_scan_that_may_not_pull_is_refused_at_once_and_by_name(tmp_path: Path) -> None:
+    async with as_user(tmp_path, {"publish": {"deny": ["$JS.API.CONSUMER.MSG.NEXT.>"]}}) as nc:
+        await nc.jetstream().publish("deliberation.requested", b"{}")
+        with pytest.raises(RightMissing, match=r"publish to \$JS\.API\.CONSUMER\.MSG\.NEXT\.REQUESTS"):
+            _ = [each async for each in scan(JetStream(nc), "REQUESTS", ">")]
+
+
+async def test_an_inbox_that_may_not_be_heard_is_named(tmp_path: Path) -> None:
+    async with as_user(tmp_path, {"subscribe": {"deny": ["_INBOX.>"]}}) as nc:
+        with pytest.raises(RightMissing, match=r"subscribe to _INBOX\.>"):
+            _ = [each async for each in read_all(JetStream(nc), "REQUESTS", ">")]
