@@ -111,7 +111,7 @@ async def test_each_cluster_that_cannot_be_used_is_told_in_one_line(
             "serve", {**joined, **token("right"), "PARLEY_POOL_ACTORS": "2"}, tmp_path
         ) as process:
             line = await told(process)
-        assert "wants 2 actors of 1 CPU and the cluster, 1 node with 1 CPUs, has room for 1 of them" in line
+        assert "wants 2 actors of 1 CPU and the cluster, 1 node with 1 CPU, has room for 1 of them" in line
         assert "lower PARLEY_POOL_ACTORS (it is 2)" in line
         assert head.process.process.returncode is None
 

@@ -318,7 +318,7 @@ class RayPool(WorkerPool):
             now = asyncio.get_running_loop().time()
             unready_since = None if self.unready_reason is None else unready_since or now
             if unready_since is not None and now - unready_since >= LOST_SECONDS:
-                self._fatal_reason = f"{self.unready_reason} for {now - unready_since:.0f} s"
+                self._fatal_reason = f"for {now - unready_since:.0f} s: {self.unready_reason}"
 
     async def _look_for_room(self) -> None:
         """Tell why places stay empty, if it is for want of CPUs."""

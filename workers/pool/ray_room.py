@@ -46,12 +46,10 @@ def lack(rooms: Iterable[NodeRoom], *, actors: int, waiting: int, cpus: float) -
     yet."""
     rooms = list(rooms)
     offered = ", ".join(f"{room.cpus:g}" for room in rooms)
-    nodes = (
-        f"{len(rooms)} node{'s' * (len(rooms) != 1)} with {offered} CPUs"
-        if rooms
-        else "no node that is alive"
-    )
-    each = f"{actors} actor{'s' * (actors != 1)} of {cpus:g} CPU{'s' * (cpus != 1)}"
+    nodes = f"{_many(len(rooms), 'node')} with {offered} CPU{'s' * (offered != '1')}"
+    if not rooms:
+        nodes = "no node that is alive"
+    each = f"{_many(actors, 'actor')} of {_many(cpus, 'CPU')}"
     fitting = sum(_fit(room.cpus, cpus, actors) for room in rooms)
     if fitting < actors:
         place = f"room for {fitting} of them" if fitting else "no room for one of them"
@@ -66,6 +64,10 @@ def lack(rooms: Iterable[NodeRoom], *, actors: int, waiting: int, cpus: float) -
         remedy = "Stop what uses them (another dispatcher?), add CPUs, or lower PARLEY_POOL_ACTORS or PARLEY_RAY_ACTOR_CPUS"
         return Lack(reason, remedy, lasting=False)
     return None
+
+
+def _many(count: float, what: str) -> str:
+    return f"{count:g} {what}{'s' * (count != 1)}"
 
 
 def _fit(room: float, cpus: float, most: int) -> int:

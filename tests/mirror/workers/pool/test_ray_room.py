@@ -19,7 +19,7 @@ def test_there_is_room(nodes: list[tuple[float, float]], actors: int, waiting: i
 
 
 NONE = {
-    "too few": ([(1, 1)], 2, 1, 1.0, True, "1 node with 1 CPUs, has room for 1 of them"),
+    "too few": ([(1, 1)], 2, 1, 1.0, True, "1 node with 1 CPU, has room for 1 of them"),
     "none": ([(0, 0)], 2, 2, 1.0, True, "1 node with 0 CPUs, has no room for one of them"),
     "no node": ([], 2, 2, 1.0, True, "no node that is alive"),
     "each too small": ([(1, 1), (1, 1)], 1, 1, 2.0, True, "2 nodes with 1, 1 CPUs"),
