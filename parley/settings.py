@@ -212,7 +212,7 @@ class Settings(BaseSettings):
         """How the model servers are reached."""
         headers = parse_headers(self.vllm_headers.get_secret_value()) if self.vllm_headers else ()
         fields = FieldRules(parse_omit(self.vllm_omit), parse_rename(self.vllm_rename))
-        uses_tls = any(url.startswith("https:") for url in (*self.endpoints, self.vllm_proxy or ""))
+        uses_tls = any(url.lower().startswith("https:") for url in (*self.endpoints, self.vllm_proxy or ""))
         trusted = certificates(self.vllm_ca_file) if uses_tls else None
         return ServerAccess(self.vllm_api_key_header, headers, trusted, self.vllm_proxy, fields)
 
