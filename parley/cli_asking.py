@@ -6,7 +6,7 @@ from typing import Annotated, Unpack
 import typer
 
 from parley.broker.core.errors import InvalidMessage
-from parley.broker.core.messages import DeliberationCompleted, Ending
+from parley.broker.core.messages import DeliberationCompleted, DeliberationFailed, Ending
 from parley.broker.core.printable import safe_json
 from parley.cli_common import FAILED, OK, err, out, with_client
 from parley.cli_flags import in_flags
@@ -66,11 +66,19 @@ def ask(
         if as_json:
             write_line(out, safe_json(ending.model_dump_json(indent=2)))
         else:
-            show_ending(out, ending)
+            show_ending(out, _in_flags(ending))
         return OK if isinstance(ending, DeliberationCompleted) else FAILED
 
     raise typer.Exit(with_client(run))
 # fmt: on
+
+
+def _in_flags(ending: Ending) -> Ending:
+    """The ending, with the flags in what the service says of a request that it cannot use."""
+    if not isinstance(ending, DeliberationFailed) or ending.status != "rejected":
+        return ending
+    problems = (in_flags(problem) for problem in ending.error.split("; "))
+    return ending.model_copy(update={"error": "; ".join(problems)})
 
 
 async def _submit(client: Client, question: str, asking: Asking, *, as_json: bool) -> int:

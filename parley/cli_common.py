@@ -39,6 +39,9 @@ def print_error(problem: str) -> None:
 def with_client(work: Callable[[Client], Awaitable[T]]) -> T:
     """Run `work` with the NATS that the settings name, or that a `parley up` of this user announces."""
 
+    # What keeps a command from its work is its error, and what it may do without is no news.
+    logging.getLogger("parley").setLevel(logging.CRITICAL)
+
     async def session() -> T:
         async with connect(load().with_local_nats().nats_url) as client:
             return await work(client)

@@ -28,10 +28,14 @@ STATUS_WORDS: Mapping[str, str] = {
     State.REJECTED: "FAILED",
 }
 STATUSES = tuple(dict.fromkeys(STATUS_WORDS.values()))
-# Why an answer is not whole, by the model server's `finish_reason`.
+# Why an answer is not whole, by the model server's `finish_reason` in lower case. Servers have words of their own.
+_TOO_LONG = "it reached the most tokens that an answer or the context may have"
+_FILTERED = "the model server's filter left out the rest"
 _CUT_OFF = {
-    "length": "it reached the most tokens that an answer or the context may have",
-    "content_filter": "the model server's filter left out the rest",
+    **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_length", "token_limit"), _TOO_LONG),
+    **dict.fromkeys(
+        ("content_filter", "safety", "recitation", "blocklist", "prohibited_content", "sensitive"), _FILTERED
+    ),
 }
 # Characters of a question in a list.
 QUESTION_WORDS = 60
@@ -111,11 +115,22 @@ def _show_answer(console: Console, result: AgentResult) -> None:
     else:
         write_line(console, f"{agent} ({facts}):")
         write_line(console, harmless(proposal.content))
-    finish = getattr(result, "finish_reason", None)
-    if finish in _CUT_OFF:
-        cut = f"{agent}: the answer is cut off: {_CUT_OFF[finish]} (finish_reason: {finish})"
-        _print(console, Text(cut, "bold yellow"))
+    for note in _notes(result):
+        _print(console, Text(f"{agent}: {note}", "bold yellow"))
     console.print()
+
+
+def _notes(result: AgentResult) -> list[str]:
+    """What a reader has to know of an answer besides its words."""
+    notes = []
+    why = _CUT_OFF.get(result.finish_reason.lower().replace("-", "_"))
+    if why is not None:
+        notes.append(f"the answer is cut off: {why} (finish_reason: {harmless(result.finish_reason)})")
+    if result.refused:
+        notes.append("the model refused to answer")
+    if result.reasoning:
+        notes.append(f"its reasoning, {len(result.reasoning):,} characters, is shown by --json")
+    return notes
 
 
 def show_result(

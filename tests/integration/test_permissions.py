@@ -242,6 +242,8 @@ async def busy(http_url: str) -> float:
         ("client", ("ask", "why?", "--agents", "2", "--timeout", "20"), 0),
         ("client", ("ls", "--json"), 0),
         ("client", ("result", "nobody", "--json"), 5),
+        ("client", ("result", "d-1", "--wait"), 0),
+        ("client", ("ls", "--status", "completed"), 0),
         ("client", ("cancel", "nobody"), 1),
         ("operator", ("deadletters", "list", "--json"), 0),
         ("operator", ("ask", "why?", "--agents", "1", "--timeout", "20", "--json"), 0),

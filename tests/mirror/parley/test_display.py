@@ -242,14 +242,23 @@ def inside(answer: str, text: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("finish_reason", "words"),
-    [("length", "it reached the most tokens"), ("content_filter", "filter"), ("stop", ""), (None, "")],
+    ("fields", "words"),
+    [
+        ({"finish_reason": "length"}, "the answer is cut off: it reached the most tokens"),
+        ({"finish_reason": "MAX_TOKENS"}, "the answer is cut off: it reached the most tokens"),
+        ({"finish_reason": "content_filter"}, "the answer is cut off: the model server's filter"),
+        ({"refused": True}, "the model refused to answer"),
+        ({"reasoning": "x" * 1_234}, "its reasoning, 1,234 characters, is shown by --json"),
+        ({"finish_reason": "stop"}, None),
+        ({}, None),
+    ],
 )
-def test_an_answer_that_was_cut_off_is_marked(finish_reason: str | None, words: str) -> None:
-    answer = result().model_copy(update={"finish_reason": finish_reason})
-    text = shown(completed(results=(answer,)))
-    assert ("agent-dev-001: the answer is cut off" in text) == bool(words)
-    assert words in text
+@pytest.mark.parametrize("terminal", [True, False])
+def test_an_answer_that_is_not_whole_is_marked(
+    fields: dict[str, Any], words: str | None, terminal: bool
+) -> None:
+    text = shown(completed(results=(result().model_copy(update=fields),)), colour=terminal)
+    assert (f"agent-dev-001: {words}" in text) if words else ("agent-dev-001: " not in text)
 
 
 def test_a_result_shows_the_question_and_who_failed_and_why() -> None:
