@@ -1,0 +1,122 @@
+"""nats-py's client, and what it lacks while it opens a connection: credentials as people write them, no secret to a
+server without the TLS that was asked for, and an end to trying where every server has refused."""
+
+from typing import Any
+from urllib.parse import ParseResult
+
+from nats.aio.client import Client, Srv
+
+from parley.broker.jetstream.nats_access import PLAIN, NatsAccess
+from parley.broker.jetstream.nats_address import DecodedUri
+from parley.broker.jetstream.nats_mends import MendedClient
+from parley.broker.jetstream.nats_refusals import Attempt, NotAcceptable, refusal, unfit_greeting
+
+
+class OpeningClient(MendedClient):
+    def __init__(self, access: NatsAccess = PLAIN) -> None:
+        super().__init__()
+        self.access = access
+        # The last try: its server, whether TCP stood, and the server's greeting.
+        self._tried: Srv | None = None
+        self._had_tcp = False
+        self._greeting: dict[str, Any] | None = None
+        # Set while the first connection is made.
+        self._is_opening = False
+        # Why each server refused for good, by host and port. Emptied by success.
+        self._refusals: dict[str, str] = {}
+        # What no server takes: set once all have refused.
+        self.refused: str | None = None
+        # Every server's URL asks for TLS.
+        self._tls_wanted = False
+
+    async def connect(self, *arguments: Any, **options: Any) -> None:
+        """As nats-py's. Raises NotAcceptable once every server has refused for good."""
+        report = options.get("error_cb")
+
+        async def note(error: Exception) -> None:
+            if report is not None:
+                await report(error)
+            self._note_refusal_at_start(error)
+
+        options["error_cb"] = note
+        options.update({name: value for name, value in self.access.options().items() if value is not None})
+        options.update(self._login_of_urls(options.get("servers", [])))
+        self._is_opening = True
+        try:
+            await super().connect(*arguments, **options)
+        finally:
+            self._is_opening = False
+
+    def _login_of_urls(self, servers: list[str] | str) -> dict[str, str]:
+        """The one login of all URLs, as options: servers that NATS names later get it too."""
+        if self.access.jwt is not None or self.access.seed is not None or self.access.token is not None:
+            return {}
+        uris = [self._parse_server_uri(url) for url in ([servers] if isinstance(servers, str) else servers)]
+        given = {(uri.username, uri.password) for uri in uris if uri.username is not None}
+        if len(given) != 1:
+            return {}
+        ((user, password),) = given
+        password = password if password is not None else self.access.password
+        return {"token": str(user)} if password is None else {"user": str(user), "password": password}
+
+    @staticmethod
+    def _parse_server_uri(connect_url: str) -> ParseResult:
+        return DecodedUri(*Client._parse_server_uri(connect_url))
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        self._tried, self._had_tcp, self._greeting = s, False, None
+        await super()._connect_to_server(s)
+        self._had_tcp = True
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        await super()._process_info(info, initial_connection)
+        if not initial_connection:
+            return
+        self._greeting = info
+        attempt = self._attempt()
+        scheme = attempt_scheme(self._tried)
+        tls_wanted = scheme == "tls" or (self.access.wants_tls and not attempt.is_websocket)
+        problem = unfit_greeting(attempt, tls_wanted=tls_wanted)
+        if problem is not None:
+            raise NotAcceptable(problem)
+        if tls_wanted and not self.access.tls_first:
+            self._server_info["tls_required"] = True  # where the server leaves it to the client
+
+    def _attempt(self) -> Attempt:
+        uri = self._tried.uri if self._tried is not None else None
+        user, password = self.options.get("user"), self.options.get("password")
+        if user is None:
+            user, password = self.options.get("token"), None
+        if user is None and uri is not None:
+            user, password = uri.username, uri.password
+        return Attempt(
+            host=(uri.hostname or "") if uri is not None else "",
+            access=self.access,
+            greeting=self._greeting,
+            user=user,
+            has_password=password is not None,
+            is_websocket=attempt_scheme(self._tried) in ("ws", "wss"),
+            connected=self._had_tcp,
+        )
+
+    def _note_refusal_at_start(self, error: Exception) -> None:
+        if not self._is_opening or self._tried is None:
+            return
+        why = refusal(error, self._attempt())
+        place = f"{self._tried.uri.hostname}:{self._tried.uri.port}"
+        if why is None:
+            self._refusals.pop(place, None)
+            return
+        self._refusals[place] = why
+        known = {f"{s.uri.hostname}:{s.uri.port}" for s in self._server_pool if not s.discovered}
+        if known <= self._refusals.keys():
+            raise NotAcceptable(why) from error
+
+    @property
+    def refusal_at_start(self) -> str | None:
+        """Why a server refused for good, while others did not answer; None if none did."""
+        return next(iter(self._refusals.values()), None)
+
+
+def attempt_scheme(server: Srv | None) -> str:
+    return server.uri.scheme if server is not None else ""
