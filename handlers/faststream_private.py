@@ -18,6 +18,7 @@ from faststream import AckPolicy
 from faststream.nats import JStream, NatsBroker, PullSub
 from nats.aio.client import Client
 
+from parley.broker.jetstream.nats_access import PLAIN, NatsAccess
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.handlers.pull import PullSubscriber
 
@@ -25,8 +26,13 @@ from parley.handlers.pull import PullSubscriber
 class ServiceBroker(NatsBroker):
     """FastStream's broker on our client, which survives malformed headers."""
 
+    def __init__(self, access: NatsAccess = PLAIN, **options: Any) -> None:
+        super().__init__(**options)
+        # How its connection proves itself to NATS.
+        self._access = access
+
     async def _connect(self) -> Client:
-        connection = NatsClient()
+        connection = NatsClient(self._access)
         await connection.connect(**self._connection_kwargs)
         self.config.connect(connection)
         return connection

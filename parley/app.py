@@ -190,7 +190,7 @@ async def _wait_measured(jetstream: JetStream, nats_url: str) -> None:
 
 async def _prepare(settings: Settings, nats_url: str) -> None:
     """Check the server and provision the streams, on a connection of its own. Raises Unavailable."""
-    nc = await connect(nats_url, "parley-provision", SERVICE_INBOX)
+    nc = await connect(nats_url, "parley-provision", SERVICE_INBOX, settings.nats_access)
     try:
         await check_server(nc, nats_url)
         made = await provision(nc.jetstream(), settings.wanted)
@@ -256,6 +256,7 @@ async def _pool(settings: Settings, nats_url: str, model: str) -> AsyncIterator[
     pool = RayPool(
         config,
         nats_url=nats_url,
+        nats_access=settings.nats_access,
         name=name,
         actors=actors,
         address=address,
@@ -273,7 +274,9 @@ def _broker(settings: Settings, nats_url: str) -> NatsBroker:
         connect_options(nats_url, "parley-service", SERVICE_INBOX),
         settings.drain_seconds or None,
     )
-    return ServiceBroker(**options, apply_types=False, logger=None, graceful_timeout=limit)
+    return ServiceBroker(
+        settings.nats_access, **options, apply_types=False, logger=None, graceful_timeout=limit
+    )
 
 
 def _handlers(

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import typer
 import uvloop
 
-from parley.broker.core.errors import SettingsError
+from parley.broker.core.errors import SettingsError, Unavailable
 from parley.broker.core.printable import visible
-from parley.client import Client, connect
+from parley.client import Client, connect_with
 from parley.log_format import formatter
 from parley.settings import Settings, load
 from parley.terminal import Terminal
@@ -43,7 +43,10 @@ def with_client(work: Callable[[Client], Awaitable[T]]) -> T:
     logging.getLogger("parley").setLevel(logging.CRITICAL)
 
     async def session() -> T:
-        async with connect(load().with_local_nats().nats_url) as client:
+        settings = load().with_local_nats()
+        if settings.nats_url is None:
+            raise Unavailable("NATS_URL is not set and no `parley up` runs here: start one, or set NATS_URL")
+        async with connect_with(settings.nats_url, settings.nats_access) as client:
             return await work(client)
 
     return run_command(session())

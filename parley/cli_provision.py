@@ -12,7 +12,7 @@ async def run(settings: Settings, *, apply: bool) -> int:
     """The exit code. Raises SettingsError, Unavailable."""
     if settings.nats_url is None:
         raise SettingsError(["NATS_URL: not set, and no `parley up` runs here"])
-    nc = await connect(settings.nats_url, "parley-provision", SERVICE_INBOX)
+    nc = await connect(settings.nats_url, "parley-provision", SERVICE_INBOX, settings.nats_access)
     try:
         await check_server(nc, settings.nats_url)
         if apply:

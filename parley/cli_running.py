@@ -19,7 +19,7 @@ from parley.broker.core.url_masking import masked
 from parley.broker.process_tuning import tune_gc, use_batch_scheduling
 from parley.cli_asking import ask_and_follow
 from parley.cli_common import FAILED, NO_SERVICE, OK, out, print_error, run_command, start_logging
-from parley.client import connect
+from parley.client import connect_with
 from parley.display import show_ending
 from parley.settings import Settings, load
 from parley.shutdown import Interrupted, Shutdown
@@ -154,7 +154,7 @@ async def _demo(settings: Settings, question: str) -> int:
         with out.status("Starting NATS, Ray and the service on this machine…"):
             filled = await stack.enter_async_context(embedded(settings, folder, simulated=DEMO_MODEL))
             running = await stack.enter_async_context(service(filled))
-            client = await stack.enter_async_context(connect(running.nats_url))
+            client = await stack.enter_async_context(connect_with(running.nats_url, filled.nats_access))
         slots = running.pool.slots if running.pool else 0
         nats = masked(running.nats_url)
         out.print(f"Up: NATS {nats}, {slots} agent slots ({settings.pool}).", markup=False)

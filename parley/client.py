@@ -28,6 +28,7 @@ from parley.broker.core.messages import (
     ServiceProcess,
     decode,
 )
+from parley.broker.core.reply_subjects import CLIENT_INBOX
 from parley.broker.core.tally import Tally
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close
@@ -35,9 +36,10 @@ from parley.broker.jetstream.connection import connect as open_connection
 from parley.broker.jetstream.deadletters import DeadLetters
 from parley.broker.jetstream.direct_reads import read_all, read_last
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage
+from parley.broker.jetstream.nats_access import OPTION_NAMES, NatsAccess, NatsOptions
 from parley.broker.jetstream.object_store import get_object
 from parley.broker.jetstream.stored_ending_match import ending_of
-from parley.find_nats import find_nats
+from parley.find_nats import find_server
 from parley.request_arguments import Asking, compose, in_arguments
 from parley.service_processes import running_processes
 from parley.stored_questions import read_questions
@@ -109,17 +111,33 @@ def _encoded(kind: type[messages.Message], **fields: str | None) -> bytes:
 
 
 @asynccontextmanager
-async def connect(url: str | None = None) -> AsyncIterator["Client"]:
+async def connect(url: str | None = None, **options: Unpack[NatsOptions]) -> AsyncIterator["Client"]:
     """A client for as long as the block lasts.
 
     `url`: NATS servers, comma-separated. Without it the client takes PARLEY_NATS_URL, NATS_URL, or the URL of this
-    user's running `parley up`, in this order. Raises BrokerUnavailable when NATS cannot be reached, Unavailable
-    without any URL.
+    user's running `parley up`, in this order.
+
+    options: user and password, token (each may be in the URL too), creds_file, nkey_file: how the program proves
+    itself. ca_file, cert_file, key_file, tls_first: TLS. inbox_prefix: of the subjects where answers come; the
+    service's PARLEY_REPLY_PREFIXES must allow it. jetstream_domain: at a leaf node. What is left out is taken from
+    PARLEY_NATS_USER, PARLEY_NATS_CREDS_FILE and so on (docs/nats.md).
+
+    Raises SettingsError for an option that cannot be used, AccessRefused when NATS does not take the credentials or
+    TLS fails, BrokerUnavailable when NATS cannot be reached, Unavailable without any URL.
     """
-    url = url or find_nats()
-    if url is None:
+    if unknown := sorted(options.keys() - set(OPTION_NAMES)):
+        raise TypeError(f"no such argument: {', '.join(unknown)}")
+    found, access = find_server(url, options)
+    if found is None:
         raise Unavailable("NATS_URL is not set and no `parley up` runs here: start one, or set NATS_URL")
-    nc = await open_connection(url, "parley-client")
+    async with connect_with(found, access) as client:
+        yield client
+
+
+@asynccontextmanager
+async def connect_with(url: str, access: NatsAccess) -> AsyncIterator["Client"]:
+    """As `connect`, for a program that has read its settings."""
+    nc = await open_connection(url, "parley-client", access.inbox_prefix or CLIENT_INBOX, access)
     try:
         client = Client(JetStream(nc))
         await client.listen()

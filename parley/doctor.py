@@ -17,7 +17,7 @@ from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.provision import Extent, provision
 from parley.broker.jetstream.store_probe import StoreProbe
-from parley.client import connect as connect_client
+from parley.client import connect_with as connect_client
 from parley.handlers.routes import Part
 from parley.settings import Settings
 from parley.workers import prompts
@@ -59,7 +59,7 @@ async def _nats(settings: Settings) -> AsyncIterator[Finding]:
         yield Finding("NATS", False, unset)
         return
     try:
-        nc = await connect(settings.nats_url, "parley-doctor", SERVICE_INBOX)
+        nc = await connect(settings.nats_url, "parley-doctor", SERVICE_INBOX, settings.nats_access)
     except Unavailable as error:
         yield Finding("NATS", False, str(error))
         return
@@ -67,7 +67,7 @@ async def _nats(settings: Settings) -> AsyncIterator[Finding]:
         server = await _server(nc, settings.nats_url)
         yield server
         # A question of a client's: it is answered at clients' inboxes only.
-        async with connect_client(settings.nats_url) as client:
+        async with connect_client(settings.nats_url, settings.nats_access) as client:
             processes = await client.processes()
         for finding in serving(processes):
             yield finding

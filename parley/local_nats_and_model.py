@@ -23,7 +23,7 @@ async def embedded(
         found: dict[str, object] = {}
         if settings.nats_url is None:
             server = await stack.enter_async_context(embedded_nats(folder, port=_free(4222)))
-            found["nats_url"] = server.url
+            settings = settings.at_local_nats(server.url)
         if settings.vllm_url is None:
             found["vllm_url"] = await stack.enter_async_context(simulator(*simulated))
         yield settings.model_copy(update=found)

@@ -25,6 +25,7 @@ class RightsCheck:
         self._own = RightsWatch(nc, needed)
         # The workers' NATS, if this process has workers.
         self._worker_url = settings.worker_nats_url or settings.nats_url if Part.DISPATCH in parts else None
+        self._worker_access = settings.worker_nats_access
         # What the workers lack, or None.
         self._workers: str | None = None
 
@@ -51,7 +52,7 @@ class RightsCheck:
     async def _look_at_workers(self) -> None:
         assert self._worker_url is not None, "only then does it run"
         try:
-            nc = await connect(self._worker_url, "parley-worker-rights", WORKER_INBOX)
+            nc = await connect(self._worker_url, "parley-worker-rights", WORKER_INBOX, self._worker_access)
         except Unavailable:
             return  # the pool says why its workers cannot connect
         nc.is_second = True

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self, cast
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from parley.broker.core.errors import SettingsError
 from parley.broker.core.messages.base import KIB, MAX_AGENTS, MAX_TIMEOUT_SECONDS, TimeoutSeconds
@@ -33,6 +33,7 @@ from parley.model_server_settings import (
     certificates,
     check_headers,
 )
+from parley.nats_settings import NatsSettings
 from parley.workers.model.breaker import BreakerPolicy
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
 from parley.workers.model.request_fields import FieldRules, parse_omit, parse_rename
@@ -59,14 +60,10 @@ def _field(default: object, meaning: str, shared: str | None = None, **bounds: f
     return Field(default, description=meaning, validation_alias=alias, **cast(dict[str, Any], bounds))
 
 
-class Settings(BaseSettings):
+class Settings(NatsSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, populate_by_name=True)
 
     # fmt: off
-    nats_url: str | None = _field(
-        None, "NATS servers, comma-separated. `parley up` starts its own without it.", "NATS_URL")
-    worker_nats_url: str | None = _field(
-        None, "The same servers, with the credentials that workers use. Without it, those of NATS_URL.")
     ray_address: str | None = _field(
         None, "Ray cluster to join, of which this machine is a node: `auto` or `host:6379`. Without it, or with `local`, a "
         "local Ray is started.",
@@ -133,7 +130,7 @@ class Settings(BaseSettings):
     log_format: LogFormat = _field("text", "Of log lines: `text`, or `json` for one object a line.")
     # fmt: on
 
-    @field_validator("nats_url", "worker_nats_url", "ray_address", "vllm_url", "vllm_model", mode="before")
+    @field_validator("ray_address", "vllm_url", "vllm_model", mode="before")
     @classmethod
     def _blank_is_unset(cls, value: Any) -> Any:
         return None if isinstance(value, str) and not value.strip() else value
@@ -154,11 +151,6 @@ class Settings(BaseSettings):
     @classmethod
     def _blank_is_the_usual_place(cls, value: Any) -> Any:
         return default_state_folder() if isinstance(value, str) and not value.strip() else value
-
-    @field_validator("nats_url", "worker_nats_url")
-    @classmethod
-    def _nats_urls(cls, value: str | None) -> str | None:
-        return _urls(value, {"nats", "tls", "ws", "wss"}, "nats://127.0.0.1:4222")
 
     @field_validator("vllm_url")
     @classmethod
@@ -193,7 +185,8 @@ class Settings(BaseSettings):
 
     def with_local_nats(self) -> Self:
         """These settings, with the NATS of this user's running `parley up` where none is set."""
-        return self if self.nats_url else self.model_copy(update={"nats_url": announced(self.home)})
+        found = None if self.nats_url else announced(self.home)
+        return self.at_local_nats(found) if found else self
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -237,6 +230,7 @@ class Settings(BaseSettings):
             drain_seconds=self.drain_seconds,
             breaker_policy=BreakerPolicy(self.breaker_failures, self.breaker_cooldown_seconds),
             access=self.access,
+            nats_access=self.worker_nats_access,
         )
 
 

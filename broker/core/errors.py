@@ -4,6 +4,7 @@
     ├── SettingsError        the operator: a setting is wrong                     (exit code 2)
     ├── Unavailable          the operator: something Parley needs is not there    (exit code 3)
     │   ├── BrokerUnavailable    NATS cannot be reached, or is gone
+    │   │   ├── AccessRefused        NATS answers, and this connection's credentials or TLS do not fit
     │   │   ├── RightMissing         NATS answers, and refuses this user a right
     │   │   ├── LimitReached         NATS answers, and this connection is beyond one of its limits
     │   │   ├── NoQuorum             NATS answers, and too few servers of its cluster are up
@@ -56,6 +57,13 @@ class BrokerUnavailable(Unavailable):
 
     def __str__(self) -> str:
         return f"cannot reach NATS at {self.url}: {self.reason}. Is it running, and is NATS_URL right?"
+
+
+class AccessRefused(BrokerUnavailable):
+    """A server answers, and does not take this connection. `reason` says why and what to do."""
+
+    def __str__(self) -> str:
+        return f"connecting to NATS at {self.url} failed: {self.reason}"
 
 
 class RightMissing(BrokerUnavailable):

@@ -11,6 +11,7 @@ import nats.errors
 import nats.js.errors
 
 from parley.broker.core.errors import (
+    AccessRefused,
     BrokerUnavailable,
     BrokerUnsuitable,
     LimitReached,
@@ -20,7 +21,10 @@ from parley.broker.core.errors import (
 from parley.broker.core.reply_subjects import CLIENT_INBOX
 from parley.broker.core.url_masking import masked
 from parley.broker.jetstream.connection_limits import limit_reached
+from parley.broker.jetstream.nats_access import PLAIN, NatsAccess
+from parley.broker.jetstream.nats_address import servers
 from parley.broker.jetstream.nats_client import NatsClient, NotAllowed
+from parley.broker.jetstream.nats_refusals import NotAcceptable
 from parley.broker.jetstream.quorum import told_no_quorum
 
 log = logging.getLogger("parley.broker")
@@ -47,7 +51,7 @@ def connect_options(url: str, name: str, inbox: str = CLIENT_INBOX) -> dict[str,
     `inbox`: the prefix of its inboxes, by its role (`parley.broker.core.reply_subjects`).
     """
     return {
-        "servers": [part.strip() for part in url.split(",")],
+        "servers": servers(url),
         "name": name,
         "inbox_prefix": inbox,
         "allow_reconnect": True,
@@ -60,17 +64,22 @@ def connect_options(url: str, name: str, inbox: str = CLIENT_INBOX) -> dict[str,
     }
 
 
-async def connect(url: str, name: str, inbox: str = CLIENT_INBOX) -> NatsClient:
-    """Open a connection. `inbox`: as for `connect_options`. Raises BrokerUnavailable when no server answers within
-    seconds."""
+async def connect(url: str, name: str, inbox: str = CLIENT_INBOX, access: NatsAccess = PLAIN) -> NatsClient:
+    """Open a connection. `inbox`: as for `connect_options`.
+
+    Raises AccessRefused as soon as each server has refused it for good, BrokerUnavailable when no server answers
+    within seconds, SettingsError.
+    """
     options = connect_options(url, name, inbox)
-    client = NatsClient()
+    client = NatsClient(access)
     try:
         # The first connection is not retried for ever: a wrong URL must be reported now.
         await _within(2 * CONNECT_TIMEOUT_SECONDS + 1, client.connect(**options))
     except (TimeoutError, OSError, ValueError, nats.errors.Error) as error:
         with suppress(Exception):  # nats-py cannot close a connection that it never began to open
             await client.close()
+        if client.refusal_at_start is not None:
+            raise AccessRefused(masked(url), client.refusal_at_start) from error
         # The last error says more than a timeout.
         raise unavailable(masked(url), client.last_error or error) from error
     return client
@@ -101,8 +110,6 @@ async def close(nc: NatsClient) -> None:
 
 def reason(error: BaseException) -> str:
     """What an operator should read instead of nats-py's error."""
-    if "authorization" in str(error).lower():
-        return "its token or password is missing from the URL, or wrong (nats://TOKEN@host:port)"
     if isinstance(error, nats.js.errors.ServiceUnavailableError) and error.err_code is None:
         return "its JetStream is switched off, or starting"  # nobody listens to JetStream's questions
     said = str(error) or type(error).__name__
@@ -111,6 +118,8 @@ def reason(error: BaseException) -> str:
 
 def unavailable(url: str, error: BaseException) -> BrokerUnavailable:
     """What nats-py's `error` is to Parley. `url`: masked."""
+    if isinstance(error, NotAcceptable):
+        return AccessRefused(url, str(error))
     if isinstance(error, NotAllowed):
         return RightMissing(url, reason(error))
     lacking = told_no_quorum(error)
@@ -135,12 +144,19 @@ async def check_server(nc: NatsClient, url: str) -> str:
     except (nats.errors.NoRespondersError, nats.js.errors.APIError) as error:
         if told_no_quorum(error):
             raise unavailable(masked(url), error) from error
-        raise BrokerUnsuitable(
-            masked(url),
-            "has no JetStream for this account; start it with -js, or enable JetStream for the account",
-        ) from error
+        raise BrokerUnsuitable(masked(url), _no_jetstream(nc)) from error
     except (nats.errors.Error, TimeoutError) as error:
         if isinstance(error, TimeoutError) and nc.cluster is not None:
             raise NoQuorum(masked(url), "its JetStream did not answer, so it has no leader now") from error
         raise unavailable(masked(url), error) from error
     return f"{version.major}.{version.minor}.{version.patch}"
+
+
+def _no_jetstream(nc: NatsClient) -> str:
+    """What lacks, and what to do about it."""
+    own = f"; the server's own domain is {nc.own_domain}" if nc.own_domain else ""
+    if nc.domain is not None:
+        remedy = "PARLEY_NATS_JETSTREAM_DOMAIN is wrong, or that server is away, or has no JetStream for this account"
+        return f"has no JetStream in the domain {nc.domain}{own}: {remedy}"
+    remedy = "start it with -js, or enable JetStream for the account"
+    return f"has no JetStream for this account; {remedy}; at a leaf node set PARLEY_NATS_JETSTREAM_DOMAIN"

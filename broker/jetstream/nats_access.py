@@ -123,16 +123,15 @@ class NatsAccess:
 
     def _current(self) -> tuple[str, str]:
         """JWT and seed: those of the file as it is now, or as it was."""
-        assert self.jwt is not None and self.seed is not None, "a credentials file has both"
         with contextlib.suppress(OSError, ValueError):
             return read_credentials(Path(self.login_file or "").read_text())
-        return self.jwt, self.seed
+        return self.jwt or "", self.seed or ""
 
 
 PLAIN = NatsAccess()
 
 
-def load_access(options: NatsOptions, label: Callable[[str], str] = str) -> NatsAccess:
+def load_access(options: Mapping[str, object], label: Callable[[str], str] = str) -> NatsAccess:
     """Read the files that `options` name. `label`: what the user calls an option, for errors.
 
     Raises SettingsError: a line a problem.
@@ -147,10 +146,10 @@ def load_access(options: NatsOptions, label: Callable[[str], str] = str) -> Nats
 class _Reader:
     """Reads options and collects what is wrong with them."""
 
-    def __init__(self, options: NatsOptions, label: Callable[[str], str]) -> None:
-        given: Mapping[str, Any] = options
-        self._given = {
-            name: value for name, value in given.items() if value is not None and str(value).strip()
+    def __init__(self, options: Mapping[str, object], label: Callable[[str], str]) -> None:
+        # Any: paths, texts and one switch.
+        self._given: dict[str, Any] = {
+            name: value for name, value in options.items() if value is not None and str(value).strip()
         }
         self._label = label
         self.problems: list[str] = []
@@ -178,7 +177,12 @@ class _Reader:
         )
 
     def _check_one_login(self) -> None:
-        ways = (("creds_file",), ("nkey_file",), ("token", "token_file"), ("user", "password", "password_file"))
+        ways = (
+            ("creds_file",),
+            ("nkey_file",),
+            ("token", "token_file"),
+            ("user", "password", "password_file"),
+        )
         chosen = [way for way in ways if any(name in self._given for name in way)]
         if len(chosen) > 1:
             names = " and ".join(self._label(next(n for n in way if n in self._given)) for way in chosen)
@@ -199,6 +203,8 @@ class _Reader:
             self._problem("creds_file", str(error))
         try:
             if nkey is not None:
+                if _JWT.search(nkey):
+                    self._problem("nkey_file", f"is a credentials file: use {self._label('creds_file')}")
                 return None, read_seed(nkey)
         except ValueError as error:
             self._problem("nkey_file", str(error))
@@ -231,9 +237,7 @@ class _Reader:
             self._problem(name, "is empty")
             return None
         if secret and mode & _FOR_OTHERS:
-            log.warning(
-                "%s: everybody on this machine can read %s; chmod 600 it", self._label(name), found
-            )
+            log.warning("%s: everybody on this machine can read %s; chmod 600 it", self._label(name), found)
         return text
 
     def _check_tls(self, authorities: str | None, certificate: str | None, key: str | None) -> None:

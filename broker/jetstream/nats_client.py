@@ -24,7 +24,9 @@ from nats.js.api import ConsumerConfig, ConsumerInfo, PubAck
 from pydantic_core import from_json
 
 from parley.broker.jetstream.forgery_counts import Forgeries
-from parley.broker.jetstream.nats_mends import MendedClient
+from parley.broker.jetstream.message_head import encode_head
+from parley.broker.jetstream.nats_access import PLAIN, NatsAccess
+from parley.broker.jetstream.opening_client import OpeningClient
 from parley.broker.jetstream.rights import USER_INFO, Right, Verb, refused_right
 
 log = logging.getLogger("parley.nats")
@@ -36,10 +38,8 @@ ErrorCallback = Callable[[Exception], Awaitable[None]]
 _REFUSED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
 _VERBS = {"publish": Verb.PUBLISH, "subscription": Verb.SUBSCRIBE}
 
-# A subject; and a header's name (RFC 9110's tokens).
+# A subject.
 _WRITABLE = re.compile(r"[^ \t\r\n]+").fullmatch
-_LINE_BREAKS = str.maketrans("\r\n", "  ")
-_HEADER_KEY = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 
 _NUMBER = re.compile(r"[0-9]+")
 # For the server to say that it has read a question.
@@ -101,7 +101,7 @@ class JetStreamClient(JetStreamContext):
         return PubAck(read["stream"], read["seq"], read.get("domain"), read.get("duplicate"))
 
 
-class NatsClient(MendedClient):
+class NatsClient(OpeningClient):
     """The client that all of Parley uses: connection events to await, one log line an absence, and inline messages.
 
     nats-py puts each message into a queue, and a task of the subscription takes it out and calls back; replies to
@@ -110,8 +110,8 @@ class NatsClient(MendedClient):
     limits.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, access: NatsAccess = PLAIN) -> None:
+        super().__init__(access)
         # What came here under a false name.
         self.forgeries = Forgeries()
         # What to do with each message, by subscription id.
@@ -341,6 +341,8 @@ class NatsClient(MendedClient):
     ) -> None:
         """As nats-py's, which takes three times as long: it builds a bytearray header by header, and makes a future for
         the task that writes each time."""
+        if self.domain is not None:
+            subject = self.in_domain(subject)
         queue = self._flush_queue
         whole = len(payload) + self._pending_data_size
         if (
@@ -356,7 +358,7 @@ class NatsClient(MendedClient):
         if headers is None:
             command = f"PUB {subject} {reply} {len(payload)}\r\n".encode() + payload + b"\r\n"
         else:
-            head = _head(headers)
+            head = encode_head(headers)
             sizes = f"{len(head)} {len(head) + len(payload)}"
             command = b"".join((f"HPUB {subject} {reply} {sizes}\r\n".encode(), head, payload, b"\r\n"))
         self.stats["out_msgs"] += 1
@@ -375,6 +377,7 @@ class NatsClient(MendedClient):
         answer: asyncio.Future[Msg] = loop.create_future()
         if self._deaf is not None:
             raise self._deaf
+        subject = self.in_domain(subject)
         token = next(self._tokens)
         self._asked[token] = subject, answer
         timer = loop.call_later(timeout, _time_out, answer)
@@ -390,21 +393,6 @@ class NatsClient(MendedClient):
         asked = self._asked.get(message.subject.rpartition(".")[2])
         if asked is not None and not asked[1].done():
             asked[1].set_result(message)
-
-
-def _head(headers: dict[str, str]) -> bytes:
-    """Raises BadHeaderError for a name that no header can have."""
-    lines = ["NATS/1.0"]
-    for key, value in headers.items():
-        if not _HEADER_KEY(key):
-            raise nats.errors.BadHeaderError(key)
-        # nats-py's own names are enums, which an f-string would not write as their text.
-        lines.append(f"{str.strip(key)}: {value.strip()}")
-    text = "\r\n".join(lines)
-    if text.count("\n") + text.count("\r") != 2 * (len(lines) - 1):
-        # A line break in a value would begin another header.
-        text = "\r\n".join(line.translate(_LINE_BREAKS) for line in lines)
-    return f"{text}\r\n\r\n".encode()
 
 
 def _request_tokens() -> Iterator[str]:

@@ -7,8 +7,10 @@ import re
 import ssl
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+import nats.errors
 
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream.nats_access import NatsAccess
@@ -24,7 +26,7 @@ _WAYS = (
 _OWN_CERTIFICATE = "PARLEY_NATS_CERT_FILE and PARLEY_NATS_KEY_FILE"
 
 
-class NotAcceptable(Exception):
+class NotAcceptable(nats.errors.Error):
     """What the server says of itself does not fit what is asked of it. Raised while a connection is opened."""
 
 
@@ -41,7 +43,6 @@ class Attempt:
     is_websocket: bool = False
     # It had the TCP connection.
     connected: bool = True
-    seconds: float = field(default=0.0)
 
 
 def refusal(error: BaseException, attempt: Attempt) -> str | None:
@@ -75,7 +76,7 @@ def unfit_greeting(attempt: Attempt, *, tls_wanted: bool) -> str | None:
     if _wants_certificate(attempt):
         return _of_certificate(attempt)
     if attempt.access.seed is not None and greeting.get("auth_required") and not greeting.get("nonce"):
-        return f"it takes no credentials file and no nkey; it wants {_WAYS.split(', PARLEY')[0]}"
+        return f"it takes no credentials file and no nkey; it wants {_WAYS.split(', PARLEY', maxsplit=1)[0]}"
     return None
 
 
@@ -93,7 +94,7 @@ def _of_certificate(attempt: Attempt) -> str:
 def _tls_error(error: BaseException) -> ssl.SSLError | None:
     for each in _chain(error):
         found = getattr(each, "certificate_error", each)  # as aiohttp wraps it
-        if isinstance(found, ssl.SSLError):
+        if isinstance(found, ssl.SSLError) and hasattr(found, "reason"):  # not aiohttp's own
             return found
     return None
 

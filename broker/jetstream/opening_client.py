@@ -5,6 +5,7 @@ from typing import Any
 from urllib.parse import ParseResult
 
 from nats.aio.client import Client, Srv
+from nats.aio.transport import TcpTransport
 
 from parley.broker.jetstream.nats_access import PLAIN, NatsAccess
 from parley.broker.jetstream.nats_address import DecodedUri
@@ -16,6 +17,8 @@ class OpeningClient(MendedClient):
     def __init__(self, access: NatsAccess = PLAIN) -> None:
         super().__init__()
         self.access = access
+        # Of the JetStream that has Parley's streams; None: the server's own.
+        self.domain = access.domain
         # The last try: its server, whether TCP stood, and the server's greeting.
         self._tried: Srv | None = None
         self._had_tcp = False
@@ -24,10 +27,6 @@ class OpeningClient(MendedClient):
         self._is_opening = False
         # Why each server refused for good, by host and port. Emptied by success.
         self._refusals: dict[str, str] = {}
-        # What no server takes: set once all have refused.
-        self.refused: str | None = None
-        # Every server's URL asks for TLS.
-        self._tls_wanted = False
 
     async def connect(self, *arguments: Any, **options: Any) -> None:
         """As nats-py's. Raises NotAcceptable once every server has refused for good."""
@@ -46,6 +45,15 @@ class OpeningClient(MendedClient):
             await super().connect(*arguments, **options)
         finally:
             self._is_opening = False
+
+    def in_domain(self, subject: str) -> str:
+        """Where to publish what is for `subject`: JetStream's own subjects are others in a domain. Between a leaf and
+        its hub only these pass, where each has a JetStream of its own."""
+        if self.domain is None:
+            return subject
+        if subject.startswith("$JS.API."):
+            return self.access.api_prefix + subject.removeprefix("$JS.API.")
+        return self.access.api_prefix + subject if subject.startswith("$KV.") else subject
 
     def _login_of_urls(self, servers: list[str] | str) -> dict[str, str]:
         """The one login of all URLs, as options: servers that NATS names later get it too."""
@@ -68,13 +76,24 @@ class OpeningClient(MendedClient):
         await super()._connect_to_server(s)
         self._had_tcp = True
 
+    async def _process_connect_init(self) -> None:
+        """Fault: after a failed TLS handshake nats-py waits for ever until the connection is closed, since asyncio tells
+        only the protocol that the handshake has replaced."""
+        try:
+            await super()._process_connect_init()
+        except Exception:
+            if isinstance(self._transport, TcpTransport):
+                self._transport.close()  # type: ignore[no-untyped-call]  # nats-py gives it no types
+                self._transport = None
+            raise
+
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         await super()._process_info(info, initial_connection)
         if not initial_connection:
             return
         self._greeting = info
         attempt = self._attempt()
-        scheme = attempt_scheme(self._tried)
+        scheme = _scheme(self._tried)
         tls_wanted = scheme == "tls" or (self.access.wants_tls and not attempt.is_websocket)
         problem = unfit_greeting(attempt, tls_wanted=tls_wanted)
         if problem is not None:
@@ -95,7 +114,7 @@ class OpeningClient(MendedClient):
             greeting=self._greeting,
             user=user,
             has_password=password is not None,
-            is_websocket=attempt_scheme(self._tried) in ("ws", "wss"),
+            is_websocket=_scheme(self._tried) in ("ws", "wss"),
             connected=self._had_tcp,
         )
 
@@ -113,10 +132,15 @@ class OpeningClient(MendedClient):
             raise NotAcceptable(why) from error
 
     @property
+    def own_domain(self) -> str | None:
+        """The domain of the connected server's own JetStream; None where it has none."""
+        return (self._greeting or {}).get("domain")
+
+    @property
     def refusal_at_start(self) -> str | None:
         """Why a server refused for good, while others did not answer; None if none did."""
         return next(iter(self._refusals.values()), None)
 
 
-def attempt_scheme(server: Srv | None) -> str:
+def _scheme(server: Srv | None) -> str:
     return server.uri.scheme if server is not None else ""

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 import nats.errors
 from pydantic_core import from_json
@@ -28,10 +29,7 @@ class RightsWatch:
 
     def __init__(self, nc: NatsClient, needed: Collection[Right], name: str = "service") -> None:
         self._nc = nc
-        # With a domain JetStream's own subjects have other names.
-        self._needed = tuple(
-            right for right in needed if nc.domain is None or not right.subject.startswith("$JS.")
-        )
+        self._needed = tuple(replace(right, subject=nc.in_domain(right.subject)) for right in needed)
         self._name = name
         # Those that lack, as far as the server tells its user's rights; None: it does not.
         self._missing: tuple[Right, ...] | None = None

@@ -6,7 +6,8 @@ from pathlib import Path
 
 
 class OwnAuthority:
-    """`ca_file`: its certificate, PEM. `server`: what a server on `localhost` proves itself with."""
+    """`ca_file`: its certificate, PEM. `server`: what a server on `localhost` proves itself with, from
+    `certificate_file` and `key_file`."""
 
     def __init__(self, folder: Path) -> None:
         self.ca_file = folder / "ca.pem"
@@ -29,6 +30,7 @@ class OwnAuthority:
         _openssl("req", *new_key, "-keyout", key, "-out", request, "-subj", "/CN=localhost")
         signed = ("-CA", self.ca_file, "-CAkey", ca_key, "-CAcreateserial", "-days", "2", "-extfile", names)
         _openssl("x509", "-req", "-in", request, "-out", certificate, *signed)
+        self.certificate_file, self.key_file = certificate, key
         self.server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.server.load_cert_chain(certificate, key)
 

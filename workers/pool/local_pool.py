@@ -29,7 +29,9 @@ class LocalPool(WorkerPool):
         self._worker: Worker | None = None
 
     async def __aenter__(self) -> Self:
-        nc = await connect(self._config.nats_url, "parley-worker-local", WORKER_INBOX)
+        nc = await connect(
+            self._config.nats_url, "parley-worker-local", WORKER_INBOX, self._config.nats_access
+        )
         nc.is_second = True  # beside the service's own
         self._stack.push_async_callback(close, nc)
         worker = self._worker = await start_worker(self._config, JetStream(nc), self._stack)

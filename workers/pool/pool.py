@@ -11,6 +11,7 @@ from typing import Protocol
 
 from parley.broker.asyncio_helpers import BackgroundLoop, Capacity
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.nats_access import PLAIN, NatsAccess
 from parley.workers.agent import Agent
 from parley.workers.job_to_worker import Job
 from parley.workers.model.breaker import BreakerPolicy
@@ -40,6 +41,7 @@ class WorkerConfig:
     drain_seconds: float
     breaker_policy: BreakerPolicy = field(default_factory=BreakerPolicy)
     access: ServerAccess = field(default_factory=ServerAccess)
+    nats_access: NatsAccess = PLAIN
 
 
 class Pool(Protocol):

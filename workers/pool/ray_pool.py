@@ -21,6 +21,7 @@ from parley.broker.asyncio_helpers import BackgroundLoop, gather
 from parley.broker.core.reply_subjects import SERVICE_INBOX
 from parley.broker.jetstream.acks_and_pulls import nak
 from parley.broker.jetstream.connection import close, connect
+from parley.broker.jetstream.nats_access import NatsAccess
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.workers.job_to_worker import Job
 from parley.workers.pool.job_book import RESEND_SECONDS
@@ -88,6 +89,7 @@ class RayPool(WorkerPool):
         address: str | None,
         actor_cpus: float = 1.0,
         nats_url: str | None = None,
+        nats_access: NatsAccess | None = None,
         home: Path | None = None,
     ) -> None:
         resend_seconds = min(RESEND_SECONDS, config.ack_wait_seconds / RESEND_SHARE)
@@ -95,6 +97,7 @@ class RayPool(WorkerPool):
         self._config = config
         # For the pool's own connection.
         self._nats_url = nats_url or config.nats_url
+        self._nats_access = nats_access or config.nats_access
         self._name = name
         self._cluster = RayCluster(address, actors=actors, actor_cpus=actor_cpus, home=home)
         self._address = address
@@ -117,7 +120,9 @@ class RayPool(WorkerPool):
             async with self._cluster.starting():
                 await self._cluster.start()
             self._stack.push_async_callback(self._leave)
-            self._nc = await connect(self._nats_url, f"parley-pool-{self._name}", SERVICE_INBOX)
+            self._nc = await connect(
+                self._nats_url, f"parley-pool-{self._name}", SERVICE_INBOX, self._nats_access
+            )
             self._nc.is_second = True  # beside the service's own
             self._stack.push_async_callback(close, self._nc)
             async with self._cluster.starting():

@@ -49,7 +49,9 @@ class WorkerActor:
 
     async def start(self) -> str:
         """Connect. Returns the inbox, to which the actor is subscribed by then."""
-        nc = self._nc = await connect(self._config.nats_url, self._name, WORKER_INBOX)
+        nc = self._nc = await connect(
+            self._config.nats_url, self._name, WORKER_INBOX, self._config.nats_access
+        )
         self._stack.push_async_callback(close, nc)
         lifeline = asyncio.create_task(self._lifeline(nc))
         self._stack.callback(lifeline.cancel)
