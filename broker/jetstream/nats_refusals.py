@@ -23,6 +23,7 @@ _WAYS = (
     "a user and password or a token in the URL (nats://user:password@host:port), PARLEY_NATS_USER and _PASSWORD, "
     "_TOKEN, _CREDS_FILE or _NKEY_FILE"
 )
+NO_WEBSOCKET = "it takes no WebSocket connection on this port; nats:// or tls:// is for the other one"
 _OWN_CERTIFICATE = "PARLEY_NATS_CERT_FILE and PARLEY_NATS_KEY_FILE"
 
 
@@ -151,8 +152,6 @@ def _of_greeting(error: BaseException, attempt: Attempt) -> str | None:
         return (
             f"it is silent: a NATS server greets at once, others (HTTP, NATS's own monitoring port) wait.{first}"
         ).rstrip(".")
-    if "websocket" in str(error).lower() or type(error).__name__ == "WSServerHandshakeError":
-        return "it takes no WebSocket connection there"
     if _hung_up(error) or "expecting info" in str(error).lower():
         return f"what answers there does not greet as NATS does; is the port right?{first}".rstrip(".")
     return None

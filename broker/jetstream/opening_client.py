@@ -10,7 +10,7 @@ from nats.aio.transport import TcpTransport
 from parley.broker.jetstream.nats_access import PLAIN, NatsAccess
 from parley.broker.jetstream.nats_address import DecodedUri
 from parley.broker.jetstream.nats_mends import MendedClient
-from parley.broker.jetstream.nats_refusals import Attempt, NotAcceptable, refusal, unfit_greeting
+from parley.broker.jetstream.nats_refusals import NO_WEBSOCKET, Attempt, NotAcceptable, refusal, unfit_greeting
 
 
 class OpeningClient(MendedClient):
@@ -73,7 +73,12 @@ class OpeningClient(MendedClient):
 
     async def _connect_to_server(self, s: Srv) -> None:
         self._tried, self._had_tcp, self._greeting = s, False, None
-        await super()._connect_to_server(s)
+        try:
+            await super()._connect_to_server(s)
+        except Exception as error:
+            if hasattr(error, "status"):  # aiohttp's ClientResponseError
+                raise NotAcceptable(NO_WEBSOCKET) from error
+            raise
         self._had_tcp = True
 
     async def _process_connect_init(self) -> None:
