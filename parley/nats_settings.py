@@ -48,7 +48,7 @@ class NatsSettings(BaseSettings):
     nats_cert_file: str | None = _file("This process's certificate for NATS, PEM. Demands TLS.")
     nats_key_file: str | None = _file("Its key, PEM, without a passphrase.")
     worker_nats_cert_file: str | None = _file("The workers' certificate. Without it, the service's.")
-    worker_nats_key_file: str | None = _file("Its key.")
+    worker_nats_key_file: str | None = _file("The key of that certificate.")
     nats_tls_first: bool = Field(
         False, description="TLS before NATS's greeting: for a server with `handshake_first`.")
     nats_inbox_prefix: str | None = _file(

@@ -344,6 +344,6 @@ def _signed(seed: str, nonce: str) -> bytes:
 def _key_pair(seed: str) -> Any:
     """nkeys's KeyPair, which has no types."""
     # Only who has an nkey pays for the library of its signatures.
-    import nkeys  # type: ignore[import-untyped]
+    import nkeys
 
     return nkeys.from_seed(bytearray(seed.encode()))

@@ -10,7 +10,13 @@ from nats.aio.transport import TcpTransport
 from parley.broker.jetstream.nats_access import PLAIN, NatsAccess
 from parley.broker.jetstream.nats_address import DecodedUri
 from parley.broker.jetstream.nats_mends import MendedClient
-from parley.broker.jetstream.nats_refusals import NO_WEBSOCKET, Attempt, NotAcceptable, refusal, unfit_greeting
+from parley.broker.jetstream.nats_refusals import (
+    NO_WEBSOCKET,
+    Attempt,
+    NotAcceptable,
+    refusal,
+    unfit_greeting,
+)
 
 
 class OpeningClient(MendedClient):
@@ -75,6 +81,8 @@ class OpeningClient(MendedClient):
         self._tried, self._had_tcp, self._greeting = s, False, None
         try:
             await super()._connect_to_server(s)
+        except ImportError as error:
+            raise NotAcceptable("ws:// and wss:// need aiohttp here: pip install aiohttp") from error
         except Exception as error:
             if hasattr(error, "status"):  # aiohttp's ClientResponseError
                 raise NotAcceptable(NO_WEBSOCKET) from error

@@ -1,5 +1,6 @@
 """A nats-server with any configuration; operators, accounts and users as `nsc` makes them."""
 
+import asyncio
 import base64
 import json
 import os
@@ -20,7 +21,7 @@ UNLIMITED = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "con
 @asynccontextmanager
 async def nats_server(folder: Path, configuration: str = "", *, jetstream: bool = True) -> AsyncIterator[str]:
     """Yields `host:port` of its clients."""
-    folder.mkdir(parents=True, exist_ok=True)
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
     store = f'jetstream {{ store_dir: "{folder}/store" }}\n' if jetstream else ""
     path = folder / "nats.conf"
     path.write_text(

@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +39,9 @@ def test_a_credentials_file_is_read_anew_for_each_connection(file: Callable[[str
     before = access.options()["user_jwt_cb"]()
     path.write_text(second)
     after = access.options()["user_jwt_cb"]()
-    assert before != after and before.decode() in first and after.decode() in second
+    assert before != after
+    assert before.decode() in first
+    assert after.decode() in second
     assert jwt_expiry(before.decode()) is None
     assert 0 < (jwt_expiry(after.decode()) or 0) - time.time() <= 60
     path.unlink()  # and as it was where it is gone, as on a worker's machine
@@ -54,7 +57,9 @@ def test_no_secret_is_in_its_text_and_it_crosses_to_other_processes(file: Callab
         {"user": "me", "password_file": file("p", "s3cret\r\n")},
     ):
         access = load_access(options)
-        assert "s3cret" not in repr(access) and "eyJ" not in repr(access) and access.has_login
+        assert "s3cret" not in repr(access)
+        assert "eyJ" not in repr(access)
+        assert access.has_login
         assert pickle.loads(pickle.dumps(access)) == access
     assert load_access({"token_file": file("t", "s3cret\n")}).options() == {"token": "s3cret"}
 
@@ -117,8 +122,6 @@ def test_a_secret_that_everybody_can_read_is_warned_of_once(
 def test_an_encrypted_key_is_no_prompt_on_the_terminal(tmp_path: Path) -> None:
     own = OwnAuthority(tmp_path)
     text = "-----BEGIN ENCRYPTED PRIVATE KEY-----"
-    import subprocess
-
     locked = tmp_path / "locked.pem"
     subprocess.run(
         ["openssl", "pkey", "-in", own.key_file, "-aes256", "-passout", "pass:x", "-out", locked],
@@ -127,7 +130,7 @@ def test_an_encrypted_key_is_no_prompt_on_the_terminal(tmp_path: Path) -> None:
     )
     assert text in locked.read_text()
     locked.chmod(0o600)
-    with pytest.raises(SettingsError, match="key_file: .*locked.pem is encrypted"):
+    with pytest.raises(SettingsError, match=r"key_file: .*locked\.pem is encrypted"):
         load_access({"cert_file": own.certificate_file, "key_file": locked})
 
 

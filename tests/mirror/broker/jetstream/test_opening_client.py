@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,9 @@ from parley.broker.jetstream.nats_access import load_access
 from parley.broker.jetstream.nats_client import NatsClient
 from tests.rig.nats_servers import KeyPair, Operator, nats_server, private_file
 from tests.rig.own_authority import OwnAuthority
+
+# nats-py's way to open a WebSocket.
+pytestmark = pytest.mark.filterwarnings("ignore:parameter 'timeout' of type:DeprecationWarning")
 
 PASSWORD = "p/w#o?r@d:%2"
 ENCODED = "p%2Fw%23o%3Fr%40d%3A%252"
@@ -70,7 +73,7 @@ class Setup:
     def options(self, given: str) -> dict[str, Any]:
         """`creds_file=good.creds cert` and the like."""
         found: dict[str, Any] = {}
-        short = {
+        short: dict[str, dict[str, Any]] = {
             "ca": {"ca_file": self.own.ca_file},
             "other-ca": {"ca_file": self.other.ca_file},
             "cert": {"cert_file": self.own.certificate_file, "key_file": self.own.key_file},
@@ -86,11 +89,11 @@ class Setup:
 
 
 @pytest.fixture(scope="module")
-def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
+def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
     folder = tmp_path_factory.mktemp("nats")
     for name in ("own", "other"):
         (folder / name).mkdir()
-    yield Setup(folder, OwnAuthority(folder / "own"), OwnAuthority(folder / "other"))
+    return Setup(folder, OwnAuthority(folder / "own"), OwnAuthority(folder / "other"))
 
 
 @asynccontextmanager
