@@ -154,9 +154,9 @@ async def check_server(nc: NatsClient, url: str) -> str:
 
 def _no_jetstream(nc: NatsClient) -> str:
     """What lacks, and what to do about it."""
-    own = f"; the server's own domain is {nc.own_domain}" if nc.own_domain else ""
-    if nc.domain is not None:
+    own = f"; the server's own domain is {nc.domain}" if nc.domain else ""
+    if nc.jetstream_domain is not None:
         remedy = "PARLEY_NATS_JETSTREAM_DOMAIN is wrong, or that server is away, or has no JetStream for this account"
-        return f"has no JetStream in the domain {nc.domain}{own}: {remedy}"
+        return f"has no JetStream in the domain {nc.jetstream_domain}{own}: {remedy}"
     remedy = "start it with -js, or enable JetStream for the account"
     return f"has no JetStream for this account; {remedy}; at a leaf node set PARLEY_NATS_JETSTREAM_DOMAIN"

@@ -341,7 +341,7 @@ class NatsClient(OpeningClient):
     ) -> None:
         """As nats-py's, which takes three times as long: it builds a bytearray header by header, and makes a future for
         the task that writes each time."""
-        if self.domain is not None:
+        if self.jetstream_domain is not None:
             subject = self.in_domain(subject)
         queue = self._flush_queue
         whole = len(payload) + self._pending_data_size

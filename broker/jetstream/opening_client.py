@@ -24,7 +24,7 @@ class OpeningClient(MendedClient):
         super().__init__()
         self.access = access
         # Of the JetStream that has Parley's streams; None: the server's own.
-        self.domain = access.domain
+        self.jetstream_domain = access.domain
         # The last try: its server, whether TCP stood, and the server's greeting.
         self._tried: Srv | None = None
         self._had_tcp = False
@@ -55,7 +55,7 @@ class OpeningClient(MendedClient):
     def in_domain(self, subject: str) -> str:
         """Where to publish what is for `subject`: JetStream's own subjects are others in a domain. Between a leaf and
         its hub only these pass, where each has a JetStream of its own."""
-        if self.domain is None:
+        if self.jetstream_domain is None:
             return subject
         if subject.startswith("$JS.API."):
             return self.access.api_prefix + subject.removeprefix("$JS.API.")
@@ -143,11 +143,6 @@ class OpeningClient(MendedClient):
         known = {f"{s.uri.hostname}:{s.uri.port}" for s in self._server_pool if not s.discovered}
         if known <= self._refusals.keys():
             raise NotAcceptable(why) from error
-
-    @property
-    def own_domain(self) -> str | None:
-        """The domain of the connected server's own JetStream; None where it has none."""
-        return (self._greeting or {}).get("domain")
 
     @property
     def refusal_at_start(self) -> str | None:

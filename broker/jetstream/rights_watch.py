@@ -29,7 +29,13 @@ class RightsWatch:
 
     def __init__(self, nc: NatsClient, needed: Collection[Right], name: str = "service") -> None:
         self._nc = nc
-        self._needed = tuple(replace(right, subject=nc.in_domain(right.subject)) for right in needed)
+        # With a domain JetStream's own subjects have other names.
+        has_domain = nc.domain is not None or nc.jetstream_domain is not None
+        self._needed = tuple(
+            replace(right, subject=nc.in_domain(right.subject))
+            for right in needed
+            if not has_domain or not right.subject.startswith("$JS.")
+        )
         self._name = name
         # Those that lack, as far as the server tells its user's rights; None: it does not.
         self._missing: tuple[Right, ...] | None = None
