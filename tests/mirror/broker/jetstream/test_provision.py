@@ -26,7 +26,7 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.jetstream import JetStream
-from parley.broker.jetstream.nats_client import WholeConsumerConfig
+from parley.broker.jetstream.jetstream_client import WholeConsumerConfig
 from parley.broker.jetstream.provision import PROBE, Extent, Wanted, provision, review
 from tests.harness import until
 from tests.mirror.broker import limited_nats, limited_server
