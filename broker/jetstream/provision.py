@@ -24,6 +24,7 @@ from parley.broker.core.messages import MAX_TIMEOUT_SECONDS
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import reason
 from parley.broker.jetstream.consumer_limits import add_consumer, raise_limit
+from parley.broker.jetstream.duplicate_window_limit import with_shorter_window
 from parley.broker.jetstream.nats_client import NotAllowed
 from parley.broker.jetstream.provision_errors import NAME_IN_USE, NO_STORAGE, STORE_FAILED, refused
 from parley.broker.jetstream.quorum import told_no_quorum
@@ -343,8 +344,10 @@ async def _make_stream(js: JetStreamContext, config: StreamConfig, wanted: Wante
             if error.err_code == STORE_FAILED and next(tries, None) is not None:
                 await asyncio.sleep(STORE_WAIT_SECONDS)
                 continue
-            half = (config.max_bytes or -1) // 2
-            least = topology.SMALLEST_BUDGET_BYTES // 16
+            if (shorter := with_shorter_window(config, error)) is not None:
+                config = shorter
+                continue
+            half, least = (config.max_bytes or -1) // 2, topology.SMALLEST_BUDGET_BYTES // 16
             if error.err_code not in NO_STORAGE or wanted.storage_bytes is not None or half < least:
                 raise
             config = replace(config, max_bytes=half)

@@ -2,6 +2,9 @@
 
 from nats.js.errors import APIError
 
+from parley.broker.jetstream.duplicate_window_limit import window_limit
+from parley.broker.jetstream.stream_differences import LEAST_WINDOW_SECONDS
+
 # A limit is more than it has left to promise: 10047 of the server, 10005 of a cluster, 10002 and 10122 of the account,
 # 10023 of its resources.
 NO_STORAGE = frozenset({10002, 10005, 10023, 10047, 10122})
@@ -35,5 +38,7 @@ def refused(what: str, error: APIError, *, replicas: int, storage_bytes: int | N
             "give this server or account more (max_file_store, max_file), or delete streams that nobody needs"
         )
         return f"{said}; {'lower PARLEY_STORAGE_BYTES, or unset it' if storage_bytes is not None else free}"
+    if window_limit(error) is not None:
+        return f"{said}; raise it (duplicate_window of the server's limits) to {LEAST_WINDOW_SECONDS:g} s at least"
     remedy = _REMEDIES.get(error.err_code or 0, "")
     return f"{said}; {remedy}" if remedy else said

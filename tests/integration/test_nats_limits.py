@@ -26,6 +26,7 @@ SLOWER = {
     "an account's max_ack_pending": ("1GB", account("max_ack_pending: 2")),
     "a server's max_ack_pending": ("1GB, limits { max_ack_pending: 2 }", ""),
     "a server's max_request_batch": ("1GB, limits { max_request_batch: 2 }", ""),
+    "a server's duplicate_window": ('1GB, limits { duplicate_window: "10m" }', ""),
     "little storage": ("10MB", ""),
     "a small max_payload": ("1GB", "max_payload: 16KB\n"),
 }
@@ -52,6 +53,10 @@ async def test_a_service_works_within_a_limit_that_only_makes_it_slower(
 
 
 NAMED = {
+    "duplicate window": (
+        'jetstream { limits { duplicate_window: "60s" } }\n',
+        "duplicate_window of the server's",
+    ),
     "streams": (account("max_streams: 3"), "its max_streams"),
     "consumers": (account("max_consumers: 1"), "its max_consumers"),
     "max_bytes_required": (account("max_bytes_required: true"), "switch max_bytes_required off"),
