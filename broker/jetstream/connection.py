@@ -81,7 +81,7 @@ async def connect(url: str, name: str, inbox: str = CLIENT_INBOX, access: NatsAc
         if client.refusal_at_start is not None:
             raise AccessRefused(masked(url), client.refusal_at_start) from error
         # The last error says more than a timeout.
-        raise unavailable(masked(url), client.last_error or error) from error
+        raise unavailable(masked(url), client.last_words or client.last_error or error) from error
     return client
 
 

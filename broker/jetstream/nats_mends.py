@@ -54,6 +54,8 @@ class MendedClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self._ps = _Parser(self)
+        # What a server said before it hung up. It is not read at each attempt.
+        self.last_words: nats.errors.Error | None = None
 
     async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
         """Fault: headers that are not in nats-py's form end the reading. Here they count as none."""
@@ -100,7 +102,8 @@ class MendedClient(Client):
             said = bytes(getattr(reader, "_buffer", b""))
             if not said.startswith(b"-ERR"):
                 raise
-            raise nats.errors.Error(f"nats: {said[4:].strip().decode(errors='replace')}") from error
+            self.last_words = nats.errors.Error(f"nats: {said[4:].strip().decode(errors='replace')}")
+            raise self.last_words from error
 
     async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
         """Fault: a PING overtakes pending writes, so `flush` may return before a subscription has arrived (one in
