@@ -13,7 +13,7 @@ from parley.broker.core.errors import InvalidMessage, ParleyError, SettingsError
 from parley.cli_common import FAILED, NO_SERVICE, USAGE, print_error
 from parley.command_line import HELP, ShellCommand, ShellGroup
 from parley.env_file import ENV_FILE, load_env_file
-from parley.terminal import flush, write_what_the_locale_lacks_as_escapes
+from parley.terminal import flush, read_arguments_as_utf8, write_what_the_locale_lacks_as_escapes
 
 INTERRUPTED = 130
 app = typer.Typer(cls=ShellGroup, no_args_is_help=True, pretty_exceptions_enable=False, context_settings=HELP)
@@ -35,6 +35,7 @@ app.add_typer(cli_deadletters.app, name="deadletters")
 def main() -> None:
     """Run the command. Parley's own errors become one line on stderr and an exit code."""
     write_what_the_locale_lacks_as_escapes()
+    read_arguments_as_utf8()
     from_file = load_env_file()
     code: object = FAILED
     try:

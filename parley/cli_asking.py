@@ -90,11 +90,13 @@ async def _submit(client: Client, question: str, asking: Asking, *, as_json: boo
     return OK
 
 
-async def ask_and_follow(client: Client, question: str, *, live: bool, **asking: Unpack[Asking]) -> Ending:
-    """Ask and wait for the ending. `live`: show each agent's progress meanwhile.
+async def ask_and_follow(
+    client: Client, question: str, *, live: bool, hint: bool = True, **asking: Unpack[Asking]
+) -> Ending:
+    """Ask and wait for the ending. `live`: show each agent's progress meanwhile. `hint`: as for `follow`.
 
     Raises as `Client.deliberate` does, and Unavailable soon after the service or NATS is gone.
     """
     await client.status("is-anyone-there")  # raises NoService now, rather than after a silent wait
     submitted = await client.submit(question, **asking)
-    return await follow(client, submitted.task_id, client.ending(submitted), live=live)
+    return await follow(client, submitted.task_id, client.ending(submitted), live=live, hint=hint)

@@ -69,6 +69,8 @@ async def _cancelled_by_signals(work: Coroutine[Any, Any, T], received: list[int
 
     def on_signal(number: int) -> None:
         if received:
+            for console in (out, err):
+                console.show_cursor()  # the live picture hides it
             os._exit(128 + number)
         received.append(number)
         running.cancel()

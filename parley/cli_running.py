@@ -159,7 +159,9 @@ async def _demo(settings: Settings, question: str) -> int:
         nats = masked(running.nats_url)
         out.print(f"Up: NATS {nats}, {slots} agent slots ({settings.pool}).", markup=False)
         out.print(f"Asking three agents: {question}", style="bold", markup=False)
-        ending = await ask_and_follow(client, question, live=True, agents=3, role="DEV", diversity=True)
+        ending = await ask_and_follow(
+            client, question, live=True, hint=False, agents=3, role="DEV", diversity=True
+        )
         show_ending(out, ending, simulated=simulated)
     out.print("Everything is stopped again.")
     return OK if isinstance(ending, DeliberationCompleted) else FAILED

@@ -45,6 +45,13 @@ def write_what_the_locale_lacks_as_escapes() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def read_arguments_as_utf8() -> None:
+    """Arguments that the locale's encoding could not read, as UTF-8 where they are that: the locale C knows ASCII only."""
+    for place, argument in enumerate(sys.argv):
+        with suppress(UnicodeError):  # neither: whoever uses it says so
+            sys.argv[place] = os.fsencode(argument).decode()
+
+
 def flush() -> None:
     """Write out what is kept. Raises OSError, such as a full disk's, but not for a reader that has left."""
     for stream in (sys.stdout, sys.stderr):

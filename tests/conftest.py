@@ -35,6 +35,7 @@ SLOW = (
     "tests/mirror/monitoring/test_asyncapi.py",
     "tests/mirror/parley/test_cli.py",
     "tests/mirror/parley/test_cli_deadletters.py",
+    "tests/mirror/parley/test_cli_asking.py",
     "tests/mirror/parley/test_cli_results.py",
     "tests/mirror/parley/test_following.py",
     "tests/mirror/parley/test_shutdown.py",

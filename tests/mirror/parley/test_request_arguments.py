@@ -60,8 +60,3 @@ def test_a_question_that_cannot_be_asked_is_named(question: str) -> None:
     (problem,) = caught.value.problems
     assert problem.startswith("task_description: is ")
     assert in_flags(problem).startswith("the question: is ")
-
-
-def test_what_the_service_says_of_a_field_names_the_flag_too() -> None:
-    assert in_flags("num_agents: is 9, more than 4") == "--agents: is 9, more than 4"
-    assert in_flags("constraints.requirements.0: is empty") == "--requirement: is empty"

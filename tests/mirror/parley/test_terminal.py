@@ -1,12 +1,13 @@
 """stdout as it may be: closed, full, or without the letters of an answer. No traceback, and the command's own exit code."""
 
 import asyncio
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.harness import ModelServer, Running
+from tests.harness import ModelServer, Running, fresh
 from tests.mirror.parley.test_cli import FAILED, NO_SERVICE, OK, PARLEY, USAGE, Shell, bare, sh
 
 __all__ = ["bare", "sh"]
@@ -79,17 +80,28 @@ async def test_a_locale_without_the_letters_gets_escapes(
     assert "\\u5927" in shown.out or "大" in shown.out
 
 
+async def test_arguments_are_utf8_whatever_the_locale(sh: Shell, model: ModelServer) -> None:
+    locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    name = fresh("locale")
+    question, rubric = "Größe 大?".encode(), "schön".encode()
+    ran = await sh.given(b"", b"ask", question, b"--rubric", rubric, b"--task-id", name.encode(), **locale)
+    assert (ran.code, ran.err) == (OK, "")
+    shown = await sh.given(b"", "result", name, "--json")
+    assert json.loads(shown.out)["question"] == question.decode()
+
+
 async def test_bytes_that_are_not_utf8_are_said_wherever_they_are(sh: Shell) -> None:
     bad = b"caf\xe9"
     for arguments in (
         (b"ask", bad), (b"ask", b"x", b"--rubric", bad), (b"ask", b"x", b"--requirement", bad),
         (b"ask", b"x", b"--role", bad), (b"ask", b"x", b"--task-id", bad), (b"result", bad), (b"cancel", bad),
         (b"ls", b"--status", bad), (b"ls", b"--since", bad), (b"ask", b"--file", bad), (b"serve", b"--parts", bad),
+        (b"ask", b"x", b"--agents", bad), (bad,),
     ):  # fmt: skip
         ran = await sh.given(b"", *arguments)
         assert ran.code == USAGE, (arguments, ran)
         assert "Traceback" not in ran.err
-        assert ran.err.startswith("parley: ")
+        assert ran.err.startswith(("parley: ", "Usage: parley"))
     ran = await sh.given(b"", "ask", "x", NATS_URL="nats://caf\udce9:4222")
     assert ran.code in (USAGE, NO_SERVICE)
     assert "Traceback" not in ran.err
