@@ -19,7 +19,7 @@ async def test_each_question_that_is_kept_is_read(local_service: Running, model:
 async def test_a_request_that_is_none_has_no_question(local_service: Running) -> None:
     seqs = [await local_service.publish(body) for body in (b"\xff", b"[]", b"{}", b'{"task_description": 5}')]
     tallies = [
-        Tally(task_id=f"d-{seq}", state="rejected", request_seq=seq, accepted_at=0, deadline=0)  # type: ignore[arg-type]  # pydantic reads it
+        Tally(task_id=f"d-{seq}", state="rejected", request_seq=seq, accepted_at=0, deadline=0)
         for seq in seqs
     ]
     assert await local_service.client.questions(tallies) == {}
