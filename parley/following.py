@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.live import Live
 
-from parley.broker.core.errors import BrokerUnavailable, Unavailable
+from parley.broker.core.errors import BrokerUnavailable, RightMissing, Unavailable
 from parley.cli_common import err, out
 from parley.client import Client, NoService
 from parley.live_picture import Progress
@@ -80,11 +80,14 @@ def _can_redraw(console: Console) -> bool:
 
 async def _watch(client: Client, task_id: str, progress: Progress) -> None:
     while True:
-        with suppress(Unavailable):  # the look at the service says so
+        try:
             async for tally in client.watch(task_id):
                 progress.tally = tally
             return
-        await asyncio.sleep(LOOK_SECONDS)
+        except RightMissing:
+            return  # the log says so, once; without the right there is no more to show
+        except Unavailable:
+            await asyncio.sleep(LOOK_SECONDS)  # the look at the service says so
 
 
 async def _raise_when_gone(client: Client, task_id: str, progress: Progress) -> Any:
