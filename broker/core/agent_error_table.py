@@ -42,7 +42,7 @@ POLICIES: Mapping[ErrorType, ErrorPolicy] = {
         retry_note="with `Retry-After`: at another endpoint, or after it",
         signal=Signal.ALIVE, acts="operator: more capacity"),
     ErrorType.SERVER_ERROR: ErrorPolicy(
-        "HTTP 408, 409, 425 or 5xx, an error inside an answer, or an answer that the server gave up",
+        "HTTP 408, 409, 424, 425, 498, 499 or 5xx, an error inside an answer, or an answer that the server gave up",
         retried=True, signal=Signal.AMBIGUOUS, acts="operator"),
     ErrorType.CONNECTION_FAILED: ErrorPolicy("no connection: refused, timed out, no such host, or no TLS",
         retried=True, retry_note="at the next endpoint", signal=Signal.DEAD, acts="operator"),

@@ -6,7 +6,7 @@ send `{"error": {"code": 429}}` with HTTP 200, and in the middle of a stream.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from parley.broker.core.messages import ErrorType
@@ -26,8 +26,15 @@ _CONTEXT_CODES = frozenset(
     {
         "contextlengthexceeded", "exceedcontextsize", "contextwindowexceeded", "stringabovemaxlength", "contextoverflow",
         "promptlengthexceeded", "inputtoolong", "prompttoolong", "requesttoolarge", "maxcontextlengthexceeded",
+        "modelmaxprompttokensexceeded",
     }
 )  # fmt: skip
+_MODEL_CODES = frozenset(
+    {"modelnotfound", "invalidmodel", "modelnotavailable", "modelnotexist", "deploymentnotfound"}
+)
+_KEY_CODES = frozenset(
+    {"invalidapikey", "incorrectapikey", "apikeyinvalid", "unauthenticated", "authentication"}
+)
 _STATUS_BY_CODE: Mapping[str, int] = {
     **dict.fromkeys(
         ("ratelimit", "ratelimitexceeded", "ratelimitreached", "toomanyrequests", "resourceexhausted",
@@ -36,9 +43,9 @@ _STATUS_BY_CODE: Mapping[str, int] = {
     **dict.fromkeys(("server", "internalserver", "internal", "apierror", "api", "upstream", "provider"), 500),
     **dict.fromkeys(("badgateway",), 502),
     **dict.fromkeys(("gatewaytimeout", "deadlineexceeded", "timeout"), 504),
-    **dict.fromkeys(("invalidapikey", "authentication", "unauthenticated", "unauthorized", "incorrectapikey"), 401),
+    **dict.fromkeys((*_KEY_CODES, "unauthorized"), 401),
     **dict.fromkeys(("permissiondenied", "permission", "forbidden"), 403),
-    **dict.fromkeys(("modelnotfound", "notfound"), 404),
+    **dict.fromkeys((*_MODEL_CODES, "notfound"), 404),
     **dict.fromkeys(
         ("invalidrequest", "badrequest", "invalidargument", "validation", "failedprecondition",
          "contentfilter", "contentpolicyviolation", "unsupportedvalue", "unsupportedparameter"), 400),
@@ -46,23 +53,45 @@ _STATUS_BY_CODE: Mapping[str, int] = {
 # Where these words stand, another status may be meant: 500 (Ollama), 422 (TGI), none at all in a stream.
 _CONTEXT_STATUSES = frozenset({400, 413, 422, 500})
 _CONTEXT_WORDS = re.compile(
-    r"context ?(length|size|window|limit)|(maximum|max) context|context_length|context_window|n_ctx|max_model_len"
-    r"|max_seq_len|max_input_(tokens|length)|maximum (model|sequence|input|prompt) length"
-    r"|max_new_tokens`? must be|input length|too many (input |prompt )?tokens"
+    r"context ?(length|size|window|limit)|(maximum|max) context|context_length|context_window"
+    r"|(exceed|greater|larger|longer|more than)[^.]{0,60}(n_ctx|max_model_len|max_seq_len)"
+    r"|max_input_(tokens|length)|maximum (model|sequence|input|prompt) length|exceed(s|ed)? model token limit"
+    r"|max_new_tokens`? must be|too many (input |prompt )?tokens"
+    r"|range of input length|input length[^.]{0,40} (exceed|too|longer|greater|more than)"
     r"|(prompt|input|messages?|conversation|sequence)\b[^.]{0,60}\b(is|are|was|were)? ?(too long|too large|longer than)"
-    r"|(prompt|input|sequence|request(ed)? tokens|number of tokens|token count)[^.]{0,80}\b(exceed|greater than|more than)"
+    r"|(prompt|input(?! should be)|sequence|request(ed)? tokens|number of tokens|token count)"
+    r"[^.]{0,80}\b(exceed|greater than|more than)"
     r"|too large for model with \d+ maximum context|reduce the length of|exceed(s|ed|ing)? (the )?(model'?s? )?context",
     re.IGNORECASE,
 )
-# The answer's length is the caller's `max_tokens`, not the prompt.
-_ABOUT_THE_ANSWER = re.compile(
-    r"at most \d+ completion|max_(completion_)?tokens\b[^.]{0,20} cannot be (greater|larger|more) than",
+# The answer's length is the caller's `max_tokens`, not the prompt; memory and time are the server's; a field is named.
+_ABOUT_ANOTHER = re.compile(
+    r"at most \d+ completion|max_(completion_)?tokens\b[^.]{0,20} cannot be (greater|larger|more) than"
+    r"|out of memory|\boom\b|allocat|timeout|timed out|time limit"
+    r"|(^|['\"`])(stop|seed|temperature)(\[\d+\])?(['\"`:]|$)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_MODEL_WORDS = re.compile(
+    r"\Amodel not exist|\A(the )?(requested )?model [^ ]{1,100} (does not exist|(was |is )?not found)"
+    r"|\Ainvalid model( name| id)?\b|is not a valid model",
     re.IGNORECASE,
 )
-_NUMBER = re.compile(r"\s*[0-9]{3}\s*")
+_KEY_WORDS = re.compile(
+    r"(incorrect|invalid) api[ _-]?key|api[ _-]?key (is )?(not valid|invalid)", re.IGNORECASE
+)
+# A validator's words for what it was sent, the prompt among it. It may speak of anything.
+_QUOTED = re.compile(r"input_value=.*|['\"](input|messages|prompt)['\"]: ?[\[{'\"].*", re.DOTALL)
+_QUOTING_FIELDS = frozenset({"input", "inputs", "messages", "prompt", "body", "request", "ctx"})
+# How deep an error is searched.
+_SEARCHED_LEVELS = 8
+_NUMBER = re.compile(r"\s*([0-9]{3})(?:\.0)?\s*")
+_WORD_FIELDS = ("error", "errors", "message", "detail", "msg", "base_resp", "status_msg")
 # How much of an error is searched for words.
 _SEARCHED_CHARACTERS = 4_096
-_CODE_FIELDS = ("code", "status", "status_code", "type", "error_code", "reason")
+_CODE_FIELDS = (
+    "code", "status", "status_code", "statusCode", "type", "error_code", "errorCode", "error_type", "reason",
+    "error",  # as a word: "Too Many Requests"
+)  # fmt: skip
 
 
 def refusal(status: int, body: bytes) -> ModelError:
@@ -110,40 +139,54 @@ def _inner(error: Any) -> Any:
         return error[0] if error else None
     if isinstance(error, dict):
         return next(
-            (error[name] for name in ("error", "errors", "message", "detail", "msg") if error.get(name)), None
+            (error[name] for name in _WORD_FIELDS if error.get(name) and error[name] is not True), None
         )
     return None
 
 
 def _is_error(answer: Mapping[str, Any]) -> bool:
-    if (
-        answer.get("error")
-        or answer.get("errors")
-        or answer.get("object") == "error"
-        or answer.get("type") == "error"
-    ):
+    if _says(answer.get("error")) or _says(answer.get("errors")):
         return True
+    if "error" in (answer.get("object"), answer.get("type")):
+        return True
+    if answer.get("choices"):
+        return False
+    # MiniMax's, which every answer has.
+    base = answer.get("base_resp")
     # FastAPI's and others': no answer, but an explanation.
-    return not answer.get("choices") and any(answer.get(name) for name in ("detail", "message"))
+    return bool(
+        answer.get("detail") or answer.get("message") or (isinstance(base, dict) and base.get("status_code"))
+    )
 
 
-def _codes(answer: Any) -> list[str | int]:
+def _says(error: Any, levels: int = _SEARCHED_LEVELS) -> bool:
+    """Whether an error is one. Servers in Go send its fields with every answer, all of them empty."""
+    if isinstance(error, dict):
+        error = list(error.values())
+    if isinstance(error, list) and levels:
+        return any(_says(inner, levels - 1) for inner in error)
+    return bool(error)
+
+
+def _codes(answer: Any) -> list[str | int | float]:
     """Every code in the error, the innermost first: a gateway wraps what a server said."""
-    found: list[str | int] = []
+    found: list[str | int | float] = []
     error = answer
     for _ in range(4):
         if isinstance(error, dict):
-            found[:0] = [error[name] for name in _CODE_FIELDS if isinstance(error.get(name), str | int)]
+            found[:0] = [
+                error[name] for name in _CODE_FIELDS if isinstance(error.get(name), str | int | float)
+            ]
         error = _inner(error)
         if error is None:
             break
     return found
 
 
-def _status(codes: list[str | int]) -> int | None:
+def _status(codes: list[str | int | float]) -> int | None:
     """The HTTP status that the codes stand for."""
-    numbers = (int(code) for code in codes if _NUMBER.fullmatch(str(code)))
-    for number in numbers:
+    found = (_NUMBER.fullmatch(str(code)) for code in codes)
+    for number in (int(one[1]) for one in found if one):
         if 400 <= number < 600:
             return number
     named = (_STATUS_BY_CODE.get(_plain(code)) for code in codes if isinstance(code, str))
@@ -155,15 +198,19 @@ def _plain(code: str) -> str:
     return letters.removesuffix("error").removesuffix("exception") or letters
 
 
-def _error_type(status: int | None, *codes: str | int, text: str) -> ErrorType:
+def _error_type(status: int | None, *codes: str | int | float, text: str) -> ErrorType:
     named = {_plain(code) for code in codes if isinstance(code, str)}
-    if named & _CONTEXT_CODES:
+    another = _ABOUT_ANOTHER.search(text)
+    if named & _CONTEXT_CODES and not (another and "stringabovemaxlength" in named):
         return ErrorType.CONTEXT_TOO_LONG
-    if "modelnotfound" in named and status in (None, 400):
-        return ErrorType.MODEL_NOT_FOUND
-    about_context = _CONTEXT_WORDS.search(text) and not _ABOUT_THE_ANSWER.search(text)
+    about_context = _CONTEXT_WORDS.search(text) and not another
     if about_context and (status is None or status in _CONTEXT_STATUSES):
         return ErrorType.CONTEXT_TOO_LONG
+    if status in (None, 400, 422):
+        if named & _KEY_CODES or _KEY_WORDS.search(text):
+            return _UNAUTHORIZED
+        if named & _MODEL_CODES or _MODEL_WORDS.search(text):
+            return _NOT_FOUND
     if status is None or status >= 500:
         return ErrorType.SERVER_ERROR
     return _BY_STATUS.get(status, ErrorType.BAD_REQUEST)
@@ -178,7 +225,18 @@ def _parsed(body: bytes) -> Any:
 
 
 def _all_text(found: Any, body: bytes) -> str:
-    """What is searched for words: the error's text, whole."""
-    if found is None:
-        return body[:_SEARCHED_CHARACTERS].decode(errors="replace")
-    return json.dumps(found, ensure_ascii=False)[:_SEARCHED_CHARACTERS]
+    """What is searched for words: all texts of the error, but for what it quotes of the request."""
+    text = body.decode(errors="replace") if found is None else "\n".join(_texts(found))
+    return _QUOTED.sub("", text)[:_SEARCHED_CHARACTERS]
+
+
+def _texts(found: Any, levels: int = _SEARCHED_LEVELS) -> Iterator[str]:
+    if isinstance(found, dict):
+        # Its own words before codes.
+        names = sorted(found.keys() - _QUOTING_FIELDS, key=lambda name: name not in _WORD_FIELDS)
+        found = [found[name] for name in names]
+    if isinstance(found, str):
+        yield found
+    elif isinstance(found, list) and levels:
+        for inner in found:
+            yield from _texts(inner, levels - 1)

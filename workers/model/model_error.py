@@ -7,8 +7,9 @@ from parley.broker.core.messages import ErrorType
 MAX_ERROR_CHARACTERS = 500
 # A gateway without a server behind it. A 500 may be caused by the request, and vLLM sheds load with 503.
 GATEWAY_STATUSES = frozenset({502, 504})
-# A living server that asks for the same call again: a timeout, a conflict, too early.
-REPEATED_STATUSES = frozenset({408, 409, 425})
+# A living server that asks for the same call again: a timeout, a conflict, too early; TGI's broken generation, Groq's
+# lack of room, a call that was given up in between.
+REPEATED_STATUSES = frozenset({408, 409, 424, 425, 498, 499})
 
 
 class ModelError(Exception):

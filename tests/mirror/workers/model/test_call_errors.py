@@ -131,7 +131,7 @@ async def test_the_list_of_models_shows_no_secret_either() -> None:
 
 
 @both
-@pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 504, 529, 599])
+@pytest.mark.parametrize("status", [408, 409, 424, 425, 429, 498, 500, 502, 503, 504, 529, 599])
 async def test_these_statuses_may_pass_and_are_asked_again(status: int, stream: bool) -> None:
     async with habit_server(always(refusal(status, retry_after="7"))) as server:
         error = await error_of(server.url, stream=stream)
@@ -139,7 +139,7 @@ async def test_these_statuses_may_pass_and_are_asked_again(status: int, stream: 
     assert (error.status, error.retry_after) == (status, 7.0)
 
 
-@pytest.mark.parametrize("status", [408, 409, 425])
+@pytest.mark.parametrize("status", [408, 409, 424, 425, 498, 499])
 async def test_a_server_that_asks_for_the_call_again_is_alive(status: int) -> None:
     async with habit_server(always(refusal(status))) as server:
         assert (await error_of(server.url)).signal is Signal.ALIVE

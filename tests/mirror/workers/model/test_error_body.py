@@ -46,6 +46,11 @@ SERVER, KEY, MODEL = ErrorType.SERVER_ERROR, ErrorType.UNAUTHORIZED, ErrorType.M
         (["engine died"], SERVER),
         ([{"code": 429}], LIMITED),
         ({"error": {"code": 429}}, LIMITED),
+        ("Too Many Requests", LIMITED),
+        ({"code": 429.0}, LIMITED),
+        ("Incorrect API key provided: xa***ey.", KEY),
+        ({"message": "", "type": "", "param": "", "code": None}, None),  # new-api and others in Go
+        ([{}], None),
         ({}, None),
         (None, None),
         ("", None),
@@ -68,6 +73,10 @@ def test_an_error_inside_an_answer_counts_as_its_status_would(error: Any, kind: 
         ({"detail": [{"msg": "field required", "type": "missing"}]}, SERVER),
         ({"message": "no healthy upstream", "code": 503}, SERVER),
         ({"errors": [{"code": 429, "message": "no"}]}, LIMITED),
+        ({"error": True, "message": "slow down", "statusCode": 429}, LIMITED),
+        ({"error": "no", "error_type": "overloaded"}, SERVER),
+        ({"choices": None, "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}, SERVER),
+        ({"choices": None, "base_resp": {"status_code": 0, "status_msg": ""}}, None),
         ({"choices": [], "usage": {}}, None),
         ({"choices": [{}], "message": "a word beside the answer"}, None),
     ],
@@ -106,6 +115,11 @@ TOO_LONG: list[tuple[str, int, Any]] = [
     ("Anthropic", 400, {"type": "error", "error": {"type": "invalid_request_error",
         "message": "prompt is too long: 210000 tokens > 200000 maximum"}}),
     ("LiteLLM", 400, {"error": {"message": "litellm.ContextWindowExceededError: no", "code": "400"}}),
+    ("Kimi", 400, "Invalid request: Your request exceeded model token limit: 8192"),
+    ("Copilot", 400, {"error": {"code": "model_max_prompt_tokens_exceeded", "message": "no"}}),
+    ("DashScope", 400, "Range of input length should be [1, 30720]"),
+    ("TabbyAPI", 400, {"detail": "Prompt length 9000 is greater than max_seq_len 4096"}),
+    ("Bedrock", 400, {"message": "Input is too long for requested model."}),
     ("nginx", 413, b"<html>Request Entity Too Large</html>"),
 ]  # fmt: skip
 
@@ -129,6 +143,21 @@ def test_a_prompt_that_is_too_long_is_told_in_many_words(server: str, status: in
         (400, "max_tokens=9000 cannot be greater than max_model_len=max_total_tokens=2048.", BAD),
         (400, "Unrecognized request argument: context", BAD),
         (400, "stop: at most 4 sequences", BAD),
+        (400, "Input should be greater than or equal to 1", BAD),
+        (400, "Input 'seed' is greater than maximum 2147483647", BAD),
+        (400, "stop: sequence is too long (max 16 characters)", BAD),
+        (400, "Invalid input length: messages must not be empty", BAD),
+        (400, "Unsupported: input_value={'messages': [{'content': 'how long is the context window?'}]}", BAD),
+        (400, "[{'loc': ('body', 'temperature'), 'input': {'messages': 'maximum context length'}}]", BAD),
+        (400, "Model Not Exist", MODEL),
+        (400, "foo/bar is not a valid model ID", MODEL),
+        (400, "the answer of the model is not found", BAD),
+        (400, "API key not valid. Please pass a valid API key.", KEY),
+        (424, "Request failed during generation: Server error: CUDA", SERVER),
+        (498, "Flex tier capacity exceeded", SERVER),
+        (500, "CUDA out of memory: lower max_model_len, the input exceeds what is free", SERVER),
+        (500, "failed to allocate a KV cache for n_ctx = 131072", SERVER),
+        (500, "input processing exceeded its timeout", SERVER),
         (500, "CUDA out of memory", SERVER),
         (503, "the queue is too long", SERVER),
         (418, "", BAD),
@@ -136,6 +165,31 @@ def test_a_prompt_that_is_too_long_is_told_in_many_words(server: str, status: in
 )
 def test_other_refusals_keep_their_cause(status: int, text: str, kind: ErrorType) -> None:
     assert refusal(status, json.dumps({"error": {"message": text}}).encode()).error_type is kind
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (
+            {
+                "code": "string_above_max_length",
+                "param": "stop",
+                "message": "Invalid 'stop': string too long.",
+            },
+            BAD,
+        ),
+        (
+            {"detail": [{"loc": ["body", "n"], "msg": "no", "input": {"messages": ["the context window"]}}]},
+            BAD,
+        ),
+        ({"type": "invalid_model", "message": "no", "code": "1500"}, MODEL),
+        ({"error": {"code": "invalid_api_key", "message": "no"}}, KEY),
+    ],
+)
+def test_a_code_or_a_quoted_request_decides_only_what_it_is_about(
+    body: dict[str, Any], kind: ErrorType
+) -> None:
+    assert refusal(400, json.dumps(body).encode()).error_type is kind
 
 
 @pytest.mark.parametrize(
@@ -148,6 +202,7 @@ def test_other_refusals_keep_their_cause(status: int, text: str, kind: ErrorType
         ({"detail": "m"}, "m"),
         ({"detail": [{"msg": "m"}]}, "m"),
         ({"error": {"error": {"message": "m"}}}, "m"),
+        ({"error": True, "message": "m"}, "m"),
         ({"error": {"kind": 5}}, '{"kind": 5}'),
         ({"error": {"message": "half \ud83d a pair"}}, "half ? a pair"),
     ],
