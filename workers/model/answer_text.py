@@ -4,6 +4,7 @@ Servers write a text as a string or as a list of parts. They put a model's reaso
 (`reasoning_content`, `reasoning`), into a part (`thinking`), or leave it in the text, between `<think>` and `</think>`.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,19 @@ from typing import Any
 # Reasoning is passed on up to this length, its end: that is where the answer comes from.
 MAX_REASONING_CHARACTERS = 16_384
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+# Not `<reasoning>`: people ask for an answer in that form, and few models write it unasked.
 _TAGS = (
-    *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning", "seed:think")),
+    *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "seed:think")),
     ("[THINK]", "[/THINK]"),
     ("◁think▷", "◁/think▷"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
 )
+# A sentence goes on after the tag, which it is about: "<think> is a tag".
+_SENTENCE = re.compile(r"[ ,.;:)]+[a-z]")
+_FENCE = "```"
+# The end of a reasoning whose last sentence stands before the tag.
+_SENTENCE_ENDS = (".", "!", "?", "…", "。", ")", "*", ":")
 
 
 class NotText(ValueError):
@@ -48,11 +57,13 @@ def _parts(content: Any) -> tuple[str, str, str]:
     if content is None or isinstance(content, str):
         return content or "", "", ""
     if isinstance(content, dict):
+        if not {"text", "type"} & content.keys():
+            raise NotText  # JSON that somebody has read already
         content = [content]
     if not isinstance(content, list):
         raise NotText
     texts: dict[str, list[str]] = {"text": [], "thinking": [], "refusal": []}
-    for part in content:
+    for part in filter(None, content):
         kind, text = _part(part)
         texts[kind].append(text)
     return "".join(texts["text"]), "".join(texts["thinking"]), "".join(texts["refusal"])
@@ -84,29 +95,46 @@ def _text(value: Any) -> str:
 
 
 def without_thinking(content: str) -> tuple[str, str]:
-    """(answer, reasoning) of a text that may begin with the model's reasoning.
+    """(answer, reasoning) of a text that may begin with the model's reasoning, in one piece or several.
 
     A chat template may have written the opening tag into the prompt: then only the closing one is here, on a line of
-    its own. Reasoning that the model did not finish has no answer after it.
+    its own or after a sentence. Reasoning that the model did not finish has no answer after it.
     """
-    start = content.lstrip()
-    for opening, closing in _TAGS:
-        if start.startswith(opening):
-            reasoning, _, answer = start[len(opening) :].partition(closing)
-            return answer.lstrip(), reasoning.strip()
+    answer, found = content, []
+    while (cut := _first_reasoning(answer)) is not None:
+        answer, reasoning = cut
+        found.append(reasoning)
+    if found:
+        return answer, "\n".join(filter(None, found))
     for opening, closing in _TAGS:
         place = content.find(closing)
-        if place >= 0 and opening not in content[:place] and _alone(content, place, len(closing)):
+        if place >= 0 and opening not in content[:place] and _ends_reasoning(content, place, len(closing)):
             return content[place + len(closing) :].lstrip(), content[:place].strip()
     return content, ""
 
 
-def _alone(content: str, place: int, length: int) -> bool:
-    """Whether nothing else is on the line of the tag at `place`."""
+def _first_reasoning(content: str) -> tuple[str, str] | None:
+    """(what follows, reasoning) if the text begins with reasoning."""
+    start = content.lstrip()
+    for opening, closing in _TAGS:
+        if start.startswith(opening):
+            reasoning, closed, answer = start[len(opening) :].partition(closing)
+            if not closed and _SENTENCE.match(reasoning):
+                return None
+            return answer.lstrip(), reasoning.strip()
+    return None
+
+
+def _ends_reasoning(content: str, place: int, length: int) -> bool:
+    """Whether the closing tag at `place` is one, and no word of the answer."""
+    if content[:place].count(_FENCE) % 2 and _FENCE in content[place:]:
+        return False  # in a block of code
     before = content[content.rfind("\n", 0, place) + 1 : place]
     end = content.find("\n", place)
     after = content[place + length : end if end >= 0 else len(content)]
-    return not before.strip() and not after.strip()
+    if not before.strip():
+        return not after.strip()
+    return before.endswith(_SENTENCE_ENDS) and (not after.strip() or after[0].isalnum())
 
 
 def shortened(reasoning: str) -> str:

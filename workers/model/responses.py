@@ -17,10 +17,23 @@ from parley.workers.model.model_error import ModelError
 # Larger than any answer that can be passed on: an outcome must fit into one NATS message (1 MiB).
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 # finish_reasons for an answer that the server gave up, with HTTP 200 and the text so far. A vLLM that stops ends all
-# its answers with `abort` (`--shutdown-timeout 0`, its default); gateways end one with `error` if its server failed.
-BROKEN_OFF = frozenset({"abort", "aborted", "error", "failed", "cancelled"})
+# its answers with `abort` (`--shutdown-timeout 0`, its default); gateways end one with `error` if its server failed,
+# DeepSeek with `insufficient_system_resource`, Zhipu with `network_error`.
+BROKEN_OFF = frozenset(
+    {
+        "abort", "aborted", "error", "failed", "cancelled", "canceled", "interrupted", "timeout", "user_cancel",
+        "insufficient_system_resource", "network_error", "server_error", "internal_error", "engine_overloaded",
+    }
+)  # fmt: skip
 # The model, or a filter between, would not answer.
-_FILTERED = frozenset({"content_filter", "safety", "refusal", "recitation", "blocked", "prohibited_content"})
+_FILTERED = frozenset(
+    {
+        "content_filter", "content_filtered", "safety", "refusal", "recitation", "blocked", "blocklist", "spii",
+        "prohibited_content", "sensitive", "guardrail_intervened", "error_toxic",
+    }
+)  # fmt: skip
+# What stands for no reason yet: DashScope writes the word.
+_NO_REASON = frozenset({"", "null", "none"})
 _MAX_REASON_CHARACTERS = 64
 
 
@@ -73,7 +86,7 @@ def completion(body: bytes, model: str) -> Completion:
 
 def checked(all_said: Said, finish_reason: Any, model: Any, usage: Usage) -> Completion:
     """What was said, as an answer. Raises ModelError if it is none, or half of one."""
-    reason = encodable(finish_reason or "unknown")[:_MAX_REASON_CHARACTERS]
+    reason = encodable(reason_of(finish_reason) or "unknown")[:_MAX_REASON_CHARACTERS]
     if reason.lower() in BROKEN_OFF:
         raise ModelError(ErrorType.SERVER_ERROR, f"the server broke off: finish_reason {reason}")
     content, thought = without_thinking(all_said.content)
@@ -88,9 +101,16 @@ def checked(all_said: Said, finish_reason: Any, model: Any, usage: Usage) -> Com
     )
 
 
+def reason_of(finish_reason: Any) -> Any:
+    """The finish_reason, or None for what says that there is none yet. TGI and SGLang have objects with a `type`."""
+    reason = finish_reason.get("type") if isinstance(finish_reason, dict) else finish_reason
+    return None if str(reason or "").lower() in _NO_REASON else reason
+
+
 def _nothing(reason: str, reasoning: str) -> str:
     """Why there is no answer, and what to do."""
-    if reason.lower() in _FILTERED:
+    # Google's: `content_filter: RECITATION`.
+    if reason.lower().partition(":")[0] in _FILTERED:
         return f"a content filter of the model server held the answer back (finish_reason {reason})"
     if reasoning:
         return f"the model reasoned and came to no answer (finish_reason {reason}): does it need more `max_tokens`?"
@@ -110,7 +130,7 @@ def _json(body: bytes) -> dict[str, Any]:
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise malformed("the answer is not JSON") from error
+        raise malformed("the answer is not JSON" if body.strip() else "the answer is empty") from error
     if isinstance(answer, list) and len(answer) == 1:
         answer = answer[0]  # Google sends errors so
     if not isinstance(answer, dict):

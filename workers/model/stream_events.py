@@ -11,7 +11,16 @@ from parley.broker.core.messages import ErrorType, Usage
 from parley.workers.model.answer_text import MAX_REASONING_CHARACTERS, NotText, Said, said
 from parley.workers.model.error_body import error_within
 from parley.workers.model.model_error import ModelError
-from parley.workers.model.responses import Completion, check_size, checked, completion, malformed, usage_of
+from parley.workers.model.responses import (
+    MAX_ANSWER_BYTES,
+    Completion,
+    check_size,
+    checked,
+    completion,
+    malformed,
+    reason_of,
+    usage_of,
+)
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -64,13 +73,24 @@ class StreamAssembler:
             self._body.append(line)
             self._grow(len(line))
             return False
-        return self._field(line)
+        try:
+            return self._field(line)
+        except ModelError as error:
+            # The answer is whole: nothing that has no meaning takes it back.
+            if (
+                self.finished
+                and error.error_type is ErrorType.MALFORMED_ANSWER
+                and self._size <= MAX_ANSWER_BYTES
+            ):
+                self._data.clear()
+                return True
+            raise
 
     def completion(self) -> Completion:
         """The answer, after the last line. Raises ModelError if it is incomplete."""
         if self._body:
             return completion(b"\n".join(self._body), self._asked_model)
-        if any(self._data):
+        if any(self._data) and not self.finished:
             raise malformed("the answer is not JSON")
         if self._finish_reason is None and not self._done:
             raise ModelError(ErrorType.CONNECTION_LOST, "the stream ended before the answer did")
@@ -136,12 +156,13 @@ class StreamAssembler:
             raise error
         piece = choice.get("delta")
         if piece is None:
-            # The whole message at the end repeats the pieces.
-            piece = {} if self._size else choice.get("message") or {"content": choice.get("text")}
+            piece = choice.get("message") or {"content": choice.get("text")}
         try:
             new = said(piece)
         except (NotText, AttributeError) as error:
             raise malformed("a line of the stream has no choices[].delta.content") from error
+        if choice.get("message") and choice.get("delta") is None:
+            new = self._rest(new)
         if new.content:  # a server may send empty ones without end
             self._content.append(new.content)
         if new.refusal:
@@ -151,7 +172,14 @@ class StreamAssembler:
         self._grow(
             sum(len(text.encode(errors="replace")) for text in (new.content, new.refusal, new.reasoning))
         )
-        self._finish_reason = choice.get("finish_reason") or self._finish_reason
+        self._finish_reason = reason_of(choice.get("finish_reason")) or self._finish_reason
+
+    def _rest(self, whole: Said) -> Said:
+        """What a whole message says beyond the pieces so far: servers repeat them, at the end or each time."""
+        if not self._size:
+            return whole
+        so_far = "".join(self._content)
+        return Said(whole.content[len(so_far) :] if whole.content.startswith(so_far) else "")
 
     def _grow(self, size: int) -> None:
         self._size += size

@@ -20,6 +20,7 @@ MESSAGES: list[tuple[dict[str, Any], Said]] = [
     ({"content": None}, Said()),
     ({}, Said()),
     ({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, Said("ab")),
+    ({"content": [None, {"type": "text", "text": "a"}]}, Said("a")),
     ({"content": ["a", {"type": "output_text", "text": "b"}]}, Said("ab")),
     ({"content": {"type": "text", "text": "a"}}, Said("a")),
     ({"content": [{"text": {"value": "a", "annotations": []}}]}, Said("a")),
@@ -46,7 +47,7 @@ def test_what_a_message_says(message: dict[str, Any], expected: Said) -> None:
     assert said(message) == expected
 
 
-@pytest.mark.parametrize("content", [5, True, [5], [[]], [{"type": "text", "text": 5}]])
+@pytest.mark.parametrize("content", [5, True, [5], [[1]], {"answer": 42}, [{"type": "text", "text": 5}]])
 def test_what_is_no_text_is_refused(content: Any) -> None:
     with pytest.raises(NotText):
         said({"content": content})
@@ -64,6 +65,20 @@ def test_what_is_no_text_is_refused(content: Any) -> None:
         ("hm\nhm\n</think>\n\n42", "42", "hm\nhm"),
         ("</think>\n42", "42", ""),
         ("<think>it goes on and on", "", "it goes on and on"),
+        ("<think>a</think>\n<think>b</think>42", "42", "a\nb"),
+        ("<think>a</think><think>on and on", "", "a\non and on"),
+        ("<think> is the tag that opens it.", "<think> is the tag that opens it.", ""),
+        ("Hm, so 42.</think>The answer is 42.", "The answer is 42.", "Hm, so 42."),
+        ("Hm, so 42.</think>\n\nIt is 42.", "It is 42.", "Hm, so 42."),
+        ("<|begin_of_thought|>hm<|end_of_thought|>42", "42", "hm"),
+        ("<|START_THINKING|>hm<|END_THINKING|>42", "42", "hm"),
+        ("End it:\n```\n</think>\n```\nGo on.", "End it:\n```\n</think>\n```\nGo on.", ""),
+        ("Write `</think>`.", "Write `</think>`.", ""),
+        (
+            "<reasoning>why</reasoning><answer>42</answer>",
+            "<reasoning>why</reasoning><answer>42</answer>",
+            "",
+        ),
         ("42", "42", ""),
         ("The tag </think> ends it.", "The tag </think> ends it.", ""),
         ("`<think>` opens, `</think>` closes", "`<think>` opens, `</think>` closes", ""),

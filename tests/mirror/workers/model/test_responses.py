@@ -15,7 +15,7 @@ from parley.workers.model.model_list import read_list
 from parley.workers.model.responses import Completion, completion
 
 
-def read(message: Any, finish_reason: str | None = "stop", **fields: Any) -> Completion:
+def read(message: Any, finish_reason: Any = "stop", **fields: Any) -> Completion:
     choice = {"message": message, "finish_reason": finish_reason}
     return completion(json.dumps({"choices": [choice], **fields}).encode(), "asked")
 
@@ -25,6 +25,12 @@ def read(message: Any, finish_reason: str | None = "stop", **fields: Any) -> Com
     [
         ({"content": "half an"}, "error", ErrorType.SERVER_ERROR, "broke off: finish_reason error"),
         ({"content": "half an"}, "abort", ErrorType.SERVER_ERROR, "broke off: finish_reason abort"),
+        ({"content": "half"}, "insufficient_system_resource", ErrorType.SERVER_ERROR, "broke off"),
+        ({"content": "half"}, "network_error", ErrorType.SERVER_ERROR, "broke off"),
+        ({"content": "half"}, {"type": "abort"}, ErrorType.SERVER_ERROR, "broke off: finish_reason abort"),
+        ({"content": ""}, "content_filter: RECITATION", ErrorType.EMPTY_ANSWER, "a content filter"),
+        ({"content": ""}, "sensitive", ErrorType.EMPTY_ANSWER, "a content filter"),
+        ({"content": {"answer": 42}}, "stop", ErrorType.MALFORMED_ANSWER, "no text"),
         ({"content": None}, "content_filter", ErrorType.EMPTY_ANSWER, "a content filter of the model server"),
         ({"content": None}, "SAFETY", ErrorType.EMPTY_ANSWER, "a content filter of the model server"),
         ({"content": "<think>on and on"}, "length", ErrorType.EMPTY_ANSWER, "does it need more `max_tokens`"),
@@ -33,7 +39,7 @@ def read(message: Any, finish_reason: str | None = "stop", **fields: Any) -> Com
         ({"content": 5}, "stop", ErrorType.MALFORMED_ANSWER, "no text"),
     ],
 )  # fmt: skip
-def test_what_is_no_answer_says_why(message: Any, reason: str, kind: ErrorType, words: str) -> None:
+def test_what_is_no_answer_says_why(message: Any, reason: Any, kind: ErrorType, words: str) -> None:
     with pytest.raises(ModelError) as caught:
         read(message, reason)
     assert caught.value.error_type is kind
@@ -43,6 +49,18 @@ def test_what_is_no_answer_says_why(message: Any, reason: str, kind: ErrorType, 
 @pytest.mark.parametrize("reason", ["stop", "length", "content_filter", "eos", None])
 def test_an_answer_says_why_it_ends(reason: str | None) -> None:
     assert read({"content": "half an ans"}, reason).finish_reason == (reason or "unknown")
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"), [({"type": "length", "length": 5}, "length"), ("null", "unknown"), ("", "unknown")]
+)
+def test_a_reason_in_another_form(sent: Any, told: str) -> None:
+    assert read({"content": "42"}, sent).finish_reason == told
+
+
+def test_an_empty_body_is_called_so() -> None:
+    with pytest.raises(ModelError, match="the answer is empty"):
+        completion(b" \n", "m")
 
 
 def test_reasoning_and_refusals_are_told() -> None:

@@ -116,6 +116,12 @@ ODD: list[tuple[str, Sequence[bytes]]] = [
     ("error null", [line(choices=[{"delta": {"content": "42"}, "finish_reason": "stop"}], error=None)]),
     ("delta null", [line(choices=[{"delta": None}]), FIRST, LAST]),
     ("the whole message at the end", [FIRST, said("2"), line(choices=[{"message": {"content": "42"}, "finish_reason": "stop"}])]),
+    ("the whole message each time", [line(choices=[{"message": {"content": "4"}}]), line(choices=[{"message": {"content": "42"}, "finish_reason": "stop"}])]),
+    ("the word null for no reason", [said("4", "null"), LAST]),
+    ("a quoted [DONE]", [FIRST, LAST, b'data: "[DONE]"']),
+    ("another word for [DONE]", [FIRST, LAST, b"data: DONE", b""]),
+    ("what is no JSON after the end", [FIRST, LAST, b"data: {", b"", b"data: {"]),
+    ("an error without a word", [line(choices=[{"delta": {"content": "42"}, "finish_reason": "stop"}], error={"message": "", "code": None})]),
     ("only the whole message", [line(choices=[{"message": {"content": "42"}, "finish_reason": "stop"}])]),
     ("text of the older API", [line(choices=[{"text": "42", "finish_reason": "stop"}])]),
     ("content as parts", [line(choices=[{"delta": {"content": [{"type": "text", "text": "42"}]}, "finish_reason": "stop"}])]),
@@ -152,6 +158,12 @@ def test_a_refusal_in_pieces_is_the_answer_and_told_as_one() -> None:
     ]
     answer = assembled(pieces)
     assert (answer.content, answer.refused) == ("I won't.", True)
+
+
+def test_a_reason_that_is_the_word_null_ends_nothing() -> None:
+    answer = StreamAssembler("asked")
+    answer.add(said("4", "null"))
+    assert not answer.finished
 
 
 def test_a_finished_answer_needs_no_more_lines() -> None:
