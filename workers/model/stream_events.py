@@ -188,9 +188,8 @@ class StreamAssembler:
     def _raise_error(self, data: bytes) -> None:
         event = _json(data)
         said_so = event if isinstance(event, dict) else {"error": event or data.decode(errors="replace")}
-        error = error_within(said_so) or error_within({"error": said_so or "(no text)"})
-        assert error is not None, "it has an `error`"
-        raise error
+        forms = (said_so, {"error": said_so}, {"error": "(no text)"})
+        raise next(error for form in forms if (error := error_within(form)) is not None)
 
 
 def _json(data: bytes) -> Any:
