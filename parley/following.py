@@ -19,7 +19,7 @@ LOOK_SECONDS = 1.0
 # One look. A service under load answers late.
 ANSWER_SECONDS = 3.0
 # How long NATS or every process of the service may be away, as in a restart; and how long both may be there in silence.
-AWAY_SECONDS, SILENT_SECONDS = 6.0, 20.0
+AWAY_SECONDS, SILENT_SECONDS = 6.0, 15.0
 
 T = TypeVar("T")
 
