@@ -202,6 +202,9 @@ TROUBLE = Row("Trouble", 3, (
         How far a process's machine is ahead of the NATS server. It is corrected for; seconds mean that
         the machine, or the server, has lost its time service.""",
         (_series("parley_clock_offset_seconds"), "{{instance}}")),
+    _panel("NATS, connected", "short", """
+        1 for each process that is connected to NATS. 0: its /readyz and its log say why.""",
+        (_series("parley_nats_connected"), "{{instance}}")),
     _panel("NATS, connections lost", "short", """
         How often a process lost its connection to NATS. It reconnects by itself and nothing is lost; many in a
         short time mean that the network, or NATS, goes and comes. The log has a line for each way.""",
