@@ -154,3 +154,18 @@ async def test_a_signal_during_the_start_ends_the_command_without_a_traceback(
             NO_SERVICE,
         )  # before Python runs ours: by the signal itself
         assert b"Traceback" not in err
+
+
+async def test_waiting_for_a_result_ends_with_3_too_when_nats_is_gone(
+    bare: Shell, empty_nats: EmbeddedNats, model: ModelServer
+) -> None:
+    await model.behave(faults={"hang": 1.0})
+    environment = {"NATS_URL": empty_nats.url, "VLLM_URL": model.url}
+    seen = {**bare.environment, **environment, "TERM": "xterm"}
+    async with serving(bare, **environment):
+        name = (await bare("ask", "Why?", "--no-wait", **environment)).out.strip()
+        async with pseudo_terminal(PARLEY, "result", name, "--wait", environment=seen) as terminal:
+            await terminal.read_until("thinking")
+            os.kill(empty_nats.pid, signal.SIGKILL)
+            assert await terminal.end() == NO_SERVICE
+            assert "NATS is gone" in terminal.text
