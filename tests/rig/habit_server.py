@@ -80,8 +80,8 @@ async def _read(reader: asyncio.StreamReader) -> Heard | None:
 
 def _reply(status: int, body: Any, headers: dict[str, str]) -> bytes:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    lines = [f"HTTP/1.1 {status} As it is", f"content-length: {len(raw)}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
+    named = {"content-length": str(len(raw)), **headers}
+    lines = [f"HTTP/1.1 {status} As it is", *(f"{name}: {value}" for name, value in named.items() if value)]
     return "\r\n".join([*lines, "", ""]).encode() + raw
 
 

@@ -57,7 +57,7 @@ def _parts(content: Any) -> tuple[str, str, str]:
     if content is None or isinstance(content, str):
         return content or "", "", ""
     if isinstance(content, dict):
-        if not {"text", "type"} & content.keys():
+        if content and not {"text", "type"} & content.keys():
             raise NotText  # JSON that somebody has read already
         content = [content]
     if not isinstance(content, list):

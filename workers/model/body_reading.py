@@ -1,9 +1,10 @@
 """Reads the body of a model server's response: whole, or line by line, never more than an answer may have."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+import aiohttp
 import httpx
 
 from parley.broker.core.messages import ErrorType
@@ -19,11 +20,15 @@ from parley.workers.model.web_page import is_web_page
 FULL_CHUNK_BYTES = 8 * 1024
 # Of a header, in an error.
 MAX_SHOWN_CHARACTERS = 80
+# How long a refusal's text is awaited: its status says enough.
+REFUSAL_SECONDS = 2.0
+# Of it, what is read and searched for secrets, which takes 0.1 s. Some servers quote the whole prompt.
+MAX_REFUSAL_BYTES = 256 * 1024
 # After its finish_reason, an answer's figures and `[DONE]` come at once, or never.
 AFTER_ANSWER_SECONDS = 1.0
 
 
-async def _chunks(response: httpx.Response) -> AsyncIterator[bytes]:
+async def _chunks(response: httpx.Response) -> AsyncGenerator[bytes]:
     """The body as it comes, never unpacked: a few KiB of gzip within gzip may be GiB.
 
     Raises ModelError for a body that is encoded: none was asked for.
@@ -54,6 +59,27 @@ async def read_body(response: httpx.Response) -> bytes:
         responses.check_size(size)
         await wait_turn(size)
     return b"".join(chunks)
+
+
+async def read_refusal(response: httpx.Response) -> bytes:
+    """What can be read of a refusal's body. Its status counts, be the body encoded, cut off, too large or endless."""
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(REFUSAL_SECONDS), aclosing(_chunks(response)) as body:
+            async for chunk in body:
+                chunks.append(chunk)
+                size += len(chunk)
+                if size >= MAX_REFUSAL_BYTES:
+                    break
+    except (TimeoutError, ModelError, httpx.HTTPError, aiohttp.ClientError):
+        pass
+    return b"".join(chunks)[:MAX_REFUSAL_BYTES]
+
+
+def is_stream(response: httpx.Response) -> bool:
+    """Whether the server streams, also where nobody asked for it."""
+    content_type: str = response.headers.get("content-type", "")
+    return content_type.strip().lower().startswith("text/event-stream")
 
 
 async def read_stream(response: httpx.Response, model: str) -> Completion:

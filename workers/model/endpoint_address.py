@@ -16,7 +16,7 @@ from parley.broker.core.url_masking import masked
 _CALLS = ("/chat/completions", "/completions", "/models", "/responses", "/embeddings")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Endpoint:
     """`url`: a bare host, or the base of the calls; `user:password@` in it is sent as HTTP Basic authorization."""
 
@@ -70,9 +70,12 @@ class Endpoint:
     @property
     def label(self) -> str:
         """`host:port` for metrics, without user, password or path."""
-        parts = urlsplit(self.url)
+        parts = urlsplit(self.url.strip())
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
         return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
+    def __repr__(self) -> str:
+        return f"Endpoint({str(self)!r})"
 
     def __str__(self) -> str:
         """The URL for messages, its password and query masked: others read an outcome's `error`."""

@@ -213,7 +213,8 @@ def _error_type(status: int | None, *codes: str | int | float, text: str) -> Err
             return _NOT_FOUND
     if status is None or status >= 500:
         return ErrorType.SERVER_ERROR
-    return _BY_STATUS.get(status, ErrorType.BAD_REQUEST)
+    # Below 400 the caller is not to blame: 304, say.
+    return _BY_STATUS.get(status, ErrorType.BAD_REQUEST if status >= 400 else ErrorType.MALFORMED_ANSWER)
 
 
 def _parsed(body: bytes) -> Any:

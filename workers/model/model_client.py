@@ -26,7 +26,7 @@ from pydantic_core import to_json
 from parley.broker.core.agent_error_table import POLICIES
 from parley.broker.core.messages import ErrorType
 from parley.workers.model import responses
-from parley.workers.model.body_reading import read_body, read_stream
+from parley.workers.model.body_reading import is_stream, read_body, read_refusal, read_stream
 from parley.workers.model.call_errors import CallErrors, is_lost, redirected, silent
 from parley.workers.model.call_policy import CallTimeouts
 from parley.workers.model.endpoint_address import Endpoint
@@ -207,14 +207,14 @@ class ModelClient:
             response = await self._exchange("POST", endpoint, "/chat/completions", headers, to_json(fields))
             try:
                 if not response.is_success:
-                    body = await read_body(response)
+                    body = await read_refusal(response)
                     raise _Refused(self._errors.of_refusal(endpoint, response, body), body)
-                if self._stream:
+                if self._stream or is_stream(response):
                     return await read_stream(response, request.model)
                 return responses.completion(await read_body(response), request.model)
             except ModelError as error:
                 if error.retry_after is None and POLICIES[error.error_type].retried:
-                    error.retry_after = retry_after(response.headers, b"", time.time())
+                    error.retry_after = retry_after(response.headers, error.message.encode(), time.time())
                 raise
             finally:
                 await response.aclose()
@@ -233,7 +233,7 @@ class ModelClient:
         try:
             async with asyncio.timeout(seconds):
                 response = await self._exchange("GET", endpoint, "/models", {})
-                body = await read_body(response)
+                body = await (read_body if response.is_success else read_refusal)(response)
         except TimeoutError as error:
             raise silent(endpoint, seconds) from error
         except (httpx.HTTPError, aiohttp.ClientError) as error:

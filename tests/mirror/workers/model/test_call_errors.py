@@ -1,6 +1,7 @@
 """Calls that do not come to an answer, and what their errors say: over HTTP, against servers of one habit each."""
 
 import asyncio
+import gzip
 import socket
 from base64 import b64encode
 from collections.abc import AsyncIterator
@@ -11,11 +12,22 @@ import pytest
 
 from parley.broker.core.agent_error_table import POLICIES, Signal
 from parley.broker.core.messages import ErrorType
+from parley.workers.model import body_reading
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.model_client import ChatRequest, ModelClient
 from parley.workers.model.model_error import ModelError
 from parley.workers.model.server_access import ServerAccess
-from tests.rig.habit_server import Habit, HabitServer, Heard, Reply, answer, either, habit_server, refusal
+from tests.rig.habit_server import (
+    Habit,
+    HabitServer,
+    Heard,
+    Reply,
+    answer,
+    either,
+    habit_server,
+    refusal,
+    streamed,
+)
 from tests.rig.own_authority import OwnAuthority
 from tests.rig.proc import free_port
 
@@ -160,6 +172,46 @@ async def test_each_kind_of_success_is_one(status: int, stream: bool) -> None:
 
     async with habit_server(created) as server:
         assert await text_of(server.url, stream=stream) == "hi"
+
+
+@both
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(401, ErrorType.UNAUTHORIZED), (429, ErrorType.RATE_LIMITED), (500, ErrorType.SERVER_ERROR)],
+)
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (gzip.compress(b'{"error": "no"}'), {"content-encoding": "gzip"}),
+        (b"x" * 5_000_000, {}),
+        (b'{"error', {"content-length": "1000", "connection": "close"}),
+        (b"5\r\n{'err", {"transfer-encoding": "chunked", "content-length": ""}),
+    ],
+    ids=["encoded", "huge", "cut off or endless", "half a chunk"],
+)  # fmt: skip
+async def test_a_refusal_counts_by_its_status_be_its_body_unreadable(
+    status: int,
+    kind: ErrorType,
+    body: bytes,
+    headers: dict[str, str],
+    stream: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(body_reading, "REFUSAL_SECONDS", 0.1)
+    async with habit_server(always((status, body, {"retry-after": "7", **headers}))) as server:
+        error = await error_of(server.url, stream=stream)
+    assert (error.error_type, error.status, error.retry_after) == (kind, status, 7.0)
+
+
+async def test_a_stream_that_nobody_asked_for_is_an_answer() -> None:
+    async with habit_server(always(streamed("42"))) as server:
+        assert await text_of(server.url) == "42"
+
+
+async def test_an_error_inside_an_answer_says_in_words_when_to_come_back() -> None:
+    reply: Reply = 200, {"error": {"code": 429, "message": "Please try again in 20s."}}, {}
+    async with habit_server(always(reply)) as server:
+        assert (await error_of(server.url)).retry_after == 20.0
 
 
 @pytest.mark.parametrize("status", [404, 405])

@@ -143,6 +143,7 @@ def test_a_prompt_that_is_too_long_is_told_in_many_words(server: str, status: in
         (400, "max_tokens=9000 cannot be greater than max_model_len=max_total_tokens=2048.", BAD),
         (400, "Unrecognized request argument: context", BAD),
         (400, "stop: at most 4 sequences", BAD),
+        (304, "", ErrorType.MALFORMED_ANSWER),
         (400, "Input should be greater than or equal to 1", BAD),
         (400, "Input 'seed' is greater than maximum 2147483647", BAD),
         (400, "stop: sequence is too long (max 16 characters)", BAD),
