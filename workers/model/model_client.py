@@ -233,7 +233,10 @@ class ModelClient:
         try:
             async with asyncio.timeout(seconds):
                 response = await self._exchange("GET", endpoint, "/models", {})
-                body = await (read_body if response.is_success else read_refusal)(response)
+                try:
+                    body = await (read_body if response.is_success else read_refusal)(response)
+                finally:
+                    await response.aclose()
         except TimeoutError as error:
             raise silent(endpoint, seconds) from error
         except (httpx.HTTPError, aiohttp.ClientError) as error:

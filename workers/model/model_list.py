@@ -5,6 +5,7 @@ a token that came (`readiness`).
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -21,6 +22,8 @@ _LENGTHS = ("max_model_len", "context_length", "context_window", "max_context_le
 _TAG = ":latest"
 # What Google puts before a name.
 _PREFIX = "models/"
+# Words in the names of models that write no answer. LM Studio and Ollama list them beside the others.
+_NO_CHAT = re.compile(r"embed|rerank|whisper|\btts\b|moderation|dall-e|\bbge\b", re.IGNORECASE)
 # Of names, in an error.
 MAX_SHOWN_CHARACTERS = 500
 
@@ -72,10 +75,13 @@ def _encodable(text: str) -> str:
 def match(models: Sequence[ServedModel], wanted: str | None) -> ServedModel | None:
     """The model that is called `wanted`, under that name, which the server is asked for; None if none is.
 
-    For None the first that is one model's name and not a pattern.
+    For None the first that is one model's name and not a pattern, and not named as one that does not chat.
     """
     if wanted is None:
-        return next((model for model in models if "*" not in model.name), None)
+        names = [model for model in models if "*" not in model.name]
+        return next(
+            (model for model in names if not _NO_CHAT.search(model.name)), names[0] if names else None
+        )
     exact = next((model for model in models if model.name == wanted), None)
     other = exact or next((model for model in models if _means(model.name, wanted)), None)
     return None if other is None else ServedModel(wanted, other.max_model_len)

@@ -13,6 +13,8 @@ from typing import Any
 OPTIONAL_FIELDS = ("temperature", "max_tokens", "seed", "stop", "stream_options")
 # OpenAI's newer name; servers that want it say so in their refusal.
 NEWER_MAX_TOKENS = "max_completion_tokens"
+# What servers call it that hand the call on to another API.
+_OTHERS_NAMES = {"max_tokens": ("max_output_tokens", "maxOutputTokens", "max_new_tokens", "num_predict")}
 # Some servers refuse a `max_tokens` of 1. OpenAI's least is 16.
 ENOUGH_TOKENS = 16
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
@@ -46,7 +48,8 @@ class FieldRules:
         """
         names = dict(self.rename)
         for field in OPTIONAL_FIELDS:
-            if field not in body or field in self.omit or not _names(text, names.get(field, field)):
+            called = (names.get(field, field), *_OTHERS_NAMES.get(field, ()))
+            if field not in body or field in self.omit or not any(_names(text, name) for name in called):
                 continue
             if field == "max_tokens" and field not in names and _names(text, NEWER_MAX_TOKENS):
                 renamed = replace(self, rename=(*self.rename, (field, NEWER_MAX_TOKENS)))

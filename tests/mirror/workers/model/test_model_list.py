@@ -56,6 +56,8 @@ def test_another_body_is_no_list(body: bytes) -> None:
         (["a"], "A", None),
         ([], "a", None),
         (["openai/*", "b"], None, "b"),
+        (["text-embedding-nomic-embed-text-v1.5", "bge-m3", "qwen"], None, "qwen"),
+        (["text-embedding-ada-002", "whisper-1"], None, "text-embedding-ada-002"),
         (["openai/*"], None, None),
         ([], None, None),
     ],

@@ -64,6 +64,14 @@ def test_a_field_that_was_not_sent_is_not_left_out() -> None:
     assert FieldRules(frozenset({"seed"})).after_refusal(BODY, OURS, "seed is not supported") is None
 
 
+@pytest.mark.parametrize("name", ["max_output_tokens", "maxOutputTokens", "max_new_tokens"])
+def test_the_limit_is_known_by_the_names_of_other_apis(name: str) -> None:
+    text = f"Invalid '{name}': integer below minimum value. Expected a value >= 16"
+    _, more = PLAIN.after_refusal(BODY, OURS, text) or ("", PLAIN)
+    assert more.applied(BODY, OURS)["max_tokens"] == ENOUGH_TOKENS
+    assert PLAIN.after_refusal(BODY, frozenset(), text) is None
+
+
 def test_one_token_becomes_sixteen_and_then_as_many_as_the_server_likes() -> None:
     _, more = PLAIN.after_refusal(BODY, OURS, "max_tokens must be at least 16") or ("", PLAIN)
     assert more.applied(BODY, OURS)["max_tokens"] == ENOUGH_TOKENS
