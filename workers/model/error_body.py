@@ -85,7 +85,8 @@ _QUOTING_FIELDS = frozenset({"input", "inputs", "messages", "prompt", "body", "r
 # How deep an error is searched.
 _SEARCHED_LEVELS = 8
 _NUMBER = re.compile(r"\s*([0-9]{3})(?:\.0)?\s*")
-_WORD_FIELDS = ("error", "errors", "message", "detail", "msg", "base_resp", "status_msg")
+_EXPLANATIONS = ("detail", "message", "msg", "error_msg", "errorMessage")
+_WORD_FIELDS = ("error", "errors", *_EXPLANATIONS, "base_resp", "status_msg")
 # How much of an error is searched for words.
 _SEARCHED_CHARACTERS = 4_096
 _CODE_FIELDS = (
@@ -129,8 +130,14 @@ def error_text(answer: Any) -> str:
 
 
 def encodable(text: Any) -> str:
-    """The text in UTF-8. JSON may contain half a surrogate pair (`\\ud83d`, an emoji cut by max_tokens)."""
-    return str(text).encode(errors="replace").decode()
+    """The text in UTF-8. JSON may contain half a surrogate pair (`\\ud83d`, an emoji cut by max_tokens).
+
+    Two halves beside each other, of two events of a stream, become one character.
+    """
+    whole = str(text)
+    if not whole.isascii():
+        whole = whole.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    return whole.encode(errors="replace").decode()
 
 
 def _inner(error: Any) -> Any:
@@ -155,7 +162,8 @@ def _is_error(answer: Mapping[str, Any]) -> bool:
     base = answer.get("base_resp")
     # FastAPI's and others': no answer, but an explanation.
     return bool(
-        answer.get("detail") or answer.get("message") or (isinstance(base, dict) and base.get("status_code"))
+        any(answer.get(name) for name in _EXPLANATIONS)
+        or (isinstance(base, dict) and base.get("status_code"))
     )
 
 

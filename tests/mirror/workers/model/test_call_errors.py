@@ -139,6 +139,24 @@ async def test_the_list_of_models_shows_no_secret_either() -> None:
         assert "***" in str(caught.value)
 
 
+async def test_a_list_that_is_not_read_to_its_end_leaves_no_connection_open() -> None:
+    gone = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9000\r\n\r\n<!doctype html>")
+        await reader.read()
+        gone.set()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener, ModelClient() as client:
+        with pytest.raises(ModelError) as caught:
+            await client.models(Endpoint(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"))
+        async with asyncio.timeout(5):
+            await gone.wait()
+    assert "web page" in str(caught.value)
+
+
 # ── statuses ────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -77,6 +77,8 @@ def test_an_error_inside_an_answer_counts_as_its_status_would(error: Any, kind: 
         ({"error": "no", "error_type": "overloaded"}, SERVER),
         ({"choices": None, "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}, SERVER),
         ({"choices": None, "base_resp": {"status_code": 0, "status_msg": ""}}, None),
+        ({"code": 429, "msg": "slow down", "success": False}, LIMITED),
+        ({"error_code": 429, "error_msg": "slow down"}, LIMITED),
         ({"choices": [], "usage": {}}, None),
         ({"choices": [{}], "message": "a word beside the answer"}, None),
     ],

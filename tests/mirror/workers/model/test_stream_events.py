@@ -151,6 +151,15 @@ def test_endless_reasoning_is_bounded_and_its_end_is_kept() -> None:
         assembled([piece] * 1_000)
 
 
+def test_the_halves_of_a_character_in_two_events_become_one() -> None:
+    halves = [
+        b'data: {"choices": [{"delta": {"content": "\\ud83d"}}]}',
+        b'data: {"choices": [{"delta": {"content": "\\ude00"}}]}',
+    ]
+    assert assembled([*halves, said("!", "stop")]).content == "\U0001f600!"
+    assert assembled([halves[0], said("!", "stop")]).content == "?!"
+
+
 def test_a_refusal_in_pieces_is_the_answer_and_told_as_one() -> None:
     pieces = [
         line(choices=[{"delta": {"refusal": word}, "finish_reason": end}])
