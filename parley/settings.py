@@ -239,7 +239,9 @@ def _urls(value: str | None, schemes: set[str], example: str) -> str | None:
         try:
             part.encode()  # bytes that are not UTF-8 are surrogates here
             url = urlsplit(part.strip())
-            usable = url.scheme in schemes and url.hostname and (url.port is None or url.port > 0)
+            # Two of them, with a blank or a semicolon between, are no URL: lists have commas.
+            alone = len(part.split()) == 1 and not {"\\", ";"} & set(url.netloc + url.path)
+            usable = alone and url.scheme in schemes and url.hostname and (url.port is None or url.port > 0)
         except ValueError:
             usable = False
         if not usable:
