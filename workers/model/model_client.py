@@ -59,7 +59,7 @@ _FIELD_REFUSALS = frozenset({ErrorType.BAD_REQUEST, ErrorType.SERVER_ERROR})
 _FIELD_STATUSES = frozenset({400, 404, 415, 422, 500, 501})
 # What a server that breaks over a field says. Another 500 may name a field by chance.
 _ABOUT_A_FIELD = re.compile(
-    "support|unknown|unexpected|unrecogni|invalid|extra|not (allowed|permitted)", re.IGNORECASE
+    "support|alternate|unknown|unexpected|unrecogni|invalid|extra|not (allowed|permitted)", re.IGNORECASE
 )
 
 
@@ -196,8 +196,9 @@ class ModelClient:
     ) -> None:
         if rules is not known and self._rules.get(key) != rules:
             self._rules[key] = rules
-            how = "PARLEY_VLLM_OMIT and PARLEY_VLLM_RENAME do so from the start"
-            log.warning("%s refuses what Parley sends: %s from now on (%s)", key[0], ", ".join(changes), how)
+            fields = (known.omit, known.rename) != (rules.omit, rules.rename)
+            how = " (PARLEY_VLLM_OMIT and PARLEY_VLLM_RENAME do so from the start)" if fields else ""
+            log.warning("%s refuses what Parley sends: %s from now on%s", key[0], ", ".join(changes), how)
 
     async def _call(self, endpoint: Endpoint, request: ChatRequest, fields: Mapping[str, Any]) -> Completion:
         headers = {"content-type": "application/json"}

@@ -5,7 +5,7 @@ chose itself. What the caller asked for is never dropped because a server refuse
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,26 +17,39 @@ NEWER_MAX_TOKENS = "max_completion_tokens"
 _OTHERS_NAMES = {"max_tokens": ("max_output_tokens", "maxOutputTokens", "max_new_tokens", "num_predict")}
 # Some servers refuse a `max_tokens` of 1. OpenAI's least is 16.
 ENOUGH_TOKENS = 16
+# What servers say whose model's chat template has no place for a system message: Gemma's, the first Mistral's, o1-mini's.
+_NO_SYSTEM_MESSAGE = re.compile(
+    r"(system|developer)['\"`]? (role|message|prompt|instruction)s? (is |are )?(not |un)(supported|enabled|allowed)"
+    r"|(does not|doesn't) support ['\"`]?(system|developer)\b"
+    r"|only user and assistant roles are supported(?!,? with)|roles must alternate",
+    re.IGNORECASE,
+)
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True, slots=True)
 class FieldRules:
-    """`omit`: fields that are not sent. `rename`: (ours, theirs). `least_tokens`: of a `max_tokens` that Parley chose."""
+    """`omit`: fields that are not sent. `rename`: (ours, theirs). `least_tokens`: of a `max_tokens` that Parley chose.
+
+    `system_message`: without it, what it says stands at the start of the user's.
+    """
 
     omit: frozenset[str] = frozenset()
     rename: tuple[tuple[str, str], ...] = ()
     least_tokens: int = 1
+    system_message: bool = True
 
     def applied(self, body: Mapping[str, Any], chosen: Collection[str] = ()) -> dict[str, Any]:
         """The body as it is sent. `chosen`: the fields whose value Parley chose."""
-        if not self.omit and not self.rename and self.least_tokens == 1:
+        if self is PLAIN or self == PLAIN:
             return dict(body)
         names = dict(self.rename)
         sent = {names.get(key, key): value for key, value in body.items() if key not in self.omit}
         limit = names.get("max_tokens", "max_tokens")
         if "max_tokens" in chosen and limit in sent:
             sent[limit] = max(sent[limit], self.least_tokens)
+        if not self.system_message:
+            sent["messages"] = _with_system_in_user(body["messages"])
         return sent
 
     def after_refusal(
@@ -46,6 +59,9 @@ class FieldRules:
 
         None if it names no field that can be left out.
         """
+        no_system = self.system_message and _NO_SYSTEM_MESSAGE.search(text)
+        if no_system and list(body.get("messages", ())) != _with_system_in_user(body.get("messages", ())):
+            return "no system message, but its words in the user's", replace(self, system_message=False)
         names = dict(self.rename)
         for field in OPTIONAL_FIELDS:
             called = (names.get(field, field), *_OTHERS_NAMES.get(field, ()))
@@ -63,6 +79,13 @@ class FieldRules:
 
 
 PLAIN = FieldRules()
+
+
+def _with_system_in_user(messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    if len(messages) < 2 or [message["role"] for message in messages[:2]] != ["system", "user"]:
+        return list(messages)
+    system, user, *others = messages
+    return [{**user, "content": f"{system['content']}\n\n{user['content']}"}, *others]
 
 
 def _names(text: str, field: str) -> bool:

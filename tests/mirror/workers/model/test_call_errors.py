@@ -489,6 +489,24 @@ async def test_what_parley_chose_is_left_out_where_a_server_refuses_it_and_that_
     assert "PARLEY_VLLM_OMIT" in record.getMessage()
 
 
+@pytest.mark.parametrize("status", [400, 500])
+async def test_a_model_without_a_system_message_is_asked_without_one_from_then_on(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def habit(heard: Heard) -> Reply:
+        roles = [message["role"] for message in heard.fields["messages"]]
+        return either(heard) if roles == ["user"] else refusal(status, "System role not supported")
+
+    messages = [{"role": "system", "content": "Be short."}, *ASK.messages]
+    async with habit_server(habit) as server, ModelClient() as client:
+        for _ in range(2):
+            asked = ChatRequest(model="m", messages=messages)
+            assert (await client.complete(Endpoint(server.url), asked, seconds=10)).content == "hi"
+    assert len(server.heard) == 3
+    (record,) = caplog.records
+    assert "no system message" in record.getMessage()
+
+
 async def test_what_the_caller_asked_for_is_never_left_out() -> None:
     asked = ChatRequest(model="m", messages=ASK.messages, temperature=0.7, seed=5, max_tokens=9, stop="x")
     for field in ("temperature", "seed", "max_tokens", "stop"):

@@ -64,6 +64,35 @@ def test_a_field_that_was_not_sent_is_not_left_out() -> None:
     assert FieldRules(frozenset({"seed"})).after_refusal(BODY, OURS, "seed is not supported") is None
 
 
+SYSTEM = {"role": "system", "content": "Be short."}
+USER = {"role": "user", "content": "Say something"}
+
+
+@pytest.mark.parametrize(
+    ("text", "about_it"),
+    [
+        ("System role not supported", True),
+        ("Developer instruction is not enabled for models/gemma-3-27b-it", True),
+        ("Unsupported value: 'messages[0].role' does not support 'system' with this model.", True),
+        ("Conversation roles must alternate user/assistant/user/assistant/...", True),
+        ("Only user and assistant roles are supported!", True),
+        ("The 'system' role is not supported", True),
+        ("Only user and assistant roles are supported, with the exception of an initial optional system message!", False),
+        ("the system is overloaded", False),
+        ("system error: not supported", False),
+    ],
+)  # fmt: skip
+def test_a_server_without_a_system_message_gets_its_words_in_the_users(text: str, about_it: bool) -> None:
+    body = {"model": "m", "messages": [SYSTEM, USER]}
+    changed = PLAIN.after_refusal(body, (), text)
+    assert (changed is not None) == about_it
+    if changed is not None:
+        joined = {"role": "user", "content": "Be short.\n\nSay something"}
+        assert changed[1].applied(body) == {"model": "m", "messages": [joined]}
+        assert changed[1].after_refusal(body, (), text) is None
+    assert PLAIN.after_refusal({"model": "m", "messages": [USER]}, (), text) is None
+
+
 @pytest.mark.parametrize("name", ["max_output_tokens", "maxOutputTokens", "max_new_tokens"])
 def test_the_limit_is_known_by_the_names_of_other_apis(name: str) -> None:
     text = f"Invalid '{name}': integer below minimum value. Expected a value >= 16"
