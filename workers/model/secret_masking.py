@@ -19,6 +19,15 @@ LONG_CHARACTERS = 8
 SHORT_CHARACTERS = 3
 # Of a long secret, at the end of a text that was cut there.
 _LEAST_OF_A_CUT_SECRET = 4
+_HTML_NAMES = {
+    "&": ("amp",),
+    "<": ("lt",),
+    ">": ("gt",),
+    '"': ("quot",),
+    "'": ("apos",),
+    "/": ("sol",),
+    "+": ("plus",),
+}
 # What separates the parts of a header's value.
 _SEPARATORS = re.compile(r"[\s;,=:\"']+")
 
@@ -62,8 +71,22 @@ def _pattern(secrets: tuple[str, ...]) -> tuple[re.Pattern[str], tuple[str, ...]
 
 
 def _whole(form: str) -> str:
-    escaped = re.escape(form)
+    escaped = "".join(map(_spelled, form))
     return escaped if len(form) >= LONG_CHARACTERS else rf"(?<![A-Za-z0-9]){escaped}(?![A-Za-z0-9])"
+
+
+def _spelled(character: str) -> str:
+    """Matches the character in all the ways that it is written in JSON, URLs, HTML and YAML, also twice encoded."""
+    code = ord(character)
+    plain = re.escape(character)
+    if character.isalnum() or code > 0x7F:
+        return plain
+    names = "".join(f"|{name}" for name in _HTML_NAMES.get(character, ()))
+    twice = "''|" if character == "'" else ""
+    # Bounded: a text of backslashes alone would take a minute.
+    numbers = rf"%(?:25){{0,2}}{code:02x}|\\{{1,4}}(?:u00|x){code:02x}"
+    entity = rf"&(?:amp;){{0,2}}(?:#0{{0,3}}{code}|#x0{{0,3}}{code:x}{names});"
+    return rf"(?:{twice}\\{{0,4}}{plain}|{numbers}|{entity})"
 
 
 def _forms(secret: str) -> Iterable[str]:
