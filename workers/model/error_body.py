@@ -64,16 +64,18 @@ _CONTEXT_WORDS = re.compile(
     r"|too large for model with \d+ maximum context|reduce the length of|exceed(s|ed|ing)? (the )?(model'?s? )?context",
     re.IGNORECASE,
 )
-# The answer's length is the caller's `max_tokens`, not the prompt; memory and time are the server's; a field is named.
+# The answer's length is the caller's `max_tokens`, not the prompt; memory, time and rates are the server's; a filter
+# held it back; a field is named.
 _ABOUT_ANOTHER = re.compile(
     r"at most \d+ completion|max_(completion_)?tokens\b[^.]{0,20} cannot be (greater|larger|more) than"
-    r"|out of memory|\boom\b|allocat|timeout|timed out|time limit"
-    r"|(^|['\"`])(stop|seed|temperature)(\[\d+\])?(['\"`:]|$)",
+    r"|out of memory|\boom\b|(failed|unable) to allocate|timeout|timed out|time limit"
+    r"|flagged|moderation|safety|\bpolicy\b|per (second|minute|hour|day)|\bimages?\b"
+    r"|(^|['\"`])(stop|seed|temperature)(\[\d+\])?['\"`:]",
     re.IGNORECASE | re.MULTILINE,
 )
 _MODEL_WORDS = re.compile(
     r"\Amodel not exist|\A(the )?(requested )?model [^ ]{1,100} (does not exist|(was |is )?not found)"
-    r"|\Ainvalid model( name| id)?\b|is not a valid model",
+    r"|\Ainvalid model( name| id)?\s*(['\"`:]|\Z)|invalid model name passed|is not a valid model",
     re.IGNORECASE,
 )
 _KEY_WORDS = re.compile(
@@ -243,7 +245,8 @@ def _texts(found: Any, levels: int = _SEARCHED_LEVELS) -> Iterator[str]:
     if isinstance(found, dict):
         # Its own words before codes.
         names = sorted(found.keys() - _QUOTING_FIELDS, key=lambda name: name not in _WORD_FIELDS)
-        found = [found[name] for name in names]
+        of_field = [f"'{found['param']}'"] if isinstance(found.get("param"), str) else []
+        found = [*(found[name] for name in names), *of_field]
     if isinstance(found, str):
         yield found
     elif isinstance(found, list) and levels:
