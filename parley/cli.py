@@ -10,7 +10,7 @@ import typer
 
 from parley import cli_asking, cli_deadletters, cli_operating, cli_results, cli_running
 from parley.broker.core.errors import InvalidMessage, ParleyError, SettingsError, Unavailable
-from parley.cli_common import FAILED, NO_SERVICE, USAGE, print_error
+from parley.cli_common import FAILED, NO_SERVICE, OK, USAGE, print_error
 from parley.command_line import HELP, ShellCommand, ShellGroup
 from parley.env_file import ENV_FILE, load_env_file
 from parley.terminal import flush, read_arguments_as_utf8, write_what_the_locale_lacks_as_escapes
@@ -41,7 +41,8 @@ def main() -> None:
     try:
         app()
     except SystemExit as ended:
-        code = ended.code
+        # typer writes the help itself, and has 1 for a reader that has left.
+        code = OK if isinstance(ended.__context__, BrokenPipeError) else ended.code
     except KeyboardInterrupt:
         code = INTERRUPTED
     except (ParleyError, OSError) as error:

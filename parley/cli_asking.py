@@ -7,7 +7,6 @@ import typer
 
 from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.messages import DeliberationCompleted, DeliberationFailed, Ending
-from parley.broker.core.printable import safe_json
 from parley.cli_common import FAILED, OK, err, out, with_client
 from parley.cli_flags import in_flags
 from parley.client import Client
@@ -15,7 +14,7 @@ from parley.display import show_ending
 from parley.following import follow
 from parley.question_input import read_question
 from parley.request_arguments import Asking, compose
-from parley.terminal import write_line
+from parley.terminal import write_json, write_line
 
 
 # fmt: off
@@ -64,7 +63,7 @@ def ask(
             return await _submit(client, text, asking, as_json=as_json)
         ending = await ask_and_follow(client, text, live=not as_json, **asking)
         if as_json:
-            write_line(out, safe_json(ending.model_dump_json(indent=2)))
+            write_json(out, ending.model_dump_json(indent=2))
         else:
             show_ending(out, _in_flags(ending))
         return OK if isinstance(ending, DeliberationCompleted) else FAILED

@@ -13,7 +13,7 @@ import typer
 import uvloop
 
 from parley.broker.core.errors import SettingsError, Unavailable
-from parley.broker.core.printable import visible
+from parley.broker.core.printable import on_one_line
 from parley.client import Client, connect_with
 from parley.log_format import formatter
 from parley.settings import Settings, load
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 def print_error(problem: str) -> None:
     """Print one line on stderr: what is wrong, and what to do."""
-    err.print(f"parley: {visible(problem)}", style="red", markup=False, highlight=False, soft_wrap=True)
+    err.print(f"parley: {on_one_line(problem)}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def with_client(work: Callable[[Client], Awaitable[T]]) -> T:
@@ -81,11 +81,11 @@ async def _cancelled_by_signals(work: Coroutine[Any, Any, T], received: list[int
     return await running
 
 
-def age_seconds(flag: str, age: str) -> float:
-    """The seconds of an age such as 45s, 30m, 12h or 7d. Raises SettingsError naming `flag`."""
+def age_seconds(flag: str, age: str, beside: str = "") -> float:
+    """The seconds of an age such as 45s, 30m, 12h or 7d. Raises SettingsError naming `flag`, and what it takes `beside`."""
     read = re.fullmatch(r"([0-9]{1,9})([smhd])", age)
     if read is None:
-        raise SettingsError([f"{flag}: {age!a} is no age; one is 45s, 30m, 12h or 7d"])
+        raise SettingsError([f"{flag}: {age!a} is no age; one is 45s, 30m, 12h or 7d{beside}"])
     return float(read[1]) * _UNITS[read[2]]
 
 

@@ -14,7 +14,7 @@ import typer
 from rich.text import Text
 
 from parley.broker.core.errors import SettingsError
-from parley.broker.core.printable import visible
+from parley.broker.core.printable import on_one_line, visible
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream.deadletters import REPLAYABLE, CannotReplay, DeadLetterInfo
 from parley.broker.jetstream.topology import DEAD_LETTERS, RESULTS_BUCKET
@@ -139,7 +139,7 @@ def replay(
             try:
                 placed = await letters.replay(letter, keep=keep)
             except CannotReplay as error:
-                print_error(visible(str(error)))
+                print_error(str(error))
                 good = False
                 continue
             where = f"message {placed.seq} of {REPLAYABLE[letter.subject]}"
@@ -268,4 +268,4 @@ def _plain(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _one_line(text: str) -> str:
-    return visible(" ".join(text.split()))
+    return on_one_line(text)

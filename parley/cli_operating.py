@@ -6,13 +6,13 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from parley.broker.core.printable import safe_json, visible
+from parley.broker.core.printable import on_one_line
 from parley.cli_common import NO_SERVICE, OK, out, run_command, start_logging
 from parley.settings import load, shown
-from parley.terminal import write_line
+from parley.terminal import write_json, write_line
 
 log = logging.getLogger("parley")
 
@@ -23,7 +23,8 @@ def settings() -> None:
         for name, value, _ in shown(load()):
             write_line(out, f"{name}={value}")
         return
-    table = Table("setting", "value", "meaning")
+    # Folded: what is too long for its column would be cut off.
+    table = Table(*(Column(name, overflow="fold") for name in ("setting", "value", "meaning")))
     for row in shown(load()):
         table.add_row(*map(Text, row))  # not markup: a value may hold brackets
     out.print(table)
@@ -50,10 +51,10 @@ def doctor(
                 continue
             mark, style = ("ok", "green") if finding.ok else ("no", "red")
             mark, style = ("--", "") if finding.skipped else (mark, style)
-            line = visible(f"{mark}  {finding.what}: {finding.detail}")
+            line = f"{mark}  {on_one_line(f'{finding.what}: {finding.detail}')}"
             out.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
         if as_json:
-            write_line(out, safe_json(json.dumps([asdict(finding) for finding in findings], indent=2)))
+            write_json(out, json.dumps([asdict(finding) for finding in findings], indent=2))
         return OK if all(finding.ok for finding in findings) else NO_SERVICE
 
     raise typer.Exit(run_command(run()))

@@ -12,7 +12,6 @@ import typer
 
 from parley.broker.core.errors import InvalidMessage, SettingsError, Unavailable
 from parley.broker.core.messages import DeliberationStatus, Ending
-from parley.broker.core.printable import safe_json
 from parley.broker.core.tally import Tally
 from parley.cli_common import (
     FAILED,
@@ -29,7 +28,7 @@ from parley.cli_flags import in_flags
 from parley.client import ENDED, Client
 from parley.display import STATUS_WORDS, STATUSES, show_list, show_result
 from parley.following import follow
-from parley.terminal import write_line
+from parley.terminal import write_json
 
 # Between two looks at a deliberation that is waited for: doubled from the first to the last.
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.1, 1.0
@@ -58,7 +57,7 @@ def result(
             status = await _wait(client, task_id, wait, live=not as_json)
         found = await _all_about(client, status)
         if as_json:
-            write_line(out, safe_json(json.dumps(_as_json(status, *found), indent=2, ensure_ascii=False)))
+            write_json(out, json.dumps(_as_json(status, *found), indent=2, ensure_ascii=False))
         else:
             show_result(out, status, *found)
         return _exit_code(status)
@@ -178,7 +177,7 @@ def list_(
         questions = await client.questions(tallies)
         if as_json:
             rows = [_row(tally, questions.get(tally.task_id)) for tally in tallies]
-            write_line(out, json.dumps(rows, indent=2))
+            write_json(out, json.dumps(rows, indent=2, ensure_ascii=False))
         else:
             show_list(out, tallies, questions)
         return OK
@@ -197,4 +196,4 @@ def _instant(since: str) -> float:
     if since[:4].isdigit() and "-" in since:
         with suppress(ValueError, OverflowError):
             return datetime.fromisoformat(since).timestamp()
-    return time.time() - age_seconds("--since", since)
+    return time.time() - age_seconds("--since", since, ", or an instant: 2026-01-31T12:00Z")

@@ -103,7 +103,8 @@ def serve(parts: Annotated[str, typer.Option(help="Which parts, comma-separated.
     names = [name.strip() for name in parts.split(",") if name.strip()]
     unknown = sorted(set(names) - set(Part))
     if unknown or not names:
-        raise SettingsError([f"--parts: {', '.join(unknown) or 'none'} unknown; there are {', '.join(Part)}"])
+        wrong = f"{', '.join(unknown)} unknown" if unknown else "none given"
+        raise SettingsError([f"--parts: {wrong}; there are {', '.join(Part)}"])
     settings = load()
     start_logging(settings)
     use_batch_scheduling()

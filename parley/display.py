@@ -10,7 +10,7 @@ from rich.text import Text
 
 from parley.answer_text import folded, styled
 from parley.broker.core.messages import AgentResult, DeliberationCompleted, DeliberationStatus, Ending
-from parley.broker.core.printable import harmless, visible
+from parley.broker.core.printable import harmless, on_one_line, visible
 from parley.broker.core.states_and_moves import State
 from parley.broker.core.tally import Tally
 from parley.broker.core.timestamps import format_timestamp
@@ -60,7 +60,7 @@ def show_ending(console: Console, ending: Ending, *, simulated: bool = False) ->
 def _show_absent(console: Console, ending: Ending) -> None:
     """Who has not answered, and why."""
     for failed in ending.failed_agents:
-        why = f" failed ({failed.error_type.value}): {harmless(failed.error)}"
+        why = f" failed ({failed.error_type.value}): {on_one_line(failed.error)}"
         _print(console, Text.assemble((harmless(failed.agent_id), "bold"), why, style="red"))
     if ending.missing_agents:
         _print(console, Text(f"Not heard from: {harmless(', '.join(ending.missing_agents))}", "yellow"))
@@ -88,7 +88,7 @@ def summary(ending: Ending) -> Text:
     if isinstance(ending, DeliberationCompleted):
         state = (f"{word}, degraded", "bold yellow") if ending.degraded else (word, "bold green")
         return Text.assemble(f"{ending.task_id} ", state, f": {heard}")
-    why = harmless(ending.error)
+    why = on_one_line(ending.error)
     if ending.status in (State.CANCELLED, State.REJECTED) and not why.startswith(ending.status):
         why = f"{ending.status}: {why}"
     return Text.assemble(f"{ending.task_id} ", (word, "bold red"), f": {why} ({heard})")
@@ -155,8 +155,10 @@ def show_result(
             _print(console, agent_line(agent, tally.phase.outcomes.get(agent)))
     _say_left_out(console, status)
     heard = f"{status.received_count} answered, {status.failed_count} failed, of {status.total_agents}"
-    words = f"{harmless(status.task_id)} {status.status}{f': {heard}' if status.total_agents else ''}"
-    _print(console, Text(f"{words}. {harmless(status.error_message)}" if status.error_message else words))
+    said = [heard] if status.total_agents else []
+    said += [on_one_line(status.error_message)] if status.error_message else []
+    words = f"{harmless(status.task_id)} {status.status}"
+    _print(console, Text(f"{words}: {'. '.join(said)}" if said else words))
 
 
 def _show_question(console: Console, question: str) -> None:
@@ -170,7 +172,7 @@ def _show_question(console: Console, question: str) -> None:
 
 def first_words(question: str | None) -> str:
     """The beginning of a question, on one line; empty where it is not known."""
-    words = visible(" ".join((question or "").split()))
+    words = on_one_line(question or "")
     return words if len(words) <= QUESTION_WORDS else f"{words[: QUESTION_WORDS - 3]}..."
 
 

@@ -1,11 +1,15 @@
 """stdout and stderr as the command writes to them: a terminal, a pipe that may be closed, or a locale without UTF-8."""
 
+import json
 import os
+import re
 import sys
 from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
+
+from parley.broker.core.printable import safe_json
 
 
 class Terminal(Console):
@@ -28,6 +32,14 @@ def write_line(console: Console, text: str) -> None:
         console.file.flush()
     except BrokenPipeError:
         console.on_broken_pipe()
+
+
+def write_json(console: Console, text: str) -> None:
+    """Write JSON: in UTF-8 as it is; in another encoding, which JSON may not have, with JSON's own escapes."""
+    text = safe_json(text)
+    if (getattr(console.file, "encoding", None) or "").lower() not in ("utf-8", "utf8"):
+        text = re.sub(r"[^\x00-\x7f]", lambda letter: json.dumps(letter[0])[1:-1], text)
+    write_line(console, text)
 
 
 def stop_writing(file: Any) -> None:

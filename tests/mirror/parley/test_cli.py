@@ -412,6 +412,7 @@ async def test_serve_refuses_unknown_parts_and_missing_settings(bare: Shell) -> 
     parts, nats = await asyncio.gather(bare("serve", "--parts", "intake,disptach"), bare("serve"))
     assert parts.code == nats.code == USAGE
     assert "disptach" in one_line(parts)
+    assert "--parts: none given; there are intake" in one_line(await bare("serve", "--parts", ","))
     assert "NATS_URL" in one_line(nats)
 
 

@@ -15,11 +15,11 @@ async def interrupted() -> int:
 
 
 def test_a_problem_is_one_line_on_stderr_whatever_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
-    problem = "[bold]no markup[/bold] " + "x " * 200
-    print_error(problem)
+    problem = "[bold]no markup[/bold]" + " x" * 200
+    print_error(problem.replace("markup", "markup\nof ours"))
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == f"parley: {problem}\n"
+    assert captured.err == f"parley: {problem.replace('markup', 'markup of ours')}\n"
 
 
 def test_work_is_run_to_its_end_and_its_result_returned() -> None:

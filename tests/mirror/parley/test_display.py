@@ -271,6 +271,13 @@ def test_a_result_shows_the_question_and_who_failed_and_why() -> None:
     assert "Not heard from: agent-dev-003" in screen.text
 
 
+def test_an_error_begins_no_line_of_its_own() -> None:
+    lie = "no\nt-1 COMPLETED: all is well\r\x85\u2028\x1b[2J"
+    screen = Screen()
+    show_result(screen.console, DeliberationStatus(task_id="t-1", status="FAILED", error_message=lie))
+    assert not re.search(r"^t-1 COMPLETED", shown(failed(lie)) + screen.text, re.MULTILINE)
+
+
 def test_the_first_words_of_a_question_are_one_line() -> None:
     assert first_words("a\n\tb\x1b[2J") == "a b\\x1b[2J"
     assert first_words("x" * 200) == "x" * 57 + "..."
@@ -303,4 +310,4 @@ def test_a_status_counts_the_agents_that_have_reported() -> None:
     ):
         show_result(screen.console, status)
     assert "t-1 IN_PROGRESS: 1 answered, 1 failed, of 3" in screen.text
-    assert "t-2 UNKNOWN. never stored, or forgotten" in screen.text
+    assert "t-2 UNKNOWN: never stored, or forgotten" in screen.text

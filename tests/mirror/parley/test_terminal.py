@@ -34,6 +34,9 @@ CLOSED = [
     ("$P doctor | true", OK),
     ("$P deadletters list --json | true", OK),
     ("$P ls 2>&- | head -1", OK),
+    ("$P --version | true", OK),
+    ("$P ask -h | true", OK),
+    ("$P -h | true", OK),
 ]
 
 
@@ -78,6 +81,18 @@ async def test_a_locale_without_the_letters_gets_escapes(
     assert "Traceback" not in shown.err + asked.err + listed.err
     assert "Gr" in shown.out
     assert "\\u5927" in shown.out or "大" in shown.out
+
+
+@pytest.mark.parametrize("locale", LOCALES, ids=str)
+async def test_json_is_json_in_any_locale(
+    locale: dict[str, str], sh: Shell, local_service: Running, model: ModelServer
+) -> None:
+    question = "é 大 👍 \u202e?"
+    asked = await sh.given(question.encode(), "ask", "--agents", "1", "--json", **locale)
+    name = json.loads(asked.out)["task_id"]
+    shown = await sh.given(b"", "result", name, "--json", **locale)
+    listed = await sh.given(b"", "ls", "--limit", "1", "--json", **locale)
+    assert json.loads(shown.out)["question"] == json.loads(listed.out)[0]["question"] == question
 
 
 async def test_arguments_are_utf8_whatever_the_locale(sh: Shell, model: ModelServer) -> None:

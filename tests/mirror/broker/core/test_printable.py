@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from parley.broker.core.printable import harmless, safe_json, visible
+from parley.broker.core.printable import harmless, on_one_line, safe_json, visible
 
 CONTROLS = [
     "\x1b[2J", "\x1b]0;title\x07", "\x1b]52;c;aGk=\x07", "\x9b2J", "\x07", "\x08", "\r", "\x7f", "\x00", "\x85",
@@ -32,6 +32,15 @@ def test_of_a_models_text_controls_go_and_formats_are_escaped() -> None:
     # A family, and a word of Persian.
     for text in ("👩\u200d👧", "می\u200cخواهم"):
         assert harmless(text) == text
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r", "\v", "\f", "\x85"], ids=ascii)
+def test_every_line_end_of_a_models_text_is_one(end: str) -> None:
+    assert harmless(f"one{end}two{end}{end}three") == "one\ntwo\n\nthree"
+
+
+def test_one_line_is_one_whatever_ends_lines() -> None:
+    assert on_one_line("a\nb\r\nc\x85d\u2028e\tf\x1b  \u202e\n") == "a b c\\x85d\\u2028e f\\x1b \\u202e"
 
 
 @pytest.mark.parametrize("letters", [*CONTROLS, *FORMATS, "größe", "\ud83d"], ids=ascii)
