@@ -91,3 +91,4 @@ async def test_a_filter_that_means_nothing_is_named(flag: str, value: str, sh: S
     ran = await sh("ls", flag, value)
     assert ran.code == USAGE
     assert one_line(ran).startswith(f"parley: {flag}: ")
+    assert flag == "--status" or "2026-01-31T12:00Z" in ran.err  # both of its forms
