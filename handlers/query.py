@@ -9,6 +9,7 @@ from parley.broker.core.errors import BrokerUnavailable, InvalidMessage
 from parley.broker.core.messages import (
     AgentRunning,
     DeliberationCompleted,
+    DeliberationFailed,
     DeliberationGet,
     DeliberationStatus,
     Ending,
@@ -135,13 +136,18 @@ def _untold(task_id: str, waits: bool | None) -> DeliberationStatus:
 
 
 def _of_ending(tally: Tally, ending: Ending) -> DeliberationStatus:
+    """What the stored ending says, also where a tally that was lost and made again ended otherwise."""
+    state = State(ending.status)
+    error = ending.error if isinstance(ending, DeliberationFailed) else ""
+    if state is tally.state and tally.verdict is not None:
+        error = tally.verdict.error  # the ending's may have been shortened
     return DeliberationStatus(
         task_id=tally.task_id,
-        status=_SHOWN[tally.state],  # type: ignore[arg-type]  # pydantic checks it against the literal
+        status=_SHOWN[state],  # type: ignore[arg-type]  # pydantic checks it against the literal
         results=ending.results,
         results_ref=ending.results_ref,
         left_out=tuple(name for name in ending.left_out if name in _SAID_BY_STATUS),
-        error_message=tally.verdict.error if tally.verdict is not None else "",
+        error_message=error,
         duration_ms=ending.duration_ms,
         total_agents=ending.total_agents,
         received_count=ending.successful_responses,

@@ -14,7 +14,16 @@ from parley.broker.core.messages import (
     decode,
 )
 from parley.broker.core.reply_subjects import SERVICE_INBOX
-from parley.broker.core.tally import CancelRequested, DeadlineReached, Event, Refused, Reported, Requested
+from parley.broker.core.states_and_moves import State
+from parley.broker.core.tally import (
+    CancelRequested,
+    DeadlineReached,
+    Decision,
+    Event,
+    Refused,
+    Reported,
+    Requested,
+)
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.forgery_counts import Forgery
@@ -294,3 +303,19 @@ async def test_a_tally_that_points_at_another_message_serves_none_of_it(bench: B
     assert answer.results == ()
     assert "no longer in the stream" in answer.error_message
     assert bench.nc.forgeries.counts[Forgery.ENDING] == 1
+
+
+async def test_a_tally_that_was_made_again_does_not_contradict_the_stored_ending(
+    bench: Bench, query: Query
+) -> None:
+    now = await begin(bench)
+    await effects_of(bench).apply("t-1", [(DeadlineReached(), now + 61)])
+    tally = await TallyStore(bench.wire, keep_seconds=60).read("t-1")
+    assert tally is not None
+    made_again = tally.model_copy(
+        update={"state": State.FAILED, "verdict": Decision(error="its tally was lost", decided_at=now + 61)}
+    )
+    await bench.wire.publish(topology.tally_subject("t-1"), made_again.model_dump_json().encode())
+    answer = await ask(query)
+    assert (answer.status, answer.ending_seq) == ("TIMEOUT", tally.ending_seq)
+    assert answer.error_message.startswith("deadline of 60 s passed")
