@@ -1,4 +1,4 @@
-"""The deadlines of the deliberations that this process recorded or counted for. Pure: callers pass `now`.
+"""The deadlines of the deliberations that this process recorded, counted for or armed in a sweep. Pure: callers pass `now`.
 
 Most are dropped long before they are due, when the ending is marked. So an entry is removed from the dictionary at
 once, and from the heap when it comes up, or when the heap is mostly such entries.

@@ -111,6 +111,9 @@ class DeadlineRecovery:
             if tally is None:  # its deadline finds that it cannot be read, and ends it
                 await self._effects.arm_for(task_id, None, now)
             else:
+                if tally.verdict is None:
+                    # The process that recorded it may be dead, and the timer be lost while the store is full.
+                    self._effects.deadlines.add(task_id, tally.deadline, tally.request_seq)
                 await self._effects.arm(tally, _due(tally, now))
 
         await asyncio.gather(*(arm(task_id, tally) for task_id, tally in found))

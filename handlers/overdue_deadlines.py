@@ -2,8 +2,9 @@
 store, a server that died before it fired).
 
 The deadline itself is a message of the NATS scheduler; this is the second look. Each process remembers the deadlines
-of what it recorded or counted for and looks again `OVERDUE_SECONDS` later. In a process with all parts most are
-forgotten before that, since the ending is marked here. In other deployments it costs one read a deliberation.
+of what it recorded, counted for or armed in a sweep, and looks again `OVERDUE_SECONDS` later. In a process with all
+parts most are forgotten before that, since the ending is marked here. In other deployments it costs one read a
+deliberation.
 """
 
 import asyncio

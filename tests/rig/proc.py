@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 # The title that Ray gives to the processes of our actors.
-ACTOR_TITLE = "ray::WorkerActor"
+ACTOR_TITLE = "ray::LoggingActor"
 _PSS = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
 
 

@@ -55,6 +55,19 @@ async def test_an_open_deliberation_gets_its_lost_deadline_back(
     assert await armed_at(bench, "open") == pytest.approx(deadline, abs=0.01)
 
 
+async def test_what_a_sweep_armed_is_watched_too(bench: Bench, recover: DeadlineRecovery) -> None:
+    """Its timer may be lost once more, while the store is full, and who recorded it be dead (simulation, seed 58090)."""
+    await record(bench, "open", 0.5)
+    assert await recover.sweep() == 1
+    await bench.js.purge_stream(topology.DELIBERATIONS, subject=topology.timer_subject("open"))
+
+    async def ended() -> bool:
+        await recover.watch.look()
+        return bool(await bench.endings_of("open"))
+
+    await until(ended, "the second look ends it", 10.0)
+
+
 async def test_one_whose_time_was_up_meanwhile_ends_at_once(
     bench: Bench, recover: DeadlineRecovery, effects: EffectRunner
 ) -> None:
