@@ -44,6 +44,12 @@ OWNED = {
     "PARLEY_REPLICAS", "PARLEY_DRAIN_SECONDS", "PARLEY_HTTP_HOST", "PARLEY_HTTP_PORT", "PARLEY_POOL",
     "PARLEY_POOL_ACTORS", "PARLEY_RAY_ACTOR_CPUS", "PARLEY_HOME", "PARLEY_WORKER_NATS_URL", "PARLEY_VLLM_HEADERS",
     "PARLEY_VLLM_CA_FILE",
+    # From files of a Secret, or in the URL of one; and a client's.
+    "PARLEY_NATS_USER", "PARLEY_NATS_PASSWORD", "PARLEY_NATS_PASSWORD_FILE", "PARLEY_NATS_TOKEN", "PARLEY_NATS_TOKEN_FILE",
+    "PARLEY_NATS_INBOX_PREFIX", *(f"PARLEY_{name}_FILE" for name in (
+        "NATS_CREDS", "NATS_NKEY", "NATS_CA", "NATS_CERT", "NATS_KEY",
+        "WORKER_NATS_CREDS", "WORKER_NATS_NKEY", "WORKER_NATS_CERT", "WORKER_NATS_KEY",
+    )),
 }  # fmt: skip
 NATS_SECRET = {"name": "nats-credentials", "key": "nats-url"}
 WORKER_SECRET = {"name": "nats-credentials", "key": "worker-url"}
@@ -393,6 +399,29 @@ def test_the_certificates_of_an_own_authority_are_where_the_dispatcher_looks_and
             assert volumes["model-ca"]["secret"]["secretName"] == "our-ca"
             assert items == [{"key": "root.pem", "path": "ca.crt"}]
             assert environment(objects, part)["PARLEY_VLLM_CA_FILE"] == f"{mounts['model-ca']}/ca.crt"
+
+
+def test_files_for_nats_are_in_every_part_and_those_of_workers_are_named_to_dispatch(
+    chart: helm_python.Chart,
+) -> None:
+    files = {"name": "nats-files", "creds": "a.creds", "ca": "ca.pem", "workerCreds": "w.creds"}
+    objects = render(chart, {"nats": {"filesSecret": files}})
+    for part in Part:
+        template = deployment(objects, part)["spec"]["template"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in container(template)["volumeMounts"]}
+        volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
+        assert volumes["nats-files"]["secret"] == {"secretName": "nats-files", "defaultMode": 0o440}
+        named = {
+            name: value
+            for name, value in environment(objects, part).items()
+            if "NATS_" in name and "FILE" in name
+        }
+        expected = {"PARLEY_NATS_CREDS_FILE": "a.creds", "PARLEY_NATS_CA_FILE": "ca.pem"}
+        if part is Part.DISPATCH:
+            expected["PARLEY_WORKER_NATS_CREDS_FILE"] = "w.creds"
+        assert named == {name: f"{mounts['nats-files']}/{file}" for name, file in expected.items()}
+    for group in ray_groups(objects):
+        assert "nats-files" not in {volume["name"] for volume in group["template"]["spec"]["volumes"]}
 
 
 # ── pods ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

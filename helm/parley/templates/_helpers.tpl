@@ -110,6 +110,17 @@ securityContext:
     drop: [ALL]
 {{- end }}
 
+{{/* Where the files of `nats.filesSecret` are, for settings. Those of workers: for dispatch, which hands them on. */}}
+{{- define "parley.natsFiles" -}}
+{{- $files := .root.Values.nats.filesSecret }}
+{{- range $key, $name := dict "creds" "PARLEY_NATS_CREDS_FILE" "nkey" "PARLEY_NATS_NKEY_FILE" "ca" "PARLEY_NATS_CA_FILE" "cert" "PARLEY_NATS_CERT_FILE" "key" "PARLEY_NATS_KEY_FILE" "workerCreds" "PARLEY_WORKER_NATS_CREDS_FILE" "workerNkey" "PARLEY_WORKER_NATS_NKEY_FILE" "workerCert" "PARLEY_WORKER_NATS_CERT_FILE" "workerKey" "PARLEY_WORKER_NATS_KEY_FILE" }}
+{{- if and $files.name (index $files $key) (or $.isDispatch (not (hasPrefix "worker" $key))) }}
+- name: {{ $name }}
+  value: /etc/parley/nats/{{ index $files $key }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* ── Ray ── */}}
 
 {{/* True if the chart creates the Ray cluster. */}}
