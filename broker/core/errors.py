@@ -163,15 +163,20 @@ class ObjectGone(BrokerUnavailable):
 class ServiceSilent(Unavailable):
     """A service listens on the NATS at `url`, and answered nothing within `seconds`."""
 
-    def __init__(self, url: str, seconds: float) -> None:
-        super().__init__(url, seconds)
+    def __init__(self, url: str, seconds: float, inbox_prefix: str | None = None) -> None:
+        """`inbox_prefix`: of this client, where it has one of its own."""
+        super().__init__(url, seconds, inbox_prefix)
         self.url = url
         self.seconds = seconds
+        self.inbox_prefix = inbox_prefix
 
     def __str__(self) -> str:
         why = (
             "it may be overloaded, or have no right to answer to this client's inbox; its /readyz and log say"
         )
+        if self.inbox_prefix is not None:
+            allowed = f"perhaps {self.inbox_prefix}. is not among its PARLEY_REPLY_PREFIXES"
+            why = f"{allowed} (this client has PARLEY_NATS_INBOX_PREFIX={self.inbox_prefix}); or {why}"
         return f"a Parley service listens on NATS at {self.url} and answered nothing within {self.seconds:g} s: {why}"
 
 

@@ -284,7 +284,12 @@ class JetStream:
         if not await self._is_there():
             return BrokerUnavailable(self._where(), f"no answer within {seconds:g} s")
         lacking = await self.quorum.problem(stream_of(subject) or topology.DELIBERATIONS)
-        return ServiceSilent(self._where(), seconds) if lacking is None else NoQuorum(self._where(), lacking)
+        own = self.nc.access.inbox_prefix
+        return (
+            ServiceSilent(self._where(), seconds, own)
+            if lacking is None
+            else NoQuorum(self._where(), lacking)
+        )
 
     def _check_size(self, subject: str, body: bytes, headers: Mapping[str, str]) -> None:
         letters = sum(map(len, headers)) + sum(map(len, headers.values()))

@@ -32,7 +32,7 @@ def test_the_tree_is_the_one_drawn_in_the_docstring() -> None:
         "ParleyError": "Exception", "SettingsError": "ParleyError", "Unavailable": "ParleyError",
         "BrokerUnavailable": "Unavailable", "RightMissing": "BrokerUnavailable", "StoreInUse": "BrokerUnavailable", "StoreFull": "BrokerUnavailable",
         "LimitReached": "BrokerUnavailable", "NoQuorum": "BrokerUnavailable", "Unanswered": "BrokerUnavailable",
-        "ServiceSilent": "Unavailable",
+        "ServiceSilent": "Unavailable", "AccessRefused": "BrokerUnavailable",
         "StreamSilent": "BrokerUnavailable", "Unacknowledged": "BrokerUnavailable",
             "ObjectNotStored": "BrokerUnavailable", "ObjectGone": "BrokerUnavailable",
         "BrokerUnsuitable": "Unavailable", "StreamNotFound": "Unavailable", "TopologyMismatch": "Unavailable", "TopologyRefused": "TopologyMismatch",
