@@ -94,7 +94,7 @@ async def test_an_absence_is_a_line_each_way_and_counts(
         log = service.log.read_text()
         assert (log.count(LOST), log.count(BACK)) == (1, 1), log
         assert "Traceback" not in log + ask.log.read_text()
-        assert ask.log.read_text().count(LOST) == 1, ask.log.read_text()
+        assert LOST not in ask.log.read_text()  # its picture says it; a line would break that
         warnings = [line for line in service.log.read_text().splitlines() if " INFO " not in line]
         assert len(warnings) == 2, warnings
     await model.behave()
