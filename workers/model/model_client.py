@@ -279,8 +279,12 @@ class ModelClient:
         except (httpx.HTTPError, aiohttp.ClientError) as error:
             if not is_lost(error) or time.monotonic() - began > STALE_SECONDS:
                 raise
+            lost = error
         await asyncio.sleep(0)  # others that were closed with it are noticed
-        return await self._first_bytes(endpoint, request)
+        try:
+            return await self._first_bytes(endpoint, request)
+        except (httpx.HTTPError, aiohttp.ClientError):
+            raise lost from lost.__cause__  # a server that went away in the middle of the call lost it
 
     async def _first_bytes(self, endpoint: Endpoint, request: httpx.Request) -> httpx.Response:
         if not self._stream:

@@ -392,6 +392,23 @@ async def test_an_error_event_in_a_stream_is_an_error_even_after_text_and_before
         assert "engine died" in str(error)
 
 
+async def test_a_server_that_goes_away_in_the_middle_of_a_call_has_lost_it() -> None:
+    """And is not one to which no connection could be opened, though the call is tried once more."""
+    listeners: list[asyncio.Server] = []
+
+    async def go_away(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        listeners[0].close()
+        writer.close()
+
+    listeners.append(await asyncio.start_server(go_away, "127.0.0.1", 0))
+    async with ModelClient() as client:
+        endpoint = Endpoint(f"http://127.0.0.1:{listeners[0].sockets[0].getsockname()[1]}")
+        with pytest.raises(ModelError) as caught:
+            await client.complete(endpoint, ASK, seconds=10)
+    assert caught.value.error_type is ErrorType.CONNECTION_LOST
+
+
 async def test_a_finished_answer_is_not_waited_on_though_its_connection_stays_open() -> None:
     closed = asyncio.Event()
 
