@@ -15,11 +15,13 @@ import pytest
 import parley
 from parley.app import service
 from parley.broker.core.errors import ServiceSilent, Unavailable
+from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.client import connect
-from parley.settings import Settings, load
+from parley.settings import load
 from tests.harness import ModelServer, until
 from tests.rig.nats_servers import KeyPair, Operator, nats_server, private_file
 from tests.rig.own_authority import OwnAuthority
+from tests.rig.service import served
 
 PASSWORD = "p/w#o?r@d"
 # Exit codes of the command.
@@ -71,20 +73,16 @@ async def serving(
     home: Path,
     variables: Mapping[str, str],
     pool: str = "local",
-) -> AsyncIterator[Settings]:
+) -> AsyncIterator[None]:
     for name, value in {"NATS_URL": url, **variables}.items():
         monkeypatch.setenv(name, value)
-    settings = load(
-        vllm_url=model.url,
-        http_port=0,
-        home=home,
-        pool=pool,
-        drain_seconds=1.0,
-        pool_actors=1,
-        ray_actor_cpus=0.1,
-    )
-    async with service(settings):
-        yield settings
+    if pool == "ray":  # a process of its own: this one may have another Ray
+        few = {"PARLEY_POOL_ACTORS": "1", "PARLEY_RAY_ACTOR_CPUS": "0.1", "PARLEY_DRAIN_SECONDS": "1"}
+        async with served(EmbeddedNats(url, 0), [model.url], home.parent, environment={**variables, **few}):
+            yield
+        return
+    async with service(load(vllm_url=model.url, http_port=0, home=home, pool=pool, drain_seconds=1.0)):
+        yield
 
 
 async def command(*arguments: str) -> tuple[int | None, str]:
