@@ -8,6 +8,7 @@ from parley.broker.core import headers_and_ids, messages
 from parley.broker.core.agent_error_table import POLICIES, Signal
 from parley.broker.core.messages import ErrorType, Message, Sampling
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.subject_streams import stream_of
 
 # Who publishes each subject, and what it says. Streams and retention come from the topology.
 SUBJECTS: Mapping[str, tuple[str, str]] = {
@@ -87,23 +88,10 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 # ── subjects, streams, consumers ──────────────────────────────────────────────────────────────────────────────────
 
 
-def matches(pattern: str, subject: str) -> bool:
-    """Does `pattern`, in which `*` stands for one token, cover `subject`?"""
-    wanted, given = pattern.split("."), subject.split(".")
-    return len(wanted) == len(given) and all(w in ("*", g) for w, g in zip(wanted, given, strict=True))
-
-
-def _stream_of(subject: str) -> str | None:
-    for stream in topology.streams():
-        if any(matches(pattern, subject) for pattern in stream.subjects or ()):
-            return stream.name
-    return None
-
-
 def subjects() -> str:
     rows = []
     for subject, (publisher, meaning) in SUBJECTS.items():
-        stream = _stream_of(subject)
+        stream = stream_of(subject)
         rows.append((f"`{subject}`", publisher, f"`{stream}`" if stream else "none (core NATS)", meaning))
     return _table(("subject", "published by", "stream", "meaning"), rows)
 

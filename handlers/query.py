@@ -15,7 +15,7 @@ from parley.broker.core.messages import (
     Ending,
     decode,
 )
-from parley.broker.core.states_and_moves import State
+from parley.broker.core.states_and_moves import STATUS_WORDS, State
 from parley.broker.core.tally import Tally
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.forgery_counts import Forgery
@@ -23,16 +23,6 @@ from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.stored_ending_match import ending_of
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.pending_lookup import UntakenRequests
-
-_SHOWN = {
-    State.PENDING: "PENDING",
-    State.IN_PROGRESS: "IN_PROGRESS",
-    State.COMPLETED: "COMPLETED",
-    State.FAILED: "FAILED",
-    State.TIMEOUT: "TIMEOUT",
-    State.CANCELLED: "FAILED",
-    State.REJECTED: "FAILED",
-}
 
 # What an ending may leave out and a status has too.
 _SAID_BY_STATUS = ("results", "metadata", "error")
@@ -91,7 +81,7 @@ class Query:
         return DeliberationStatus(
             task_id=task_id,
             # For a client it is not over before its ending is published.
-            status="IN_PROGRESS" if await self._in_progress(tally) else _SHOWN[tally.state],  # type: ignore[arg-type]  # pydantic checks it
+            status="IN_PROGRESS" if await self._in_progress(tally) else STATUS_WORDS[tally.state],  # type: ignore[arg-type]  # pydantic checks it
             error_message=_GONE.format(tally.verdict.error or tally.state)
             if tally.ending_seq is not None and tally.verdict
             else "",
@@ -143,7 +133,7 @@ def _of_ending(tally: Tally, ending: Ending) -> DeliberationStatus:
         error = tally.verdict.error  # the ending's may have been shortened
     return DeliberationStatus(
         task_id=tally.task_id,
-        status=_SHOWN[state],  # type: ignore[arg-type]  # pydantic checks it against the literal
+        status=STATUS_WORDS[state],  # type: ignore[arg-type]  # pydantic checks it against the literal
         results=ending.results,
         results_ref=ending.results_ref,
         left_out=tuple(name for name in ending.left_out if name in _SAID_BY_STATUS),

@@ -13,6 +13,7 @@ from nats.aio.msg import Msg
 from parley.broker.core.errors import BrokerUnavailable
 from parley.broker.core.messages import DeliberationStatus
 from parley.broker.core.reply_subjects import DEFAULT_PREFIXES, may_answer
+from parley.broker.core.states_and_moves import ENDED_STATUSES
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.forgery_counts import Forgery
 from parley.broker.jetstream.jetstream import JetStream
@@ -33,7 +34,6 @@ KEPT_BYTES = 16 * 1024 * 1024
 # More than the headers of an answer.
 HEADERS_BYTES = 512
 _TOO_LARGE = "the results are larger than one message; read the ending at ending_seq"
-_ENDED = frozenset({"COMPLETED", "FAILED", "TIMEOUT"})
 
 Ask = Callable[[bytes], Awaitable[DeliberationStatus]]
 
@@ -85,7 +85,7 @@ class Answers:
             return status.model_copy(
                 update={"results": (), "metadata": {}, "error_message": _TOO_LARGE}
             ).encode()
-        if status.status in _ENDED and len(body) <= KEPT_BYTES:
+        if status.status in ENDED_STATUSES and len(body) <= KEPT_BYTES:
             self._kept[question] = body
         return body
 

@@ -22,6 +22,7 @@ from faststream.specification import AsyncAPI
 
 from parley.broker.core.messages import DeliberationRequested, DeliberationStatus, Message, ServiceProcess
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.subject_streams import stream_of
 
 ASSETS = Path(__file__).parent / "assets"
 TITLE = "Parley"
@@ -57,14 +58,9 @@ def _add_streams(spec: dict[str, Any]) -> None:
             if address == durable.filter:
                 channel["x-jetstream"] = {"stream": durable.stream, "consumer": durable.name}
         for stream in topology.streams():
-            if any(_matches(pattern, address) for pattern in stream.subjects or ()):
+            if stream.name == stream_of(address):
                 retention = stream.retention.value if stream.retention else "limits"
                 channel.setdefault("x-jetstream", {}).update(stream=stream.name, retention=retention)
-
-
-def _matches(pattern: str, subject: str) -> bool:
-    wanted, given = pattern.split("."), subject.split(".")
-    return len(wanted) == len(given) and all(w in ("*", g) for w, g in zip(wanted, given, strict=True))
 
 
 def _add_reply(spec: dict[str, Any], subject: str, answer: type[Message]) -> None:

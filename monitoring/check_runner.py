@@ -1,4 +1,4 @@
-"""Runs the checks behind /readyz, which `parley.operator_http` lists, and reports each problem under the name of its check."""
+"""Runs the checks behind /readyz, which `parley.readiness_checks` lists, and reports each problem under the name of its check."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     )
     from parley.broker.core.tally import Outcome, Phase, Tally
     from parley.broker.jetstream.deadletters import CannotReplay, DeadLetterInfo
-    from parley.client import Client, NoEnding, NoService, Submitted, connect
+    from parley.client import Client, Submitted, connect
+    from parley.client_errors import NoEnding, NoService
 
 __all__ = [
     "AgentResult", "BrokerUnavailable", "CannotReplay", "Client", "DeadLetterInfo", "DeliberationCompleted",
@@ -36,6 +37,7 @@ _MODULES = (
     "parley.broker.core.tally",
     "parley.broker.jetstream.deadletters",
     "parley.client",
+    "parley.client_errors",
 )
 
 

@@ -5,11 +5,10 @@ from typing import Annotated, Unpack
 
 import typer
 
-from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.messages import DeliberationCompleted, DeliberationFailed, Ending
 from parley.cli_common import FAILED, OK, err, out, with_client
-from parley.cli_flags import in_flags
-from parley.client import Client
+from parley.cli_flags import errors_in_flags, in_flags
+from parley.client import Client, Submitted
 from parley.display import show_ending
 from parley.following import follow
 from parley.question_input import read_question
@@ -53,14 +52,12 @@ def ask(
         min_responses=min_responses, finish_early=finish_early, timeout_seconds=timeout, task_id=task_id,
         seed=seed)
     text = read_question(question, file)
-    try:
+    with errors_in_flags():
         compose(text, **asking)  # a wrong value is said before any connection is opened
-    except InvalidMessage as error:
-        raise InvalidMessage([in_flags(problem) for problem in error.problems]) from None
 
     async def run(client: Client) -> int:
         if not wait:
-            return await _submit(client, text, asking, as_json=as_json)
+            return await _print_id(client, text, asking, as_json=as_json)
         ending = await ask_and_follow(client, text, live=not as_json, **asking)
         if as_json:
             write_json(out, ending.model_dump_json(indent=2))
@@ -80,13 +77,17 @@ def _in_flags(ending: Ending) -> Ending:
     return ending.model_copy(update={"error": "; ".join(problems)})
 
 
-async def _submit(client: Client, question: str, asking: Asking, *, as_json: bool) -> int:
-    await client.status("is-anyone-there")
-    submitted = await client.submit(question, **asking)
+async def _print_id(client: Client, question: str, asking: Asking, *, as_json: bool) -> int:
+    submitted = await _submitted(client, question, **asking)
     write_line(out, json.dumps({"task_id": submitted.task_id}) if as_json else submitted.task_id)
     if out.is_terminal and not as_json:
         err.print(f"`parley result {submitted.task_id} --wait` waits for it", markup=False, soft_wrap=True)
     return OK
+
+
+async def _submitted(client: Client, question: str, **asking: Unpack[Asking]) -> Submitted:
+    await client.status("is-anyone-there")  # raises NoService now, rather than after a silent wait
+    return await client.submit(question, **asking)
 
 
 async def ask_and_follow(
@@ -96,6 +97,5 @@ async def ask_and_follow(
 
     Raises as `Client.deliberate` does, and Unavailable soon after the service or NATS is gone.
     """
-    await client.status("is-anyone-there")  # raises NoService now, rather than after a silent wait
-    submitted = await client.submit(question, **asking)
+    submitted = await _submitted(client, question, **asking)
     return await follow(client, submitted.task_id, client.ending(submitted), live=live, hint=hint)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import typer
 import uvloop
 
-from parley.broker.core.errors import SettingsError, Unavailable
+from parley.broker.core.errors import SettingsError
 from parley.broker.core.printable import on_one_line
 from parley.client import Client, connect_with
 from parley.log_format import formatter
@@ -44,8 +44,6 @@ def with_client(work: Callable[[Client], Awaitable[T]]) -> T:
 
     async def session() -> T:
         settings = load().with_local_nats()
-        if settings.nats_url is None:
-            raise Unavailable("NATS_URL is not set and no `parley up` runs here: start one, or set NATS_URL")
         async with connect_with(settings.nats_url, settings.nats_access) as client:
             return await work(client)
 

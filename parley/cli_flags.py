@@ -1,7 +1,10 @@
 """The flags of `parley ask` and `cancel`, for errors that name what was typed rather than the argument in Python. Pure."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from parley.broker.core.errors import InvalidMessage
 
 FLAGS: Mapping[str, str] = {
     "agents": "--agents",
@@ -18,6 +21,15 @@ FLAGS: Mapping[str, str] = {
 }
 # In what the service says: the fields of the request.
 _FIELDS = {"num_agents": "agents", "constraints.rubric": "rubric", "constraints.requirements": "requirements"}
+
+
+@contextmanager
+def errors_in_flags() -> Iterator[None]:
+    """What is wrong with an argument is raised in the words of the command line."""
+    try:
+        yield
+    except InvalidMessage as error:
+        raise InvalidMessage([in_flags(problem) for problem in error.problems]) from None
 
 
 def in_flags(problem: str) -> str:

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from parley.broker.core.errors import InvalidMessage, SettingsError, Unavailable
+from parley.broker.core.errors import SettingsError, Unavailable
 from parley.broker.core.messages import DeliberationStatus, Ending
+from parley.broker.core.states_and_moves import ENDED_STATUSES, STATUS_WORDS
 from parley.broker.core.tally import Tally
 from parley.cli_common import (
     FAILED,
@@ -24,9 +25,9 @@ from parley.cli_common import (
     print_error,
     with_client,
 )
-from parley.cli_flags import in_flags
-from parley.client import ENDED, Client
-from parley.display import STATUS_WORDS, STATUSES, show_list, show_result
+from parley.cli_flags import errors_in_flags
+from parley.client import Client
+from parley.display import STATUSES, show_list, show_result
 from parley.following import follow
 from parley.terminal import write_json
 
@@ -53,7 +54,7 @@ def result(
 
     async def run(client: Client) -> int:
         status = await client.status(task_id)
-        if wait is not None and status.status not in (*ENDED, "UNKNOWN"):
+        if wait is not None and status.status not in (*ENDED_STATUSES, "UNKNOWN"):
             status = await _wait(client, task_id, wait, live=not as_json)
         found = await _all_about(client, status)
         if as_json:
@@ -73,7 +74,7 @@ async def _wait(client: Client, task_id: str, seconds: float, *, live: bool) -> 
         while True:
             with suppress(Unavailable):  # `follow` looks at that
                 status = await client.status(task_id)
-                if status.status in ENDED:
+                if status.status in ENDED_STATUSES:
                     return status
             await asyncio.sleep(pause)
             pause = min(2 * pause, LAST_LOOK_SECONDS)
@@ -93,7 +94,7 @@ async def _all_about(
         return None, None, None
     ending, tally, question = None, None, None
     with suppress(Unavailable):  # no right to read there, or gone this moment
-        ending = await client.find(status.task_id) if status.status in ENDED else None
+        ending = await client.find(status.task_id) if status.status in ENDED_STATUSES else None
     with suppress(Unavailable):
         tally = await client.tally(status.task_id)
     if tally is not None:
@@ -111,7 +112,7 @@ def _as_json(
 def _exit_code(status: DeliberationStatus) -> int:
     if status.status == "COMPLETED":
         return OK
-    if status.status in ENDED:
+    if status.status in ENDED_STATUSES:
         return FAILED
     if status.status != "UNKNOWN":
         return RUNNING
@@ -131,13 +132,11 @@ def cancel(
         if status.status == "UNKNOWN":
             print_error(f"{task_id} is unknown: never stored, or forgotten")
             return FAILED
-        if status.status in ENDED:
+        if status.status in ENDED_STATUSES:
             print_error(f"{task_id} has ended already: {status.status}")
             return FAILED
-        try:
+        with errors_in_flags():
             await client.cancel(task_id, reason)
-        except InvalidMessage as error:
-            raise InvalidMessage([in_flags(problem) for problem in error.problems]) from None
         out.print(f"asked to stop {task_id}", markup=False, highlight=False)
         return OK
 

@@ -39,6 +39,7 @@ from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.broker.jetstream.nats_access import OPTION_NAMES, NatsAccess, NatsOptions
 from parley.broker.jetstream.object_store import get_object
 from parley.broker.jetstream.stored_ending_match import ending_of
+from parley.client_errors import NoEnding, NoService
 from parley.find_nats import find_server
 from parley.request_arguments import Asking, compose, in_arguments
 from parley.service_processes import running_processes
@@ -57,28 +58,7 @@ WATCH_SECONDS = 0.2
 KEPT_ENDINGS = 1_000
 # Their size as JSON together; one takes up to 1 MiB.
 KEPT_BYTES = 32 * 1024 * 1024
-ENDED = frozenset({"COMPLETED", "FAILED", "TIMEOUT"})
 _RESULTS = TypeAdapter(tuple[messages.AgentResult, ...])
-
-
-class NoService(Unavailable):
-    """NATS answers, but no Parley service behind it does."""
-
-    def __str__(self) -> str:
-        return "no Parley service answers on this NATS; start one with `parley up` or `parley serve`"
-
-
-class NoEnding(errors.ParleyError):
-    """No ending came in the time that the client was to wait. The deliberation may still end: `task_id` finds it."""
-
-    def __init__(self, task_id: str, seconds: float) -> None:
-        super().__init__(task_id, seconds)
-        self.task_id = task_id
-        self.seconds = seconds
-
-    def __str__(self) -> str:
-        again = f"`parley result {self.task_id}` asks again"
-        return f"no ending for {self.task_id} within {self.seconds:g} s; {again}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +107,15 @@ async def connect(url: str | None = None, **options: Unpack[NatsOptions]) -> Asy
     """
     if unknown := sorted(options.keys() - set(OPTION_NAMES)):
         raise TypeError(f"no such argument: {', '.join(unknown)}")
-    found, access = find_server(url, options)
-    if found is None:
-        raise Unavailable("NATS_URL is not set and no `parley up` runs here: start one, or set NATS_URL")
-    async with connect_with(found, access) as client:
+    async with connect_with(*find_server(url, options)) as client:
         yield client
 
 
 @asynccontextmanager
-async def connect_with(url: str, access: NatsAccess) -> AsyncIterator["Client"]:
+async def connect_with(url: str | None, access: NatsAccess) -> AsyncIterator["Client"]:
     """As `connect`, for a program that has read its settings."""
+    if url is None:
+        raise Unavailable("NATS_URL is not set and no `parley up` runs here: start one, or set NATS_URL")
     nc = await open_connection(url, "parley-client", access.inbox_prefix or CLIENT_INBOX, access)
     try:
         client = Client(JetStream(nc))

@@ -8,25 +8,15 @@ from unicodedata import east_asian_width
 from rich.console import Console
 from rich.text import Text
 
-from parley.answer_text import folded, styled
 from parley.broker.core.messages import AgentResult, DeliberationCompleted, DeliberationStatus, Ending
 from parley.broker.core.printable import harmless, on_one_line, visible
-from parley.broker.core.states_and_moves import State
+from parley.broker.core.states_and_moves import STATUS_WORDS, State
 from parley.broker.core.tally import Tally
 from parley.broker.core.timestamps import format_timestamp
 from parley.live_picture import agent_line
+from parley.styled_answer import folded, styled
 from parley.terminal import write_line
 
-# The words of the contract, for the states of tallies and the `status` of endings.
-STATUS_WORDS: Mapping[str, str] = {
-    State.PENDING: "PENDING",
-    State.IN_PROGRESS: "IN_PROGRESS",
-    State.COMPLETED: "COMPLETED",
-    State.FAILED: "FAILED",
-    State.TIMEOUT: "TIMEOUT",
-    State.CANCELLED: "FAILED",
-    State.REJECTED: "FAILED",
-}
 STATUSES = tuple(dict.fromkeys(STATUS_WORDS.values()))
 # Why an answer is not whole, by the model server's `finish_reason` in lower case. Servers have words of their own.
 _TOO_LONG = "it reached the most tokens that an answer or the context may have"
@@ -84,7 +74,7 @@ def _say_left_out(console: Console, message: Ending | DeliberationStatus) -> Non
 def summary(ending: Ending) -> Text:
     seconds = ending.duration_ms / 1000
     heard = f"{ending.successful_responses} of {ending.total_agents} agents answered in {seconds:.1f} s"
-    word = STATUS_WORDS[ending.status]
+    word = STATUS_WORDS[State(ending.status)]
     if isinstance(ending, DeliberationCompleted):
         state = (f"{word}, degraded", "bold yellow") if ending.degraded else (word, "bold green")
         return Text.assemble(f"{ending.task_id} ", state, f": {heard}")

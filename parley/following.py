@@ -11,7 +11,8 @@ from rich.live import Live
 
 from parley.broker.core.errors import BrokerUnavailable, RightMissing, Unavailable
 from parley.cli_common import err, out
-from parley.client import Client, NoService
+from parley.client import Client
+from parley.client_errors import NoService
 from parley.live_picture import Progress
 
 # Between two looks whether the service is still there.

@@ -1,7 +1,6 @@
 """What a single machine may lack: `parley up` and the demo start a nats-server and a simulated model server."""
 
 import asyncio
-import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 from parley.broker.child_process import child
 from parley.broker.core.errors import Unavailable
 from parley.broker.jetstream.embedded import embedded_nats
+from parley.monitoring.http import check_port
 from parley.settings import Settings
 
 
@@ -48,10 +48,8 @@ async def simulator(*arguments: str) -> AsyncIterator[str]:
 
 def _free(port: int) -> int:
     """`port` if it is free, else -1 (any)."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return -1
-        return port
+    try:
+        check_port("127.0.0.1", port)
+    except OSError:
+        return -1
+    return port

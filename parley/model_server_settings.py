@@ -2,7 +2,7 @@
 
 import os
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -45,42 +45,14 @@ def _key_header(value: str) -> str:
     return name
 
 
-def _omit(value: str) -> str:
-    parse_omit(value)
-    return value
+def _readable_by(read: Callable[[Any], object]) -> AfterValidator:
+    """The value as it is, if `read` raises nothing."""
 
+    def check(value: Any) -> Any:
+        read(value)
+        return value
 
-def _rename(value: str) -> str:
-    parse_rename(value)
-    return value
-
-
-def _ca_file(value: Path | None) -> Path | None:
-    read_certificates(value)
-    return value
-
-
-Blankable = BeforeValidator(_unset_if_blank)
-ProxyUrl = Annotated[str | None, AfterValidator(_proxy), Blankable]
-Headers = Annotated[SecretStr | None, AfterValidator(_headers), Blankable]
-KeyHeader = Annotated[str, AfterValidator(_key_header)]
-CaFile = Annotated[Path | None, AfterValidator(_ca_file), Blankable]
-OmittedFields = Annotated[str, AfterValidator(_omit)]
-RenamedFields = Annotated[str, AfterValidator(_rename)]
-
-
-def certificates(ca_file: Path | None) -> str | None:
-    """PEM text of `ca_file`, else of the file that SSL_CERT_FILE names; None without both.
-
-    Text, and not a file's name: an actor may run on a machine without the file. Raises ValueError.
-    """
-    if ca_file is not None:
-        return read_certificates(ca_file)
-    common = os.environ.get(COMMON_CA_FILE, "").strip()
-    try:
-        return read_certificates(Path(common)) if common else None
-    except ValueError as error:
-        raise ValueError(f"{COMMON_CA_FILE}: {error}") from None
+    return AfterValidator(check)
 
 
 def read_certificates(path: Path | None) -> str | None:
@@ -95,6 +67,29 @@ def read_certificates(path: Path | None) -> str | None:
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
     return text
+
+
+Blankable = BeforeValidator(_unset_if_blank)
+ProxyUrl = Annotated[str | None, AfterValidator(_proxy), Blankable]
+Headers = Annotated[SecretStr | None, AfterValidator(_headers), Blankable]
+KeyHeader = Annotated[str, AfterValidator(_key_header)]
+CaFile = Annotated[Path | None, _readable_by(read_certificates), Blankable]
+OmittedFields = Annotated[str, _readable_by(parse_omit)]
+RenamedFields = Annotated[str, _readable_by(parse_rename)]
+
+
+def certificates(ca_file: Path | None) -> str | None:
+    """PEM text of `ca_file`, else of the file that SSL_CERT_FILE names; None without both.
+
+    Text, and not a file's name: an actor may run on a machine without the file. Raises ValueError.
+    """
+    if ca_file is not None:
+        return read_certificates(ca_file)
+    common = os.environ.get(COMMON_CA_FILE, "").strip()
+    try:
+        return read_certificates(Path(common)) if common else None
+    except ValueError as error:
+        raise ValueError(f"{COMMON_CA_FILE}: {error}") from None
 
 
 def has_user(url: str) -> bool:

@@ -32,16 +32,16 @@ class ProcessReport:
     async def __call__(self) -> ServiceProcess:
         """Look now. Takes as long as the slowest check, 3 s at most."""
         found = await problems(self.checks)
-        serves = self.pool is not None
+        pool = self.pool
         return ServiceProcess(
             process=process_name(),
             parts=tuple(sorted(self.parts)),
             version=self.version,
             started_at=self.started_at,
-            model=self.model if serves else "",
-            endpoints=tuple(map(str, self.endpoints))[:MAX_LISTED_ENDPOINTS] if serves else (),
-            slots=self.pool.slots if self.pool is not None else 0,
-            busy=self.pool.busy if self.pool is not None else 0,
+            model=self.model if pool else "",
+            endpoints=tuple(map(str, self.endpoints))[:MAX_LISTED_ENDPOINTS] if pool else (),
+            slots=pool.slots if pool else 0,
+            busy=pool.busy if pool else 0,
             problems={name: problem[:MAX_PROBLEM_CHARACTERS] for name, problem in found.items()},
             notes={name: note[:MAX_PROBLEM_CHARACTERS] for name, note in self.notes().items()},
         )

@@ -103,10 +103,11 @@ async def model_process() -> AsyncIterator[ModelServer]:
 
 
 @pytest.fixture
-async def model(model_process: ModelServer) -> ModelServer:
-    """The simulated model server, quick and without faults unless a test changes that."""
+async def model(model_process: ModelServer) -> AsyncIterator[ModelServer]:
+    """The simulated model server, quick and without faults unless a test changes that. No call outlives its test."""
     await model_process.behave()
-    return model_process
+    yield model_process
+    await model_process.idle()
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,9 @@ Expected endings (failed, timeout, cancelled, rejected) are values, not exceptio
 
 from collections.abc import Sequence
 
+# What is said of a missing right, for who has to give it.
+RIGHTS_ARE_IN = "docs/security.md has the rights of each role"
+
 
 class ParleyError(Exception):
     """Root of the tree above."""
@@ -70,7 +73,7 @@ class RightMissing(BrokerUnavailable):
     """NATS is there and refuses this user a right, which `reason` names."""
 
     def __str__(self) -> str:
-        return f"NATS at {self.url}: {self.reason} (docs/security.md has the rights of each role)"
+        return f"NATS at {self.url}: {self.reason} ({RIGHTS_ARE_IN})"
 
 
 class LimitReached(BrokerUnavailable):

@@ -31,6 +31,17 @@ class Cause(StrEnum):
 
 
 ENDINGS = frozenset({State.COMPLETED, State.FAILED, State.TIMEOUT, State.CANCELLED, State.REJECTED})
+# The contract's word for each, in the answer to `deliberation.get` and in the command.
+STATUS_WORDS: dict[State, str] = {
+    State.PENDING: "PENDING",
+    State.IN_PROGRESS: "IN_PROGRESS",
+    State.COMPLETED: "COMPLETED",
+    State.FAILED: "FAILED",
+    State.TIMEOUT: "TIMEOUT",
+    State.CANCELLED: "FAILED",
+    State.REJECTED: "FAILED",
+}
+ENDED_STATUSES = frozenset(STATUS_WORDS[state] for state in ENDINGS)
 
 # (state, cause) → the states it may lead to. None: not recorded yet. No move leaves an ending.
 MOVES: Mapping[tuple[State | None, Cause], frozenset[State]] = {

@@ -48,11 +48,6 @@ def has_credentials(url: str) -> bool:
     return any(found is not None for found in credentials_of(url))
 
 
-def wants_tls(url: str) -> bool:
-    """Whether every server is asked for TLS by its scheme."""
-    return all(part.startswith(("tls://", "wss://")) for part in split_servers(url))
-
-
 def is_usable(server: str) -> bool:
     """Whether this is the URL of one server, with a scheme that NATS has."""
     try:

@@ -20,6 +20,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 
+from parley.broker.core.errors import RIGHTS_ARE_IN
 from parley.broker.jetstream.forgery_counts import Forgeries
 from parley.broker.jetstream.jetstream_client import JetStreamClient
 from parley.broker.jetstream.message_head import encode_head
@@ -52,13 +53,12 @@ _NETWORK_ERRORS = (nats.errors.Error, OSError)
 class NotAllowed(nats.errors.Error):
     """The server refuses this connection the right to a subject."""
 
-    def __init__(self, verb: str, subject: str) -> None:
-        super().__init__(verb, subject)
-        self.verb = verb
-        self.subject = subject
+    def __init__(self, right: Right) -> None:
+        super().__init__(right)
+        self.right = right
 
     def __str__(self) -> str:
-        return f"this NATS user has no right to {self.verb} {self.subject}"
+        return f"this NATS user has no right to {self.right}"
 
 
 class NatsClient(OpeningClient):
@@ -125,8 +125,13 @@ class NatsClient(OpeningClient):
 
     def _logging_errors(self, callback: ErrorCallback | None) -> ErrorCallback:
         async def note(error: Exception) -> None:
-            self._log_error(error)
-            self._fail_refused(error)
+            is_ours = isinstance(error, _NETWORK_ERRORS)
+            refused = _REFUSED.search(str(error)) if is_ours else None
+            if refused is None:
+                self._log_error(error)
+            else:
+                self._note_refusal(refused_right(_VERBS[refused[1]], refused[2]))
+                self._fail_refused(_VERBS[refused[1]], refused[2])
             if callback is not None:
                 await callback(error)
 
@@ -209,10 +214,6 @@ class NatsClient(OpeningClient):
             return
         # The loss of the connection is logged already, and a first `connect` raises its own errors. But what a server
         # says to a reconnecting client (a token that is no longer right) is said once.
-        refused = _REFUSED.search(str(error))
-        if refused is not None:
-            self._note_refusal(refused_right(_VERBS[refused[1]], refused[2]))
-            return
         told = self.is_connected or (self._is_lost and isinstance(error, nats.errors.Error))
         if not told or isinstance(error, nats.errors.UnexpectedEOF):
             return
@@ -226,30 +227,28 @@ class NatsClient(OpeningClient):
         if right not in self.refusals and len(self.refusals) >= LOGGED_ERRORS:
             return
         if right not in self.refusals and right.subject != USER_INFO:
-            log.warning(
-                "this NATS user has no right to %s (docs/security.md has the rights of each role)", right
-            )
+            log.warning("%s (%s)", NotAllowed(right), RIGHTS_ARE_IN)
         self.refusals[right] = time.monotonic()
 
     # ── rights: a request that the server refuses fails now, not after its timeout ─────────────────────────────────
 
-    def _fail_refused(self, error: Exception) -> None:
-        refused = _REFUSED.search(str(error))
-        if refused is None:
-            return
-        verb, refused_subject = refused.groups()
-        if verb == "subscription":
+    def _fail_refused(self, verb: Verb, refused_subject: str) -> None:
+        if verb is Verb.SUBSCRIBE:
             # nats-py writes the server's words in lower case.
             if not self._reply_prefix or not refused_subject.startswith(self._reply_prefix.lower()):
                 return
-            self._deaf = NotAllowed("subscribe to", f"{self._inbox_prefix.decode()}.>")
+            self._deaf = NotAllowed(self._right_to_inboxes)
         for subject, answer in self._asked.values():
             if answer.done():
                 continue
             if self._deaf is not None:
                 answer.set_exception(self._deaf)
             elif subject.lower() == refused_subject:
-                answer.set_exception(NotAllowed("publish to", subject))
+                answer.set_exception(NotAllowed(Right(Verb.PUBLISH, subject)))
+
+    @property
+    def _right_to_inboxes(self) -> Right:
+        return Right(Verb.SUBSCRIBE, f"{self.inbox_prefix}.>")
 
     async def ask(self, subject: str, question: bytes, inbox: str) -> None:
         """Publish a question that is answered by any number of messages to `inbox`.
@@ -260,9 +259,9 @@ class NatsClient(OpeningClient):
         await self.publish(subject, question, reply=inbox)
         await self.flush(ASK_SECONDS)  # the server refuses before it answers the PING
         if any(right.verb is Verb.SUBSCRIBE and right.matches(inbox) for right in self.refusals):
-            raise NotAllowed("subscribe to", f"{self._inbox_prefix.decode()}.>")
+            raise NotAllowed(self._right_to_inboxes)
         if self.refusals.get(refused_right(Verb.PUBLISH, subject), 0.0) >= began:
-            raise NotAllowed("publish to", subject)
+            raise NotAllowed(Right(Verb.PUBLISH, subject))
 
     # ── inline messages ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -287,7 +286,7 @@ class NatsClient(OpeningClient):
     def new_inbox(self) -> str:
         """A subject that nobody can guess, under the connection's prefix. nats-py's are counters behind a prefix that
         other subjects of the connection tell."""
-        return f"{self._inbox_prefix.decode()}.{secrets.token_hex(16)}"
+        return f"{self.inbox_prefix}.{secrets.token_hex(16)}"
 
     async def _init_request_sub(self) -> None:
         # As nats-py's. Requests that are made meanwhile already find the prefix.

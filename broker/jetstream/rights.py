@@ -167,15 +167,13 @@ def _rights(publish: Iterable[str], subscribe: Iterable[str]) -> tuple[Right, ..
 _NAMED = (
     f"{topology.TIMER}.*", topology.tally_subject(">"), f"$O.{topology.RESULTS_BUCKET}.C.>",
     f"$O.{topology.RESULTS_BUCKET}.M.>", f"{topology.DEAD_LETTER}.>", f"{topology.SUSPECT}.*.*.*", "_INBOX.>",
-    "_R_.>", f"{SERVICE_INBOX}.>", f"{WORKER_INBOX}.>", "$JS.API.DIRECT.GET.KV_deliberations.>",
-    "$JS.API.DIRECT.GET.OBJ_results.>",
+    "_R_.>", f"{SERVICE_INBOX}.>", f"{WORKER_INBOX}.>", f"$JS.API.DIRECT.GET.{topology.TALLIES}.>",
+    f"$JS.API.DIRECT.GET.{topology.RESULTS}.>",
     *map(_acknowledgements, topology.DURABLES),
     *(next_subject(durable.stream, durable.name) for durable in topology.DURABLES),
     *(f"$JS.API.CONSUMER.{verb}.{durable.stream}.{durable.name}" for durable in topology.DURABLES
       for verb in ("INFO", "CREATE", "DELETE")),
-    *(f"$JS.API.{verb}.{name}" for name in
-      ("REQUESTS", "DELIBERATIONS", "AGENT_REQUESTS", "AGENT_RESPONSES", "DEAD_LETTERS", "SUSPECTS", "KV_deliberations",
-       "OBJ_results")
+    *(f"$JS.API.{verb}.{stream.name}" for stream in topology.streams()
       for verb in ("STREAM.INFO", "STREAM.MSG.GET", "STREAM.PURGE", "STREAM.CREATE", "STREAM.UPDATE", "STREAM.MSG.DELETE",
                    "DIRECT.GET", "CONSUMER.CREATE", "CONSUMER.LIST", "CONSUMER.NAMES")),
     "$JS.API.CONSUMER.CREATE.*.>", "$JS.API.CONSUMER.DELETE.*.*", "$JS.API.CONSUMER.MSG.NEXT.*.*", "$JS.API.INFO",

@@ -1,6 +1,5 @@
 """Which rights a connection's user lacks: asked of the server now and then, and noted when the server refuses one."""
 
-import asyncio
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -9,8 +8,10 @@ from dataclasses import replace
 import nats.errors
 from pydantic_core import from_json
 
+from parley.broker.core.errors import RIGHTS_ARE_IN
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.nats_client import NatsClient
+from parley.broker.jetstream.repeated_look import repeat_look
 from parley.broker.jetstream.rights import USER_INFO, Permissions, Right, Verb, read_permissions
 
 # Seconds between two looks; rights change when somebody changes the server's configuration. Where the user may not ask,
@@ -50,16 +51,10 @@ class RightsWatch:
 
     async def run(self) -> None:
         """Look now, after each reconnect and every few seconds, until the connection is closed for good."""
-        while True:
-            try:
-                await self._nc.wait_connected()
-            except nats.errors.ConnectionClosedError:
-                return
-            reconnects = self._nc.reconnects
-            await self.look()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(UNTOLD_LOOK_SECONDS if self._missing is None else LOOK_SECONDS):
-                    await self._nc.wait_reconnected(reconnects)
+        await repeat_look(self._nc, self.look, self._seconds)
+
+    def _seconds(self) -> float:
+        return UNTOLD_LOOK_SECONDS if self._missing is None else LOOK_SECONDS
 
     async def look(self) -> str | None:
         """Ask once. Returns what lacks, or None."""
@@ -102,6 +97,4 @@ def was_refused(refusals: Mapping[Right, float], right: Right) -> bool:
 def missing_text(missing: Collection[Right], name: str) -> str:
     """One line for `missing`. `name`: the role that needs them."""
     listed = ", ".join(map(str, missing))
-    return (
-        f"the NATS user of the {name} has no right to {listed} (docs/security.md has the rights of each role)"
-    )
+    return f"the NATS user of the {name} has no right to {listed} ({RIGHTS_ARE_IN})"

@@ -13,12 +13,12 @@ import asyncio
 import json
 import logging
 import time
-from contextlib import suppress
 
 import nats.errors
 
 from parley.broker.core.timestamps import parse_timestamp
 from parley.broker.jetstream.nats_client import NatsClient
+from parley.broker.jetstream.repeated_look import repeat_look
 from parley.broker.jetstream.topology import DELIBERATIONS
 
 log = logging.getLogger("parley.broker")
@@ -101,16 +101,7 @@ class ServerClock:
 
     async def run(self) -> None:
         """Measure every MEASURE_SECONDS and after each reconnect, until the connection is closed for good."""
-        while True:
-            try:
-                await self._nc.wait_connected()
-            except nats.errors.ConnectionClosedError:
-                return
-            reconnects = self._nc.reconnects
-            await self.measure()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(MEASURE_SECONDS):
-                    await self._nc.wait_reconnected(reconnects)
+        await repeat_look(self._nc, self.measure, lambda: MEASURE_SECONDS)
 
     def _take(self, sent: float, received: float, at: float) -> None:
         """The server's clock said `at` between `sent` and `received` of `time.monotonic`."""

@@ -10,7 +10,7 @@ from unittest.mock import patch
 from parley.broker.core import tally
 from parley.broker.core.messages import DeliberationRequested
 from parley.broker.core.observer import Observer
-from parley.broker.core.states_and_moves import State
+from parley.broker.core.states_and_moves import STATUS_WORDS, State
 from parley.broker.core.tally import (
     ArmDeadline,
     CancelRequested,
@@ -26,7 +26,6 @@ from parley.broker.core.tally import (
 from parley.broker.jetstream import tally_store
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import FoldResult, TallyStore
-from parley.handlers import query
 from parley.handlers.effects import EffectRunner
 from parley.handlers.ending_publisher import EndingPublisher
 from parley.handlers.intake import Intake
@@ -316,7 +315,7 @@ MUTATIONS = (
     Mutation(
         "tells a wrong status",
         Invariant.STATUS_TRUE,
-        lambda: patch.dict(query._SHOWN, {State.COMPLETED: "FAILED"}),
+        lambda: patch.dict(STATUS_WORDS, {State.COMPLETED: "FAILED"}),
     ),
     _rule(
         "asks for one message more than there is room for",

@@ -28,7 +28,7 @@ from parley.workers.model.breaker import BreakerPolicy, BreakerState, Failure, P
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_breakers import EndpointBreakers
-from parley.workers.model.model_client import PROBE_MESSAGES, ChatRequest
+from parley.workers.model.model_client import ChatRequest, probe_request
 from parley.workers.model.model_error import ModelError
 from parley.workers.model.responses import Completion
 
@@ -186,10 +186,8 @@ class FailoverClient:
 
     async def _probe(self, endpoint: Endpoint, permit: Permit, model: str) -> None:
         """Ask for one token and tell the breaker how that ended."""
-        one = frozenset({"max_tokens"})
-        request = ChatRequest(model=model, messages=PROBE_MESSAGES, max_tokens=1, chosen=one)
         try:
-            await self.model.complete(endpoint, request, seconds=self.probe_seconds)
+            await self.model.complete(endpoint, probe_request(model), seconds=self.probe_seconds)
         except ModelError as error:
             if error.error_type is ErrorType.DEADLINE_EXCEEDED:
                 self.breakers.end(endpoint, permit, Signal.SLOW, self.now(), jitter=self.jitter())

@@ -7,6 +7,7 @@ send `{"error": {"code": 429}}` with HTTP 200, and in the middle of a stream.
 import json
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from parley.broker.core.messages import ErrorType
@@ -84,7 +85,9 @@ _KEY_WORDS = re.compile(
 # A validator's words for what it was sent, the prompt among it. It may speak of anything.
 _QUOTED = re.compile(r"input_value=.*|['\"](input|messages|prompt)['\"]: ?[\[{'\"].*", re.DOTALL)
 _QUOTING_FIELDS = frozenset({"input", "inputs", "messages", "prompt", "body", "request", "ctx"})
-# How deep an error is searched.
+# How deep servers put one error into another.
+NESTED_LEVELS = 4
+# How deep an error is searched for words.
 _SEARCHED_LEVELS = 8
 _NUMBER = re.compile(r"\s*([0-9]{3})(?:\.0)?\s*")
 _EXPLANATIONS = ("detail", "message", "msg", "error_msg", "errorMessage")
@@ -118,14 +121,22 @@ def error_within(answer: Mapping[str, Any]) -> ModelError | None:
     return ModelError(error_type, f"the server broke off: {error_text(answer)}", status=status)
 
 
+def raise_within(answer: Mapping[str, Any]) -> None:
+    """Raises the error that is within, if there is one."""
+    error = error_within(answer)
+    if error is not None:
+        raise error
+
+
+def raise_within_choice(choice: Mapping[str, Any]) -> None:
+    """The same for one of `choices`: its `message` is no explanation of an error."""
+    if isinstance(choice.get("error"), dict):
+        raise_within(choice)
+
+
 def error_text(answer: Any) -> str:
     """The server's error text: of `error` as an object, a string or a list; of `detail`, `message` or `errors`."""
-    error = answer
-    for _ in range(4):  # servers nest them
-        inner = _inner(error)
-        if inner is None:
-            break
-        error = inner
+    *_, error = _levels(answer)
     return encodable(error if isinstance(error, str) else json.dumps(error, ensure_ascii=False))[
         :MAX_ERROR_CHARACTERS
     ]
@@ -140,6 +151,16 @@ def encodable(text: Any) -> str:
     if not whole.isascii():
         whole = whole.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
     return whole.encode(errors="replace").decode()
+
+
+def _levels(answer: Any) -> Iterator[Any]:
+    """The error from the outside to what says most: servers nest them."""
+    yield answer
+    for _ in range(NESTED_LEVELS):
+        answer = _inner(answer)
+        if answer is None:
+            return
+        yield answer
 
 
 def _inner(error: Any) -> Any:
@@ -181,15 +202,11 @@ def _says(error: Any, levels: int = _SEARCHED_LEVELS) -> bool:
 def _codes(answer: Any) -> list[str | int | float]:
     """Every code in the error, the innermost first: a gateway wraps what a server said."""
     found: list[str | int | float] = []
-    error = answer
-    for _ in range(4):
+    for error in islice(_levels(answer), NESTED_LEVELS):
         if isinstance(error, dict):
             found[:0] = [
                 error[name] for name in _CODE_FIELDS if isinstance(error.get(name), str | int | float)
             ]
-        error = _inner(error)
-        if error is None:
-            break
     return found
 
 

@@ -93,6 +93,11 @@ class ChatRequest:
         return {**body, "stream": True, "stream_options": {"include_usage": True}} if stream else body
 
 
+def probe_request(model: str, messages: Sequence[Mapping[str, str]] = PROBE_MESSAGES) -> ChatRequest:
+    """A question for one token. Servers with a higher least get that: how many is our choice."""
+    return ChatRequest(model=model, messages=messages, max_tokens=1, chosen=frozenset({"max_tokens"}))
+
+
 class _Refused(Exception):
     """A response that is no answer: the error for it, and its body."""
 

@@ -12,7 +12,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from parley.broker.core.messages import ErrorType
-from parley.workers.model.model_error import ModelError
+from parley.workers.model.error_body import encodable
+from parley.workers.model.model_error import MAX_ERROR_CHARACTERS, ModelError
 
 # Where an entry has its name: OpenAI's, then Ollama's.
 _NAMES = ("id", "name", "model")
@@ -24,8 +25,6 @@ _TAG = ":latest"
 _PREFIX = "models/"
 # Words in the names of models that write no answer. LM Studio and Ollama list them beside the others.
 _NO_CHAT = re.compile(r"embed|rerank|whisper|\btts\b|moderation|dall-e|\bbge\b", re.IGNORECASE)
-# Of names, in an error.
-MAX_SHOWN_CHARACTERS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +55,16 @@ def read_list(endpoint: object, body: bytes) -> list[ServedModel]:
 
 def _entry(entry: Any) -> ServedModel | None:
     if isinstance(entry, str) and entry:
-        return ServedModel(_encodable(entry))
+        return ServedModel(encodable(entry))
     if not isinstance(entry, Mapping):
         return None
     name = next((entry[key] for key in _NAMES if isinstance(entry.get(key), str) and entry[key]), None)
-    return None if name is None else ServedModel(_encodable(name), _length(entry))
+    return None if name is None else ServedModel(encodable(name), _length(entry))
 
 
 def _length(entry: Mapping[str, Any]) -> int | None:
     lengths = (entry.get(key) for key in _LENGTHS)
     return next((length for length in lengths if type(length) is int and length > 0), None)
-
-
-def _encodable(text: str) -> str:
-    return text.encode(errors="replace").decode()
 
 
 def match(models: Sequence[ServedModel], wanted: str | None) -> ServedModel | None:
@@ -94,4 +89,4 @@ def _means(listed: str, wanted: str) -> bool:
 
 def shown(models: Iterable[ServedModel]) -> str:
     """The names, for an error."""
-    return ", ".join(model.name for model in models)[:MAX_SHOWN_CHARACTERS] or "nothing"
+    return ", ".join(model.name for model in models)[:MAX_ERROR_CHARACTERS] or "nothing"

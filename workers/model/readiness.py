@@ -16,7 +16,7 @@ from parley.broker.core.messages import ErrorType
 from parley.workers.model.breaker import BreakerState
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_breakers import MAX_PAUSE_SECONDS
-from parley.workers.model.model_client import PROBE_MESSAGES, ChatRequest, ModelClient
+from parley.workers.model.model_client import PROBE_MESSAGES, ModelClient, probe_request
 from parley.workers.model.model_error import ModelError
 from parley.workers.model.model_list import ServedModel, match, shown
 from parley.workers.model.pool_endpoint_status import EndpointStatus
@@ -75,9 +75,8 @@ async def generate(
 
     `unlisted`: why the list does not show the model. A token outweighs it; a refusal is told in its words.
     """
-    request = ChatRequest(model=model, messages=messages, max_tokens=1, chosen=frozenset({"max_tokens"}))
     try:
-        await client.complete(endpoint, request, seconds=seconds)
+        await client.complete(endpoint, probe_request(model, messages), seconds=seconds)
     except ModelError as error:
         # There was a token, but it is not text: a blank, or the start of a model's reasoning.
         if error.error_type is ErrorType.EMPTY_ANSWER:

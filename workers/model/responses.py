@@ -11,7 +11,7 @@ from typing import Any
 
 from parley.broker.core.messages import MAX_FIGURE, ErrorType, Usage
 from parley.workers.model.answer_text import NotText, Said, said, shortened, without_thinking
-from parley.workers.model.error_body import encodable, error_within
+from parley.workers.model.error_body import encodable, raise_within, raise_within_choice
 from parley.workers.model.model_error import ModelError
 
 # Larger than any answer that can be passed on: an outcome must fit into one NATS message (1 MiB).
@@ -67,11 +67,9 @@ def malformed(problem: str) -> ModelError:
 def completion(body: bytes, model: str) -> Completion:
     """Reads a plain answer. `model`: as requested, if the server names none. Raises ModelError."""
     answer = _json(body)
-    if (error := error_within(answer)) is not None:
-        raise error
+    raise_within(answer)
     choice = _first_choice(answer)
-    if isinstance(choice.get("error"), dict) and (error := error_within(choice)) is not None:
-        raise error
+    raise_within_choice(choice)
     message = choice.get("message")
     if not isinstance(message, dict):
         message = {"content": choice.get("text")}  # of the older completions API

@@ -9,7 +9,7 @@ from typing import Any
 
 from parley.broker.core.messages import ErrorType, Usage
 from parley.workers.model.answer_text import MAX_REASONING_CHARACTERS, NotText, Said, said
-from parley.workers.model.error_body import error_within
+from parley.workers.model.error_body import error_within, raise_within, raise_within_choice
 from parley.workers.model.model_error import ModelError
 from parley.workers.model.responses import (
     MAX_ANSWER_BYTES,
@@ -140,8 +140,7 @@ class StreamAssembler:
             event = event[0]
         if not isinstance(event, dict):
             raise malformed("the answer is not a JSON object")
-        if (error := error_within(event)) is not None:
-            raise error
+        raise_within(event)
         self._model = event.get("model") or self._model
         self._usage = usage_of(event) if event.get("usage") else self._usage
         choices = event.get("choices") or ()
@@ -152,8 +151,7 @@ class StreamAssembler:
                 self._add_choice(choice)
 
     def _add_choice(self, choice: dict[str, Any]) -> None:
-        if isinstance(choice.get("error"), dict) and (error := error_within(choice)) is not None:
-            raise error
+        raise_within_choice(choice)
         piece = choice.get("delta")
         if piece is None:
             piece = choice.get("message") or {"content": choice.get("text")}

@@ -10,6 +10,10 @@ import queue
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class BlockingThread:
@@ -23,27 +27,22 @@ class BlockingThread:
         while True:
             self._calls.get()()
 
-    async def run(self, call: Callable[[], object]) -> None:
-        """Run `call` and wait for it. Raises what it raised. When cancelled, `call` goes on."""
+    async def run(self, call: Callable[[], T]) -> T:
+        """What `call` returns or raises. When cancelled, `call` goes on."""
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
+        done: asyncio.Future[T] = loop.create_future()
 
-        def finish(error: BaseException | None) -> None:
-            if done.done():
-                return
-            if error is None:
-                done.set_result(None)
-            else:
-                done.set_exception(error)
+        def finish(settle: Callable[[], None]) -> None:
+            if not done.done():
+                settle()
 
         def run_here() -> None:
-            error: BaseException | None = None
             try:
-                call()
+                settle = partial(done.set_result, call())
             except BaseException as raised:
-                error = raised
+                settle = partial(done.set_exception, raised)
             with suppress(RuntimeError):  # the loop is closed by now
-                loop.call_soon_threadsafe(finish, error)
+                loop.call_soon_threadsafe(finish, settle)
 
         self._calls.put(run_here)
-        await done
+        return await done

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,14 @@ LOCAL_OBJECT_STORE_BYTES = 80 * 1024 * 1024
 # What Ray raises for trouble that is not ours.
 _TROUBLE = (RayError, OSError, RuntimeError, ValueError, TimeoutError)
 HEAD_REPLACED = "Ray's head was started anew"
+# What may pass while a cluster starts, as a reason and its remedy.
+_NOT_YET: Mapping[type[Exception], tuple[str, str]] = {
+    NotANode: ("this machine is not a node of that cluster", ray_reachability.ON_A_NODE),
+    StillStarting: (
+        "its head does not say which Ray it runs",
+        "Is it still starting? Try again once it is up",
+    ),
+}
 
 
 class RayCluster:
@@ -111,14 +119,12 @@ class RayCluster:
         """Its `host:port`, once it has answered as one that we can join. Raises RayUnavailable, soon."""
         ray_reachability.check_form(address)
         if address == "auto":
-            found: list[str] = []
             try:
-                await self._asking.run(lambda: found.append(head_of_this_machine()))
+                head = await self._asking.run(head_of_this_machine)
                 use_token_if_there()
             except ConnectionError as error:
                 reason = "no Ray runs on this machine"
                 raise RayUnavailable(address, reason, ray_reachability.ON_A_NODE) from error
-            head = found[0]
         else:
             head = address
         await self._greet(head)
@@ -134,16 +140,9 @@ class RayCluster:
             except NotAHead as error:
                 reason = "what listens there speaks gRPC and is not Ray's head (another process of Ray?)"
                 raise RayUnavailable(head, reason, ray_reachability.A_HEAD_LISTENS) from error
-            except NotANode as error:
+            except (NotANode, StillStarting) as error:
                 if time.monotonic() - began > NODE_SECONDS:
-                    reason = "this machine is not a node of that cluster"
-                    raise RayUnavailable(head, reason, ray_reachability.ON_A_NODE) from error
-            except StillStarting as error:
-                if time.monotonic() - began > NODE_SECONDS:
-                    reason = "its head does not say which Ray it runs"
-                    raise RayUnavailable(
-                        head, reason, "Is it still starting? Try again once it is up"
-                    ) from error
+                    raise RayUnavailable(head, *_NOT_YET[type(error)]) from error
             await asyncio.sleep(NODE_CHECK_SECONDS)
 
     async def _greet(self, head: str) -> None:
@@ -185,35 +184,31 @@ class RayCluster:
         assert self._head is not None
         if (reason := await ray_reachability.unreachable(self._head)) is not None:
             return reason
-        found: list[str] = []
         host, port = self._head
         try:
             async with asyncio.timeout(ASK_SECONDS):
-                await self._asking.run(lambda: found.append(session_name()))
+                found = await self._asking.run(session_name)
         except TimeoutError:
             return f"Ray's head at {host}:{port} does not answer"
         except Exception as error:  # whatever it is, the head is not as it was
             return HEAD_REPLACED if is_another_cluster(error) else f"Ray's head: {first_line(error)}"
-        return None if found == [self._session_name] else HEAD_REPLACED
+        return None if found == self._session_name else HEAD_REPLACED
 
     # Any: Ray's stubs type `@ray.remote`, not `ray.remote(SomeClass)`, and no methods of an actor's handle.
     async def make_actor(self, config: WorkerConfig, name: str) -> Any:
         """A `WorkerActor` that is not started yet. Ray never restarts it."""
         actor_class = ray.remote(LoggingActor).options(num_cpus=self._actor_cpus, name=name, max_restarts=0)
-        made: list[Any] = []
         # Making an actor blocks until the head answers: up to a minute with the head gone.
-        await self._thread.run(lambda: made.append(actor_class.remote(config, name, levels())))
-        return made[0]
+        return await self._thread.run(lambda: actor_class.remote(config, name, levels()))
 
     async def lack(self, unstarted: Collection[Any]) -> Lack | None:
         """Why some of these actors, which have not started yet, find no place; None if they do, or Ray does not say."""
-        found: list[Lack | None] = []
         try:
             async with asyncio.timeout(ASK_SECONDS):
-                await self._asking.run(lambda: found.append(self._lack(unstarted)))
+                return await self._asking.run(lambda: self._lack(unstarted))
         except Exception as error:  # the head is away; `head_problem` says so
             log.debug("Ray did not say what room it has: %s", first_line(error))
-        return found[0] if found else None
+            return None
 
     def _lack(self, unstarted: Collection[Any]) -> Lack | None:
         waiting = sum(not is_placed(actor._actor_id.hex()) for actor in unstarted)

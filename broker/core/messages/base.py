@@ -4,7 +4,7 @@ Inbound payloads are read strictly (a string is not a number) and unknown fields
 `InvalidMessage` that names each bad field and quotes none of them: prompts do not belong in logs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
@@ -97,13 +97,25 @@ def decode(kind: type[AnyMessage], body: bytes) -> AnyMessage:
     """Read `body` as `kind`. Raises InvalidMessage naming each bad field."""
     if kind.max_body_bytes is not None and len(body) > kind.max_body_bytes:
         raise InvalidMessage([f"payload: is {len(body)} bytes, more than {kind.max_body_bytes}"])
+    return validated(kind.model_validate_json, (kind,), body)
+
+
+def validated(
+    validate: Callable[[bytes], AnyMessage], kinds: Sequence[type[Message]], body: bytes
+) -> AnyMessage:
+    """What `validate` makes of `body`, whose fields are those of `kinds`; a `null` counts as not given.
+
+    Raises InvalidMessage naming each bad field.
+    """
     try:
-        return kind.model_validate_json(body)
+        return validate(body)
     except ValidationError as error:
         problems, has_null = describe(error), refused_for_null(error)
     if has_null:
+        for kind in kinds:
+            body = without_nulls(kind, body)
         try:
-            return kind.model_validate_json(without_nulls(kind, body))
+            return validate(body)
         except ValidationError as error:
             problems = describe(error)
     # Raised out here: within `except` pydantic's error, with all it found in the body, would live on as the context of

@@ -2,12 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import Field, StringConstraints, TypeAdapter
 
-from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.messages.agents import ErrorType, Proposal, Usage
-from parley.broker.core.messages.base import Message, TaskId, describe
-from parley.broker.core.messages.null_fields import refused_for_null, without_nulls
+from parley.broker.core.messages.base import Message, TaskId, validated
 
 
 class AgentResult(Message):
@@ -133,17 +131,7 @@ _ENDING: TypeAdapter[Ending] = TypeAdapter(Annotated[Ending, Field(discriminator
 
 def decode_ending(body: bytes) -> Ending:
     """An ending from its bytes; `status` tells which of the two it is. Raises InvalidMessage."""
-    try:
-        return _ENDING.validate_json(body)
-    except ValidationError as error:
-        problems, has_null = describe(error), refused_for_null(error)
-    if has_null:
-        given = without_nulls(DeliberationFailed, without_nulls(DeliberationCompleted, body))
-        try:
-            return _ENDING.validate_json(given)
-        except ValidationError as error:
-            problems = describe(error)
-    raise InvalidMessage(problems)
+    return validated(_ENDING.validate_json, (DeliberationCompleted, DeliberationFailed), body)
 
 
 class DeliberationStatus(Message):

@@ -33,6 +33,7 @@ async def test_running_failed_completed_and_unknown_have_exit_codes_of_their_own
     assert (first["agent_id"], first["error_type"]) == ("agent-dev-001", "bad_request")
     assert shown[2].out.count("thinking") == 2
     assert shown[2].err == ""
+    await local_service.client.cancel(running.task_id)
 
 
 async def test_waiting_ends_with_the_ending_or_after_its_seconds(
@@ -60,7 +61,10 @@ async def test_no_wait_prints_the_name_at_once(sh: Shell, local_service: Running
         sh("ask", "x", "--no-wait", "--task-id", name), sh("ask", "y", "--no-wait", "--json")
     )
     assert (plain.code, plain.out, plain.err) == (OK, f"{name}\n", "")
-    assert set(json.loads(scripts.out)) == {"task_id"}
+    told = json.loads(scripts.out)
+    assert set(told) == {"task_id"}
+    for started in (name, told["task_id"]):
+        await local_service.client.cancel(started)
 
 
 async def test_lists_hold_whole_names_and_first_words_and_are_narrowed(

@@ -25,7 +25,8 @@ from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.provision import provision
-from parley.client import Client, NoEnding, NoService
+from parley.client import Client
+from parley.client_errors import NoEnding, NoService
 from parley.request_arguments import compose
 from tests import present
 from tests.harness import ModelServer, Running, fresh, until

@@ -251,14 +251,13 @@ def test_a_reconnect_that_the_server_refuses_says_why_once(caplog: pytest.LogCap
     ]  # fmt: skip
 
 
-def test_refusals_that_differ_in_their_numbers_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
+async def test_refusals_that_differ_in_their_numbers_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
     client = NatsClient()
     client._status = NatsClient.CONNECTED
+    hears = client._logging_errors(None)
     for seq in range(3):
         for what in ("$js.ack.requests.intake", "$js.ack.deliberations.expire"):
-            client._log_error(
-                nats.errors.Error(f'nats: permissions violation for publish to "{what}.1.{seq}.0"')
-            )
+            await hears(nats.errors.Error(f'nats: permissions violation for publish to "{what}.1.{seq}.0"'))
     assert lines(caplog) == [
         f"this NATS user has no right to publish to $JS.ACK.{consumer}.> (docs/security.md has the rights of each role)"
         for consumer in ("REQUESTS.intake", "DELIBERATIONS.expire")

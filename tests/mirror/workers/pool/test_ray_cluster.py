@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -22,6 +23,8 @@ from parley.workers.pool.ray_pool import RayPool
 from parley.workers.pool.ray_private import NotAHead, NotANode, StillStarting
 from parley.workers.pool.ray_reachability import A_HEAD_LISTENS, ON_A_NODE, START_OR_NAME
 from tests.mirror.workers.pool.test_ray_reachability import SETTINGS, server
+
+T = TypeVar("T")
 
 # A driver whose folder, which is also its working directory, is on its own import path, but behind everything else.
 DRIVER = """
@@ -165,7 +168,7 @@ class Elsewhere(BlockingThread):
         super().__init__("elsewhere")
         self.answer = answer
 
-    async def run(self, call: Callable[[], object]) -> None:
+    async def run(self, call: Callable[[], T]) -> T:
         raise self.answer
 
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from parley.answer_text import MAX_STYLED_ANSWER, folded, styled
 from parley.broker.core.printable import harmless
+from parley.styled_answer import MAX_STYLED_ANSWER, folded, styled
 
 # Each of them has a meaning in Markdown, in Rich's markup, or an odd width on a terminal.
 TRICKY = "ab*_<>`[]()|#->&;:~\\!\"'=+.1 \n\t" + "大é👩💻🇩🇪🏴\u200d\u0301\u0e01\u0e33اー\u202e\u200b\ud800\x1b"
