@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from parley.broker.core.errors import SettingsError
+from parley.broker.core.url_masking import split_servers
 from parley.broker.jetstream.nats_access import (
     LOGIN_NAMES,
     OPTION_NAMES,
@@ -19,7 +20,11 @@ from parley.broker.jetstream.nats_access import (
     NatsOptions,
     load_access,
 )
-from parley.broker.jetstream.nats_address import credentials_of, has_credentials
+from parley.broker.jetstream.nats_address import (
+    credentials_of,
+    has_credentials,
+    is_usable_as_written,
+)
 
 _FILE = "up.json"
 
@@ -45,6 +50,9 @@ def find_server(url: str | None, options: NatsOptions) -> tuple[str | None, Nats
     if found is None:
         found = announced(state_folder())
         there = {name: value for name, value in there.items() if name == "inbox_prefix"}
+    url_name = "the URL" if url else "NATS_URL"
+    if found is not None and not all(map(is_usable_as_written, split_servers(found))):
+        raise SettingsError([f"{url_name}: not a URL like nats://127.0.0.1:4222"])
     if given.keys() & set(LOGIN_NAMES) or (url and has_credentials(url)):
         there = {name: value for name, value in there.items() if name not in LOGIN_NAMES}
     merged: dict[str, Any] = {**there, **given}
@@ -54,7 +62,7 @@ def find_server(url: str | None, options: NatsOptions) -> tuple[str | None, Nats
     def label(name: str) -> str:
         return name if name in given else option_variable(name)
 
-    access = access_for(found, merged, label, url_name="the URL" if url else "NATS_URL")
+    access = access_for(found, merged, label, url_name=url_name)
     return found, access
 
 

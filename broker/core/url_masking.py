@@ -1,24 +1,36 @@
 """URLs without their credentials, for logs and error messages; and a list of NATS URLs taken apart. Pure."""
 
 import re
+from collections.abc import Sequence
 
 # Up to the last `@`: a password may contain one. The scheme may be missing: nats-py accepts both.
 _SECRET = re.compile(r"^([A-Za-z+]+://)?.*@", re.DOTALL)
 # A value in a query may be a key; a version is none, and says which API is called.
 _QUERY_VALUE = re.compile(r"([?&](?!api-version=)[^=&#]*=)[^&#]+", re.IGNORECASE)
-# `nats://name:word` without an `@`, where `word` is no port: a password follows that has a comma in it.
-_BEGUN_PASSWORD = re.compile(r"[A-Za-z+]+://[^@/\[\]]*:(?![0-9]{1,5}/?$)[^@/]+")
+# `nats://name:word` without an `@`, where `word` is no port: the password has a comma in it, and goes on.
+_BEGUN_PASSWORD = re.compile(r"[A-Za-z+]+://[^@/\[\]:]*:(?![0-9]{1,5}(?:/|$))[^@]+", re.DOTALL)
 
 
 def split_servers(url: str) -> list[str]:
     """The URLs, separated by commas. A comma inside a password is part of it where no port can be meant."""
     parts: list[str] = []
-    for part in url.split(","):
-        if parts and _BEGUN_PASSWORD.fullmatch(parts[-1].strip()) and "@" in part and "://" not in part:
-            parts[-1] += f",{part}"
-        else:
-            parts.append(part)
-    return [part.strip() for part in parts]
+    pieces = url.split(",")
+    while pieces:
+        taken = _length_of_first(pieces)
+        parts.append(",".join(pieces[:taken]).strip())
+        del pieces[:taken]
+    return parts
+
+
+def _length_of_first(pieces: Sequence[str]) -> int:
+    """How many of `pieces` are the first URL."""
+    if _BEGUN_PASSWORD.fullmatch(pieces[0].strip()):
+        for place, piece in enumerate(pieces[1:], start=2):
+            if "://" in piece:
+                break
+            if "@" in piece:
+                return place
+    return 1
 
 
 def masked(url: str) -> str:

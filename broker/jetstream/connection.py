@@ -34,6 +34,10 @@ OLDEST_SERVER = (2, 12)
 # A PubAck that takes longer counts as lost, and the message that the caller handles is redelivered.
 PUBLISH_TIMEOUT_SECONDS = 5.0
 CONNECT_TIMEOUT_SECONDS = 2
+_LOGIN_UNANSWERED = (
+    "it greets and did not answer the login within {} s: "
+    "it is overloaded, or who decides about logins (auth callout) is slow or away"
+)
 RECONNECT_WAIT_SECONDS = 1
 # How often a first connection that ignores cancellation is cancelled again.
 CANCEL_AGAIN_SECONDS = 0.05
@@ -80,6 +84,8 @@ async def connect(url: str, name: str, inbox: str = CLIENT_INBOX, access: NatsAc
             await client.close()
         if client.refusal_at_start is not None:
             raise AccessRefused(masked(url), client.refusal_at_start) from error
+        if client.is_login_unanswered and client.last_words is None:
+            raise AccessRefused(masked(url), _LOGIN_UNANSWERED.format(CONNECT_TIMEOUT_SECONDS)) from error
         # The last error says more than a timeout.
         raise unavailable(masked(url), client.last_words or client.last_error or error) from error
     return client

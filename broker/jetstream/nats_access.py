@@ -8,11 +8,13 @@ import base64
 import contextlib
 import json
 import logging
+import math
 import os
 import re
 import ssl
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,6 +122,10 @@ class NatsAccess:
     def expiry(self) -> float | None:
         """When the JWT ends, in seconds since the epoch. None: never, or there is none."""
         return jwt_expiry(self._current()[0]) if self.jwt is not None else None
+
+    def has_current_jwt(self) -> bool:
+        """Whether there is a JWT that has not ended."""
+        return self.jwt is not None and (self.expiry() or math.inf) > time.time()
 
     def _current(self) -> tuple[str, str]:
         """JWT and seed: those of the file as it is now, or as it was."""

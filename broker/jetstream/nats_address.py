@@ -39,6 +39,19 @@ def servers(url: str) -> list[str]:
     return [_encoded(part) for part in split_servers(url)]
 
 
+def with_password(server: str, password: str) -> str:
+    """`server` as of `servers`, and `password` where it has a user alone."""
+    prefix, given, rest = _taken_apart(server)
+    if given is None or given.password is not None:
+        return server
+    return f"{prefix}{quote(given.user, safe='')}:{quote(password, safe='')}@{rest}"
+
+
+def is_usable_as_written(server: str) -> bool:
+    """As `is_usable`, also for what nats-py takes as `nats://`."""
+    return is_usable(server if "://" in server else f"nats://{server}")
+
+
 def credentials_of(url: str) -> list[UrlCredentials | None]:
     """Those of each server in a comma-separated list."""
     return [_taken_apart(part)[1] for part in split_servers(url)]
@@ -61,7 +74,7 @@ def _taken_apart(server: str) -> tuple[str, UrlCredentials | None, str]:
     found = _SERVER.fullmatch(server)
     assert found is not None, "it matches every text"
     scheme, before, rest = found.groups()
-    prefix = f"{scheme}://" if scheme else ""
+    prefix = f"{scheme.lower()}://" if scheme else ""  # nats-py knows no other case
     if before is None:
         return prefix, None, rest
     user, colon, password = before.partition(":")
@@ -71,6 +84,6 @@ def _taken_apart(server: str) -> tuple[str, UrlCredentials | None, str]:
 def _encoded(server: str) -> str:
     prefix, given, rest = _taken_apart(server)
     if given is None:
-        return server
+        return f"{prefix}{rest}"
     password = "" if given.password is None else f":{quote(given.password, safe='')}"
     return f"{prefix}{quote(given.user, safe='')}{password}@{rest}"

@@ -4,11 +4,12 @@ server without the TLS that was asked for, and an end to trying where every serv
 from typing import Any
 from urllib.parse import ParseResult
 
+import nats.errors
 from nats.aio.client import Client, Srv
 from nats.aio.transport import TcpTransport
 
 from parley.broker.jetstream.nats_access import PLAIN, NatsAccess
-from parley.broker.jetstream.nats_address import DecodedUri
+from parley.broker.jetstream.nats_address import DecodedUri, with_password
 from parley.broker.jetstream.nats_mends import MendedClient
 from parley.broker.jetstream.nats_refusals import (
     NO_WEBSOCKET,
@@ -17,6 +18,9 @@ from parley.broker.jetstream.nats_refusals import (
     refusal,
     unfit_greeting,
 )
+
+# What the server says when the JWT of a connection ends.
+_EXPIRED = "user authentication expired"
 
 
 class OpeningClient(MendedClient):
@@ -31,6 +35,8 @@ class OpeningClient(MendedClient):
         self._greeting: dict[str, Any] | None = None
         # Set while the first connection is made.
         self._is_opening = False
+        # A server greeted and did not answer the login in time.
+        self.is_login_unanswered = False
         # Why each server refused for good, by host and port. Emptied by success.
         self._refusals: dict[str, str] = {}
 
@@ -45,6 +51,8 @@ class OpeningClient(MendedClient):
 
         options["error_cb"] = note
         options.update({name: value for name, value in self.access.options().items() if value is not None})
+        if self.access.user is None and self.access.password is not None:
+            options["servers"] = [with_password(url, self.access.password) for url in options["servers"]]
         options.update(self._login_of_urls(options.get("servers", [])))
         self._is_opening = True
         try:
@@ -70,7 +78,6 @@ class OpeningClient(MendedClient):
         if len(given) != 1:
             return {}
         ((user, password),) = given
-        password = password if password is not None else self.access.password
         return {"token": str(user)} if password is None else {"user": str(user), "password": password}
 
     @staticmethod
@@ -138,11 +145,19 @@ class OpeningClient(MendedClient):
         place = f"{self._tried.uri.hostname}:{self._tried.uri.port}"
         if why is None:
             self._refusals.pop(place, None)
+            self.is_login_unanswered |= isinstance(error, TimeoutError) and self._greeting is not None
             return
         self._refusals[place] = why
         known = {f"{s.uri.hostname}:{s.uri.port}" for s in self._server_pool if not s.discovered}
         if known <= self._refusals.keys():
             raise NotAcceptable(why) from error
+
+    async def _process_err(self, err_msg: str) -> None:
+        """A JWT that ends is followed by the one that its file has by then. nats-py closes the connection for good."""
+        if _EXPIRED in err_msg.lower() and not self.is_connecting and self.access.has_current_jwt():
+            await self._process_op_err(nats.errors.Error(f"nats: {err_msg}"))
+            return
+        await super()._process_err(err_msg)
 
     @property
     def refusal_at_start(self) -> str | None:

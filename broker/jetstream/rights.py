@@ -93,14 +93,17 @@ def covers(pattern: str, subject: str) -> bool:
 # ── what is needed ────────────────────────────────────────────────────────────────────────────────────────────────
 
 _DECIDING = (f"{topology.TIMER}.*", topology.tally_subject("*"), topology.FAILED)
+_READ_TALLY = f"$JS.API.STREAM.MSG.GET.{topology.TALLIES}"
+_READ_TALLIES = (_READ_TALLY, f"$JS.API.DIRECT.GET.{topology.TALLIES}")
+_READ_ENDING = f"$JS.API.DIRECT.GET.{topology.DELIBERATIONS}"
 _PUBLISH: Mapping[str, tuple[str, ...]] = {
-    "intake": (*_DECIDING, topology.AGENT_REQUESTED),
+    "intake": (*_DECIDING, *_READ_TALLIES, topology.AGENT_REQUESTED),
     "dispatch": (),
     "aggregate": (
-        *_DECIDING, topology.COMPLETED, topology.AGENT_CANCEL, f"$O.{topology.RESULTS_BUCKET}.C.*",
+        *_DECIDING, *_READ_TALLIES, topology.COMPLETED, topology.AGENT_CANCEL, f"$O.{topology.RESULTS_BUCKET}.C.*",
         f"$O.{topology.RESULTS_BUCKET}.M.*",
     ),
-    "query": (topology.AGENT_RUNNING,),
+    "query": (topology.AGENT_RUNNING, _READ_TALLY, _READ_ENDING),
 }  # fmt: skip
 _SUBSCRIBE: Mapping[str, tuple[str, ...]] = {
     "intake": (),
@@ -124,7 +127,7 @@ def needed_by_service(
     Rights to ask for streams and consumers are not among them: readiness asks for each.
     """
     publish: list[str] = []
-    subscribe = [f"{inbox}.*"]
+    subscribe = [f"{inbox}.*", topology.SERVICE]
     if set(parts) - {"dispatch"}:
         publish += (f"{prefix}*" for prefix in reply_prefixes)
     for part in sorted(parts):
@@ -147,8 +150,11 @@ def needed_by_worker(inbox: str) -> tuple[Right, ...]:
         topology.AGENT_COMPLETED,
         topology.AGENT_FAILED,
         f"$JS.API.STREAM.INFO.{topology.DELIBERATIONS}",
+        f"$JS.API.DIRECT.GET.{topology.REQUESTS}",
+        _READ_TALLY,
+        _acknowledgements(topology.DISPATCH),
     )
-    return _rights(publish, (f"{inbox}.*", topology.AGENT_CANCEL))
+    return _rights(publish, (f"{inbox}.*", topology.AGENT_CANCEL, topology.AGENT_RUNNING))
 
 
 def _acknowledgements(durable: topology.Durable) -> str:

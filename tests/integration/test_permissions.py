@@ -516,8 +516,18 @@ LACKING = {
     ("service", "_INBOX.>"): "publish to _INBOX.*",
     ("service", "deliberation.get"): "subscribe to deliberation.get",
     ("service", "agent.cancel"): "publish to agent.cancel",
+    ("service", "deliberation.service"): "subscribe to deliberation.service",
+    ("service", "$JS.API.STREAM.MSG.GET.*"): "publish to $JS.API.STREAM.MSG.GET.KV_deliberations",
+    ("service", "$JS.API.DIRECT.GET.>"): "publish to $JS.API.DIRECT.GET.DELIBERATIONS",
     ("worker", "agent.response.completed"): "publish to agent.response.completed",
     ("worker", "agent.cancel"): "subscribe to agent.cancel",
+    ("worker", "agent.running"): "subscribe to agent.running",
+    ("worker", "$JS.ACK.AGENT_REQUESTS.dispatch.>"): "publish to $JS.ACK.AGENT_REQUESTS.dispatch.>",
+    ("worker", "$JS.API.DIRECT.GET.REQUESTS"): "publish to $JS.API.DIRECT.GET.REQUESTS",
+    (
+        "worker",
+        "$JS.API.STREAM.MSG.GET.KV_deliberations",
+    ): "publish to $JS.API.STREAM.MSG.GET.KV_deliberations",
 }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from parley import find_nats
+from parley.broker.core.errors import SettingsError
 from parley.settings import load
 
 URL = "nats://token@127.0.0.1:4222"
@@ -106,3 +107,25 @@ def test_a_process_id_that_no_system_has_is_ignored(tmp_path: Path) -> None:
     with find_nats.announce(tmp_path, URL):
         announcement(tmp_path).write_text(json.dumps({"nats_url": URL, "pid": 10**30}))
         assert find_nats.announced(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://host:4222", "nats://me:s3cret@host:port", "nats://a:s3cret@h:1,", "nats:host:4222", "nats://h:1 nats://h:2"],
+)  # fmt: skip
+def test_what_is_no_url_of_nats_is_said_before_anything_is_tried(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SettingsError, match=r"^the URL: not a URL like nats://127") as caught:
+        find_nats.find_server(url, {})
+    assert "s3cret" not in str(caught.value)
+    monkeypatch.setenv("NATS_URL", url)
+    with pytest.raises(SettingsError, match=r"^NATS_URL: not a URL like nats://127"):
+        find_nats.find_server(None, {})
+
+
+@pytest.mark.parametrize(
+    "url", ["host", "host:4222", "me:p/w@host:4222", "NATS://host", "tls://[::1]:4222", "a:1,b:2"]
+)
+def test_what_nats_py_takes_is_taken(url: str) -> None:
+    assert find_nats.find_server(url, {})[0] == url

@@ -13,7 +13,8 @@ from parley.broker.jetstream.nats_address import (
 )
 from parley.broker.jetstream.nats_client import NatsClient
 
-PASSWORDS = ("p/w", "p#w", "p?w", "p@w", "p:w", "p w", "ä€", "100%", "[x]", "a,b", "/#?@:", "p\\w", "a&b=c")
+PASSWORDS = ("p/w", "p#w", "p?w", "p@w", "p:w", "p w", "ä€", "100%", "[x]", "a,b", "/#?@:", "p\\w", "a&b=c",
+             "a/b,c", "a,b,c", "a[b,c/d,e", "a,nats:/b")  # fmt: skip
 
 
 @pytest.mark.parametrize("password", PASSWORDS)
@@ -36,6 +37,7 @@ def test_a_password_as_it_is_reaches_nats_py_as_it_is(password: str) -> None:
         ("host:4222", None, None),
         ("me:pw@host:4222", "me", "pw"),
         ("nats://:pw@[::1]:4222", "", "pw"),
+        ("NATS://me:pw@host:4222", "me", "pw"),
     ],
 )
 def test_credentials_are_what_stands_before_the_last_at_sign(
@@ -51,6 +53,15 @@ def test_each_server_of_a_list_keeps_its_own() -> None:
     url = "nats://a:x,y@one:1, nats://two:2,tls://t/k@three"
     assert servers(url) == ["nats://a:x%2Cy@one:1", "nats://two:2", "tls://t%2Fk@three"]
     assert masked(url) == "nats://***@one:1,nats://two:2,tls://***@three"
+
+
+@pytest.mark.parametrize(
+    ("url", "host"), [("NATS://me:pw@h:4222", "h"), ("Tls://h", "h"), ("TLS://me:p/w@h", "h")]
+)
+def test_a_scheme_counts_in_any_case(url: str, host: str) -> None:
+    (found,) = servers(url)
+    uri = NatsClient._parse_server_uri(found)
+    assert (uri.hostname, uri.scheme) == (host, url.partition(":")[0].lower())
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,55 @@ async def test_what_is_no_nats_server_is_told_from_one(
     assert "PARLEY_NATS_TLS_FIRST" in caught.value.reason
 
 
+async def test_a_login_that_is_not_answered_is_told_from_a_server_that_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT_SECONDS", 0.3)
+    over = asyncio.Event()
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(
+            b'INFO {"version":"2.12.0","max_payload":1048576,"auth_required":true,"headers":true}\r\n'
+        )
+        await over.wait()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as slow:
+        with pytest.raises(AccessRefused, match=r"did not answer the login within 0\.3 s: .*auth callout"):
+            await connect(f"nats://u:s3cret@127.0.0.1:{slow.sockets[0].getsockname()[1]}", "test")
+        over.set()
+
+
+async def test_each_user_of_a_list_of_urls_has_the_password_that_is_set_apart(tmp_path: Path) -> None:
+    users = 'authorization { users: [{ user: a, password: "p" }, { user: b, password: "p" }] }'
+    async with nats_server(tmp_path / "server", users) as address:
+        port = address.rpartition(":")[2]
+        nc = await connect(
+            f"nats://a@127.0.0.1:{port},nats://b@localhost:{port}",
+            "test",
+            access=load_access({"password": "p"}),
+        )
+        await close(nc)
+
+
+@pytest.mark.parametrize("renewed", [True, False])
+async def test_a_jwt_that_ends_is_followed_by_the_one_in_its_file(
+    setup: Setup, tmp_path: Path, caplog: pytest.LogCaptureFixture, renewed: bool
+) -> None:
+    path = private_file(tmp_path / "short.creds", setup.operator.credentials(expires=time.time() + 2))
+    async with nats_server(tmp_path / "server", setup.operator.configuration) as address:
+        nc = await connect(f"nats://{address}", "test", access=load_access({"creds_file": path}))
+        if renewed:
+            path.write_text(setup.operator.credentials())
+        async with asyncio.timeout(20):
+            await (nc.wait_reconnected(0) if renewed else nc.wait_closed())
+        assert nc.is_connected is renewed
+        await close(nc)
+    assert [message for message in caplog.messages if "NATS" in message] == [
+        "the connection to NATS is lost; trying to reconnect", "the connection to NATS is back"
+    ] * renewed  # fmt: skip
+
+
 async def test_a_server_that_wants_tls_first_is_told_by_a_hint(setup: Setup, tmp_path: Path) -> None:
     async with server(setup, tmp_path, "tls first") as port:
         with pytest.raises(AccessRefused, match="If it wants TLS first, set PARLEY_NATS_TLS_FIRST=true"):
