@@ -24,6 +24,7 @@ _WAYS = (
     "_TOKEN, _CREDS_FILE or _NKEY_FILE"
 )
 NO_WEBSOCKET = "it takes no WebSocket connection on this port; nats:// or tls:// is for the other one"
+TLS_NOT_FIRST = "it does not begin with TLS; unset PARLEY_NATS_TLS_FIRST"
 _OWN_CERTIFICATE = "PARLEY_NATS_CERT_FILE and PARLEY_NATS_KEY_FILE"
 
 
@@ -113,7 +114,7 @@ def _of_tls(error: ssl.SSLError, attempt: Attempt) -> str | None:
     words = f"{error.reason or ''} {error}"
     if "WRONG_VERSION_NUMBER" in words or "RECORD_LAYER_FAILURE" in words:
         if attempt.access.tls_first:
-            return "it does not begin with TLS; unset PARLEY_NATS_TLS_FIRST"
+            return TLS_NOT_FIRST
         return "it speaks no TLS, or is no NATS server"
     if _ALERT.search(words):
         if attempt.access.certificate is None:

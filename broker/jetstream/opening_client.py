@@ -1,6 +1,7 @@
 """nats-py's client, and what it lacks while it opens a connection: credentials as people write them, no secret to a
 server without the TLS that was asked for, and an end to trying where every server has refused."""
 
+import asyncio
 from typing import Any
 from urllib.parse import ParseResult
 
@@ -13,6 +14,7 @@ from parley.broker.jetstream.nats_address import DecodedUri, with_password
 from parley.broker.jetstream.nats_mends import MendedClient
 from parley.broker.jetstream.nats_refusals import (
     NO_WEBSOCKET,
+    TLS_NOT_FIRST,
     Attempt,
     NotAcceptable,
     refusal,
@@ -98,7 +100,12 @@ class OpeningClient(MendedClient):
 
     async def _process_connect_init(self) -> None:
         """Fault: after a failed TLS handshake nats-py waits for ever until the connection is closed, since asyncio tells
-        only the protocol that the handshake has replaced."""
+        only the protocol that the handshake has replaced.
+
+        A server that greets before TLS and takes a handshake then would be waited for: its greeting is read already."""
+        bare = self._transport._bare_io_reader if isinstance(self._transport, TcpTransport) else None
+        if self.access.tls_first and _is_there(bare):
+            raise NotAcceptable(TLS_NOT_FIRST)
         try:
             await super()._process_connect_init()
         except Exception:
@@ -163,6 +170,20 @@ class OpeningClient(MendedClient):
     def refusal_at_start(self) -> str | None:
         """Why a server refused for good, while others did not answer; None if none did."""
         return next(iter(self._refusals.values()), None)
+
+
+def _is_there(reader: asyncio.StreamReader | None) -> bool:
+    """Whether there is something to read, without a turn of the event loop, in which something might come."""
+    if reader is None:
+        return False
+    reading = reader.read(1)
+    try:
+        reading.send(None)
+    except StopIteration as read:
+        return bool(read.value)
+    finally:
+        reading.close()
+    return False
 
 
 def _scheme(server: Srv | None) -> str:

@@ -1,5 +1,7 @@
 """NATS URLs as people write them."""
 
+import re
+
 import pytest
 
 from parley.broker.core.url_masking import masked
@@ -47,6 +49,13 @@ def test_credentials_are_what_stands_before_the_last_at_sign(
     assert credentials_of(url) == [expected]
     assert has_credentials(url) is (user is not None)
     assert "pw" not in repr(credentials_of(url))
+
+
+@pytest.mark.parametrize("url", ["nats://to,ken@h", "to,ken@h", "nats://to,k,en@h", "nats://one@h,to,ken@h"])
+def test_no_part_of_a_token_with_commas_is_shown(url: str) -> None:
+    """It looks like two servers, of which the second has a token."""
+    assert not {"to", "k", "ken", "en"} & set(re.split(r"[,/@]+", masked(url)))
+    assert masked(url).endswith("***,***@h")
 
 
 def test_each_server_of_a_list_keeps_its_own() -> None:
