@@ -32,7 +32,7 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS, reason, unavailable
 from parley.broker.jetstream.forgery_counts import Forgery
 from parley.broker.jetstream.nats_client import NatsClient
-from parley.broker.jetstream.quorum import Quorum
+from parley.broker.jetstream.quorum import Quorum, could_store
 from parley.broker.jetstream.server_clock import ServerClock
 from parley.broker.jetstream.store_health import StoreHealth
 from parley.broker.jetstream.subject_streams import may_acknowledge, stream_of
@@ -123,7 +123,7 @@ class JetStream:
             out["Nats-Msg-Id"] = msg_id
         self._check_size(subject, body, out)
         await self._wait_connected()
-        began = asyncio.get_running_loop().time()
+        began, losses = asyncio.get_running_loop().time(), self.nc.losses
         try:
             ack = await self.js.publish(subject, body, timeout=seconds, headers=out)
         except nats.js.errors.APIError as error:
@@ -136,7 +136,7 @@ class JetStream:
             raise unavailable(self._where(), error) from error
         except TimeoutError as error:  # nats-py's own is one, too
             waited = asyncio.get_running_loop().time() - began
-            raise await self._unacknowledged(subject, seconds, waited, error) from error
+            raise await self._unacknowledged(subject, seconds, waited, losses, error) from error
         except nats.js.errors.NoStreamResponseError as error:
             lacking = await self.quorum.problem(stream_of(subject) or "")
             if lacking is not None:
@@ -152,16 +152,21 @@ class JetStream:
         return PubAck(int(ack.seq), duplicate=bool(ack.duplicate))
 
     async def _unacknowledged(
-        self, subject: str, seconds: float, waited: float, error: TimeoutError
+        self, subject: str, seconds: float, waited: float, losses: int, error: TimeoutError
     ) -> BrokerUnavailable:
-        """What it means that no acknowledgement came within `seconds`, which was noticed after `waited`."""
+        """What it means that no acknowledgement came within `seconds`, which was noticed after `waited`. `losses`: of
+        the connection, before."""
         if waited > seconds + STOOD_STILL_SECONDS:
             # This process stood still: the acknowledgement may wait to be read.
             return BrokerUnavailable(self._where(), "this process stood still")
         lacking = await self.quorum.problem(stream_of(subject) or "")
         if lacking is not None:
             return NoQuorum(self._where(), lacking)
-        if await self._answers(subject):
+        # nats-server (2.15) says nothing of a full disk.
+        info = await self.quorum.stream_info(stream_of(subject) or "")
+        if info and not could_store(info, waited):
+            return Unacknowledged(self._where(), "the servers of its stream lost each other meanwhile")
+        if info and self.nc.losses == losses:
             return self._full(subject, f"it answers, and acknowledged no write within {seconds:g} s")
         if await self._is_there():
             return Unacknowledged(self._where(), reason(error))
@@ -171,15 +176,6 @@ class JetStream:
         full = StoreFull(self._where(), stream_of(subject) or "", why)
         self.health.refused(full.stream, str(full))
         return full
-
-    async def _answers(self, subject: str) -> bool:
-        """Whether the leader of the stream of `subject` answers questions. nats-server (2.15) says nothing of a full disk."""
-        question = f"$JS.API.STREAM.INFO.{stream_of(subject)}"
-        try:
-            await self.nc.request(question, b"", timeout=_ANSWER_SECONDS)
-        except (nats.errors.Error, TimeoutError):
-            return False
-        return True
 
     async def _is_there(self) -> bool:
         """Whether the server answers a PING, which needs no right."""

@@ -8,6 +8,7 @@ import nats.errors
 from nats.js.errors import APIError
 from pydantic_core import from_json
 
+from parley.broker.core.timestamps import parse_timestamp
 from parley.broker.jetstream.nats_client import NatsClient
 
 # JetStream's refusals without a leader: 10008 "JetStream system temporarily unavailable", 10009 "not the leader".
@@ -44,6 +45,22 @@ def leaderless(stream: str, cluster: Mapping[str, Any] | None) -> str | None:
     return None
 
 
+def could_store(info: Mapping[str, Any], seconds: float) -> bool:
+    """Whether all that a write needs was there for the last `seconds`, as the leader of this `STREAM.INFO` tells: itself,
+    and most of its servers. A leader that is cut off calls itself leader for some seconds more."""
+    cluster = info.get("cluster") or {}
+    replicas = cluster.get("replicas")
+    if not replicas:
+        return True  # one server, or a refusal
+    try:
+        led = parse_timestamp(info["ts"]) - parse_timestamp(cluster["leader_since"])
+        silences = [float(replica["active"]) / 1e9 for replica in replicas]
+    except (LookupError, TypeError, ValueError):
+        return False
+    silent = sum(1 for silence in silences if silence >= seconds)
+    return led >= seconds and 2 * silent <= len(silences)
+
+
 class Quorum:
     """Asks the servers behind a connection."""
 
@@ -63,9 +80,13 @@ class Quorum:
     async def _ask(self, stream: str) -> str | None:
         if self._nc.cluster is None:
             return None
-        found = await self._answer(f"$JS.API.STREAM.INFO.{stream}")
+        found = await self.stream_info(stream)
         what = _refusal(found) or leaderless(stream, found.get("cluster"))
         return what or _refusal(await self._answer("$JS.API.INFO"))
+
+    async def stream_info(self, stream: str) -> Mapping[str, Any]:
+        """What the stream's leader says of it. Empty if it does not answer, or this user may not ask."""
+        return await self._answer(f"$JS.API.STREAM.INFO.{stream}")
 
     async def _answer(self, subject: str) -> Mapping[str, Any]:
         try:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import nats.errors
 from nats.aio.msg import Msg
 
 from parley.broker.core.errors import BrokerUnavailable
@@ -131,7 +132,10 @@ async def _settled(wire: JetStream) -> None:
 
     async def idle() -> bool:
         for durable in topology.DURABLES:
-            info = await wire.js.consumer_info(durable.stream, durable.name)
+            try:
+                info = await wire.js.consumer_info(durable.stream, durable.name)
+            except nats.errors.TimeoutError:
+                return False  # its leader is being chosen
             if info.num_pending or info.num_ack_pending:
                 return False
         return True

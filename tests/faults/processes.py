@@ -71,8 +71,8 @@ class Process:
     async def works(self) -> bool:
         return self.running and await self._ready()
 
-    def log_end(self) -> str:
-        return self._child.log_end(3_000) if self._child is not None else ""
+    def log_end(self, characters: int = 3_000) -> str:
+        return self._child.log_end(characters) if self._child is not None else ""
 
     # ── what a fault does ──────────────────────────────────────────────────────────────────────────────────
 

@@ -52,7 +52,7 @@ async def servers(tmp_path: Path) -> AsyncIterator[Cluster]:
 
 @pytest.mark.parametrize("strike", [killed, frozen, cut_off], ids=lambda strike: strike.__name__)
 async def test_every_deliberation_ends_once_whatever_becomes_of_the_leader(
-    strike: Strike, servers: Cluster, tmp_path: Path, full: bool
+    strike: Strike, servers: Cluster, tmp_path: Path, full: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     if not full and strike is not frozen:
         pytest.skip("only in `make faults`")
@@ -78,6 +78,7 @@ async def test_every_deliberation_ends_once_whatever_becomes_of_the_leader(
         stack.push_async_callback(close, observer)
         outcome = await load.run(observer, FULL if full else SHORT, lambda: strike(servers, leader))
         shown = f"{outcome}\n{first.log_end()}\n{second.log_end()}"
+        logs = first.log_end(1_000_000) + second.log_end(1_000_000)
         print(
             f"{strike.__name__}: {dict(outcome.statuses)}, lost {len(outcome.lost)}, doubled "
             f"{len(outcome.doubled)}, late {len(outcome.late)}, heard twice {len(outcome.seen_twice)}"
@@ -85,6 +86,8 @@ async def test_every_deliberation_ends_once_whatever_becomes_of_the_leader(
     assert (outcome.lost, outcome.doubled, outcome.late, outcome.unmarked) == ([], [], [], []), shown
     assert outcome.dead_letters == 0, shown
     assert set(outcome.statuses) == {"completed"}, shown
+    # A stream between two leaders is not full.
+    assert "no space left" not in f"{caplog.text}{logs}"
 
 
 def _service(name: str, folder: Path, http: aiohttp.ClientSession, **settings: str) -> Process:

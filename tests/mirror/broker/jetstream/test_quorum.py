@@ -12,7 +12,7 @@ from parley.broker.core.errors import NoQuorum, TopologyRefused
 from parley.broker.jetstream.connection import check_server, close, connect, unavailable
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.provision import Extent, Wanted, provision
-from parley.broker.jetstream.quorum import leaderless
+from parley.broker.jetstream.quorum import could_store, leaderless
 from tests.faults.cluster import SERVERS, Cluster, cluster
 from tests.harness import until
 
@@ -37,6 +37,34 @@ UP, AWAY = {"offline": False}, {"offline": True}
 )
 def test_a_stream_needs_a_leader_and_most_of_its_servers(info: Any, lacks: str | None) -> None:
     assert leaderless("S", info) == lacks
+
+
+NOW = "2026-11-27T03:28:20.673714025Z"
+LONG_AGO, JUST_NOW = (
+    {"leader": "n0", "leader_since": "2026-11-27T03:00:00Z"},
+    {"leader_since": "2026-11-27T03:28:19.5Z"},
+)
+HEARD, UNHEARD = {"active": 900_000_000}, {"active": 1_600_000_000}
+
+
+@pytest.mark.parametrize(
+    ("cluster", "could"),
+    [
+        (None, True),
+        (LONG_AGO, True),
+        ({**LONG_AGO, "replicas": [HEARD, HEARD]}, True),
+        ({**LONG_AGO, "replicas": [HEARD, UNHEARD]}, True),
+        ({**LONG_AGO, "replicas": [UNHEARD, UNHEARD]}, False),
+        ({**LONG_AGO, "replicas": [UNHEARD]}, False),
+        ({**LONG_AGO, "replicas": [HEARD, HEARD, UNHEARD, UNHEARD]}, True),
+        ({**JUST_NOW, "replicas": [HEARD, HEARD]}, False),
+        ({"replicas": [HEARD, HEARD]}, False),
+        ({**LONG_AGO, "replicas": [{}]}, False),
+    ],
+    ids=str,
+)
+def test_a_silence_means_a_full_store_only_where_a_write_had_all_it_needs(cluster: Any, could: bool) -> None:
+    assert could_store({"cluster": cluster, "ts": NOW}, 1.5) is could
 
 
 @pytest.mark.parametrize("code", [10008, 10009, 10118])
