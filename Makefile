@@ -29,10 +29,10 @@ demo: $(READY)  ## start everything here, ask three agents one question, stop
 	@$(RUN) parley demo
 
 quick: $(READY)  ## the quick tests, with a real nats-server, without Ray, vLLM and slow tests: at most 90 seconds
-	@.ci/quick $(RUN) pytest
+	@.ci/tests quick $(RUN) pytest
 
-test: $(READY)  ## every test, with a real nats-server, Ray and vLLM (2.3 GB into .vllm once; LIVE=none goes without): about 10 minutes
-	@$(RUN) pytest --live $(LIVE)
+test: $(READY)  ## every test, with a real nats-server, Ray and vLLM (2.3 GB into .vllm once; LIVE=none goes without): about 17 minutes
+	@.ci/tests all $(RUN) pytest --live $(LIVE)
 
 simulate: $(READY)  ## 100,000 histories of the handlers on a virtual clock, whatever dies or runs out: about 25 minutes on two cores
 	@$(RUN) python -m tests.simulation --histories 100000

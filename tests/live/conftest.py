@@ -16,15 +16,24 @@ HERE = Path(__file__).parent
 # The first test includes the installation and a start.
 FIRST_SECONDS = 1_200
 SECONDS = 240
+# Only in `make live`: each starts a server, or waits for the end of one, for a quarter of a minute or more.
+LONG = (
+    "test_a_frozen_server_is_noticed_at_first_byte_or_limit",
+    "test_all_agents_of_a_task_go_to_one_server_of_two_and_the_tasks_to_both",
+    "test_an_answer_that_a_stopping_server_cuts_off_is_no_answer",
+)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     ours = [item for item in items if item.path.is_relative_to(HERE)]
+    option = config.getoption("--live")
     for place, item in enumerate(ours):
         item.add_marker(pytest.mark.live)
         item.add_marker(pytest.mark.timeout(SECONDS if place else FIRST_SECONDS))
-        if config.getoption("--live") == "none":
+        if option == "none":
             item.add_marker(pytest.mark.skip(reason="--live none: no real vLLM"))
+        if option == "auto" and item.name.startswith(LONG):
+            item.add_marker(pytest.mark.skip(reason="only in `make live`"))
 
 
 @pytest.fixture(scope="session")
