@@ -32,7 +32,7 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS, reason, unavailable
 from parley.broker.jetstream.forgery_counts import Forgery
 from parley.broker.jetstream.nats_client import NatsClient
-from parley.broker.jetstream.quorum import Quorum, could_store
+from parley.broker.jetstream.quorum import Quorum, could_store, is_replicated
 from parley.broker.jetstream.server_clock import ServerClock
 from parley.broker.jetstream.store_health import StoreHealth
 from parley.broker.jetstream.subject_streams import may_acknowledge, stream_of
@@ -44,6 +44,8 @@ MAX_HEADER_BYTES = 65_535
 _WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
 # JetStream's status codes are HTTP's. From here on the fault is the server's and may pass.
 _SERVER_TROUBLE = 500
+# The replicas have not yet agreed on an earlier publish with this `msg_id`.
+_IN_PROCESS = 10158
 # A store without room: the account's limit (10002), the server's (10023, 10028, 10047), the stream's (10077).
 _NO_ROOM = frozenset({10002, 10023, 10028, 10047, 10077})
 # An acknowledgement that is given up so much later than it should be says nothing of the server.
@@ -130,13 +132,12 @@ class JetStream:
             if error.err_code in _WRONG_LAST_SEQUENCE:
                 raise Conflict(subject) from error
             if error.err_code in _NO_ROOM:
-                raise self._full(subject, error.description or str(error)) from error
-            if error.code is None or error.code < _SERVER_TROUBLE:
+                raise self._full(stream_of(subject) or "", error.description or str(error)) from error
+            if error.err_code != _IN_PROCESS and (error.code is None or error.code < _SERVER_TROUBLE):
                 raise
             raise unavailable(self._where(), error) from error
         except TimeoutError as error:  # nats-py's own is one, too
-            waited = asyncio.get_running_loop().time() - began
-            raise await self._unacknowledged(subject, seconds, waited, losses, error) from error
+            raise await self._unacknowledged(subject, seconds, began, losses, error) from error
         except nats.js.errors.NoStreamResponseError as error:
             lacking = await self.quorum.problem(stream_of(subject) or "")
             if lacking is not None:
@@ -152,29 +153,32 @@ class JetStream:
         return PubAck(int(ack.seq), duplicate=bool(ack.duplicate))
 
     async def _unacknowledged(
-        self, subject: str, seconds: float, waited: float, losses: int, error: TimeoutError
+        self, subject: str, seconds: float, began: float, losses: int, error: TimeoutError
     ) -> BrokerUnavailable:
-        """What it means that no acknowledgement came within `seconds`, which was noticed after `waited`. `losses`: of
-        the connection, before."""
+        """What it means that no acknowledgement came within `seconds`. `began`: when the message was sent (the event loop's
+        time). `losses`: of the connection, until then."""
+        stream = stream_of(subject) or ""
+        waited = asyncio.get_running_loop().time() - began
         if waited > seconds + STOOD_STILL_SECONDS:
             # This process stood still: the acknowledgement may wait to be read.
             return BrokerUnavailable(self._where(), "this process stood still")
-        lacking = await self.quorum.problem(stream_of(subject) or "")
+        lacking = await self.quorum.problem(stream)
         if lacking is not None:
             return NoQuorum(self._where(), lacking)
-        # nats-server (2.15) says nothing of a full disk.
-        info = await self.quorum.stream_info(stream_of(subject) or "")
+        info = await self.quorum.stream_info(stream)
         if info and not could_store(info, waited):
             return Unacknowledged(self._where(), "the servers of its stream lost each other meanwhile")
-        if info and self.nc.losses == losses:
-            return self._full(subject, f"it answers, and acknowledged no write within {seconds:g} s")
+        may_be_one_server = is_replicated(info) and not self.health.is_silent_again(stream, began)
+        if info and not may_be_one_server and self.nc.losses == losses:
+            # nats-server (2.15) says nothing of a full disk.
+            return self._full(stream, f"it answers, and acknowledged no write within {seconds:g} s")
         if await self._is_there():
             return Unacknowledged(self._where(), reason(error))
         return unavailable(self._where(), error)
 
-    def _full(self, subject: str, why: str) -> StoreFull:
-        full = StoreFull(self._where(), stream_of(subject) or "", why)
-        self.health.refused(full.stream, str(full))
+    def _full(self, stream: str, why: str) -> StoreFull:
+        full = StoreFull(self._where(), stream, why)
+        self.health.refused(stream, str(full))
         return full
 
     async def _is_there(self) -> bool:

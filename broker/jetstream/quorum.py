@@ -49,8 +49,8 @@ def could_store(info: Mapping[str, Any], seconds: float) -> bool:
     """Whether all that a write needs was there for the last `seconds`, as the leader of this `STREAM.INFO` tells: itself,
     and most of its servers. A leader that is cut off calls itself leader for some seconds more."""
     cluster = info.get("cluster") or {}
-    replicas = cluster.get("replicas")
-    if not replicas:
+    replicas = cluster.get("replicas") or []
+    if not is_replicated(info):
         return True  # one server, or a refusal
     try:
         led = parse_timestamp(info["ts"]) - parse_timestamp(cluster["leader_since"])
@@ -59,6 +59,11 @@ def could_store(info: Mapping[str, Any], seconds: float) -> bool:
         return False
     silent = sum(1 for silence in silences if silence >= seconds)
     return led >= seconds and 2 * silent <= len(silences)
+
+
+def is_replicated(info: Mapping[str, Any]) -> bool:
+    """Whether several servers hold the stream of this `STREAM.INFO`."""
+    return bool((info.get("cluster") or {}).get("replicas"))
 
 
 class Quorum:

@@ -24,6 +24,8 @@ class StoreHealth:
         self._refusals: dict[str, str] = {}
         # When each of them refused last (monotonic).
         self._refused_at: dict[str, float] = {}
+        # Since when each stream acknowledges nothing (monotonic).
+        self._silent_since: dict[str, float] = {}
         # Streams whose refusal only `restored` ends: a small message may find room where a larger one does not.
         self.probed: frozenset[str] = frozenset()
         # How often a stream that refused stored again.
@@ -33,6 +35,8 @@ class StoreHealth:
 
     def stored(self, stream: str) -> None:
         self._stored[stream] = self._stored.get(stream, 0) + 1
+        if self._silent_since:
+            self._silent_since.pop(stream, None)
         if (
             stream in self._refusals
             and stream not in self.probed
@@ -54,6 +58,11 @@ class StoreHealth:
             log.error("%s: %s", stream, reason)
         self._refusals[stream] = reason
         self._refused_at[stream] = time.monotonic()
+
+    def is_silent_again(self, stream: str, began: float) -> bool:
+        """Note that a write which began then (monotonic) was not acknowledged. Whether one before it was not either: of
+        several servers, one that stood still may have kept a single write to itself."""
+        return began > self._silent_since.setdefault(stream, time.monotonic())
 
     def count(self, stream: str) -> int:
         """How many messages this process has stored in `stream`."""

@@ -86,6 +86,7 @@ async def test_every_deliberation_ends_once_whatever_becomes_of_the_leader(
     assert (outcome.lost, outcome.doubled, outcome.late, outcome.unmarked) == ([], [], [], []), shown
     assert outcome.dead_letters == 0, shown
     assert set(outcome.statuses) == {"completed"}, shown
+    assert "Traceback" not in logs
     # A stream between two leaders is not full.
     assert "no space left" not in f"{caplog.text}{logs}"
 

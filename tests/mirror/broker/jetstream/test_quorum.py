@@ -1,5 +1,6 @@
 """A cluster that cannot decide is called that: by a publish, by a look at the streams, by the first look at a server."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -8,11 +9,12 @@ from typing import Any
 import pytest
 from nats.js.errors import APIError
 
-from parley.broker.core.errors import NoQuorum, TopologyRefused
+from parley.broker.core.errors import BrokerUnavailable, NoQuorum, TopologyRefused
 from parley.broker.jetstream.connection import check_server, close, connect, unavailable
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.provision import Extent, Wanted, provision
 from parley.broker.jetstream.quorum import could_store, leaderless
+from parley.broker.jetstream.store_health import StoreHealth
 from tests.faults.cluster import SERVERS, Cluster, cluster
 from tests.harness import until
 
@@ -79,6 +81,17 @@ def test_another_refusal_is_none() -> None:
     assert not isinstance(unavailable("nats://x", APIError(code=400, err_code=10003)), NoQuorum)
 
 
+async def test_a_message_that_the_replicas_are_still_storing_is_to_be_sent_again(
+    wire: JetStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise APIError(code=409, err_code=10158, description="duplicate message id is in process")
+
+    monkeypatch.setattr(wire.js, "publish", refuse)
+    with pytest.raises(BrokerUnavailable, match="duplicate message id is in process"):
+        await wire.publish("agent.response.completed", b"{}", msg_id="1")
+
+
 @pytest.fixture
 async def servers(tmp_path: Path) -> AsyncIterator[Cluster]:
     async with cluster(tmp_path) as running:
@@ -117,3 +130,13 @@ async def test_two_of_three_servers_gone_is_said_as_no_quorum(servers: Cluster) 
         await close(nc)
         for number in SERVERS[1:]:
             servers.servers[number].thaw()
+
+
+def test_of_several_servers_one_silence_is_not_yet_a_full_store() -> None:
+    health = StoreHealth()
+    began = time.monotonic() - 2.0
+    assert not health.is_silent_again("S", began)
+    assert not health.is_silent_again("S", began + 1.0)  # as the first, it had begun before that was known
+    assert health.is_silent_again("S", time.monotonic())
+    health.stored("S")
+    assert not health.is_silent_again("S", time.monotonic() - 1.0)
