@@ -14,7 +14,7 @@ from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.delivery import ACK, DeadLetter, Delivery, Settlement
 from parley.handlers.settle import MAX_DELIVERIES, AnyDelivery, Settler
-from parley.workers.job_to_worker import Job
+from parley.workers.job_message import Job
 from parley.workers.pool.pool import Pool
 from parley.workers.recent_cancels import Cancels
 

@@ -30,10 +30,10 @@ from parley.broker.core.observer import Observer
 from parley.broker.core.tally import Tally
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.ending_of_stored_message import ending_of
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.object_store import REFUSED_SECONDS
 from parley.broker.jetstream.outcome_cache import OutcomeCache
-from parley.broker.jetstream.stored_ending_match import ending_of
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import purge_timer_headers
 from parley.handlers.deliberation_log import log_ended

@@ -18,11 +18,11 @@ from parley.broker.core.messages import (
 from parley.broker.core.states_and_moves import STATUS_WORDS, State
 from parley.broker.core.tally import Tally
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.ending_of_stored_message import ending_of
 from parley.broker.jetstream.forgery_counts import Forgery
 from parley.broker.jetstream.jetstream import JetStream
-from parley.broker.jetstream.stored_ending_match import ending_of
 from parley.broker.jetstream.tally_store import TallyStore
-from parley.handlers.pending_lookup import UntakenRequests
+from parley.handlers.untaken_requests import UntakenRequests
 
 # What an ending may leave out and a status has too.
 _SAID_BY_STATUS = ("results", "metadata", "error")

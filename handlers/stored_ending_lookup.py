@@ -14,9 +14,9 @@ from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.messages import decode_ending
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.acks_and_pulls import parse_reply
+from parley.broker.jetstream.ending_of_stored_message import ending_of
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.broker.jetstream.scan import scan
-from parley.broker.jetstream.stored_ending_match import ending_of
 
 # Both endings. Timers and deadlines have one token more.
 ENDINGS = "deliberation.*"

@@ -21,7 +21,7 @@ from parley.broker.core.url_masking import masked
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import check_server, close, connect, connect_options
 from parley.broker.jetstream.crash_suspects import Suspects
-from parley.broker.jetstream.full_streams import FullStreams
+from parley.broker.jetstream.full_outcomes_stream import FullStreams
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.provision import provision
 from parley.broker.jetstream.store_probe import StoreProbe
@@ -46,7 +46,7 @@ from parley.handlers.routes import Handlers, Part, declare
 from parley.handlers.service_connection import disconnect, open_connection, start
 from parley.handlers.service_responder import ServiceResponder
 from parley.handlers.settle import Runner, Settler
-from parley.handlers.trimmer import Trimmer
+from parley.handlers.stream_trimmer import Trimmer
 from parley.monitoring.metrics import Metrics
 from parley.operator_http import VERSION, check_port, operator_port
 from parley.process_report import ProcessReport, process_name

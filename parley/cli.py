@@ -11,7 +11,7 @@ import typer
 from parley import cli_asking, cli_deadletters, cli_operating, cli_results, cli_running
 from parley.broker.core.errors import InvalidMessage, ParleyError, SettingsError, Unavailable
 from parley.cli_common import FAILED, NO_SERVICE, OK, USAGE, print_error
-from parley.command_line import HELP, ShellCommand, ShellGroup
+from parley.cli_common_options import HELP, ShellCommand, ShellGroup
 from parley.env_file import ENV_FILE, load_env_file
 from parley.terminal import flush, read_arguments_as_utf8, write_what_the_locale_lacks_as_escapes
 

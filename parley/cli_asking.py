@@ -7,10 +7,10 @@ import typer
 
 from parley.broker.core.messages import DeliberationCompleted, DeliberationFailed, Ending
 from parley.cli_common import FAILED, OK, err, out, with_client
-from parley.cli_flags import errors_in_flags, in_flags
+from parley.cli_waiting import follow
 from parley.client import Client, Submitted
 from parley.display import show_ending
-from parley.following import follow
+from parley.errors_in_flags import errors_in_flags, in_flags
 from parley.question_input import read_question
 from parley.request_arguments import Asking, compose
 from parley.terminal import write_json, write_line

@@ -19,8 +19,8 @@ from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream.deadletters import REPLAYABLE, CannotReplay, DeadLetterInfo
 from parley.broker.jetstream.topology import DEAD_LETTERS, RESULTS_BUCKET
 from parley.cli_common import FAILED, OK, age_seconds, out, print_error, with_client
+from parley.cli_common_options import ShellCommand, ShellGroup
 from parley.client import Client
-from parley.command_line import ShellCommand, ShellGroup
 from parley.terminal import write_line
 
 # JetStream counts in 64 bits. Python and typer take any integer, so larger ones are refused here.

@@ -25,10 +25,10 @@ from parley.cli_common import (
     print_error,
     with_client,
 )
-from parley.cli_flags import errors_in_flags
+from parley.cli_waiting import follow
 from parley.client import Client
 from parley.display import STATUSES, show_list, show_result
-from parley.following import follow
+from parley.errors_in_flags import errors_in_flags
 from parley.terminal import write_json
 
 # Between two looks at a deliberation that is waited for: doubled from the first to the last.

@@ -35,10 +35,10 @@ from parley.broker.jetstream.connection import close
 from parley.broker.jetstream.connection import connect as open_connection
 from parley.broker.jetstream.deadletters import DeadLetters
 from parley.broker.jetstream.direct_reads import read_all, read_last
+from parley.broker.jetstream.ending_of_stored_message import ending_of
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.broker.jetstream.nats_access import OPTION_NAMES, NatsAccess, NatsOptions
 from parley.broker.jetstream.object_store import get_object
-from parley.broker.jetstream.stored_ending_match import ending_of
 from parley.client_errors import NoEnding, NoService
 from parley.find_nats import find_server
 from parley.request_arguments import Asking, compose, in_arguments

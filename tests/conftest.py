@@ -37,7 +37,7 @@ SLOW = (
     "tests/mirror/parley/test_cli_deadletters.py",
     "tests/mirror/parley/test_cli_asking.py",
     "tests/mirror/parley/test_cli_results.py",
-    "tests/mirror/parley/test_following.py",
+    "tests/mirror/parley/test_cli_waiting.py",
     "tests/mirror/parley/test_shutdown.py",
     "tests/mirror/parley/test_terminal.py",
     "tests/mirror/workers/model/test_breaker.py::test_no_order_of_events_breaks_a_rule",

@@ -36,7 +36,7 @@ from parley.broker.jetstream.acks_and_pulls import ACK, IN_PROGRESS, nak
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.workers.agent import Agent
-from parley.workers.job_to_worker import Job
+from parley.workers.job_message import Job
 from parley.workers.model import large_answers_at_once
 from parley.workers.model.breaker import BreakerStatus
 from parley.workers.recent_cancels import Cancels

@@ -9,10 +9,7 @@ import nats.errors
 from nats.aio.client import Client, Srv
 from nats.aio.transport import TcpTransport
 
-from parley.broker.jetstream.nats_access import PLAIN, NatsAccess
-from parley.broker.jetstream.nats_address import DecodedUri, with_password
-from parley.broker.jetstream.nats_mends import MendedClient
-from parley.broker.jetstream.nats_refusals import (
+from parley.broker.jetstream.connection_refusals import (
     NO_WEBSOCKET,
     TLS_NOT_FIRST,
     Attempt,
@@ -20,6 +17,9 @@ from parley.broker.jetstream.nats_refusals import (
     refusal,
     unfit_greeting,
 )
+from parley.broker.jetstream.nats_access import PLAIN, NatsAccess
+from parley.broker.jetstream.nats_address import DecodedUri, with_password
+from parley.broker.jetstream.nats_mends import MendedClient
 
 # What the server says when the JWT of a connection ends.
 _EXPIRED = "user authentication expired"

@@ -22,8 +22,8 @@ from nats.js.errors import APIError, NotFoundError
 from parley.broker.core.errors import TopologyMismatch, TopologyRefused
 from parley.broker.core.messages import MAX_TIMEOUT_SECONDS
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.ack_pending_limit import add_consumer, raise_limit
 from parley.broker.jetstream.connection import reason
-from parley.broker.jetstream.consumer_limits import add_consumer, raise_limit
 from parley.broker.jetstream.duplicate_window_limit import with_shorter_window
 from parley.broker.jetstream.nats_client import NotAllowed
 from parley.broker.jetstream.provision_errors import NAME_IN_USE, NO_STORAGE, STORE_FAILED, refused

@@ -17,7 +17,7 @@ from enum import StrEnum
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, ReplayPolicy, StreamConfig
 
 from parley.broker.jetstream import topology
-from parley.broker.jetstream.consumer_limits import is_fitted
+from parley.broker.jetstream.ack_pending_limit import is_fitted
 
 # Any Msg-Id is used again within this time, if at all.
 LEAST_WINDOW_SECONDS = topology.WORK_DUPLICATE_SECONDS

@@ -10,7 +10,7 @@ from parley.broker.core.messages import ErrorType, Usage
 from parley.broker.jetstream.acks_and_pulls import nak
 from parley.broker.jetstream.jetstream import JetStream
 from parley.workers.agent import Agent
-from parley.workers.job_to_worker import Job
+from parley.workers.job_message import Job
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_failover import FailoverClient
 from parley.workers.model.model_client import ChatRequest

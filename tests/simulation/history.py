@@ -86,7 +86,7 @@ def simulated() -> Iterator[None]:
             patch("parley.handlers.deadline_rearm.scan", scan),
             patch("parley.handlers.stored_ending_lookup.scan", scan),
             patch("parley.handlers.lost_tally_ending.scan", scan),
-            patch("parley.handlers.pending_lookup.scan", scan),
+            patch("parley.handlers.untaken_requests.scan", scan),
         ):
             yield
     finally:

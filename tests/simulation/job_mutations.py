@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 from unittest.mock import patch
 
-from parley.workers.job_to_worker import Job
+from parley.workers.job_message import Job
 from parley.workers.pool.job_book import JobBook
 from tests.simulation.invariants import Invariant
 from tests.simulation.mutations import Mutation

@@ -31,7 +31,7 @@ from parley.handlers.ending_publisher import EndingPublisher
 from parley.handlers.intake import Intake
 from parley.handlers.pull_window import PullWindow
 from parley.handlers.settle import AnyDelivery, Runner, Settler
-from parley.workers.job_to_worker import Job
+from parley.workers.job_message import Job
 from parley.workers.worker import Worker
 from tests.simulation.conditions.condition import Condition
 from tests.simulation.invariants import Invariant

@@ -8,7 +8,7 @@ others as a call.
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from parley.workers.job_to_worker import MAX_UNCONFIRMED, Job, pack
+from parley.workers.job_message import MAX_UNCONFIRMED, Job, pack
 
 # A worker is asked for a job this long after it was sent over NATS. If it has not got it, the job is sent as a call.
 RESEND_SECONDS = 1.0

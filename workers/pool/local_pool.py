@@ -9,7 +9,7 @@ from parley.broker.asyncio_helpers import BackgroundLoop
 from parley.broker.core.reply_subjects import WORKER_INBOX
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.jetstream import JetStream
-from parley.workers.job_to_worker import Job
+from parley.workers.job_message import Job
 from parley.workers.pool.pool import WorkerConfig, WorkerPool, start_worker
 from parley.workers.worker import Worker
 

@@ -13,7 +13,7 @@ from parley.broker.asyncio_helpers import BackgroundLoop, Capacity
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_access import PLAIN, NatsAccess
 from parley.workers.agent import Agent
-from parley.workers.job_to_worker import Job
+from parley.workers.job_message import Job
 from parley.workers.model.breaker import BreakerPolicy
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
 from parley.workers.model.endpoint_address import Endpoint

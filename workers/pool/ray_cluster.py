@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from parley.broker.core.errors import ParleyError
-from parley.workers.pool import local_ray_privacy, ray_reachability
+from parley.workers.pool import local_ray_secrets, ray_reachability
 from parley.workers.pool.actor_logs import ActorLogs, LoggingActor, levels
 from parley.workers.pool.blocking_thread import BlockingThread
-from parley.workers.pool.local_ray_session import SessionFolder
+from parley.workers.pool.local_ray_folder import SessionFolder
 from parley.workers.pool.pool import WorkerConfig
 from parley.workers.pool.ray_errors import (
     RayUnavailable,
@@ -160,9 +160,9 @@ class RayCluster:
 
     def _start_local(self) -> None:
         stay_on_loopback()
-        local_ray_privacy.protect_token()
+        local_ray_secrets.protect_token()
         self._session_folder = SessionFolder.claim(self._home)
-        with local_ray_privacy.in_private(), without_other_clusters():
+        with local_ray_secrets.in_private(), without_other_clusters():
             ray.init(
                 # Said in so many words: without an address Ray joins what runs here, or tries what once ran here.
                 address="local",
@@ -173,7 +173,7 @@ class RayCluster:
                 job_config=InstalledCode(),
                 **_OPTIONS,
             )
-        local_ray_privacy.protect_token()
+        local_ray_secrets.protect_token()
 
     def _know_head(self) -> None:
         pass_logs_to(self._logs.handle)

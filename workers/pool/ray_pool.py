@@ -23,7 +23,7 @@ from parley.broker.jetstream.acks_and_pulls import nak
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.nats_access import NatsAccess
 from parley.broker.jetstream.nats_client import NatsClient
-from parley.workers.job_to_worker import Job
+from parley.workers.job_message import Job
 from parley.workers.pool.job_book import RESEND_SECONDS
 from parley.workers.pool.pool import WorkerConfig, WorkerPool
 from parley.workers.pool.ray_cluster import HEAD_REPLACED, RayCluster

@@ -17,7 +17,7 @@ from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.process_tuning import tune_gc, use_batch_scheduling
-from parley.workers.job_to_worker import Job, unpack
+from parley.workers.job_message import Job, unpack
 from parley.workers.model.breaker import BreakerStatus
 from parley.workers.pool.pool import WorkerConfig, start_worker
 from parley.workers.worker import Worker

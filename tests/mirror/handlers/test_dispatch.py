@@ -21,7 +21,7 @@ from parley.handlers import dispatch as dispatching
 from parley.handlers.delivery import Delivery
 from parley.handlers.dispatch import MAX_JOB_DELIVERIES, Dispatch
 from parley.handlers.settle import MAX_DELIVERIES, Settler
-from parley.workers.job_to_worker import Job
+from parley.workers.job_message import Job
 from parley.workers.model.pool_endpoint_status import EndpointStatus
 from tests.harness import until
 from tests.mirror.handlers import Bench, UnreadableBucket

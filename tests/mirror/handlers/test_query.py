@@ -30,7 +30,7 @@ from parley.broker.jetstream.forgery_counts import Forgery
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.object_store import get_object
 from parley.broker.jetstream.tally_store import TallyStore
-from parley.handlers import pending_lookup
+from parley.handlers import untaken_requests
 from parley.handlers.effects import EffectRunner
 from parley.handlers.query import Query
 from tests.harness import until
@@ -122,19 +122,19 @@ async def test_a_long_backlog_is_read_once_and_a_part_at_a_time(
 ) -> None:
     for number in range(40):
         await bench.publish(topology.REQUESTED, {"task_id": f"t-{number}", "task_description": "x" * 100})
-    monkeypatch.setattr(pending_lookup, "READ_BYTES", 20 * 100)
+    monkeypatch.setattr(untaken_requests, "READ_BYTES", 20 * 100)
     answer = await ask(query, "t-39")
     assert (answer.status, answer.error_message.split(":")[0]) == ("UNKNOWN", "cannot tell now")
     statuses = [(await ask(query, "t-39")).status for _ in range(4)]
     assert statuses[-1] == "PENDING"
-    monkeypatch.setattr(pending_lookup, "READ_BYTES", 0)  # nothing is read again
+    monkeypatch.setattr(untaken_requests, "READ_BYTES", 0)  # nothing is read again
     assert [(await ask(query, f"t-{number}")).status for number in range(40)] == ["PENDING"] * 40
 
 
 async def test_more_names_than_are_remembered_are_not_called_unknown_for_sure(
     bench: Bench, query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pending_lookup, "MAX_NAMES", 3)
+    monkeypatch.setattr(untaken_requests, "MAX_NAMES", 3)
     for number in range(6):
         await bench.publish(topology.REQUESTED, {"task_id": f"t-{number}", "task_description": "x"})
     assert [(await ask(query, f"t-{number}")).status for number in range(3)] == ["PENDING"] * 3

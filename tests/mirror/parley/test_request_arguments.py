@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from parley.broker.core.errors import InvalidMessage
-from parley.cli_flags import in_flags
+from parley.errors_in_flags import in_flags
 from parley.request_arguments import compose
 
 CIRCLE: dict[str, Any] = {}

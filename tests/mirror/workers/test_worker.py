@@ -36,7 +36,7 @@ from parley.broker.jetstream.provision import Wanted, provision
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.workers import worker as worker_module
 from parley.workers.agent import Agent
-from parley.workers.job_to_worker import Job
+from parley.workers.job_message import Job
 from parley.workers.model import large_answers_at_once
 from parley.workers.model.call_policy import RetryPolicy
 from parley.workers.model.endpoint_address import Endpoint

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parley.workers.job_to_worker import MAX_JOB_BYTES, MAX_UNCONFIRMED, Job, pack
+from parley.workers.job_message import MAX_JOB_BYTES, MAX_UNCONFIRMED, Job, pack
 from parley.workers.pool.job_book import RESEND_SECONDS, JobBook
 
 

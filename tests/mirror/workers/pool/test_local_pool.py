@@ -10,7 +10,7 @@ import pytest
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.provision import Wanted, provision
-from parley.workers.job_to_worker import Job
+from parley.workers.job_message import Job
 from parley.workers.model.breaker import BreakerPolicy
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
 from parley.workers.model.endpoint_address import Endpoint

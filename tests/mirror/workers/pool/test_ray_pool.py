@@ -9,7 +9,7 @@ from collections.abc import Collection
 import pytest
 
 from parley.broker.core.messages import DeliberationCompleted
-from parley.workers.job_to_worker import MAX_JOB_BYTES
+from parley.workers.job_message import MAX_JOB_BYTES
 from parley.workers.pool import ray_pool as ray_pool_module
 from parley.workers.pool.job_book import RESEND_SECONDS
 from parley.workers.pool.ray_pool import RayPool

@@ -14,7 +14,7 @@ from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.provision import provision
-from parley.workers.job_to_worker import Job, pack
+from parley.workers.job_message import Job, pack
 from parley.workers.pool import worker_process as actor_module
 from parley.workers.pool.worker_process import WorkerActor
 from tests.harness import ModelServer, until

@@ -3,7 +3,7 @@
 import typer
 
 from parley.cli import app
-from parley.cli_flags import FLAGS, in_flags
+from parley.errors_in_flags import FLAGS, in_flags
 
 
 def test_each_flag_exists() -> None:

@@ -7,7 +7,7 @@ import typer
 from typer.testing import CliRunner
 
 from parley.cli import app
-from parley.command_line import with_wait_value
+from parley.cli_common_options import with_wait_value
 from tests.mirror.parley.test_cli import OK, Shell, bare
 
 __all__ = ["bare"]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from parley.workers.pool import local_ray_session
-from parley.workers.pool.local_ray_session import INSIDE, LOCK, MAX_FOLDER_BYTES, PREFIX, SessionFolder
+from parley.workers.pool import local_ray_folder
+from parley.workers.pool.local_ray_folder import INSIDE, LOCK, MAX_FOLDER_BYTES, PREFIX, SessionFolder
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Temporary folders of this test's own: others' must not be looked at."""
     made = Path(tempfile.mkdtemp(dir="/tmp"))
     monkeypatch.setattr(tempfile, "tempdir", str(made))
-    monkeypatch.setattr(local_ray_session, "ALWAYS_THERE", str(made))
+    monkeypatch.setattr(local_ray_folder, "ALWAYS_THERE", str(made))
     yield made
     shutil.rmtree(made, ignore_errors=True)
 
@@ -47,7 +47,7 @@ def killed(home: Path | None) -> Path:
     """What a process that was killed has left."""
     script = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from parley.workers.pool.local_ray_session import SessionFolder\n"
+        "from parley.workers.pool.local_ray_folder import SessionFolder\n"
         "session = SessionFolder.claim(Path(sys.argv[1]) if sys.argv[1] else None)\n"
         "(session.path / 'session_1').mkdir(parents=True)\n"
         "print(session.path, flush=True)\n"

@@ -10,8 +10,8 @@ from nats.js import JetStreamContext
 from nats.js.errors import APIError
 
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.ack_pending_limit import add_consumer, is_fitted
 from parley.broker.jetstream.connection import close, connect
-from parley.broker.jetstream.consumer_limits import add_consumer, is_fitted
 from parley.broker.jetstream.provision import DEFAULT, Extent, provision, review
 from tests.mirror.broker import limited_server
 

@@ -4,8 +4,8 @@ import pytest
 
 from parley.broker.core.messages import DeliberationFailed
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.ending_of_stored_message import ending_of
 from parley.broker.jetstream.jetstream import StoredMessage
-from parley.broker.jetstream.stored_ending_match import ending_of
 
 ENDING = DeliberationFailed(
     task_id="t-1", status="failed", error="no luck", total_agents=1, successful_responses=0, failed_responses=1,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from parley.broker.jetstream.embedded import EmbeddedNats
-from parley.workers.pool.local_ray_privacy import in_private, protect_token
+from parley.workers.pool.local_ray_secrets import in_private, protect_token
 
 
 def mode(path: Path) -> int:

@@ -14,8 +14,8 @@ from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.provision import Wanted, examine, provision
 from parley.client import connect as connect_client
-from parley.handlers import trimmer
-from parley.handlers.trimmer import Trimmer
+from parley.handlers import stream_trimmer
+from parley.handlers.stream_trimmer import Trimmer
 from parley.settings import load
 from tests.harness import ModelServer
 
@@ -96,7 +96,7 @@ async def test_a_service_outlives_many_times_what_its_streams_hold(
     empty_nats: EmbeddedNats, model: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_keeper, "CHECK_SECONDS", 0.1)
-    monkeypatch.setattr(trimmer, "TRIM_SECONDS", 0.1)
+    monkeypatch.setattr(stream_trimmer, "TRIM_SECONDS", 0.1)
     settings = load(
         nats_url=empty_nats.url, vllm_url=model.url, http_port=0, home=tmp_path, pool="local", storage_bytes=SMALL
     )  # fmt: skip

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parley.broker.core.errors import InvalidMessage
-from parley.workers.job_to_worker import MAX_JOB_BYTES, Job, pack, unpack
+from parley.workers.job_message import MAX_JOB_BYTES, Job, pack, unpack
 from tests import present
 
 KEY = "$JS.ACK.AGENT_REQUESTS.dispatch.1.2.3.1764144000000000000.0"
