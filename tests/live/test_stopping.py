@@ -2,7 +2,7 @@
 
 import time
 
-from parley.broker.core.messages import DeliberationCompleted
+from parley.broker.core.messages import DeliberationCompleted, ErrorType
 from tests.live.service import Front
 from tests.rig.vllm.server import MAX_TOKENS, Vllm
 
@@ -42,13 +42,14 @@ async def test_a_cancel_aborts_the_calls_inside_the_engine(on: Front, shared: Vl
 async def test_an_early_finish_aborts_the_others_inside_the_engine(on: Front, shared: Vllm) -> None:
     before = await shared.figures()
     # Each answer goes on until it contains one of the stop texts; the first one ends the deliberation. The model's
-    # words are random: of one text alone, no answer may have any.
+    # words are random: of one text alone, no answer may have any, and one that begins with it is empty.
     ending = await on.client.deliberate(
         "Go on and on", agents=8, max_tokens=LONG, stop=STOPS, finish_early=True, timeout_seconds=60
     )
     took = await stopped(shared, time.monotonic())
     assert isinstance(ending, DeliberationCompleted)
-    assert len(ending.results) + len(ending.stopped_agents) == 8
+    empty = [failed for failed in ending.failed_agents if failed.error_type is ErrorType.EMPTY_ANSWER]
+    assert len(ending.results) + len(ending.stopped_agents) + len(empty) == 8
     assert ending.stopped_agents
     after = await shared.figures()
     made = after["vllm:generation_tokens_total"] - before["vllm:generation_tokens_total"]

@@ -111,6 +111,10 @@ class Link:
         return self._server.max_payload
 
     @property
+    def losses(self) -> int:
+        return self.reconnects
+
+    @property
     def of_service(self) -> bool:
         """It is a service's or a worker's, not a client's."""
         return self._owner is not None
