@@ -38,7 +38,7 @@ simulate: $(READY)  ## 100,000 histories of the handlers on a virtual clock, wha
 	@$(RUN) python -m tests.simulation --histories 100000
 
 faults: $(READY)  ## everything killed and frozen while deliberations run; hostile input: about 11 minutes
-	@HOSTILE_PAYLOADS=10000 $(RUN) pytest tests/faults --faults full
+	@HOSTILE_PAYLOADS=10000 $(RUN) pytest tests/faults tests/integration/test_breakers.py tests/integration/test_other_rays.py --faults full
 
 live: $(READY)  ## against a real vLLM, and how busy it is kept next to a plain client: about 8 minutes
 	@$(RUN) pytest tests/live -s --live required

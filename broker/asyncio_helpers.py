@@ -1,5 +1,5 @@
-"""What asyncio lacks: background loops that survive errors, a `gather` that is cheap for one item, a counted capacity,
-a semaphore for weights, and turns for work that keeps the event loop busy."""
+"""What asyncio lacks: background loops that survive errors, a cancellation that is not swallowed, a `gather` that is
+cheap for one item, a counted capacity, a semaphore for weights, and turns for work that keeps the event loop busy."""
 
 import asyncio
 import logging
@@ -15,6 +15,9 @@ log = logging.getLogger("parley")
 RESTART_SECONDS = 1.0
 # A loop that ran for longer than this had no error meanwhile: the same one is told again.
 TELL_AGAIN_SECONDS = 60.0
+
+# How often a task that ignores its cancellation is cancelled again.
+CANCEL_AGAIN_SECONDS = 0.05
 
 # A piece of work that keeps the event loop busy for longer is followed by a pause.
 LONG_SECONDS = 0.005
@@ -61,6 +64,23 @@ class BackgroundLoop:
         if self._timer is not None:
             self._timer.cancel()
         self._task.cancel()
+
+
+async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel `tasks` and wait until they have ended. It repeats the cancellation until then. What they raise is dropped.
+
+    Python 3.11's `wait_for` swallows one that meets a result, and nats-py swallows one that meets a failed attempt to
+    connect; what works in a loop then goes on for ever (seen: a command that did not end at Ctrl-C).
+    """
+    every = set(tasks)
+    left = {task for task in every if not task.done()}
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_SECONDS)
+    for task in every:
+        if not task.cancelled():
+            task.exception()  # else asyncio logs that nobody looked at it
 
 
 async def gather(works: Iterable[Awaitable[Result]]) -> list[Result]:

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Coroutine
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from time import monotonic
 from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.live import Live
 
+from parley.broker.asyncio_helpers import cancel_all
 from parley.broker.core.errors import BrokerUnavailable, RightMissing, Unavailable
 from parley.cli_common import err, out
 from parley.client import Client
@@ -59,12 +60,8 @@ async def follow(
             err.print(f"{task_id} goes on without you: {how}", markup=False, highlight=False, soft_wrap=True)
         raise
     finally:
-        for task in (ending, presence, watching):
-            if task is not None:
-                task.cancel()
-                # Whatever went wrong with the picture, the ending counts.
-                with suppress(asyncio.CancelledError, Exception):
-                    await task
+        # Whatever went wrong with the picture, the ending counts.
+        await cancel_all(task for task in (ending, presence, watching) if task is not None)
 
 
 def _picture(progress: Progress) -> AbstractContextManager[object]:

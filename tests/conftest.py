@@ -44,10 +44,22 @@ SLOW = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+# Only in `make faults`: other tests show the same of a shorter way, or of the other pool.
+LONG = (
+    "tests/integration/test_breakers.py::test_a_dead_server_beside_a_live_one_gets_only_probes[ray]",
+    "tests/integration/test_breakers.py::test_deliberations_survive_a_restart_of_the_only_server[ray]",
+    "tests/integration/test_breakers.py::test_with_the_only_server_gone_deliberations_fail_soon_and_name_it[ray]",
+    "tests/integration/test_other_rays.py::test_a_replaced_head_is_noticed_and_told",
+    "tests/integration/test_other_rays.py::test_an_actor_that_cannot_reach_nats_is_told_in_its_own_words",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith(SLOW):
             item.add_marker(pytest.mark.slow)
+        if item.nodeid in LONG and config.getoption("--faults") == "short":
+            item.add_marker(pytest.mark.skip(reason="only in `make faults`"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

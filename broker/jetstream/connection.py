@@ -10,6 +10,7 @@ import nats
 import nats.errors
 import nats.js.errors
 
+from parley.broker.asyncio_helpers import cancel_all
 from parley.broker.core.errors import (
     AccessRefused,
     BrokerUnavailable,
@@ -39,8 +40,6 @@ _LOGIN_UNANSWERED = (
     "it is overloaded, or who decides about logins (auth callout) is slow or away"
 )
 RECONNECT_WAIT_SECONDS = 1
-# How often a first connection that ignores cancellation is cancelled again.
-CANCEL_AGAIN_SECONDS = 0.05
 # A server that vanishes silently is noticed after about 10 s. With nats-py's defaults it took six minutes (measured:
 # 359 s).
 PING_SECONDS = 5
@@ -92,10 +91,7 @@ async def connect(url: str, name: str, inbox: str = CLIENT_INBOX, access: NatsAc
 
 
 async def _within(seconds: float, work: Coroutine[None, None, None]) -> None:
-    """As `asyncio.wait_for`, but it repeats the cancellation until the work ends.
-
-    nats-py may swallow one that meets a failed attempt (Python 3.11), and then tries for ever (seen: a test that hung).
-    """
+    """As `asyncio.wait_for`, but work that swallows its cancellation ends, too."""
     task = asyncio.create_task(work)
     try:
         await asyncio.wait({task}, timeout=seconds)
@@ -103,9 +99,7 @@ async def _within(seconds: float, work: Coroutine[None, None, None]) -> None:
             raise TimeoutError
         task.result()
     finally:
-        while not task.done():
-            task.cancel()
-            await asyncio.wait({task}, timeout=CANCEL_AGAIN_SECONDS)
+        await cancel_all([task])
 
 
 async def close(nc: NatsClient) -> None:

@@ -54,7 +54,7 @@ async def servers(tmp_path: Path) -> AsyncIterator[Cluster]:
 async def test_every_deliberation_ends_once_whatever_becomes_of_the_leader(
     strike: Strike, servers: Cluster, tmp_path: Path, full: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    if not full and strike is not frozen:
+    if not full and strike is not killed:
         pytest.skip("only in `make faults`")
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)))

@@ -6,12 +6,42 @@ import time
 import pytest
 
 from parley.broker import asyncio_helpers
-from parley.broker.asyncio_helpers import BackgroundLoop, Capacity, Turns, WeightedSemaphore, gather
+from parley.broker.asyncio_helpers import (
+    cancel_all,
+    BackgroundLoop,
+    Capacity,
+    Turns,
+    WeightedSemaphore,
+    gather,
+)
 from parley.broker.core.errors import ParleyError
 
 
 async def _task() -> "asyncio.Task[None] | None":
     return asyncio.current_task()
+
+
+async def test_a_task_that_swallows_a_cancellation_ends_too() -> None:
+    swallowed = 0
+
+    async def ignores_two() -> None:
+        nonlocal swallowed
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                if swallowed == 2:
+                    raise
+                swallowed += 1
+
+    async def fails() -> None:
+        raise ValueError
+
+    tasks = [asyncio.create_task(ignores_two()), asyncio.create_task(fails())]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await cancel_all(tasks)
+    assert (tasks[0].cancelled(), tasks[1].done(), swallowed) == (True, True, 2)
 
 
 async def test_one_needs_no_task_of_its_own() -> None:
