@@ -7,11 +7,11 @@ import pytest
 
 from parley.broker import asyncio_helpers
 from parley.broker.asyncio_helpers import (
-    cancel_all,
     BackgroundLoop,
     Capacity,
     Turns,
     WeightedSemaphore,
+    cancel_all,
     gather,
 )
 from parley.broker.core.errors import ParleyError
