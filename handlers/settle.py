@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 
 from parley.broker.asyncio_helpers import Turns
 from parley.broker.core.backoff import backoff
-from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, StoreFull
+from parley.broker.core.errors import BrokerUnavailable, Conflict, InvalidMessage, StoreFull
 from parley.broker.core.observer import Observer
 from parley.broker.jetstream import deadletters, topology
 from parley.broker.jetstream.crash_suspects import MAX_BEGUN, SUSPECT_DELIVERIES, Suspects
@@ -138,17 +138,23 @@ class Settler:
                 await self._retry(delivery, AWAY_RETRY_SECONDS)
             case _:
                 self._observer.handler_failed(name)
-                log.error(
-                    "%s failed on delivery %d of message %d",
-                    name,
-                    delivery.count,
-                    delivery.seq,
-                    exc_info=error,
-                )
+                self._log_failure(delivery, error)
                 if self._max_deliveries is None or delivery.count < self._max_deliveries:
                     await self._retry(delivery)
                 else:
                     await self._abandon(delivery, f"{type(error).__name__} after {delivery.count} deliveries")
+
+    def _log_failure(self, delivery: AnyDelivery, error: Exception) -> None:
+        name = self.durable.name
+        if isinstance(error, Conflict):
+            # Others wrote first each time, or the replicas of the bucket have not yet agreed on an earlier write.
+            changes = (
+                "the tally of %s changed each time that it was to be written (delivery %d of message %d)"
+            )
+            log.warning(f"%s: {changes}", name, error, delivery.count, delivery.seq)
+            return
+        about = "%s failed on delivery %d of message %d"
+        log.error(about, name, delivery.count, delivery.seq, exc_info=error)
 
     def _tell(self, error: BrokerUnavailable) -> None:
         """Log why NATS cannot be used: once for all messages that meet it, and again now and then."""

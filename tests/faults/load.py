@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
+from typing import TypeVar
 
 import nats.errors
 from nats.aio.msg import Msg
@@ -19,6 +21,8 @@ from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.scan import scan
 from tests.faults.processes import clock
 from tests.harness import fresh, until
+
+T = TypeVar("T")
 
 AGENTS = 3
 # Deliberations a second. All processes share two cores, and a recovery needs spare capacity to catch up.
@@ -161,7 +165,24 @@ async def _read_back(nats: Nats, asked: dict[str, Asked]) -> None:
 
 async def stored(nats: Nats, stream: str, subject: str) -> list[Msg]:
     """Every message stored under `subject`, oldest first."""
-    return [message async for message in scan(JetStream(nats), stream, subject)]
+
+    async def read() -> list[Msg]:
+        return [message async for message in scan(JetStream(nats), stream, subject)]
+
+    return await _answered(read)
+
+
+async def _answered(read: Callable[[], Awaitable[T]]) -> T:
+    """What `read` finds, once the leader of its stream answers: a cluster that was struck may be choosing it."""
+
+    async def attempt() -> tuple[T] | None:
+        try:
+            return (await read(),)
+        except (BrokerUnavailable, nats.errors.Error):
+            return None
+
+    (found,) = await until(attempt, "a leader answers", SETTLE_SECONDS)
+    return found  # type: ignore[no-any-return]  # `until` returns Any
 
 
 async def _judge(
@@ -175,7 +196,7 @@ async def _judge(
     pauses = still([one.at for one in asked])
     unmarked = []
     for one in ended:
-        tally = await wire.get_last(topology.TALLIES, topology.tally_subject(one.task_id))
+        tally = await _answered(partial(wire.get_last, topology.TALLIES, topology.tally_subject(one.task_id)))
         if tally is None or json.loads(tally.data).get("ending_seq") is None:
             unmarked.append(one.task_id)
     return Outcome(
@@ -218,4 +239,5 @@ def _unnamed(ending: dict[str, object]) -> bool:
 
 
 async def _dead_letters(wire: JetStream) -> int:
-    return int((await wire.js.stream_info(topology.DEAD_LETTERS)).state.messages)
+    info = await _answered(partial(wire.js.stream_info, topology.DEAD_LETTERS))
+    return int(info.state.messages)

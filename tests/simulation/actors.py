@@ -88,7 +88,7 @@ class Actor:
 
     def _take(self, job: Job) -> None:
         self.worker.start_jobs([job])
-        slots = self._pool.slots_each + self._pool.unrequested
+        slots = self._pool.slots_each * (1 + self._pool.away) + self._pool.unrequested
         holds(Invariant.WITHIN_SLOTS, self.worker.running <= slots, f"{self.name} runs {self.worker.running}")
 
     def kill(self) -> None:
@@ -119,6 +119,8 @@ class ActorPool(WorkerPool):
         self.unready_reason: str | None = None
         # Jobs beyond what the dispatcher asked for: doubled deliveries, and those of requests that it gave up.
         self.unrequested = 0
+        # How many actors are dead and not replaced. What was asked for their sake comes to the others.
+        self.away = 0
 
     async def start_worker(self) -> None:
         self._made += 1
@@ -179,6 +181,7 @@ class ActorPool(WorkerPool):
         self._server.consumers["dispatch"].pump()
 
     def died(self, actor: Actor) -> None:
+        self.away += 1
         self._server.loop.call_later(_NOTICED_SECONDS, self._link.when_awake, lambda: self._replace(actor))
 
     def _replace(self, actor: Actor) -> None:
@@ -195,6 +198,7 @@ class ActorPool(WorkerPool):
 
     async def _give_back_and_replace(self, jobs: Sequence[Job]) -> None:
         await self.start_worker()
+        self.away -= 1
         await self._give_back(jobs)
         self._pump()
 

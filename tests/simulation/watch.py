@@ -446,7 +446,9 @@ class Watcher:
     def _work_settled(self, kept: Kept) -> None:
         work = payload(kept.data)
         record = self.live(str(work["task_id"]))
-        if record is None or record.tally.ended or work["agent_id"] in record.tally.phase.outcomes:
+        if record is None or record.created_at > kept.at:
+            return  # it is work of an earlier deliberation of this name
+        if record.tally.ended or work["agent_id"] in record.tally.phase.outcomes:
             return
         if (work["task_id"], work["agent_id"], work["round"]) not in self._reported:
             raise Violation(
