@@ -175,14 +175,15 @@ async def stored(nats: Nats, stream: str, subject: str) -> list[Msg]:
 async def _answered(read: Callable[[], Awaitable[T]]) -> T:
     """What `read` finds, once the leader of its stream answers: a cluster that was struck may be choosing it."""
 
-    async def attempt() -> tuple[T] | None:
-        try:
-            return (await read(),)
-        except (BrokerUnavailable, nats.errors.Error):
-            return None
+    found: list[T] = []
 
-    (found,) = await until(attempt, "a leader answers", SETTLE_SECONDS)
-    return found  # type: ignore[no-any-return]  # `until` returns Any
+    async def attempt() -> bool:
+        with suppress(BrokerUnavailable, nats.errors.Error):
+            found.append(await read())
+        return bool(found)
+
+    await until(attempt, "a leader answers", SETTLE_SECONDS)
+    return found[0]
 
 
 async def _judge(
