@@ -5,7 +5,7 @@ agent requests and endings carry a Msg-Id, a broadcast that comes twice cancels 
 """
 
 from collections.abc import Sequence
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from parley.broker.asyncio_helpers import WeightedSemaphore, gather
 from parley.broker.core.errors import InvalidMessage
@@ -55,6 +55,15 @@ HEADER_BYTES = 512
 NEAR_SECONDS = 1.0
 
 
+class Past(NamedTuple):
+    """What there is of a request that may have been handled before."""
+
+    # Where its ending is in DELIBERATIONS, if it has ended and its tally is forgotten.
+    ending_seq: int | None = None
+    # There is a tally of its name, its own or that of an earlier request.
+    is_recorded: bool = False
+
+
 class EffectRunner:
     def __init__(self, jetstream: JetStream, tallies: TallyStore, endings: EndingPublisher) -> None:
         self._jetstream = jetstream
@@ -85,22 +94,24 @@ class EffectRunner:
         """How long a tally stays after its ending is published."""
         return self._tallies.keep_seconds
 
-    async def ended_before(self, task_id: str, seq: int, at: float, count: int) -> int | None:
-        """Where the ending of this request is, if it has ended and its tally is forgotten; else None.
+    async def past_of(self, task_id: str, seq: int, at: float, count: int) -> Past:
+        """What has become of this request at an earlier delivery.
 
         `seq`, `at`, `count`: of the request's delivery. It costs nothing, unless the request was delivered before or
         is older than a tally is kept; then a read, and without a tally a look-up in the stream.
         """
         if count == 1 and self.now() - at < self._tallies.keep_seconds:
-            return None
+            return Past()
         tally = await self._tallies.read(task_id)
         if tally is not None and tally.request_seq <= seq:
-            return None
+            return Past(is_recorded=True)
         place = await self._endings.lookup.find(task_id, at)
-        if place is not None:
-            # Another delivery of this request may have recorded it meanwhile, and be publishing that ending.
-            tally = await self._tallies.read(task_id)
-        return None if tally is not None and tally.request_seq <= seq else place
+        if place is None:
+            return Past()
+        # Another delivery of this request may have recorded it meanwhile, and be publishing that ending.
+        tally = await self._tallies.read(task_id)
+        is_recorded = tally is not None and tally.request_seq <= seq
+        return Past(is_recorded=True) if is_recorded else Past(ending_seq=place)
 
     async def send_ending(self, task_id: str, seq: int, reply_to: str) -> None:
         """Send the ending that is stored at `seq` in DELIBERATIONS to one more asker."""
@@ -123,12 +134,16 @@ class EffectRunner:
         task_id: str,
         events: Sequence[tuple[Event, float]],
         request: DeliberationRequested | None = None,
+        *,
+        is_recorded: bool = False,
     ) -> FoldResult:
         """Apply events, each with its instant, to a deliberation and run the effects. The caller acknowledges after.
 
-        `request`: only intake has the request itself, so only intake can request agents.
+        `request`: only intake has the request itself, so only intake can request agents. `is_recorded`: as
+        `TallyStore.apply` has it.
         """
-        result = await self._tallies.apply(task_id, events, new=request is not None)
+        new = request is not None and not is_recorded
+        result = await self._tallies.apply(task_id, events, new=new, is_recorded=is_recorded)
         tally = result.tally
         if tally is None:
             return result

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from parley.broker.core.errors import InvalidMessage, PayloadTooLarge
+from parley.broker.core.errors import Forgotten, InvalidMessage, PayloadTooLarge
 from parley.broker.core.headers_and_ids import REPLY_TO, find_header, own_name
 from parley.broker.core.messages import MAX_REQUEST_BYTES, OWN_NAME, TASK_ID_PATTERN, DeliberationRequested
 from parley.broker.core.observer import Observer
@@ -21,8 +21,8 @@ from parley.broker.core.reply_subjects import DEFAULT_PREFIXES, may_send_ending
 from parley.broker.core.states_and_moves import Cause
 from parley.broker.core.tally import Refused, Requested, Tally, asks_another
 from parley.handlers.deliberation_log import log_accepted
-from parley.handlers.delivery import ACK, DeadLetter, Delivery, Settlement
-from parley.handlers.effects import EffectRunner
+from parley.handlers.delivery import ACK, DeadLetter, Delivery, Retry, Settlement
+from parley.handlers.effects import EffectRunner, Past
 
 _TASK_ID = re.compile(TASK_ID_PATTERN)
 
@@ -49,10 +49,14 @@ class Intake:
             await self._check_name(request.task_id, delivery.seq)
             event = self._event(delivery, request)
             self._effects.check_room(event)
-            if await self._ended_before(delivery, event.task_id, event.reply_to):
+            past = await self._past(delivery, event.task_id, event.reply_to)
+            if past.ending_seq is not None:
                 return ACK
-            result = await self._effects.apply(event.task_id, [(event, self._effects.now())], request)
+            moment = [(event, self._effects.now())]
+            result = await self._effects.apply(event.task_id, moment, request, is_recorded=past.is_recorded)
             _check_question(result.tally, event)
+        except Forgotten:
+            return Retry(0.0)  # this process stood still: it may have ended meanwhile
         except (InvalidMessage, PayloadTooLarge) as error:
             await self._refuse(delivery, str(error), Cause.REFUSED)
             return DeadLetter(str(error))
@@ -137,19 +141,20 @@ class Intake:
 
     async def _end(self, delivery: Delivery[DeliberationRequested], event: Refused) -> bool:
         """End a request. False if its name is that of another deliberation."""
-        if await self._ended_before(delivery, event.task_id, event.reply_to):
+        if (await self._past(delivery, event.task_id, event.reply_to)).ending_seq is not None:
             return True
         result = await self._effects.apply(event.task_id, [(event, self._effects.now())])
         return result.tally is not None and result.tally.request_seq == delivery.seq
 
-    async def _ended_before(
+    async def _past(
         self, delivery: Delivery[DeliberationRequested], task_id: str, reply_to: str | None
-    ) -> bool:
-        """Whether this request has ended and was forgotten: intake was away for long. It must not run again."""
-        place = await self._effects.ended_before(task_id, delivery.seq, delivery.at, delivery.count)
-        if place is not None and reply_to is not None:
-            await self._effects.send_ending(task_id, place, reply_to)
-        return place is not None
+    ) -> Past:
+        """What there is of this request, which must not run again: intake may have been away for long. An ending that
+        is found is sent to `reply_to`."""
+        past = await self._effects.past_of(task_id, delivery.seq, delivery.at, delivery.count)
+        if past.ending_seq is not None and reply_to is not None:
+            await self._effects.send_ending(task_id, past.ending_seq, reply_to)
+        return past
 
     def _reply_to(self, delivery: Delivery[DeliberationRequested]) -> str | None:
         reply_to = find_header(delivery.headers, REPLY_TO)

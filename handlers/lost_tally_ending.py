@@ -54,7 +54,8 @@ class LostTally:
         """Whether its ending is stored. `guessed`: the request may be a second asker's, and the ending is from shortly
         before it then."""
         since = request.at - self._effects.keep_seconds if guessed else request.at
-        return await self._effects.ended_before(task_id, request.seq, since, request.count) is not None
+        past = await self._effects.past_of(task_id, request.seq, since, request.count)
+        return past.ending_seq is not None
 
     async def _request(self, task_id: str, seq: int | None, now: float) -> Delivery[object] | None:
         """The newest request of that name, or the one at `seq`, as if it had been delivered before."""

@@ -22,6 +22,7 @@
     │       └── TopologyRefused      NATS does not make or change a stream
     ├── InvalidMessage       the sender: the payload cannot be used
     ├── Conflict             no one: another process wrote first; read again and decide again
+    ├── Forgotten            no one: this process stood still; handle the message from its beginning
     └── PayloadTooLarge      the caller: the payload exceeds what NATS accepts
 
 Expected endings (failed, timeout, cancelled, rejected) are values, not exceptions: see `parley.broker.core.messages`.
@@ -241,6 +242,10 @@ class InvalidMessage(ParleyError):
 
 class Conflict(ParleyError):
     """Compare-and-set refused: the tally moved on since it was read."""
+
+
+class Forgotten(ParleyError):
+    """A tally that was there is not there any more: its deliberation ended, and was kept for as long as any."""
 
 
 class PayloadTooLarge(ParleyError):

@@ -51,7 +51,7 @@ def could_store(info: Mapping[str, Any], seconds: float) -> bool:
     cluster = info.get("cluster") or {}
     replicas = cluster.get("replicas") or []
     if not is_replicated(info):
-        return True  # one server, or a refusal
+        return True  # one server
     try:
         led = parse_timestamp(info["ts"]) - parse_timestamp(cluster["leader_since"])
         silences = [float(replica["active"]) / 1e9 for replica in replicas]
@@ -85,13 +85,15 @@ class Quorum:
     async def _ask(self, stream: str) -> str | None:
         if self._nc.cluster is None:
             return None
-        found = await self.stream_info(stream)
+        found = await self._answer(f"$JS.API.STREAM.INFO.{stream}")
         what = _refusal(found) or leaderless(stream, found.get("cluster"))
         return what or _refusal(await self._answer("$JS.API.INFO"))
 
     async def stream_info(self, stream: str) -> Mapping[str, Any]:
-        """What the stream's leader says of it. Empty if it does not answer, or this user may not ask."""
-        return await self._answer(f"$JS.API.STREAM.INFO.{stream}")
+        """What the stream's leader says of it. Empty if it does not answer, another says that there is none, or this user
+        may not ask."""
+        found = await self._answer(f"$JS.API.STREAM.INFO.{stream}")
+        return {} if "error" in found else found
 
     async def _answer(self, subject: str) -> Mapping[str, Any]:
         try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from parley.broker.core.errors import BrokerUnavailable, Conflict, PayloadTooLarge
+from parley.broker.core.errors import BrokerUnavailable, Conflict, Forgotten, PayloadTooLarge
 from parley.broker.core.tally import Effect, EndingPublished, Event, Reaction, Tally, react
 from parley.broker.core.tally_size import smallest
 from parley.broker.jetstream import topology
@@ -92,16 +92,24 @@ class TallyStore:
             self._cache_entry(task_id, _entry(stored), len(stored.data))
 
     async def apply(
-        self, task_id: str, events: Sequence[tuple[Event, float]], *, new: bool = False
+        self,
+        task_id: str,
+        events: Sequence[tuple[Event, float]],
+        *,
+        new: bool = False,
+        is_recorded: bool = False,
     ) -> FoldResult:
         """Fold `events`, each with the instant at which it was seen, into a tally, in one write.
 
         `new`: the deliberation is probably not recorded yet, so write first, and read only if that is refused.
+        `is_recorded`: the caller has seen a tally. None is made where that is gone meanwhile: Forgotten is raised.
         Raises BrokerUnavailable. Nothing is lost then: the events are not acknowledged yet.
         """
         cached = self._cache.get(task_id)
         entry = cached or (_NOTHING if new else await self._fetch(task_id))
         for _ in range(MAX_CAS_TRIES):
+            if is_recorded and entry.tally is None and entry.unreadable is None:
+                raise Forgotten(task_id)
             reactions, tally = _fold(entry.tally, events)
             if tally is not entry.tally and tally is not None:
                 if entry.unreadable is not None:

@@ -14,7 +14,7 @@ from parley.broker.jetstream.jetstream import StoredMessage
 from parley.broker.jetstream.server_clock import ServerClock
 from parley.broker.jetstream.tally_cache import Entry
 from parley.handlers.deadline_rearm import DeadlineRecovery
-from parley.handlers.effects import EffectRunner
+from parley.handlers.effects import EffectRunner, Past
 from parley.handlers.ending_publisher import EndingPublisher
 from parley.handlers.ending_results import EndingResults
 from parley.handlers.lost_tally_ending import LostTally
@@ -53,8 +53,8 @@ async def _looks_never(self: Any, **how: Any) -> int:
     return 0
 
 
-async def _looks_for_no_ending(self: EffectRunner, task_id: str, seq: int, at: float, count: int) -> None:
-    return None
+async def _looks_for_no_ending(self: EffectRunner, task_id: str, seq: int, at: float, count: int) -> Past:
+    return Past()
 
 
 async def _ends_nothing(self: LostTally, task_id: str, request_seq: int | None, now: float) -> None:
@@ -144,7 +144,7 @@ CONDITION_MUTATIONS = (
     Mutation(
         "looks for no ending of an old request",
         Invariant.ONE_ENDING,
-        _method(EffectRunner, "ended_before", _looks_for_no_ending),
+        _method(EffectRunner, "past_of", _looks_for_no_ending),
         condition=Absence,
     ),
     Mutation(

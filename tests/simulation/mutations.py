@@ -121,6 +121,7 @@ async def _fans_out_first(
     task_id: str,
     events: Sequence[tuple[Event, float]],
     request: DeliberationRequested | None = None,
+    **seen: bool,
 ) -> FoldResult:
     for event, now in events:
         if isinstance(event, Requested) and request is not None:
@@ -129,7 +130,7 @@ async def _fans_out_first(
             for effect in reaction.effects:
                 if isinstance(effect, RequestAgents):
                     await self._run(effect, reaction.tally, request)
-    return await _apply_events(self, task_id, events, request)
+    return await _apply_events(self, task_id, events, request, **seen)
 
 
 async def _worker_acks_first(self: Worker, job: Job) -> None:
@@ -143,7 +144,7 @@ async def _marks_first(self: EndingPublisher, decided: Tally) -> None:
 
 
 async def _publishes_before_deciding(
-    self: TallyStore, task_id: str, events: Sequence[tuple[Event, float]], *, new: bool = False
+    self: TallyStore, task_id: str, events: Sequence[tuple[Event, float]], *, new: bool = False, **seen: bool
 ) -> FoldResult:
     before = await self.read(task_id)
     for event, now in events:
@@ -152,7 +153,7 @@ async def _publishes_before_deciding(
             publisher = EndingPublisher(self._jetstream, self, Observer(), claim_check_bytes=1_000_000)
             body = f'{{"task_id":"{task_id}","status":"timeout"}}'.encode()
             await _store_ending(publisher, decided, "deliberation.failed", body)
-    return await _apply(self, task_id, events, new=new)
+    return await _apply(self, task_id, events, new=new, **seen)
 
 
 # ── what is left out ──────────────────────────────────────────────────────────────────────────────────────────────

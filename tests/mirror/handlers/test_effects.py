@@ -37,7 +37,7 @@ from parley.broker.jetstream.object_store import get_object
 from parley.broker.jetstream.tally_store import FoldResult, TallyStore
 from parley.handlers import effects as effects_module
 from parley.handlers import ending_publisher
-from parley.handlers.effects import EffectRunner
+from parley.handlers.effects import EffectRunner, Past
 from parley.handlers.ending_publisher import EndingPublisher
 from parley.workers.request_reader import RequestReader
 from tests import present
@@ -377,7 +377,7 @@ async def test_a_request_that_is_recorded_meanwhile_has_not_ended_before(
         return 5
 
     monkeypatch.setattr(process.endings.lookup, "find", finds)
-    assert await process.effects.ended_before("t-1", 1, process.began, 2) is None
+    assert await process.effects.past_of("t-1", 1, process.began, 2) == Past(is_recorded=True)
 
 
 async def test_an_ending_that_was_decided_by_a_clock_that_is_behind_is_stored_once(bench: Bench) -> None:

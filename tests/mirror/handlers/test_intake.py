@@ -20,7 +20,7 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import INTAKE
-from parley.handlers.effects import EffectRunner
+from parley.handlers.effects import EffectRunner, Past
 from parley.handlers.ending_publisher import EndingPublisher
 from parley.handlers.intake import Bounds, Intake, readable_task_id
 from parley.handlers.settle import MAX_DELIVERIES, Runner
@@ -474,6 +474,34 @@ async def test_requests_that_ended_before_intake_came_back_are_not_run_again(ben
     await intake_of(bench, keep_seconds=1)(await bench.taken(INTAKE, 20))
     assert [len(await bench.endings_of(name)) for name in names] == [1] * 20
     assert [await bench.tally_of(name) for name in names] == [None] * 20
+    await bench.settled(INTAKE)
+
+
+async def test_a_process_that_stood_still_records_nothing_that_is_forgotten(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It saw a tally, and stood still until that was forgotten. (Found by the simulation: seed 94485.)"""
+    await short_memory(bench)
+    await bench.publish(topology.REQUESTED, {"task_id": "t-1", "task_description": "x", "num_agents": 1})
+    (delivery,) = await bench.taken(INTAKE)
+    await intake_of(bench, keep_seconds=1)._handle(delivery)
+    await delivery.nak()
+    effects = effects_of(bench, keep_seconds=1)
+    await effects.apply("t-1", [(CancelRequested("enough"), time.time())])
+    past_of = EffectRunner.past_of
+
+    async def then_stands_still(*arguments: Any) -> Past:
+        past = await past_of(*arguments)
+        await forgotten(bench, "t-1")
+        return past
+
+    monkeypatch.setattr(EffectRunner, "past_of", then_stands_still)
+    await intake_of(bench, keep_seconds=1)(await bench.taken(INTAKE))
+    assert await bench.tally_of("t-1") is None
+    monkeypatch.undo()
+    await intake_of(bench, keep_seconds=1)(await bench.taken(INTAKE))
+    assert len(await bench.endings_of("t-1")) == 1
+    assert await bench.tally_of("t-1") is None
     await bench.settled(INTAKE)
 
 
