@@ -138,7 +138,7 @@ async def _settled(wire: JetStream) -> None:
         for durable in topology.DURABLES:
             try:
                 info = await wire.js.consumer_info(durable.stream, durable.name)
-            except nats.errors.TimeoutError:
+            except nats.errors.Error:
                 return False  # its leader is being chosen
             if info.num_pending or info.num_ack_pending:
                 return False
