@@ -70,7 +70,7 @@ async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel `tasks` and wait until they have ended. It repeats the cancellation until then. What they raise is dropped.
 
     Python 3.11's `wait_for` swallows one that meets a result, and nats-py swallows one that meets a failed attempt to
-    connect; what works in a loop then goes on for ever (seen: a command that did not end at Ctrl-C).
+    connect; what works in a loop then goes on for ever (seen: a test that hung).
     """
     every = set(tasks)
     left = {task for task in every if not task.done()}

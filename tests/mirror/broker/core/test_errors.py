@@ -36,7 +36,8 @@ def test_the_tree_is_the_one_drawn_in_the_docstring() -> None:
         "StreamSilent": "BrokerUnavailable", "Unacknowledged": "BrokerUnavailable",
             "ObjectNotStored": "BrokerUnavailable", "ObjectGone": "BrokerUnavailable",
         "BrokerUnsuitable": "Unavailable", "StreamNotFound": "Unavailable", "TopologyMismatch": "Unavailable", "TopologyRefused": "TopologyMismatch",
-        "InvalidMessage": "ParleyError", "Conflict": "ParleyError", "PayloadTooLarge": "ParleyError",
+        "InvalidMessage": "ParleyError", "Conflict": "ParleyError", "Forgotten": "ParleyError",
+        "PayloadTooLarge": "ParleyError",
     }  # fmt: skip
     drawing = inspect.getdoc(errors) or ""
     assert all(kind.__name__ in drawing for kind in EVERY_KIND)
