@@ -10,7 +10,7 @@ READY = .venv/.ready
 # Ray workers started through `uv run` would each start through it again; this makes them plain Python processes.
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV = 0
 
-.PHONY: all demo quick test simulate faults live lint types imports check bench smoke aims curves scale soak clean docs stale help
+.PHONY: all demo quick test simulate faults live lint types imports check bench smoke aims curves scale soak deliberate clean docs stale help
 
 all: $(READY)  ## install all into .venv
 
@@ -21,7 +21,7 @@ help:  ## this list
 	@sh .ci/uv
 
 $(READY): pyproject.toml uv.lock | $(filter .uv/bin/uv,$(UV))
-	@echo 'installing into .venv (about 800 MB the first time)' >&2
+	@echo 'installing into .venv (about 1 GB the first time)' >&2
 	@$(UV) sync --frozen --quiet
 	@touch $@
 
@@ -38,7 +38,7 @@ simulate: $(READY)  ## 100,000 histories of the handlers on a virtual clock, wha
 	@$(RUN) python -m tests.simulation --histories 100000
 
 faults: $(READY)  ## everything killed and frozen while deliberations run; hostile input: about 11 minutes
-	@HOSTILE_PAYLOADS=10000 $(RUN) pytest tests/faults tests/integration/test_breakers.py tests/integration/test_other_rays.py --faults full
+	@HOSTILE_PAYLOADS=10000 $(RUN) pytest tests/faults tests/integration/test_breakers.py tests/integration/test_other_rays.py tests/mirror/benchmarks/test_soak.py --faults full
 
 live: $(READY)  ## against a real vLLM, and how busy it is kept next to a plain client: about 8 minutes
 	@$(RUN) pytest tests/live -s --live required
@@ -53,8 +53,9 @@ types: $(READY)  ## mypy, strict
 imports: $(READY)  ## imports only point down
 	@$(RUN) lint-imports --no-cache
 
-stale: $(READY)  ## do the generated parts still match the code
+stale: $(READY)  ## do the documents still match the code
 	@$(RUN) python -m docs.generate --check
+	@$(RUN) pytest -q -p no:cacheprovider --durations=0 --durations-min=9 tests/mirror/docs
 
 check: lint types imports stale test  ## all of these
 
@@ -76,6 +77,10 @@ scale: $(READY)  ## many in flight, a long queue, a start, a full model server, 
 
 smoke: $(READY)  ## CPU time of a deliberation, as a ratio; half a minute
 	@$(RUN) python -m benchmarks smoke
+
+deliberate: $(READY)  ## how good a choice is, each figure with its target: planted, beside references, a tiny model; minutes
+	@$(UV) sync --frozen --quiet --inexact --group choice-references
+	@$(RUN) python -m benchmarks deliberate
 
 soak: $(READY)  ## constant load for MINUTES (60), and a table of what grows
 	@$(RUN) python -m benchmarks soak --minutes $(MINUTES)

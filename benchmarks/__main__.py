@@ -17,6 +17,12 @@ COMMANDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "full-server": ("scale", "tokens a second of a simulated model that is full", ("full-server",)),
     "deadlines": ("deadlines", "how late endings come when 10,000 deadlines fall into one second", ()),
     "live": ("live", "tokens a second of a real vLLM that is full", ()),
+    "deliberate": (
+        "deliberate",
+        "how good a choice is: planted, beside references, by a real model; minutes",
+        (),
+    ),
+    "choice-overhead": ("choice_overhead", "what judges add beside two bare rounds of calls; a minute", ()),
     "soak": ("soak", "what grows under constant load", ()),
     "aims": ("aims", "all targets of docs/performance.md; about an hour", ()),
 }

@@ -10,13 +10,14 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`value`, in `unit`, must be at most `bound`, or with `at_least` not below it."""
+    """`value`, in `unit`, must be at most `bound`, or with `at_least` not below it. `uncertainty`: in words."""
 
     name: str
     value: float
     bound: float
     unit: str = ""
     at_least: bool = False
+    uncertainty: str = ""
 
     @property
     def met(self) -> bool:
@@ -43,15 +44,20 @@ class Result:
 
 def table(results: Sequence[Result]) -> str:
     """A row for each target; below, what ran and the further figures."""
-    rows = [("scenario", "figure", "measured", "target", "")]
+    rows = [("scenario", "figure", "measured", "uncertainty", "target", "")]
     for result in results:
         for target in result.targets:
             bound = f"{'≥' if target.at_least else '≤'} {_shown(target.bound)} {target.unit}".rstrip()
             value = f"{_shown(target.value)} {target.unit}".rstrip()
-            rows.append((result.scenario, target.name, value, bound, "ok" if target.met else "MISSED"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+            met = "ok" if target.met else "MISSED"
+            rows.append((result.scenario, target.name, value, target.uncertainty, bound, met))
+    if not any(row[3] for row in rows[1:]):
+        rows = [(*row[:3], "", *row[4:]) for row in rows]
+    columns = [column for column in zip(*rows, strict=True) if any(column)]
+    widths = [max(map(len, column)) for column in columns]
     lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in zip(*columns, strict=True)
     ]
     for result in results:
         lines += ["", f"{result.scenario}: {result.how}"]

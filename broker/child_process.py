@@ -34,13 +34,14 @@ async def child(
     stdout: int = DEVNULL,
     stderr: int | None = DEVNULL,
     pass_fds: Sequence[int] = (),
+    start_timeout_seconds: float | None = None,
 ) -> AsyncIterator[tuple[Process, Fact]]:
     """Run `command` until the block ends, or until this process ends. Yields the process and what `ready` returned.
 
     The child gets the variables of `CHILD_VARIABLES` and no other: what is secret here is not the child's. It reads
     nothing from stdin and has a session of its own: Ctrl-C does not reach it, so its parent decides the
     order in which things stop. Raises what `ready` raises, or TimeoutError when that takes longer than
-    START_TIMEOUT_SECONDS.
+    `start_timeout_seconds`; None is START_TIMEOUT_SECONDS.
     """
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -53,7 +54,7 @@ async def child(
         preexec_fn=child_setup,
     )
     try:
-        async with asyncio.timeout(START_TIMEOUT_SECONDS):
+        async with asyncio.timeout(start_timeout_seconds or START_TIMEOUT_SECONDS):
             fact = await ready(process)
         yield process, fact
     finally:

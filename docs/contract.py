@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
 from typing import Any
 
 from parley.broker.core import headers_and_ids, messages
 from parley.broker.core.agent_error_table import POLICIES, Signal
 from parley.broker.core.messages import ErrorType, Message, Sampling
+from parley.broker.core.phase_plan import PhaseKind, Select
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.subject_streams import stream_of
 
@@ -70,6 +72,9 @@ HEADERS: Mapping[str, tuple[str, str]] = {
     headers_and_ids.PAYLOAD_NAME: ("a dead letter too large for its headers", "name of the object"),
     headers_and_ids.PAYLOAD_SIZE: ("a dead letter too large for its headers", "its size in bytes"),
 }
+
+# Whose values are told where a field has one of them.
+ENUMS: Mapping[str, type[StrEnum]] = {kind.__name__: kind for kind in (Select, PhaseKind)}
 
 SIGNALS: Mapping[Signal, str] = {
     Signal.ALIVE: "alive",
@@ -146,6 +151,7 @@ def requests() -> str:
     asked = (
         messages.DeliberationRequested,
         messages.Constraints,
+        messages.AnswerKey,
         messages.DeliberationCancel,
         messages.DeliberationGet,
     )
@@ -154,8 +160,13 @@ def requests() -> str:
 
 def endings() -> str:
     parts = (messages.AgentResult, messages.Proposal, messages.FailedAgent, messages.ResultsRef)
+    choice = (
+        messages.Selection, messages.CastBallot, messages.Dissent, messages.DegradedReason, messages.PhaseReport,
+        messages.Cost,
+    )  # fmt: skip
     return "\n\n".join(
-        _section(model) for model in (messages.DeliberationCompleted, messages.DeliberationFailed, *parts)
+        _section(model)
+        for model in (messages.DeliberationCompleted, messages.DeliberationFailed, *parts, *choice)
     )
 
 
@@ -169,13 +180,20 @@ def service() -> str:
 
 def outcomes() -> str:
     return "\n\n".join(
-        _section(model) for model in (messages.AgentCompleted, messages.AgentFailed, messages.Usage)
+        _section(model)
+        for model in (messages.AgentCompleted, messages.AgentFailed, messages.Ballot, messages.Usage)
     )
 
 
 def work() -> str:
     return "\n\n".join(
-        _section(model) for model in (messages.AgentRequested, messages.AgentCancel, messages.AgentRunning)
+        _section(model)
+        for model in (
+            messages.AgentRequested,
+            messages.Candidate,
+            messages.AgentCancel,
+            messages.AgentRunning,
+        )
     )
 
 
@@ -197,9 +215,15 @@ def _section(model: type[Message], *, received: bool = False) -> str:
 
 
 def _default(shown: Mapping[str, Any], model: type[Message], name: str) -> str:
-    if shown.get("default") is None or "$ref" in shown:
-        return "`{}`" if model.model_fields[name].default is not None else ""
+    if shown.get("default") is None or ("$ref" in shown and _named(shown) not in ENUMS):
+        field = model.model_fields.get(name)  # not under its alias
+        return "`{}`" if field is not None and field.default is not None else ""
     return f"`{json.dumps(shown['default'])}`"
+
+
+def _named(shown: Mapping[str, Any]) -> str:
+    """The name of what a schema refers to."""
+    return str(shown.get("$ref", "")).rpartition("/")[2]
 
 
 # Any: JSON schema is untyped JSON.
@@ -208,6 +232,8 @@ def _type(shown: Mapping[str, Any]) -> str:  # one row for each kind of schema
     match shown:
         case {"$ref": reference}:
             name = str(reference).rpartition("/")[2]
+            if name in ENUMS:
+                return ", ".join(f'`"{value.value}"`' for value in ENUMS[name])
             return (
                 "[`error_type`](#error_type)" if name == ErrorType.__name__ else f"[{name}](#{name.lower()})"
             )
@@ -280,6 +306,11 @@ def msg_ids() -> str:
                 "one agent's work",
                 f"`{headers_and_ids.work_msg_id('t-1', 'agent-dev-001', 1, 7)}`",
                 "the same, and the request's place in the stream",
+            ),
+            (
+                "one judge's outcome",
+                f"`{headers_and_ids.outcome_msg_id('t-1', 'judge-001', 1, PhaseKind.JUDGE)}`",
+                "`task_id`, `agent_id`, round, phase; its work likewise",
             ),
         ),
     )

@@ -37,6 +37,7 @@ FOLDERS: Mapping[str, str] = {
     "workers/model": "the model servers: calls, answers, breakers, readiness",
     "workers/pool": "where workers run: Ray actors, or this process",
     "workers/simulator": "a model server without a model",
+    "workers/tiny_model": "a real model, very small",
     "monitoring": "what an operator looks at",
     "parley": "the front door: the Python client, the command, settings, and the wiring",
 }

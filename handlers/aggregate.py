@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from parley.broker.core.messages import AgentCompleted, AgentFailed, AgentOutcome
+from parley.broker.core.events_and_effects import Event, Reported
+from parley.broker.core.messages import AgentCompleted, AgentFailed, AgentOutcome, said_by
 from parley.broker.core.observer import Observer
-from parley.broker.core.tally import Event, Reaction, Reported
+from parley.broker.core.reactions import Reaction
 from parley.broker.jetstream import topology
 from parley.handlers.delivery import ACK, Delivery, Settlement
 from parley.handlers.effects import EffectRunner
@@ -100,7 +101,10 @@ class Aggregate:
         for delivery, outcome, _ in group:
             self._effects.outcomes.remember(delivery.seq, delivery.data)
             error_type = outcome.error_type if isinstance(outcome, AgentFailed) else None
-            events.append((Reported(outcome.agent_id, outcome.round, delivery.seq, error_type), delivery.at))
+            event = Reported(
+                outcome.agent_id, outcome.round, delivery.seq, error_type, outcome.phase, said_by(outcome)
+            )
+            events.append((event, delivery.at))
         result = await self._effects.apply(task_id, events)
         for (delivery, outcome, _), reaction in zip(group, result.reactions, strict=True):
             if not _counted(reaction, outcome, delivery.seq):
@@ -115,8 +119,8 @@ def _counted(reaction: Reaction, outcome: AgentOutcome, seq: int) -> bool:
     """Whether this fold counted the outcome. One that came long after its deadline may only have ended it."""
     if reaction.note or reaction.tally is None:
         return False
-    counted = reaction.tally.phase.outcomes.get(outcome.agent_id)
-    return counted is not None and counted.seq == seq
+    counted = [phase.outcomes.get(outcome.agent_id) for phase in reaction.tally.all_phases]
+    return any(one is not None and one.seq == seq for one in counted)
 
 
 def read(delivery: Delivery[AgentOutcome]) -> AgentOutcome:

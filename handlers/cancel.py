@@ -12,8 +12,9 @@ import sys
 from cachetools import TTLCache
 
 from parley.broker.core.backoff import backoff
+from parley.broker.core.events_and_effects import CancelRequested
 from parley.broker.core.messages import DeliberationCancel
-from parley.broker.core.tally import CANCEL_AHEAD_SECONDS, CancelRequested
+from parley.broker.core.reactions import CANCEL_AHEAD_SECONDS
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.consumer_floor import consumer_floor
 from parley.broker.jetstream.jetstream import JetStream

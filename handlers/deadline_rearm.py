@@ -113,7 +113,7 @@ class DeadlineRecovery:
             else:
                 if tally.verdict is None:
                     # The process that recorded it may be dead, and the timer be lost while the store is full.
-                    self._effects.deadlines.add(task_id, tally.deadline, tally.request_seq)
+                    self._effects.deadlines.add(task_id, tally.limit, tally.request_seq)
                 await self._effects.arm(tally, _due(tally, now))
 
         await asyncio.gather(*(arm(task_id, tally) for task_id, tally in found))
@@ -152,12 +152,12 @@ def _since(tally: Tally | None) -> float:
     """From when on it is overdue; one that cannot be read always is."""
     if tally is None:
         return -math.inf
-    return tally.deadline if tally.verdict is None else tally.verdict.decided_at + MARKING_SECONDS
+    return tally.limit if tally.verdict is None else tally.verdict.decided_at + MARKING_SECONDS
 
 
 def _due(tally: Tally, now: float) -> float:
-    """When its deadline is to come: at the same instant at every sweep, and never later than the deadline."""
+    """When its deadline is to come: at the same instant at every sweep, and never later than the deadline. An unfinished one's phase has a limit of its own."""
     if tally.verdict is None:
-        return tally.deadline
+        return tally.limit
     due = max(now, tally.verdict.decided_at + MARKING_SECONDS)
     return min(due, tally.deadline) if tally.deadline > now else due

@@ -2,8 +2,8 @@
 
 import logging
 
+from parley.broker.core.events_and_effects import Requested
 from parley.broker.core.messages import DeliberationCompleted, Ending
-from parley.broker.core.tally import Requested
 
 # A logger of its own: at thousands of deliberations a second its lines can be switched off by name.
 log = logging.getLogger("parley.deliberations")

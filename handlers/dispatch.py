@@ -66,7 +66,7 @@ class Dispatch:
         if delivery.count > MAX_JOB_DELIVERIES:
             await self._fail_agent(request, delivery.count)
             return DeadLetter(f"handed out {delivery.count - 1} times and never finished")
-        if self._cancels.reason(request.task_id) is not None or not await self._awaited(delivery, request):
+        if self._cancels.reason(request) is not None or not await self._awaited(delivery, request):
             return ACK
         return Job(key=delivery.msg.reply, body=delivery.data, traceparent=delivery.traceparent)
 
@@ -88,6 +88,7 @@ class Dispatch:
             task_id=request.task_id,
             agent_id=request.agent_id,
             round=request.round,
+            phase=request.phase,
             role=request.role,
             error=f"handed out {deliveries - 1} times and never finished; the work is in {topology.DEAD_LETTERS}",
             error_type=ErrorType.INTERNAL_ERROR,
@@ -97,9 +98,11 @@ class Dispatch:
             num_agents=request.num_agents,
             metadata=request.metadata,
         )
-        msg_id = outcome_msg_id(request.task_id, request.agent_id, request.round)
+        msg_id = outcome_msg_id(request.task_id, request.agent_id, request.round, request.phase)
         await self._jetstream.publish(topology.AGENT_FAILED, outcome.encode(), msg_id=msg_id)
 
 
 def _wants(tally: Tally, request: AgentRequested) -> bool:
-    return not tally.ended and tally.phase.number == request.round and request.agent_id in tally.phase.missing
+    phase = tally.phase
+    is_current = (phase.number, phase.kind) == (request.round, request.phase)
+    return is_current and not tally.ended and request.agent_id in phase.missing

@@ -4,19 +4,13 @@ A crash between two steps repeats a step. It never skips one. Every effect is sa
 agent requests and endings carry a Msg-Id, a broadcast that comes twice cancels nothing twice.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple, assert_never
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, assert_never
 
 from parley.broker.asyncio_helpers import WeightedSemaphore, gather
+from parley.broker.core.choice import shown
 from parley.broker.core.errors import InvalidMessage
-from parley.broker.core.headers_and_ids import work_msg_id
-from parley.broker.core.messages import (
-    AgentCancel,
-    AgentRequested,
-    DeliberationDeadline,
-    DeliberationRequested,
-)
-from parley.broker.core.tally import (
+from parley.broker.core.events_and_effects import (
     ArmDeadline,
     DeadlineReached,
     Effect,
@@ -26,9 +20,19 @@ from parley.broker.core.tally import (
     Requested,
     SendEnding,
     StopAgents,
-    Tally,
-    react,
 )
+from parley.broker.core.headers_and_ids import work_msg_id
+from parley.broker.core.judging_orders import LABELS
+from parley.broker.core.messages import (
+    AgentCancel,
+    AgentRequested,
+    Candidate,
+    DeliberationDeadline,
+    DeliberationRequested,
+)
+from parley.broker.core.phase_plan import PhaseKind, Select
+from parley.broker.core.reactions import react
+from parley.broker.core.tally import Tally
 from parley.broker.core.tally_size import most_bytes
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream import topology
@@ -44,7 +48,7 @@ FAN_OUT_BYTES = 16 * 1024 * 1024
 # A deliberation's request is copied into the work of its agents up to this many bytes in all. A larger one is named
 # by its place in REQUESTS: 256 copies of one request filled 81 MiB of the store (measured), and 12 of these all of it.
 # Copies cost no read, and a dispatcher of version 0.1.0 can use them.
-COPIED_BYTES = 64 * 1024
+COPIED_BYTES = 96 * 1024
 # Of the reason that workers are told: it must fit into a small `max_payload`, and they only log it.
 STOP_REASON_CHARACTERS = 200
 # More than any tally has, without its agents and for each of them.
@@ -125,7 +129,7 @@ class EffectRunner:
         """How many outcomes together may end a deliberation, as far as this process knows. 1 if it does not know, or
         if the deadline is too near for any outcome to wait."""
         tally = self._tallies.cached(task_id)
-        if tally is None or tally.deadline - self.now() < NEAR_SECONDS:
+        if tally is None or tally.limit - self.now() < NEAR_SECONDS:
             return 1
         return tally.outcomes_needed
 
@@ -139,8 +143,8 @@ class EffectRunner:
     ) -> FoldResult:
         """Apply events, each with its instant, to a deliberation and run the effects. The caller acknowledges after.
 
-        `request`: only intake has the request itself, so only intake can request agents. `is_recorded`: as
-        `TallyStore.apply` has it.
+        `request`: where the caller has it. Otherwise work that is requested names its place, and workers read it.
+        `is_recorded`: as `TallyStore.apply` has it.
         """
         new = request is not None and not is_recorded
         result = await self._tallies.apply(task_id, events, new=new, is_recorded=is_recorded)
@@ -158,12 +162,12 @@ class EffectRunner:
     def _watch(self, tally: Tally) -> None:
         """Look after this deadline. Not if it is so far that the tally may be forgotten by then."""
         if tally.deadline - tally.accepted_at < self._tallies.keep_seconds:
-            self.deadlines.add(tally.task_id, tally.deadline, tally.request_seq)
+            self.deadlines.add(tally.task_id, tally.limit, tally.request_seq)
 
     def check_room(self, event: Requested) -> None:
         """Raises InvalidMessage for a deliberation whose tally could come to be too large for the server."""
         limit = self._jetstream.max_payload
-        if TALLY_BYTES + AGENT_BYTES * event.num_agents <= limit:
+        if event.select is Select.NONE and TALLY_BYTES + AGENT_BYTES * event.num_agents <= limit:
             return
         tally = react(None, event, event.at).tally
         if tally is not None and most_bytes(tally) > limit:
@@ -198,13 +202,17 @@ class EffectRunner:
         match effect:
             case ArmDeadline(at):
                 await self.arm(tally, at)
-            case RequestAgents(round=number, agents=agents):
-                assert request is not None, "only intake requests agents"
-                await self._request_agents(tally, number, agents, request)
+            case RequestAgents() if effect.agents:
+                await self._request_agents(tally, effect, request)
+            case RequestAgents():
+                pass  # all have reported meanwhile
             case PublishEnding():
                 await self._endings.publish(tally)
-            case StopAgents(reason):
-                cancel = AgentCancel(task_id=tally.task_id, reason=reason[:STOP_REASON_CHARACTERS])
+            case StopAgents():
+                cancel = AgentCancel(
+                    task_id=tally.task_id, reason=effect.reason[:STOP_REASON_CHARACTERS],
+                    round=effect.round, phase=effect.phase,
+                )  # fmt: skip
                 await self._jetstream.broadcast(topology.AGENT_CANCEL, cancel.encode(), trace_headers(tally))
             case SendEnding(seq, reply_to):
                 await self.send_ending(tally.task_id, seq, reply_to)
@@ -223,20 +231,27 @@ class EffectRunner:
         await self._jetstream.schedule(timer, target, at, body)
 
     async def _request_agents(
-        self, tally: Tally, number: int, agents: Sequence[str], request: DeliberationRequested
+        self, tally: Tally, wanted: RequestAgents, request: DeliberationRequested | None
     ) -> None:
-        places = {agent: place for place, agent in enumerate(tally.phase.agents, 1)}
+        agents = wanted.agents
+        own = _own_fields(tally, agents)
         headers = trace_headers(tally)
-        copied = len(request.encode()) * len(tally.phase.agents) <= COPIED_BYTES
-        first = _agent_request(tally, number, agents[0], places[agents[0]], request if copied else None)
+        # Judges' work is seldom: they read the request, which knows their models.
+        if wanted.phase is not PhaseKind.ANSWER:
+            request = None
+        first = _agent_request(tally, own[agents[0]], request)
         weight = len(first.encode())
-        if copied and weight + HEADER_BYTES > self._jetstream.max_payload:
-            first = _agent_request(tally, number, agents[0], places[agents[0]], None)
+        together = weight * len(tally.phase.agents)
+        if request is not None and (
+            together > COPIED_BYTES or weight + HEADER_BYTES > self._jetstream.max_payload
+        ):
+            first = _agent_request(tally, own[agents[0]], None)
+            weight = len(first.encode())
 
         async def publish(agent: str) -> None:
             async with self._fan_out.holding(weight):
-                body = first.model_copy(update={"agent_id": agent, "agent_number": places[agent]}).encode()
-                msg_id = work_msg_id(tally.task_id, agent, number, tally.request_seq)
+                body = first.model_copy(update=own[agent]).encode()
+                msg_id = work_msg_id(tally.task_id, agent, wanted.round, tally.request_seq, wanted.phase)
                 await self._jetstream.publish(topology.AGENT_REQUESTED, body, msg_id=msg_id, headers=headers)
 
         rest = agents
@@ -247,21 +262,37 @@ class EffectRunner:
 
 
 def _agent_request(
-    tally: Tally, number: int, agent: str, place: int, request: DeliberationRequested | None
+    tally: Tally, own: Mapping[str, Any], request: DeliberationRequested | None
 ) -> AgentRequested:
-    """One agent's work. `request` None: the worker reads it."""
-    work = AgentRequested(
+    """One agent's work in the current phase. `own`: its own fields. `request` None: the worker reads it."""
+    phase = tally.phase
+    # Each field is given: pydantic would copy a default that is an object.
+    asked = {name: getattr(request, name) for name in LEFT_OUT} if request is not None else {}
+    return AgentRequested(
+        **asked,
+        **own,
         task_id=tally.task_id,
-        agent_id=agent,
-        agent_number=place,
-        round=number,
+        round=phase.number,
+        phase=phase.kind,
         role=tally.role,
-        num_agents=len(tally.phase.agents),
-        request_seq=tally.request_seq,
-        requested_at=format_timestamp(tally.accepted_at),
+        num_agents=len(phase.agents),
+        request_seq=None if request is not None else tally.request_seq,
+        requested_at=format_timestamp(tally.accepted_at if phase.opened_at is None else phase.opened_at),
         deadline=format_timestamp(tally.deadline),
     )
-    if request is None:
-        return work
-    asked = {name: getattr(request, name) for name in LEFT_OUT}
-    return work.model_copy(update={**asked, "request_seq": None})
+
+
+def _own_fields(tally: Tally, agents: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What is each agent's own in the work of its phase."""
+    places = {agent: place for place, agent in enumerate(tally.phase.agents, 1)}
+    own: dict[str, dict[str, Any]] = {
+        agent: {"agent_id": agent, "agent_number": places[agent]} for agent in agents
+    }
+    if tally.phase.kind is PhaseKind.JUDGE:
+        answers, orders = tally.answers.outcomes, shown(tally)
+        for judge in agents:
+            places_shown = zip(LABELS, orders[judge], strict=False)
+            own[judge]["candidates"] = tuple(
+                Candidate(label=label, seq=answers[name].seq) for label, name in places_shown
+            )
+    return own

@@ -2,31 +2,36 @@
 the tally.
 
 Several messages may publish one ending: a redelivery of the message that decided it, and later the deadline
-(`_already_ended` in `broker/core/tally.py`; `DeadlineRecovery` arms the deadline again). So an ending is stored under
+(`_already_ended` in `broker/core/reactions.py`; `DeadlineRecovery` arms the deadline again). So an ending is stored under
 a Msg-Id. If the server may have forgotten the Msg-Id, the ending is looked for in the stream first.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import TypeVar
 
 import nats.js.errors
 
 from parley.broker.asyncio_helpers import WeightedSemaphore
-from parley.broker.core import endings, headers_and_ids
+from parley.broker.core import choice, endings, headers_and_ids
 from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.messages import (
     AgentCompleted,
     AgentFailed,
+    AgentOutcome,
     DeliberationCompleted,
     Ending,
     FailedAgent,
     LeftOut,
     decode,
+    decode_outcome,
 )
 from parley.broker.core.observer import Observer
+from parley.broker.core.phase_plan import PhaseKind, Select
+from parley.broker.core.spending import Spending
 from parley.broker.core.tally import Tally
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream import topology
@@ -57,6 +62,7 @@ LEAST_PATIENCE_SECONDS = 0.5
 # An ending that waited so long for its turn may have been published by another process.
 LONG_WAIT_SECONDS = 0.2
 
+Decoded = TypeVar("Decoded")
 AnyOutcome = TypeVar("AnyOutcome", AgentCompleted, AgentFailed)
 
 
@@ -111,11 +117,11 @@ class EndingPublisher:
     async def publish_unread(self, tally: Tally) -> None:
         """Publish the ending without a look at the outcomes: each process that read them ended by it."""
         assert tally.verdict is not None
-        counted, at = tally.phase.outcomes, tally.verdict.decided_at
+        counted, at = tally.answers.outcomes, tally.verdict.decided_at
         failed = {
             agent: endings.lost(agent, at) for agent, outcome in counted.items() if not outcome.succeeded
         }
-        answered = tally.phase.successes
+        answered = tally.answers.successes
         left_out: list[LeftOut] = ["results"] if answered else []
         ending = endings.compose(tally, (), failed, answered=answered, left_out=left_out)
         await self._publish(tally, *endings.fit(ending, self._limit))
@@ -142,8 +148,9 @@ class EndingPublisher:
             later = marked.tally.inboxes if marked.tally is not None else ()
             for inbox in set(later) - set(tally.inboxes):
                 await self._jetstream.broadcast(inbox, body, headers)
-        for outcome in tally.phase.outcomes.values():
-            self.outcomes.forget(outcome.seq)
+        for phase in tally.all_phases:
+            for outcome in phase.outcomes.values():
+                self.outcomes.forget(outcome.seq)
 
     # ── compose ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -154,9 +161,9 @@ class EndingPublisher:
 
     def _weight(self, tally: Tally) -> int:
         """Bytes that composing this ending keeps in memory, at most."""
-        if not tally.phase.outcomes:
+        seqs = [outcome.seq for phase in tally.all_phases for outcome in phase.outcomes.values()]
+        if not seqs:
             return 0
-        seqs = [outcome.seq for outcome in tally.phase.outcomes.values()]
         size = self.outcomes.size(seqs)
         return self._limit if size is None else min(size, self._limit)
 
@@ -167,8 +174,13 @@ class EndingPublisher:
             self._jetstream, tally.task_id, limit=self._limit, refused_seconds=self._patience(tally)
         )
         try:
-            answered = await self._collect(tally, results, failed)
-            ending = endings.compose(tally, results.kept, failed, answered=answered)
+            spent = {kind: Spending() for kind in PhaseKind}
+            answered = await self._collect(tally, results, failed, spent[PhaseKind.ANSWER])
+            judged = await self._collect_ballots(tally, spent[PhaseKind.JUDGE])
+            compose = partial(
+                endings.compose, tally, failed=failed, answered=answered, judged=judged, spent=spent
+            )
+            ending = compose(results.kept)
             body = ending.encode()
             if len(body) <= self._claim_check_bytes and len(results.kept) == answered:
                 return ending, body
@@ -178,44 +190,69 @@ class EndingPublisher:
             raise
         kept = results.kept if ref is None else ()
         left_out: list[LeftOut] = ["results"] if ref is None and len(kept) < answered else []
-        ending = endings.compose(tally, kept, failed, answered=answered, results_ref=ref, left_out=left_out)
+        ending = compose(kept, results_ref=ref, left_out=left_out)
         ending, body = endings.fit(ending, self._limit)
         if ending.left_out:
             log.warning("the ending of %s leaves out: %s", tally.task_id, ", ".join(ending.left_out))
         return ending, body
 
-    async def _collect(self, tally: Tally, results: EndingResults, failed: dict[str, FailedAgent]) -> int:
+    async def _collect(
+        self, tally: Tally, results: EndingResults, failed: dict[str, FailedAgent], spending: Spending
+    ) -> int:
         """Read what the agents reported, in their order. Returns how many answered."""
         assert tally.verdict is not None
         at, lost = tally.verdict.decided_at, 0
-        if not tally.phase.outcomes:
+        successes = tally.answers.successes
+        if successes < len(tally.answers.outcomes):
+            await self._collect_failures(tally, failed, spending, at)
+        if not successes:
             return 0
-        async with aclosing(self._read(tally, AgentFailed)) as failures:
-            async for agent, failure, _ in failures:
-                failed[agent] = endings.failure_of(failure) if failure else endings.lost(agent, at)
         async with aclosing(self._read(tally, AgentCompleted)) as answers:
             async for agent, answer, size in answers:
                 if answer is None:
                     failed[agent] = endings.lost(agent, at)
                     lost += 1
                 else:
+                    spending.add(answer)
                     await results.add(endings.result_of(answer), size)
-                if results.lost:
+                if results.lost and tally.select is Select.NONE:  # a choice tells what all of them cost
                     break
-        return tally.phase.successes - lost
+        return successes - lost
+
+    async def _collect_failures(
+        self, tally: Tally, failed: dict[str, FailedAgent], spending: Spending, at: float
+    ) -> None:
+        async with aclosing(self._read(tally, AgentFailed)) as failures:
+            async for agent, failure, _ in failures:
+                failed[agent] = endings.failure_of(failure) if failure else endings.lost(agent, at)
+                if failure:
+                    spending.add(failure)
+
+    async def _collect_ballots(self, tally: Tally, spending: Spending) -> dict[str, AgentOutcome | None]:
+        """What the judges reported, by judge; None for what is no longer stored. There are at most five."""
+        counted = choice.panel(tally).outcomes
+        if not counted:
+            return {}
+        found: dict[str, AgentOutcome | None] = {}
+        stored = self.outcomes.in_order([outcome.seq for outcome in counted.values()])
+        async with aclosing(stored) as bodies:
+            judges = iter(counted)
+            async for body in bodies:
+                outcome = found[next(judges)] = self._read_by(tally, decode_outcome, body)
+                if outcome is not None:
+                    spending.add(outcome)
+        return found
 
     async def _read(
         self, tally: Tally, kind: type[AnyOutcome]
     ) -> AsyncGenerator[tuple[str, AnyOutcome | None, int], None]:
         """Each counted outcome of one kind: its agent, the outcome unless it is lost, and its bytes."""
-        counted = tally.phase.outcomes
+        counted = tally.answers.outcomes
         agents = [
             agent
-            for agent in tally.phase.agents
+            for agent in tally.answers.agents
             if agent in counted and counted[agent].succeeded == (kind is AgentCompleted)
         ]
-        if not agents:
-            return
         stored = self.outcomes.in_order([counted[agent].seq for agent in agents])
         async with aclosing(stored) as bodies:
             place = 0
@@ -224,10 +261,13 @@ class EndingPublisher:
                 place += 1
 
     def _decoded(self, tally: Tally, kind: type[AnyOutcome], body: bytes | None) -> AnyOutcome | None:
+        return self._read_by(tally, partial(decode, kind), body)
+
+    def _read_by(self, tally: Tally, read: Callable[[bytes], Decoded], body: bytes | None) -> Decoded | None:
         if body is None:
             return None
         try:
-            return decode(kind, body)
+            return read(body)
         except InvalidMessage as error:
             # Another version counted it and read it differently. The ending calls it lost, and is published.
             log.error("an outcome of %s cannot be read any more: %s", tally.task_id, error)

@@ -46,6 +46,8 @@ class EndingResults:
 
     async def add(self, result: AgentResult, size: int) -> None:
         """`size`: bytes of the outcome that it is from, which are more than its own."""
+        if self.lost:
+            return
         if self._writer is not None:
             await self._write(b"," + result.encode())
             return

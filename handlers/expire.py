@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from parley.broker.core.events_and_effects import DeadlineReached
 from parley.broker.core.messages import DeliberationDeadline
-from parley.broker.core.tally import DeadlineReached
 from parley.broker.jetstream import topology
 from parley.handlers.delivery import ACK, Delivery, Settlement
 from parley.handlers.effects import EffectRunner

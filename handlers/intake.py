@@ -14,12 +14,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from parley.broker.core.errors import Forgotten, InvalidMessage, PayloadTooLarge
+from parley.broker.core.events_and_effects import Refused, Requested
 from parley.broker.core.headers_and_ids import REPLY_TO, find_header, own_name
 from parley.broker.core.messages import MAX_REQUEST_BYTES, OWN_NAME, TASK_ID_PATTERN, DeliberationRequested
 from parley.broker.core.observer import Observer
+from parley.broker.core.reactions import asks_another
 from parley.broker.core.reply_subjects import DEFAULT_PREFIXES, may_send_ending
 from parley.broker.core.states_and_moves import Cause
-from parley.broker.core.tally import Refused, Requested, Tally, asks_another
+from parley.broker.core.tally import Tally
 from parley.handlers.deliberation_log import log_accepted
 from parley.handlers.delivery import ACK, DeadLetter, Delivery, Retry, Settlement
 from parley.handlers.effects import EffectRunner, Past
@@ -113,6 +115,10 @@ class Intake:
             reply_to=self._reply_to(delivery),
             traceparent=delivery.traceparent,
             question=request.question,
+            select=request.select,
+            plan=request.plan,
+            agree=request.agree,
+            max_calls=request.max_calls,
         )
 
     async def _refuse(

@@ -13,6 +13,7 @@ from nats.aio.msg import Msg
 from parley.broker.core.headers_and_ids import own_name
 from parley.broker.core.messages import MAX_TIMEOUT_SECONDS, OWN_NAME
 from parley.broker.jetstream import topology
+from parley.broker.jetstream.consumer_floor import consumer_floor
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.scan import scan
 from parley.handlers.delivery import Delivery
@@ -27,6 +28,8 @@ LOST = (
 )
 # Requests read for a deadline that does not say where its request is (0.1.0 armed it, or a stranger).
 MAX_READ = 20_000
+# When a deadline comes again that was earlier than its request.
+LOOK_AGAIN_SECONDS = 1.0
 _BATCH = 16
 
 
@@ -46,9 +49,18 @@ class LostTally:
             # It may not be taken in yet; or another process deleted what could not be read, and died then.
             log.warning("an early deadline of %s: it comes again at its time", task_id)
             await self._effects.arm_for(task_id, request.seq, self._intake.deadline_of(request))
+        elif not unreadable and await self._may_wait(request):
+            log.warning("a deadline of %s, whose request may not be taken in yet: it comes again", task_id)
+            await self._effects.arm_for(task_id, request.seq, now + LOOK_AGAIN_SECONDS)
         elif not await self._has_ended(task_id, request, guessed=request_seq is None):
             log.error("the tally of %s is lost: it ends as failed", task_id)
             await self._intake.abandon(request, LOST)
+
+    async def _may_wait(self, request: Delivery[object]) -> bool:
+        """Whether intake has still to take it in, as it has after an absence: then there is no record to be lost. Also
+        true while an older request waits."""
+        floor = await consumer_floor(self._jetstream, topology.INTAKE)
+        return request.seq > floor.settled and not floor.idle
 
     async def _has_ended(self, task_id: str, request: Delivery[object], *, guessed: bool) -> bool:
         """Whether its ending is stored. `guessed`: the request may be a second asker's, and the ending is from shortly

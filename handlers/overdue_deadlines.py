@@ -12,7 +12,7 @@ import logging
 
 from parley.broker.asyncio_helpers import gather
 from parley.broker.core.errors import BrokerUnavailable, Conflict
-from parley.broker.core.tally import DeadlineReached
+from parley.broker.core.events_and_effects import DeadlineReached
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.store_probe import PROBED
 from parley.handlers.deadline_book import Watched
@@ -43,6 +43,8 @@ class DeadlineWatch:
         self._lost = lost
         # One look at a time: after a full store the sweep asks for one, too.
         self._looking = asyncio.Lock()
+        # Whose deadline was applied, and not all of what followed carried out.
+        self._half_done: set[str] = set()
 
     async def run(self) -> None:
         """Look every LOOK_SECONDS, for ever."""
@@ -74,6 +76,8 @@ class DeadlineWatch:
 
     async def _end(self, task_id: str, watched: Watched) -> None:
         now = self._effects.now()
+        half_done = task_id in self._half_done
+        self._half_done.discard(task_id)
         try:
             tally = await self._effects.read(task_id)
             if tally is None:
@@ -86,7 +90,14 @@ class DeadlineWatch:
             if now < marked_by:
                 self._again(task_id, marked_by, watched)
                 return
+            another_began = tally.verdict is None and now < tally.limit + OVERDUE_SECONDS
+            if another_began:
+                self._again(task_id, tally.limit + OVERDUE_SECONDS, watched)
+                if not half_done:
+                    return
+            self._half_done.add(task_id)
             await self._effects.apply(task_id, [(DeadlineReached(), now)])
+            self._half_done.discard(task_id)
         except (BrokerUnavailable, Conflict):
             self._again(task_id, now + AGAIN_SECONDS, watched)
         except Exception:

@@ -4,6 +4,8 @@ and from its ending once that is stored.
 Listing all deliberations is the client's: it reads the bucket of tallies.
 """
 
+from typing import Any
+
 from parley.broker.core import endings
 from parley.broker.core.errors import BrokerUnavailable, InvalidMessage
 from parley.broker.core.messages import (
@@ -15,14 +17,16 @@ from parley.broker.core.messages import (
     Ending,
     decode,
 )
+from parley.broker.core.phase_plan import Select
 from parley.broker.core.states_and_moves import STATUS_WORDS, State
 from parley.broker.core.tally import Tally
+from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.ending_of_stored_message import ending_of
 from parley.broker.jetstream.forgery_counts import Forgery
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import TallyStore
-from parley.handlers.untaken_requests import UntakenRequests
+from parley.handlers.untaken_request_lookup import UntakenRequests
 
 # What an ending may leave out and a status has too.
 _SAID_BY_STATUS = ("results", "metadata", "error")
@@ -77,7 +81,7 @@ class Query:
         ending = await self._ending(tally)
         if ending is not None:
             return _of_ending(tally, ending)
-        phase = tally.phase
+        phase = tally.answers
         return DeliberationStatus(
             task_id=task_id,
             # For a client it is not over before its ending is published.
@@ -86,6 +90,7 @@ class Query:
             if tally.ending_seq is not None and tally.verdict
             else "",
             total_agents=len(phase.agents),
+            **_under_way(tally),
             received_count=phase.successes,
             failed_count=len(phase.outcomes) - phase.successes,
             metadata=tally.metadata,
@@ -115,6 +120,13 @@ class Query:
         if ending is None:
             self._jetstream.nc.forgeries.note(Forgery.ENDING, topology.GET)
         return ending
+
+
+def _under_way(tally: Tally) -> dict[str, Any]:
+    """The phase of one that chooses."""
+    if tally.select is Select.NONE or tally.ended:
+        return {}
+    return {"phase": tally.phase.kind.value, "limit": format_timestamp(tally.limit)}
 
 
 def _untold(task_id: str, waits: bool | None) -> DeliberationStatus:

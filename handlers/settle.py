@@ -6,6 +6,7 @@ to end the deliberation. The same is done with a message that ends each process 
 """
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -60,30 +61,45 @@ def retry_wait(count: int) -> float:
 
 
 class InProgress:
-    """Tells the server every `seconds` that a message is being worked on, until `stop`. Costs a timer.
+    """Tells the server every `seconds` which messages are being worked on. One timer for all of them.
 
     So `ack_wait` can be short, and slow work is still not delivered to another process.
     """
 
-    def __init__(self, msg: Msg, seconds: float) -> None:
-        self._msg = msg
+    def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        # The task that sends a signal: the loop keeps only weak references.
+        # What is being worked on, in the order in which it began.
+        self._messages: dict[int, Msg] = {}
+        self._numbers = itertools.count()
+        # The next signals, while anything is being worked on.
+        self._timer: asyncio.TimerHandle | None = None
+        # The task that sends them: the loop keeps only weak references.
         self._sending: asyncio.Task[None] | None = None
-        # The next signal.
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._signal)
 
-    def stop(self) -> None:
-        self._timer.cancel()
+    def begin(self, msg: Msg) -> int:
+        """Work on a message begins. Returns what `end` is to be given."""
+        number = next(self._numbers)
+        self._messages[number] = msg
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._seconds, self._signal)
+        return number
+
+    def end(self, number: int) -> None:
+        del self._messages[number]
 
     def _signal(self) -> None:
-        self._sending = asyncio.create_task(self._send())
-        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._signal)
+        self._timer = None
+        if self._messages:
+            self._sending = asyncio.create_task(self._send(list(self._messages)))
+            self._timer = asyncio.get_running_loop().call_later(self._seconds, self._signal)
 
-    async def _send(self) -> None:
-        # While NATS is away, the message is delivered to another process, which is harmless.
-        with suppress(Exception):
-            await self._msg.in_progress()
+    async def _send(self, numbers: list[int]) -> None:
+        for number in numbers:
+            msg = self._messages.get(number)
+            if msg is not None:  # not settled meanwhile
+                # While NATS is away, the message is delivered to another process, which is harmless.
+                with suppress(Exception):
+                    await msg.in_progress()
 
 
 class Settler:
@@ -215,8 +231,7 @@ class Runner:
         self._settler = settler
         self._handle = handle
         self._prepare = prepare
-        # Seconds between two "in progress" signals.
-        self._signal_seconds = (settler.durable.ack_wait_seconds or ACK_WAIT_SECONDS) / SIGNALS
+        self._in_progress = InProgress((settler.durable.ack_wait_seconds or ACK_WAIT_SECONDS) / SIGNALS)
         # Large messages take turns: to read one may keep the event loop busy for a tenth of a second.
         self._turns = Turns()
         self._suspects = settler.suspects
@@ -234,7 +249,7 @@ class Runner:
 
     async def run(self, delivery: AnyDelivery) -> None:
         """Run on one message. Raises nothing but CancelledError."""
-        in_progress = InProgress(delivery.msg, self._signal_seconds)
+        in_progress = self._in_progress.begin(delivery.msg)
         try:
             if len(delivery.data) >= LARGE_BYTES and not await self._turns.wait(TURN_SECONDS):
                 settlement: Settlement = Retry(backoff(delivery.count, FIRST_TURN_SECONDS, LAST_TURN_SECONDS))
@@ -244,7 +259,7 @@ class Runner:
         except Exception as error:
             await self._settler.failed(delivery, error)
         finally:
-            in_progress.stop()
+            self._in_progress.end(in_progress)
 
     # ── messages that may end this process ────────────────────────────────────────────────────────────────────────
 
@@ -266,7 +281,7 @@ class Runner:
     async def _run_alone(self, delivery: AnyDelivery) -> None:
         """Run on a message that may end this process. The next process knows then which message it was."""
         durable = self._settler.durable
-        in_progress = InProgress(delivery.msg, self._signal_seconds)
+        in_progress = self._in_progress.begin(delivery.msg)
         try:
             async with self._suspects.alone():
                 if not self._suspects.suspects(durable, delivery.seq, delivery.count):
@@ -282,7 +297,7 @@ class Runner:
                 finally:
                     await self._suspects.finish(durable, delivery.seq)
         finally:
-            in_progress.stop()
+            self._in_progress.end(in_progress)
 
 
 async def dead_letter(jetstream: JetStream, durable: Durable, delivery: AnyDelivery, reason: str) -> None:

@@ -14,6 +14,7 @@ CHOSEN = 'job=~"$job",instance=~"$instance"'
 OWED = 'ending!~"cancelled|rejected"'
 WINDOW = "$__rate_interval"
 NOT_CLOSED = 'state!="closed"'
+LONGEST = 'longest="true"'
 
 # Grafana's unit for a number with K or M and this suffix.
 PER_SECOND = "count:/s"
@@ -147,6 +148,36 @@ AGENTS = Row("Agents", 3, (
         (_rate("parley_agent_tokens_total", "kind"), "{{kind}}")),
 ))
 
+CHOICES = Row("Choices", 3, (
+    # `> 0` drops what does not occur.
+    _panel("Choices per second", PER_SECOND, """
+        With `select: judge` or `vote`. Tied: nothing that was said tells the best apart. Indicated: fewer
+        ballots than half came. no_ballots: nobody compared the answers, and nobody wins; see the ballots.""",
+        (f"{_rate('parley_selections_total', 'status')} > 0", "{{status}}"), bars=True, stacked=True),
+    _panel("Ballots", "percentunit", """
+        Repaired: the ranking had to be looked for in the judge's words. Invalid: words without a ranking, or
+        an error. When it rises: does the model server take `response_format`, is the judges' model strong
+        enough? Missing: no word by the phase's limit; see the phases' durations.""",
+        (f"{_rate('parley_ballots_total', 'result')} / ignoring(result) group_left {_rate('parley_ballots_total')}",
+            "{{result}}"), stacked=True, ceiling=1),
+    _panel("What is put first", "percentunit", """
+        The judges' place bias: each sees the answers in another order, so of three answers every place should
+        come first a third of the time. One that leads all day: these judges look at places. `longest`: the
+        answer put first is the longest of those shown; of three, a third of the time is fair.""",
+        (f"{_rate('parley_first_place_total', 'place')} / ignoring(place) group_left {_rate('parley_first_place_total')}",
+            "place {{place}}"),
+        (f"{_rate('parley_longest_first_total', matchers=LONGEST)} / {_rate('parley_longest_first_total')}",
+            "longest"), ceiling=1),
+    _panel("Winner's margin", "percentunit", """
+        How far winners are before the next answer, half of them further. Near zero: the answers are alike, or
+        these judges look at places; then what is put first tells which.""",
+        (_quantile(0.5, "parley_winner_margin"), "median"), ceiling=1),
+    _panel("Phase duration p95", "s", """
+        How long phases were open, of deliberations that choose. A phase that is mostly closed by its limit
+        has too little time: a longer `timeout_seconds`, or fewer agents.""",
+        (f"{_quantile(0.95, 'parley_phase_seconds', 'phase, closed_by')} >= 0", "{{phase}}, closed by {{closed_by}}")),
+))
+
 SERVERS = Row("Model servers", 2, (
     _panel("Model servers left alone, by workers", "short", """
         How many workers have the breaker of a server open or half-open. On all of them: the server is
@@ -217,4 +248,4 @@ TROUBLE = Row("Trouble", 3, (
 ))
 # fmt: on
 
-ROWS = (PROMISE, AGENTS, SERVERS, POOL, TROUBLE)
+ROWS = (PROMISE, AGENTS, CHOICES, SERVERS, POOL, TROUBLE)

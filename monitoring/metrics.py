@@ -6,6 +6,7 @@ Every label takes its values from a closed set, so ids and names that callers ch
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -17,6 +18,7 @@ from parley.broker.core.observer import Observer
 from parley.broker.core.states_and_moves import ENDINGS, State
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.forgery_counts import Forgery
+from parley.monitoring.choice_metrics import ChoiceMetrics
 from parley.workers.model.pool_endpoint_status import EndpointStatus
 
 # The roles with their own prompts. Callers may invent other names; all of those count as OTHER.
@@ -24,6 +26,7 @@ KNOWN_ROLES = frozenset({"DEV", "QA", "ARCHITECT", "DEVOPS", "DATA"})
 OTHER = "other"
 # Bucket bounds in seconds, from a small fast model's answer to the longest deadline.
 DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)
+AnyMetric = TypeVar("AnyMetric", Counter, Histogram)
 TIMEOUTS = frozenset(error_type for error_type, policy in POLICIES.items() if policy.timeout)
 
 
@@ -69,6 +72,9 @@ class Metrics(Observer):
             "Messages this process has in hand. Jobs are the pool's.", ["consumer"])
         self.limit = gauge("parley_consumer_limit", "The most it takes in hand.", ["consumer"])
         # fmt: on
+        self.choices = ChoiceMetrics(self.registry)
+        # The series in use, by metric and labels.
+        self._series: dict[tuple[object, ...], Any] = {}
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
@@ -126,30 +132,40 @@ class Metrics(Observer):
 
     # ── what handlers report ────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _of(self, metric: AnyMetric, *labels: str) -> AnyMetric:
+        """One series of `metric`. prometheus-client's own look-up makes up half of what a count costs."""
+        key = (metric, *labels)
+        found: AnyMetric | None = self._series.get(key)
+        if found is None:
+            found = self._series[key] = metric.labels(*labels)
+        return found
+
     def deliberation_accepted(self, role: str) -> None:
-        self.accepted.labels(_role(role)).inc()
+        self._of(self.accepted, _role(role)).inc()
 
     def deliberation_ended(self, ending: Ending) -> None:
         degraded = isinstance(ending, DeliberationCompleted) and ending.degraded
-        self.ended.labels(ending.status, str(degraded).lower()).inc()
-        self.duration.labels(ending.status).observe(ending.duration_ms / 1000)
+        self._of(self.ended, ending.status, str(degraded).lower()).inc()
+        self._of(self.duration, ending.status).observe(ending.duration_ms / 1000)
+        if isinstance(ending, DeliberationCompleted):
+            self.choices.ended(ending)
 
     def agent_reported(self, outcome: AgentOutcome) -> None:
         role = _role(outcome.role)
         self.queue.observe(outcome.queue_ms / 1000)
-        self.retries.labels(role).inc(max(0, outcome.attempt - 1))
+        self._of(self.retries, role).inc(max(0, outcome.attempt - 1))
         if isinstance(outcome, AgentFailed):
-            self.outcomes.labels(role, outcome.error_type.value).inc()
+            self._of(self.outcomes, role, outcome.error_type.value).inc()
             self._timed_out(outcome)
             return
-        self.outcomes.labels(role, "completed").inc()
+        self._of(self.outcomes, role, "completed").inc()
         self._model = self._model or outcome.model
         model = outcome.model if outcome.model == self._model else OTHER
-        self.agent_duration.labels(role, model).observe(outcome.duration_ms / 1000)
+        self._of(self.agent_duration, role, model).observe(outcome.duration_ms / 1000)
         # Any client may publish an outcome. With a negative count the counter would raise, and the message would be
         # delivered again.
-        self.tokens.labels("prompt").inc(max(0, outcome.usage.prompt_tokens))
-        self.tokens.labels("completion").inc(max(0, outcome.usage.completion_tokens))
+        self._of(self.tokens, "prompt").inc(max(0, outcome.usage.prompt_tokens))
+        self._of(self.tokens, "completion").inc(max(0, outcome.usage.completion_tokens))
 
     def outcome_ignored(self, outcome: AgentOutcome) -> None:
         self.ignored.inc()

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, ParleyError, Unavailable
     from parley.broker.core.messages import (
-        AgentResult, DeliberationCompleted, DeliberationFailed, DeliberationStatus, Ending, ErrorType,
-        FailedAgent, Proposal, ResultsRef,
+        AgentResult, CastBallot, Cost, DegradedReason, DeliberationCompleted, DeliberationFailed, DeliberationStatus,
+        Dissent, Ending, ErrorType, FailedAgent, PhaseReport, Proposal, ResultsRef, Selection,
     )
     from parley.broker.core.tally import Outcome, Phase, Tally
     from parley.broker.jetstream.deadletters import CannotReplay, DeadLetterInfo
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from parley.client_errors import NoEnding, NoService
 
 __all__ = [
-    "AgentResult", "BrokerUnavailable", "CannotReplay", "Client", "DeadLetterInfo", "DeliberationCompleted",
-    "DeliberationFailed", "DeliberationStatus", "Ending", "ErrorType", "FailedAgent", "InvalidMessage",
-    "NoEnding", "NoService", "Outcome", "ParleyError", "Phase", "Proposal", "ResultsRef", "Submitted",
-    "Tally", "Unavailable", "connect",
+    "AgentResult", "BrokerUnavailable", "CannotReplay", "CastBallot", "Client", "Cost", "DeadLetterInfo",
+    "DegradedReason", "DeliberationCompleted", "DeliberationFailed", "DeliberationStatus", "Dissent", "Ending",
+    "ErrorType", "FailedAgent", "InvalidMessage", "NoEnding", "NoService", "Outcome", "ParleyError", "Phase",
+    "PhaseReport", "Proposal", "ResultsRef", "Selection", "Submitted", "Tally", "Unavailable", "connect",
 ]
 # fmt: on
 

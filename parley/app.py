@@ -21,8 +21,8 @@ from parley.broker.core.url_masking import masked
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import check_server, close, connect, connect_options
 from parley.broker.jetstream.crash_suspects import Suspects
-from parley.broker.jetstream.full_outcomes_stream import FullStreams
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.outcomes_stream_room import FullStreams
 from parley.broker.jetstream.provision import provision
 from parley.broker.jetstream.store_probe import StoreProbe
 from parley.broker.jetstream.tally_store import TallyStore

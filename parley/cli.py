@@ -27,8 +27,8 @@ for command in (
 ):
     app.command(cls=ShellCommand)(command)
 app.command("ls", cls=ShellCommand)(cli_results.list_)
-for command in (cli_operating.settings, cli_operating.doctor, cli_operating.provision):
-    app.command(cls=ShellCommand)(command)
+for operating in (cli_operating.settings, cli_operating.doctor, cli_operating.provision):
+    app.command(cls=ShellCommand)(operating)
 app.add_typer(cli_deadletters.app, name="deadletters")
 
 

@@ -1,18 +1,22 @@
 """`parley ask`: ask a question of a service that runs somewhere, and wait for the ending."""
 
 import json
+from dataclasses import asdict
 from typing import Annotated, Unpack
 
 import typer
 
+from parley.broker.core.errors import SettingsError
 from parley.broker.core.messages import DeliberationCompleted, DeliberationFailed, Ending
+from parley.choice_in_words import no_choice_line
 from parley.cli_common import FAILED, OK, err, out, with_client
 from parley.cli_waiting import follow
 from parley.client import Client, Submitted
-from parley.display import show_ending
+from parley.display import show_ending, show_plan, summary
 from parley.errors_in_flags import errors_in_flags, in_flags
 from parley.question_input import read_question
-from parley.request_arguments import Asking, compose
+from parley.request_arguments import Asking, compose, read_key
+from parley.request_plan import phases_of
 from parley.terminal import write_json, write_line
 
 
@@ -39,6 +43,22 @@ def ask(
     ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Makes sampling repeatable, where the server supports it.")] = None,
+    select: Annotated[
+        str, typer.Option(help="How a winner is chosen: none, judge or vote.")] = "none",
+    judges: Annotated[int, typer.Option(help="How many judges, 1 to 5, with --select judge.")] = 3,
+    judge_model: Annotated[
+        list[str] | None, typer.Option(help="Model of the judges. Several times: they take them in turn.")] = None,
+    answer_key: Annotated[str | None, typer.Option(
+        metavar="KEY", help="With --select vote: number, line, after:WORDS or json:/POINTER.",
+        show_default=False)] = None,
+    agree: Annotated[
+        int | None, typer.Option(help="With --select vote: end once so many answers are the same.")] = None,
+    max_calls: Annotated[int | None, typer.Option(help="Agents and judges to ask at most.")] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print phases, calls and shares of the time; ask nothing.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Show the other answers, too.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Print the chosen answer's words and nothing else.")] = False,
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Wait for the ending, or print the id at once.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the ending as JSON, nothing else.")] = False,
@@ -47,13 +67,23 @@ def ask(
 
     Exit codes: 0 completed, 1 ended otherwise, 2 usage, 3 no service (any more), 130 Ctrl-C, 143 SIGTERM.
     """
+    _check_output(select, plan=plan, every=every, raw=raw, wait=wait, as_json=as_json)
+    with errors_in_flags():
+        key = read_key(answer_key) if answer_key is not None else None
     asking = Asking(
         agents=agents, role=role, rubric=rubric, requirements=requirement or (), diversity=diversity,
         min_responses=min_responses, finish_early=finish_early, timeout_seconds=timeout, task_id=task_id,
-        seed=seed)
+        seed=seed, select=select, judges=judges, judge_models=judge_model, agree=agree, max_calls=max_calls,
+        answer_key=key)
     text = read_question(question, file)
     with errors_in_flags():
-        compose(text, **asking)  # a wrong value is said before any connection is opened
+        request = compose(text, **asking)  # a wrong value is said before any connection is opened
+    if plan:
+        if as_json:
+            write_json(out, json.dumps({"phases": [asdict(phase) for phase in phases_of(request)]}, indent=2))
+        else:
+            show_plan(out, request)
+        raise typer.Exit(OK)
 
     async def run(client: Client) -> int:
         if not wait:
@@ -61,12 +91,30 @@ def ask(
         ending = await ask_and_follow(client, text, live=not as_json, **asking)
         if as_json:
             write_json(out, ending.model_dump_json(indent=2))
+        elif raw:
+            return _print_words(ending)
         else:
-            show_ending(out, _in_flags(ending))
+            show_ending(out, _in_flags(ending), all_answers=every)
         return OK if isinstance(ending, DeliberationCompleted) else FAILED
 
     raise typer.Exit(with_client(run))
 # fmt: on
+
+
+def _check_output(select: str, *, plan: bool, every: bool, raw: bool, wait: bool, as_json: bool) -> None:
+    """What is printed, and when, has to fit together. Raises SettingsError."""
+    if raw and select == "none":
+        raise SettingsError(["--raw: prints the answer that was chosen; it needs --select judge or vote"])
+    given = [("--raw", raw), ("--json", as_json), ("--all", every)]
+    forms = [flag for flag, is_given in given if is_given]
+    if len(forms) > 1:
+        raise SettingsError([f"{' and '.join(forms)}: only one of them"])
+    shows_answers = [flag for flag in forms if flag != "--json"]
+    if shows_answers and (plan or not wait):
+        other = "--plan" if plan else "--no-wait"
+        raise SettingsError(
+            [f"{shows_answers[0]} and {other}: only one of them; {other} waits for no answer"]
+        )
 
 
 def _in_flags(ending: Ending) -> Ending:
@@ -75,6 +123,18 @@ def _in_flags(ending: Ending) -> Ending:
         return ending
     problems = (in_flags(problem) for problem in ending.error.split("; "))
     return ending.model_copy(update={"error": "; ".join(problems)})
+
+
+def _print_words(ending: Ending) -> int:
+    """The chosen answer alone; without one, why, on standard error."""
+    if ending.answer is None:
+        why = no_choice_line(ending)
+        if why:
+            err.print(why, markup=False, highlight=False, soft_wrap=True)
+        err.print(summary(_in_flags(ending)), soft_wrap=True)
+        return FAILED
+    write_line(out, ending.answer)
+    return OK
 
 
 async def _print_id(client: Client, question: str, asking: Asking, *, as_json: bool) -> int:

@@ -33,6 +33,11 @@ from parley.terminal import write_json
 
 # Between two looks at a deliberation that is waited for: doubled from the first to the last.
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.1, 1.0
+# What `--json` adds of the ending.
+_OF_ENDING = {
+    "failed_agents", "missing_agents", "stopped_agents", "degraded", "selection", "dissent", "degraded_reasons",
+    "phases", "cost",
+}  # fmt: skip
 # How the service begins what it says when it cannot tell a status now.
 _CANNOT_TELL = "cannot tell now"
 
@@ -105,7 +110,7 @@ async def _all_about(
 def _as_json(
     status: DeliberationStatus, ending: Ending | None, _: Tally | None, question: str | None
 ) -> dict[str, Any]:
-    known = ending.model_dump(mode="json", include={"failed_agents", "missing_agents"}) if ending else {}
+    known = ending.model_dump(mode="json", include=_OF_ENDING) if ending else {}
     return {**status.model_dump(mode="json"), **known, "question": question}
 
 

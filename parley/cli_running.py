@@ -1,15 +1,18 @@
 """`parley up`, `serve` and `demo`: run the service, or parts of it, in this process."""
 
+import asyncio
 import logging
 import os
 import sys
 import tempfile
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from parley import find_nats
 from parley.broker.core.errors import SettingsError
@@ -18,16 +21,26 @@ from parley.broker.core.printable import visible
 from parley.broker.core.url_masking import masked
 from parley.broker.process_tuning import tune_gc, use_batch_scheduling
 from parley.cli_asking import ask_and_follow
-from parley.cli_common import FAILED, NO_SERVICE, OK, out, print_error, run_command, start_logging
+from parley.cli_common import FAILED, NO_SERVICE, OK, err, out, print_error, run_command, start_logging
 from parley.client import connect_with
 from parley.display import show_ending
+from parley.local_model_choice import LocalModel
+from parley.request_arguments import Asking
 from parley.settings import Settings, load
 from parley.shutdown import Interrupted, Shutdown
 
 # The demo's simulated model takes about as long as a real one on one GPU: there is something to watch.
 DEMO_MODEL = ("--latency-ms", "400", "--tokens-per-second", "25")
+# What `up` says of a model that it serves itself.
+MODEL_WORDS = {
+    LocalModel.SIMULATED: "SIMULATED: answers are made up; set VLLM_URL for a real one",
+    LocalModel.TINY: "tiny: real and very small, do not trust its words; set VLLM_URL for a larger one",
+}
 ALL_PARTS = "intake,dispatch,aggregate,query"
 DEMO_QUESTION = "Write a function that computes the factorial of a non-negative integer."
+# The tiny model cannot write code and takes no persona. At a higher temperature it leaves the question.
+TINY_DEMO_QUESTION = "What are the benefits of walking every day? Name three."
+TINY_DEMO_ASKING = Asking(role="TEACHER", diversity=False, temperature=0.4, max_tokens=120)
 
 log = logging.getLogger("parley")
 
@@ -43,22 +56,27 @@ class Steps:
         out.print(f"{elapsed}  {visible(step)}", style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-def up() -> None:
-    """The whole service on this machine, until Ctrl-C. Starts what the settings do not name: NATS, Ray, a simulated
-    model."""
+# fmt: off
+def up(
+    model: Annotated[LocalModel, typer.Option(
+        help="What to serve where VLLM_URL names no server: made-up words at once, or a real model, very small.")
+    ] = LocalModel.SIMULATED,
+) -> None:
+    """The whole service on this machine, until Ctrl-C. Starts what the settings do not name: NATS, Ray, a model."""
+    # fmt: on
     settings = load()
     start_logging(settings)
     use_batch_scheduling()
-    raise typer.Exit(run_command(_up(settings)))
+    raise typer.Exit(run_command(_up(settings, model)))
 
 
-async def _up(settings: Settings) -> int:
+async def _up(settings: Settings, model: LocalModel) -> int:
     from parley.app import service
     from parley.local_nats_and_model import embedded
     from parley.operator_http import check_port
+    from parley.tiny_model_process import LOG_NAME
 
     check_port(settings)  # before anything is started
-    simulated = settings.vllm_url is None
     say = Steps()
     # Signals are handled before the first process starts, so that each started process is also stopped.
     shutdown = Shutdown()
@@ -66,8 +84,11 @@ async def _up(settings: Settings) -> int:
         try:
             if settings.nats_url is None:
                 say("starting a nats-server on this machine")
-            local = embedded(settings, settings.home / "nats")
-            filled = await shutdown.during(stack.enter_async_context(local))
+            if settings.vllm_url is None and model is LocalModel.TINY:
+                say("loading the tiny model")
+            starting = embedded(settings, settings.home / "nats", model=model, say=say)
+            local = await shutdown.during(stack.enter_async_context(starting))
+            filled = local.settings
             running = await shutdown.during(stack.enter_async_context(service(filled, say=say)))
         except Interrupted:
             return OK
@@ -84,12 +105,15 @@ async def _up(settings: Settings) -> int:
             out.print(f"  NATS     {shown_url}", markup=False, highlight=False, soft_wrap=True)
             out.print(f"  metrics  {running.http_url}/metrics", highlight=False)
             out.print(f"  docs     {running.http_url}/docs", highlight=False)
-            what = "SIMULATED: answers are made up; set VLLM_URL for a real one"
-            what = what if simulated else masked(filled.vllm_url or "")
+            what = MODEL_WORDS[local.model] if local.model else masked(filled.vllm_url or "")
             out.print(f"  model    {what}", markup=False, highlight=False, soft_wrap=True)
             out.print(f"  agents   {pool.slots if pool else 0} at a time ({settings.pool})", highlight=False)
-            logs = f"{settings.home / 'nats' / 'nats-server.log'}; " if settings.nats_url is None else ""
-            out.print(f"  logs     {logs}this terminal", markup=False, highlight=False, soft_wrap=True)
+            logs = ["this terminal"]
+            if local.model is LocalModel.TINY:
+                logs.insert(0, str(settings.home / "nats" / LOG_NAME))
+            if settings.nats_url is None:
+                logs.insert(0, str(settings.home / "nats" / "nats-server.log"))
+            out.print(f"  logs     {'; '.join(logs)}", markup=False, highlight=False, soft_wrap=True)
             out.print('Ask with `parley ask "…"` in another terminal. Ctrl-C stops.')
             disabled = await shutdown.wait(running)
             out.print("Stopping: no more work is taken, running calls may finish.")
@@ -138,31 +162,55 @@ def _stopped(disabled: str | None) -> int:
     os._exit(NO_SERVICE)
 
 
-def demo(question: Annotated[str, typer.Argument()] = DEMO_QUESTION) -> None:
-    """Start everything, ask one question of three agents, show the answers, stop."""
+# fmt: off
+def demo(
+    question: Annotated[str | None, typer.Argument(
+        help="What to ask. Without it, a question of the demo's own.", show_default=False)] = None,
+    model: Annotated[LocalModel, typer.Option(
+        help="What to ask where VLLM_URL names no server: a real model, very small, or made-up words.")
+    ] = LocalModel.TINY,
+) -> None:
+    """Start everything, ask one question of three agents, let three judges choose, show the answers, stop."""
+    # fmt: on
     settings = load(http_port=0)
     start_logging(settings.model_copy(update={"log_level": "WARNING"}))
-    raise typer.Exit(run_command(_demo(settings, question)))
+    raise typer.Exit(run_command(_demo(settings, question, model)))
 
 
-async def _demo(settings: Settings, question: str) -> int:
+@asynccontextmanager
+async def _said_if_cancelled(line: str) -> AsyncIterator[None]:
+    """Stopping takes seconds: without a word it looks as if Ctrl-C had not been noticed."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        err.print(line)
+        raise
+
+
+async def _demo(settings: Settings, question: str | None, model: LocalModel) -> int:
     from parley.app import service
     from parley.local_nats_and_model import embedded
 
-    simulated = settings.vllm_url is None
-    async with AsyncExitStack() as stack:
+    def say(line: str) -> None:
+        out.print(Text(f"{line[:1].upper()}{visible(line[1:])}", "yellow"), soft_wrap=True)
+
+    async with AsyncExitStack() as stack, _said_if_cancelled("Stopping what was started."):
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parley-demo-")))
-        with out.status("Starting NATS, Ray and the service on this machine…"):
-            filled = await stack.enter_async_context(embedded(settings, folder, simulated=DEMO_MODEL))
-            running = await stack.enter_async_context(service(filled))
-            client = await stack.enter_async_context(connect_with(running.nats_url, filled.nats_access))
+        with out.status("Starting NATS, Ray, a model and the service on this machine…"):
+            starting = embedded(settings, folder, model=model, simulated=DEMO_MODEL, say=say)
+            local = await stack.enter_async_context(starting)
+            running = await stack.enter_async_context(service(local.settings))
+            access = local.settings.nats_access
+            client = await stack.enter_async_context(connect_with(running.nats_url, access))
         slots = running.pool.slots if running.pool else 0
         nats = masked(running.nats_url)
-        out.print(f"Up: NATS {nats}, {slots} agent slots ({settings.pool}).", markup=False)
-        out.print(f"Asking three agents: {question}", style="bold", markup=False)
-        ending = await ask_and_follow(
-            client, question, live=True, hint=False, agents=3, role="DEV", diversity=True
-        )
-        show_ending(out, ending, simulated=simulated)
+        out.print(f"Up: NATS {nats}, {slots} agent slots ({settings.pool}).", markup=False, soft_wrap=True)
+        asking = Asking(agents=3, role="DEV", diversity=True, select="judge")
+        if local.model is LocalModel.TINY:
+            asking |= TINY_DEMO_ASKING
+        asked = question or (TINY_DEMO_QUESTION if local.model is LocalModel.TINY else DEMO_QUESTION)
+        out.print(f"Asking three agents, then three judges: {asked}", style="bold", markup=False, soft_wrap=True)
+        ending = await ask_and_follow(client, asked, live=True, hint=False, **asking)
+        show_ending(out, ending, model=local.model, all_answers=True)
     out.print("Everything is stopped again.")
     return OK if isinstance(ending, DeliberationCompleted) else FAILED

@@ -167,6 +167,14 @@ class Client:
         max_tokens: longest answer in tokens, 1 to 10,000,000. Default: the model server's.
         seed: makes sampling repeatable where the model server supports it. A signed 64-bit integer.
         stop: one text or up to four that end an answer, each of 1 to 256 characters.
+        select: how a winner is chosen: "none" (default), "judge" (judges rank up to 8 answers, without names) or "vote"
+            (the answer that most agents gave).
+        judges: with "judge", how many, 1 to 5. Default 3.
+        judge_model, judge_models: the model that judges are asked of, or several that they take in turn.
+        answer_key: with "vote", how a final answer is read: {"last": "number"}, {"last": "line"}, {"after": "ANSWER:"} or
+            {"json": "/answer"}.
+        agree: with "vote", end as soon as so many answers are the same.
+        max_calls: agents and judges to ask at most; a phase that would need more is left out.
 
         Raises InvalidMessage for a request that cannot be valid, BrokerUnavailable, NoService (no streams), NoEnding.
         """

@@ -8,23 +8,35 @@ from unicodedata import east_asian_width
 from rich.console import Console
 from rich.text import Text
 
-from parley.broker.core.messages import AgentResult, DeliberationCompleted, DeliberationStatus, Ending
+from parley.broker.core.finish_reasons import is_filtered, is_too_long
+from parley.broker.core.messages import (
+    AgentResult,
+    CastBallot,
+    DeliberationCompleted,
+    DeliberationRequested,
+    DeliberationStatus,
+    Ending,
+)
+from parley.broker.core.phase_plan import LEAST_SECONDS
 from parley.broker.core.printable import harmless, on_one_line, visible
 from parley.broker.core.states_and_moves import STATUS_WORDS, State
 from parley.broker.core.tally import Tally
 from parley.broker.core.timestamps import format_timestamp
-from parley.live_picture import agent_line
+from parley.choice_in_words import choice_line, no_choice_line
+from parley.errors_in_flags import in_flags
+from parley.live_picture import agent_lines
+from parley.local_model_choice import LocalModel
+from parley.request_plan import PlannedPhase, phases_of
 from parley.styled_answer import folded, styled
 from parley.terminal import write_line
 
 STATUSES = tuple(dict.fromkeys(STATUS_WORDS.values()))
-# Why an answer is not whole, by the model server's `finish_reason` in lower case. Servers have words of their own.
-_TOO_LONG = "it reached the most tokens that an answer or the context may have"
-_FILTERED = "the model server's filter left out the rest"
-_CUT_OFF = {
-    **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_length", "token_limit"), _TOO_LONG),
-    **dict.fromkeys(
-        ("content_filter", "safety", "recitation", "blocklist", "prohibited_content", "sensitive"), _FILTERED
+# What to know of the answers of a model that was served here, and what to use in its place.
+_MODEL_NOTICES = {
+    LocalModel.SIMULATED: ("These answers are simulated: no model has read your question.", "a real one"),
+    LocalModel.TINY: (
+        "A real model wrote these answers and judged them, and a very small one: do not trust its words.",
+        "a larger one",
     ),
 }
 # Characters of a question in a list.
@@ -33,18 +45,44 @@ QUESTION_WORDS = 60
 SHOWN_QUESTION = 2_000
 
 
-def show_ending(console: Console, ending: Ending, *, simulated: bool = False) -> None:
-    """Print each agent's answer or failure, then one line of summary."""
-    for result in ending.results:
-        _show_answer(console, result)
+def show_ending(
+    console: Console, ending: Ending, *, model: LocalModel | None = None, all_answers: bool = False
+) -> None:
+    """Print each agent's answer or failure, then one line of summary. Where one was chosen, it comes first, and the
+    others are only named, unless `all_answers`. `model`: the one that was served here, whose answers need a word."""
+    winner = ending.winner
+    if winner is not None and isinstance(ending, DeliberationCompleted):
+        _show_winner(console, ending, winner)
+    others = [result for result in ending.results if result is not winner]
+    if winner is None or all_answers:
+        for result in others:
+            _show_answer(console, result)
+    elif others:
+        _print(console, Text(f"Other answers: {_named(others)}. --all shows them.", "dim"))
     _show_absent(console, ending)
+    _say_nothing_was_chosen(console, ending)
     _say_left_out(console, ending)
     if ending.results_ref is not None and not ending.results:
         where = f"{ending.results_ref.bucket}/{ending.results_ref.name}"
         _print(console, Text(f"Results are in the object store {harmless(where)}"))
     _print(console, summary(ending))
-    if simulated:
-        show_simulation_notice(console)
+    if model is not None:
+        _show_model_notice(console, model)
+
+
+def _show_winner(console: Console, ending: DeliberationCompleted, winner: AgentResult) -> None:
+    _show_answer(console, winner)
+    _print(console, Text(choice_line(ending), "bold"))
+
+
+def _say_nothing_was_chosen(console: Console, ending: Ending) -> None:
+    why = no_choice_line(ending)
+    if why:
+        _print(console, Text(why, "bold yellow"))
+
+
+def _named(results: Sequence[AgentResult]) -> str:
+    return harmless(", ".join(result.agent_id for result in results))
 
 
 def _show_absent(console: Console, ending: Ending) -> None:
@@ -52,10 +90,28 @@ def _show_absent(console: Console, ending: Ending) -> None:
     for failed in ending.failed_agents:
         why = f" failed ({failed.error_type.value}): {on_one_line(failed.error)}"
         _print(console, Text.assemble((harmless(failed.agent_id), "bold"), why, style="red"))
+    for ballot in _lost_ballots(ending):
+        _print(console, Text(f"{harmless(ballot.judge)}: no ballot: {on_one_line(ballot.why)}", "yellow"))
+    unread = _unread(ending)
+    if unread:
+        _print(console, Text(f"No final answer could be read: {_named(unread)}", "yellow"))
     if ending.missing_agents:
         _print(console, Text(f"Not heard from: {harmless(', '.join(ending.missing_agents))}", "yellow"))
     if isinstance(ending, DeliberationCompleted) and ending.stopped_agents:
         _print(console, Text(f"Stopped, as asked: {harmless(', '.join(ending.stopped_agents))}", "dim"))
+
+
+def _unread(ending: Ending) -> list[AgentResult]:
+    """Answers that are no votes."""
+    if not isinstance(ending, DeliberationCompleted) or ending.selection is None:
+        return []
+    is_vote = ending.selection.method == "vote"
+    return [result for result in ending.results if is_vote and result.final_answer is None]
+
+
+def _lost_ballots(ending: Ending) -> list[CastBallot]:
+    selection = ending.selection if isinstance(ending, DeliberationCompleted) else None
+    return [ballot for ballot in selection.ballots if ballot.ranking is None] if selection is not None else []
 
 
 def _print(console: Console, text: Text) -> None:
@@ -81,13 +137,16 @@ def summary(ending: Ending) -> Text:
     why = on_one_line(ending.error)
     if ending.status in (State.CANCELLED, State.REJECTED) and not why.startswith(ending.status):
         why = f"{ending.status}: {why}"
-    return Text.assemble(f"{ending.task_id} ", (word, "bold red"), f": {why} ({heard})")
+    if ending.status != "rejected":  # nobody was asked
+        why = f"{why} ({heard})"
+    return Text.assemble(f"{ending.task_id} ", (word, "bold red"), f": {why}")
 
 
-def show_simulation_notice(console: Console) -> None:
-    _print(console, Text("These answers are simulated: no model has read your question.", "yellow"))
+def _show_model_notice(console: Console, model: LocalModel) -> None:
+    notice, wanted = _MODEL_NOTICES[model]
+    _print(console, Text(notice, "yellow"))
     remedy = (
-        "Point Parley at a real one with VLLM_URL=http://host:8000 make demo (any OpenAI-compatible server)."
+        f"Point Parley at {wanted} with VLLM_URL=http://host:8000 make demo (any OpenAI-compatible server)."
     )
     _print(console, Text(remedy))
 
@@ -112,12 +171,17 @@ def _show_answer(console: Console, result: AgentResult) -> None:
 
 def _notes(result: AgentResult) -> list[str]:
     """What a reader has to know of an answer besides its words."""
-    notes = []
-    why = _CUT_OFF.get(result.finish_reason.lower().replace("-", "_"))
-    if why is not None:
+    notes, why = [], ""
+    if is_too_long(result.finish_reason):
+        why = "it reached the most tokens that an answer or the context may have"
+    elif is_filtered(result.finish_reason):
+        why = "the model server's filter left out the rest"
+    if why:
         notes.append(f"the answer is cut off: {why} (finish_reason: {harmless(result.finish_reason)})")
     if result.refused:
         notes.append("the model refused to answer")
+    if result.suspect:
+        notes.append("the answer turns to its judges")
     if result.reasoning:
         notes.append(f"its reasoning, {len(result.reasoning):,} characters, is shown by --json")
     return notes
@@ -130,20 +194,28 @@ def show_result(
     tally: Tally | None = None,
     question: str | None = None,
 ) -> None:
-    """Print the question, each answer and failure, and one line of summary.
+    """Print the question, each answer and failure, the chosen answer first, and one line of summary.
 
     `ending`: of one that has ended; otherwise `tally` tells how each agent does. None: not to be had.
     """
     if question is not None:
         _show_question(console, question)
+    winner = ending.winner if ending is not None else None
+    if winner is not None and isinstance(ending, DeliberationCompleted):
+        _show_winner(console, ending, winner)
     for result in status.results:
-        _show_answer(console, result)
+        if winner is None or result.agent_id != winner.agent_id:
+            _show_answer(console, result)
     if ending is not None:
         _show_absent(console, ending)
+        _say_nothing_was_chosen(console, ending)
     elif tally is not None:
-        for agent in tally.phase.agents:
-            _print(console, agent_line(agent, tally.phase.outcomes.get(agent)))
+        for line in agent_lines(tally):
+            _print(console, line)
     _say_left_out(console, status)
+    if ending is not None:
+        _print(console, summary(ending))
+        return
     heard = f"{status.received_count} answered, {status.failed_count} failed, of {status.total_agents}"
     said = [heard] if status.total_agents else []
     said += [on_one_line(status.error_message)] if status.error_message else []
@@ -191,8 +263,31 @@ def _cut(words: str, columns: int) -> str:
 
 
 def _row(tally: Tally, question: str | None) -> tuple[str, ...]:
-    answered, agents = tally.phase.successes, len(tally.phase.agents)
-    counts = map(str, (answered, len(tally.phase.outcomes) - answered, agents))
+    answered, agents = tally.answers.successes, len(tally.answers.agents)
+    counts = map(str, (answered, len(tally.answers.outcomes) - answered, agents))
     asked_at = format_timestamp(tally.accepted_at)
     status = STATUS_WORDS[tally.state]
     return (tally.task_id, status, visible(tally.role), *counts, asked_at, first_words(question))
+
+
+def show_plan(console: Console, request: DeliberationRequested) -> None:
+    """What a request would do: its phases, what each asks, and its share of the time."""
+    phases = phases_of(request)
+    for phase in phases:
+        _print(console, Text(f"{phase.phase}: {_planned(phase)}"))
+    limit = request.asked_timeout_seconds
+    within = f", within {limit:g} s" if limit is not None else ""
+    later = "; what a phase leaves of its time the next ones have" if len(phases) > 1 else ""
+    _print(console, Text(f"{_calls(sum(phase.calls for phase in phases))} in all{within}{later}"))
+
+
+def _planned(phase: PlannedPhase) -> str:
+    if phase.left_out:
+        return f"left out: {in_flags(phase.left_out)}"
+    if phase.share is None:
+        return f"{_calls(phase.calls)}, if {LEAST_SECONDS:g} s are left once the answers are in"
+    return f"{_calls(phase.calls)}, {phase.share:.0%} of the time"
+
+
+def _calls(number: int) -> str:
+    return "1 call" if number == 1 else f"{number} calls"

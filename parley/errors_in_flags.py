@@ -8,13 +8,20 @@ from parley.broker.core.errors import InvalidMessage
 
 FLAGS: Mapping[str, str] = {
     "agents": "--agents",
+    "agree": "--agree",
+    "answer_key": "--answer-key",
     "finish_early": "--finish-early",
+    "judge_model": "--judge-model",
+    "judge_models": "--judge-model",
+    "judges": "--judges",
+    "max_calls": "--max-calls",
     "min_responses": "--min-responses",
     "reason": "--reason",
     "requirements": "--requirement",
     "role": "--role",
     "rubric": "--rubric",
     "seed": "--seed",
+    "select": "--select",
     "task_description": "the question",
     "task_id": "--task-id",
     "timeout_seconds": "--timeout",
@@ -37,6 +44,6 @@ def in_flags(problem: str) -> str:
     name, colon, words = problem.partition(": ")
     if not colon:  # it is about several, which it names
         return re.sub(r"\b(\w+)\b", lambda word: FLAGS.get(word[1], word[1]), problem)
-    name = re.sub(r"\.\d+$", "", name)
+    name = re.sub(r"\.\d+$|(?<=^answer_key)\..*", "", name)
     name = _FIELDS.get(name, name)
     return f"{FLAGS.get(name, name)}: {words}"

@@ -7,7 +7,8 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.spinner import Spinner
 from rich.text import Text
 
-from parley.broker.core.tally import Outcome, Tally
+from parley.broker.core.phase_plan import PhaseKind
+from parley.broker.core.tally import Outcome, Phase, Tally
 
 # Agents with a line of their own while a deliberation runs.
 SHOWN_AGENTS = 20
@@ -41,23 +42,32 @@ class Progress:
         if self.tally is None:
             return f"waiting to be taken in, {elapsed}"
         phase = self.tally.phase
-        return f"{len(phase.outcomes)} of {len(phase.agents)} agents have reported, {elapsed}"
+        who = "judges have voted" if phase.kind is PhaseKind.JUDGE else "agents have reported"
+        return f"{len(phase.outcomes)} of {len(phase.agents)} {who}, {elapsed}"
 
     def _agent_lines(self, options: ConsoleOptions) -> list[Text]:
         if self.tally is None:
             return []
-        phase = self.tally.phase
+        lines = agent_lines(self.tally)
         room = max(1, min(SHOWN_AGENTS, options.size.height - _OTHER_LINES))
-        lines = [agent_line(agent, phase.outcomes.get(agent)) for agent in phase.agents[:room]]
-        if len(phase.agents) > room:
-            lines.append(Text(f"   and {len(phase.agents) - room} more"))
+        if len(lines) > room:
+            lines[room:] = [Text(f"   and {len(lines) - room} more")]
         return lines
 
 
-def agent_line(agent: str, outcome: Outcome | None) -> Text:
-    """An agent and how it does."""
+def agent_lines(tally: Tally) -> list[Text]:
+    """Each agent and judge, and how it does."""
+    return [
+        _agent_line(phase, agent, phase.outcomes.get(agent))
+        for phase in tally.all_phases
+        for agent in phase.agents
+    ]
+
+
+def _agent_line(phase: Phase, agent: str, outcome: Outcome | None) -> Text:
+    working, done = ("voting", "voted") if phase.kind is PhaseKind.JUDGE else ("thinking", "answered")
     if outcome is None:
-        mark = ("thinking", "dim")
+        mark = (working, "dim") if phase.closed_at is None else ("not waited for", "dim")
     else:
-        mark = ("answered", "green") if outcome.succeeded else ("failed", "red")
+        mark = (done, "green") if outcome.succeeded else ("failed", "red")
     return Text.assemble(f"   {agent}  ", mark)

@@ -34,6 +34,13 @@ class Asking(TypedDict, total=False):
     max_tokens: int | None
     seed: int | None
     stop: str | Sequence[str] | None
+    select: str
+    judges: int
+    judge_model: str | None
+    judge_models: Sequence[str] | None
+    answer_key: Mapping[str, str] | None
+    agree: int | None
+    max_calls: int | None
 
 
 # The message's fields that have another name than the argument.
@@ -51,6 +58,7 @@ _PLAIN = (
     (r"Input should be a valid (?:string|tuple|dictionary|list|array).*", _WRONG_TYPE),
     (r"Tuple should have at most (\d+) items? after validation.*", r"at most \1"),
     (r"Input should be an object", "must be an object"),
+    (r"Input should be ('\w+'.*)", r"must be \1"),
     (r"Value error, ", ""),
     (r"^constraints is (\d+) bytes as JSON", r"rubric, requirements and context together are \1 bytes as JSON"),
     (r"String should have at least 1 character", "is empty"),
@@ -115,3 +123,13 @@ def in_arguments(problem: str) -> str:
     if parts[0] in ("payload", "constraints"):  # it is about several, which it names
         return words
     return f"{'.'.join(parts)}: {words}"
+
+
+def read_key(text: str) -> dict[str, str]:
+    """An `answer_key` from one word: `number`, `line`, `after:ANSWER:` or `json:/answer`. Raises InvalidMessage."""
+    way, _, rest = text.partition(":")
+    if way in ("after", "json"):
+        return {way: rest}
+    if text not in ("number", "line"):
+        raise InvalidMessage(["answer_key: must be number, line, after:WORDS or json:/POINTER"])
+    return {"last": text}

@@ -23,7 +23,7 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.provision import Wanted
 from parley.find_nats import announced, default_state_folder
 from parley.log_format import LogFormat
-from parley.model_server_settings import (
+from parley.model_server_setting_types import (
     CaFile,
     Headers,
     KeyHeader,
@@ -69,7 +69,7 @@ class Settings(NatsSettings):
         "local Ray is started.",
         "RAY_ADDRESS")
     vllm_url: str | None = _field(
-        None, "OpenAI-compatible servers, comma-separated; a bare host gets `/v1`. `parley up` simulates one.", "VLLM_URL")
+        None, "OpenAI-compatible servers, comma-separated; a bare host gets `/v1`. `parley up` starts one itself.", "VLLM_URL")
     vllm_model: str | None = _field(
         None, "Model asked for. Without it, the first that the server lists.", "VLLM_MODEL")
     vllm_api_key: SecretStr | None = _field(None, "Key for the servers, a bearer token.", "VLLM_API_KEY")

@@ -37,6 +37,22 @@ def below(module: str, package: str) -> bool:
     return f"{module}.".startswith(f"{package}.")
 
 
+# Where a text says that a name is in a file: `react` (reactions.py).
+_IS_IN = re.compile(r"`(\w+)(?:\([^`]*\))?`\s+(?:\((\w+\.py)\)|(?:in|of)\s+`([\w/]+\.py)`)")
+
+
+def test_a_name_that_a_text_places_in_a_file_is_there() -> None:
+    found = []
+    texts = [path for path, _ in sources(*PRODUCT, "tests", "benchmarks")]
+    for text in (*texts, *(path.relative_to(ROOT) for path in ROOT.glob("docs/**/*.md"))):
+        for name, file, place in _IS_IN.findall((ROOT / text).read_text()):
+            wanted = [path for path in texts if f"/{path}".endswith(f"/{place or file}")]
+            defined = rf"(?m)^\s*(?:(?:async )?def |class ){name}\b|^\s*{name}\s*(?::[^=\n]*)?="
+            if not any(re.search(defined, (ROOT / path).read_text()) for path in wanted):
+                found.append(f"{text}: {name} is not in {place or file}")
+    assert found == []
+
+
 def test_benchmarks_import_of_the_tests_only_the_rig() -> None:
     found = [
         f"{path}: {module}"

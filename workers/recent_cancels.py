@@ -1,4 +1,5 @@
-"""Deliberations cancelled in the last minute, as broadcasts of `agent.cancel` said. Bounded: the oldest are forgotten.
+"""What was cancelled in the last minute, deliberations or phases of them, as broadcasts of `agent.cancel` said.
+Bounded: the oldest are forgotten.
 
 A cancel may arrive before the work that it cancels. The dispatcher and each worker remember it, so the call does not
 start.
@@ -11,7 +12,8 @@ from collections.abc import Callable
 from cachetools import TTLCache
 
 from parley.broker.core.errors import InvalidMessage
-from parley.broker.core.messages import MAX_REASON_CHARACTERS, AgentCancel, decode
+from parley.broker.core.messages import MAX_REASON_CHARACTERS, AgentCancel, AgentRequested, decode
+from parley.broker.core.phase_plan import PhaseKind
 
 log = logging.getLogger("parley.workers")
 
@@ -23,13 +25,19 @@ REASON_CHARACTERS = MAX_REASON_CHARACTERS + 24
 # instead). Short enough that a task_id used again later is not cancelled by the old broadcast.
 REMEMBERED_SECONDS = 60.0
 
+# A deliberation, or one phase of it.
+Scope = tuple[str, int | None, PhaseKind | None]
+
 
 class Cancels:
     """`now`: seconds on a clock that never goes back."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        # Reasons by task_id.
-        self._reasons: TTLCache[str, str] = TTLCache(REMEMBERED, REMEMBERED_SECONDS, timer=now)
+        # Reasons, by task_id, round and phase.
+        self._reasons: TTLCache[Scope, str] = TTLCache(REMEMBERED, REMEMBERED_SECONDS, timer=now)
+        self._now = now
+        # Until when any is remembered. Each piece of work is looked for, and most of the time nothing was heard.
+        self._until = float("-inf")
 
     def hear(self, body: bytes) -> AgentCancel | None:
         """Take note of a broadcast; None for one that cannot be read."""
@@ -41,9 +49,23 @@ class Cancels:
         return self.note(cancel)
 
     def note(self, cancel: AgentCancel) -> AgentCancel:
-        self._reasons[cancel.task_id] = (cancel.reason or "cancelled")[:REASON_CHARACTERS]
+        self._until = self._now() + REMEMBERED_SECONDS
+        self._reasons[cancel.task_id, cancel.round, cancel.phase] = (cancel.reason or "cancelled")[
+            :REASON_CHARACTERS
+        ]
         return cancel
 
-    def reason(self, task_id: str) -> str | None:
-        """Why this deliberation was cancelled lately, or None."""
-        return self._reasons.get(task_id)
+    def reason(self, work: AgentRequested) -> str | None:
+        """Why this work was cancelled lately, with its deliberation or its phase, or None."""
+        if self._now() >= self._until:
+            return None
+        found = (self._reasons.get(scope) for scope in _scopes(work))
+        return next((reason for reason in found if reason is not None), None)
+
+
+def stops(cancel: AgentCancel, work: AgentRequested) -> bool:
+    return (cancel.task_id, cancel.round, cancel.phase) in _scopes(work)
+
+
+def _scopes(work: AgentRequested) -> tuple[Scope, Scope]:
+    return (work.task_id, None, None), (work.task_id, work.round, work.phase)

@@ -3,22 +3,21 @@
 Small requests travel in each job. A large one would be copied up to 256 times, so its jobs name its place instead.
 """
 
-import asyncio
-
-from cachetools import LRUCache
-
 from parley.broker.core import errors
 from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.headers_and_ids import own_name
 from parley.broker.core.messages import AgentRequested, DeliberationRequested, decode
+from parley.broker.core.phase_plan import PhaseKind
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
+from parley.workers.shared_reads import SharedReads
 
 # Requests kept, by the size of their messages. They are kept decoded, at about twice that.
 KEPT_BYTES = 16 * 1024 * 1024
 # What a job that names its request leaves out.
 LEFT_OUT = (
     "task_description", "constraints", "diversity", "metadata", "model", "temperature", "max_tokens", "seed", "stop",
+    "select", "answer_key",
 )  # fmt: skip
 
 
@@ -37,31 +36,27 @@ class RequestGone(errors.ParleyError):
 class RequestReader:
     def __init__(self, jetstream: JetStream) -> None:
         self._jetstream = jetstream
-        # By sequence: the deliberation's name and its request, read lately.
-        self._kept: LRUCache[int, tuple[str, DeliberationRequested, int]] = LRUCache(
-            KEPT_BYTES, getsizeof=lambda kept: kept[2]
-        )
-        # By sequence: the reads that are under way. One for all jobs that wait for it.
-        self._reading: dict[int, asyncio.Task[tuple[str, DeliberationRequested, int] | None]] = {}
+        # The deliberation's name and its request, by the request's sequence.
+        self._requests: SharedReads[tuple[str, DeliberationRequested]] = SharedReads(self._read, KEPT_BYTES)
 
     async def complete(self, work: AgentRequested) -> AgentRequested:
         """The work with all that it left out. Raises RequestGone, BrokerUnavailable."""
         seq = work.request_seq
         if seq is None:
             return work
-        found = self._kept.get(seq) or await self._read_once(seq)
-        if found is None or found[0] != work.task_id:
+        found = await self._requests.get(seq, lambda read: read[0] == work.task_id)
+        if found is None:
             raise RequestGone(work.task_id, seq)
-        return work.model_copy(update={name: getattr(found[1], name) for name in LEFT_OUT})
+        request = found[1]
+        completed = work.model_copy(update={name: getattr(request, name) for name in LEFT_OUT})
+        if work.phase is PhaseKind.JUDGE:
+            return completed.model_copy(update={"model": request.model_of_judge(work.agent_number)})
+        return completed
 
-    async def _read_once(self, seq: int) -> tuple[str, DeliberationRequested, int] | None:
-        reading = self._reading.get(seq)
-        if reading is None:
-            reading = self._reading[seq] = asyncio.create_task(self._read(seq))
-            reading.add_done_callback(lambda _: self._reading.pop(seq, None))
-        return await asyncio.shield(reading)  # one job that is cancelled does not cancel it for the others
+    def forget(self) -> None:
+        self._requests.forget()
 
-    async def _read(self, seq: int) -> tuple[str, DeliberationRequested, int] | None:
+    async def _read(self, seq: int) -> tuple[tuple[str, DeliberationRequested], int] | None:
         stored = await self._jetstream.get(topology.REQUESTS, seq)
         if (
             stored is None
@@ -73,7 +68,4 @@ class RequestReader:
             request = decode(DeliberationRequested, stored.data)
         except InvalidMessage:
             return None
-        found = (request.task_id or own_name(seq), request, len(stored.data))
-        if found[2] <= KEPT_BYTES:
-            self._kept[seq] = found
-        return found
+        return (request.task_id or own_name(seq), request), len(stored.data)

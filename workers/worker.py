@@ -8,9 +8,10 @@ process and in a Ray actor.
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from cachetools import LRUCache
 from nats.aio.msg import Msg
@@ -29,6 +30,7 @@ from parley.broker.core.messages import (
     ErrorType,
     decode,
 )
+from parley.broker.core.phase_plan import PhaseKind, Select
 from parley.broker.core.reply_subjects import SERVICE_INBOX
 from parley.broker.core.timestamps import parse_timestamp
 from parley.broker.jetstream import topology
@@ -36,13 +38,16 @@ from parley.broker.jetstream.acks_and_pulls import ACK, IN_PROGRESS, nak
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.workers.agent import Agent
+from parley.workers.candidate_reader import AnswersUnreadable, CandidateReader
 from parley.workers.job_message import Job
 from parley.workers.model import large_answers_at_once
 from parley.workers.model.breaker import BreakerStatus
-from parley.workers.recent_cancels import Cancels
+from parley.workers.recent_cancels import Cancels, stops
 from parley.workers.request_reader import RequestGone, RequestReader
 
 log = logging.getLogger("parley.workers")
+
+Read = TypeVar("Read")
 
 # While NATS is away, a worker tries again to store an answer until this long after the deadline. Then the job goes
 # back.
@@ -63,10 +68,14 @@ STARTS_A_ROUND = 32
 
 @dataclass(slots=True)
 class _Running:
-    # "" until the job is decoded.
-    task_id: str = ""
+    # None until the job is decoded.
+    request: AgentRequested | None = None
     # The model call, once it has begun.
     call: asyncio.Task[AgentOutcome] | None = None
+
+    @property
+    def task_id(self) -> str:
+        return self.request.task_id if self.request is not None else ""
 
 
 @dataclass(slots=True)
@@ -108,11 +117,13 @@ class Worker:
     _reconnect_loop: BackgroundLoop | None = None
     # What was logged of NATS being away, and when, by the loop's clock.
     _told: dict[str, float] = field(default_factory=dict)
-    # Requests that jobs refer to.
+    # Requests that jobs refer to, and answers that judges compare.
     _requests: RequestReader = field(init=False)
+    _candidates: CandidateReader = field(init=False)
 
     def __post_init__(self) -> None:
         self._requests = RequestReader(self.wire)
+        self._candidates = CandidateReader(self.wire)
 
     async def start(self) -> None:
         await self.wire.nc.subscribe(topology.AGENT_CANCEL, cb=self._cancel)
@@ -224,23 +235,25 @@ class Worker:
         asyncio.get_running_loop().call_soon(self._starts.release)
         request = decode(AgentRequested, job.body)
         running = self._running[job.key]
-        running.task_id = request.task_id
+        running.request = request
         started = self.agent.now()
         try:
             request = await self._completed(request)
-        except RequestGone as error:
+            work = await self._work(request, job.traceparent)
+        except (RequestGone, AnswersUnreadable) as error:
             outcome: AgentOutcome = self.agent.failed(
                 request, started, 0, ErrorType.INTERNAL_ERROR, str(error)
             )
             await self._store(request, outcome, job.traceparent)
             return
-        running.call = asyncio.create_task(self.agent.answer(request, job.traceparent))
-        if self._cancels.reason(request.task_id) is not None:
+        running.request = request
+        running.call = asyncio.create_task(work)
+        if self._cancels.reason(request) is not None:
             running.call.cancel()  # the broadcast came before the job
         try:
             outcome = await running.call
         except asyncio.CancelledError:
-            reason = self._cancels.reason(request.task_id)
+            reason = self._cancels.reason(request)
             if reason is None:
                 running.call.cancel()
                 raise
@@ -248,17 +261,32 @@ class Worker:
         await self._store(request, outcome, job.traceparent)
 
     async def _completed(self, request: AgentRequested) -> AgentRequested:
-        """The request with what it left out. Tries again while NATS is away, until the deadline. Raises RequestGone,
-        BrokerUnavailable."""
-        while request.request_seq is not None:
+        """The request with what it left out. Raises RequestGone, BrokerUnavailable."""
+        if request.request_seq is None:
+            return request
+        return await self._read_again(request, self._requests.complete, "a request is not read yet")
+
+    async def _read_again(
+        self, request: AgentRequested, read: Callable[[AgentRequested], Awaitable[Read]], what: str
+    ) -> Read:
+        """What `read` returns. Tries again while NATS is away, until the deadline. Raises BrokerUnavailable."""
+        while True:
             try:
-                return await self._requests.complete(request)
+                return await read(request)
             except BrokerUnavailable as error:
                 if self.agent.now() >= parse_timestamp(request.deadline):
                     raise
-                self._tell("a request is not read yet", error)
+                self._tell(what, error)
                 await asyncio.sleep(STORE_RETRY_WAIT_SECONDS)
-        return request
+
+    async def _work(
+        self, request: AgentRequested, traceparent: str | None
+    ) -> Coroutine[Any, Any, AgentOutcome]:
+        """The call that the request asks for, not begun. Raises AnswersUnreadable, BrokerUnavailable."""
+        if request.phase is not PhaseKind.JUDGE:
+            return self.agent.answer(request, traceparent)
+        answers = await self._read_again(request, self._candidates.read, "answers to judge are not read yet")
+        return self.agent.judge(request, answers, traceparent)
 
     async def _store(self, request: AgentRequested, outcome: AgentOutcome, traceparent: str | None) -> None:
         """Publish the outcome; try again while NATS is away. Raises BrokerUnavailable after `STORE_RETRY_SECONDS`."""
@@ -267,9 +295,12 @@ class Worker:
         while True:
             done = isinstance(outcome, AgentCompleted)
             subject = topology.AGENT_COMPLETED if done else topology.AGENT_FAILED
-            msg_id = outcome_msg_id(outcome.task_id, outcome.agent_id, outcome.round)
+            msg_id = outcome_msg_id(outcome.task_id, outcome.agent_id, outcome.round, outcome.phase)
             try:
-                await self.wire.publish(subject, outcome.encode(), msg_id=msg_id, headers=headers)
+                body = outcome.encode()
+                ack = await self.wire.publish(subject, body, msg_id=msg_id, headers=headers)
+                if isinstance(outcome, AgentCompleted) and _is_to_be_judged(request) and not ack.duplicate:
+                    self._candidates.keep(ack.seq, outcome, len(body))
                 return
             except PayloadTooLarge as error:
                 if isinstance(outcome, AgentFailed):
@@ -324,8 +355,10 @@ class Worker:
         self._stop(self._cancels.hear(message.data))
 
     def _stop(self, cancel: AgentCancel | None) -> None:
+        if cancel is None:
+            return
         for running in list(self._running.values()):
-            if cancel is not None and running.task_id == cancel.task_id and running.call is not None:
+            if running.call is not None and running.request is not None and stops(cancel, running.request):
                 running.call.cancel()
 
     async def _say_running(self, question: Msg) -> None:
@@ -334,7 +367,7 @@ class Worker:
             return
         with suppress(InvalidMessage):
             task_id = decode(AgentRunning, question.data).task_id
-            if any(running.task_id == task_id and running.call for running in self._running.values()):
+            if any(running.call and running.task_id == task_id for running in self._running.values()):
                 await self.wire.nc.publish(question.reply)
 
     async def _catch_up(self) -> None:
@@ -342,6 +375,9 @@ class Worker:
         while True:
             self._reconnects = await self.wire.nc.wait_reconnected(self._reconnects)
             self._told.clear()  # another absence is told again
+            # The store may have come back empty.
+            self._requests.forget()
+            self._candidates.forget()
             while not await self._stop_ended():  # noqa: ASYNC110  # JetStream has no event for being ready
                 await asyncio.sleep(CATCH_UP_SECONDS)
 
@@ -360,3 +396,8 @@ class Worker:
             self._tell("not known yet which calls are still wanted", error)
             return False
         return True
+
+
+def _is_to_be_judged(request: AgentRequested) -> bool:
+    """Whether judges may compare this work's answer."""
+    return request.select is Select.JUDGE and request.phase is PhaseKind.ANSWER

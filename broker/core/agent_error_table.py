@@ -72,6 +72,10 @@ POLICIES: Mapping[ErrorType, ErrorPolicy] = {
         signal=Signal.IGNORED, acts="caller: `timeout_seconds`", timeout=True),
     ErrorType.CANCELLED: ErrorPolicy("the deliberation was cancelled, or ended without this agent",
         retried=False, signal=Signal.IGNORED, acts="nobody"),
+    ErrorType.INVALID_BALLOT: ErrorPolicy(
+        "a judge answered, and ranked none or not all of what it was shown", retried=True,
+        retry_note="once, by the same judge, with more room", signal=Signal.ALIVE,
+        acts="operator: structured outputs, a stronger model"),
     ErrorType.INTERNAL_ERROR: ErrorPolicy("a bug in Parley; the work is in `DEAD_LETTERS`", retried=False,
         retry_note="but the work is delivered up to five times", signal=Signal.IGNORED,
         acts="Parley's developers"),

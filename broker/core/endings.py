@@ -1,8 +1,10 @@
 """Compose the ending of a deliberation from its decided tally and the outcomes of its agents, and make it fit. Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
+from parley.broker.core import choice
 from parley.broker.core.messages import (
     AgentCompleted,
     AgentFailed,
@@ -15,9 +17,20 @@ from parley.broker.core.messages import (
     FailedAgent,
     LeftOut,
     ResultsRef,
+    Selection,
 )
+from parley.broker.core.phase_plan import Select
+from parley.broker.core.selection_in_ending import (
+    Judged,
+    Spent,
+    dissent_of,
+    reasons_of,
+    reports_of,
+    selection_of,
+)
+from parley.broker.core.spending import together
 from parley.broker.core.states_and_moves import State
-from parley.broker.core.tally import Tally
+from parley.broker.core.tally import Choice, Tally
 from parley.broker.core.timestamps import format_timestamp
 
 # So that an ending of 256 failed agents fits into one message of NATS's usual limit, 1 MiB, even if JSON escapes every
@@ -35,16 +48,19 @@ def compose(
     failed: Mapping[str, FailedAgent],
     *,
     answered: int | None = None,
+    judged: Judged = MappingProxyType({}),
+    spent: Spent = MappingProxyType({}),
     results_ref: ResultsRef | None = None,
     left_out: Sequence[LeftOut] = (),
 ) -> Ending:
     """The ending of `tally`, which is decided, from what its agents reported.
 
     `results`: in the order of the agents. `failed`: by agent_id, in any order. `answered`: how many agents did, where
-    `results` does not hold them all.
+    `results` does not hold them all. `judged`: what the judges reported.
+    `spent`: what each phase has cost.
     """
     assert tally.verdict is not None, "only a decided deliberation has an ending"
-    phase, verdict = tally.phase, tally.verdict
+    phase, verdict = tally.answers, tally.verdict
     successes = len(results) if answered is None else answered
     fields: dict[str, Any] = {
         "task_id": tally.task_id,
@@ -59,13 +75,31 @@ def compose(
         "duration_ms": max(0, round((verdict.decided_at - tally.accepted_at) * 1000)),
         "metadata": tally.metadata,
     }
+    if tally.select is not Select.NONE and tally.phases:
+        phases = reports_of(tally, spent)
+        fields |= {"phases": phases, "cost": together([phase.cost for phase in phases])}
     ended_at = format_timestamp(verdict.decided_at)
     if tally.state is State.COMPLETED:
         fields["stopped_agents"] = tally.stopped
         fields["degraded"] = successes + len(tally.stopped) < len(phase.agents)
+        if tally.choice is not None:
+            fields.update(_chosen(tally, tally.choice, failed, judged))
+            fields["degraded"] = bool(fields["degraded_reasons"])
         return DeliberationCompleted(completed_at=ended_at, **fields)
     error = verdict.error or str(tally.state)
     return DeliberationFailed(status=tally.state.value, error=error, timestamp=ended_at, **fields)  # type: ignore[arg-type]  # pydantic checks it against the literal
+
+
+def _chosen(
+    tally: Tally, chosen: Choice, failed: Mapping[str, FailedAgent], judged: Judged
+) -> dict[str, Any]:
+    cast = choice.ballots(tally)
+    return {
+        "winner_id": chosen.winner,
+        "selection": selection_of(tally, chosen, cast, judged),
+        "dissent": dissent_of(tally, chosen, cast),
+        "degraded_reasons": reasons_of(tally, failed, cast, judged),
+    }
 
 
 def fit(message: Fitting, limit: int) -> tuple[Fitting, bytes]:
@@ -96,6 +130,19 @@ def _without(*names: str) -> Callable[[Any], dict[str, Any]]:
     return cut
 
 
+def _without_notes(message: Any) -> dict[str, Any]:
+    selection: Selection | None = getattr(message, "selection", None)
+    if selection is None or not any(ballot.notes for ballot in selection.ballots):
+        return {}
+    ballots = tuple(ballot.model_copy(update={"notes": ""}) for ballot in selection.ballots)
+    return {"selection": selection.model_copy(update={"ballots": ballots})}
+
+
+def _without_selection(message: Any) -> dict[str, Any]:
+    none = {"selection": None, "dissent": (), "degraded_reasons": (), "phases": (), "cost": None}
+    return {name: empty for name, empty in none.items() if getattr(message, name, empty) != empty}
+
+
 def _shorter_errors(message: Any) -> dict[str, Any]:
     failed: tuple[FailedAgent, ...] = getattr(message, "failed_agents", ())
     if all(len(agent.error) <= SHORT_ERROR_CHARACTERS for agent in failed):
@@ -118,10 +165,12 @@ def _short(error: str) -> str:
 # long as shorter errors make room.
 _CUTS: tuple[tuple[LeftOut, Callable[[Any], dict[str, Any]]], ...] = (
     ("failed_agents.error", _shorter_errors),
+    ("selection.notes", _without_notes),
     ("results", _without("results")),
     ("failed_agents", _without("failed_agents")),
     ("missing_agents", _without("missing_agents")),
     ("stopped_agents", _without("stopped_agents")),
+    ("selection", _without_selection),
     ("metadata", _without("metadata")),
     ("error", _shorter_error),
 )
@@ -135,6 +184,8 @@ def result_of(done: AgentCompleted) -> AgentResult:
         finish_reason=done.finish_reason,
         refused=done.refused,
         reasoning=done.reasoning,
+        suspect=done.suspect,
+        final_answer=done.final_answer,
         persona=done.persona,
         usage=done.usage,
         attempts=done.attempt,

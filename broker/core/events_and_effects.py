@@ -1,4 +1,4 @@
-"""What happens to a deliberation, and what follows from it: the events that `react` (tally.py) takes, and the effects
+"""What happens to a deliberation, and what follows from it: the events that `react` (reactions.py) takes, and the effects
 that it answers with. Values only."""
 
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from parley.broker.core.messages import ErrorType
+from parley.broker.core.phase_plan import PhaseKind, Select, Step
 from parley.broker.core.states_and_moves import Cause
 
 # ── events ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -31,6 +32,10 @@ class Requested:
     reply_to: str | None = None
     traceparent: str | None = None
     question: str | None = None
+    select: Select = Select.NONE
+    plan: tuple[Step, ...] = ()
+    agree: int | None = None
+    max_calls: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +53,21 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """An agent's outcome, stored at `seq` in AGENT_RESPONSES. `error_type` None: it succeeded."""
+    """An agent's outcome, stored at `seq` in AGENT_RESPONSES. `error_type` None: it succeeded. `said`: as in
+    `Outcome`."""
 
     agent_id: str
     round: int
     seq: int
     error_type: ErrorType | None = None
+    phase: PhaseKind = PhaseKind.ANSWER
+    said: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DeadlineReached:
-    """The deadline's timer fired. Timers may fire early or be forged, so `react` compares `now` with the deadline."""
+    """The deadline's timer fired, which is also the alarm of each phase. Timers may fire early or be forged, so `react`
+    compares `now` with the limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +101,11 @@ class ArmDeadline:
 
 @dataclass(frozen=True, slots=True)
 class RequestAgents:
-    """Publish one `agent.requested` for each of these agents of this round."""
+    """Publish one `agent.requested` for each of these agents of this round and phase."""
 
     round: int
     agents: tuple[str, ...]
+    phase: PhaseKind = PhaseKind.ANSWER
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +115,12 @@ class PublishEnding:
 
 @dataclass(frozen=True, slots=True)
 class StopAgents:
-    """Tell the workers that the outcomes still missing are not needed any more."""
+    """Tell the workers that the outcomes still missing are not needed any more: of one phase, or, without `phase`, of
+    the deliberation."""
 
     reason: str
+    round: int | None = None
+    phase: PhaseKind | None = None
 
 
 @dataclass(frozen=True, slots=True)

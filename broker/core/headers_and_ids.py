@@ -7,6 +7,8 @@ docs/contract.md lists them from here.
 import re
 from collections.abc import Mapping
 
+from parley.broker.core.phase_plan import PhaseKind
+
 # ── headers ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 REPLY_TO = "Parley-Reply-To"
@@ -49,10 +51,18 @@ def ending_msg_id(task_id: str) -> str:
     return f"{task_id}:ending"
 
 
-def outcome_msg_id(task_id: str, agent_id: str, round_number: int) -> str:
-    return f"{task_id}:{agent_id}:{round_number}"
+def outcome_msg_id(
+    task_id: str, agent_id: str, round_number: int, phase: PhaseKind = PhaseKind.ANSWER
+) -> str:
+    return f"{task_id}:{agent_id}:{round_number}{_of_phase(phase)}"
 
 
-def work_msg_id(task_id: str, agent_id: str, round_number: int, request_seq: int) -> str:
+def work_msg_id(
+    task_id: str, agent_id: str, round_number: int, request_seq: int, phase: PhaseKind = PhaseKind.ANSWER
+) -> str:
     """With the request's place in the stream: a later deliberation of the same `task_id` sends work of its own."""
-    return f"{task_id}:{agent_id}:{round_number}:request:{request_seq}"
+    return f"{task_id}:{agent_id}:{round_number}{_of_phase(phase)}:request:{request_seq}"
+
+
+def _of_phase(phase: PhaseKind) -> str:
+    return "" if phase is PhaseKind.ANSWER else f":{phase}"

@@ -1,6 +1,6 @@
 """The states a deliberation can be in, and every legal move between them, as one table.
 
-`react` (tally.py) decides where a deliberation goes, and takes every new state from `move`, which refuses a move that
+`react` (reactions.py) decides where a deliberation goes, and takes every new state from `move`, which refuses a move that
 is not in the table. docs/architecture.md draws its state diagram from the table, so the picture cannot disagree with
 the code.
 """
@@ -25,6 +25,7 @@ class Cause(StrEnum):
     REQUESTED = "requested"
     REFUSED = "refused"
     REPORTED = "agent reported"
+    LIMIT = "phase limit"
     DEADLINE = "deadline"
     CANCEL = "cancel"
     ABANDONED = "abandoned"
@@ -53,6 +54,7 @@ MOVES: Mapping[tuple[State | None, Cause], frozenset[State]] = {
     (State.PENDING, Cause.CANCEL): frozenset({State.CANCELLED}),
     (State.PENDING, Cause.ABANDONED): frozenset({State.FAILED}),
     (State.IN_PROGRESS, Cause.REPORTED): frozenset({State.IN_PROGRESS, State.COMPLETED, State.FAILED}),
+    (State.IN_PROGRESS, Cause.LIMIT): frozenset({State.IN_PROGRESS, State.COMPLETED}),
     (State.IN_PROGRESS, Cause.DEADLINE): frozenset({State.COMPLETED, State.TIMEOUT}),
     (State.IN_PROGRESS, Cause.CANCEL): frozenset({State.CANCELLED}),
     (State.IN_PROGRESS, Cause.ABANDONED): frozenset({State.FAILED}),

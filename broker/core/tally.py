@@ -1,80 +1,79 @@
-"""The tally of one deliberation, and `react`, which decides what an event does to it.
-
-    request ──► pending ──► in_progress ──► an ending: completed, failed, timeout, cancelled or rejected
-                        first outcome      last outcome, deadline or cancel
-
-`react(tally, event, now)` is pure: no I/O, no clock, no randomness. It returns the next tally, and the effects that
-the caller carries out, in order, once the tally is stored. A duplicate, a late outcome or an illegal move changes
-nothing: the same tally comes back, with a note that says why.
+"""The tally of one deliberation, as the KV bucket `deliberations` holds it. `react` (reactions.py) changes it.
 
 A tally counts outcomes and does not hold them. It keeps each one's sequence in the stream AGENT_RESPONSES, so that a
-tally of 256 agents stays at a few KiB.
+tally of 256 agents stays at a few KiB. Ballots are in it, as letters: the winner is decided from the tally alone.
 
-A deliberation has phases, one a round. It ends when the last phase is settled.
+A deliberation has phases: its agents answer, then judges may rank the answers. It ends when the last one is closed.
+Clients read tallies, so field names stay.
 """
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import assert_never
+from enum import StrEnum
 
 from pydantic import BaseModel, Field
 
-from parley.broker.core.events_and_effects import (
-    ArmDeadline,
-    CancelRequested,
-    DeadlineReached,
-    Effect,
-    EndingPublished,
-    Event,
-    PublishEnding,
-    Refused,
-    Reported,
-    RequestAgents,
-    Requested,
-    SendEnding,
-    StopAgents,
-)
-from parley.broker.core.messages import ErrorType, agent_id
-from parley.broker.core.states_and_moves import ENDINGS, Cause, State, move
-from parley.broker.core.timestamps import format_timestamp
-
-__all__ = [
-    "CANCEL_AHEAD_SECONDS", "MAX_MORE_INBOXES", "OVERDUE_SECONDS", "ArmDeadline", "CancelRequested", "DeadlineReached", "Decision", "Effect", "EndingPublished",
-    "Event", "Outcome", "Phase", "PublishEnding", "Reaction", "Refused", "Reported", "RequestAgents", "Requested",
-    "SendEnding", "StopAgents", "Tally", "asks_another", "react",
-]  # fmt: skip
-
-# Inboxes of later askers that a tally keeps, besides the first asker's: 4 KiB. One more pushes out the oldest: its
-# asker has asked again, or finds the ending by `deliberation.get`.
-MAX_MORE_INBOXES = 16
-# A cancel also stops a request that was stored up to this many seconds after it.
-CANCEL_AHEAD_SECONDS = 60.0
-# An outcome that was stored longer than this before its request is that of an earlier deliberation of the name. Servers
-# of a cluster, whose clocks may differ by less, store the two.
-OLD_OUTCOME_SECONDS = 60.0
-# An outcome stored this long after the deadline shows that the deadline was lost: it comes within a second.
-OVERDUE_SECONDS = 2.0
-
-# ── the tally, as the KV bucket `deliberations` holds it. Clients read it there, so its field names stay ──────────
+from parley.broker.core.phase_plan import PhaseKind, Select, Step
+from parley.broker.core.states_and_moves import ENDINGS, State
 
 
 class Outcome(BaseModel, frozen=True):
-    """One agent has reported. `seq`: where its outcome is in AGENT_RESPONSES."""
+    """One agent has reported. `seq`: where its outcome is in AGENT_RESPONSES.
+
+    `said`: what a choice needs of it, at most 16 characters: of an answer a digest, the same for the same answers; of a
+    ballot its labels, the best first ("CAB").
+    """
 
     succeeded: bool
     seq: int
+    said: str | None = None
+
+
+class ClosedBy(StrEnum):
+    """Why a phase was closed: all have reported, enough have answered (`finish_early`), enough answered the same
+    (`agree`), its limit or the deadline came, or the deliberation was cancelled."""
+
+    ALL = "all"
+    ENOUGH = "enough"
+    AGREE = "agree"
+    LIMIT = "limit"
+    DEADLINE = "deadline"
+    CANCEL = "cancel"
 
 
 class Phase(BaseModel, frozen=True):
-    """One round: its agents, in order, and the outcomes counted so far, by agent."""
+    """Its agents, in order, and the outcomes counted so far, by agent. `number`: the round.
+
+    Of a deliberation that chooses also: `opened_at`; `limit`, when it closes with what it has, if another phase or a
+    choice follows; `closed_at`, `closed_by`. `opened_by`: the sequence of the outcome that closed the phase before;
+    None: the limit did.
+    """
 
     number: int
     agents: tuple[str, ...]
     outcomes: Mapping[str, Outcome] = Field(default_factory=dict)
+    kind: PhaseKind = PhaseKind.ANSWER
+    opened_at: float | None = None
+    limit: float | None = None
+    opened_by: int | None = None
+    closed_at: float | None = None
+    closed_by: ClosedBy | None = None
+
+    def counting(self, agent: str, outcome: Outcome) -> "Phase":
+        """With one more outcome."""
+        return self.model_copy(update={"outcomes": {**self.outcomes, agent: outcome}})
 
     @property
     def successes(self) -> int:
         return sum(outcome.succeeded for outcome in self.outcomes.values())
+
+    @property
+    def most_alike(self) -> int:
+        """How many of the answers are the same, at most. 0 where none is known."""
+        said = Counter(
+            outcome.said for outcome in self.outcomes.values() if outcome.said and outcome.succeeded
+        )
+        return max(said.values(), default=0)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -94,12 +93,48 @@ class Decision(BaseModel, frozen=True):
     by: int | None = None
 
 
+class ChoiceStatus(StrEnum):
+    """What a choice rests on. DECIDED: most of the ballots that were asked for, or more answers alike than of any other.
+    INDICATED: fewer ballots. TIED: nothing that was said tells the best ones apart. ONLY_ONE: one candidate.
+    NO_BALLOTS: nobody compared the candidates, and nobody wins."""
+
+    DECIDED = "decided"
+    INDICATED = "indicated"
+    TIED = "tied"
+    ONLY_ONE = "only_one"
+    NO_BALLOTS = "no_ballots"
+
+
+class Choice(BaseModel, frozen=True):
+    """Which answer was chosen, by `agent_id`. Decided once, by the write that ends the deliberation.
+
+    `scores`: by candidate, as "7/12"; None for one that was never compared. `margin`: how far the winner is before the
+    next, in the same parts. `tied`: those with the highest score, where there are several. `tie_break`: the rule that
+    named the winner among them.
+    """
+
+    status: ChoiceStatus
+    winner: str | None = None
+    runner_up: str | None = None
+    scores: Mapping[str, str | None] = Field(default_factory=dict)
+    margin: str | None = None
+    tied: tuple[str, ...] = ()
+    tie_break: str | None = None
+
+
 class Tally(BaseModel, frozen=True):
     """The value under the key `task_id`. Instants are seconds since the epoch, on the NATS server's clock.
 
     `verdict`: the decision, None while the deliberation runs. `ending_seq`: where the ending is in DELIBERATIONS; it
     is set once the ending is stored, and so marks it as published. `more_reply_to`: inboxes of those who asked the same
     later. `question`: the digest of what was asked; None in tallies of version 0.1.0, and of an invalid request.
+
+    `phases`: the phase in which the agents answer; empty if the request was refused. `later_phases`: what was opened
+    after it. Version 0.2.0 does not know them: it counts no judge among the agents, and ends with the answers.
+
+    `plan`: the phases that it is to have, empty where one is all. `agree`: so many answers alike end the first phase.
+    `max_calls`: no phase is opened that would ask more agents in all. `choice`: set where it ends completed, if
+    `select` is not NONE.
     """
 
     task_id: str
@@ -119,6 +154,12 @@ class Tally(BaseModel, frozen=True):
     traceparent: str | None = None
     more_reply_to: tuple[str, ...] = ()
     question: str | None = None
+    select: Select = Select.NONE
+    plan: tuple[Step, ...] = ()
+    agree: int | None = None
+    max_calls: int | None = None
+    choice: Choice | None = None
+    later_phases: tuple[Phase, ...] = ()
 
     @property
     def inboxes(self) -> tuple[str, ...]:
@@ -128,7 +169,36 @@ class Tally(BaseModel, frozen=True):
     @property
     def phase(self) -> Phase:
         """The current phase. A deliberation that was refused has an empty phase 0."""
-        return self.phases[-1] if self.phases else Phase(number=0, agents=())
+        return self.all_phases[-1] if self.phases else Phase(number=0, agents=())
+
+    @property
+    def all_phases(self) -> tuple[Phase, ...]:
+        """In the order in which they were opened."""
+        return (*self.phases, *self.later_phases) if self.later_phases else self.phases
+
+    @property
+    def answers(self) -> Phase:
+        """The phase in which the agents answered. It decides which ending there is."""
+        return self.phases[0] if self.phases else self.phase
+
+    @property
+    def limit(self) -> float:
+        """When the current phase closes with what it has: at the deadline, if nothing follows."""
+        return self.deadline if self.phase.limit is None else self.phase.limit
+
+    @property
+    def limit_has_moved(self) -> bool:
+        """Too little was there at the current phase's limit: it closes with the outcome that makes it enough."""
+        return self.phase.limit is not None and self.phase.limit >= self.deadline
+
+    @property
+    def steps_left(self) -> tuple[Step, ...]:
+        """What the plan has after the current phase."""
+        return self.plan[len(self.all_phases) :]
+
+    def calls_with(self, step: Step) -> int:
+        """Agents and judges that are asked in all, if this step is taken too."""
+        return sum(len(phase.agents) for phase in self.all_phases) + step.agents
 
     @property
     def ended(self) -> bool:
@@ -141,245 +211,31 @@ class Tally(BaseModel, frozen=True):
 
     @property
     def stopped(self) -> tuple[str, ...]:
-        """The agents that were not waited for because the caller asked for that: `finish_early`."""
-        return self.phase.missing if self.finish_early and self.state is State.COMPLETED else ()
+        """The agents that were not waited for because the caller asked for that: `finish_early`, `agree`."""
+        return self.not_waited_for if self.state is State.COMPLETED else ()
+
+    @property
+    def not_waited_for(self) -> tuple[str, ...]:
+        """The agents without which the answers were closed as the caller asked."""
+        if self.select is Select.NONE:
+            return self.answers.missing if self.finish_early else ()
+        return self.answers.missing if self.answers.closed_by in (ClosedBy.ENOUGH, ClosedBy.AGREE) else ()
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The agents that have not reported and were waited for."""
-        return () if self.stopped else self.phase.missing
+        """The agents that have not answered and were waited for."""
+        return () if self.stopped else self.answers.missing
 
     @property
     def outcomes_needed(self) -> int:
-        """How many more outcomes could end the deliberation, if all of them succeed. At least 1."""
+        """How many more outcomes could close the current phase, if all of them succeed. At least 1."""
         phase = self.phase
         needed = len(phase.agents) - len(phase.outcomes)
-        if self.finish_early:
-            needed = min(needed, self.min_responses - phase.successes)
+        if self.limit_has_moved:
+            return 1
+        if phase.kind is PhaseKind.ANSWER:
+            if self.finish_early:
+                needed = min(needed, self.min_responses - phase.successes)
+            if self.agree is not None:
+                needed = min(needed, self.agree - phase.most_alike)
         return max(1, needed)
-
-
-# ── reactions ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class Reaction:
-    """`note` says why nothing changed. It is empty when something changed."""
-
-    tally: Tally | None
-    effects: tuple[Effect, ...] = ()
-    note: str = ""
-
-
-# ── react ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def react(tally: Tally | None, event: Event, now: float) -> Reaction:
-    """What `event`, seen at `now` (seconds since the epoch), does to `tally` (None: not recorded)."""
-    match event:
-        case Requested():
-            return _requested(tally, event, now)
-        case Refused():
-            return _refused(tally, event, now)
-        case EndingPublished():
-            return _published(tally, event)
-    if tally is None:
-        return Reaction(None, note="no such deliberation")
-    if tally.ended:
-        return _already_ended(tally, event)
-    match event:
-        case Reported():
-            return _reported(tally, event, now)
-        case DeadlineReached():
-            return _deadline(tally, now)
-        case CancelRequested():
-            if _is_of_an_earlier_one(tally, event):
-                return Reaction(tally, note="the cancel is older than this deliberation")
-            error = f"cancelled: {event.reason}" if event.reason else "cancelled by request"
-            return _end(tally, Cause.CANCEL, State.CANCELLED, now, error, by=event.seq)
-        case _:
-            assert_never(event)
-
-
-# ── a request: record it, or refuse it ────────────────────────────────────────────────────────────────────────────
-
-
-def _requested(tally: Tally | None, event: Requested, now: float) -> Reaction:
-    if tally is not None:
-        return _requested_again(tally, event)
-    agents = tuple(agent_id(event.role, place) for place in range(1, event.num_agents + 1))
-    new = Tally(
-        task_id=event.task_id,
-        state=move(None, Cause.REQUESTED, State.PENDING),
-        request_seq=event.seq,
-        role=event.role,
-        min_responses=event.min_responses,
-        finish_early=event.finish_early,
-        rounds=event.rounds,
-        accepted_at=event.at,
-        deadline=event.deadline,
-        phases=(Phase(number=1, agents=agents),),
-        metadata=dict(event.metadata),
-        reply_to=event.reply_to,
-        traceparent=event.traceparent,
-        question=event.question,
-    )
-    if now < event.deadline:
-        return Reaction(new, _start_effects(new))
-    state = move(None, Cause.REQUESTED, State.TIMEOUT)
-    verdict = Decision(error=_too_late(new, "before any agent could start"), decided_at=now)
-    ended = new.model_copy(update={"state": state, "verdict": verdict})
-    return Reaction(ended, _ending_effects(ended))
-
-
-def _requested_again(tally: Tally, event: Requested) -> Reaction:
-    """A redelivery finishes what the first delivery began. Another asker of the same question gets the same ending."""
-    same = tally.request_seq == event.seq
-    if tally.ended and (same or event.reply_to is None or asks_another(tally, event)):
-        return _already_ended(tally, event)
-    if same:
-        return Reaction(tally, _start_effects(tally), note="redelivered request: carried on")
-    if event.reply_to is None or asks_another(tally, event):
-        return Reaction(tally, note="a deliberation of this task_id exists")
-    if tally.ending_seq is not None:
-        return Reaction(tally, (SendEnding(tally.ending_seq, event.reply_to),), note="already ended")
-    if event.reply_to in tally.inboxes:
-        return Reaction(tally, note="this asker is known")
-    inboxes = (*tally.more_reply_to, event.reply_to)[-MAX_MORE_INBOXES:]
-    return Reaction(tally.model_copy(update={"more_reply_to": inboxes}))
-
-
-def asks_another(tally: Tally, event: Requested) -> bool:
-    """Whether this request has the `task_id` of another question. An invalid request is no valid one's question."""
-    if tally.request_seq == event.seq:
-        return False
-    known = tally.question is not None and event.question is not None
-    return tally.state is State.REJECTED or (known and tally.question != event.question)
-
-
-def _start_effects(tally: Tally) -> tuple[Effect, ...]:
-    return ArmDeadline(tally.deadline), RequestAgents(tally.phase.number, tally.phase.missing)
-
-
-def _refused(tally: Tally | None, event: Refused, now: float) -> Reaction:
-    if tally is not None and tally.ended:
-        return _already_ended(tally, event)
-    if tally is not None and tally.request_seq != event.seq:
-        return Reaction(tally, note="a deliberation of this task_id exists")
-    if tally is not None:
-        # It was recorded, and its effects could not be carried out.
-        return _end(tally, Cause.ABANDONED, State.FAILED, now, event.error)
-    state = State.REJECTED if event.cause is Cause.REFUSED else State.FAILED
-    new = Tally(
-        task_id=event.task_id,
-        state=move(None, event.cause, state),
-        request_seq=event.seq,
-        accepted_at=event.at,
-        deadline=event.at,
-        verdict=Decision(error=event.error, decided_at=max(now, event.at)),
-        reply_to=event.reply_to,
-        traceparent=event.traceparent,
-    )
-    return Reaction(new, _ending_effects(new))
-
-
-def _is_of_an_earlier_one(tally: Tally, event: CancelRequested) -> bool:
-    """Whether a cancel was meant for an earlier deliberation of this task_id: it was stored long before the request."""
-    if event.seq is None or event.at is None or event.seq > tally.request_seq:
-        return False
-    return tally.accepted_at - event.at > CANCEL_AHEAD_SECONDS
-
-
-# ── while it runs: outcomes, and the deadline ─────────────────────────────────────────────────────────────────────
-
-
-def _reported(tally: Tally, event: Reported, now: float) -> Reaction:
-    if now >= tally.deadline + OVERDUE_SECONDS:
-        return _deadline(tally, now, by=event.seq)
-    phase = tally.phase
-    if now < tally.accepted_at - OLD_OUTCOME_SECONDS:
-        return Reaction(tally, note="older than this deliberation")
-    if event.round != phase.number:
-        return Reaction(tally, note=f"round {event.round} is not the current round")
-    if event.agent_id not in phase.agents:
-        return Reaction(tally, note="no such agent in this deliberation")
-    if event.agent_id in phase.outcomes:
-        return Reaction(tally, note="this agent has reported before")
-    if event.error_type is ErrorType.DEADLINE_EXCEEDED:
-        # A worker's clock must not decide between `failed` and `timeout`.
-        return Reaction(tally, note="ran out of time: the deadline decides")
-    if now >= tally.deadline:
-        return Reaction(tally, note="late: the deadline decides")
-    outcome = Outcome(succeeded=event.error_type is None, seq=event.seq)
-    phase = phase.model_copy(update={"outcomes": {**phase.outcomes, event.agent_id: outcome}})
-    counted = tally.model_copy(update={"phases": (*tally.phases[:-1], phase)})
-    enough = phase.successes >= tally.min_responses
-    if enough and (tally.finish_early or not phase.missing):
-        return _end(counted, Cause.REPORTED, State.COMPLETED, now, by=event.seq)
-    if not phase.missing:
-        error = f"{phase.successes} of {len(phase.agents)} agents answered, {tally.min_responses} needed"
-        return _end(counted, Cause.REPORTED, State.FAILED, now, error, by=event.seq)
-    state = move(tally.state, Cause.REPORTED, State.IN_PROGRESS)
-    return Reaction(counted.model_copy(update={"state": state}))
-
-
-def _deadline(tally: Tally, now: float, by: int | None = None) -> Reaction:
-    if now < tally.deadline:
-        return Reaction(tally, (ArmDeadline(tally.deadline),), note="early: the deadline is still to come")
-    if tally.phase.successes >= tally.min_responses:
-        return _end(tally, Cause.DEADLINE, State.COMPLETED, now, by=by)
-    error = _too_late(tally, f"with {len(tally.phase.outcomes)} of {len(tally.phase.agents)} agents heard")
-    return _end(tally, Cause.DEADLINE, State.TIMEOUT, now, error, by)
-
-
-# ── the ending: decide it, publish it, mark it ────────────────────────────────────────────────────────────────────
-
-
-def _end(old: Tally, cause: Cause, to: State, now: float, error: str = "", by: int | None = None) -> Reaction:
-    # Servers' clocks differ, and what was answered to an earlier asker of the name may be the last that was needed.
-    verdict = Decision(error=error, decided_at=max(now, old.accepted_at), by=by)
-    ended = old.model_copy(update={"state": move(old.state, cause, to), "verdict": verdict})
-    return Reaction(ended, _ending_effects(ended))
-
-
-def _ending_effects(ended: Tally) -> tuple[Effect, ...]:
-    if not ended.phase.missing or ended.verdict is None:
-        return (PublishEnding(),)
-    return PublishEnding(), StopAgents(ended.verdict.error or "finished early")
-
-
-def _already_ended(tally: Tally, event: Event) -> Reaction:
-    """Only the message that decided the ending, or the deadline, publishes it again. Any other message is ignored:
-    the publisher is probably mid-way, and core NATS subscribers would see a duplicate."""
-    if not tally.ending_unpublished:
-        return Reaction(tally, note="already ended")
-    if not _may_have_decided(tally, event):
-        return Reaction(tally, note="already ended: the message that decided it publishes the ending")
-    return Reaction(tally, _ending_effects(tally), note="ended, not marked as published: published again")
-
-
-def _may_have_decided(tally: Tally, event: Event) -> bool:
-    """Whether this message may have decided the ending. The deadline, which comes last, may always publish it again."""
-    decided_by = tally.verdict.by if tally.verdict is not None else None
-    match event:
-        case Requested() | Refused():
-            return event.seq == tally.request_seq
-        case Reported():
-            return tally.state is not State.CANCELLED and event.seq == decided_by
-        case CancelRequested():
-            return tally.state is State.CANCELLED and event.seq == decided_by
-        case _:
-            return True
-
-
-def _published(tally: Tally | None, event: EndingPublished) -> Reaction:
-    if tally is None or not tally.ended:
-        return Reaction(tally, note="nothing to mark")
-    if tally.ending_seq is not None:
-        return Reaction(tally, note="already marked")
-    return Reaction(tally.model_copy(update={"ending_seq": event.seq}))
-
-
-def _too_late(tally: Tally, how: str) -> str:
-    seconds = tally.deadline - tally.accepted_at
-    return f"deadline of {seconds:g} s passed at {format_timestamp(tally.deadline)} {how}"

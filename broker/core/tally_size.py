@@ -4,10 +4,17 @@ A tally grows with every outcome. One that no longer fits into a message of the 
 count nor end, so a request whose tally could come to that is rejected before it is recorded.
 """
 
+from parley.broker.core.choice import judge_id
+from parley.broker.core.phase_plan import Select
 from parley.broker.core.tally import Tally
 
-# An outcome beside its agent's name: `"":{"succeeded":false,"seq":18446744073709551615},`.
+# An outcome beside its agent's name: `"":{"succeeded":false,"seq":18446744073709551615},`; and what was said.
 _OUTCOME_BYTES = 52
+_SAID_BYTES = 26
+# A phase beside its agents and outcomes: its kind, instants, limits.
+_PHASE_BYTES = 160
+# A candidate beside its name in the choice: its score, and being tied.
+_CANDIDATE_BYTES = 24
 # The ending's decision with a short error, of letters that JSON escapes; instants, sequences, headers.
 _REST_BYTES = 1_536
 SHORT_ERROR_CHARACTERS = 80
@@ -15,8 +22,12 @@ SHORT_ERROR_CHARACTERS = 80
 
 def most_bytes(tally: Tally) -> int:
     """Bytes of a new tally, headers included, once all its agents have reported and it has ended."""
-    agents = (agent for phase in tally.phases for agent in phase.agents)
+    agents = tally.answers.agents
     outcomes = sum(len(agent) + _OUTCOME_BYTES for agent in agents)
+    if tally.select is not Select.NONE:
+        outcomes += sum(2 * len(agent) + _SAID_BYTES + _CANDIDATE_BYTES for agent in agents) + _PHASE_BYTES
+        judges = sum(step.agents for step in tally.plan[1:])
+        outcomes += judges * (2 * len(judge_id(1)) + _OUTCOME_BYTES + _SAID_BYTES) + _PHASE_BYTES
     return len(tally.model_dump_json(exclude_defaults=True).encode()) + outcomes + _REST_BYTES
 
 

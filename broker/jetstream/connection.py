@@ -21,11 +21,11 @@ from parley.broker.core.errors import (
 )
 from parley.broker.core.reply_subjects import CLIENT_INBOX
 from parley.broker.core.url_masking import masked
-from parley.broker.jetstream.connection_limit_errors import limit_reached
 from parley.broker.jetstream.connection_refusals import NotAcceptable
 from parley.broker.jetstream.nats_access import PLAIN, NatsAccess
 from parley.broker.jetstream.nats_address import servers
 from parley.broker.jetstream.nats_client import NatsClient, NotAllowed
+from parley.broker.jetstream.nats_limit_errors import limit_reached
 from parley.broker.jetstream.quorum import told_no_quorum
 
 log = logging.getLogger("parley.broker")

@@ -22,7 +22,7 @@ from nats.js import JetStreamContext
 
 from parley.broker.core.errors import RIGHTS_ARE_IN
 from parley.broker.jetstream.forgery_counts import Forgeries
-from parley.broker.jetstream.header_encoding import encode_head
+from parley.broker.jetstream.header_block import encode_head
 from parley.broker.jetstream.jetstream_client import JetStreamClient
 from parley.broker.jetstream.nats_access import PLAIN, NatsAccess
 from parley.broker.jetstream.opening_client import OpeningClient

@@ -62,7 +62,8 @@ class OutcomeCache:
             asked = sum(seq not in self._recent for seq in group)
             if not asked:
                 for seq in group:
-                    yield await self._read(seq)
+                    data = self._recent.get(seq)
+                    yield data if data is not None else await self._read(seq)
                 continue
             async with self._reading.holding(asked * self._largest):
                 for data in await gather(map(self._read, group)):

@@ -100,7 +100,7 @@ _PUBLISH: Mapping[str, tuple[str, ...]] = {
     "intake": (*_DECIDING, *_READ_TALLIES, topology.AGENT_REQUESTED),
     "dispatch": (),
     "aggregate": (
-        *_DECIDING, *_READ_TALLIES, topology.COMPLETED, topology.AGENT_CANCEL, f"$O.{topology.RESULTS_BUCKET}.C.*",
+        *_DECIDING, *_READ_TALLIES, topology.COMPLETED, topology.AGENT_REQUESTED, topology.AGENT_CANCEL, f"$O.{topology.RESULTS_BUCKET}.C.*",
         f"$O.{topology.RESULTS_BUCKET}.M.*",
     ),
     "query": (topology.AGENT_RUNNING, _READ_TALLY, _READ_ENDING),
@@ -145,7 +145,7 @@ def needed_by_service(
 
 
 def needed_by_worker(inbox: str) -> tuple[Right, ...]:
-    """`inbox`: the prefix of its inboxes."""
+    """`inbox`: the prefix of its inboxes. The right to read answers is not among them: only judges need it."""
     publish = (
         topology.AGENT_COMPLETED,
         topology.AGENT_FAILED,

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from parley.broker.core.errors import BrokerUnavailable, Conflict, Forgotten, PayloadTooLarge
-from parley.broker.core.tally import Effect, EndingPublished, Event, Reaction, Tally, react
+from parley.broker.core.events_and_effects import ArmDeadline, Effect, EndingPublished, Event
+from parley.broker.core.reactions import Reaction, react
+from parley.broker.core.tally import Tally
 from parley.broker.core.tally_size import smallest
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.deadletters import OriginalMessage, dead_letter
@@ -102,7 +104,8 @@ class TallyStore:
         """Fold `events`, each with the instant at which it was seen, into a tally, in one write.
 
         `new`: the deliberation is probably not recorded yet, so write first, and read only if that is refused.
-        `is_recorded`: the caller has seen a tally. None is made where that is gone meanwhile: Forgotten is raised.
+        `is_recorded`: the caller has seen a tally. None is made where that is gone meanwhile: Forgotten is raised. So it is
+        where a first write is refused because of a tally that is gone when it is read.
         Raises BrokerUnavailable. Nothing is lost then: the events are not acknowledged yet.
         """
         cached = self._cache.get(task_id)
@@ -117,7 +120,10 @@ class TallyStore:
                 try:
                     tally = await self._write(tally, entry.revision)
                 except Conflict:
-                    entry = await self._fetch(task_id)
+                    refused, entry = entry, await self._fetch(task_id)
+                    if new and not refused.revision and not entry.revision:
+                        # Recorded by another process and forgotten since: this one stood still between the two.
+                        raise Forgotten(task_id) from None
                     continue
             elif entry is cached:
                 # Nothing changed, so no write follows that would show that the cached entry is stale. Only a read can:
@@ -214,5 +220,8 @@ def _fold(
 
 
 def _distinct_effects(reactions: Iterable[Reaction]) -> tuple[Effect, ...]:
-    """Every effect once, in order: several events of one fold may ask to publish the same ending."""
-    return tuple(dict.fromkeys(effect for reaction in reactions for effect in reaction.effects))
+    """Every effect once, in order: several events of one fold may ask to publish the same ending. Of several alarms only
+    the last one counts: they replace each other, and effects are not carried out one after the other."""
+    distinct = dict.fromkeys(effect for reaction in reactions for effect in reaction.effects)
+    alarms = [effect for effect in distinct if isinstance(effect, ArmDeadline)]
+    return tuple(effect for effect in distinct if effect not in alarms[:-1])

@@ -39,7 +39,7 @@ class Needed:
     def add(self, tally: Tally) -> None:
         """An unfinished tally."""
         self.first_request = min(self.first_request, tally.request_seq)
-        seqs = (outcome.seq for phase in tally.phases for outcome in phase.outcomes.values())
+        seqs = (outcome.seq for phase in tally.all_phases for outcome in phase.outcomes.values())
         self.first_outcome = min((self.first_outcome, *seqs))
 
 

@@ -65,6 +65,7 @@ class Outcome:
     seen_twice: list[str]
     late: list[str]
     unnamed: list[str]
+    miscounted: list[str]
     statuses: Counter[str]
     calm: float
     recovery: float
@@ -91,8 +92,10 @@ async def run(
 
     ears = [await nats.subscribe(subject, cb=hear) for subject in (topology.COMPLETED, topology.FAILED)]
     names = [fresh("fault") for _ in range(count)]
+    # Every second one has judges choose.
     asking = [
-        asyncio.create_task(_ask(wire, name, number / PACE, timeout)) for number, name in enumerate(names)
+        asyncio.create_task(_ask(wire, name, number / PACE, timeout, "judge" if number % 2 else "none"))
+        for number, name in enumerate(names)
     ]
     await asyncio.sleep(count * after / PACE)
     struck = clock()
@@ -114,7 +117,7 @@ async def run(
     return await _judge(wire, list(asked.values()), struck, timeout, dead_before)
 
 
-async def _ask(wire: JetStream, name: str, wait: float, timeout: float) -> None:
+async def _ask(wire: JetStream, name: str, wait: float, timeout: float, select: str) -> None:
     """Publish until NATS acknowledges, as a careful client does. A doubled request is one deliberation."""
     await asyncio.sleep(wait)
     body = {
@@ -122,6 +125,7 @@ async def _ask(wire: JetStream, name: str, wait: float, timeout: float) -> None:
         "task_description": "Why is the sky blue?",
         "num_agents": AGENTS,
         "timeout_seconds": timeout,
+        "select": select,
     }
     while True:
         try:
@@ -208,6 +212,7 @@ async def _judge(
         seen_twice=[one.task_id for one in asked if one.sightings > 1],
         late=[one.task_id for one in ended if lateness(one, timeout, pauses) > PROMISED_SECONDS],
         unnamed=[one.task_id for one in ended for ending in one.endings if _unnamed(ending)],
+        miscounted=[one.task_id for one in ended for ending in one.endings if _miscounted(ending)],
         statuses=Counter(str(ending["status"]) for one in ended for ending in one.endings),
         calm=calm,
         recovery=recovery,
@@ -237,6 +242,24 @@ def _unnamed(ending: dict[str, object]) -> bool:
     failures = ending.get("failed_agents") or []
     assert isinstance(failures, list)
     return not all(failure["error"] and failure["error_type"] for failure in failures)
+
+
+def _miscounted(ending: dict[str, object]) -> bool:
+    """Whether a choice counts a judge twice or not at all, or names no winner although ballots came."""
+    selection = ending.get("selection")
+    if not isinstance(selection, dict):
+        return False
+    ballots = selection["ballots"]
+    judges = [ballot["judge"] for ballot in ballots]
+    valid = sum(ballot["ranking"] is not None for ballot in ballots)
+    told = (
+        selection["asked"],
+        selection["valid"],
+        selection["valid"] + selection["invalid"] + selection["missing"],
+    )
+    return told != (len(set(judges)), valid, len(judges)) or (valid > 0) != (
+        ending["winner_id"] is not None and selection["status"] != "only_one"
+    )
 
 
 async def _dead_letters(wire: JetStream) -> int:

@@ -42,6 +42,7 @@ async def test_every_deliberation_ends_once_whichever_process_dies(
     assert outcome.doubled == [], shown
     assert outcome.late == [], shown
     assert outcome.unnamed == [], shown
+    assert outcome.miscounted == [], shown
     assert outcome.unmarked == [], shown
     assert outcome.dead_letters == 0, shown
     if case.heard_once:

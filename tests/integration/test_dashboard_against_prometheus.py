@@ -17,13 +17,17 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from parley.broker.core.messages import AgentResult, DeliberationCompleted, Ending, ErrorType
+from parley.broker.core.judging_orders import LABELS
+from parley.broker.core.messages import AgentResult, CastBallot, DeliberationCompleted, Ending, ErrorType
+from parley.broker.core.phase_plan import PhaseKind, Select
 from parley.broker.core.states_and_moves import ENDINGS
+from parley.broker.core.tally import ChoiceStatus, ClosedBy
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.forgery_counts import Forgery
 from parley.monitoring import dashboards
+from parley.monitoring.choice_metrics import RESULTS
 from parley.monitoring.metrics import KNOWN_ROLES, OTHER, TIMEOUTS
 from parley.workers.model.breaker import BreakerState
 from tests.harness import Running, fresh, model_server, running, until
@@ -62,6 +66,10 @@ class Scene:
     def results(self) -> list[AgentResult]:
         return [result for ending in self.endings for result in ending.results]
 
+    @property
+    def ballots(self) -> list[CastBallot]:
+        return [ballot for ending in self.endings for ballot in ballots_of(ending)]
+
 
 @pytest.fixture(scope="module")
 def tools() -> Tools:
@@ -96,7 +104,7 @@ async def _scraped(server: Prometheus) -> bool:
 
 
 async def _has_seen(scene: Scene) -> bool:
-    asked_of = sum(ending.total_agents for ending in scene.endings)
+    asked_of = sum(ending.total_agents + len(ballots_of(ending)) for ending in scene.endings)
     reported = await scene.server.value(
         "sum(parley_agent_outcomes_total) + sum(parley_agent_outcomes_ignored_total)"
     )
@@ -105,20 +113,28 @@ async def _has_seen(scene: Scene) -> bool:
     return (reported, settled, ended) == (asked_of, 0, len(scene.task_ids))
 
 
+def ballots_of(ending: Ending) -> tuple[CastBallot, ...]:
+    selection = ending.selection if isinstance(ending, DeliberationCompleted) else None
+    return selection.ballots if selection is not None else ()
+
+
 async def play(on: Running, scene: Scene) -> None:
     """A deliberation with every kind of ending; the comments say what each counts."""
     client, model = on.client, on.model
 
-    async def deliberate(agents: int, role: str = "DEV", timeout_seconds: float = 30.0) -> Ending:
+    async def deliberate(
+        agents: int, role: str = "DEV", timeout_seconds: float = 30.0, select: str = "none"
+    ) -> Ending:
         task_id = fresh("watched")
         asking = client.deliberate(
-            "x", agents=agents, role=role, task_id=task_id, timeout_seconds=timeout_seconds
+            "x", agents=agents, role=role, task_id=task_id, timeout_seconds=timeout_seconds, select=select
         )
         scene.endings.append(await asking)
         return scene.endings[-1]
 
     await deliberate(3)
     await deliberate(2, "QA")
+    await deliberate(2, "QA", select="judge")  # three ballots
     await deliberate(1, INVENTED_ROLE)
     await model.behave(script=["503"])  # one retry
     await deliberate(1)
@@ -258,7 +274,7 @@ async def test_endings_are_counted_exactly(scene: Scene) -> None:
 
 async def test_only_recorded_requests_count_as_accepted(scene: Scene) -> None:
     counted = await scene.server.values("parley_deliberations_accepted_total > 0", "role")
-    assert counted == {"DEV": 4, "QA": 1, OTHER: 1, "DATA": 1, "ARCHITECT": 1}
+    assert counted == {"DEV": 4, "QA": 2, OTHER: 1, "DATA": 1, "ARCHITECT": 1}
     assert sum(counted.values()) == len(scene.endings)
 
 
@@ -270,8 +286,9 @@ async def test_durations_are_what_the_endings_say(scene: Scene) -> None:
 
 async def test_agents_are_counted_exactly(scene: Scene) -> None:
     outcomes = await scene.server.values("sum by (outcome) (parley_agent_outcomes_total) > 0", "outcome")
-    assert outcomes == {"completed": len(scene.results), "bad_request": 2}
-    assert await scene.server.value("sum(parley_agent_duration_seconds_count)") == len(scene.results)
+    answered = len(scene.results) + len(scene.ballots)
+    assert outcomes == {"completed": answered, "bad_request": 2}
+    assert await scene.server.value("sum(parley_agent_duration_seconds_count)") == answered
     assert await scene.server.value("parley_agent_queue_seconds_count") == sum(outcomes.values())
     assert await scene.server.values("parley_agent_retries_total > 0", "role") == {"DEV": 1}
     # Two timed out and two were cancelled: their deliberation had ended, or their outcome changed nothing.
@@ -280,7 +297,9 @@ async def test_agents_are_counted_exactly(scene: Scene) -> None:
 
 async def test_tokens_are_counted_exactly(scene: Scene) -> None:
     tokens = await scene.server.values("parley_agent_tokens_total", "kind")
-    assert tokens["completion"] == sum(result.proposal.tokens for result in scene.results)
+    assert tokens["completion"] == sum(
+        [*(result.proposal.tokens for result in scene.results), *(ballot.tokens for ballot in scene.ballots)]
+    )
     assert tokens["prompt"] > 0
 
 
@@ -317,6 +336,13 @@ def test_no_label_value_is_chosen_by_a_caller(scene: Scene) -> None:
         "consumer": {durable.name for durable in topology.DURABLES},
         "endpoint": {scene.endpoint},
         "state": set(map(str, BreakerState)),
+        "method": set(Select),
+        "status": set(ChoiceStatus),
+        "result": set(RESULTS),
+        "place": set(LABELS),
+        "longest": {"true", "false"},
+        "phase": set(PhaseKind),
+        "closed_by": set(ClosedBy),
     }
     for family in text_string_to_metric_families(scene.page):
         for sample in family.samples:
@@ -374,6 +400,8 @@ DEAD = 'parley_dead_letters_total{subject="deliberation.requested"}'
 RAISED = 'parley_handler_failures_total{consumer="intake"}'
 BUSY, SLOTS = "parley_pool_busy", "parley_pool_slots"
 REPORTED = 'parley_agent_outcomes_total{role="DEV",outcome="completed"}'
+VALID, INVALID = (f'parley_ballots_total{{result="{result}"}}' for result in ("valid", "invalid"))
+PLACES = {place: f'parley_first_place_total{{place="{place}"}}' for place in "ABC"}
 # One of two model servers, as four workers see it.
 CALLED, PROBED, LEFT = (breakers("gpu-1:8000", state) for state in BreakerState)
 
@@ -395,6 +423,9 @@ HEALTHY = {
     CALLED: "4x90",
     PROBED: "0x90",
     LEFT: "0x90",
+    VALID: "0+30x90",
+    INVALID: "0x90",
+    **dict.fromkeys(PLACES.values(), "0+10x90"),
 }
 # The alert that must fire after an hour, or None, and the series that differ.
 TROUBLES: Mapping[str, tuple[str | None, Mapping[str, str | None]]] = {
@@ -432,6 +463,10 @@ TROUBLES: Mapping[str, tuple[str | None, Mapping[str, str | None]]] = {
         {CALLED: "0x90", PROBED: "1x90", LEFT: "3x90"},
     ),
     "every actor has died": ("ParleyPoolFull", {pending("dispatch"): "500x90", BUSY: "0x90", SLOTS: "0x90"}),
+    "one ballot in a hundred is lost": (None, {INVALID: "0+0.3x90"}),
+    "one ballot in four is lost": ("ParleyBallotsInvalid", {INVALID: "0+10x90"}),
+    "judges favour the first place a little": (None, {PLACES["A"]: "0+15x90"}),
+    "judges look at places": ("ParleyJudgesFavourAPlace", {PLACES["A"]: "0+28x90", PLACES["B"]: "0+1x90"}),
     "intake is down": ("ParleyConsumerStuck", {pending("intake"): "0+5x90"}),
     "no process is scraped": ("ParleyNotScraped", dict.fromkeys(HEALTHY)),
 }

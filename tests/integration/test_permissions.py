@@ -346,7 +346,10 @@ SELDOM = {
         "suspect.a.b.c", "agent.running", "_R_.x.y", "$JS.API.CONSUMER.DELETE.DELIBERATIONS.intake",
         *(f"$JS.API.STREAM.PURGE.{stream}" for stream in ("REQUESTS", "AGENT_RESPONSES", "DEAD_LETTERS", "OBJ_results")),
     ),
-    "worker": ("_PARLEY.service.x", "$JS.API.STREAM.MSG.GET.KV_deliberations", "$JS.API.DIRECT.GET.REQUESTS"),
+    "worker": (
+        "_PARLEY.service.x", "$JS.API.STREAM.MSG.GET.KV_deliberations", "$JS.API.DIRECT.GET.REQUESTS",
+        "$JS.API.DIRECT.GET.AGENT_RESPONSES",
+    ),
     "operator": ("$JS.API.STREAM.PURGE.DEAD_LETTERS", "$JS.API.STREAM.MSG.DELETE.DEAD_LETTERS"),
 }  # fmt: skip
 

@@ -12,11 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from parley.workers.tiny_model import MODEL_NAME
+from parley.workers.tiny_model.installation import missing_part
 from tests import present
 from tests.harness import PATIENCE_SECONDS, until
 from tests.rig.proc import descendants
 
 PARLEY = str(Path(sysconfig.get_path("scripts")) / "parley")
+# A model on a busy machine of two cores.
+PATIENT_SECONDS = 115
 RAY_AGENTS = re.compile("ray::(DashboardAgent|RuntimeEnvAgent)")
 LOOPBACK = re.compile(r"^(127\.|\[::1\]|\[::ffff:127\.)")
 
@@ -68,10 +72,11 @@ def _address(raw: str) -> str:
 
 
 @contextmanager
-def up(home: Path) -> Iterator[subprocess.Popen[str]]:
+def up(home: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [PARLEY, "up"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(home)
-    )
+        [PARLEY, "up", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=environment(home),
+    )  # fmt: skip
     try:
         assert process.stdout is not None
         said = ""
@@ -96,7 +101,7 @@ def up(home: Path) -> Iterator[subprocess.Popen[str]]:
 @pytest.mark.ray
 def test_the_demo_shows_three_simulated_answers_and_says_so(tmp_path: Path) -> None:
     done = subprocess.run(
-        [PARLEY, "demo"], capture_output=True, text=True, timeout=100,
+        [PARLEY, "demo", "--model", "simulated"], capture_output=True, text=True, timeout=100,
         env={**environment(tmp_path), "COLUMNS": "120"}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -106,6 +111,48 @@ def test_the_demo_shows_three_simulated_answers_and_says_so(tmp_path: Path) -> N
     assert "simulated: no model has read your question" in done.stdout
     assert "VLLM_URL=" in done.stdout
     assert done.stderr == ""
+
+
+@pytest.mark.ray
+def test_the_demo_asks_a_real_model_whose_judges_choose_an_answer(tmp_path: Path) -> None:
+    missing = missing_part()
+    if missing is not None:
+        pytest.skip(f"no tiny model here: {missing} is not installed")
+    done = subprocess.run(
+        [PARLEY, "demo"], capture_output=True, text=True, timeout=PATIENT_SECONDS,
+        env={**environment(tmp_path), "COLUMNS": "240"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for agent in ("agent-teacher-001", "agent-teacher-002", "agent-teacher-003"):
+        assert f"{agent} ({MODEL_NAME}, " in done.stdout
+    assert "3 of 3 agents answered" in done.stdout
+    assert re.search(
+        r"^agent-teacher-00[123]: (tied with .*; )?won \d/\d of its comparisons; .*3 of 3 ballots",
+        done.stdout,
+        re.MULTILINE,
+    )
+    assert "A real model wrote these answers and judged them, and a very small one" in done.stdout
+    assert "simulated" not in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+async def test_parley_up_serves_the_tiny_model_on_loopback_and_ends_it_even_when_killed(
+    tmp_path: Path,
+) -> None:
+    missing = missing_part()
+    if missing is not None:
+        pytest.skip(f"no tiny model here: {missing} is not installed")
+    with up(tmp_path, "--model", "tiny") as process:
+        pids = {pid for pid in descendants(process.pid) if "parley.workers.tiny_model" in command_line(pid)}
+        assert len(pids) == 1
+        addresses = listening(pids)
+        assert addresses
+        assert all(LOOPBACK.match(address) for address in addresses)
+        process.kill()
+        process.wait(timeout=PATIENCE_SECONDS)
+        await until(lambda: not alive(pids), "the tiny model's process is gone")
 
 
 @pytest.mark.ray

@@ -16,11 +16,19 @@ HERE = Path(__file__).parent
 # The first test includes the installation and a start.
 FIRST_SECONDS = 1_200
 SECONDS = 240
+# Of the server that no test harms: it logs how each request is sampled, and tells what came from its cache.
+ARGUMENTS = ("--enable-prefix-caching", "--enable-log-requests", "--enable-prompt-tokens-details")
 # Only in `make live`: each starts a server, or waits for the end of one, for a quarter of a minute or more.
 LONG = (
     "test_a_frozen_server_is_noticed_at_first_byte_or_limit",
+    "test_a_killed_and_restarted_server_loses_no_agent",
+    "test_a_missing_and_a_wrong_key_fail_at_once[None]",
     "test_all_agents_of_a_task_go_to_one_server_of_two_and_the_tasks_to_both",
     "test_an_answer_that_a_stopping_server_cuts_off_is_no_answer",
+    "test_an_engine_that_dies_is_an_error_after_a_200_too",
+    "test_words_at_random_are_whole_rankings",
+    "test_much_of_what_judges_read",
+    "test_the_limit_of_a_phase",
 )
 
 
@@ -55,9 +63,9 @@ def install(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 async def shared(install: Install, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Vllm]:
-    """The server that no test harms. It logs how each request is sampled."""
+    """The server that no test harms."""
     folder = tmp_path_factory.mktemp("vllm")
-    async with vllm(install, folder, "--enable-prefix-caching", "--enable-log-requests") as server:
+    async with vllm(install, folder, *ARGUMENTS) as server:
         yield server
 
 

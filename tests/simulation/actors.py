@@ -2,9 +2,11 @@
 
 import asyncio
 import contextvars
+import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from parley.broker.core.messages import ErrorType, Usage
 from parley.broker.jetstream.acks_and_pulls import nak
@@ -61,7 +63,18 @@ class Oracle:
             raise ModelError(
                 self._rng.choice(_ERRORS), "the model failed".ljust(self._moods.answer_bytes, "\a")
             )
-        return Completion("an answer".ljust(self._moods.answer_bytes, "."), "stop", "oracle", Usage())
+        if request.response_format is not None:
+            return Completion(self._ballot(request.response_format), "stop", "oracle", Usage())
+        # Few different answers, so that some are the same.
+        answer = self._rng.choice(("yes", "no", "maybe")).rjust(self._moods.answer_bytes, " ")
+        return Completion(answer, "stop", "oracle", Usage())
+
+    def _ballot(self, response_format: Mapping[str, Any]) -> str:
+        """A ballot at random; at times words that are none."""
+        ranking = response_format["json_schema"]["schema"]["properties"]["ranking"]
+        if self._rng.random() < 0.1:
+            return self._rng.choice(("A", "the first one", '{"ranking": "AA"}', "{" * 50))
+        return json.dumps({"notes": "so", "ranking": self._rng.choice(ranking["enum"])})
 
 
 class Actor:
@@ -71,7 +84,7 @@ class Actor:
         self.number = number
         self.name = name
         self._pool = pool
-        self.link = Link(server, self, name)
+        self.link = Link(server, self, name, pool.old)
         wire = JetStream(as_client(self.link))
         balancer = FailoverClient(
             Oracle(server.rng, moods),
@@ -110,6 +123,7 @@ class ActorPool(WorkerPool):
         self.slots_each = slots_each
         self._server = server
         self._link = link
+        self.old = link.old
         self._context = context
         self._moods = moods
         # By number, the actors that are up.

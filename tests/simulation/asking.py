@@ -5,7 +5,7 @@ import asyncio
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nats.js.errors import APIError
@@ -72,6 +72,37 @@ def planned(rng: random.Random, place: int, late_seconds: float | None) -> Asked
         acts += _late(rng, request, late_seconds)
     looks = [at + rng.random() * 1.5 * timeout for _ in range(rng.choice((0, 0, 1, 3)))]
     return Asked(task_id, acts, looks)
+
+
+def with_choice(asked: Asked, rng: random.Random) -> Asked:
+    """The same, but for half of them: a winner is chosen among the answers. All that ask for it ask for that."""
+    lot = rng.random()
+    if lot < 0.5:
+        return asked
+    if lot < 0.85:
+        choosing: dict[str, Any] = {"select": "judge", "judges": rng.choice((1, 2, 3, 3, 5))}
+        if rng.random() < 0.1:
+            choosing["max_calls"] = 4
+    else:
+        choosing = {"select": "vote", "answer_key": {"last": "line"}}
+        if rng.random() < 0.5:
+            choosing["agree"] = 2
+    acts = [
+        replace(act, body={**act.body, **choosing, "num_agents": max(2, act.body.get("num_agents", 3))})
+        if _asks(act) else act
+        for act in asked.acts
+    ]  # fmt: skip
+    if rng.random() < 0.3:  # a stranger's outcome of a judge, that names no phase
+        timeout = float(asked.acts[0].body.get("timeout_seconds", 3.0))
+        forged = {**outcome(asked.task_id, 1), "agent_id": f"judge-{rng.randint(1, 3):03d}"}
+        acts.append(
+            Act(asked.acts[0].at + rng.random() * min(timeout, 8.0), topology.AGENT_FAILED, forged, {})
+        )
+    return replace(asked, acts=acts)
+
+
+def _asks(act: Act) -> bool:
+    return act.subject == topology.REQUESTED and "task_description" in act.body
 
 
 def _again(rng: random.Random, request: Act, timeout: float) -> list[Act]:

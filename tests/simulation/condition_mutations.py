@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -34,6 +35,7 @@ from tests.simulation.mutations import Mutation, _both
 
 _streams = topology.streams
 _entry = tally_store._entry
+_encoded = tally_store._encoded
 
 
 def _reads_its_own_clock(self: ServerClock) -> float:
@@ -70,6 +72,18 @@ def _reads_new_tallies_only(stored: StoredMessage | None) -> Entry:
     if stored is None or found.tally is None or found.tally.question is not None or not found.tally.phases:
         return found
     return Entry(None, stored.seq, stored)
+
+
+def _written_among_the_answers(tally: Tally) -> bytes:
+    return _encoded(tally.model_copy(update={"phases": tally.all_phases, "later_phases": ()}))
+
+
+def _read_among_the_answers(stored: StoredMessage | None) -> Entry:
+    found = _entry(stored)
+    if found.tally is None:
+        return found
+    answers, later = found.tally.phases[:1], found.tally.phases[1:]
+    return replace(found, tally=found.tally.model_copy(update={"phases": answers, "later_phases": later}))
 
 
 def _any_bytes(self: PullWindow[Any]) -> None:
@@ -163,6 +177,15 @@ CONDITION_MUTATIONS = (
         "cannot read a tally of the version before",
         Invariant.COUNTED_ONCE,
         lambda: patch.object(tally_store, "_entry", _reads_new_tallies_only),
+        condition=Versions,
+    ),
+    Mutation(
+        "writes the judges where an older version looks for the agents",
+        Invariant.PHASES_IN_ORDER,
+        _both(
+            lambda: patch.object(tally_store, "_encoded", _written_among_the_answers),
+            lambda: patch.object(tally_store, "_entry", _read_among_the_answers),
+        ),
         condition=Versions,
     ),
 )

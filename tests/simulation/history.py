@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from unittest.mock import patch
 
 from parley.broker.core.messages import DeliberationGet
@@ -86,7 +86,7 @@ def simulated() -> Iterator[None]:
             patch("parley.handlers.deadline_rearm.scan", scan),
             patch("parley.handlers.stored_ending_lookup.scan", scan),
             patch("parley.handlers.lost_tally_ending.scan", scan),
-            patch("parley.handlers.untaken_requests.scan", scan),
+            patch("parley.handlers.untaken_request_lookup.scan", scan),
         ):
             yield
     finally:
@@ -100,10 +100,14 @@ class History:
         self.rng = random.Random(seed)
         self.condition = condition_of(seed, Plan.of(self.rng))
         self.plan = self.condition.plan
+        if all(role.old is None or role.old.chooses for role in self.plan.roles):
+            # From random numbers of their own, so that every seed keeps its plan.
+            choices = random.Random(f"{seed} choices")
+            asked = tuple(asking.with_choice(one, choices) for one in self.plan.asked)
+            self.plan = replace(self.plan, asked=asked)
         self.trace = Trace()
         self.eyes = Watcher(blind)
         self.faults = faults.Faults(list(self.plan.faults))
-        # From random numbers of their own, so that every seed keeps its plan.
         self.parcels = faults.Faults(faults.parcels(random.Random(f"{seed} parcels"), len(self.plan.asked)))
         self.pulls = faults.Faults(faults.pulls(random.Random(f"{seed} pulls"), len(self.plan.asked)))
         # They make endings late, so they count among those of the plan.

@@ -76,6 +76,40 @@ class Invariant(Enum):
         "no process has more bytes in hand than its subscribers' limits together",
     )
 
+    PHASES_IN_ORDER = (
+        22,
+        "each step",
+        "phases come in the order of the plan, each is opened by the write that closes the one before, and the last is open",
+    )
+    PHASE_ONCE = (23, "each step", "a closed phase never changes")
+    RIGHT_PHASE = (
+        24,
+        "each step",
+        "an outcome is counted in the phase that it names, by an agent asked there",
+    )
+    LIMITS = (
+        25,
+        "each step",
+        "a limit is within its phase and the deadline; it moves to the deadline where too little came, or nothing can follow",
+    )
+    WHOLE_BALLOT = (26, "each step", "a counted ballot ranks each answer that its judge was shown once")
+    CHOICE = (
+        27,
+        "each step",
+        "the choice is what the counted ballots say, is stored once, and the ending repeats it",
+    )
+    DEGRADED_TELLS = (
+        28,
+        "each step",
+        "a completed ending is degraded exactly if something planned is missing, and each gap is told once",
+    )
+    ASKED = (29, "each step", "who opened a phase has requested all its work before it is acknowledged")
+    STOPPED = (
+        30,
+        "each step",
+        "who closed a phase has told the calls that still run for it to stop before it is acknowledged",
+    )
+
     @property
     def number(self) -> int:
         return int(self.value[0])

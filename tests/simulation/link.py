@@ -25,7 +25,7 @@ from parley.broker.jetstream.connection import PUBLISH_TIMEOUT_SECONDS
 from parley.broker.jetstream.forgery_counts import Forgeries
 from parley.broker.jetstream.nats_client import NatsClient
 from tests.simulation.faults import Fault, Kind
-from tests.simulation.old_version import as_old
+from tests.simulation.old_version import OldVersion
 from tests.simulation.server import Server
 from tests.simulation.stream import Kept, Refused, RefusedInSilence, WrongLastSequence
 
@@ -72,8 +72,12 @@ class Link:
     # One server: there is no cluster to ask for a leader.
     cluster = None
 
-    def __init__(self, server: Server, owner: Owner | None, name: str) -> None:
+    def __init__(self, server: Server, owner: Owner | None, name: str, old: OldVersion | None = None) -> None:
         self.name = name
+        # The older version that its owner runs.
+        self.old = old
+        if old is not None:
+            server.old_versions[name] = old
         self._server = server
         self._owner = owner
         self._dead = False
@@ -89,8 +93,6 @@ class Link:
         self._cut = float("inf")
         # A stopped owner goes on at this instant.
         self._resumes = 0.0
-        # Its owner runs the version before this one.
-        self.old = False
         # What came here under a false name.
         self.forgeries = Forgeries()
         # How often its owner has been stopped.
@@ -286,12 +288,15 @@ class Link:
         if subject.startswith("$JS.ACK"):
             about = ".".join(subject.split(".")[3:6])
             await self._tell(
-                label(subject, {}, payload), about, lambda: self._server.acknowledge(subject, payload)
+                label(subject, {}, payload),
+                about,
+                lambda: self._server.acknowledge(subject, payload, self.name),
             )
         else:
             await self._tell(
                 label(subject, {}, payload), subject, lambda: self._server.broadcast(subject, payload)
             )
+            self._server.watch.told(subject, payload)
 
     async def _tell(self, what: str, about: str, apply: Callable[[], None]) -> None:
         """Core NATS: no answer."""
@@ -318,7 +323,7 @@ class Link:
         context = contextvars.copy_context()
 
         def listener(subject: str, data: bytes) -> None:
-            message = Msg(_client=as_client(self), subject=subject, data=data)
+            message = Msg(_client=as_client(self), subject=subject, data=self.known(subject, data))
 
             def hear() -> None:
                 self._server.loop.create_task(_call(cb, message), context=context)
@@ -329,9 +334,13 @@ class Link:
 
     def delivered(self, kept: Kept, reply: str) -> Msg:
         return Msg(
-            _client=as_client(self), subject=kept.subject, reply=reply, data=kept.data,
+            _client=as_client(self), subject=kept.subject, reply=reply, data=self.known(kept.subject, kept.data),
             headers=dict(kept.headers),
         )  # fmt: skip
+
+    def known(self, subject: str, data: bytes) -> bytes:
+        """What its owner sees of a message."""
+        return data if self.old is None else self.old.reads(subject, data)
 
 
 async def _call(cb: Callable[[Msg], Awaitable[None]], message: Msg) -> None:
@@ -358,8 +367,8 @@ class Jet:
             forged = condition.forged(self._link, subject) if condition is not None else None
             return forged or PubAck(stream=stream, seq=seq, duplicate=duplicate)
 
-        if self._link.old and subject.startswith(topology.tally_subject("")):
-            payload = as_old(payload)
+        if self._link.old is not None and subject.startswith(topology.tally_subject("")):
+            payload = self._link.old.tally_as_known(payload)
         about = headers.get("Nats-Msg-Id") or subject
         ack: PubAck = await self._link.step(label(subject, headers, payload), about, apply)
         return ack
@@ -373,7 +382,8 @@ class Jet:
             if kept is None:
                 raise nats.js.errors.NotFoundError
             return RawStreamMsg(
-                subject=kept.subject, seq=kept.seq, data=kept.data, headers=dict(kept.headers),
+                subject=kept.subject, seq=kept.seq, data=self._link.known(kept.subject, kept.data),
+                headers=dict(kept.headers),
                 time=datetime.fromtimestamp(kept.at, UTC),
             )  # fmt: skip
 

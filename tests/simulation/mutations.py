@@ -7,22 +7,21 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from parley.broker.core import tally
-from parley.broker.core.messages import DeliberationRequested
-from parley.broker.core.observer import Observer
-from parley.broker.core.states_and_moves import STATUS_WORDS, State
-from parley.broker.core.tally import (
+from parley.broker.core import reactions
+from parley.broker.core.events_and_effects import (
     ArmDeadline,
     CancelRequested,
     DeadlineReached,
-    Decision,
     EndingPublished,
     Event,
-    Reaction,
     RequestAgents,
     Requested,
-    Tally,
 )
+from parley.broker.core.messages import DeliberationRequested
+from parley.broker.core.observer import Observer
+from parley.broker.core.reactions import Reaction
+from parley.broker.core.states_and_moves import STATUS_WORDS, State
+from parley.broker.core.tally import Decision, Tally
 from parley.broker.jetstream import tally_store
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import FoldResult, TallyStore
@@ -36,7 +35,7 @@ from parley.workers.worker import Worker
 from tests.simulation.conditions.condition import Condition
 from tests.simulation.invariants import Invariant
 
-_react = tally.react
+_react = reactions.react
 _apply_events = EffectRunner.apply
 _store = JetStream.publish
 _arm = EffectRunner.arm

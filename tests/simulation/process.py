@@ -273,8 +273,7 @@ class Process:
         self.server = server
         self.name = name
         self.role = role
-        self.link = Link(server, self, name)
-        self.link.old = role.old
+        self.link = Link(server, self, name, role.old)
         self._options = options
         self._killed = killed
         self.context = contextvars.copy_context()

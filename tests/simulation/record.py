@@ -2,14 +2,18 @@
 
 import base64
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from parley.broker.core.messages import ErrorType
+from parley.broker.core.phase_changes import has_use_of_limit
+from parley.broker.core.phase_plan import Select
 from parley.broker.core.states_and_moves import MOVES, State
-from parley.broker.core.tally import Tally
+from parley.broker.core.tally import ClosedBy, Outcome, Phase, Tally
 from parley.broker.jetstream import topology
-from tests.simulation.invariants import Invariant, Violation
+from tests.simulation.choices import ballots_are_whole, choice_is_right, ending_tells, phases_follow
+from tests.simulation.invariants import Invariant, Violation, holds
 from tests.simulation.process import MAX_AGENTS
 from tests.simulation.stream import Kept
 
@@ -24,6 +28,9 @@ class StoredOutcome:
     succeeded: bool
     error_type: str | None
     at: float
+    phase: str = "answer"
+    # A judge's words that hold no ranking, as a stranger may send them.
+    is_no_ballot: bool = False
 
 
 @dataclass(slots=True)
@@ -45,6 +52,8 @@ class Record:
     ever_lost: bool = False
     armed_at: float = float("inf")
     asked: set[str] = field(default_factory=set)
+    # Rounds and kinds of phases whose calls were told to stop.
+    stopped: set[tuple[int, str]] = field(default_factory=set)
 
     @property
     def marked(self) -> bool:
@@ -52,10 +61,23 @@ class Record:
 
     @property
     def begun(self) -> bool:
-        """Its deadline is armed, and every agent was requested or has reported."""
-        return self.armed_at < float("inf") and self.asked | set(self.tally.phase.outcomes) >= set(
-            self.tally.phase.agents
+        """Its deadline is armed, and every agent was requested or has reported, or its phase is closed."""
+        return self.armed_at < float("inf") and self.has_asked(self.tally.answers)
+
+    def has_asked(self, phase: Phase) -> bool:
+        """Whether all work of this phase was requested, as far as it is still needed."""
+        return phase.closed_at is not None or self.asked | set(phase.outcomes) >= set(phase.agents)
+
+    def opened_is_begun(self, opener: str) -> None:
+        """Check what whoever opened the current phase must have done before its message is acknowledged."""
+        opened, closed = self.tally.phase, self.tally.all_phases[-2]
+        holds(
+            Invariant.ASKED,
+            self.has_asked(opened),
+            f"{opener} opened {opened.kind} and was acknowledged first",
         )
+        told = not closed.missing or (closed.number, closed.kind) in self.stopped
+        holds(Invariant.STOPPED, told, f"{opener} closed {closed.kind} and told {closed.missing} nothing")
 
 
 def payload(data: bytes) -> dict[str, Any]:
@@ -75,7 +97,8 @@ def stored_outcome(kept: Kept) -> StoredOutcome:
     body = payload(kept.data)
     return StoredOutcome(
         str(body.get("task_id")), str(body.get("agent_id")), int(body.get("round", 1)),
-        kept.subject == topology.AGENT_COMPLETED, body.get("error_type"), kept.at,
+        kept.subject == topology.AGENT_COMPLETED, body.get("error_type"), kept.at, str(body.get("phase", "answer")),
+        not body.get("ballot"),
     )  # fmt: skip
 
 
@@ -85,11 +108,13 @@ def readable(kept: Kept) -> bool:
     if kept.subject != topology.REQUESTED:
         return "task_id" in body
     agents = int(body.get("num_agents", 3))
-    return "task_description" in body and int(body.get("min_responses", 1)) <= agents <= MAX_AGENTS
+    asked = (int(body.get("min_responses", 1)), int(body.get("agree", 1)))
+    calls = int(body.get("max_calls", agents))
+    return "task_description" in body and max(asked) <= agents <= min(calls, MAX_AGENTS)
 
 
-def follows(old: Tally, new: Tally) -> None:
-    """Check that `new` may replace `old`."""
+def follows(old: Tally, new: Tally, at: float) -> None:
+    """Check that `new` may replace `old` at the instant `at`."""
     if new.request_seq != old.request_seq:
         raise Violation(
             Invariant.ABSORBS,
@@ -100,7 +125,7 @@ def follows(old: Tally, new: Tally) -> None:
             Invariant.MARK_KEPT,
             f"{old.task_id}, marked {old.ending_seq}, was written again: {new.ending_seq}",
         )
-    if old.ended and (new.state, new.verdict, new.phases) != (old.state, old.verdict, old.phases):
+    if old.ended and (new.state, new.verdict, new.all_phases) != (old.state, old.verdict, old.all_phases):
         raise Violation(
             Invariant.ABSORBS, f"{old.task_id} was {old.state} and became {new.state} ({new.verdict})"
         )
@@ -108,9 +133,10 @@ def follows(old: Tally, new: Tally) -> None:
         new.state in leads for (state, _), leads in MOVES.items() if state is old.state
     ):
         raise Violation(Invariant.ABSORBS, f"{old.task_id} moved from {old.state} to {new.state}")
-    if len(new.phases) < len(old.phases):
+    if len(new.all_phases) < len(old.all_phases):
         raise Violation(Invariant.COUNTED_ONCE, f"{old.task_id} lost its agents and what it had counted")
-    for phase, before in zip(new.phases, old.phases, strict=True):
+    phases_follow(old, new, at)
+    for phase, before in zip(new.all_phases, old.all_phases, strict=False):
         if phase.agents != before.agents:
             raise Violation(Invariant.COUNTED_ONCE, f"the agents of {old.task_id} changed")
         for agent, outcome in before.outcomes.items():
@@ -123,21 +149,31 @@ def follows(old: Tally, new: Tally) -> None:
 
 def counts(tally: Tally, outcomes: dict[int, StoredOutcome]) -> None:
     """Check that the stream holds what the tally counts."""
-    phase = tally.phase
-    for agent, outcome in phase.outcomes.items():
+    ballots_are_whole(tally)
+    for phase, agent, outcome in _counted(tally):
         source = outcomes.get(outcome.seq)
         fits = (
             source is not None
             and agent in phase.agents
             and (source.task_id, source.agent_id, source.round) == (tally.task_id, agent, phase.number)
-            and source.succeeded == outcome.succeeded
+            and (source.succeeded == outcome.succeeded or (source.is_no_ballot and not outcome.succeeded))
             and source.at < tally.deadline
         )
+        if source is not None and source.phase != phase.kind:
+            raise Violation(
+                Invariant.RIGHT_PHASE, f"{tally.task_id} counts {source} in its phase {phase.kind}"
+            )
         if not fits:
             raise Violation(
                 Invariant.COUNTED_ONCE,
                 f"{tally.task_id} counts {agent} as {outcome}, the stream holds {source}",
             )
+
+
+def _counted(tally: Tally) -> Iterator[tuple[Phase, str, Outcome]]:
+    for phase in tally.all_phases:
+        for agent, outcome in phase.outcomes.items():
+            yield phase, agent, outcome
 
 
 def countable(tally: Tally, outcome: StoredOutcome) -> bool:
@@ -146,9 +182,9 @@ def countable(tally: Tally, outcome: StoredOutcome) -> bool:
     return (
         outcome.agent_id in phase.agents
         and outcome.agent_id not in phase.outcomes
-        and outcome.round == phase.number
+        and (outcome.round, outcome.phase) == (phase.number, phase.kind)
         and outcome.error_type != ErrorType.DEADLINE_EXCEEDED
-        and outcome.at < tally.deadline
+        and outcome.at < (tally.limit if has_use_of_limit(tally, outcome.at) else tally.deadline)
     )
 
 
@@ -165,10 +201,14 @@ def may_have_decided(kept: Kept, tally: Tally) -> bool:
 def decided_rightly(tally: Tally, request: Kept, cancelled: bool) -> None:
     """Check the decision against docs/contract.md, 'Which ending'."""
     assert tally.verdict is not None
-    phase, at = tally.phase, tally.verdict.decided_at
+    phase, at = tally.answers, tally.verdict.decided_at
     enough = phase.successes >= tally.min_responses
+    if tally.state is State.COMPLETED:
+        choice_is_right(tally)
+    agreed = phase.closed_by in (ClosedBy.AGREE, ClosedBy.LIMIT)
     right = {
-        State.COMPLETED: enough and (not phase.missing or tally.finish_early or at >= tally.deadline),
+        State.COMPLETED: enough
+        and (not phase.missing or tally.finish_early or agreed or at >= tally.deadline),
         State.FAILED: not enough and not phase.missing,
         State.TIMEOUT: not enough and at >= tally.deadline,
         State.CANCELLED: cancelled,
@@ -192,7 +232,7 @@ def says_the_same(tally: Tally, kept: Kept, results: list[dict[str, Any]]) -> No
     """Check that an ending says what its tally holds. `results`: its own, or those that it refers to."""
     body = payload(kept.data)
     left_out = body.get("left_out") or []
-    phase = tally.phase
+    phase = tally.answers
     completed = tally.state is State.COMPLETED
     succeeded = [
         agent for agent in phase.agents if agent in phase.outcomes and phase.outcomes[agent].succeeded
@@ -201,7 +241,11 @@ def says_the_same(tally: Tally, kept: Kept, results: list[dict[str, Any]]) -> No
         agent for agent in phase.agents if agent in phase.outcomes and not phase.outcomes[agent].succeeded
     ]
     silent = [agent for agent in phase.agents if agent not in phase.outcomes]
-    stopped, missing = (silent, []) if completed and tally.finish_early else ([], silent)
+    chooses = tally.select is not Select.NONE
+    asked_for = phase.closed_by in (ClosedBy.ENOUGH, ClosedBy.AGREE) if chooses else tally.finish_early
+    stopped, missing = (silent, []) if completed and asked_for else ([], silent)
+    if completed:
+        ending_tells(tally, body)
     agrees = (
         kept.subject == (topology.COMPLETED if completed else topology.FAILED)
         and body["status"] == tally.state.value
@@ -210,7 +254,7 @@ def says_the_same(tally: Tally, kept: Kept, results: list[dict[str, Any]]) -> No
         and ("results" in left_out or [result["agent_id"] for result in results] == succeeded)
         and ("failed_agents" in left_out or [one["agent_id"] for one in body["failed_agents"]] == failed)
         and (body["successful_responses"], body["failed_responses"]) == (len(succeeded), len(failed))
-        and (not completed or body["degraded"] == bool(failed or missing))
+        and (not completed or tally.choice is not None or body["degraded"] == bool(failed or missing))
         and body["error" if not completed else "status"]
     )
     if not agrees:

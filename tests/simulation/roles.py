@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from parley.handlers.routes import Part
+from tests.simulation.old_version import OldVersion
 
 ALL_PARTS = frozenset(Part)
 
@@ -11,10 +12,10 @@ ALL_PARTS = frozenset(Part)
 class Role:
     """A process that is killed is replaced by one of the same role.
 
-    `skew_seconds`: how far its clock is ahead of the server's, beside the small error that each has. `old`: it runs the
-    version before this one, which drops the fields of a tally that it does not know.
+    `skew_seconds`: how far its clock is ahead of the server's, beside the small error that each has. `old`: the
+    older version that it runs, with its workers.
     """
 
     parts: frozenset[Part] = ALL_PARTS
     skew_seconds: float = 0.0
-    old: bool = False
+    old: OldVersion | None = None

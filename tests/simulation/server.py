@@ -13,6 +13,7 @@ from parley.broker.jetstream import topology
 from tests.simulation.consumer import Consumer, Puller
 from tests.simulation.faults import Faults, Kind
 from tests.simulation.invariants import Invariant
+from tests.simulation.old_version import OldVersion
 from tests.simulation.stream import Kept, Refused, Stream
 from tests.simulation.trace import Trace
 
@@ -28,9 +29,11 @@ class Watch(Protocol):
 
     def repeated(self, kept_seq: int, subject: str, data: bytes) -> None: ...
 
-    def settled(self, consumer: Consumer, kept: Kept) -> None: ...
+    def settled(self, consumer: Consumer, kept: Kept, by: str) -> None: ...
 
     def heard(self, subject: str, data: bytes) -> None: ...
+
+    def told(self, subject: str, data: bytes) -> None: ...
 
 
 class Inbound(Puller, Protocol):
@@ -68,6 +71,8 @@ class Server:
         self.reconnected: list[Callable[[], None]] = []
         # The connections of services and workers.
         self.links: list[Link] = []
+        # By the name of a connection: whose owner runs an older version, and which.
+        self.old_versions: dict[str, OldVersion] = {}
         self.conflicts = 0
         self.duplicates = 0
         self.streams = {
@@ -218,12 +223,12 @@ class Server:
             self.loop.call_at(self.arrival(), other.arrive, kept, again)
         self.loop.call_at(at, to.arrive, kept, reply)
 
-    def acknowledge(self, reply: str, word: bytes) -> None:
+    def acknowledge(self, reply: str, word: bytes, by: str) -> None:
         _, _, _, name, _, seq, *_ = reply.split(".")
         consumer = self.consumers[name]
         kept = consumer.stream.messages.get(int(seq))
         if consumer.settle(int(seq), word) and kept is not None:
-            self.watch.settled(consumer, kept)
+            self.watch.settled(consumer, kept, by)
 
     # ── core NATS ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -3,6 +3,7 @@ seeds."""
 
 import pytest
 
+from tests.simulation.choice_mutations import CHOICE_MUTATIONS
 from tests.simulation.condition_mutations import CONDITION_MUTATIONS
 from tests.simulation.conditions.choice import seeds_of
 from tests.simulation.history import run, simulated
@@ -12,7 +13,7 @@ from tests.simulation.mutations import MUTATIONS, Mutation
 
 # Of histories with the condition. The one that needs most, a pull request that is never given up, needs 293.
 SEEDS = 600
-ALL = (*MUTATIONS, *JOB_MUTATIONS, *CONDITION_MUTATIONS)
+ALL = (*MUTATIONS, *JOB_MUTATIONS, *CONDITION_MUTATIONS, *CHOICE_MUTATIONS)
 
 
 @pytest.mark.parametrize("mutation", ALL, ids=lambda mutation: mutation.name)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from parley.broker.core.messages import DeliberationStatus
+from parley.broker.core.phase_plan import Select
 from parley.broker.core.states_and_moves import MOVES, State
 from parley.broker.core.tally import Tally
 from parley.broker.core.timestamps import format_timestamp
@@ -36,6 +37,14 @@ if TYPE_CHECKING:
 # The most that a process may be wrong about the server's clock.
 CLOCK_ERROR_SECONDS = 1.0
 _ENDINGS = (topology.COMPLETED, topology.FAILED)
+
+
+def _counted(tally: Tally) -> set[int]:
+    return {outcome.seq for phase in tally.all_phases for outcome in phase.outcomes.values()}
+
+
+def _agents(tally: Tally) -> set[str]:
+    return {agent for phase in tally.all_phases for agent in phase.agents}
 
 
 class Watcher:
@@ -99,7 +108,7 @@ class Watcher:
             case _ if kept.subject in PROBED.values():
                 pass
             case topology.TALLIES:
-                self._tally(kept, before)
+                self._tally(kept, before, by)
             case topology.AGENT_REQUESTS:
                 self._asked(payload(kept.data))
             case topology.AGENT_RESPONSES:
@@ -117,7 +126,7 @@ class Watcher:
                     (origin["Parley-Stream"], int(origin["Parley-Sequence"]), origin["Parley-Consumer"])
                 )
             case _ if kept.subject in _ENDINGS:
-                self._ending(kept)
+                self._ending(kept, by)
             case _ if kept.subject.startswith(topology.TIMER):
                 self._armed(payload(kept.data))
             case _ if kept.subject == topology.REQUESTED:
@@ -126,7 +135,7 @@ class Watcher:
             case _ if kept.subject == topology.CANCEL:
                 self._cancels[kept.seq] = str(payload(kept.data).get("task_id"))
 
-    def _tally(self, kept: Kept, before: Kept | None) -> None:
+    def _tally(self, kept: Kept, before: Kept | None, by: str) -> None:
         if not kept.data or "KV-Operation" in kept.headers:
             return  # what cannot be read is deleted
         tally = Tally.model_validate_json(kept.data)
@@ -136,7 +145,7 @@ class Watcher:
         counted: set[int] = set()
         if known is not None and known.lost and key in self.records:
             record, known.lost, known.tally = known, False, tally
-            counted = {outcome.seq for outcome in tally.phase.outcomes.values()}
+            counted = _counted(tally)
         elif before is None or (known is not None and known.lost):
             if key in self.records and not self._without_trace(self.records[key]):
                 raise Violation(
@@ -147,12 +156,12 @@ class Watcher:
             record = self.records[key] = self._live[tally.task_id] = Record(tally, now)
         else:
             record = self._live[tally.task_id]
-            follows(record.tally, tally)
-            counted = {outcome.seq for outcome in record.tally.phase.outcomes.values()}
+            follows(self._as_seen(record.tally, by), tally, kept.at)
+            counted = _counted(record.tally)
         newly_ended = tally.ended and (before is None or not record.tally.ended)
         record.tally = tally
         record.forgotten_at = kept.expires if kept.expires is not None else float("inf")
-        if len(tally.phase.outcomes) > len(counted):
+        if len(_counted(tally)) > len(counted):
             counts(tally, self._outcomes)
         if newly_ended:
             record.decided_at = now
@@ -162,6 +171,8 @@ class Watcher:
                     tally, self._requests[tally.request_seq], tally.task_id in self._cancels.values()
                 )
             self.seen[f"ended {tally.state}"] += 1
+            if tally.choice is not None:
+                self.seen[f"choice {tally.choice.status}"] += 1
         if tally.ending_seq is not None:
             self._marked(record, tally)
 
@@ -225,7 +236,7 @@ class Watcher:
             lost.asked.add(str(work["agent_id"]))
             return
         record = self.live(str(work["task_id"]))
-        if record is None or work["agent_id"] not in record.tally.phase.agents:
+        if record is None or work["agent_id"] not in _agents(record.tally):
             raise Violation(
                 Invariant.RECORD_FIRST,
                 f"{work['agent_id']} of {work['task_id']} was asked with nothing recorded",
@@ -246,7 +257,7 @@ class Watcher:
 
     # ── endings ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _ending(self, kept: Kept) -> None:
+    def _ending(self, kept: Kept, by: str) -> None:
         body = payload(kept.data)
         task_id = str(body["task_id"])
         record = self._decided_before(task_id, body) or self._live.get(task_id)
@@ -261,7 +272,7 @@ class Watcher:
                 f"{task_id} has endings at {places}, marked {record.tally.ending_seq}{how}",
             )
         self._whole(kept)
-        says_the_same(record.tally, kept, self._results(kept))
+        says_the_same(self._as_seen(record.tally, by), kept, self._results(kept))
         self._met(record)
         self._carried(record)
         late = kept.at - record.tally.deadline
@@ -362,9 +373,17 @@ class Watcher:
             record = self._live[str(payload(data)["task_id"])]
             record.sent += 1
 
+    def told(self, subject: str, data: bytes) -> None:
+        """A process has sent this over core NATS, which may lose it."""
+        if subject == topology.AGENT_CANCEL:
+            cancel = payload(data)
+            stopped = self._live.get(str(cancel["task_id"]))
+            if stopped is not None and cancel.get("phase"):
+                stopped.stopped.add((cancel["round"], cancel["phase"]))
+
     # ── what is acknowledged ──────────────────────────────────────────────────────────────────────────────────────
 
-    def settled(self, consumer: Consumer, kept: Kept) -> None:
+    def settled(self, consumer: Consumer, kept: Kept, by: str) -> None:
         name = consumer.durable.name
         if name == "intake":
             self._untaken.discard(kept.seq)
@@ -377,9 +396,22 @@ class Watcher:
                 Invariant.NOT_LOST,
                 f"{name} acknowledged {kept.seq}, which is unreadable, and did not dead-letter it",
             )
-        spoilt = str(payload(kept.data).get("task_id")) in self._spoilt
-        if Invariant.EFFECTS_FIRST not in self.blind and not spoilt:
+        task_id = str(payload(kept.data).get("task_id"))
+        if Invariant.EFFECTS_FIRST in self.blind or task_id in self._spoilt:
+            return
+        if by in self.server.old_versions and self._chooses(task_id):
+            self.seen["settled by an older version that knows no choice"] += 1
+        else:
             self._settle[name](kept)
+
+    def _chooses(self, task_id: str) -> bool:
+        record = self._live.get(task_id)
+        return record is not None and record.tally.select is not Select.NONE
+
+    def _as_seen(self, tally: Tally, by: str) -> Tally:
+        """What whoever has this name sees of a tally."""
+        old = self.server.old_versions.get(by)
+        return tally if old is None else old.sees(tally)
 
     def _request_settled(self, kept: Kept) -> None:
         task_id = str(payload(kept.data).get("task_id") or f"d-{kept.seq}")
@@ -429,11 +461,12 @@ class Watcher:
         record = self.live(str(payload(kept.data)["task_id"]))
         if record is None or record.created_at > kept.at or record.marked:
             return
-        deadline = record.tally.deadline
+        deadline = record.tally.deadline if record.tally.ended else record.tally.limit
         if kept.at >= deadline:
             raise Violation(
                 Invariant.EFFECTS_FIRST, f"the deadline {kept.seq} was acknowledged, its ending not marked"
             )
+        self._opened_by_alarm(record, kept)
         again = topology.timer_subject(record.tally.task_id) in self.server.timers or self.server.consumers[
             "expire"
         ].comes(kept)
@@ -443,14 +476,22 @@ class Watcher:
                 f"the early deadline {kept.seq} was acknowledged, and nothing is armed",
             )
 
+    def _opened_by_alarm(self, record: Record, kept: Kept) -> None:
+        phase = record.tally.phase
+        mine = phase.opened_at is not None and phase.opened_by is None and kept.at >= phase.opened_at
+        if mine and record.tally.later_phases and not record.tally.ended:
+            record.opened_is_begun(f"the alarm {kept.seq}")
+
     def _work_settled(self, kept: Kept) -> None:
         work = payload(kept.data)
         record = self.live(str(work["task_id"]))
         if record is None or record.created_at > kept.at:
             return  # it is work of an earlier deliberation of this name
-        if record.tally.ended or work["agent_id"] in record.tally.phase.outcomes:
+        phase = record.tally.phase
+        is_current = (work.get("round", 1), work.get("phase", "answer")) == (phase.number, phase.kind)
+        if record.tally.ended or not is_current or work["agent_id"] in phase.outcomes:
             return
-        if (work["task_id"], work["agent_id"], work["round"]) not in self._reported:
+        if (work["task_id"], work["agent_id"], work.get("round", 1)) not in self._reported:
             raise Violation(
                 Invariant.EFFECTS_FIRST,
                 f"the work of {work['agent_id']} was acknowledged, its outcome not stored",
@@ -467,6 +508,8 @@ class Watcher:
                 Invariant.EFFECTS_FIRST,
                 f"outcome {kept.seq} decided {tally.task_id} and was acknowledged first",
             )
+        if not tally.ended and tally.phase.opened_by == kept.seq:
+            record.opened_is_begun(f"outcome {kept.seq}")
         if not tally.ended and countable(tally, outcome):
             raise Violation(
                 Invariant.EFFECTS_FIRST, f"outcome {kept.seq} was acknowledged and is not counted"

@@ -4,14 +4,14 @@
 message.
 """
 
-from parley.broker.core.tally import (
+from parley.broker.core.events_and_effects import (
     ArmDeadline,
     PublishEnding,
     Reported,
     RequestAgents,
     Requested,
-    react,
 )
+from parley.broker.core.reactions import react
 
 
 def test_three_agents_are_asked_and_the_third_answer_ends_the_deliberation() -> None:

@@ -3,15 +3,9 @@
 This is why a handler may die at any moment: the message comes again, and the fold ignores what it already holds.
 """
 
-from parley.broker.core.tally import (
-    CancelRequested,
-    EndingPublished,
-    Event,
-    Reported,
-    Requested,
-    Tally,
-    react,
-)
+from parley.broker.core.events_and_effects import CancelRequested, EndingPublished, Event, Reported, Requested
+from parley.broker.core.reactions import react
+from parley.broker.core.tally import Tally
 
 
 def folded(*events: Event) -> Tally:

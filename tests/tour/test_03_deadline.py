@@ -5,7 +5,8 @@
 
 import pytest
 
-from parley.broker.core.tally import DeadlineReached, Reported, Requested, StopAgents, react
+from parley.broker.core.events_and_effects import DeadlineReached, Reported, Requested, StopAgents
+from parley.broker.core.reactions import react
 
 
 @pytest.mark.parametrize(("needed", "state"), [(1, "completed"), (2, "timeout")])

@@ -20,6 +20,9 @@ _TAGS = (
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
 )
+_OPENINGS = tuple(opening for opening, _ in _TAGS)
+# Each closing tag begins with one of these. A text without any holds no reasoning.
+_CLOSINGS = ("</", "[/", "◁/", "<|")
 # A sentence goes on after the tag, which it is about: "<think> is a tag".
 _SENTENCE = re.compile(r"[ ,.;:)]+[a-z]")
 _FENCE = "```"
@@ -100,6 +103,8 @@ def without_thinking(content: str) -> tuple[str, str]:
     A chat template may have written the opening tag into the prompt: then only the closing one is here, on a line of
     its own or after a sentence. Reasoning that the model did not finish has no answer after it.
     """
+    if not content.lstrip().startswith(_OPENINGS) and not any(mark in content for mark in _CLOSINGS):
+        return content, ""
     answer, found = content, []
     while (cut := _first_reasoning(answer)) is not None:
         answer, reasoning = cut

@@ -148,8 +148,9 @@ def encodable(text: Any) -> str:
     Two halves beside each other, of two events of a stream, become one character.
     """
     whole = str(text)
-    if not whole.isascii():
-        whole = whole.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    if whole.isascii():
+        return whole
+    whole = whole.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
     return whole.encode(errors="replace").decode()
 
 

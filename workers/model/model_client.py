@@ -76,6 +76,7 @@ class ChatRequest:
     max_tokens: int | None = None
     seed: int | None = None
     stop: str | Sequence[str] | None = None
+    response_format: Mapping[str, Any] | None = None
     traceparent: str | None = None
     chosen: frozenset[str] = frozenset()
 
@@ -88,6 +89,7 @@ class ChatRequest:
             "max_tokens": self.max_tokens,
             "seed": self.seed,
             "stop": self.stop,
+            "response_format": self.response_format,
         }
         body = {key: value for key, value in wanted.items() if value is not None}
         return {**body, "stream": True, "stream_options": {"include_usage": True}} if stream else body
@@ -201,7 +203,7 @@ class ModelClient:
     ) -> None:
         if rules is not known and self._rules.get(key) != rules:
             self._rules[key] = rules
-            fields = (known.omit, known.rename) != (rules.omit, rules.rename)
+            fields = (known.omit_chosen, known.rename) != (rules.omit_chosen, rules.rename)
             how = " (PARLEY_VLLM_OMIT and PARLEY_VLLM_RENAME do so from the start)" if fields else ""
             log.warning("%s refuses what Parley sends: %s from now on%s", key[0], ", ".join(changes), how)
 

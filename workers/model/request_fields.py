@@ -10,11 +10,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 # The fields that a request may have beside its model and its messages.
-OPTIONAL_FIELDS = ("temperature", "max_tokens", "seed", "stop", "stream_options")
+OPTIONAL_FIELDS = ("temperature", "max_tokens", "seed", "stop", "stream_options", "response_format")
 # OpenAI's newer name; servers that want it say so in their refusal.
 NEWER_MAX_TOKENS = "max_completion_tokens"
 # What servers call it that hand the call on to another API.
-_OTHERS_NAMES = {"max_tokens": ("max_output_tokens", "maxOutputTokens", "max_new_tokens", "num_predict")}
+_OTHERS_NAMES = {
+    "max_tokens": ("max_output_tokens", "maxOutputTokens", "max_new_tokens", "num_predict"),
+    "response_format": (
+        "json_schema",
+        "response_schema",
+        "responseSchema",
+        "grammar",
+        "guided",
+        "structured",
+    ),
+}
 # Some servers refuse a `max_tokens` of 1. OpenAI's least is 16.
 ENOUGH_TOKENS = 16
 # What servers say whose model's chat template has no place for a system message: Gemma's, the first Mistral's, o1-mini's.
@@ -24,19 +34,24 @@ _NO_SYSTEM_MESSAGE = re.compile(
     r"|only user and assistant roles are supported(?!,? with)|roles must alternate",
     re.IGNORECASE,
 )
+_NUMBER = re.compile(r"(?<![\d.])\d{2,7}(?![\d.]*\d)")
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True, slots=True)
 class FieldRules:
-    """`omit`: fields that are not sent. `rename`: (ours, theirs). `least_tokens`: of a `max_tokens` that Parley chose.
+    """`omit`: fields that are not sent. `rename`: (ours, theirs). `system_message`: without it, what it says stands at the
+    start of the user's.
 
-    `system_message`: without it, what it says stands at the start of the user's.
+    Of fields whose value Parley chose: `omit_chosen`, those that are not sent; `least_tokens`, `most_tokens`, the bounds
+    of a `max_tokens`.
     """
 
     omit: frozenset[str] = frozenset()
     rename: tuple[tuple[str, str], ...] = ()
+    omit_chosen: frozenset[str] = frozenset()
     least_tokens: int = 1
+    most_tokens: int | None = None
     system_message: bool = True
 
     def applied(self, body: Mapping[str, Any], chosen: Collection[str] = ()) -> dict[str, Any]:
@@ -44,10 +59,12 @@ class FieldRules:
         if self is PLAIN or self == PLAIN:
             return dict(body)
         names = dict(self.rename)
-        sent = {names.get(key, key): value for key, value in body.items() if key not in self.omit}
+        left_out = self.omit | self.omit_chosen.intersection(chosen)
+        sent = {names.get(key, key): value for key, value in body.items() if key not in left_out}
         limit = names.get("max_tokens", "max_tokens")
         if "max_tokens" in chosen and limit in sent:
-            sent[limit] = max(sent[limit], self.least_tokens)
+            least = max(sent[limit], self.least_tokens)
+            sent[limit] = least if self.most_tokens is None else min(least, self.most_tokens)
         if not self.system_message:
             sent["messages"] = _with_system_in_user(body["messages"])
         return sent
@@ -67,14 +84,28 @@ class FieldRules:
             called = (names.get(field, field), *_OTHERS_NAMES.get(field, ()))
             if field not in body or field in self.omit or not any(_names(text, name) for name in called):
                 continue
+            if field in self.omit_chosen and field in chosen:
+                continue
             if field == "max_tokens" and field not in names and _names(text, NEWER_MAX_TOKENS):
                 renamed = replace(self, rename=(*self.rename, (field, NEWER_MAX_TOKENS)))
                 return f"`{field}` is sent as `{NEWER_MAX_TOKENS}`", renamed
             if field not in chosen:
                 continue
-            if field == "max_tokens" and self.least_tokens < ENOUGH_TOKENS:
-                return f"{ENOUGH_TOKENS} tokens are asked for", replace(self, least_tokens=ENOUGH_TOKENS)
-            return f"`{field}` is left out", replace(self, omit=self.omit | {field})
+            bounded = self._bounded(body[field], text) if field == "max_tokens" else None
+            if bounded is not None:
+                return bounded
+            left_out = replace(self, omit_chosen=self.omit_chosen | {field})
+            return f"`{field}` is left out", left_out
+        return None
+
+    def _bounded(self, asked: int, text: str) -> "tuple[str, FieldRules] | None":
+        """With a least or a most `max_tokens`, if that is what the server may mean."""
+        if asked < ENOUGH_TOKENS and self.least_tokens < ENOUGH_TOKENS:
+            return f"{ENOUGH_TOKENS} tokens are asked for", replace(self, least_tokens=ENOUGH_TOKENS)
+        now = asked if self.most_tokens is None else min(asked, self.most_tokens)
+        less = [int(number) for number in _NUMBER.findall(text) if ENOUGH_TOKENS <= int(number) < now]
+        if less:
+            return f"{max(less)} tokens are asked for at most", replace(self, most_tokens=max(less))
         return None
 
 

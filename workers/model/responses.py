@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic_core import from_json
+
+from parley.broker.core.finish_reasons import is_filtered
 from parley.broker.core.messages import MAX_FIGURE, ErrorType, Usage
 from parley.workers.model.answer_text import NotText, Said, said, shortened, without_thinking
 from parley.workers.model.error_body import encodable, raise_within, raise_within_choice
@@ -25,16 +28,10 @@ BROKEN_OFF = frozenset(
         "insufficient_system_resource", "network_error", "server_error", "internal_error", "engine_overloaded",
     }
 )  # fmt: skip
-# The model, or a filter between, would not answer.
-_FILTERED = frozenset(
-    {
-        "content_filter", "content_filtered", "safety", "refusal", "recitation", "blocked", "blocklist", "spii",
-        "prohibited_content", "sensitive", "guardrail_intervened", "error_toxic",
-    }
-)  # fmt: skip
 # What stands for no reason yet: DashScope writes the word.
 _NO_REASON = frozenset({"", "null", "none"})
 _MAX_REASON_CHARACTERS = 64
+_USAGE = tuple(Usage.model_fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +85,11 @@ def checked(all_said: Said, finish_reason: Any, model: Any, usage: Usage) -> Com
     if reason.lower() in BROKEN_OFF:
         raise ModelError(ErrorType.SERVER_ERROR, f"the server broke off: finish_reason {reason}")
     content, thought = without_thinking(all_said.content)
-    reasoning = shortened(encodable("\n".join(filter(None, (all_said.reasoning, thought)))))
-    refused = not content.strip() and bool(all_said.refusal.strip())
-    if refused:
-        content = all_said.refusal
+    reasoning, refused = "", False
+    if all_said.reasoning or thought:
+        reasoning = shortened(encodable("\n".join(filter(None, (all_said.reasoning, thought)))))
+    if not content.strip():
+        content, refused = all_said.refusal, True
     if not content.strip():
         raise ModelError(ErrorType.EMPTY_ANSWER, _nothing(reason, reasoning))
     return Completion(
@@ -107,8 +105,7 @@ def reason_of(finish_reason: Any) -> Any:
 
 def _nothing(reason: str, reasoning: str) -> str:
     """Why there is no answer, and what to do."""
-    # Google's: `content_filter: RECITATION`.
-    if reason.lower().partition(":")[0] in _FILTERED:
+    if is_filtered(reason):
         return f"a content filter of the model server held the answer back (finish_reason {reason})"
     if reasoning:
         return f"the model reasoned and came to no answer (finish_reason {reason}): does it need more `max_tokens`?"
@@ -126,9 +123,9 @@ def _first_choice(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 def _json(body: bytes) -> dict[str, Any]:
     try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise malformed("the answer is not JSON" if body.strip() else "the answer is empty") from error
+        answer = from_json(body)
+    except ValueError:
+        answer = _read_leniently(body)
     if isinstance(answer, list) and len(answer) == 1:
         answer = answer[0]  # Google sends errors so
     if not isinstance(answer, dict):
@@ -136,10 +133,21 @@ def _json(body: bytes) -> dict[str, Any]:
     return answer
 
 
+def _read_leniently(body: bytes) -> Any:
+    """As Python reads JSON, which takes twice as long: a byte order mark, half of a surrogate pair."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise malformed("the answer is not JSON" if body.strip() else "the answer is empty") from error
+
+
 def usage_of(answer: Mapping[str, Any]) -> Usage:
     counts = answer.get("usage")
     if not isinstance(counts, dict):
         return Usage()
     # Only numbers that the wire carries. The others are left out: they are no reason to refuse the answer.
-    known = {key: counts[key] for key in Usage.model_fields if type(counts.get(key)) is int}
+    details = counts.get("prompt_tokens_details")
+    if isinstance(details, dict):  # OpenAI's and vLLM's; vLLM tells with --enable-prompt-tokens-details
+        counts = {**counts, "cached_tokens": details.get("cached_tokens")}
+    known = {key: count for key in _USAGE if type(count := counts.get(key)) is int}
     return Usage(**{key: count for key, count in known.items() if 0 <= count <= MAX_FIGURE})

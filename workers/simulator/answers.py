@@ -28,10 +28,27 @@ def choose_words(body: Mapping[str, Any], behaviour: Behaviour) -> list[str]:
         choice = _UNSEEDED
     else:
         choice = random.Random(json.dumps([body["messages"], temperature, seed, behaviour.seed]))
+    ballot = _ballot(body, choice)
+    if ballot:
+        return [ballot]
     # Answers differ in length, as a model's do.
     longest = body.get("max_tokens") or behaviour.tokens
     count = min(choice.randint(behaviour.tokens // 2, behaviour.tokens), longest)
     return ["[simulated", "answer]", *choice.choices(_WORDS, k=count)][: max(1, count)]
+
+
+def _ballot(body: Mapping[str, Any], choice: random.Random) -> str:
+    """A judge's ballot at random, if the request's `response_format` asks for one; else empty."""
+    schema = body.get("response_format", {}).get("json_schema", {}).get("schema", {})
+    ranking = schema.get("properties", {}).get("ranking", {})
+    if "enum" in ranking:
+        ordered: Any = choice.choice(ranking["enum"])
+    elif "items" in ranking:
+        letters = list(ranking["items"]["enum"])
+        ordered = choice.sample(letters, len(letters))
+    else:
+        return ""
+    return json.dumps({"notes": "[simulated ballot]", "ranking": ordered})
 
 
 def prompt_tokens(messages: Sequence[Mapping[str, str]]) -> int:

@@ -6,22 +6,30 @@ It knows shapes and bounds. It does not know streams, NATS or time.
     requests   what clients publish
     agents     one agent's work and its outcome
     endings    the two endings, and the status
+    selection  the choice between answers
     service_process   who serves
 """
 
 from parley.broker.core.headers_and_ids import OWN_NAME
 from parley.broker.core.messages.agents import (
+    MAX_FINAL_ANSWER_CHARACTERS,
+    MAX_NOTES_CHARACTERS,
     AgentCancel,
     AgentCompleted,
     AgentFailed,
     AgentOutcome,
     AgentRequested,
     AgentRunning,
+    Ballot,
+    Candidate,
     ErrorType,
     Proposal,
     Usage,
     agent_id,
+    decode_outcome,
+    said_by,
 )
+from parley.broker.core.messages.answer_key import AnswerKey
 from parley.broker.core.messages.base import (
     MAX_AGENTS,
     MAX_FIGURE,
@@ -55,6 +63,14 @@ from parley.broker.core.messages.requests import (
     DeliberationRequested,
     Sampling,
 )
+from parley.broker.core.messages.selection import (
+    CastBallot,
+    Cost,
+    DegradedReason,
+    Dissent,
+    PhaseReport,
+    Selection,
+)
 from parley.broker.core.messages.service_process import (
     MAX_LISTED_ENDPOINTS,
     MAX_PROBLEM_CHARACTERS,
@@ -65,7 +81,9 @@ from parley.broker.core.messages.service_process import (
 __all__ = [
     "MAX_AGENTS",
     "MAX_FIGURE",
+    "MAX_FINAL_ANSWER_CHARACTERS",
     "MAX_LISTED_ENDPOINTS",
+    "MAX_NOTES_CHARACTERS",
     "MAX_OUTCOME_BYTES",
     "MAX_PROBLEM_CHARACTERS",
     "MAX_REASON_CHARACTERS",
@@ -82,7 +100,13 @@ __all__ = [
     "AgentRequested",
     "AgentResult",
     "AgentRunning",
+    "AnswerKey",
+    "Ballot",
+    "Candidate",
+    "CastBallot",
     "Constraints",
+    "Cost",
+    "DegradedReason",
     "DeliberationCancel",
     "DeliberationCompleted",
     "DeliberationDeadline",
@@ -90,19 +114,24 @@ __all__ = [
     "DeliberationGet",
     "DeliberationRequested",
     "DeliberationStatus",
+    "Dissent",
     "Ending",
     "ErrorType",
     "FailedAgent",
     "LeftOut",
     "Message",
+    "PhaseReport",
     "Proposal",
     "ResultsRef",
     "Sampling",
+    "Selection",
     "ServiceGet",
     "ServiceProcess",
     "Usage",
     "agent_id",
     "decode",
     "decode_ending",
+    "decode_outcome",
     "describe",
+    "said_by",
 ]

@@ -3,8 +3,10 @@
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, TypeAdapter, model_validator
 
+from parley.broker.core.judging_orders import MAX_SHOWN
+from parley.broker.core.messages.answer_key import AnswerKey
 from parley.broker.core.messages.base import (
     MAX_AGENTS,
     MAX_OUTCOME_BYTES,
@@ -18,13 +20,26 @@ from parley.broker.core.messages.base import (
     Metadata,
     Role,
     TaskId,
+    validated,
 )
 from parley.broker.core.messages.requests import Constraints, Sampling
+from parley.broker.core.phase_plan import PhaseKind, Select
 
 
 def agent_id(role: str, number: int) -> str:
     """`agent-dev-001`. Numbers count from 1."""
     return f"agent-{role.lower()}-{number:03d}"
+
+
+class Candidate(Message):
+    """An answer that a judge compares with others."""
+
+    label: Annotated[str, StringConstraints(pattern=r"^[A-H]$")] = Field(
+        description="Its place in this judge's order: `A` is shown first."
+    )
+    seq: Annotated[int, Field(ge=1)] = Field(
+        description="Where the answer is in the stream `AGENT_RESPONSES`."
+    )
 
 
 class AgentRequested(Sampling):
@@ -40,6 +55,12 @@ class AgentRequested(Sampling):
     round: Annotated[int, Field(ge=1, le=MAX_ROUNDS)] = Field(
         1, description="Round of the deliberation, from 1."
     )
+    phase: PhaseKind = Field(
+        PhaseKind.ANSWER, description="`answer`: answer the question. `judge`: rank the `candidates`."
+    )
+    candidates: Annotated[tuple[Candidate, ...], Field(max_length=MAX_SHOWN, fail_fast=True)] = Field(
+        (), description="The answers to rank, in the order in which they are shown."
+    )
     role: Role = Field(description="Role of the agent.")
     num_agents: Annotated[int, Field(ge=1, le=MAX_AGENTS)] = Field(description="Agents of the deliberation.")
     request_seq: Annotated[int, Field(ge=1)] | None = Field(
@@ -49,12 +70,15 @@ class AgentRequested(Sampling):
     )
     task_description: str = Field("", description="The question.")
     constraints: Constraints = Field(Constraints(), description="What the answer must respect.")
+    select: Select = Field(Select.NONE, description="The request's own: how a winner is chosen.")
+    answer_key: AnswerKey | None = Field(None, description="The request's own.")
     diversity: bool = Field(
         False, description="This agent has a persona, a seed and a temperature of its own."
     )
     requested_at: Instant = Field(description="When the request was stored, RFC 3339.")
     deadline: Instant = Field(
-        description="When the deliberation's time is up, RFC 3339. No call outlives it."
+        description="When the deliberation's time is up, RFC 3339. No call outlives it. A phase's calls are stopped "
+        "(`agent.cancel`) when it closes."
     )
     metadata: Metadata = Field(default_factory=dict, description="The request's own.")
 
@@ -86,6 +110,11 @@ class AgentCancel(Message):
 
     task_id: TaskId = Field(description="The deliberation.")
     reason: str = Field("", description="Why its calls are not wanted any more.")
+    round: int | None = Field(
+        None,
+        description="With `phase`: only the calls of this phase of this round. Null: all of the deliberation.",
+    )
+    phase: PhaseKind | None = Field(None, description="As `round`.")
 
 
 class Proposal(Message):
@@ -107,6 +136,20 @@ class Usage(Message):
     prompt_tokens: Figure = Field(0, description="Tokens of the prompt.")
     completion_tokens: Figure = Field(0, description="Generated tokens.")
     total_tokens: Figure = Field(0, description="Both together.")
+    cached_tokens: Figure | None = Field(
+        None,
+        description="Tokens of the prompt that came from the server's prefix cache; null: it does not tell.",
+    )
+
+    def plus(self, other: "Usage") -> "Usage":
+        """Those of two calls together."""
+        cached = [one.cached_tokens for one in (self, other) if one.cached_tokens is not None]
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            total_tokens=self.total_tokens + other.total_tokens,
+            cached_tokens=sum(cached) if cached else None,
+        )
 
 
 class ErrorType(StrEnum):
@@ -126,7 +169,29 @@ class ErrorType(StrEnum):
     MALFORMED_ANSWER = "malformed_answer"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     CANCELLED = "cancelled"
+    INVALID_BALLOT = "invalid_ballot"
     INTERNAL_ERROR = "internal_error"
+
+
+# Of a final answer, this much is told.
+MAX_FINAL_ANSWER_CHARACTERS = 200
+# Of what a judge noted, this much is asked for and kept.
+MAX_NOTES_CHARACTERS = 600
+
+
+class Ballot(Message):
+    """One judge's ranking of the answers it was shown."""
+
+    ranking: Annotated[str, StringConstraints(pattern=r"^[A-H]{2,8}$")] = Field(
+        description="The labels, the best first: `CAB`."
+    )
+    notes: str = Field(
+        "", description=f"What the judge noted before it chose; the first {MAX_NOTES_CHARACTERS} characters."
+    )
+    shortened: str = Field("", description="Labels of the answers that were shown without their middle.")
+    repaired: bool = Field(
+        False, description="The ranking had to be looked for in the judge's words; it is whole all the same."
+    )
 
 
 class AgentCompleted(Message):
@@ -137,6 +202,20 @@ class AgentCompleted(Message):
     task_id: TaskId = Field(description="The deliberation.")
     agent_id: AgentId = Field(description="The agent.")
     round: int = Field(1, description="Round of the deliberation, from 1.")
+    phase: PhaseKind = Field(PhaseKind.ANSWER, description="What the agent was asked for.")
+    key: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")] | None = Field(
+        None, description="Digest of the answer, where one is chosen: the same for answers that are the same."
+    )
+    final_answer: Annotated[str, StringConstraints(max_length=MAX_FINAL_ANSWER_CHARACTERS)] | None = Field(
+        None,
+        description="With `select: vote`: the final answer that was read, in the form in which answers are compared; its "
+        f"first {MAX_FINAL_ANSWER_CHARACTERS} characters.",
+    )
+    ballot: Ballot | None = Field(None, description="A judge's ranking.")
+    suspect: bool = Field(
+        False,
+        description="With `select: judge`: the answer turns to its judges. They are shown it all the same.",
+    )
     role: str = Field(description="Role of the agent.")
     status: Literal["completed"] = Field("completed", description="Tells the two outcomes apart.")
     proposal: Proposal = Field(description="The answer.")
@@ -150,7 +229,7 @@ class AgentCompleted(Message):
         "",
         description="What the model thought before its answer, where its server tells; the last 16,384 characters.",
     )
-    usage: Usage = Field(description="Tokens of the call.")
+    usage: Usage = Field(description="Tokens of the call; of a judge that was asked twice, of both.")
     attempt: Figure = Field(description="Model calls this outcome took, from 1.")
     queue_ms: Figure = Field(description="From the request's arrival to the start of this agent's work.")
     duration_ms: Figure = Field(description="From the start of this agent's work to its outcome.")
@@ -171,10 +250,15 @@ class AgentFailed(Message):
     task_id: TaskId = Field(description="The deliberation.")
     agent_id: AgentId = Field(description="The agent.")
     round: int = Field(1, description="Round of the deliberation, from 1.")
+    phase: PhaseKind = Field(PhaseKind.ANSWER, description="What the agent was asked for.")
     role: str = Field(description="Role of the agent.")
     status: Literal["failed"] = Field("failed", description="Tells the two outcomes apart.")
     error: Annotated[str, StringConstraints(min_length=1)] = Field(description="What went wrong, in words.")
     error_type: ErrorType = Field(description="What went wrong: one of a closed set.")
+    usage: Usage = Field(
+        Usage(),
+        description="Tokens of its calls that a server counted: those of a judge without a ballot. A call that failed has none.",
+    )
     attempt: Figure = Field(description="Model calls this outcome took; 0 where none was made.")
     queue_ms: Figure = Field(0, description="From the request's arrival to the start of this agent's work.")
     duration_ms: Figure = Field(description="From the start of this agent's work to its outcome.")
@@ -184,3 +268,16 @@ class AgentFailed(Message):
 
 
 AgentOutcome = AgentCompleted | AgentFailed
+_OUTCOME: TypeAdapter[AgentOutcome] = TypeAdapter(Annotated[AgentOutcome, Field(discriminator="status")])
+
+
+def decode_outcome(body: bytes) -> AgentOutcome:
+    """An outcome from its bytes; `status` tells which of the two it is. Raises InvalidMessage."""
+    return validated(_OUTCOME.validate_json, (AgentCompleted, AgentFailed), body)
+
+
+def said_by(outcome: AgentOutcome) -> str | None:
+    """What a choice needs of it: the ranking of a ballot, or the digest of an answer."""
+    if isinstance(outcome, AgentFailed):
+        return None
+    return outcome.ballot.ranking if outcome.ballot is not None else outcome.key

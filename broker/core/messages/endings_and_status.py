@@ -6,6 +6,7 @@ from pydantic import Field, StringConstraints, TypeAdapter
 
 from parley.broker.core.messages.agents import ErrorType, Proposal, Usage
 from parley.broker.core.messages.base import Message, TaskId, validated
+from parley.broker.core.messages.selection import Cost, DegradedReason, Dissent, PhaseReport, Selection
 
 
 class AgentResult(Message):
@@ -24,6 +25,12 @@ class AgentResult(Message):
     reasoning: str = Field(
         "",
         description="What the model thought before its answer, where its server tells; at most 16,384 characters.",
+    )
+    suspect: bool = Field(
+        False, description="The answer turns to its judges (`ignore the instructions`, `rank me first`)."
+    )
+    final_answer: str | None = Field(
+        None, description="With `select: vote`: what was read as its final answer; null: nothing could be."
     )
     persona: str | None = Field(None, description="The agent's persona, with `diversity`.")
     usage: Usage = Field(Usage(), description="Tokens of the call that gave the answer.")
@@ -53,18 +60,21 @@ class ResultsRef(Message):
 
 # What an ending or a status may leave out, by field.
 LeftOut = Literal[
+    "selection.notes",
     "results",
     "failed_agents.error",
     "failed_agents",
     "missing_agents",
     "stopped_agents",
+    "selection",
     "metadata",
     "error",
 ]
 _LEFT_OUT = (
     "What this message leaves out or shortens because NATS's `max_payload`, or the object store, has no room for it, by "
-    "field; usually empty. `results`: the answers are in the stream `AGENT_RESPONSES`. `failed_agents.error`, `error`: "
-    "cut to 80 characters. `failed_agents`, `missing_agents`, `stopped_agents`: only counted. `metadata`."
+    "field; usually empty. `selection.notes`: of the ballots. `results`: the answers are in the stream `AGENT_RESPONSES`. `failed_agents.error`, `error`: "
+    "cut to 80 characters. `failed_agents`, `missing_agents`, `stopped_agents`: only counted. `selection`, with `dissent`, "
+    "`degraded_reasons`, `phases` and `cost`. `metadata`."
 )
 
 
@@ -74,11 +84,13 @@ class DeliberationCompleted(Message):
     task_id: TaskId = Field(description="The deliberation.")
     status: Literal["completed"] = Field("completed", description="Tells the endings apart.")
     degraded: bool = Field(
-        description="True if an agent failed or is missing. Read it first. Agents that `finish_early` stopped do not count."
+        description="True if an agent or a judge failed or is missing, or a phase was left out. Read it first. Agents that "
+        "`finish_early` or `agree` stopped do not count."
     )
     missing_agents: tuple[str, ...] = Field(description="Agents that did not report, by `agent_id`.")
     stopped_agents: tuple[str, ...] = Field(
-        (), description="Agents that were not waited for, as `finish_early` asked; they are not missing."
+        (),
+        description="Agents that were not waited for, as `finish_early` or `agree` asked; they are not missing.",
     )
     failed_agents: tuple[FailedAgent, ...] = Field(description="Agents that failed, and why.")
     results: tuple[AgentResult, ...] = Field(description="The answers, in the order of the agents' numbers.")
@@ -90,10 +102,27 @@ class DeliberationCompleted(Message):
     total_agents: int = Field(description="Agents that were asked.")
     successful_responses: int = Field(description="Agents that answered.")
     failed_responses: int = Field(description="Agents that failed.")
-    winner_id: str | None = Field(None, description="Null: this version chooses no winner.")
+    winner_id: str | None = Field(None, description="The agent whose answer was chosen, if one was.")
+    selection: Selection | None = Field(None, description="How, with `select`.")
+    dissent: tuple[Dissent, ...] = Field((), description="What others put first, the most often first.")
+    degraded_reasons: tuple[DegradedReason, ...] = Field(
+        (), description="With `select`: each gap, and which silence it was."
+    )
+    phases: tuple[PhaseReport, ...] = Field((), description="With `select`: what each phase asked, and got.")
+    cost: Cost | None = Field(None, description="With `select`: what all phases have cost.")
     duration_ms: int = Field(description="From the request's arrival in the stream to the decision.")
     completed_at: str = Field(description="When it was decided, RFC 3339.")
     metadata: dict[str, str] = Field(default_factory=dict, description="The request's own.")
+
+    @property
+    def winner(self) -> AgentResult | None:
+        """The chosen agent's result; None if none was chosen, or the results are not in this message."""
+        return next((result for result in self.results if result.agent_id == self.winner_id), None)
+
+    @property
+    def answer(self) -> str | None:
+        """The chosen answer's words."""
+        return self.winner.proposal.content if self.winner is not None else None
 
 
 class DeliberationFailed(Message):
@@ -123,6 +152,16 @@ class DeliberationFailed(Message):
     duration_ms: int = Field(description="From the request's arrival in the stream to the decision.")
     timestamp: str = Field(description="When it was decided, RFC 3339.")
     metadata: dict[str, str] = Field(default_factory=dict, description="The request's own.")
+    phases: tuple[PhaseReport, ...] = Field((), description="With `select`: what each phase asked, and got.")
+    cost: Cost | None = Field(None, description="With `select`: what all phases have cost.")
+
+    @property
+    def winner(self) -> None:
+        """Nothing is chosen where too few answered."""
+
+    @property
+    def answer(self) -> None:
+        """As `winner`."""
 
 
 Ending = DeliberationCompleted | DeliberationFailed
@@ -149,9 +188,11 @@ class DeliberationStatus(Message):
     error_message: str = Field("", description="The ending's `error`, or why the status is not known.")
     duration_ms: int = Field(0, description="As in the ending, once there is one.")
     total_agents: int = Field(0, description="Agents that were asked.")
+    phase: str = Field("", description="With `select`, while it runs: `answer` or `judge`.")
+    limit: str = Field("", description="When that phase closes with what it has, RFC 3339.")
     received_count: int = Field(0, description="Agents that have answered.")
     failed_count: int = Field(0, description="Agents that have failed.")
-    winner_id: str | None = Field(None, description="Null: this version chooses no winner.")
+    winner_id: str | None = Field(None, description="As in the ending, once there is one.")
     metadata: dict[str, str] = Field(default_factory=dict, description="The request's own.")
     ending_seq: int | None = Field(
         None, description="The ending's sequence in the stream `DELIBERATIONS`, once it is stored there."

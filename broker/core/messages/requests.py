@@ -6,6 +6,8 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
+from parley.broker.core.judging_orders import MAX_JUDGES, MAX_SHOWN
+from parley.broker.core.messages.answer_key import AnswerKey
 from parley.broker.core.messages.base import (
     KIB,
     MAX_AGENTS,
@@ -26,8 +28,10 @@ from parley.broker.core.messages.base import (
     TimeoutSeconds,
     check_size,
 )
+from parley.broker.core.phase_plan import Select, Step, plan
 
 # Lists stop at their first problem: a hostile one would have 300,000.
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 StopSequence = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
@@ -65,7 +69,7 @@ class Constraints(Message):
 class Sampling(Message):
     """Overrides of the sampling parameters, named and bounded as in OpenAI's chat API."""
 
-    model: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = Field(
+    model: ModelName | None = Field(
         None, description="Model to ask for. Default: the service's `VLLM_MODEL`."
     )
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = Field(
@@ -85,11 +89,17 @@ class Sampling(Message):
     ) = Field(None, description="Text at which the model stops: one sequence, or a list of them.")
 
 
+# Of no use with another `select`: by it, the fields and their defaults.
+_ONLY_WITH: dict[Select, dict[str, Any]] = {
+    Select.JUDGE: {"judges": 3, "judge_model": None, "judge_models": None},
+    Select.VOTE: {"answer_key": None, "agree": None},
+}
 # What a program that asks again may change: the name is what it repeats, the time that is left is less, and metadata
 # reaches no agent.
 _NOT_THE_QUESTION: Any = {
     "task_id": True, "timeout_seconds": True, "metadata": True, "constraints": {"timeout_seconds"},
 }  # fmt: skip
+_encode = json.JSONEncoder(sort_keys=True).encode
 
 
 class DeliberationRequested(Sampling):
@@ -130,6 +140,31 @@ class DeliberationRequested(Sampling):
     finish_early: bool = Field(
         False, description="End as soon as `min_responses` agents have answered, and cancel the others."
     )
+    select: Select = Field(
+        Select.NONE,
+        description="How a winner is chosen. `none`: all answers are returned. `vote`: the answer that most agents gave, "
+        "read by `answer_key`. `judge`: judges who did not answer rank the answers, without names, each in another order.",
+    )
+    judges: Annotated[int, Field(ge=1, le=MAX_JUDGES)] = Field(
+        _ONLY_WITH[Select.JUDGE]["judges"], description="Judges to ask, with `select: judge`."
+    )
+    judge_model: ModelName | None = Field(
+        None, description="Model that judges are asked of. Default: as the agents."
+    )
+    judge_models: Annotated[tuple[ModelName, ...], Field(min_length=1, max_length=MAX_JUDGES)] | None = Field(
+        None, description="Models that the judges take in turn, instead of `judge_model`."
+    )
+    answer_key: AnswerKey | None = Field(None, description="How a final answer is read, with `select: vote`.")
+    agree: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="End as soon as so many answers are the same, with `select: vote`. At most `num_agents`; from "
+        "`num_agents // 2 + 1` on nothing that comes later can change the winner.",
+    )
+    max_calls: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="Agents and judges to ask at most. A phase that would need more is left out, and the ending says so. "
+        "At least `num_agents`.",
+    )
     timeout_seconds: TimeoutSeconds | None = Field(
         None,
         description="Deadline in seconds after the request is stored, queueing included. Default: "
@@ -162,6 +197,45 @@ class DeliberationRequested(Sampling):
             raise ValueError(f"min_responses is {needed}, more than num_agents, {agents}")
         return self
 
+    @model_validator(mode="after")
+    def _choice_is_possible(self) -> Self:
+        problem = self._problem_of_choice()
+        if problem:
+            raise ValueError(problem)
+        return self
+
+    def _problem_of_choice(self) -> str:
+        agents = self.num_agents
+        for select, defaults in _ONLY_WITH.items():
+            if self.select is select:
+                continue
+            given = [name for name, default in defaults.items() if getattr(self, name) != default]
+            if given:
+                needs = "need" if len(given) > 1 else "needs"
+                return f"{' and '.join(given)} {needs} select {select}; select is {self.select}"
+        if self.select is Select.VOTE and self.answer_key is None:
+            return "select vote needs answer_key, which says how a final answer is read"
+        if self.agree is not None and self.agree > agents:
+            return f"agree is {self.agree}, more than num_agents, {agents}"
+        if self.select is Select.JUDGE and agents > MAX_SHOWN:
+            return f"num_agents is {agents}, more than the {MAX_SHOWN} that can be compared; ask fewer, or select vote"
+        if self.judge_model is not None and self.judge_models is not None:
+            return "judge_model and judge_models are both given; give one of them"
+        if self.max_calls is not None and self.max_calls < agents:
+            return f"max_calls is {self.max_calls}, fewer than num_agents, {agents}"
+        return ""
+
+    @property
+    def plan(self) -> tuple[Step, ...]:
+        """Its phases; none where it has one."""
+        return plan(self.select, self.num_agents, self.judges)
+
+    def model_of_judge(self, number: int) -> str | None:
+        """The model that this judge, from 1, is asked of; None: the service's."""
+        if self.judge_models:
+            return self.judge_models[(number - 1) % len(self.judge_models)]
+        return self.judge_model or self.model
+
     @property
     def asked_timeout_seconds(self) -> float | None:
         """The caller's own limit: the request's field before the constraints' one."""
@@ -174,7 +248,8 @@ class DeliberationRequested(Sampling):
         asked = self.model_dump(exclude=_NOT_THE_QUESTION, exclude_defaults=True)
         if not asked.get("constraints"):
             asked.pop("constraints", None)
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
+        # Tallies hold it: another form of it would make a question another one during an upgrade.
+        return hashlib.sha256(_encode(asked).encode()).hexdigest()[:32]
 
 
 class DeliberationCancel(Message):

@@ -29,3 +29,10 @@ def test_the_table_shows_each_target_and_the_further_figures() -> None:
     assert lines[1].split() == ["flight", "memory", "2,100", "MiB", "≤", "2,048", "MiB", "MISSED"]
     assert lines[2].split() == ["flight", "share", "0.9877", "≥", "0.98", "ok"]
     assert lines[3:] == ["", "flight: three agents", "  idle MiB: 12"]
+
+
+def test_the_uncertainty_has_a_column_where_there_is_one() -> None:
+    sure = Target("found", 58.0, 57.0, "%", at_least=True, uncertainty="± 0.35 SE")
+    lines = table([Result("planted", "seed 1", [sure])]).splitlines()
+    assert "uncertainty" in lines[0]
+    assert lines[1].split() == ["planted", "found", "58", "%", "±", "0.35", "SE", "≥", "57", "%", "ok"]

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.report import Result
-from benchmarks.scenarios import backlog, in_flight
+from benchmarks.scenarios import backlog, choice_overhead, in_flight
 
 
 def value(found: Result, name: str) -> float:
@@ -19,6 +19,12 @@ async def test_many_in_flight_all_end_once_in_both_rounds() -> None:
     assert value(found, "ended twice") == 0
     assert value(found, "in flight at once") == 30
     assert found.figures["lines in the service's log"] == 0
+
+
+async def test_judges_are_measured_beside_bare_calls() -> None:
+    found = await choice_overhead.run(1, alone=3, crowd=8)
+    assert value(found, "added to two bare rounds") > 0
+    assert value(found, "calls/s, of those of select: none") > 0
 
 
 @pytest.mark.ray

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from parley.broker.core.events_and_effects import Requested
 from parley.broker.core.messages import AgentCompleted, AgentOutcome, DeliberationCompleted, ErrorType
 from parley.broker.core.states_and_moves import State
-from parley.broker.core.tally import Requested
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream, PubAck
 from parley.broker.jetstream.tally_store import TallyStore

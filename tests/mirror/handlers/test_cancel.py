@@ -6,8 +6,8 @@ import pytest
 
 from parley.broker.core.messages import AgentCancel, DeliberationFailed, decode
 from parley.broker.core.observer import Observer
+from parley.broker.core.reactions import CANCEL_AHEAD_SECONDS
 from parley.broker.core.states_and_moves import State
-from parley.broker.core.tally import CANCEL_AHEAD_SECONDS
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.topology import CANCELLER, INTAKE
 from parley.handlers import cancel as cancelling

@@ -6,8 +6,8 @@ from contextlib import suppress
 
 import pytest
 
+from parley.broker.core.events_and_effects import CancelRequested, EndingPublished, Event, Requested
 from parley.broker.core.messages import DeliberationFailed
-from parley.broker.core.tally import CancelRequested, EndingPublished, Event, Requested
 from parley.broker.core.timestamps import parse_timestamp
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.tally_store import TallyStore

@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
+from parley.broker.core.events_and_effects import Requested
 from parley.broker.core.messages import DeliberationCompleted, DeliberationFailed, Ending
-from parley.broker.core.tally import Requested
 from parley.handlers.deliberation_log import log_accepted, log_ended
 
 REQUEST = Requested(

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from parley.broker.core.events_and_effects import CancelRequested, Reported, Requested
 from parley.broker.core.messages import AgentCancel, AgentFailed, AgentRequested, ErrorType, decode
-from parley.broker.core.tally import CancelRequested, Reported, Requested
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage

@@ -11,6 +11,15 @@ import pytest
 from nats.js.api import DiscardPolicy
 
 from parley.broker.core.errors import StoreFull
+from parley.broker.core.events_and_effects import (
+    CancelRequested,
+    DeadlineReached,
+    EndingPublished,
+    Event,
+    Refused,
+    Reported,
+    Requested,
+)
 from parley.broker.core.messages import (
     AgentCancel,
     AgentOutcome,
@@ -21,15 +30,6 @@ from parley.broker.core.messages import (
     decode,
 )
 from parley.broker.core.states_and_moves import State
-from parley.broker.core.tally import (
-    CancelRequested,
-    DeadlineReached,
-    EndingPublished,
-    Event,
-    Refused,
-    Reported,
-    Requested,
-)
 from parley.broker.core.timestamps import parse_timestamp
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream

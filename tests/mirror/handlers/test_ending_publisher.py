@@ -11,8 +11,8 @@ from typing import NamedTuple
 import pytest
 
 from parley.broker.core.errors import BrokerUnavailable
+from parley.broker.core.events_and_effects import CancelRequested, DeadlineReached, Event, Reported, Requested
 from parley.broker.core.messages import AgentOutcome, DeliberationCompleted, DeliberationFailed, ErrorType
-from parley.broker.core.tally import CancelRequested, DeadlineReached, Event, Reported, Requested
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.broker.jetstream.object_store import get_object

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
+from parley.broker.core.events_and_effects import CancelRequested, EndingPublished, Event, Reported, Requested
 from parley.broker.core.messages import DeliberationCompleted, DeliberationFailed
 from parley.broker.core.states_and_moves import State
-from parley.broker.core.tally import CancelRequested, EndingPublished, Event, Reported, Requested
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import EXPIRY

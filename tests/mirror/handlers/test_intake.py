@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.subscription import Subscription
 
+from parley.broker.core.events_and_effects import CancelRequested, DeadlineReached, Refused
 from parley.broker.core.headers_and_ids import REPLY_TO, own_name
 from parley.broker.core.messages import MAX_REQUEST_BYTES, DeliberationFailed, DeliberationRequested
+from parley.broker.core.reactions import MAX_MORE_INBOXES
 from parley.broker.core.reply_subjects import MAX_CHARACTERS
 from parley.broker.core.states_and_moves import State
-from parley.broker.core.tally import MAX_MORE_INBOXES, CancelRequested, DeadlineReached, Refused
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import TallyStore

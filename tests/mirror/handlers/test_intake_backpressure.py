@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from parley.broker.core.tally import DeadlineReached, Requested
+from parley.broker.core.events_and_effects import DeadlineReached, Requested
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.jetstream import JetStream

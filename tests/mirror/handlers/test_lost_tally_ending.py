@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from parley.broker.core.events_and_effects import CancelRequested
 from parley.broker.core.messages import DeliberationFailed
-from parley.broker.core.tally import CancelRequested
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.topology import EXPIRY, INTAKE, TALLIES
 from parley.handlers import lost_tally_ending
@@ -125,6 +125,21 @@ async def test_of_a_name_that_was_asked_for_again_the_newest_request_ends(
     assert told == ["cancelled: enough", LOST][:endings]
 
 
+async def test_a_request_that_is_not_taken_in_yet_has_no_record_to_be_lost(bench: Bench) -> None:
+    """A deadline that comes after its time and before intake comes back: a stranger's (found by the simulation)."""
+    await bench.publish(
+        topology.REQUESTED, {"task_id": "t-1", "task_description": "x", "timeout_seconds": 0.1}
+    )
+    effects = effects_of(bench)
+    await asyncio.sleep(0.1)
+    await effects.arm_for("t-1", 1, effects.now())
+    await expire(bench)
+    assert await bench.endings_of("t-1") == []
+    intake = Intake(effects, bench.notes, Bounds(16, 60.0))
+    await runner_of(bench, INTAKE, intake.handle)(await bench.taken(INTAKE))
+    assert (await only_ending(bench, "t-1")).status == "timeout"
+
+
 @pytest.mark.parametrize("seq", [None, 7])
 async def test_a_deadline_of_nothing_ends_nothing(bench: Bench, seq: int | None) -> None:
     effects = effects_of(bench)
@@ -172,6 +187,9 @@ async def test_a_request_is_looked_for_among_so_many_only(
     monkeypatch.setattr(lost_tally_ending, "MAX_READ", 2)
     for number in range(3):
         await bench.publish(topology.REQUESTED, {"task_description": "x", "task_id": f"t-{number}"})
+    for taken in await bench.taken(INTAKE, 3):
+        await taken.msg.ack()
+    await bench.settled(INTAKE)
     effects = effects_of(bench)
     lost = lost_of(bench, effects)
     far = effects.now() + 1_000

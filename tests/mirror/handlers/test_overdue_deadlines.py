@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from parley.broker.core.errors import BrokerUnavailable
+from parley.broker.core.events_and_effects import CancelRequested, Reported, Requested
 from parley.broker.core.messages import DeliberationFailed
-from parley.broker.core.tally import CancelRequested, Requested
+from parley.broker.core.phase_plan import PhaseKind, Select, plan
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream, PubAck, StoredMessage
 from parley.handlers import overdue_deadlines
@@ -130,6 +131,39 @@ async def test_what_cannot_be_carried_out_now_is_not_tried_without_a_pause(bench
     await recorded(effects, "t-1")
     assert await DeadlineWatch(bench.wire, effects, lost_of(bench, effects)).look() == 1
     assert len(effects.deadlines) == 1
+
+
+class AsksNobodyOnce(JetStream):
+    """Work for judges is refused the first time."""
+
+    refused = 0
+
+    async def publish(self, subject: str, body: bytes, **kwargs: Any) -> PubAck:
+        if subject == topology.AGENT_REQUESTED and b"judge-" in body and not self.refused:
+            self.refused += 1
+            raise BrokerUnavailable("nats://x", "timeout")
+        return await super().publish(subject, body, **kwargs)
+
+
+async def test_judges_that_could_not_be_asked_are_asked_at_the_next_look(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = AsksNobodyOnce(bench.nc)
+    effects = effects_of(bench, wire)
+    at = effects.now() - 40.0
+    asked: dict[str, Any] = {"num_agents": 3, "select": Select.JUDGE}
+    steps = plan(Select.JUDGE, 3, 1)
+    event = Requested("t-1", seq=1, at=at, deadline=at + 55.0, role="DEV", plan=steps, **asked)
+    await effects.apply("t-1", [(event, at)], request_of("t-1", **asked, judges=1))
+    answers = [Reported(f"agent-dev-00{place}", 1, place, said=f"{place}") for place in (1, 2)]
+    await effects.apply("t-1", [(answer, at + 1) for answer in answers])
+    monkeypatch.setattr(overdue_deadlines, "AGAIN_SECONDS", -OVERDUE_SECONDS)
+    watch = DeadlineWatch(bench.wire, effects, lost_of(bench, effects))
+
+    await watch.look()
+    work = await bench.all_of(topology.AGENT_REQUESTS, topology.AGENT_REQUESTED)
+    assert (wire.refused, sum(b"judge-001" in message.data for message in work)) == (1, 1)
+    assert present(await bench.tally_of("t-1")).phase.kind is PhaseKind.JUDGE
 
 
 async def test_a_tally_that_may_be_forgotten_before_its_deadline_is_not_watched(bench: Bench) -> None:

@@ -1,10 +1,19 @@
 """`deliberation.get`: an answer to every question, and never the wrong one."""
 
 import time
+from typing import Any
 
 import pytest
 from nats.aio.msg import Msg
 
+from parley.broker.core.events_and_effects import (
+    CancelRequested,
+    DeadlineReached,
+    Event,
+    Refused,
+    Reported,
+    Requested,
+)
 from parley.broker.core.headers_and_ids import own_name
 from parley.broker.core.messages import (
     AgentOutcome,
@@ -13,26 +22,21 @@ from parley.broker.core.messages import (
     DeliberationStatus,
     decode,
 )
+from parley.broker.core.phase_plan import Select, plan
 from parley.broker.core.reply_subjects import SERVICE_INBOX
 from parley.broker.core.states_and_moves import State
-from parley.broker.core.tally import (
-    CancelRequested,
-    DeadlineReached,
-    Decision,
-    Event,
-    Refused,
-    Reported,
-    Requested,
-)
+from parley.broker.core.tally import Decision
+from parley.broker.core.timestamps import parse_timestamp
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.forgery_counts import Forgery
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.object_store import get_object
 from parley.broker.jetstream.tally_store import TallyStore
-from parley.handlers import untaken_requests
+from parley.handlers import untaken_request_lookup
 from parley.handlers.effects import EffectRunner
 from parley.handlers.query import Query
+from tests import present
 from tests.harness import until
 from tests.mirror.handlers import (
     Bench,
@@ -53,10 +57,12 @@ def query(bench: Bench) -> Query:
     return Query(bench.wire, TallyStore(bench.wire, keep_seconds=60))
 
 
-async def begin(bench: Bench) -> float:
+async def begin(bench: Bench, **fields: Any) -> float:
     """A deliberation of three agents; when it was accepted."""
     now = time.time()
-    event = Requested("t-1", seq=1, at=now, deadline=now + 60, role="DEV", num_agents=3, metadata={"a": "b"})
+    event = Requested(
+        "t-1", seq=1, at=now, deadline=now + 60, role="DEV", num_agents=3, metadata={"a": "b"}, **fields
+    )
     await effects_of(bench).apply("t-1", [(event, now)], request_of("t-1"))
     return now
 
@@ -122,19 +128,19 @@ async def test_a_long_backlog_is_read_once_and_a_part_at_a_time(
 ) -> None:
     for number in range(40):
         await bench.publish(topology.REQUESTED, {"task_id": f"t-{number}", "task_description": "x" * 100})
-    monkeypatch.setattr(untaken_requests, "READ_BYTES", 20 * 100)
+    monkeypatch.setattr(untaken_request_lookup, "READ_BYTES", 20 * 100)
     answer = await ask(query, "t-39")
     assert (answer.status, answer.error_message.split(":")[0]) == ("UNKNOWN", "cannot tell now")
     statuses = [(await ask(query, "t-39")).status for _ in range(4)]
     assert statuses[-1] == "PENDING"
-    monkeypatch.setattr(untaken_requests, "READ_BYTES", 0)  # nothing is read again
+    monkeypatch.setattr(untaken_request_lookup, "READ_BYTES", 0)  # nothing is read again
     assert [(await ask(query, f"t-{number}")).status for number in range(40)] == ["PENDING"] * 40
 
 
 async def test_more_names_than_are_remembered_are_not_called_unknown_for_sure(
     bench: Bench, query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(untaken_requests, "MAX_NAMES", 3)
+    monkeypatch.setattr(untaken_request_lookup, "MAX_NAMES", 3)
     for number in range(6):
         await bench.publish(topology.REQUESTED, {"task_id": f"t-{number}", "task_description": "x"})
     assert [(await ask(query, f"t-{number}")).status for number in range(3)] == ["PENDING"] * 3
@@ -188,6 +194,23 @@ async def test_one_that_runs_tells_how_many_answered_and_failed(bench: Bench, qu
     answer = await ask(query)
     assert (answer.status, answer.total_agents, answer.received_count) == ("IN_PROGRESS", 3, 1)
     assert answer.failed_count == 1
+
+
+async def test_one_that_chooses_tells_its_phase_and_when_that_closes(bench: Bench, query: Query) -> None:
+    await begin(bench, select=Select.JUDGE, plan=plan(Select.JUDGE, 3, 3))
+    answer = await ask(query)
+    assert answer.phase == "answer"
+    assert parse_timestamp(answer.limit) == pytest.approx(
+        present(await bench.tally_of("t-1")).limit, abs=0.01
+    )
+    await report(bench, *(answer_of("t-1", agent) for agent in (ONE, TWO, THREE)))
+    answer = await ask(query)
+    assert (answer.status, answer.phase, answer.total_agents, answer.received_count) == (
+        "IN_PROGRESS",
+        "judge",
+        3,
+        3,
+    )
 
 
 async def test_a_completed_one_is_answered_with_its_results(bench: Bench, query: Query) -> None:

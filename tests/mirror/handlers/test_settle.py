@@ -515,35 +515,47 @@ class Slow:
             raise ConnectionError
 
 
-def in_progress(slow: Slow, ack_wait: float = 0.06) -> InProgress:
+def begin(in_progress: InProgress, slow: Slow) -> int:
     message: Msg = slow  # type: ignore[assignment]  # the one method that matters
-    return InProgress(message, ack_wait / SIGNALS)
+    return in_progress.begin(message)
 
 
-async def test_signals_come_until_it_is_stopped_and_several_within_one_ack_wait() -> None:
-    slow = Slow()
+async def test_signals_come_until_it_is_done_and_several_within_one_ack_wait() -> None:
+    slow, in_progress = Slow(), InProgress(0.06 / SIGNALS)
     began = asyncio.get_running_loop().time()
-    signalling = in_progress(slow)
+    work = begin(in_progress, slow)
     await until(lambda: len(slow.signals) >= 2 * SIGNALS, "it signals that it is being worked on")
-    signalling.stop()
+    in_progress.end(work)
     assert slow.signals[0] - began >= 0.06 / SIGNALS - 0.002
-    count = len(slow.signals)
-    await asyncio.sleep(0.1)
-    assert len(slow.signals) <= count + 1  # one may have been on its way
+    # Another message's signals go on without it, and stop with that.
+    count, other = len(slow.signals), Slow()
+    work = begin(in_progress, other)
+    await until(lambda: len(other.signals) >= 2 * SIGNALS, "the other one signals")
+    in_progress.end(work)
+    assert len(slow.signals) == count
+
+
+async def test_one_message_that_is_handled_twice_signals_until_both_are_done() -> None:
+    slow, in_progress = Slow(), InProgress(0.06 / SIGNALS)
+    outer = begin(in_progress, slow)
+    in_progress.end(begin(in_progress, slow))
+    await until(lambda: len(slow.signals) >= SIGNALS, "it is still being worked on")
+    in_progress.end(outer)
 
 
 async def test_what_is_done_at_once_sends_none() -> None:
-    slow = Slow()
-    in_progress(slow, ack_wait=30.0).stop()
-    await asyncio.sleep(0)
+    slow, other, in_progress = Slow(), Slow(), InProgress(0.02)
+    in_progress.end(begin(in_progress, slow))
+    begin(in_progress, other)
+    await until(lambda: other.signals, "the other one signals")
     assert slow.signals == []
 
 
 async def test_a_signal_that_cannot_be_sent_does_not_stop_the_others() -> None:
-    slow = Slow(away=True)
-    signalling = in_progress(slow)
-    await until(lambda: len(slow.signals) >= 3, "it goes on")
-    signalling.stop()
+    away, other, in_progress = Slow(away=True), Slow(), InProgress(0.02)
+    begin(in_progress, away)
+    begin(in_progress, other)
+    await until(lambda: len(away.signals) >= 3 and len(other.signals) >= 3, "both go on")
 
 
 async def test_the_same_trouble_with_nats_is_logged_once(

@@ -213,7 +213,7 @@ def test_every_counter_series_exists_from_the_start_at_zero(metrics: Metrics) ->
         metrics.dead_lettered(durable.filter)
         metrics.handler_failed(durable.name)
     assert {key for key in series(metrics) if key[0].endswith("_total")} == set(found)
-    assert len({name for name, _ in found}) == 9
+    assert len({name for name, _ in found}) == 13
 
 
 def test_the_roles_counted_by_name_are_those_with_their_own_prompts() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from parley import local_nats_and_model, tiny_model_process
 from parley.app import Service, service
 from parley.broker.core.errors import SettingsError, TopologyMismatch, Unavailable
 from parley.broker.jetstream import topology
@@ -23,7 +24,8 @@ from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.provision import provision
 from parley.client import connect as connect_client
 from parley.handlers.routes import Part
-from parley.local_nats_and_model import embedded, simulator
+from parley.local_model_choice import LocalModel
+from parley.local_nats_and_model import TINY_FIRST_BYTE_SECONDS, LocalParts, embedded, simulator
 from parley.monitoring import check_runner
 from parley.operator_http import asyncapi_document
 from parley.settings import Settings, load
@@ -311,7 +313,9 @@ async def test_no_other_path_is_served(local_service: Running, path: str) -> Non
 
 
 async def test_what_is_missing_is_started_and_stopped_again(tmp_path: Path) -> None:
-    async with embedded(load(pool="local", http_port=0), tmp_path, simulated=("--model", "m-9")) as filled:
+    async with embedded(load(pool="local", http_port=0), tmp_path, simulated=("--model", "m-9")) as local:
+        filled = local.settings
+        assert local.model is LocalModel.SIMULATED
         assert filled.nats_url is not None
         assert filled.vllm_url is not None
         async with service(filled), connect_client(filled.nats_url) as client:
@@ -324,9 +328,36 @@ async def test_what_is_missing_is_started_and_stopped_again(tmp_path: Path) -> N
 
 async def test_what_is_there_is_used(tmp_path: Path) -> None:
     settings = load(nats_url="nats://there:4222", vllm_url="http://there:8000")
-    async with embedded(settings, tmp_path / "unused") as filled:
-        assert filled == settings
+    async with embedded(settings, tmp_path / "unused", model=LocalModel.TINY) as local:
+        assert local == LocalParts(settings, None)
     assert not (tmp_path / "unused").exists()
+
+
+async def test_where_the_tiny_model_cannot_be_had_the_simulated_one_answers_and_it_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny_model_process, "missing_part", lambda: "xllamacpp")
+    said: list[str] = []
+    settings = load(nats_url="nats://there:4222")
+    async with embedded(settings, tmp_path, model=LocalModel.TINY, say=said.append) as local:
+        assert local.model is LocalModel.SIMULATED
+        assert local.settings.vllm_url is not None
+        assert not local.settings.vllm_stream
+    assert said == ["no tiny model here: xllamacpp is not installed. The simulated one answers instead"]
+
+
+async def test_the_tiny_model_is_asked_for_streams_which_end_when_their_client_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynccontextmanager
+    async def served(_: Path) -> AsyncIterator[str]:
+        yield "http://there:8000"
+
+    monkeypatch.setattr(local_nats_and_model, "tiny_model", served)
+    async with embedded(load(nats_url="nats://there:4222"), tmp_path, model=LocalModel.TINY) as local:
+        assert local.model is LocalModel.TINY
+        assert (local.settings.vllm_url, local.settings.vllm_stream) == ("http://there:8000", True)
+        assert local.settings.vllm_first_byte_timeout_seconds == TINY_FIRST_BYTE_SECONDS
 
 
 async def test_a_simulator_that_cannot_start_is_reported() -> None:

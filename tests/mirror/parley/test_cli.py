@@ -178,7 +178,7 @@ async def test_results_are_shown_with_an_exit_code_of_their_status(sh: Shell, lo
         sh("result", ending.task_id), sh("result", ending.task_id, "--json"), sh("result", fresh("unknown"))
     )
     assert people.code == OK
-    assert f"{ending.task_id} COMPLETED: 3 answered, 0 failed, of 3" in people.out
+    assert f"{ending.task_id} COMPLETED: 3 of 3 agents answered in" in people.out
     assert people.out.count("[simulated answer]") == 3
     status = json.loads(scripts.out)
     assert (scripts.code, status["status"], status["received_count"]) == (OK, "COMPLETED", 3)

@@ -9,17 +9,30 @@ from rich.console import Console
 
 from parley.broker.core.messages import (
     AgentResult,
+    CastBallot,
+    DegradedReason,
     DeliberationCompleted,
     DeliberationFailed,
     DeliberationStatus,
+    Dissent,
     ErrorType,
     FailedAgent,
     Proposal,
     ResultsRef,
+    Selection,
 )
 from parley.broker.core.states_and_moves import State
 from parley.broker.core.tally import Outcome, Phase, Tally
-from parley.display import first_words, show_ending, show_list, show_result, show_simulation_notice, summary
+from parley.display import (
+    first_words,
+    show_ending,
+    show_list,
+    show_plan,
+    show_result,
+    summary,
+)
+from parley.local_model_choice import LocalModel
+from parley.request_arguments import compose
 
 AT = "2026-01-01T00:00:00.000Z"
 # What would make text bold, a link, or an error, were it read as markup; and what would clear a screen, retitle a
@@ -82,10 +95,13 @@ def tally(**fields: Any) -> Tally:
 
 
 def shown(
-    ending: DeliberationCompleted | DeliberationFailed, *, colour: bool = False, simulated: bool = False
+    ending: DeliberationCompleted | DeliberationFailed,
+    *,
+    colour: bool = False,
+    model: LocalModel | None = None,
 ) -> str:
     screen = Screen(colour=colour)
-    show_ending(screen.console, ending, simulated=simulated)
+    show_ending(screen.console, ending, model=model)
     return screen.text
 
 
@@ -118,7 +134,8 @@ def test_a_degraded_ending_says_so_and_who_is_missing() -> None:
 )
 def test_a_failed_ending_says_how_and_why_it_failed(status: str, words: str) -> None:
     text = shown(failed("this is why", status))
-    assert f"t-1 {words} (0 of 3 agents answered in 2.3 s)" in text
+    heard = "" if status == "rejected" else " (0 of 3 agents answered in 2.3 s)"
+    assert f"t-1 {words}{heard}\n" in text
     assert "agent-dev-002 failed (bad_request): this is why" in text
 
 
@@ -139,10 +156,19 @@ def test_what_an_ending_leaves_out_is_said() -> None:
 
 
 def test_simulated_answers_are_said_to_be_simulated() -> None:
-    assert "no model has read your question" in shown(completed(), simulated=True)
-    screen = Screen()
-    show_simulation_notice(screen.console)
-    assert "VLLM_URL=" in screen.text
+    text = shown(completed(), model=LocalModel.SIMULATED)
+    assert "no model has read your question" in text
+    assert "VLLM_URL=" in text
+
+
+def test_answers_of_the_tiny_model_are_said_to_be_real_and_not_to_be_trusted() -> None:
+    text = shown(completed(), model=LocalModel.TINY)
+    assert (
+        "A real model wrote these answers and judged them, and a very small one: do not trust its words."
+        in text
+    )
+    assert "a larger one with VLLM_URL=" in text
+    assert "simulated" not in text
 
 
 def test_the_summary_is_one_line() -> None:
@@ -311,3 +337,127 @@ def test_a_status_counts_the_agents_that_have_reported() -> None:
         show_result(screen.console, status)
     assert "t-1 IN_PROGRESS: 1 answered, 1 failed, of 3" in screen.text
     assert "t-2 UNKNOWN: never stored, or forgotten" in screen.text
+
+
+# ── a choice ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def chosen(**fields: Any) -> DeliberationCompleted:
+    others = [
+        result(f"words of {number}").model_copy(update={"agent_id": f"agent-dev-00{number}"})
+        for number in (1, 2)
+    ]
+    selection = Selection(
+        method=fields.pop("method", "judge"), aggregate="win-rate-1", status=fields.pop("status", "decided"), seed=1,
+        asked=3, valid=3, tie_break=fields.pop("tie_break", None),
+        scores={"agent-dev-002": "11/12", "agent-dev-001": "8/12"}, margin="3/12", runner_up="agent-dev-001",
+        tied=fields.pop("tied", ()), ballots=fields.pop("ballots", ()),
+    )  # fmt: skip
+    dissent = (Dissent(agent_id="agent-dev-001", by=("judge-002",), share="1/3"),)
+    given = {
+        "results": tuple(others),
+        "winner_id": "agent-dev-002",
+        "selection": selection,
+        "dissent": dissent,
+        **fields,
+    }
+    return completed(**given)
+
+
+def test_the_winner_comes_first_with_how_it_won() -> None:
+    screen = Screen()
+    show_ending(screen.console, chosen())
+    lines = screen.text.splitlines()
+    assert lines[0].startswith("agent-dev-002 (")
+    assert lines[1] == "words of 2"
+    assert (
+        "agent-dev-002: won 11/12 of its comparisons; margin 3/12; 3 of 3 ballots; dissent: agent-dev-001 1/3"
+        in lines
+    )
+    assert "Other answers: agent-dev-001. --all shows them." in lines
+    assert "words of 1" not in screen.text
+
+
+def test_all_answers_are_shown_when_asked_for() -> None:
+    screen = Screen()
+    show_ending(screen.console, chosen(), all_answers=True)
+    assert screen.text.index("words of 2") < screen.text.index("words of 1")
+    assert "--all" not in screen.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"status": "tied", "tied": ("agent-dev-001", "agent-dev-002")}, "tied with agent-dev-001"),
+        ({"status": "indicated"}, "too few ballots to call it decided"),
+        ({"status": "only_one"}, "agent-dev-002: the only answer to choose"),
+    ],
+)
+def test_how_sure_the_choice_is(fields: dict[str, Any], words: str) -> None:
+    screen = Screen()
+    show_ending(screen.console, chosen(**fields))
+    assert words in screen.text
+
+
+def test_a_lost_ballot_is_told_with_its_reason() -> None:
+    lost = CastBallot(judge="judge-002", shown=(), why=f"asked twice {MARKUP}")
+    screen = Screen()
+    show_ending(screen.console, chosen(ballots=(lost,)))
+    assert f"judge-002: no ballot: asked twice {MARKUP}" in screen.text.replace("\n", " ")
+
+
+def test_a_vote_tells_what_was_read() -> None:
+    screen, voted = Screen(), chosen(status="indicated", method="vote")
+    one, two = voted.results
+    results = (one, two.model_copy(update={"final_answer": "391"}))
+    show_ending(screen.console, voted.model_copy(update={"results": results}))
+    line = "agent-dev-002: given by 11/12 of the agents (391); margin 3/12; too few final answers that could be read"
+    assert line in screen.text.replace("\n", " ")
+    assert "No final answer could be read: agent-dev-001" in screen.text
+
+
+def test_without_a_winner_all_answers_are_shown_and_why_nothing_was_chosen() -> None:
+    screen = Screen()
+    gaps = (
+        DegradedReason(phase="judge", what="invalid_ballot", who="judge-001"),
+        DegradedReason(
+            phase="judge", what="left_out", why="it would have made 8 calls, more than max_calls, 6"
+        ),
+        DegradedReason(phase="judge", what="below_quorum"),
+    )
+    show_ending(screen.console, chosen(winner_id=None, status="no_ballots", degraded_reasons=gaps))
+    assert (
+        "Nothing was chosen: judge: left out: it would have made 8 calls, more than --max-calls, 6\n"
+        in screen.text
+    )
+    assert "words of 1" in screen.text
+    assert "words of 2" in screen.text
+
+
+def test_a_plan_tells_phases_calls_and_time() -> None:
+    screen = Screen()
+    show_plan(screen.console, compose("x", agents=5, select="judge", timeout_seconds=60))
+    assert screen.text.splitlines() == [
+        "answer: 5 calls, 67% of the time",
+        "judge: 3 calls, 33% of the time",
+        "8 calls in all, within 60 s; what a phase leaves of its time the next ones have",
+    ]
+    plain = Screen()
+    show_plan(plain.console, compose("x", agents=2))
+    assert plain.text.splitlines() == ["answer: 2 calls, 100% of the time", "2 calls in all"]
+
+
+@pytest.mark.parametrize(
+    ("asking", "judges"),
+    [
+        ({"agents": 5, "max_calls": 6}, "judge: left out: 8 calls would be more than --max-calls, 6"),
+        ({"agents": 1}, "judge: left out: one answer needs no judge"),
+        ({"agents": 3, "timeout_seconds": 5}, "judge: 3 calls, if 2 s are left once the answers are in"),
+    ],
+)
+def test_a_plan_tells_what_will_not_be(asking: dict[str, Any], judges: str) -> None:
+    screen = Screen()
+    show_plan(screen.console, compose("x", select="judge", **asking))
+    answers, told = screen.text.splitlines()[:2]
+    assert answers.endswith("100% of the time")
+    assert told == judges

@@ -1,9 +1,14 @@
 """The flags in errors: each is one that the command has."""
 
+from typing import Any
+
+import pytest
 import typer
 
+from parley.broker.core.errors import InvalidMessage
 from parley.cli import app
-from parley.errors_in_flags import FLAGS, in_flags
+from parley.errors_in_flags import FLAGS, errors_in_flags, in_flags
+from parley.request_arguments import compose
 
 
 def test_each_flag_exists() -> None:
@@ -16,3 +21,23 @@ def test_what_the_service_says_of_a_field_names_the_flag_too() -> None:
     assert in_flags("num_agents: is 9, more than 4") == "--agents: is 9, more than 4"
     assert in_flags("constraints.requirements.0: is empty") == "--requirement: is empty"
     assert in_flags("anything else") == "anything else"
+
+
+def test_what_is_about_a_choice_names_the_flags() -> None:
+    def told(**asking: Any) -> str:
+        with pytest.raises(InvalidMessage) as wrong, errors_in_flags():
+            compose("x", **asking)
+        return "; ".join(wrong.value.problems)
+
+    assert told(judges=2) == "--judges needs --select judge; --select is none"
+    assert told(select="judge", agree=2, answer_key={"last": "line"}) == (
+        "--answer-key and --agree need --select vote; --select is judge"
+    )
+    assert told(select="vote") == "--select vote needs --answer-key, which says how a final answer is read"
+    assert told(select="judge", agents=9) == (
+        "--agents is 9, more than the 8 that can be compared; ask fewer, or --select vote"
+    )
+    assert told(select="best") == "--select: must be 'none', 'vote' or 'judge'"
+    assert told(select="vote", answer_key={"last": "word"}) == "--answer-key: must be 'number' or 'line'"
+    assert told(select="vote", answer_key={"json": "answer"}).startswith("--answer-key: ")
+    assert told(select="judge", judges=6) == "--judges: at most 5"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from parley.broker.core.tally import Phase
+from parley.broker.core.phase_plan import PhaseKind
+from parley.broker.core.tally import Outcome, Phase
 from parley.live_picture import Progress
 from tests.mirror.parley.test_display import Screen, tally
 
@@ -42,3 +43,17 @@ def test_progress_says_what_is_away() -> None:
     progress.tally, progress.trouble = tally(), "NATS is gone"
     screen.console.print(progress)
     assert screen.text.splitlines()[-1].strip() == "NATS is gone"
+
+
+def test_judges_vote_where_the_agents_were() -> None:
+    progress, screen = Progress("t-1"), Screen()
+    answers = tally().phase.model_copy(update={"closed_at": 1.0})
+    panel = Phase(
+        number=1, agents=("judge-001", "judge-002"), kind=PhaseKind.JUDGE,
+        outcomes={"judge-001": Outcome(succeeded=True, seq=9, said="AB")},
+    )  # fmt: skip
+    progress.tally = tally(phases=(answers,), later_phases=(panel,))
+    screen.console.print(progress)
+    assert "t-1: 1 of 2 judges have voted" in screen.text
+    lines = [line.split(maxsplit=1) for line in screen.text.splitlines()[1:]]
+    assert lines[2:] == [["agent-dev-003", "not waited for"], ["judge-001", "voted"], ["judge-002", "voting"]]

@@ -5,9 +5,20 @@ from typing import Any
 
 import pytest
 
-from parley.broker.core.messages import AgentCompleted, AgentFailed, AgentOutcome, AgentRequested, ErrorType
+from parley.broker.core.messages import (
+    AgentCompleted,
+    AgentFailed,
+    AgentOutcome,
+    AgentRequested,
+    AnswerKey,
+    Ballot,
+    ErrorType,
+    Usage,
+)
+from parley.broker.core.phase_plan import PhaseKind, Select
 from parley.broker.core.timestamps import format_timestamp
 from parley.workers.agent import Agent
+from parley.workers.judge_prompt import MAX_BALLOT_TOKENS, ballot_format
 from parley.workers.model.call_policy import RetryPolicy
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_failover import FailoverClient
@@ -16,6 +27,7 @@ from parley.workers.model.model_error import ModelError
 from parley.workers.model.responses import Completion
 from tests.mirror.workers import work
 from tests.mirror.workers.model.scripted import DONE, START, THREE, Clock, ScriptedModel, trouble
+from tests.mirror.workers.test_judge_prompt import answer
 
 DEADLINE_SECONDS = 60.0
 
@@ -129,3 +141,107 @@ async def test_a_cancelled_agent_raises_and_makes_no_outcome() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+# ── judges ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def ballot_of(words: str) -> Completion:
+    return Completion(words, "stop", "m", Usage())
+
+
+async def judged(bench: Bench, **fields: Any) -> AgentOutcome:
+    request = timed(phase=PhaseKind.JUDGE, **fields)
+    return await bench.agent.judge(request, [answer(1), answer(2)])
+
+
+async def test_a_judge_reports_its_ballot() -> None:
+    bench = Bench(ballot_of('{"notes": "so", "ranking": "BA"}'))
+    outcome = success(await judged(bench, max_tokens=7, stop="."))
+    assert outcome.ballot == Ballot(ranking="BA", notes="so")
+    assert (outcome.phase, outcome.attempt, outcome.key) == (PhaseKind.JUDGE, 1, None)
+    (asked,) = bench.model.requests
+    assert asked.response_format == ballot_format(2)
+    assert (asked.max_tokens, asked.stop) == (MAX_BALLOT_TOKENS, None)  # those of the request are for answers
+
+
+async def test_words_without_a_ranking_are_asked_for_once_more_with_another_seed() -> None:
+    bench = Bench(ballot_of("B is better"), ballot_of("B > A"))
+    outcome = success(await judged(bench, seed=7))
+    assert outcome.ballot == Ballot(ranking="BA", repaired=True)
+    assert outcome.attempt == 2
+    first, second = bench.model.requests
+    assert first.messages == second.messages
+    assert first.seed != second.seed
+
+
+async def test_no_ranking_twice_is_an_invalid_ballot() -> None:
+    bench = Bench(ballot_of("B"), Completion("A or", "length", "m", Usage()))
+    outcome = failure(await judged(bench))
+    assert (outcome.error_type, outcome.attempt, outcome.phase) == (
+        ErrorType.INVALID_BALLOT,
+        2,
+        PhaseKind.JUDGE,
+    )
+    assert outcome.error == "asked twice, the judge gave no whole ranking of the answers within 4096 tokens"
+
+
+async def test_a_judge_that_thinks_for_too_long_is_asked_once_more_with_more_room() -> None:
+    thought = ModelError(ErrorType.EMPTY_ANSWER, "all its tokens went into thinking")
+    bench = Bench(thought, ballot_of("B > A"))
+    outcome = success(await judged(bench))
+    assert (outcome.ballot, outcome.attempt) == (Ballot(ranking="BA", repaired=True), 2)
+    assert [asked.max_tokens for asked in bench.model.requests] == [1_024, 4_096]
+    lost = failure(await judged(Bench(thought)))
+    assert lost.error_type is ErrorType.INVALID_BALLOT
+    assert (
+        lost.error
+        == "asked twice, the judge gave no words within 4096 tokens (all its tokens went into thinking)"
+    )
+
+
+async def test_both_tries_of_a_judge_are_counted() -> None:
+    used = Usage(prompt_tokens=20_000, completion_tokens=1_024, total_tokens=21_024, cached_tokens=9)
+    bad = Completion("B is better", "stop", "m", used)
+    good = Completion("B > A", "stop", "m", Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3))
+    both = success(await judged(Bench(bad, good))).usage
+    assert both == Usage(prompt_tokens=20_001, completion_tokens=1_026, total_tokens=21_027, cached_tokens=9)
+    assert failure(await judged(Bench(bad, bad))).usage == used.plus(used)
+
+
+async def test_a_filtered_ballot_is_none_and_says_what_the_filter_said() -> None:
+    filtered = Completion("I cannot help.\nB > A", "content_filter", "m", Usage())
+    outcome = failure(
+        await judged(Bench(filtered, ModelError(ErrorType.EMPTY_ANSWER, "a content filter held it back")))
+    )
+    assert "a content filter held it back" in outcome.error
+
+
+async def test_answers_that_are_too_long_for_a_judges_model_are_shown_shorter() -> None:
+    too_long = ModelError(ErrorType.CONTEXT_TOO_LONG, "at most 8192 tokens")
+    bench = Bench(too_long, too_long, ballot_of("B > A"))
+    request = timed(phase=PhaseKind.JUDGE)
+    long = [answer(number, "\u6587" * 12_000) for number in (1, 2)]
+    outcome = success(await bench.agent.judge(request, long))
+    assert outcome.ballot == Ballot(ranking="BA", repaired=True, shortened="AB")
+    assert outcome.attempt == 3
+    shown = [asked.messages[-1]["content"].count("\u6587") for asked in bench.model.requests]
+    assert shown == [24_000, 6_000, 1_500]
+    assert [asked.max_tokens for asked in bench.model.requests] == [MAX_BALLOT_TOKENS] * 3
+    short = failure(await judged(Bench(too_long)))
+    assert (short.error_type, short.attempt) == (ErrorType.CONTEXT_TOO_LONG, 1)
+
+
+async def test_a_judge_whose_call_fails_says_so() -> None:
+    outcome = failure(await judged(Bench(ModelError(ErrorType.BAD_REQUEST, "no"))))
+    assert (outcome.error_type, outcome.attempt) == (ErrorType.BAD_REQUEST, 1)
+
+
+async def test_an_answer_has_a_digest_only_where_one_is_chosen() -> None:
+    assert success(await Bench(DONE).ask()).key is None
+    assert success(await Bench(DONE).ask(timed(select=Select.JUDGE))).key is not None
+    voting = timed(select=Select.VOTE, answer_key=AnswerKey(last="number"))
+    read = success(await Bench(ballot_of("it is 4.0")).ask(voting))
+    assert (read.key is not None, read.final_answer) == (True, "4")
+    unread = success(await Bench(ballot_of("none")).ask(voting))
+    assert (unread.key, unread.final_answer) == (None, None)

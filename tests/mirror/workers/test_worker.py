@@ -16,6 +16,7 @@ import pytest
 from nats.aio.msg import Msg
 from nats.js.api import ConsumerInfo
 
+from parley.broker.core.events_and_effects import CancelRequested, Requested
 from parley.broker.core.messages import (
     AgentCancel,
     AgentCompleted,
@@ -23,10 +24,11 @@ from parley.broker.core.messages import (
     AgentOutcome,
     AgentRequested,
     AgentRunning,
+    Candidate,
     ErrorType,
 )
+from parley.broker.core.phase_plan import PhaseKind, Select
 from parley.broker.core.reply_subjects import SERVICE_INBOX
-from parley.broker.core.tally import CancelRequested, Requested
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.embedded import embedded_nats
@@ -188,6 +190,25 @@ async def settled(worker: Worker, count: int) -> list[str]:
 
 
 # ── the ordinary case ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_its_own_answers_are_at_hand_for_its_judges(
+    queue: WorkQueue, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [work(number, task_id="t-1", select=Select.JUDGE) for number in (1, 2)]
+    async with working(queue, model) as worker:
+        worker.start_jobs(await queue.jobs(*asked))
+        await settled(worker, 2)
+
+        async def refuse(stream: str, seq: int) -> None:
+            raise AssertionError(f"{stream} is read at {seq}")
+
+        monkeypatch.setattr(worker.wire, "get", refuse)
+        shown = tuple(Candidate(label=label, seq=seq) for label, seq in zip("AB", (1, 2), strict=True))
+        judging = work(1, task_id="t-1", select=Select.JUDGE, phase=PhaseKind.JUDGE, candidates=shown)
+        worker.start_jobs(await queue.jobs(judging))
+        await settled(worker, 1)
+    assert len(await queue.outcomes()) == 3  # a read would have given the judge's work back
 
 
 async def test_an_answer_is_stored_and_the_work_acknowledged(queue: WorkQueue, model: ModelServer) -> None:
@@ -428,7 +449,7 @@ async def test_a_failure_that_does_not_fit_is_stored_with_a_shorter_error(
         jobs = await queue.jobs(work())
         # Neither the answer fits, nor the failure that says so in a hundred characters.
         monkeypatch.setattr(worker_module, "SHORT_ERROR_CHARACTERS", 5)
-        monkeypatch.setattr(JetStream, "max_payload", 400)
+        monkeypatch.setattr(JetStream, "max_payload", 500)
         worker.start_jobs(jobs)
         failure = await queue.failure()
         assert failure.error == "the a"
@@ -497,7 +518,7 @@ async def test_a_cancel_before_its_work_lets_no_call_begin(queue: WorkQueue, mod
     request, before, cancels = work(), (await model.seen())["requests"], Cancels()
     async with working(queue, model, cancels=cancels) as worker:
         await queue.wire.broadcast(topology.AGENT_CANCEL, AgentCancel(task_id=request.task_id).encode())
-        await until(lambda: cancels.reason(request.task_id), "the worker has heard the broadcast")
+        await until(lambda: cancels.reason(request), "the worker has heard the broadcast")
         worker.start_jobs(await queue.jobs(request))
         failure = await queue.failure()
         assert (failure.task_id, failure.error_type) == (request.task_id, ErrorType.CANCELLED)

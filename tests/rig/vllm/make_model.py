@@ -1,8 +1,9 @@
 """Writes the smallest model that vLLM loads into a folder: a config, a tokenizer, a chat template, no weights.
 
-A script for the Python of `.vllm/`, which has `tokenizers`: `python make_model.py FOLDER TEXT…`. The tokenizer learns
-from the texts. vLLM makes random weights (`--load-format dummy`): the answers are noise, and the rest is as with any
-model. No token ends an answer: it goes on until `max_tokens` or a `stop` text.
+A script for the Python of `.vllm/`, which has `tokenizers`: `python make_model.py [--ends] FOLDER TEXT…`. The tokenizer
+learns from the texts. vLLM makes random weights (`--load-format dummy`): the answers are noise, and the rest is as with
+any model. No token ends an answer, it goes on until `max_tokens` or a `stop` text; with `--ends` one does, as a grammar
+needs it: vLLM 0.32.0 fails a call whose JSON is complete and cannot end.
 """
 
 import json
@@ -17,7 +18,7 @@ from tokenizers.trainers import BpeTrainer
 
 VOCABULARY = 2048
 POSITIONS = 8192
-BEGIN = "<|begin|>"
+BEGIN, END = "<|begin|>", "<|end|>"
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -43,13 +44,13 @@ TEMPLATE = (
 )
 
 
-def write(folder: Path, texts: list[Path]) -> None:
+def write(folder: Path, texts: list[Path], *, ends: bool) -> None:
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = Bytes()
     learning = BpeTrainer(
         vocab_size=VOCABULARY,
-        special_tokens=[BEGIN],
+        special_tokens=[BEGIN, END] if ends else [BEGIN],
         initial_alphabet=ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -66,9 +67,14 @@ def write(folder: Path, texts: list[Path]) -> None:
         "model_max_length": POSITIONS,
         "chat_template": TEMPLATE,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(about, indent=1))
-    (folder / "config.json").write_text(json.dumps(CONFIG, indent=1))
+    end = {"eos_token": END} if ends else {}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**about, **end}, indent=1))
+    # Its id is its place among the special tokens.
+    config = {**CONFIG, "eos_token_id": 1} if ends else CONFIG
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]), [Path(text) for text in sys.argv[2:]])
+    ends = sys.argv[1] == "--ends"
+    folder, *texts = sys.argv[2 if ends else 1 :]
+    write(Path(folder), [Path(text) for text in texts], ends=ends)

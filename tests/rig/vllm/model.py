@@ -11,10 +11,11 @@ SCRIPT = Path(__file__).parent / "make_model.py"
 TEXTS = ("README.md", "docs/*.md", "workers/prompts.py", "LICENSE")
 
 
-def written(python: Path, folder: Path) -> Install:
-    """Write the model to `folder`/model."""
+def written(python: Path, folder: Path, *, ends: bool = False) -> Install:
+    """Write the model to `folder`/model. `ends`: a token of it ends an answer."""
     home = folder / "model"
     home.mkdir()
     texts = [str(path) for pattern in TEXTS for path in sorted(CHECKOUT.glob(pattern))]
-    subprocess.run([python, SCRIPT, home, *texts], check=True, timeout=60)
+    options = ["--ends"] if ends else []
+    subprocess.run([python, SCRIPT, *options, home, *texts], check=True, timeout=60)
     return Install(python, home)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from parley.broker.core.endings import MAX_ERROR_CHARACTERS, failure_of, fit, lost, result_of
 from parley.broker.core.endings import compose as compose_from
+from parley.broker.core.events_and_effects import CancelRequested, DeadlineReached, Refused, Requested
 from parley.broker.core.messages import (
     AgentCompleted,
     AgentFailed,
@@ -22,18 +23,9 @@ from parley.broker.core.messages import (
     Usage,
     decode_ending,
 )
+from parley.broker.core.reactions import react
 from parley.broker.core.states_and_moves import Cause, State
-from parley.broker.core.tally import (
-    CancelRequested,
-    DeadlineReached,
-    Decision,
-    Outcome,
-    Phase,
-    Refused,
-    Requested,
-    Tally,
-    react,
-)
+from parley.broker.core.tally import Decision, Outcome, Phase, Tally
 from tests import present
 
 ACCEPTED, DECIDED = 1_000.0, 1_012.3456

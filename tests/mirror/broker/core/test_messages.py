@@ -651,7 +651,7 @@ def test_the_error_types_are_a_closed_set() -> None:
     assert {str(kind) for kind in ErrorType} == {
         "rate_limited", "server_error", "connection_failed", "connection_lost", "first_byte_timeout", "total_timeout",
         "context_too_long", "bad_request", "unauthorized", "model_not_found", "empty_answer", "malformed_answer",
-        "deadline_exceeded", "cancelled", "internal_error",
+        "deadline_exceeded", "cancelled", "invalid_ballot", "internal_error",
     }  # fmt: skip
     with pytest.raises(InvalidMessage, match=r"^error_type: "):
         decode(AgentFailed, EVERY_MESSAGE[8].encode().replace(b"rate_limited", b"bored"))
@@ -702,6 +702,15 @@ def test_a_number_too_large_for_a_metric_is_refused(field: str) -> None:
 
 def question(**fields: Any) -> str:
     return decode(DeliberationRequested, json.dumps({"task_description": "x", **fields}).encode()).question
+
+
+def test_the_digest_of_a_question_is_what_0_2_0_stored() -> None:
+    """Tallies hold it: with another one the same question would be rejected as another during an upgrade."""
+    asked = {
+        "task_id": "mine", "task_description": "How?", "role": "qa", "num_agents": 5, "temperature": 0.5, "stop": ["x"],
+        "constraints": {"requirements": ["short"], "metadata": {"b": 1, "a": "é"}},
+    }  # fmt: skip
+    assert question(**asked) == "7b5af08f1bc2ad0354c55acd6fce7575"
 
 
 @pytest.mark.parametrize(

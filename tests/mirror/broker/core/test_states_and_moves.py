@@ -21,6 +21,8 @@ LEGAL = {
     (State.IN_PROGRESS, Cause.REPORTED, State.IN_PROGRESS),
     (State.IN_PROGRESS, Cause.REPORTED, State.COMPLETED),
     (State.IN_PROGRESS, Cause.REPORTED, State.FAILED),
+    (State.IN_PROGRESS, Cause.LIMIT, State.IN_PROGRESS),
+    (State.IN_PROGRESS, Cause.LIMIT, State.COMPLETED),
     (State.IN_PROGRESS, Cause.DEADLINE, State.COMPLETED),
     (State.IN_PROGRESS, Cause.DEADLINE, State.TIMEOUT),
     (State.IN_PROGRESS, Cause.CANCEL, State.CANCELLED),

@@ -2,8 +2,10 @@
 
 import pytest
 
+from parley.broker.core.events_and_effects import CancelRequested, EndingPublished, Reported, Requested
 from parley.broker.core.messages import ErrorType
-from parley.broker.core.tally import CancelRequested, EndingPublished, Reported, Requested, Tally, react
+from parley.broker.core.reactions import react
+from parley.broker.core.tally import Tally
 from parley.broker.core.tally_size import most_bytes, smallest
 from tests import present
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:parameter 'timeout' of type:Depr
 PASSWORD = "p/w#o?r@d:%2"
 ENCODED = "p%2Fw%23o%3Fr%40d%3A%252"
 # To a refusal by a server that answers at once. An honest one takes 0.1 s; this machine may be busy.
-SOON_SECONDS = 2.0
+SOON_SECONDS = 4.0
 
 
 @dataclass

@@ -28,6 +28,7 @@ from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.jetstream_client import WholeConsumerConfig
 from parley.broker.jetstream.provision import PROBE, Extent, Wanted, provision, review
+from parley.broker.jetstream.provision_errors import NO_STORAGE
 from tests.harness import until
 from tests.mirror.broker import limited_nats, limited_server
 
@@ -240,7 +241,7 @@ async def test_what_cannot_be_changed_is_refused_with_what_to_do(
 # What an operator may choose, and what another setting or version of Parley leaves.
 HARMLESS = [
     ("DELIBERATIONS", {"max_age": 0.0}), ("DELIBERATIONS", {"max_age": 1e7}), ("DELIBERATIONS", {"description": "ours"}),
-    ("AGENT_RESPONSES", {"max_bytes": 20 * 2**30}), ("AGENT_RESPONSES", {"max_bytes": 2**20}),
+    ("AGENT_RESPONSES", {"max_bytes": 2**20}),
     ("DEAD_LETTERS", {"duplicate_window": 60.0}), ("DEAD_LETTERS", {"max_msg_size": 8 * 2**20}),
     ("DELIBERATIONS", {"duplicate_window": 600.0}), ("AGENT_REQUESTS", {"deny_delete": True}),
     ("REQUESTS", {"metadata": {"owner": "us"}}),
@@ -254,6 +255,18 @@ async def test_what_does_no_harm_is_no_difference(
     await provision(js)
     config = (await js.stream_info(name)).config
     await js.update_stream(replace(config, **change))
+    await assert_nothing_to_change(js)
+
+
+async def test_more_room_than_declared_is_no_difference(js: JetStreamContext) -> None:
+    await provision(js)
+    config = (await js.stream_info("AGENT_RESPONSES")).config
+    # A little more: how much the server has to promise is its disk's.
+    await js.update_stream(replace(config, max_bytes=(config.max_bytes or 0) + 2**20))
+    await assert_nothing_to_change(js)
+
+
+async def assert_nothing_to_change(js: JetStreamContext) -> None:
     before = await live(js)
     for extent in (Extent.LOOK, Extent.START, Extent.ALL):
         assert await provision(js, extent=extent) == []
@@ -623,8 +636,22 @@ async def test_a_stream_without_a_limit_stays_so_where_the_server_has_promised_a
         await provision(js)
         config = (await js.stream_info("AGENT_RESPONSES")).config
         await js.update_stream(replace(config, max_bytes=-1, discard=DiscardPolicy.OLD))
-        await js.add_stream(StreamConfig(name="THEIRS", subjects=["theirs"], max_bytes=18_000_000))
+        await promise_the_rest(js)
         assert await provision(js) == ["stream AGENT_RESPONSES: discard old → new"]
+
+
+async def promise_the_rest(js: JetStreamContext) -> None:
+    """Let the server promise to others what it has left, to the megabyte. What that is can't be added up from outside:
+    a store that it could not make and made again may count for less."""
+    for number in range(64):
+        name = f"THEIRS_{number}"
+        try:
+            await js.add_stream(StreamConfig(name=name, subjects=[name], max_bytes=2**20))
+        except nats.js.errors.APIError as error:
+            if error.err_code not in NO_STORAGE:
+                raise
+            return
+    raise AssertionError("the server promises more than it has")
 
 
 # ── what vanished ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from parley.broker.core.errors import BrokerUnavailable, Conflict
-from parley.broker.core.states_and_moves import State
-from parley.broker.core.tally import (
+from parley.broker.core.errors import BrokerUnavailable, Conflict, Forgotten
+from parley.broker.core.events_and_effects import (
     ArmDeadline,
     CancelRequested,
     DeadlineReached,
@@ -19,8 +18,10 @@ from parley.broker.core.tally import (
     Reported,
     RequestAgents,
     Requested,
-    Tally,
 )
+from parley.broker.core.phase_plan import Select, plan
+from parley.broker.core.states_and_moves import State
+from parley.broker.core.tally import Tally
 from parley.broker.jetstream import connection, jetstream, tally_store, topology
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import embedded_nats
@@ -130,6 +131,22 @@ async def test_events_that_come_together_are_one_write(mine: TallyStore, nc: Nat
     assert await bucket_of(nc) == applied.tally
 
 
+def test_of_alarms_that_come_together_the_last_one_counts() -> None:
+    """Two answers after the limit, at which too little was there: the first moves it, the second opens the panel."""
+    asked = Requested(
+        "t-1", 7, 1_000.0, 1_060.0, "DEV", 4, min_responses=3, select=Select.JUDGE, plan=plan(Select.JUDGE, 4, 3)
+    )  # fmt: skip
+    _, running = tally_store._fold(None, [(asked, 1_000.0), (Reported("agent-dev-001", 1, 1), 1_001.0)])
+    late = present(running).limit + 0.1
+    answers = [(Reported(f"agent-dev-00{number}", 1, number), late) for number in (2, 3)]
+    reactions, opened = tally_store._fold(running, answers)
+    assert [type(effect) for reaction in reactions for effect in reaction.effects].count(ArmDeadline) == 2
+    effects = tally_store._distinct_effects(reactions)
+    assert [effect for effect in effects if isinstance(effect, ArmDeadline)] == [
+        ArmDeadline(present(opened).limit)
+    ]
+
+
 async def test_each_effect_of_events_that_come_together_is_asked_for_once(mine: TallyStore) -> None:
     await happen(mine, requested(agents=1), new=True)
     applied = await happen(
@@ -168,7 +185,7 @@ async def test_what_this_process_wrote_last_is_not_read_again(mine: TallyStore, 
 
 
 async def test_what_one_process_remembers_is_bounded(wire: CountingWire) -> None:
-    mine = TallyStore(wire, keep_seconds=60, cache=TallyCache(max_bytes=6_000))
+    mine = TallyStore(wire, keep_seconds=60, cache=TallyCache(max_bytes=7_500))
     for name in ("a", "b", "c"):
         await happen(mine, requested(name), task_id=name, new=True)
     for name in ("b", "c", "a"):
@@ -260,6 +277,23 @@ async def test_a_writer_that_is_refused_too_often_raises(
     await happen(theirs, Reported(ONE, 1, 4))
     with pytest.raises(Conflict, match="t-1"):
         await happen(mine, Reported(TWO, 1, 5))
+
+
+async def test_what_was_recorded_and_forgotten_meanwhile_is_not_made_anew(
+    mine: TallyStore, theirs: TallyStore, wire: CountingWire, nc: Nats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process stands still between its refused write and the read (simulation, seed 94485)."""
+    await happen(theirs, requested(), new=True)
+    read = wire.get_last
+
+    async def late(stream: str, subject: str) -> StoredMessage | None:
+        await nc.jetstream().purge_stream(topology.TALLIES, subject=subject)
+        return await read(stream, subject)
+
+    monkeypatch.setattr(wire, "get_last", late)
+    with pytest.raises(Forgotten):
+        await happen(mine, requested(), new=True)
+    assert await bucket_of(nc) is None
 
 
 # ── after the ending ──────────────────────────────────────────────────────────────────────────────────────────────

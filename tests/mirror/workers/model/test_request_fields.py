@@ -44,7 +44,10 @@ REFUSALS = [
 @pytest.mark.parametrize(("field", "text"), REFUSALS)
 def test_a_field_of_ours_that_a_refusal_names_is_left_out(field: str, text: str) -> None:
     changed = PLAIN.after_refusal(BODY, OURS, text)
-    assert changed == (f"`{field}` is left out", FieldRules(frozenset({field})))
+    assert changed == (f"`{field}` is left out", FieldRules(omit_chosen=frozenset({field})))
+    assert field not in changed[1].applied(BODY, OURS)
+    # Another caller who asks for it reads the refusal.
+    assert changed[1].applied(BODY, OURS - {field})[field] == BODY[field]
 
 
 @pytest.mark.parametrize(("field", "text"), REFUSALS)
@@ -99,6 +102,24 @@ def test_the_limit_is_known_by_the_names_of_other_apis(name: str) -> None:
     _, more = PLAIN.after_refusal(BODY, OURS, text) or ("", PLAIN)
     assert more.applied(BODY, OURS)["max_tokens"] == ENOUGH_TOKENS
     assert PLAIN.after_refusal(BODY, frozenset(), text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "most"),
+    [
+        ("max_tokens is too large: 4096. This model supports at most 2048 completion tokens", 2_048),
+        ("`max_tokens` must be less than or equal to `1024`", 1_024),
+        ("max_tokens: 4096 > 1000, which is the maximum allowed", 1_000),
+    ],
+)
+def test_a_limit_that_is_too_large_is_made_smaller_where_parley_chose_it(text: str, most: int) -> None:
+    body = {**BODY, "max_tokens": 4_096}
+    _, less = PLAIN.after_refusal(body, OURS, text) or ("", PLAIN)
+    assert less.applied(body, OURS)["max_tokens"] == most
+    assert less.applied({**BODY, "max_tokens": 100}, OURS)["max_tokens"] == 100
+    assert less.applied(body, ())["max_tokens"] == 4_096  # a caller's own
+    _, none = less.after_refusal(body, OURS, "max_tokens: try again") or ("", PLAIN)
+    assert "max_tokens" not in none.applied(body, OURS)
 
 
 def test_one_token_becomes_sixteen_and_then_as_many_as_the_server_likes() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from parley.broker.core.errors import BrokerUnavailable, LimitReached
 from parley.broker.jetstream.connection import unavailable
-from parley.broker.jetstream.connection_limit_errors import limit_reached
+from parley.broker.jetstream.nats_limit_errors import limit_reached
 
 
 @pytest.mark.parametrize(

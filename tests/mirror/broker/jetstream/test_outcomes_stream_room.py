@@ -8,7 +8,7 @@ from nats.js import JetStreamContext
 
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.embedded import EmbeddedNats
-from parley.broker.jetstream.full_outcomes_stream import FullStreams, is_full
+from parley.broker.jetstream.outcomes_stream_room import FullStreams, is_full
 from parley.broker.jetstream.provision import examine, provision
 
 

@@ -10,31 +10,26 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from pydantic import ValidationError
 
-from parley.broker.core import tally as decision
-from parley.broker.core.messages import ErrorType
-from parley.broker.core.states_and_moves import Cause, State
-from parley.broker.core.tally import (
-    CANCEL_AHEAD_SECONDS,
-    OVERDUE_SECONDS,
+from parley.broker.core import reactions as decision
+from parley.broker.core import tally as decision_tally
+from parley.broker.core.events_and_effects import (
     ArmDeadline,
     CancelRequested,
     DeadlineReached,
-    Decision,
     EndingPublished,
     Event,
-    Outcome,
     PublishEnding,
-    Reaction,
     Refused,
     Reported,
     RequestAgents,
     Requested,
     SendEnding,
     StopAgents,
-    Tally,
-    asks_another,
-    react,
 )
+from parley.broker.core.messages import ErrorType
+from parley.broker.core.reactions import CANCEL_AHEAD_SECONDS, OVERDUE_SECONDS, Reaction, asks_another, react
+from parley.broker.core.states_and_moves import Cause, State
+from parley.broker.core.tally import Decision, Outcome, Tally
 from tests import present
 
 ACCEPTED = 1_000.0
@@ -212,7 +207,7 @@ def test_a_request_is_recorded_then_its_deadline_armed_and_its_agents_asked() ->
         finish_early=True,
         accepted_at=ACCEPTED,
         deadline=DEADLINE,
-        phases=(decision.Phase(number=1, agents=(ONE, TWO, THREE)),),
+        phases=(decision_tally.Phase(number=1, agents=(ONE, TWO, THREE)),),
         metadata={"ticket": "P-1"},
         reply_to="_INBOX.a.b",
         traceparent="00-aa-bb-01",
@@ -800,13 +795,13 @@ def _metadata_is_written_to(tally: Tally | None, event: Event, now: float) -> Re
 class _Richer(Tally):
     """Holds something that `Tally` does not know, and which is therefore gone once it was stored."""
 
-    answers: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
 
 
 def _something_is_kept_only_in_memory(tally: Tally | None, event: Event, now: float) -> Reaction:
     reaction = react(tally, event, now)
     if tally is None and reaction.tally is not None:
-        return Reaction(_Richer(**dict(reaction.tally), answers=("42",)), reaction.effects)
+        return Reaction(_Richer(**dict(reaction.tally), extra=("42",)), reaction.effects)
     return reaction
 
 

@@ -1,0 +1,64 @@
+"""How an answer was chosen, or why none was, in one line. Pure."""
+
+from parley.broker.core.messages import AgentResult, DegradedReason, DeliberationCompleted, Ending
+from parley.broker.core.printable import harmless, on_one_line
+from parley.errors_in_flags import in_flags
+
+# What named the winner among those that tied.
+_TIE_BREAKS = {
+    "worst_places": "shown first for its better worst places",
+    "seed": "shown first by lot",
+}
+
+
+def no_choice_line(ending: Ending) -> str:
+    """Why nothing was chosen although that was asked for, in one line; empty where it was chosen, or not asked for."""
+    if (
+        not isinstance(ending, DeliberationCompleted)
+        or ending.selection is None
+        or ending.winner_id is not None
+    ):
+        return ""
+    told = [gap for gap in ending.degraded_reasons if gap.who is None]
+    reasons = "; ".join(f"{gap.phase}: {_gap(gap)}" for gap in told if gap.why or gap.what != "below_quorum")
+    return f"Nothing was chosen: {on_one_line(reasons) or 'nobody compared the answers'}"
+
+
+def _gap(gap: DegradedReason) -> str:
+    words = gap.what.replace("_", " ")
+    return f"{words}: {in_flags(gap.why)}" if gap.why and gap.what == "left_out" else gap.why or words
+
+
+def choice_line(ending: DeliberationCompleted) -> str:
+    """How the winner was chosen, in one line."""
+    selection, winner = ending.selection, ending.winner_id or ""
+    if selection is None:
+        return f"{harmless(winner)}: chosen; how is left out for want of room"
+    if selection.status == "only_one":
+        return f"{harmless(winner)}: the only answer to choose"
+    score = selection.scores.get(winner)
+    if selection.method == "vote":
+        words = [f"given by {score} of the agents{_read(ending.winner)}"]
+    else:
+        words = [f"won {score} of its comparisons", f"{selection.valid} of {selection.asked} ballots"]
+    if selection.margin is not None:
+        words.insert(1, f"margin {selection.margin}")
+    if selection.status == "tied":
+        others = harmless(", ".join(name for name in selection.tied if name != winner))
+        words.insert(
+            0, f"tied with {others}, {_TIE_BREAKS.get(selection.tie_break or '', 'shown first by chance')}"
+        )
+    elif selection.status == "indicated":
+        few = "final answers that could be read" if selection.method == "vote" else "ballots"
+        words.append(f"too few {few} to call it decided")
+    if ending.dissent:
+        words.append(
+            "dissent: " + ", ".join(f"{harmless(one.agent_id)} {one.share}" for one in ending.dissent)
+        )
+    return f"{harmless(winner)}: {'; '.join(words)}"
+
+
+def _read(result: AgentResult | None) -> str:
+    """What a vote counted of an answer."""
+    read = on_one_line(result.final_answer or "") if result is not None else ""
+    return f" ({read})" if read else ""

@@ -1,0 +1,47 @@
+"""What a request would do, phase by phase, before anything is asked. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from parley.broker.core.messages import DeliberationRequested
+from parley.broker.core.phase_plan import PhaseKind, Step, first_limit, plan, share
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedPhase:
+    """`calls`: agents or judges that it asks. `share`: of the time, 0 to 1; None: what the phases before leave.
+    `left_out`: why it will not be; empty if it will."""
+
+    phase: str
+    calls: int
+    share: float | None
+    left_out: str = ""
+
+
+def phases_of(request: DeliberationRequested) -> list[PlannedPhase]:
+    alone = PlannedPhase(PhaseKind.ANSWER.value, request.num_agents, 1.0)
+    # Of a single answer the panel is looked at, too, to say why it is left out.
+    steps = plan(request.select, max(2, request.num_agents), request.judges)
+    if not steps:
+        return [alone]
+    why = _why_left_out(request, steps)
+    if why:
+        return [alone, *(PlannedPhase(step.kind.value, 0, 0.0, why) for step in steps[1:])]
+    seconds = request.asked_timeout_seconds
+    if seconds is not None and first_limit(steps, 0.0, seconds) is None:
+        return [alone, *(PlannedPhase(step.kind.value, step.agents, None) for step in steps[1:])]
+    found, left = [], 1.0
+    for place, step in enumerate(steps):
+        part = left * share(steps[place:])
+        found.append(PlannedPhase(step.kind.value, step.agents, part))
+        left -= part
+    return found
+
+
+def _why_left_out(request: DeliberationRequested, steps: Sequence[Step]) -> str:
+    if request.num_agents == 1:
+        return "one answer needs no judge"
+    calls = sum(step.agents for step in steps)
+    if request.max_calls is not None and calls > request.max_calls:
+        return f"{calls} calls would be more than max_calls, {request.max_calls}"
+    return ""

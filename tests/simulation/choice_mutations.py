@@ -1,0 +1,134 @@
+"""Rules of choosing, broken on purpose."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+from unittest.mock import patch
+
+from parley.broker.core import choice, endings, phase_changes, reactions
+from parley.broker.core.events_and_effects import (
+    DeadlineReached,
+    Effect,
+    Event,
+    Reported,
+    RequestAgents,
+    StopAgents,
+)
+from parley.broker.core.phase_plan import PhaseKind
+from parley.broker.core.reactions import Reaction
+from parley.broker.core.tally import Choice, Outcome, Tally
+from parley.broker.jetstream import tally_store
+from tests.simulation.invariants import Invariant
+from tests.simulation.mutations import Mutation
+
+_react = reactions.react
+_needs = phase_changes.needs
+_choose = choice.choose
+_outcome = reactions._outcome
+_opened = phase_changes.opened
+_closed = phase_changes.closed
+_with_moved_limit = reactions._with_moved_limit
+_chosen = endings._chosen
+_fold = tally_store._distinct_effects
+
+
+def _patched(owner: Any, name: str, broken: Callable[..., Any]) -> Callable[[], AbstractContextManager[Any]]:
+    return lambda: patch.object(owner, name, broken)
+
+
+def _opens_and_leaves_the_last_open(tally: Tally, *_: Any) -> Tally:
+    return tally
+
+
+def _counts_it_in_the_current_phase(tally: Tally, event: Reported, now: float) -> str:
+    return "" if event.agent_id in tally.phase.agents and event.agent_id not in tally.phase.outcomes else "no"
+
+
+def _takes_any_answer_for_one_of_this_phase(before: Tally | None, event: Event, now: float) -> Reaction:
+    if isinstance(event, Reported) and before is not None and before.phase.kind is PhaseKind.JUDGE:
+        late = event.phase is PhaseKind.ANSWER and event.agent_id not in before.answers.outcomes
+        if late and event.agent_id in before.answers.agents and not before.ended:
+            answers = before.answers.counting(event.agent_id, _outcome(before, event))
+            return Reaction(before.model_copy(update={"phases": (answers,)}))
+    return _react(before, event, now)
+
+
+def _believes_any_ballot(tally: Tally, event: Reported) -> Outcome:
+    counted = _outcome(tally, event)
+    said = event.said[:1] * 2 if event.said else "AA"
+    if tally.phase.kind is PhaseKind.JUDGE and event.error_type is None:
+        return counted.model_copy(update={"succeeded": True, "said": said})
+    return counted
+
+
+def _chooses_the_first(tally: Tally) -> Choice | None:
+    chosen = _choose(tally)
+    if chosen is None or chosen.winner is None:
+        return chosen
+    return chosen.model_copy(update={"winner": choice.answered(tally)[-1]})
+
+
+def _chooses_anew_at_publishing(tally: Tally, chosen: Choice, *rest: Any) -> dict[str, Any]:
+    fields = _chosen(tally, chosen, *rest)
+    return {**fields, "winner_id": tally.answers.agents[-1] if chosen.winner is not None else None}
+
+
+def _tells_no_gap(tally: Tally, chosen: Choice, *rest: Any) -> dict[str, Any]:
+    return {**_chosen(tally, chosen, *rest), "degraded_reasons": ()}
+
+
+def _moves_every_limit(before: Tally | None, event: Event, now: float) -> Reaction:
+    if before is not None and isinstance(event, DeadlineReached) and before.plan and not before.ended:
+        at_limit = before.limit <= now < before.deadline
+        if at_limit and phase_changes.has_enough(before):
+            return Reaction(*_with_moved_limit(before))
+    return _react(before, event, now)
+
+
+def _asks_the_first_judge_only(effects: Sequence[Any]) -> tuple[Effect, ...]:
+    return tuple(
+        RequestAgents(effect.round, effect.agents[:1], effect.phase)
+        if isinstance(effect, RequestAgents) and effect.phase is PhaseKind.JUDGE
+        else effect
+        for effect in _fold(effects)
+    )
+
+
+def _lets_calls_run_on(effects: Sequence[Any]) -> tuple[Effect, ...]:
+    return tuple(
+        effect
+        for effect in _fold(effects)
+        if not (isinstance(effect, StopAgents) and effect.phase is not None)
+    )
+
+
+CHOICE_MUTATIONS = (
+    Mutation(
+        "opens a phase and leaves the last one open", Invariant.PHASES_IN_ORDER,
+        _patched(reactions, "closed", _opens_and_leaves_the_last_open),
+    ),
+    Mutation(
+        "counts a late answer in a closed phase", Invariant.PHASE_ONCE,
+        _patched(tally_store, "react", _takes_any_answer_for_one_of_this_phase),
+    ),
+    Mutation("moves a limit without need", Invariant.LIMITS, _patched(tally_store, "react", _moves_every_limit)),
+    Mutation("believes any ballot", Invariant.WHOLE_BALLOT, _patched(reactions, "_outcome", _believes_any_ballot)),
+    Mutation("chooses another than the best", Invariant.CHOICE, _patched(reactions, "choose", _chooses_the_first)),
+    Mutation(
+        "chooses anew when the ending is published", Invariant.CHOICE,
+        _patched(endings, "_chosen", _chooses_anew_at_publishing),
+    ),
+    Mutation("tells no gap", Invariant.DEGRADED_TELLS, _patched(endings, "_chosen", _tells_no_gap)),
+    Mutation(
+        "asks one judge of a panel", Invariant.ASKED,
+        _patched(tally_store, "_distinct_effects", _asks_the_first_judge_only),
+    ),
+    Mutation(
+        "lets the calls of a closed phase run on", Invariant.STOPPED,
+        _patched(tally_store, "_distinct_effects", _lets_calls_run_on),
+    ),
+    Mutation(
+        "does not look at the phase of an outcome", Invariant.RIGHT_PHASE,
+        _patched(reactions, "_why_not_counted", _counts_it_in_the_current_phase),
+    ),
+)  # fmt: skip
