@@ -151,18 +151,19 @@ def ballot_format(count: int) -> dict[str, Any]:
 
 
 def blind(answer: AgentCompleted, text: str) -> str:
-    """The text, of this answer, without what names its author; otherwise word for word."""
-    if not _may_hold(text, (answer.agent_id, answer.model, answer.persona or answer.agent_id)):
+    """The text, of this answer, without what names its author or another agent; otherwise word for word."""
+    agents = answer.agent_id.rstrip("0123456789")
+    if not _may_hold(text, (agents, answer.model, answer.persona or agents)):
         return text
-    patterns = [re.escape(answer.agent_id)]
-    names = [answer.agent_id]
+    patterns = [rf"{re.escape(agents)}\d+"]
+    names = [*patterns]
     if _DISTINCTIVE.match(answer.model):
-        names.append(answer.model)
+        names.append(re.escape(answer.model))
         patterns.append(rf"(?<!\w){re.escape(answer.model)}(?!\w)")
     if answer.persona and len(answer.persona) <= _MAX_PERSONA:
-        names.append(answer.persona)
+        names.append(re.escape(answer.persona))
         patterns.append(_MYSELF.replace("%s", re.escape(answer.persona)))
-    for pattern in (_SIGNED % "|".join(map(re.escape, names)), *patterns):
+    for pattern in (_SIGNED % "|".join(names), *patterns):
         text = re.sub(pattern, _HIDDEN, text)
     return text
 

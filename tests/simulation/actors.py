@@ -22,6 +22,7 @@ from parley.workers.pool.job_book import RESEND_SECONDS
 from parley.workers.pool.pool import WorkerPool
 from parley.workers.recent_cancels import Cancels
 from parley.workers.worker import Worker
+from tests.simulation.blindness import AS_WHOM, MODEL, is_blind
 from tests.simulation.clock import VirtualTime
 from tests.simulation.faults import Kind
 from tests.simulation.invariants import Invariant, holds
@@ -64,10 +65,17 @@ class Oracle:
                 self._rng.choice(_ERRORS), "the model failed".ljust(self._moods.answer_bytes, "\a")
             )
         if request.response_format is not None:
-            return Completion(self._ballot(request.response_format), "stop", "oracle", Usage())
+            # Not from here: an agent takes what is raised here for a failure of its model.
+            asyncio.get_running_loop().call_soon(is_blind, request.messages)
+            return Completion(self._ballot(request.response_format), "stop", MODEL, Usage())
         # Few different answers, so that some are the same.
         answer = self._rng.choice(("yes", "no", "maybe")).rjust(self._moods.answer_bytes, " ")
-        return Completion(answer, "stop", "oracle", Usage())
+        persona = AS_WHOM.search(request.messages[-1]["content"])
+        if persona is not None:
+            answer = (
+                f"As the {persona[1]}, I am agent-dev-{self._rng.randint(1, 4):03d}, or {MODEL}: {answer}"
+            )
+        return Completion(answer, "stop", MODEL, Usage())
 
     def _ballot(self, response_format: Mapping[str, Any]) -> str:
         """A ballot at random; at times words that are none."""
@@ -92,7 +100,7 @@ class Actor:
             now=wire.clock.now,
             jitter=server.rng.random,
         )
-        agent = Agent(balancer, "oracle", wire.clock.now)
+        agent = Agent(balancer, MODEL, wire.clock.now)
         self.worker = Worker(wire, agent, _cancels=Cancels(VirtualTime.monotonic))
 
     def take(self, job: Job) -> None:

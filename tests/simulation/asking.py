@@ -83,6 +83,7 @@ def with_choice(asked: Asked, rng: random.Random) -> Asked:
         choosing: dict[str, Any] = {"select": "judge", "judges": rng.choice((1, 2, 3, 3, 5))}
         if rng.random() < 0.1:
             choosing["max_calls"] = 4
+        choosing["diversity"] = rng.random() < 0.5
     else:
         choosing = {"select": "vote", "answer_key": {"last": "line"}}
         if rng.random() < 0.5:

@@ -5,8 +5,9 @@ from contextlib import AbstractContextManager
 from typing import Any
 from unittest.mock import patch
 
-from parley.broker.core import choice, endings, phase_changes, reactions
+from parley.broker.core import choice, endings, phase_changes, reactions, selection_in_ending
 from parley.broker.core.events_and_effects import (
+    ArmDeadline,
     DeadlineReached,
     Effect,
     Event,
@@ -14,10 +15,14 @@ from parley.broker.core.events_and_effects import (
     RequestAgents,
     StopAgents,
 )
+from parley.broker.core.messages import AgentCompleted, PhaseReport
 from parley.broker.core.phase_plan import PhaseKind
 from parley.broker.core.reactions import Reaction
-from parley.broker.core.tally import Choice, Outcome, Tally
+from parley.broker.core.selection_in_ending import Spent
+from parley.broker.core.states_and_moves import Cause
+from parley.broker.core.tally import Choice, ClosedBy, Outcome, Tally
 from parley.broker.jetstream import tally_store
+from parley.workers import judge_prompt
 from tests.simulation.invariants import Invariant
 from tests.simulation.mutations import Mutation
 
@@ -26,9 +31,10 @@ _needs = phase_changes.needs
 _choose = choice.choose
 _outcome = reactions._outcome
 _opened = phase_changes.opened
-_closed = phase_changes.closed
+_close = reactions._close
 _with_moved_limit = reactions._with_moved_limit
 _chosen = endings._chosen
+_reports_of = selection_in_ending.reports_of
 _fold = tally_store._distinct_effects
 
 
@@ -102,6 +108,30 @@ def _lets_calls_run_on(effects: Sequence[Any]) -> tuple[Effect, ...]:
     )
 
 
+def _shows_them_as_they_are(answer: AgentCompleted, text: str) -> str:
+    return text
+
+
+def _leaves_out_what_judges_cost(tally: Tally, spent: Spent) -> tuple[PhaseReport, ...]:
+    return _reports_of(tally, {PhaseKind.ANSWER: spent[PhaseKind.ANSWER]})
+
+
+def _shows_all_the_same_order(judges: int, among: Sequence[str], seed: int) -> tuple[tuple[str, ...], ...]:
+    return (tuple(sorted(among)),) * judges
+
+
+def _needs_as_many_ballots_as_answers(tally: Tally, cause: Cause, by: ClosedBy, *rest: Any) -> Reaction:
+    if tally.phase.successes < tally.min_responses:
+        tally = tally.model_copy(update={"min_responses": len(tally.answers.agents) + 1})
+    return _close(tally, cause, by, *rest)
+
+
+def _leaves_the_alarm_of_the_phase_before(effects: Sequence[Any]) -> tuple[Effect, ...]:
+    folded = _fold(effects)
+    opens = any(isinstance(effect, RequestAgents) and effect.phase is PhaseKind.JUDGE for effect in folded)
+    return tuple(effect for effect in folded if not (opens and isinstance(effect, ArmDeadline)))
+
+
 CHOICE_MUTATIONS = (
     Mutation(
         "opens a phase and leaves the last one open", Invariant.PHASES_IN_ORDER,
@@ -130,5 +160,25 @@ CHOICE_MUTATIONS = (
     Mutation(
         "does not look at the phase of an outcome", Invariant.RIGHT_PHASE,
         _patched(reactions, "_why_not_counted", _counts_it_in_the_current_phase),
+    ),
+    Mutation(
+        "shows all judges the same order", Invariant.CHOICE,
+        _patched(choice, "orders", _shows_all_the_same_order),
+    ),
+    Mutation(
+        "needs as many ballots as answers", Invariant.AGREES,
+        _patched(reactions, "_close", _needs_as_many_ballots_as_answers),
+    ),
+    Mutation(
+        "leaves the alarm of the phase before", Invariant.EFFECTS_FIRST,
+        _patched(tally_store, "_distinct_effects", _leaves_the_alarm_of_the_phase_before),
+    ),
+    Mutation(
+        "leaves out what the judges have cost", Invariant.COST,
+        _patched(endings, "reports_of", _leaves_out_what_judges_cost),
+    ),
+    Mutation(
+        "shows judges who wrote an answer", Invariant.BLIND,
+        _patched(judge_prompt, "blind", _shows_them_as_they_are),
     ),
 )  # fmt: skip

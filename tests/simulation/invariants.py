@@ -110,6 +110,13 @@ class Invariant(Enum):
         "who closed a phase has told the calls that still run for it to stop before it is acknowledged",
     )
 
+    COST = (
+        31,
+        "each step",
+        "an ending's calls and attempts are those of the outcomes that its phases counted",
+    )
+    BLIND = (32, "each step", "no judge is shown an agent's id, its persona or its model")
+
     @property
     def number(self) -> int:
         return int(self.value[0])

@@ -31,6 +31,7 @@ class StoredOutcome:
     phase: str = "answer"
     # A judge's words that hold no ranking, as a stranger may send them.
     is_no_ballot: bool = False
+    attempts: int = 0
 
 
 @dataclass(slots=True)
@@ -98,7 +99,7 @@ def stored_outcome(kept: Kept) -> StoredOutcome:
     return StoredOutcome(
         str(body.get("task_id")), str(body.get("agent_id")), int(body.get("round", 1)),
         kept.subject == topology.AGENT_COMPLETED, body.get("error_type"), kept.at, str(body.get("phase", "answer")),
-        not body.get("ballot"),
+        not body.get("ballot"), int(body.get("attempt", 0)),
     )  # fmt: skip
 
 
@@ -226,6 +227,23 @@ def _name_is_anothers(tally: Tally, request: Kept) -> bool:
     """Whether a request was rejected under the name of its own place: it asked something else under a used one."""
     named = str(payload(request.data).get("task_id", tally.task_id))
     return tally.task_id == f"d-{request.seq}" != named
+
+
+def costs(tally: Tally, kept: Kept, outcomes: dict[int, StoredOutcome]) -> None:
+    """Check what an ending says was spent, by phase."""
+    body = payload(kept.data)
+    if tally.select is Select.NONE or "selection" in (body.get("left_out") or []):
+        return
+    told = [(phase["cost"]["calls"], phase["cost"]["attempts"]) for phase in body["phases"]]
+    counted = [
+        (len(phase.agents), sum(outcomes[outcome.seq].attempts for outcome in phase.outcomes.values()))
+        for phase in tally.all_phases
+    ]
+    in_all = tuple(map(sum, zip(*told, strict=True))) if told else None
+    holds(Invariant.COST, told == counted, f"{tally.task_id} counted {counted}, its ending tells {told}")
+    if in_all is not None:
+        cost = body["cost"]["calls"], body["cost"]["attempts"]
+        holds(Invariant.COST, cost == in_all, f"{tally.task_id} tells {cost}, by phase {told}")
 
 
 def says_the_same(tally: Tally, kept: Kept, results: list[dict[str, Any]]) -> None:

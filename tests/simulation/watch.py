@@ -18,6 +18,7 @@ from tests.simulation.lateness import allowed
 from tests.simulation.record import (
     Record,
     StoredOutcome,
+    costs,
     countable,
     counts,
     decided_rightly,
@@ -273,6 +274,8 @@ class Watcher:
             )
         self._whole(kept)
         says_the_same(self._as_seen(record.tally, by), kept, self._results(kept))
+        if task_id not in self._spoilt:
+            costs(self._as_seen(record.tally, by), kept, self._outcomes)
         self._met(record)
         self._carried(record)
         late = kept.at - record.tally.deadline

@@ -77,7 +77,7 @@ def test_answers_are_in_the_order_given_under_labels_that_are_places() -> None:
 
 def test_no_name_of_an_author_is_shown() -> None:
     told = (
-        "As the sceptic, I doubt it. agent-dev-002 says: use some/model-7b.\nAuthor: some/model-7b\n"
+        "As the sceptic, I doubt it. agent-dev-002 and agent-dev-003 say: use some/model-7b.\nAuthor: some/model-7b\n"
         "I am a sceptic. Speaking as an sceptic one may ask.\nThe sceptic in the text is a person."
     )
     text = words(judging(), answer(2, told, persona="sceptic"), answer(1))
