@@ -72,11 +72,15 @@ def up(
 
 async def _up(settings: Settings, model: LocalModel) -> int:
     from parley.app import service
+    from parley.broker.jetstream.embedded import check_unused
     from parley.local_nats_and_model import embedded
     from parley.operator_http import check_port
     from parley.tiny_model_process import LOG_NAME
 
-    check_port(settings)  # before anything is started
+    # Before anything is started. Of two `parley up` the second one is told of the first, and not of a port.
+    if settings.nats_url is None:
+        check_unused(settings.home / "nats")
+    check_port(settings)
     say = Steps()
     # Signals are handled before the first process starts, so that each started process is also stopped.
     shutdown = Shutdown()

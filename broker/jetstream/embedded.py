@@ -109,6 +109,13 @@ def _locked(folder: Path) -> Iterator[int]:
         yield lock.fileno()
 
 
+def check_unused(folder: Path) -> None:
+    """Raises StoreInUse if a server of ours runs with its state in `folder`."""
+    if (folder / "lock").exists():
+        with _locked(folder):
+            pass
+
+
 def _prepared(folder: Path, configuration: str) -> str:
     """Write the configuration and remove what an earlier server left. Returns the configuration's path."""
     for stale in folder.glob("nats-server_*.ports"):

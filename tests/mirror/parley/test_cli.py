@@ -331,6 +331,13 @@ async def test_up_says_each_step_and_where_the_logs_are_and_logs_as_asked(
         assert steps[0] == "starting a nats-server on this machine"
         assert "agents in this process" in steps[2]
         assert str(home / "nats" / "nats-server.log") in said
+        # A second one is told of the first, and not of the port that the first has taken.
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            port = str(taken.getsockname()[1])
+            second = await bare("up", **{**settings, "PARLEY_HTTP_PORT": port})
+        assert (second.code, second.out) == (NO_SERVICE, "")
+        assert f"another one of ours runs on {home / 'nats'}" in one_line(second)
         url = json.loads((home / "up.json").read_text())["nats_url"]
         asked = await bare("ask", "What is the SECRET?", "--json", NATS_URL=url)
         task_id = json.loads(asked.out)["task_id"]
