@@ -2,7 +2,6 @@
 should come first equally often, and the longest answer no more often than the others."""
 
 from collections.abc import Mapping
-from fractions import Fraction
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -68,12 +67,13 @@ class ChoiceMetrics:
     def _count(self, selection: Selection) -> None:
         self.selections.labels(selection.method, selection.status).inc()
         if selection.margin is not None:
-            self.margin.observe(float(Fraction(selection.margin)))
+            won, parts = selection.margin.split("/")
+            self.margin.observe(int(won) / int(parts))
         repaired = sum(ballot.repaired for ballot in selection.ballots)
-        self.ballots.labels("valid").inc(selection.valid - repaired)
-        self.ballots.labels("repaired").inc(repaired)
-        self.ballots.labels("invalid").inc(selection.invalid)
-        self.ballots.labels("missing").inc(selection.missing)
+        counts = (selection.valid - repaired, repaired, selection.invalid, selection.missing)
+        for result, ballots in zip(RESULTS, counts, strict=True):
+            if ballots:
+                self.ballots.labels(result).inc(ballots)
 
     def _count_first(self, ballot: CastBallot, lengths: Mapping[str, int]) -> None:
         assert ballot.ranking is not None

@@ -1,7 +1,7 @@
 """One agent or judge of one deliberation: compose its prompt, ask the model, say how it went. No NATS, no Ray."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from parley.broker.core.finish_reasons import is_filtered, is_too_long
@@ -53,10 +53,8 @@ class Agent:
             completion = await self._complete(request, prompt, traceparent, request.max_tokens)
         except ModelError as error:
             return self.failed(request, started, error.attempts, error.error_type, str(error))
-        said = self._completed(request, prompt, completion, started)
-        if request.select is Select.NONE:
-            return said
-        return said.model_copy(update=_what_a_choice_needs(request, completion))
+        for_choice = {} if request.select is Select.NONE else _what_a_choice_needs(request, completion)
+        return self._completed(request, prompt, completion, started, for_choice)
 
     async def judge(
         self, request: AgentRequested, answers: Sequence[AgentCompleted], traceparent: str | None = None
@@ -86,9 +84,10 @@ class Agent:
             calls, used = calls + completion.attempts, used.plus(completion.usage)
             ballot = read_ballot(completion.content, len(answers), whole_only=_is_half(completion))
             if ballot is not None:
-                said = self._completed(request, composed.prompt, completion, started)
-                ballot = ballot.model_copy(update={"shortened": composed.shortened})
-                return said.model_copy(update={"ballot": ballot, "attempt": calls, "usage": used})
+                if composed.shortened:
+                    ballot = ballot.model_copy(update={"shortened": composed.shortened})
+                both = replace(completion, attempts=calls, usage=used)
+                return self._completed(request, composed.prompt, both, started, {"ballot": ballot})
             why = _no_ballot(completion, composed.max_tokens)
             attempt += 1
         why = f"asked twice, the judge gave {why}"
@@ -113,8 +112,10 @@ class Agent:
         return await self.balancer.complete(request.task_id, chat, parse_timestamp(request.deadline))
 
     def _completed(
-        self, request: AgentRequested, prompt: Prompt, completion: Completion, started: float
-    ) -> AgentCompleted:
+        self, request: AgentRequested, prompt: Prompt, completion: Completion, started: float,
+        for_choice: Mapping[str, Any],
+    ) -> AgentCompleted:  # fmt: skip
+        """`for_choice`: the fields that a choice needs."""
         now = self.now()
         return AgentCompleted(
             task_id=request.task_id,
@@ -144,6 +145,7 @@ class Agent:
             seed=prompt.seed,
             num_agents=request.num_agents,
             metadata=request.metadata,
+            **for_choice,
         )
 
     def failed(

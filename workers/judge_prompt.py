@@ -7,6 +7,7 @@ between an answer's marks is data: the marks have a number that no answer can kn
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
 from itertools import permutations
 from typing import Any
@@ -133,7 +134,8 @@ def compose(
     return JudgePrompt(prompt, ballot_format(len(answers)), room, shown, shortened)
 
 
-def ballot_format(count: int) -> dict[str, Any]:
+@cache
+def ballot_format(count: int) -> Mapping[str, Any]:
     """`response_format` for a ballot over so many answers: the notes first, so that a model thinks before it
     chooses."""
     letters = LABELS[:count]
@@ -182,8 +184,11 @@ def _may_hold(text: str, words: Sequence[str]) -> bool:
 def is_suspect(text: str) -> bool:
     """Whether an answer turns to its judges."""
     looked_at = text if len(text) <= 2 * _LOOKED_AT else f"{text[:_LOOKED_AT]}\n{text[-_LOOKED_AT:]}"
+    # As `_may_hold`, for all patterns together.
+    lower = looked_at.lower() if looked_at.isascii() else None
     return any(
-        _may_hold(looked_at, words) and re.search(pattern, looked_at, re.IGNORECASE)
+        (lower is None or any(word in lower for word in words))
+        and re.search(pattern, looked_at, re.IGNORECASE)
         for words, pattern in _TO_JUDGES.items()
     )
 

@@ -8,6 +8,8 @@ from parley.broker.core.judging_orders import MAX_SHOWN, choice_seed, orders, re
 from parley.broker.core.phase_plan import PhaseKind, Select
 from parley.broker.core.tally import Choice, ChoiceStatus, Phase, Tally
 
+_NO_PANEL = Phase(number=1, agents=(), kind=PhaseKind.JUDGE)
+
 
 def judge_id(number: int) -> str:
     """`judge-001`. Numbers count from 1."""
@@ -59,7 +61,7 @@ def voters(tally: Tally) -> int:
 def panel(tally: Tally) -> Phase:
     """The phase of its judges; an empty one if there is none."""
     panels = (phase for phase in tally.later_phases if phase.kind is PhaseKind.JUDGE)
-    return next(panels, Phase(number=1, agents=(), kind=PhaseKind.JUDGE))
+    return next(panels, _NO_PANEL)
 
 
 def _by_ballots(tally: Tally) -> Choice:

@@ -67,9 +67,10 @@ def shuffled(candidates: tuple[str, ...], seed: int) -> tuple[str, ...]:
     return tuple(sorted(candidates, key=lambda candidate: _hash(seed, candidate)))
 
 
-def orders(judges: int, candidates: Sequence[str], seed: int) -> tuple[tuple[str, ...], ...]:
+@lru_cache(maxsize=KEPT)
+def orders(judges: int, candidates: tuple[str, ...], seed: int) -> tuple[tuple[str, ...], ...]:
     """What each of `judges` (1 to 5) is shown: 1 to 8 candidates, the first is "A"."""
-    base = shuffled(tuple(candidates), seed)
+    base = shuffled(candidates, seed)
     rows = EVEN.get((judges, len(base)))
     if rows is None:  # one judge, or one candidate: no order is fairer than another
         return (base,) * judges

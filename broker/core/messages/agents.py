@@ -22,7 +22,7 @@ from parley.broker.core.messages.base import (
     TaskId,
     validated,
 )
-from parley.broker.core.messages.requests import Constraints, Sampling
+from parley.broker.core.messages.requests import Constraints, Sampling, no_constraints
 from parley.broker.core.phase_plan import PhaseKind, Select
 
 
@@ -69,7 +69,9 @@ class AgentRequested(Sampling):
         "what the request has is left out here.",
     )
     task_description: str = Field("", description="The question.")
-    constraints: Constraints = Field(Constraints(), description="What the answer must respect.")
+    constraints: Constraints = Field(
+        default_factory=no_constraints, description="What the answer must respect."
+    )
     select: Select = Field(Select.NONE, description="The request's own: how a winner is chosen.")
     answer_key: AnswerKey | None = Field(None, description="The request's own.")
     diversity: bool = Field(

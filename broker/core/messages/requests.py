@@ -66,6 +66,14 @@ class Constraints(Message):
         return self
 
 
+_NO_CONSTRAINTS = Constraints()
+
+
+def no_constraints() -> Constraints:
+    """The default of a field. Given as an object, pydantic would copy it, with all that is in it, for each message."""
+    return _NO_CONSTRAINTS
+
+
 class Sampling(Message):
     """Overrides of the sampling parameters, named and bounded as in OpenAI's chat API."""
 
@@ -125,7 +133,7 @@ class DeliberationRequested(Sampling):
         3, description="Agents to ask. The service may allow fewer (`PARLEY_MAX_AGENTS`)."
     )
     constraints: Constraints = Field(
-        Constraints(),
+        default_factory=no_constraints,
         description=f"What an answer must respect. At most {MAX_CONSTRAINTS_BYTES // KIB} KiB as JSON.",
     )
     diversity: bool = Field(
