@@ -11,10 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from parley.broker.core.events_and_effects import Event, Reported
-from parley.broker.core.messages import AgentCompleted, AgentFailed, AgentOutcome, said_by
+from parley.broker.core.messages import AgentFailed, AgentOutcome, said_by
 from parley.broker.core.observer import Observer
 from parley.broker.core.reactions import Reaction
-from parley.broker.jetstream import topology
+from parley.broker.jetstream.outcome_cache import outcome_of
 from parley.handlers.delivery import ACK, Delivery, Settlement
 from parley.handlers.effects import EffectRunner
 
@@ -99,7 +99,7 @@ class Aggregate:
     async def _fold(self, task_id: str, group: Sequence[Arrival]) -> None:
         events: list[tuple[Event, float]] = []
         for delivery, outcome, _ in group:
-            self._effects.outcomes.remember(delivery.seq, delivery.data)
+            self._effects.outcomes.remember(delivery.seq, outcome, len(delivery.data))
             error_type = outcome.error_type if isinstance(outcome, AgentFailed) else None
             event = Reported(
                 outcome.agent_id, outcome.round, delivery.seq, error_type, outcome.phase, said_by(outcome)
@@ -124,7 +124,5 @@ def _counted(reaction: Reaction, outcome: AgentOutcome, seq: int) -> bool:
 
 
 def read(delivery: Delivery[AgentOutcome]) -> AgentOutcome:
-    """The outcome, by its subject. Raises InvalidMessage."""
-    if delivery.msg.subject == topology.AGENT_COMPLETED:
-        return delivery.payload(AgentCompleted)
-    return delivery.payload(AgentFailed)
+    """The outcome. Raises InvalidMessage."""
+    return outcome_of(delivery.msg.subject, delivery.data)

@@ -21,6 +21,7 @@ from parley.broker.core.events_and_effects import (
     SendEnding,
     StopAgents,
 )
+from parley.broker.core.frozen_models import changed
 from parley.broker.core.headers_and_ids import work_msg_id
 from parley.broker.core.judging_orders import LABELS
 from parley.broker.core.messages import (
@@ -240,17 +241,18 @@ class EffectRunner:
         if wanted.phase is not PhaseKind.ANSWER:
             request = None
         first = _agent_request(tally, own[agents[0]], request)
-        weight = len(first.encode())
-        together = weight * len(tally.phase.agents)
+        first_body = first.encode()
+        together = len(first_body) * len(tally.phase.agents)
         if request is not None and (
-            together > COPIED_BYTES or weight + HEADER_BYTES > self._jetstream.max_payload
+            together > COPIED_BYTES or len(first_body) + HEADER_BYTES > self._jetstream.max_payload
         ):
             first = _agent_request(tally, own[agents[0]], None)
-            weight = len(first.encode())
+            first_body = first.encode()
 
         async def publish(agent: str) -> None:
-            async with self._fan_out.holding(weight):
-                body = first.model_copy(update=own[agent]).encode()
+            async with self._fan_out.holding(len(first_body)):
+                is_first = agent == agents[0]
+                body = first_body if is_first else changed(first, **own[agent]).encode()
                 msg_id = work_msg_id(tally.task_id, agent, wanted.round, tally.request_seq, wanted.phase)
                 await self._jetstream.publish(topology.AGENT_REQUESTED, body, msg_id=msg_id, headers=headers)
 

@@ -8,16 +8,14 @@ a Msg-Id. If the server may have forgotten the Msg-Id, the ending is looked for 
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from functools import partial
-from typing import TypeVar
 
 import nats.js.errors
 
 from parley.broker.asyncio_helpers import WeightedSemaphore
 from parley.broker.core import choice, endings, headers_and_ids
-from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.messages import (
     AgentCompleted,
     AgentFailed,
@@ -26,8 +24,6 @@ from parley.broker.core.messages import (
     Ending,
     FailedAgent,
     LeftOut,
-    decode,
-    decode_outcome,
 )
 from parley.broker.core.observer import Observer
 from parley.broker.core.phase_plan import PhaseKind, Select
@@ -38,7 +34,7 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.ending_of_stored_message import ending_of
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.object_store import REFUSED_SECONDS
-from parley.broker.jetstream.outcome_cache import OutcomeCache
+from parley.broker.jetstream.outcome_cache import OutcomeCache, StoredOutcome
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.broker.jetstream.topology import purge_timer_headers
 from parley.handlers.deliberation_log import log_ended
@@ -61,9 +57,6 @@ HEADER_BYTES = 1_024
 LEAST_PATIENCE_SECONDS = 0.5
 # An ending that waited so long for its turn may have been published by another process.
 LONG_WAIT_SECONDS = 0.2
-
-Decoded = TypeVar("Decoded")
-AnyOutcome = TypeVar("AnyOutcome", AgentCompleted, AgentFailed)
 
 
 class EndingPublisher:
@@ -176,7 +169,7 @@ class EndingPublisher:
         try:
             spent = {kind: Spending() for kind in PhaseKind}
             answered = await self._collect(tally, results, failed, spent[PhaseKind.ANSWER])
-            judged = await self._collect_ballots(tally, spent[PhaseKind.JUDGE])
+            judged = await self._collect_ballots(tally, spent[PhaseKind.JUDGE]) if tally.later_phases else {}
             compose = partial(
                 endings.compose, tally, failed=failed, answered=answered, judged=judged, spent=spent
             )
@@ -202,76 +195,53 @@ class EndingPublisher:
         """Read what the agents reported, in their order. Returns how many answered."""
         assert tally.verdict is not None
         at, lost = tally.verdict.decided_at, 0
-        successes = tally.answers.successes
-        if successes < len(tally.answers.outcomes):
+        counted = tally.answers.outcomes
+        answered = [agent for agent in tally.answers.agents if agent in counted and counted[agent].succeeded]
+        if len(answered) < len(counted):
             await self._collect_failures(tally, failed, spending, at)
-        if not successes:
-            return 0
-        async with aclosing(self._read(tally, AgentCompleted)) as answers:
-            async for agent, answer, size in answers:
-                if answer is None:
+        async with aclosing(self._read({agent: counted[agent].seq for agent in answered})) as answers:
+            async for agent, stored in answers:
+                if stored is None or isinstance(stored.outcome, AgentFailed):
                     failed[agent] = endings.lost(agent, at)
                     lost += 1
                 else:
-                    spending.add(answer)
-                    await results.add(endings.result_of(answer), size)
+                    spending.add(stored.outcome)
+                    await results.add(endings.result_of(stored.outcome), stored.size)
                 if results.lost and tally.select is Select.NONE:  # a choice tells what all of them cost
                     break
-        return successes - lost
+        return len(answered) - lost
 
     async def _collect_failures(
         self, tally: Tally, failed: dict[str, FailedAgent], spending: Spending, at: float
     ) -> None:
-        async with aclosing(self._read(tally, AgentFailed)) as failures:
-            async for agent, failure, _ in failures:
-                failed[agent] = endings.failure_of(failure) if failure else endings.lost(agent, at)
-                if failure:
-                    spending.add(failure)
+        counted = {agent: one.seq for agent, one in tally.answers.outcomes.items() if not one.succeeded}
+        async with aclosing(self._read(counted)) as failures:
+            async for agent, stored in failures:
+                if stored is None or isinstance(stored.outcome, AgentCompleted):
+                    failed[agent] = endings.lost(agent, at)
+                else:
+                    failed[agent] = endings.failure_of(stored.outcome)
+                    spending.add(stored.outcome)
 
     async def _collect_ballots(self, tally: Tally, spending: Spending) -> dict[str, AgentOutcome | None]:
         """What the judges reported, by judge; None for what is no longer stored. There are at most five."""
-        counted = choice.panel(tally).outcomes
-        if not counted:
-            return {}
         found: dict[str, AgentOutcome | None] = {}
-        stored = self.outcomes.in_order([outcome.seq for outcome in counted.values()])
-        async with aclosing(stored) as bodies:
-            judges = iter(counted)
-            async for body in bodies:
-                outcome = found[next(judges)] = self._read_by(tally, decode_outcome, body)
-                if outcome is not None:
-                    spending.add(outcome)
+        counted = {judge: outcome.seq for judge, outcome in choice.panel(tally).outcomes.items()}
+        async with aclosing(self._read(counted)) as ballots:
+            async for judge, stored in ballots:
+                found[judge] = stored.outcome if stored is not None else None
+                if stored is not None:
+                    spending.add(stored.outcome)
         return found
 
     async def _read(
-        self, tally: Tally, kind: type[AnyOutcome]
-    ) -> AsyncGenerator[tuple[str, AnyOutcome | None, int], None]:
-        """Each counted outcome of one kind: its agent, the outcome unless it is lost, and its bytes."""
-        counted = tally.answers.outcomes
-        agents = [
-            agent
-            for agent in tally.answers.agents
-            if agent in counted and counted[agent].succeeded == (kind is AgentCompleted)
-        ]
-        stored = self.outcomes.in_order([counted[agent].seq for agent in agents])
-        async with aclosing(stored) as bodies:
-            place = 0
-            async for body in bodies:
-                yield agents[place], self._decoded(tally, kind, body), len(body or b"")
-                place += 1
-
-    def _decoded(self, tally: Tally, kind: type[AnyOutcome], body: bytes | None) -> AnyOutcome | None:
-        return self._read_by(tally, partial(decode, kind), body)
-
-    def _read_by(self, tally: Tally, read: Callable[[bytes], Decoded], body: bytes | None) -> Decoded | None:
-        if body is None:
-            return None
-        try:
-            return read(body)
-        except InvalidMessage as error:
-            # Another version counted it and read it differently. The ending calls it lost, and is published.
-            log.error("an outcome of %s cannot be read any more: %s", tally.task_id, error)
-            return None
+        self, counted: Mapping[str, int]
+    ) -> AsyncGenerator[tuple[str, StoredOutcome | None], None]:
+        """The outcomes at these sequences, each with its agent; None for what is lost."""
+        async with aclosing(self.outcomes.in_order([*counted.values()])) as outcomes:
+            agents = iter(counted)
+            async for stored in outcomes:
+                yield next(agents), stored
 
     def _patience(self, tally: Tally) -> float:
         """Seconds for which an object store that refuses is asked again: the ending is to come within a second of its

@@ -81,8 +81,10 @@ def compose(task_description: str, **asking: Unpack[Asking]) -> DeliberationRequ
         raise InvalidMessage([f"task_id: {task_id} is a name the service gives; choose another, or none"])
     fields: dict[str, Any] = {"task_description": task_description, **asking}
     fields = {name: value for name, value in fields.items() if value is not None}
-    if unwritable := [problem for name, value in fields.items() if (problem := _unwritable(name, value))]:
-        raise InvalidMessage(unwritable)
+    if _unwritable("the request", fields):  # one look at all; each alone only to name it
+        raise InvalidMessage(
+            [problem for name, value in fields.items() if (problem := _unwritable(name, value))]
+        )
     constraints = {field: fields.pop(name) for name, field in _CONSTRAINTS.items() if name in fields}
     fields = {"num_agents" if name == "agents" else name: value for name, value in fields.items()}
     try:

@@ -6,6 +6,7 @@ twice.
 
 from parley.broker.core.choice import candidates, judge_id
 from parley.broker.core.events_and_effects import ArmDeadline, Effect, RequestAgents, Requested, StopAgents
+from parley.broker.core.frozen_models import changed
 from parley.broker.core.messages import agent_id
 from parley.broker.core.phase_plan import LEAST_SECONDS, PhaseKind, Select, Step, first_limit, limit
 from parley.broker.core.tally import ClosedBy, Phase, Tally
@@ -58,12 +59,13 @@ def closed(tally: Tally, by: ClosedBy, now: float) -> Tally:
     """With the current phase closed. A deliberation that chooses nothing has no use for that."""
     if tally.select is Select.NONE or not tally.phases:
         return tally
-    return with_phase(tally, tally.phase.model_copy(update={"closed_at": now, "closed_by": by}))
+    return with_phase(tally, changed(tally.phase, closed_at=now, closed_by=by))
 
 
 def next_step(tally: Tally, now: float) -> Step | None:
     """What can be opened after the current phase: there is time for it, two answers to compare, and calls are left."""
-    return _planned_step(tally, now) if len(candidates(tally)) >= 2 else None
+    step = _planned_step(tally, now)
+    return step if step is not None and len(candidates(tally)) >= 2 else None
 
 
 def _planned_step(tally: Tally, now: float) -> Step | None:
@@ -84,7 +86,7 @@ def opened(tally: Tally, step: Step, now: float, by: int | None) -> Tally:
         limit=limit(tally.steps_left, now, tally.deadline),
         opened_by=by,
     )
-    return tally.model_copy(update={"later_phases": (*tally.later_phases, phase)})
+    return changed(tally, later_phases=(*tally.later_phases, phase))
 
 
 def needs(tally: Tally) -> tuple[Effect, ...]:
@@ -102,5 +104,5 @@ def needs(tally: Tally) -> tuple[Effect, ...]:
 def with_phase(tally: Tally, phase: Phase) -> Tally:
     """With the current phase replaced."""
     if tally.later_phases:
-        return tally.model_copy(update={"later_phases": (*tally.later_phases[:-1], phase)})
-    return tally.model_copy(update={"phases": (phase,)})
+        return changed(tally, later_phases=(*tally.later_phases[:-1], phase))
+    return changed(tally, phases=(phase,))

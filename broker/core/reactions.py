@@ -26,6 +26,7 @@ from parley.broker.core.events_and_effects import (
     SendEnding,
     StopAgents,
 )
+from parley.broker.core.frozen_models import changed
 from parley.broker.core.judging_orders import is_whole_ranking
 from parley.broker.core.messages import ErrorType
 from parley.broker.core.phase_changes import (
@@ -38,7 +39,7 @@ from parley.broker.core.phase_changes import (
     opened,
     with_phase,
 )
-from parley.broker.core.phase_plan import PhaseKind
+from parley.broker.core.phase_plan import PhaseKind, Select
 from parley.broker.core.states_and_moves import Cause, State, move
 from parley.broker.core.tally import ClosedBy, Decision, Outcome, Tally
 from parley.broker.core.timestamps import format_timestamp
@@ -125,7 +126,7 @@ def _requested(tally: Tally | None, event: Requested, now: float) -> Reaction:
         return Reaction(new, needs(new))
     state = move(None, Cause.REQUESTED, State.TIMEOUT)
     verdict = Decision(error=_too_late(new, "before any agent could start"), decided_at=now)
-    ended = new.model_copy(update={"state": state, "verdict": verdict})
+    ended = changed(new, state=state, verdict=verdict)
     return Reaction(ended, _ending_effects(ended))
 
 
@@ -143,7 +144,7 @@ def _requested_again(tally: Tally, event: Requested) -> Reaction:
     if event.reply_to in tally.inboxes:
         return Reaction(tally, note="this asker is known")
     inboxes = (*tally.more_reply_to, event.reply_to)[-MAX_MORE_INBOXES:]
-    return Reaction(tally.model_copy(update={"more_reply_to": inboxes}))
+    return Reaction(changed(tally, more_reply_to=inboxes))
 
 
 def asks_another(tally: Tally, event: Requested) -> bool:
@@ -187,11 +188,11 @@ def _is_of_an_earlier_one(tally: Tally, event: CancelRequested) -> bool:
 
 
 def _reported(tally: Tally, event: Reported, now: float) -> Reaction:
-    phase = tally.phase
+    phase, limit = tally.phase, tally.limit
     if event.seq == phase.opened_by:
         return Reaction(tally, needs(tally), note="it opened the current phase: carried on")
     if now >= tally.deadline + OVERDUE_SECONDS or (
-        now >= tally.limit + OVERDUE_SECONDS and has_use_of_limit(tally, now)
+        now >= limit + OVERDUE_SECONDS and has_use_of_limit(tally, now)
     ):
         return _alarm(tally, now, by=event.seq)
     note = _why_not_counted(tally, event, now)
@@ -199,14 +200,16 @@ def _reported(tally: Tally, event: Reported, now: float) -> Reaction:
         return Reaction(tally, note=note)
     counted = with_phase(tally, phase.counting(event.agent_id, _outcome(tally, event)))
     effects: tuple[Effect, ...] = ()
-    if now >= tally.limit:
+    if now >= limit:
         # It is stored after the limit, at which too little was there, and the alarm has still to come.
         counted, effects = _with_moved_limit(counted)
     by = closing(counted, now)
     if by is not None:
         return _close(counted, Cause.REPORTED, by, now, event.seq)
     state = move(tally.state, Cause.REPORTED, State.IN_PROGRESS)
-    return Reaction(counted.model_copy(update={"state": state}), effects)
+    if state is not tally.state:
+        counted = changed(counted, state=state)
+    return Reaction(counted, effects)
 
 
 def _why_not_counted(tally: Tally, event: Reported, now: float) -> str:
@@ -258,7 +261,7 @@ def _alarm(tally: Tally, now: float, by: int | None = None) -> Reaction:
 
 def _with_moved_limit(tally: Tally) -> tuple[Tally, tuple[Effect, ...]]:
     """An answer is worth more than a ranking: with too little at its limit, a phase may last until the deadline."""
-    moved = with_phase(tally, tally.phase.model_copy(update={"limit": tally.deadline}))
+    moved = with_phase(tally, changed(tally.phase, limit=tally.deadline))
     # Who opened the phase may have died before its work was requested.
     return moved, needs(moved) if moved.later_phases else (ArmDeadline(tally.deadline),)
 
@@ -275,15 +278,16 @@ def _close(tally: Tally, cause: Cause, by: ClosedBy, now: float, seq: int | None
     if step is None:
         return _complete(tally, cause, by, now, seq)
     state = move(tally.state, cause, State.IN_PROGRESS)
-    following = opened(closed(tally, by, now), step, now, seq).model_copy(update={"state": state})
+    following = changed(opened(closed(tally, by, now), step, now, seq), state=state)
     return Reaction(following, needs(following))
 
 
 def _complete(tally: Tally, cause: Cause, by: ClosedBy, now: float, seq: int | None) -> Reaction:
     """The choice is made here, once, and stored with the verdict."""
     last = closed(tally, by, now)
-    chosen = last.model_copy(update={"choice": choose(last)})
-    return _end(chosen, cause, State.COMPLETED, now, by=seq)
+    if last.select is not Select.NONE:
+        last = changed(last, choice=choose(last))
+    return _end(last, cause, State.COMPLETED, now, by=seq)
 
 
 # ── the ending: decide it, publish it, mark it ────────────────────────────────────────────────────────────────────
@@ -292,7 +296,7 @@ def _complete(tally: Tally, cause: Cause, by: ClosedBy, now: float, seq: int | N
 def _end(old: Tally, cause: Cause, to: State, now: float, error: str = "", by: int | None = None) -> Reaction:
     # Servers' clocks differ, and what was answered to an earlier asker of the name may be the last that was needed.
     verdict = Decision(error=error, decided_at=max(now, old.accepted_at), by=by)
-    ended = old.model_copy(update={"state": move(old.state, cause, to), "verdict": verdict})
+    ended = changed(old, state=move(old.state, cause, to), verdict=verdict)
     return Reaction(ended, _ending_effects(ended))
 
 
@@ -331,7 +335,7 @@ def _published(tally: Tally | None, event: EndingPublished) -> Reaction:
         return Reaction(tally, note="nothing to mark")
     if tally.ending_seq is not None:
         return Reaction(tally, note="already marked")
-    return Reaction(tally.model_copy(update={"ending_seq": event.seq}))
+    return Reaction(changed(tally, ending_seq=event.seq))
 
 
 def _too_late(tally: Tally, how: str) -> str:

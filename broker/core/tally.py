@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, Field
 
+from parley.broker.core.frozen_models import changed
 from parley.broker.core.phase_plan import PhaseKind, Select, Step
 from parley.broker.core.states_and_moves import ENDINGS, State
 
@@ -61,7 +62,7 @@ class Phase(BaseModel, frozen=True):
 
     def counting(self, agent: str, outcome: Outcome) -> "Phase":
         """With one more outcome."""
-        return self.model_copy(update={"outcomes": {**self.outcomes, agent: outcome}})
+        return changed(self, outcomes={**self.outcomes, agent: outcome})
 
     @property
     def successes(self) -> int:

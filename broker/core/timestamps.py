@@ -17,6 +17,8 @@ def _second(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
+# Each is read several times: in a request, in its agents' work, and for their deadline.
+@lru_cache(maxsize=1024)
 def parse_timestamp(timestamp: str) -> float:
     """The instant that an RFC 3339 timestamp names. Raises ValueError for any other text."""
     moment = datetime.fromisoformat(timestamp)

@@ -219,9 +219,11 @@ def _fold(
     return tuple(reactions), tally
 
 
-def _distinct_effects(reactions: Iterable[Reaction]) -> tuple[Effect, ...]:
+def _distinct_effects(reactions: Sequence[Reaction]) -> tuple[Effect, ...]:
     """Every effect once, in order: several events of one fold may ask to publish the same ending. Of several alarms only
     the last one counts: they replace each other, and effects are not carried out one after the other."""
+    if len(reactions) == 1:
+        return reactions[0].effects
     distinct = dict.fromkeys(effect for reaction in reactions for effect in reaction.effects)
     alarms = [effect for effect in distinct if isinstance(effect, ArmDeadline)]
     return tuple(effect for effect in distinct if effect not in alarms[:-1])

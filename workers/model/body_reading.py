@@ -33,14 +33,16 @@ async def _chunks(response: httpx.Response) -> AsyncGenerator[bytes]:
 
     Raises ModelError for a body that is encoded: none was asked for.
     """
-    encodings = response.headers.get("content-encoding", "")
+    encodings = header(response, b"content-encoding")
     if encodings and encodings.strip().lower() != "identity":
         raise ModelError(
             ErrorType.MALFORMED_ANSWER,
             f"the answer has content-encoding {encodings[:MAX_SHOWN_CHARACTERS]!r}; only identity was asked for",
         )
-    content_type, at_start = response.headers.get("content-type", ""), response.is_success
-    async for chunk in response.aiter_raw():
+    content_type, at_start = header(response, b"content-type"), response.is_success
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    # As `aiter_raw`, which costs as much again.
+    async for chunk in response.stream:
         if at_start and is_web_page(chunk, content_type):
             raise web_page(response, chunk)
         at_start = False
@@ -78,8 +80,12 @@ async def read_refusal(response: httpx.Response) -> bytes:
 
 def is_stream(response: httpx.Response) -> bool:
     """Whether the server streams, also where nobody asked for it."""
-    content_type: str = response.headers.get("content-type", "")
-    return content_type.strip().lower().startswith("text/event-stream")
+    return header(response, b"content-type").strip().lower().startswith("text/event-stream")
+
+
+def header(response: httpx.Response, name: bytes) -> str:
+    """The value of a header, "" without. `name` in small letters. httpx's own look-up guesses at an encoding first."""
+    return next((value.decode("latin-1") for key, value in response.headers.raw if key.lower() == name), "")
 
 
 async def read_stream(response: httpx.Response, model: str) -> Completion:

@@ -141,7 +141,9 @@ class ModelClient:
             trust_env=False,
         )
         # For every request.
-        self._headers = {**OWN_HEADERS, **self._access.sent_headers(api_key)}
+        self._common_headers = {**OWN_HEADERS, **self._access.sent_headers(api_key)}
+        # By endpoint and method, as httpx has them: to make them anew takes as long as all else of a request.
+        self._headers: dict[tuple[Endpoint, str], httpx.Headers] = {}
         self._errors = CallErrors(self._access, api_key)
         # What each server has refused so far, by endpoint and model. Callers name models: bounded.
         self._rules: LRUCache[tuple[Endpoint, str], FieldRules] = LRUCache(REMEMBERED_RULES)
@@ -208,11 +210,10 @@ class ModelClient:
             log.warning("%s refuses what Parley sends: %s from now on%s", key[0], ", ".join(changes), how)
 
     async def _call(self, endpoint: Endpoint, request: ChatRequest, fields: Mapping[str, Any]) -> Completion:
-        headers = {"content-type": "application/json"}
-        if request.traceparent:
-            headers["traceparent"] = request.traceparent
         try:
-            response = await self._exchange("POST", endpoint, "/chat/completions", headers, to_json(fields))
+            response = await self._exchange(
+                "POST", endpoint, "/chat/completions", to_json(fields), request.traceparent
+            )
             try:
                 if not response.is_success:
                     body = await read_refusal(response)
@@ -240,7 +241,7 @@ class ModelClient:
     async def _models(self, endpoint: Endpoint, seconds: float) -> list[ServedModel]:
         try:
             async with asyncio.timeout(seconds):
-                response = await self._exchange("GET", endpoint, "/models", {})
+                response = await self._exchange("GET", endpoint, "/models")
                 try:
                     body = await (read_body if response.is_success else read_refusal)(response)
                 finally:
@@ -260,23 +261,36 @@ class ModelClient:
         method: str,
         endpoint: Endpoint,
         path: str,
-        headers: Mapping[str, str],
-        body: bytes | None = None,
+        body: bytes = b"",
+        traceparent: str | None = None,
     ) -> httpx.Response:
         """A response, with its body to be read. Follows redirects on the same server: never with the key to another."""
         url = _url(endpoint, path)
-        all_headers = {**self._headers, **_authorization(endpoint), **headers}
+        headers = self._headers_of(endpoint, method)
+        if traceparent:
+            headers = headers.copy()
+            headers["traceparent"] = traceparent
         for _ in range(MAX_REDIRECTS + 1):
-            # httpx's own client costs a third of a call: redirects, cookies, URL merging.
+            # httpx's own client costs a third of a call: redirects, cookies, URL merging. With `stream` instead of
+            # `content` it adds no headers, which aiohttp does again.
             request = httpx.Request(
-                method, url, headers=all_headers, content=body, extensions=self._extensions
+                method, url, headers=headers, stream=httpx.ByteStream(body), extensions=self._extensions
             )
+            request.read()  # so that the transport sends it whole
             response = await self._repeated_if_stale(endpoint, request)
             if response.status_code not in _REDIRECTS:
                 return response
             await response.aclose()
             url = redirected(endpoint, method, url, response)
         raise ModelError(ErrorType.MODEL_NOT_FOUND, f"{endpoint} redirects in a circle: is the URL right?")
+
+    def _headers_of(self, endpoint: Endpoint, method: str) -> httpx.Headers:
+        found = self._headers.get((endpoint, method))
+        if found is None:
+            json_body = {"content-type": "application/json"} if method == "POST" else {}
+            all_headers = {**self._common_headers, **_authorization(endpoint), **json_body}
+            found = self._headers[endpoint, method] = httpx.Headers(all_headers)
+        return found
 
     async def _repeated_if_stale(self, endpoint: Endpoint, request: httpx.Request) -> httpx.Response:
         """A response. If the kept connection turned out to be closed by the server, over another one."""
@@ -340,7 +354,6 @@ def _url(endpoint: Endpoint, path: str) -> httpx.URL:
     return httpx.URL(endpoint.call_url(path))
 
 
-@lru_cache(maxsize=256)
 def _authorization(endpoint: Endpoint) -> Mapping[str, str]:
     value = endpoint.authorization
     return {} if value is None else {"authorization": value}

@@ -26,7 +26,6 @@ from parley.broker.core.messages.agents import (
     Proposal,
     Usage,
     agent_id,
-    decode_outcome,
     said_by,
 )
 from parley.broker.core.messages.answer_key import AnswerKey
@@ -131,7 +130,6 @@ __all__ = [
     "agent_id",
     "decode",
     "decode_ending",
-    "decode_outcome",
     "describe",
     "said_by",
 ]

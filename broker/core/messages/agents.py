@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, StringConstraints, TypeAdapter, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from parley.broker.core.judging_orders import MAX_SHOWN
 from parley.broker.core.messages.answer_key import AnswerKey
@@ -20,7 +20,6 @@ from parley.broker.core.messages.base import (
     Metadata,
     Role,
     TaskId,
-    validated,
 )
 from parley.broker.core.messages.requests import Constraints, Sampling, no_constraints
 from parley.broker.core.phase_plan import PhaseKind, Select
@@ -270,12 +269,6 @@ class AgentFailed(Message):
 
 
 AgentOutcome = AgentCompleted | AgentFailed
-_OUTCOME: TypeAdapter[AgentOutcome] = TypeAdapter(Annotated[AgentOutcome, Field(discriminator="status")])
-
-
-def decode_outcome(body: bytes) -> AgentOutcome:
-    """An outcome from its bytes; `status` tells which of the two it is. Raises InvalidMessage."""
-    return validated(_OUTCOME.validate_json, (AgentCompleted, AgentFailed), body)
 
 
 def said_by(outcome: AgentOutcome) -> str | None:
