@@ -151,6 +151,7 @@ def requests() -> str:
     asked = (
         messages.DeliberationRequested,
         messages.Constraints,
+        messages.Member,
         messages.AnswerKey,
         messages.DeliberationCancel,
         messages.DeliberationGet,

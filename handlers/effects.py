@@ -235,17 +235,18 @@ class EffectRunner:
         self, tally: Tally, wanted: RequestAgents, request: DeliberationRequested | None
     ) -> None:
         agents = wanted.agents
-        own = _own_fields(tally, agents)
         headers = trace_headers(tally)
         # Judges' work is seldom: they read the request, which knows their models.
         if wanted.phase is not PhaseKind.ANSWER:
             request = None
+        own = _own_fields(tally, agents, request)
         first = _agent_request(tally, own[agents[0]], request)
         first_body = first.encode()
         together = len(first_body) * len(tally.phase.agents)
         if request is not None and (
             together > COPIED_BYTES or len(first_body) + HEADER_BYTES > self._jetstream.max_payload
         ):
+            own = _own_fields(tally, agents, None)
             first = _agent_request(tally, own[agents[0]], None)
             first_body = first.encode()
 
@@ -271,8 +272,7 @@ def _agent_request(
     # Each field is given: pydantic would copy a default that is an object.
     asked = {name: getattr(request, name) for name in LEFT_OUT} if request is not None else {}
     return AgentRequested(
-        **asked,
-        **own,
+        **{**asked, **own},
         task_id=tally.task_id,
         round=phase.number,
         phase=phase.kind,
@@ -284,12 +284,17 @@ def _agent_request(
     )
 
 
-def _own_fields(tally: Tally, agents: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What is each agent's own in the work of its phase."""
+def _own_fields(
+    tally: Tally, agents: Sequence[str], request: DeliberationRequested | None
+) -> dict[str, dict[str, Any]]:
+    """What is each agent's own in the work of its phase. `request` None: the worker reads what that says of it."""
     places = {agent: place for place, agent in enumerate(tally.phase.agents, 1)}
     own: dict[str, dict[str, Any]] = {
         agent: {"agent_id": agent, "agent_number": places[agent]} for agent in agents
     }
+    if request is not None:
+        for agent in agents:
+            own[agent] |= request.of_agent(places[agent])
     if tally.phase.kind is PhaseKind.JUDGE:
         answers, orders = tally.answers.outcomes, shown(tally)
         for judge in agents:

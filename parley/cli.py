@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from parley import cli_asking, cli_deadletters, cli_operating, cli_results, cli_running
+from parley import cli_asking, cli_deadletters, cli_operating, cli_prompts, cli_results, cli_running
 from parley.broker.core.errors import InvalidMessage, ParleyError, SettingsError, Unavailable
 from parley.cli_common import FAILED, NO_SERVICE, OK, USAGE, print_error
 from parley.cli_common_options import HELP, ShellCommand, ShellGroup
@@ -30,6 +30,7 @@ app.command("ls", cls=ShellCommand)(cli_results.list_)
 for operating in (cli_operating.settings, cli_operating.doctor, cli_operating.provision):
     app.command(cls=ShellCommand)(operating)
 app.add_typer(cli_deadletters.app, name="deadletters")
+app.add_typer(cli_prompts.app, name="prompts")
 
 
 def main() -> None:

@@ -26,8 +26,15 @@ def ask(
         help="What to deliberate on, at most 256 KiB. - or nothing: standard input.", show_default=False)] = None,
     file: Annotated[str | None, typer.Option(
         metavar="FILE", help="Read the question from this file.", show_default=False)] = None,
-    role: Annotated[str, typer.Option(help="DEV, QA, ARCHITECT, DEVOPS, DATA, or any other.")] = "DEV",
-    agents: Annotated[int, typer.Option(help="How many agents.")] = 3,
+    role: Annotated[
+        str, typer.Option(help="DEV, QA, ARCHITECT, DEVOPS, DATA, NONE (the question as it is), or any other.")
+    ] = "DEV",
+    system: Annotated[str | None, typer.Option(help="Your own system message, instead of the role's.")] = None,
+    agents: Annotated[
+        int | None, typer.Option(help="How many agents. Default 3, or one for each of several --model.", show_default=False)
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model to ask. Several times: the agents take them in turn.")] = None,
     rubric: Annotated[str | None, typer.Option(help="How answers are judged.")] = None,
     requirement: Annotated[
         list[str] | None, typer.Option(help="What must hold. May be given several times.")] = None,
@@ -71,10 +78,14 @@ def ask(
     with errors_in_flags():
         key = read_key(answer_key) if answer_key is not None else None
     asking = Asking(
-        agents=agents, role=role, rubric=rubric, requirements=requirement or (), diversity=diversity,
+        agents=agents, role=role, system=system, rubric=rubric, requirements=requirement or (), diversity=diversity,
         min_responses=min_responses, finish_early=finish_early, timeout_seconds=timeout, task_id=task_id,
         seed=seed, select=select, judges=judges, judge_models=judge_model, agree=agree, max_calls=max_calls,
         answer_key=key)
+    if model and len(model) > 1:
+        asking["models"] = model
+    elif model:
+        asking["model"] = model[0]
     text = read_question(question, file)
     with errors_in_flags():
         request = compose(text, **asking)  # a wrong value is said before any connection is opened

@@ -150,8 +150,9 @@ class Client:
         Returns `DeliberationCompleted` (read `degraded` first) or `DeliberationFailed`.
 
         task_description: what to deliberate on; at most 256 KiB.
-        agents: how many agents answer, 1 to 256. Default 3.
-        role: DEV, QA, ARCHITECT, DEVOPS, DATA, or any other word. Default DEV.
+        agents: how many agents answer, 1 to 256. Default 3, or one for each of `panel` or `models`.
+        role: DEV, QA, ARCHITECT, DEVOPS, DATA, or any other word. Default DEV. With NONE nothing stands around the question.
+        system: the system message, instead of the role's; at most 64 KiB. `role` then only names the agents.
         rubric: how answers are judged; text, or named criteria. Reaches the agents' prompts.
         requirements: what must hold, one text each. Reaches the prompts.
         context: facts the agents need, any JSON. Reaches the prompts. Together with the two above at most 64 KiB.
@@ -163,10 +164,15 @@ class Client:
         task_id: your own name for it, 1 to 64 of A-Z a-z 0-9 _ -. The same name twice is one deliberation. Default: the
             service gives one.
         model: the model to ask. Default: the service's.
+        models: several that the agents take in turn.
+        panel: who is asked, one mapping each of what is its own: {"model", "system", "persona", "temperature", "max_tokens",
+            "seed"}; what it leaves out is as for all. The agents take them in turn. At most 256, and 128 KiB as JSON.
         temperature: 0 to 2. Default: the server's own. With `diversity` each agent's differs a little from it, or from 0.7.
+        top_p: nucleus sampling, over 0 to 1. Default: the server's own.
         max_tokens: longest answer in tokens, 1 to 10,000,000. Default: the model server's.
         seed: makes sampling repeatable where the model server supports it. A signed 64-bit integer.
         stop: one text or up to four that end an answer, each of 1 to 256 characters.
+        extra: more fields of each agent's call, passed on to the model server as they are; at most 16 KiB.
         select: how a winner is chosen: "none" (default), "judge" (judges rank up to 8 answers, without names) or "vote"
             (the answer that most agents gave).
         judges: with "judge", how many, 1 to 5. Default 3.

@@ -18,8 +18,9 @@ from parley.broker.core.messages import DeliberationRequested, decode
 class Asking(TypedDict, total=False):
     """The optional arguments of `Client.deliberate`, which explains them. None is the same as leaving one out."""
 
-    agents: int
+    agents: int | None
     role: str
+    system: str | None
     rubric: str | Mapping[str, Any] | None
     requirements: Sequence[str]
     context: Mapping[str, Any] | None
@@ -30,10 +31,14 @@ class Asking(TypedDict, total=False):
     metadata: Mapping[str, str] | None
     task_id: str | None
     model: str | None
+    models: Sequence[str] | None
+    panel: Sequence[Mapping[str, Any]] | None
     temperature: float | None
+    top_p: float | None
     max_tokens: int | None
     seed: int | None
     stop: str | Sequence[str] | None
+    extra: Mapping[str, Any] | None
     select: str
     judges: int
     judge_model: str | None

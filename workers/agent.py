@@ -1,6 +1,6 @@
 """One agent or judge of one deliberation: compose its prompt, ask the model, say how it went. No NATS, no Ray."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from parley.broker.core.messages import (
     Proposal,
     Usage,
 )
-from parley.broker.core.phase_plan import Select
+from parley.broker.core.phase_plan import PhaseKind, Select
 from parley.broker.core.timestamps import format_timestamp, parse_timestamp
 from parley.workers import judge_prompt, prompts
 from parley.workers.answer_keys import digest, vote_of
@@ -93,23 +93,26 @@ class Agent:
         why = f"asked twice, the judge gave {why}"
         return self.failed(request, started, calls, ErrorType.INVALID_BALLOT, why, used)
 
-    async def _complete(
+    def _complete(
         self, request: AgentRequested, prompt: Prompt, traceparent: str | None, max_tokens: int | None,
         response_format: Mapping[str, Any] | None = None,
-    ) -> Completion:  # fmt: skip
-        """Raises ModelError."""
+    ) -> Coroutine[Any, Any, Completion]:  # fmt: skip
+        """The call, not begun. Raises ModelError when it is awaited."""
+        is_agent = request.phase is PhaseKind.ANSWER
         chat = ChatRequest(
             model=request.model or self.model_name,
             messages=prompt.messages,
             temperature=prompt.temperature,
+            top_p=request.top_p if is_agent else None,
             max_tokens=max_tokens,
             seed=prompt.seed,
-            stop=request.stop if response_format is None else None,
+            stop=request.stop if is_agent else None,
             response_format=response_format,
+            extra=request.extra if is_agent else None,
             traceparent=traceparent,
             chosen=prompt.chosen,
         )
-        return await self.balancer.complete(request.task_id, chat, parse_timestamp(request.deadline))
+        return self.balancer.complete(request.task_id, chat, parse_timestamp(request.deadline))
 
     def _completed(
         self, request: AgentRequested, prompt: Prompt, completion: Completion, started: float,

@@ -120,7 +120,7 @@ def compose(
     )
     prompt = Prompt(
         messages=(
-            prompts.system_message(request),
+            *prompts.system_messages(request),
             {"role": "user", "content": "\n\n".join([prompts.front(request), "# Answers", *parts, words])},
         ),
         temperature=JUDGE_TEMPERATURE,

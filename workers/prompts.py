@@ -1,8 +1,9 @@
 """The prompt of an agent. Pure: a request in, text out.
 
 A prompt has two parts. The front is the same, word for word, for every agent of a deliberation: the role's
-guidance, the task, its constraints. vLLM caches shared prefixes, so N agents pay for the front once.
-The tail differs: the persona of one agent, if the request asks for diversity.
+guidance or the caller's own, the task, its constraints. vLLM caches shared prefixes, so N agents pay for the front once.
+The tail differs: the persona of one agent, if the request asks for diversity. With the role NONE there is nothing around
+the question.
 """
 
 import hashlib
@@ -115,6 +116,8 @@ What to give:
 5. What would change the conclusion, and the cheapest way to find that out.""",
 }
 
+# The role with which nothing of ours stands around the question.
+BARE = "NONE"
 GENERIC = """\
 You are a recognised expert in the field that the role name {role} stands for. You are asked for your own considered judgement.
 
@@ -212,35 +215,40 @@ def compose(request: AgentRequested) -> Prompt:
     """The prompt for one agent. Equal requests give equal prompts."""
     persona = PERSONAS[(request.agent_number - 1) % len(PERSONAS)] if request.diversity else None
     words = "\n\n".join([front(request), *_setting(request)])
-    tail = (
-        f"\n\n# Your angle\n\nYou are the {persona.name} among the experts asked. {persona.guidance}"
-        if persona
-        else ""
+    angle = request.persona or (
+        f"You are the {persona.name} among the experts asked. {persona.guidance}" if persona else ""
     )
+    tail = f"\n\n# Your angle\n\n{angle}" if angle else ""
     return Prompt(
-        messages=(
-            system_message(request),
-            {"role": "user", "content": words + tail},
-        ),
+        messages=(*system_messages(request), {"role": "user", "content": words + tail}),
         temperature=_temperature(request, persona),
         seed=_seed(request),
-        persona=persona.name if persona else None,
+        persona=request.persona or (persona.name if persona else None),
         chosen=_chosen(request),
     )
 
 
-def system_message(request: AgentRequested) -> Mapping[str, str]:
-    return {"role": "system", "content": ROLES.get(request.role) or GENERIC.format(role=request.role)}
+def system_messages(request: AgentRequested) -> tuple[Mapping[str, str], ...]:
+    """The system message; none with the role NONE and no words of the caller's."""
+    words = request.system or guidance(request.role)
+    return ({"role": "system", "content": words},) if words else ()
+
+
+def guidance(role: str) -> str:
+    """What an agent of this role is told; "" for NONE."""
+    return "" if role == BARE else ROLES.get(role) or GENERIC.format(role=role)
 
 
 def front(request: AgentRequested) -> str:
     """The part that all agents and judges of the task share, word for word. It contains nothing about a single one."""
-    return "\n\n".join([f"# Task\n\n{request.task_description}", *_constraints(request.constraints)])
+    task = request.task_description
+    words = task if request.role == BARE else f"# Task\n\n{task}"
+    return "\n\n".join([words, *_constraints(request.constraints)])
 
 
 def _setting(request: AgentRequested) -> list[str]:
     parts = []
-    if request.num_agents > 1:
+    if request.num_agents > 1 and request.role != BARE:
         parts.append(
             "# Setting\n\n"
             f"{request.num_agents} experts answer this independently and none sees another's answer. "

@@ -17,7 +17,7 @@ KEPT_BYTES = 16 * 1024 * 1024
 # What a job that names its request leaves out.
 LEFT_OUT = (
     "task_description", "constraints", "diversity", "metadata", "model", "temperature", "max_tokens", "seed", "stop",
-    "select", "answer_key",
+    "select", "answer_key", "system", "top_p", "extra",
 )  # fmt: skip
 
 
@@ -48,10 +48,12 @@ class RequestReader:
         if found is None:
             raise RequestGone(work.task_id, seq)
         request = found[1]
-        completed = work.model_copy(update={name: getattr(request, name) for name in LEFT_OUT})
+        asked = {name: getattr(request, name) for name in LEFT_OUT}
         if work.phase is PhaseKind.JUDGE:
-            return completed.model_copy(update={"model": request.model_of_judge(work.agent_number)})
-        return completed
+            asked["model"] = request.model_of_judge(work.agent_number)
+        else:
+            asked |= request.of_agent(work.agent_number)
+        return work.model_copy(update=asked)
 
     def forget(self) -> None:
         self._requests.forget()

@@ -11,7 +11,7 @@ import logging
 import re
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -67,16 +67,19 @@ _ABOUT_A_FIELD = re.compile(
 class ChatRequest:
     """One chat completion. None: the server chooses. `traceparent`: sent as the header of that name.
 
+    `extra`: more fields of the body, passed on as they are.
     `chosen`: the fields whose value Parley chose, and not the caller: a server that refuses them gets none.
     """
 
     model: str
     messages: Sequence[Mapping[str, str]]
     temperature: float | None = None
+    top_p: float | None = None
     max_tokens: int | None = None
     seed: int | None = None
     stop: str | Sequence[str] | None = None
     response_format: Mapping[str, Any] | None = None
+    extra: Mapping[str, Any] | None = None
     traceparent: str | None = None
     chosen: frozenset[str] = frozenset()
 
@@ -86,12 +89,15 @@ class ChatRequest:
             "model": self.model,
             "messages": list(self.messages),
             "temperature": self.temperature,
+            "top_p": self.top_p,
             "max_tokens": self.max_tokens,
             "seed": self.seed,
             "stop": self.stop,
             "response_format": self.response_format,
         }
         body = {key: value for key, value in wanted.items() if value is not None}
+        if self.extra:
+            body = {**self.extra, **body}
         return {**body, "stream": True, "stream_options": {"include_usage": True}} if stream else body
 
 
@@ -307,9 +313,13 @@ class ModelClient:
         except (httpx.HTTPError, aiohttp.ClientError):
             raise lost from lost.__cause__  # a server that went away in the middle of the call lost it
 
-    async def _first_bytes(self, endpoint: Endpoint, request: httpx.Request) -> httpx.Response:
+    def _first_bytes(self, endpoint: Endpoint, request: httpx.Request) -> Coroutine[Any, Any, httpx.Response]:
+        # Not a coroutine around another: each is half a KiB, and thousands of calls wait at a time.
         if not self._stream:
-            return await self._transport.handle_async_request(request)
+            return self._transport.handle_async_request(request)
+        return self._first_bytes_in_time(endpoint, request)
+
+    async def _first_bytes_in_time(self, endpoint: Endpoint, request: httpx.Request) -> httpx.Response:
         limit = self._timeouts.first_byte
         try:
             async with asyncio.timeout(limit):

@@ -54,6 +54,7 @@ from parley.broker.core.messages.endings_and_status import (
     ResultsRef,
     decode_ending,
 )
+from parley.broker.core.messages.panel import Member
 from parley.broker.core.messages.requests import (
     Constraints,
     DeliberationCancel,
@@ -118,6 +119,7 @@ __all__ = [
     "ErrorType",
     "FailedAgent",
     "LeftOut",
+    "Member",
     "Message",
     "PhaseReport",
     "Proposal",

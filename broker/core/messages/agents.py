@@ -68,11 +68,15 @@ class AgentRequested(Sampling):
         "what the request has is left out here.",
     )
     task_description: str = Field("", description="The question.")
+    system: str | None = Field(
+        None, description="The request's own: the system message instead of the role's."
+    )
     constraints: Constraints = Field(
         default_factory=no_constraints, description="What the answer must respect."
     )
     select: Select = Field(Select.NONE, description="The request's own: how a winner is chosen.")
     answer_key: AnswerKey | None = Field(None, description="The request's own.")
+    persona: str | None = Field(None, description="Who this agent is among the others, by its `panel`.")
     diversity: bool = Field(
         False, description="This agent has a persona, a seed and a temperature of its own."
     )
@@ -237,7 +241,7 @@ class AgentCompleted(Message):
     timestamp: Instant = Field(description="When the outcome was known, RFC 3339.")
     model: str = Field(description="Model that answered, as its server names it.")
     diversity: bool = Field(description="The agent had a persona, a seed and a temperature of its own.")
-    persona: str | None = Field(None, description="Its persona, with `diversity`.")
+    persona: str | None = Field(None, description="Its persona, with `diversity` or by its `panel`.")
     seed: int | None = Field(None, description="The seed that was asked for, if any.")
     num_agents: int = Field(description="Agents of the deliberation.")
     metadata: dict[str, str] = Field(default_factory=dict, description="The request's own.")

@@ -18,6 +18,8 @@ KIB = 1024
 
 # Bounds of the contract. A deployment may lower some of them through settings (`Bounds`), never raise them.
 MAX_DESCRIPTION_BYTES = 256 * KIB
+MAX_SYSTEM_BYTES = 64 * KIB
+MAX_PANEL_BYTES = 128 * KIB
 MAX_CONSTRAINTS_BYTES = 64 * KIB
 MAX_METADATA_BYTES = 16 * KIB
 MAX_AGENTS = 256
@@ -41,7 +43,15 @@ JSON_BYTES_A_BYTE = 6
 # Larger than any valid request, however its sender writes JSON: what can be long in it, each byte written in six, and
 # the other fields. A body is measured before it is read: servers with a max_payload of 64 MB exist.
 MAX_REQUEST_BYTES = (
-    JSON_BYTES_A_BYTE * (MAX_DESCRIPTION_BYTES + MAX_CONSTRAINTS_BYTES + MAX_METADATA_BYTES) + 32 * KIB
+    JSON_BYTES_A_BYTE
+    * (
+        MAX_DESCRIPTION_BYTES
+        + MAX_SYSTEM_BYTES
+        + MAX_PANEL_BYTES
+        + MAX_CONSTRAINTS_BYTES
+        + MAX_METADATA_BYTES
+    )
+    + 32 * KIB
 )
 # One agent's work adds instants and names to the request.
 MAX_WORK_BYTES = MAX_REQUEST_BYTES + 4 * KIB
@@ -63,6 +73,9 @@ Role = Annotated[
     StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,31}$"),
 ]
 TimeoutSeconds = Annotated[float, Field(ge=MIN_TIMEOUT_SECONDS, le=MAX_TIMEOUT_SECONDS, allow_inf_nan=False)]
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
+MaxTokens = Annotated[int, Field(ge=1, le=MAX_MAX_TOKENS)]
 Figure = Annotated[int, Field(ge=-MAX_FIGURE, le=MAX_FIGURE)]
 # `agent_id()` makes them of a role (at most 32 characters) and a number. An agent_id becomes part of a header.
 AgentId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -75,6 +88,14 @@ def _readable(timestamp: str) -> str:
         raise ValueError("is no instant as RFC 3339 writes it") from None
     return timestamp
 
+
+def _system_fits(words: str) -> str:
+    if len(words) * 4 > MAX_SYSTEM_BYTES and (size := len(words.encode())) > MAX_SYSTEM_BYTES:
+        raise ValueError(f"is {size} bytes, more than {MAX_SYSTEM_BYTES}")
+    return words
+
+
+SystemWords = Annotated[str, StringConstraints(min_length=1), AfterValidator(_system_fits)]
 
 # RFC 3339 with nanoseconds and an offset needs 35 characters.
 Instant = Annotated[str, StringConstraints(max_length=40), AfterValidator(_readable)]

@@ -32,7 +32,7 @@ class AgentResult(Message):
     final_answer: str | None = Field(
         None, description="With `select: vote`: what was read as its final answer; null: nothing could be."
     )
-    persona: str | None = Field(None, description="The agent's persona, with `diversity`.")
+    persona: str | None = Field(None, description="The agent's persona, with `diversity` or by its `panel`.")
     usage: Usage = Field(Usage(), description="Tokens of the call that gave the answer.")
     attempts: int = Field(1, description="Model calls that the answer took, from 1.")
     duration_ms: int = Field(description="From the start of this agent's work to its outcome.")

@@ -13,25 +13,31 @@ from parley.broker.core.messages.base import (
     MAX_AGENTS,
     MAX_CONSTRAINTS_BYTES,
     MAX_DESCRIPTION_BYTES,
-    MAX_MAX_TOKENS,
     MAX_METADATA_BYTES,
+    MAX_PANEL_BYTES,
     MAX_REASON_CHARACTERS,
     MAX_REQUEST_BYTES,
     MAX_REQUIREMENTS,
     MAX_ROUNDS,
     MAX_SMALL_BYTES,
     MAX_STOP_SEQUENCES,
+    MAX_SYSTEM_BYTES,
+    MaxTokens,
     Message,
     Metadata,
+    ModelName,
     Role,
+    SystemWords,
     TaskId,
+    Temperature,
     TimeoutSeconds,
     check_size,
 )
+from parley.broker.core.messages.extra_fields import MAX_EXTRA_BYTES, ExtraFields
+from parley.broker.core.messages.panel import Member, given_by
 from parley.broker.core.phase_plan import Select, Step, plan
 
 # Lists stop at their first problem: a hostile one would have 300,000.
-ModelName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 StopSequence = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
@@ -80,11 +86,14 @@ class Sampling(Message):
     model: ModelName | None = Field(
         None, description="Model to ask for. Default: the service's `VLLM_MODEL`."
     )
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = Field(
+    temperature: Temperature | None = Field(
         None,
         description="Sampling temperature. Default: the server's; with `diversity`, 0.7 and a little off.",
     )
-    max_tokens: Annotated[int, Field(ge=1, le=MAX_MAX_TOKENS)] | None = Field(
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = Field(
+        None, description="Nucleus sampling. Default: the server's."
+    )
+    max_tokens: MaxTokens | None = Field(
         None, description="Most tokens of one answer. Default: the model server's."
     )
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = Field(
@@ -95,6 +104,11 @@ class Sampling(Message):
         | Annotated[tuple[StopSequence, ...], Field(max_length=MAX_STOP_SEQUENCES, fail_fast=True)]
         | None
     ) = Field(None, description="Text at which the model stops: one sequence, or a list of them.")
+    extra: ExtraFields | None = Field(
+        None,
+        description="More fields of an agent's call, passed on to the model server as they are: its own, or OpenAI's that "
+        f"are no fields here. At most {MAX_EXTRA_BYTES // KIB} KiB as JSON. Judges are asked without them.",
+    )
 
 
 # Of no use with another `select`: by it, the fields and their defaults.
@@ -127,10 +141,31 @@ class DeliberationRequested(Sampling):
     role: Role = Field(
         "DEV",
         description="Role of every agent: at most 32 of `A-Z`, `0-9` and `_`, a letter first; lower case is converted. DEV, QA, "
-        "ARCHITECT, DEVOPS and DATA have prompts of their own; any other gets a general expert's.",
+        "ARCHITECT, DEVOPS and DATA have prompts of their own; any other gets a general expert's. With NONE nothing of "
+        "Parley's stands around the question.",
+    )
+    system: SystemWords | None = Field(
+        None,
+        description="The system message, instead of the role's; `role` then only names the agents. At most "
+        f"{MAX_SYSTEM_BYTES // KIB} KiB as UTF-8.",
     )
     num_agents: Annotated[int, Field(ge=1, le=MAX_AGENTS)] = Field(
-        3, description="Agents to ask. The service may allow fewer (`PARLEY_MAX_AGENTS`)."
+        3,
+        description="Agents to ask. The service may allow fewer (`PARLEY_MAX_AGENTS`). Default with `panel` or `models`: "
+        "one for each.",
+    )
+    panel: (
+        Annotated[tuple[Member, ...], Field(min_length=1, max_length=MAX_AGENTS, fail_fast=True)] | None
+    ) = Field(
+        None,
+        description="Who is asked: the agents take these members in turn. What a member leaves out is the request's own. At "
+        f"most {MAX_PANEL_BYTES // KIB} KiB as JSON.",
+    )
+    models: (
+        Annotated[tuple[ModelName, ...], Field(min_length=1, max_length=MAX_AGENTS, fail_fast=True)] | None
+    ) = Field(
+        None,
+        description="Models that the agents take in turn: a `panel` of members that differ in nothing else.",
     )
     constraints: Constraints = Field(
         default_factory=no_constraints,
@@ -199,6 +234,24 @@ class DeliberationRequested(Sampling):
         return rounds
 
     @model_validator(mode="after")
+    def _panel_is_whole(self) -> Self:
+        members = self.panel or self.models
+        if members is None:
+            return self
+        several = [name for name in ("panel", "models", "model") if getattr(self, name) is not None]
+        if self.models is not None and len(several) > 1:
+            raise ValueError(f"{' and '.join(several)} are given; give one of them")
+        if self.panel is not None:
+            sent = [member.model_dump(exclude_none=True) for member in self.panel]
+            check_size(sent, MAX_PANEL_BYTES, "panel")
+        if "num_agents" not in self.model_fields_set:
+            object.__setattr__(self, "num_agents", len(members))  # frozen for everybody else
+        elif self.num_agents < len(members):
+            name = "panel" if self.panel is not None else "models"
+            raise ValueError(f"num_agents is {self.num_agents}, fewer than the {len(members)} of {name}")
+        return self
+
+    @model_validator(mode="after")
     def _quorum_is_reachable(self) -> Self:
         needed, agents = self.min_responses, self.num_agents
         if needed > agents:
@@ -242,7 +295,17 @@ class DeliberationRequested(Sampling):
         """The model that this judge, from 1, is asked of; None: the service's."""
         if self.judge_models:
             return self.judge_models[(number - 1) % len(self.judge_models)]
-        return self.judge_model or self.model
+        return self.judge_model or self.of_agent(number).get("model", self.model)
+
+    def of_agent(self, number: int) -> dict[str, Any]:
+        """The fields in which agents of a panel may differ, as this one, from 1, is asked with them. The same fields for
+        each; none without a panel."""
+        if self.models:
+            return {"model": self.models[(number - 1) % len(self.models)]}
+        if self.panel is None:
+            return {}
+        given = given_by(self.panel, number)
+        return {name: given.get(name, getattr(self, name, None)) for name in Member.model_fields}
 
     @property
     def asked_timeout_seconds(self) -> float | None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from parley.broker.core.messages import AgentRequested, Constraints
+from parley.broker.core.messages import AgentRequested, AnswerKey, Constraints
 from parley.workers.prompts import DIVERSE_TEMPERATURE, MAX_TEMPERATURE, PERSONAS, ROLES, Prompt, compose
 from tests.mirror.workers import work
 
@@ -53,6 +53,33 @@ def test_a_known_role_has_long_guidance_of_its_own(role: str) -> None:
 @pytest.mark.parametrize(("one", "other"), list(combinations(KNOWN, 2)))
 def test_no_two_roles_share_a_line_of_guidance(one: str, other: str) -> None:
     assert set(ROLES[one].split("\n")) & set(ROLES[other].split("\n")) == COMMON_LINES
+
+
+def test_a_callers_system_message_replaces_the_roles() -> None:
+    own, ours = (compose(work(role="DEV", system=words)) for words in ("Answer in French.", None))
+    assert system(own) == "Answer in French."
+    assert user(own) == user(ours)
+
+
+@pytest.mark.parametrize("own", [None, "Answer in French."])
+def test_with_the_role_none_nothing_stands_around_the_question(own: str | None) -> None:
+    asked = work(role="NONE", num_agents=3, task_description="Why?", system=own)
+    question = {"role": "user", "content": "Why?"}
+    assert compose(asked).messages == (
+        (question,) if own is None else ({"role": "system", "content": own}, question)
+    )
+
+
+def test_with_the_role_none_what_the_caller_asked_for_is_there() -> None:
+    asked = work(
+        role="NONE", task_description="Why?", diversity=True, constraints=Constraints(requirements=("brief",)),
+        answer_key=AnswerKey(after="ANSWER:"),
+    )  # fmt: skip
+    (message,) = compose(asked).messages
+    assert message["content"].startswith("Why?\n\n# Requirements")
+    assert "1. brief" in message["content"]
+    assert "ANSWER:" in message["content"]
+    assert ANGLE in message["content"]
 
 
 def test_an_unknown_role_gets_the_generic_expert_with_its_name() -> None:

@@ -1,0 +1,59 @@
+"""`parley prompts`: what Parley writes around a question. Asks nobody."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from parley.broker.core.messages import AgentRequested, agent_id
+from parley.broker.core.timestamps import format_timestamp
+from parley.cli_common import out
+from parley.cli_common_options import ShellCommand, ShellGroup
+from parley.errors_in_flags import errors_in_flags
+from parley.request_arguments import compose
+from parley.terminal import write_json, write_line
+
+# What stands for a caller's words.
+QUESTION = "<the question>"
+
+app = typer.Typer(
+    cls=ShellGroup, no_args_is_help=True, help="What Parley writes around a question: list, show."
+)
+
+
+@app.command("list", cls=ShellCommand)
+def list_() -> None:
+    """The roles that have instructions of their own. Any other name has a general expert's; NONE has nothing."""
+    from parley.workers.prompts import BARE, ROLES
+
+    for role, words in ROLES.items():
+        write_line(out, f"{role:<10}{words.splitlines()[0]}")
+    write_line(out, f"{BARE:<10}Nothing: the question as it is.")
+
+
+# fmt: off
+@app.command("show", cls=ShellCommand)
+def show(
+    role: Annotated[str, typer.Argument(help="DEV, QA, ARCHITECT, DEVOPS, DATA, NONE, or any other.")] = "DEV",
+    system: Annotated[str | None, typer.Option(help="Your own system message instead.")] = None,
+    agents: Annotated[int, typer.Option(help="How many agents.")] = 3,
+    diversity: Annotated[bool, typer.Option("--diversity", help="With the first agent's persona.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the messages as JSON, nothing else.")] = False,
+) -> None:
+    """The messages that an agent's model is sent, word for word, but for the question."""
+    from parley.workers import prompts
+
+    with errors_in_flags():
+        asked = compose(QUESTION, role=role, system=system, agents=agents, diversity=diversity)
+    at = format_timestamp(0.0)
+    work = AgentRequested(
+        task_id="d-1", agent_id=agent_id(asked.role, 1), agent_number=1, role=asked.role, system=asked.system,
+        num_agents=asked.num_agents, diversity=diversity, task_description=QUESTION, requested_at=at, deadline=at)
+    messages = prompts.compose(work).messages
+    if as_json:
+        write_json(out, json.dumps(list(messages), indent=2))
+        return
+    for message in messages:
+        write_line(out, f"[{message['role']}]")
+        write_line(out, message["content"])
+# fmt: on

@@ -1,0 +1,129 @@
+"""What a caller says about its question, as it reaches the model server: word for word, and nothing else."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parley.broker.core.errors import InvalidMessage
+from parley.broker.core.messages import DeliberationCompleted
+from parley.broker.jetstream.embedded import EmbeddedNats
+from tests.integration.test_model_servers import served
+from tests.rig.habit_server import Habit, HabitServer, Heard, Reply, answer, either, habit_server, streamed
+
+OWN = "You are a translator.\nAnswer in French."
+
+
+def saying(words: Callable[[Heard], str]) -> Habit:
+    def habit(heard: Heard) -> Reply:
+        if heard.method == "GET":
+            return either(heard)
+        return streamed(words(heard)) if heard.fields.get("stream") else answer(words(heard))
+
+    return habit
+
+
+def sent(server: HabitServer) -> list[dict[str, Any]]:
+    """The bodies of all calls, but for the question whether the server is there."""
+    return [heard.fields for heard in server.heard if "Why?" in heard.body.decode()]
+
+
+async def test_ones_own_words_are_all_that_is_sent(empty_nats: EmbeddedNats, tmp_path: Path) -> None:
+    async with habit_server() as server, served(empty_nats, tmp_path, vllm_url=server.url) as (client, _):
+        ending = await client.deliberate("Why?", agents=2, role="none", system=OWN)
+        assert isinstance(ending, DeliberationCompleted)
+        assert [result.agent_id for result in ending.results] == ["agent-none-001", "agent-none-002"]
+        bodies = sent(server)
+    messages = [{"role": "system", "content": OWN}, {"role": "user", "content": "Why?"}]
+    assert [body["messages"] for body in bodies] == [messages] * 2
+    # What nobody asked for is not sent.
+    assert all(set(body) <= {"model", "messages", "stream", "stream_options"} for body in bodies)
+
+
+async def test_judges_read_it_too_and_so_does_work_that_names_its_request(
+    empty_nats: EmbeddedNats, tmp_path: Path
+) -> None:
+    question = f"Why? {'x' * 60_000}"  # too large to be copied for each agent
+    numbers = itertools.count()
+    unlike = saying(lambda _: f"answer {next(numbers)}")
+    async with (
+        habit_server(unlike) as server,
+        served(empty_nats, tmp_path, vllm_url=server.url) as (client, _),
+    ):
+        await client.deliberate(question, agents=2, system=OWN, select="judge", judges=1)
+        bodies = sent(server)
+    assert len(bodies) == 4  # two agents, and a judge that is asked twice for a ballot
+    assert {body["messages"][0]["content"] for body in bodies} == {OWN}
+    assert all(body["messages"][1]["content"].startswith("# Task\n\nWhy?") for body in bodies)
+
+
+async def test_a_system_message_that_is_too_long_is_refused_by_its_name(
+    empty_nats: EmbeddedNats, tmp_path: Path
+) -> None:
+    async with habit_server() as server, served(empty_nats, tmp_path, vllm_url=server.url) as (client, _):
+        with pytest.raises(InvalidMessage, match=r"^system: is 65537 bytes, more than 65536$"):
+            await client.deliberate("Why?", system="x" * 65_537)
+        with pytest.raises(InvalidMessage, match=r"^system: is empty$"):
+            await client.deliberate("Why?", system="")
+
+
+async def test_each_member_of_a_panel_is_asked_as_it_is(empty_nats: EmbeddedNats, tmp_path: Path) -> None:
+    panel = [
+        {"model": "one", "system": OWN, "temperature": 0.1, "seed": 7},
+        {"model": "two", "persona": "You are a cook.", "max_tokens": 9},
+    ]
+    async with habit_server() as server, served(empty_nats, tmp_path, vllm_url=server.url) as (client, _):
+        ending = await client.deliberate("Why?", panel=panel, agents=3, role="none", seed=100)
+        large = await client.deliberate(f"Why? {'x' * 60_000}", panel=panel, role="none")
+        bodies = sent(server)
+    assert isinstance(ending, DeliberationCompleted)
+    assert [result.persona for result in ending.results] == [None, "You are a cook.", None]
+    assert isinstance(large, DeliberationCompleted)
+    assert len(large.results) == 2
+    for seeds, some in (({7, 8}, bodies[:3]), ({7}, bodies[3:])):
+        ones = [body for body in some if body["model"] == "one"]
+        (two,) = [body for body in some if body["model"] == "two"]
+        assert {body["seed"] for body in ones} == seeds
+        assert all(body["messages"][0] == {"role": "system", "content": OWN} for body in ones)
+        assert all((body["temperature"], body.get("max_tokens")) == (0.1, None) for body in ones)
+        assert two["messages"][0]["content"].endswith("# Your angle\n\nYou are a cook.")
+        assert (two["max_tokens"], two.get("temperature")) == (9, None)
+
+
+async def test_models_are_taken_in_turn(empty_nats: EmbeddedNats, tmp_path: Path) -> None:
+    named = saying(lambda heard: str(heard.fields["model"]))
+    async with (
+        habit_server(named) as server,
+        served(empty_nats, tmp_path, vllm_url=server.url) as (client, _),
+    ):
+        await client.deliberate("Why?", models=["one", "two"], select="judge", judges=2)
+        asked = [body["model"] for body in sent(server)]
+    assert sorted(asked[:2]) == ["one", "two"]
+    assert set(asked[2:]) == {"one", "two"}
+
+
+async def test_more_fields_are_passed_on_as_they_are_and_none_of_ours_is_replaced(
+    empty_nats: EmbeddedNats, tmp_path: Path
+) -> None:
+    extra = {"top_k": 20, "chat_template_kwargs": {"enable_thinking": False}, "logit_bias": {"50256": -100}}
+    numbers = itertools.count()
+    unlike = saying(lambda _: f"answer {next(numbers)}")
+    async with (
+        habit_server(unlike) as server,
+        served(empty_nats, tmp_path, vllm_url=server.url) as (client, _),
+    ):
+        await client.deliberate("Why?", agents=2, extra=extra, top_p=0.5, select="judge", judges=1)
+        await client.deliberate(f"Why? {'x' * 60_000}", agents=2, extra=extra, top_p=0.5)
+        bodies = sent(server)
+        with pytest.raises(InvalidMessage, match=r"^extra: messages, model cannot be given here: "):
+            await client.deliberate("Why?", extra={"model": "x", "messages": [], "top_k": 1})
+        with pytest.raises(InvalidMessage, match=r"^extra: it is 20\d\d\d bytes as JSON, more than 16384$"):
+            await client.deliberate("Why?", extra={"x": "x" * 20_000})
+    agents = [body for body in bodies if "response_format" not in body]
+    assert len(agents) == 4
+    assert all({name: body.get(name) for name in extra} == extra and body["top_p"] == 0.5 for body in agents)
+    judges = [body for body in bodies if "response_format" in body]
+    assert judges
+    assert not any({*extra, "top_p"} & body.keys() for body in judges)
