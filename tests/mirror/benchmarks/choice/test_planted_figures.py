@@ -1,6 +1,7 @@
 """Two figures of `make deliberate` with few trials, and what they are when a rule is broken."""
 
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
@@ -37,8 +38,16 @@ def test_a_panel_that_looks_at_places_only_ends_in_an_exact_tie() -> None:
     assert [target.value for target in place_only(5, SEED).targets] == [0, 0]
 
 
-def test_with_one_order_for_all_judges_a_place_would_win(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def one_order_for_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    judging_orders.orders.cache_clear()
     monkeypatch.setattr(judging_orders, "EVEN", {})
+    yield
+    judging_orders.orders.cache_clear()
+
+
+@pytest.mark.usefixtures("one_order_for_all")
+def test_with_one_order_for_all_judges_a_place_would_win() -> None:
     untied, _ = place_only(1, SEED).targets
     assert untied.value == 6 * 4 * 2
 
