@@ -39,6 +39,8 @@ log = logging.getLogger("parley.handlers")
 # them unfinished) and comes every four to seven minutes; with some thousands it comes every LEAST_SWEEP_SECONDS.
 LEAST_SWEEP_SECONDS = 30.0
 SWEEP_SECONDS = 600.0
+# More than a sweep takes for one tally.
+MOST_TALLY_SECONDS = 0.001
 SHARE = 50
 # Tallies per request, about 1 KiB each. With bodies: asked for headers only, nats-server 2.15.1 crashes at a
 # malformed one.
@@ -54,6 +56,8 @@ class DeadlineRecovery:
         self._jetstream = jetstream
         self._effects = effects
         self.watch = watch
+        # Tallies of the last sweep.
+        self._seen = 0
 
     async def run(self) -> None:
         """Sweep now, after every reconnect, once a full store has room again, and at an interval that a sweep's cost
@@ -76,7 +80,9 @@ class DeadlineRecovery:
                 await self.sweep(only_overdue=regular)
             except StoreFull:
                 pass  # logged once; what could not be armed is, once there is room
-            interval = min(SWEEP_SECONDS, max(LEAST_SWEEP_SECONDS, SHARE * (time.monotonic() - began)))
+            # An answer that was lost is waited for, and costs nothing.
+            cost = min(time.monotonic() - began, self._seen * MOST_TALLY_SECONDS)
+            interval = min(SWEEP_SECONDS, max(LEAST_SWEEP_SECONDS, SHARE * cost))
             await _first(
                 interval, connection.wait_reconnected(reconnects), health.wait_restored(restorations)
             )
@@ -100,6 +106,7 @@ class DeadlineRecovery:
                     armed += await self._arm_all(group)
                     group = []
         armed += await self._arm_all(group)
+        self._seen = seen
         say = log.debug if only_overdue and not armed else log.info
         say("recovery: armed %d deadlines for %d tallies, %.1f s", armed, seen, time.monotonic() - began)
         return armed

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from parley.broker.jetstream import topology
 from tests.simulation.conditions.condition import Condition
+from tests.simulation.lateness import NOTICED_SECONDS
 from tests.simulation.loop import BEGINNING
 from tests.simulation.plan import Plan
 from tests.simulation.stream import NoRoom, Refused, RefusedInSilence
@@ -61,4 +62,10 @@ class Refusals(Condition):
     def late(self, record: "Record") -> float:
         if not self.streams & _OF_ENDINGS:
             return 0.0
-        return max(0.0, self.ends + _ROOM_SECONDS - record.tally.deadline)
+        late = max(0.0, self.ends + _ROOM_SECONDS - record.tally.deadline)
+        # What may be forgotten before its deadline is not watched. If nobody wrote while the store was full, the sweep
+        # finds it.
+        tally = record.tally
+        return late + (
+            NOTICED_SECONDS if tally.deadline - tally.accepted_at >= self.plan.keep_seconds else 0.0
+        )
