@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from parley.broker.core.messages import AgentRequested, agent_id
-from parley.broker.core.timestamps import format_timestamp
 from parley.cli_common import out
 from parley.cli_common_options import ShellCommand, ShellGroup
 from parley.errors_in_flags import errors_in_flags
@@ -45,11 +43,8 @@ def show(
 
     with errors_in_flags():
         asked = compose(QUESTION, role=role, system=system, agents=agents, diversity=diversity)
-    at = format_timestamp(0.0)
-    work = AgentRequested(
-        task_id="d-1", agent_id=agent_id(asked.role, 1), agent_number=1, role=asked.role, system=asked.system,
-        num_agents=asked.num_agents, diversity=diversity, task_description=QUESTION, requested_at=at, deadline=at)
-    messages = prompts.compose(work).messages
+    messages = prompts.preview(
+        QUESTION, asked.role, agents=asked.num_agents, diversity=diversity, system=asked.system)
     if as_json:
         write_json(out, json.dumps(list(messages), indent=2))
         return

@@ -4,14 +4,12 @@ The processes answer for themselves (`deliberation.service`). Ray and the model 
 where the settings here name them.
 """
 
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from parley.broker.core.errors import RightMissing, Unavailable
-from parley.broker.core.messages import AgentRequested, ErrorType, ServiceProcess
+from parley.broker.core.messages import ErrorType, ServiceProcess
 from parley.broker.core.reply_subjects import SERVICE_INBOX
-from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream.connection import check_server, close, connect
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient
@@ -177,11 +175,8 @@ async def _model(client: ModelClient, endpoint: Endpoint, wanted: str | None) ->
 
 def _instructions() -> Sequence[Mapping[str, str]]:
     """The messages of an agent with Parley's longest instructions and a task of one word."""
-    role, now = max(prompts.ROLES, key=lambda name: len(prompts.ROLES[name])), format_timestamp(time.time())
-    agent = {"agent_id": "agent-doctor-001", "agent_number": 1, "role": role, "diversity": True}
-    task = {"task_id": "doctor", "num_agents": 2, "task_description": "ping"}
-    request = AgentRequested.model_validate({**agent, **task, "requested_at": now, "deadline": now})
-    return prompts.compose(request).messages
+    role = max(prompts.ROLES, key=lambda name: len(prompts.ROLES[name]))
+    return prompts.preview("ping", role, agents=2, diversity=True)
 
 
 def _too_short(model: ServedModel) -> str:

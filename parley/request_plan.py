@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parley.broker.core.messages import DeliberationRequested
-from parley.broker.core.phase_plan import PhaseKind, Step, first_limit, plan, share
+from parley.broker.core.phase_plan import PhaseKind, Step, first_limit, is_over, plan, share
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,6 @@ def _why_left_out(request: DeliberationRequested, steps: Sequence[Step]) -> str:
     if request.num_agents == 1:
         return "one answer needs no judge"
     calls = sum(step.agents for step in steps)
-    if request.max_calls is not None and calls > request.max_calls:
+    if is_over(calls, request.max_calls):
         return f"{calls} calls would be more than max_calls, {request.max_calls}"
     return ""

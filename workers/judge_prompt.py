@@ -155,7 +155,8 @@ def ballot_format(count: int) -> Mapping[str, Any]:
 def blind(answer: AgentCompleted, text: str) -> str:
     """The text, of this answer, without what names its author or another agent; otherwise word for word."""
     agents = answer.agent_id.rstrip("0123456789")
-    if not _may_hold(text, (agents, answer.model, answer.persona or agents)):
+    names_shown = (agents, answer.model, answer.persona or agents)
+    if not _may_hold(_lower(text, *names_shown), names_shown):
         return text
     patterns = [rf"{re.escape(agents)}\d+"]
     names = [*patterns]
@@ -170,25 +171,23 @@ def blind(answer: AgentCompleted, text: str) -> str:
     return text
 
 
-def _may_hold(text: str, words: Sequence[str]) -> bool:
-    """Whether a pattern with one of these words can match, in any case. A look costs a tenth of the pattern, or less.
+def _lower(text: str, *words: str) -> str | None:
+    """The text, for `_may_hold`. A look is worth something for ASCII only, else None: `re` takes other letters for these,
+    such as ı for i and ſ for s."""
+    return text.lower() if text.isascii() and all(map(str.isascii, words)) else None
 
-    It is worth something for ASCII only: `re` takes other letters for these, such as ı for i and ſ for s.
-    """
-    if not (text.isascii() and all(map(str.isascii, words))):
-        return True
-    lower = text.lower()
-    return any(word.lower() in lower for word in words)
+
+def _may_hold(lower: str | None, words: Sequence[str]) -> bool:
+    """Whether a pattern with one of these words can match, in any case. A look costs a tenth of the pattern, or less."""
+    return lower is None or any(word.lower() in lower for word in words)
 
 
 def is_suspect(text: str) -> bool:
     """Whether an answer turns to its judges."""
     looked_at = text if len(text) <= 2 * _LOOKED_AT else f"{text[:_LOOKED_AT]}\n{text[-_LOOKED_AT:]}"
-    # As `_may_hold`, for all patterns together.
-    lower = looked_at.lower() if looked_at.isascii() else None
+    lower = _lower(looked_at)
     return any(
-        (lower is None or any(word in lower for word in words))
-        and re.search(pattern, looked_at, re.IGNORECASE)
+        _may_hold(lower, words) and re.search(pattern, looked_at, re.IGNORECASE)
         for words, pattern in _TO_JUDGES.items()
     )
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from parley.broker.core.messages import AgentRequested, Constraints
+from parley.broker.core.messages import AgentRequested, Constraints, agent_id
+from parley.broker.core.timestamps import format_timestamp
 
 ROLES: Mapping[str, str] = {
     "DEV": """\
@@ -226,6 +227,26 @@ def compose(request: AgentRequested) -> Prompt:
         persona=request.persona or (persona.name if persona else None),
         chosen=_chosen(request),
     )
+
+
+def preview(
+    question: str, role: str, *, agents: int, diversity: bool, system: str | None = None
+) -> tuple[Mapping[str, str], ...]:
+    """The messages of the first of so many agents, without anything being asked."""
+    at = format_timestamp(0.0)
+    work = AgentRequested(
+        task_id="preview",
+        agent_id=agent_id(role, 1),
+        agent_number=1,
+        role=role,
+        system=system,
+        num_agents=agents,
+        diversity=diversity,
+        task_description=question,
+        requested_at=at,
+        deadline=at,
+    )
+    return compose(work).messages
 
 
 def system_messages(request: AgentRequested) -> tuple[Mapping[str, str], ...]:

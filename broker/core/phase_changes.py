@@ -8,7 +8,7 @@ from parley.broker.core.choice import candidates, judge_id
 from parley.broker.core.events_and_effects import ArmDeadline, Effect, RequestAgents, Requested, StopAgents
 from parley.broker.core.frozen_models import changed
 from parley.broker.core.messages import agent_id
-from parley.broker.core.phase_plan import LEAST_SECONDS, PhaseKind, Select, Step, first_limit, limit
+from parley.broker.core.phase_plan import LEAST_SECONDS, PhaseKind, Select, Step, first_limit, is_over, limit
 from parley.broker.core.tally import ClosedBy, Phase, Tally
 
 
@@ -22,7 +22,7 @@ def first_phase(event: Requested) -> Phase:
 def _first_limit(event: Requested) -> float | None:
     """None where no phase could follow: then the answers have all the time."""
     calls = sum(step.agents for step in event.plan)
-    if not event.plan or (event.max_calls is not None and calls > event.max_calls):
+    if not event.plan or is_over(calls, event.max_calls):
         return None
     return first_limit(event.plan, event.at, event.deadline)
 
@@ -73,7 +73,7 @@ def _planned_step(tally: Tally, now: float) -> Step | None:
     if not tally.steps_left or tally.deadline - now < LEAST_SECONDS:
         return None
     step = tally.steps_left[0]
-    return step if tally.max_calls is None or tally.calls_with(step) <= tally.max_calls else None
+    return None if is_over(tally.calls_with(step), tally.max_calls) else step
 
 
 def opened(tally: Tally, step: Step, now: float, by: int | None) -> Tally:

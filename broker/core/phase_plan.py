@@ -48,6 +48,11 @@ def plan(select: Select, num_agents: int, judges: int) -> tuple[Step, ...]:
     return Step(kind=PhaseKind.ANSWER, agents=num_agents), Step(kind=PhaseKind.JUDGE, agents=judges)
 
 
+def is_over(calls: int, max_calls: int | None) -> bool:
+    """Whether so many agents and judges are more than the caller allows, if it says."""
+    return max_calls is not None and calls > max_calls
+
+
 def share(steps: Sequence[Step]) -> float:
     """The part of the time, 0 to 1, that the first of these steps has when no other has begun."""
     return WEIGHTS[steps[0].kind] / sum(WEIGHTS[step.kind] for step in steps)

@@ -18,7 +18,7 @@ from parley.broker.core.messages import (
     PhaseReport,
     Selection,
 )
-from parley.broker.core.phase_plan import LEAST_SECONDS, PhaseKind, Select
+from parley.broker.core.phase_plan import LEAST_SECONDS, PhaseKind, Select, is_over
 from parley.broker.core.spending import Spending
 from parley.broker.core.tally import Choice, ChoiceStatus, ClosedBy, Phase, Tally
 from parley.broker.core.timestamps import format_timestamp
@@ -174,7 +174,7 @@ def _what(error_type: ErrorType) -> Literal["cancelled", "failed"]:
 
 def _why_left_out(tally: Tally) -> str:
     calls = tally.calls_with(tally.steps_left[0])
-    if tally.max_calls is not None and calls > tally.max_calls:
+    if is_over(calls, tally.max_calls):
         return f"it would have made {calls} calls, more than max_calls, {tally.max_calls}"
     if tally.answers.closed_by is ClosedBy.DEADLINE:
         return "the deadline came first"

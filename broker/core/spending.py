@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from parley.broker.core.messages import AgentOutcome, Cost
+from parley.broker.core.messages import AgentOutcome, Cost, sum_of_known
 
 
 @dataclass(slots=True)
@@ -23,7 +23,7 @@ class Spending:
         self.prompt_tokens += max(0, usage.prompt_tokens)
         self.completion_tokens += max(0, usage.completion_tokens)
         if usage.cached_tokens is not None:
-            self.cached_tokens = (self.cached_tokens or 0) + max(0, usage.cached_tokens)
+            self.cached_tokens = sum_of_known(self.cached_tokens, max(0, usage.cached_tokens))
 
     def cost(self, calls: int) -> Cost:
         """`calls`: how many were asked."""
@@ -38,12 +38,11 @@ class Spending:
 
 
 def together(costs: list[Cost]) -> Cost:
-    cached = [cost.cached_tokens for cost in costs if cost.cached_tokens is not None]
     return Cost(
         calls=sum(cost.calls for cost in costs),
         attempts=sum(cost.attempts for cost in costs),
         prompt_tokens=sum(cost.prompt_tokens for cost in costs),
-        cached_tokens=sum(cached) if cached else None,
+        cached_tokens=sum_of_known(*(cost.cached_tokens for cost in costs)),
         completion_tokens=sum(cost.completion_tokens for cost in costs),
         model_ms=sum(cost.model_ms for cost in costs),
     )

@@ -5,6 +5,7 @@ count nor end, so a request whose tally could come to that is rejected before it
 """
 
 from parley.broker.core.choice import judge_id
+from parley.broker.core.frozen_models import changed
 from parley.broker.core.phase_plan import Select
 from parley.broker.core.tally import Tally
 
@@ -36,5 +37,5 @@ def smallest(tally: Tally) -> Tally:
     changes: dict[str, object] = {"more_reply_to": ()}
     if tally.verdict is not None and len(tally.verdict.error) > SHORT_ERROR_CHARACTERS:
         error = f"{tally.verdict.error[: SHORT_ERROR_CHARACTERS - 1]}…"
-        changes["verdict"] = tally.verdict.model_copy(update={"error": error})
-    return tally.model_copy(update=changes)
+        changes["verdict"] = changed(tally.verdict, error=error)
+    return changed(tally, **changes)

@@ -27,6 +27,7 @@ from parley.broker.core.messages.agents import (
     Usage,
     agent_id,
     said_by,
+    sum_of_known,
 )
 from parley.broker.core.messages.answer_key import AnswerKey
 from parley.broker.core.messages.base import (
@@ -134,4 +135,5 @@ __all__ = [
     "decode_ending",
     "describe",
     "said_by",
+    "sum_of_known",
 ]

@@ -135,6 +135,12 @@ class Proposal(Message):
     )
 
 
+def sum_of_known(*counts: int | None) -> int | None:
+    """None where none is known: that is not 0."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
 class Usage(Message):
     """Tokens of one call, as the model server counts them; 0 where it does not."""
 
@@ -148,12 +154,11 @@ class Usage(Message):
 
     def plus(self, other: "Usage") -> "Usage":
         """Those of two calls together."""
-        cached = [one.cached_tokens for one in (self, other) if one.cached_tokens is not None]
         return Usage(
             prompt_tokens=self.prompt_tokens + other.prompt_tokens,
             completion_tokens=self.completion_tokens + other.completion_tokens,
             total_tokens=self.total_tokens + other.total_tokens,
-            cached_tokens=sum(cached) if cached else None,
+            cached_tokens=sum_of_known(self.cached_tokens, other.cached_tokens),
         )
 
 

@@ -89,13 +89,20 @@ def _readable(timestamp: str) -> str:
     return timestamp
 
 
-def _system_fits(words: str) -> str:
-    if len(words) * 4 > MAX_SYSTEM_BYTES and (size := len(words.encode())) > MAX_SYSTEM_BYTES:
-        raise ValueError(f"is {size} bytes, more than {MAX_SYSTEM_BYTES}")
-    return words
+def _at_most(limit: int) -> AfterValidator:
+    """Of a text: so many bytes as UTF-8."""
+
+    def fits(text: str) -> str:
+        size = len(text.encode())
+        if size > limit:
+            raise ValueError(f"is {size} bytes, more than {limit}")
+        return text
+
+    return AfterValidator(fits)
 
 
-SystemWords = Annotated[str, StringConstraints(min_length=1), AfterValidator(_system_fits)]
+Description = Annotated[str, StringConstraints(min_length=1), _at_most(MAX_DESCRIPTION_BYTES)]
+SystemWords = Annotated[str, StringConstraints(min_length=1), _at_most(MAX_SYSTEM_BYTES)]
 
 # RFC 3339 with nanoseconds and an offset needs 35 characters.
 Instant = Annotated[str, StringConstraints(max_length=40), AfterValidator(_readable)]

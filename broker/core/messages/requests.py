@@ -22,6 +22,7 @@ from parley.broker.core.messages.base import (
     MAX_SMALL_BYTES,
     MAX_STOP_SEQUENCES,
     MAX_SYSTEM_BYTES,
+    Description,
     MaxTokens,
     Message,
     Metadata,
@@ -35,7 +36,7 @@ from parley.broker.core.messages.base import (
 )
 from parley.broker.core.messages.extra_fields import MAX_EXTRA_BYTES, ExtraFields
 from parley.broker.core.messages.panel import Member, given_by
-from parley.broker.core.phase_plan import Select, Step, plan
+from parley.broker.core.phase_plan import Select, Step, is_over, plan
 
 # Lists stop at their first problem: a hostile one would have 300,000.
 StopSequence = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -135,7 +136,7 @@ class DeliberationRequested(Sampling):
         "another question of this name is rejected. "
         "Default: `d-<stream sequence>`. A client may not choose a name of that form.",
     )
-    task_description: Annotated[str, StringConstraints(min_length=1)] = Field(
+    task_description: Description = Field(
         description=f"The question. At most {MAX_DESCRIPTION_BYTES // KIB} KiB as UTF-8."
     )
     role: Role = Field(
@@ -218,14 +219,6 @@ class DeliberationRequested(Sampling):
         description=f"Returned in every message of the deliberation. At most {MAX_METADATA_BYTES // KIB} KiB as JSON.",
     )
 
-    @field_validator("task_description")
-    @classmethod
-    def _description_fits(cls, description: str) -> str:
-        size = len(description.encode())
-        if size > MAX_DESCRIPTION_BYTES:
-            raise ValueError(f"is {size} bytes, more than {MAX_DESCRIPTION_BYTES}")
-        return description
-
     @field_validator("rounds")
     @classmethod
     def _one_round(cls, rounds: int) -> int:
@@ -282,7 +275,7 @@ class DeliberationRequested(Sampling):
             return f"num_agents is {agents}, more than the {MAX_SHOWN} that can be compared; ask fewer, or select vote"
         if self.judge_model is not None and self.judge_models is not None:
             return "judge_model and judge_models are both given; give one of them"
-        if self.max_calls is not None and self.max_calls < agents:
+        if is_over(agents, self.max_calls):
             return f"max_calls is {self.max_calls}, fewer than num_agents, {agents}"
         return ""
 

@@ -5,7 +5,18 @@ from typing import Any
 
 from parley.broker.core.messages import AgentRequested, agent_id
 from parley.broker.core.timestamps import format_timestamp
+from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from tests.harness import fresh
+
+
+class Counting(JetStream):
+    """`reads`: of single messages."""
+
+    reads = 0
+
+    async def get(self, stream: str, seq: int) -> StoredMessage | None:
+        self.reads += 1
+        return await super().get(stream, seq)
 
 
 def work(number: int = 1, *, seconds: float = 60.0, **fields: Any) -> AgentRequested:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -10,27 +9,9 @@ from parley.broker.core.errors import RightMissing
 from parley.broker.core.messages import AgentRequested, Candidate
 from parley.broker.core.phase_plan import PhaseKind
 from parley.broker.jetstream import topology
-from parley.broker.jetstream.connection import close, connect
-from parley.broker.jetstream.provision import provision
 from parley.workers.candidate_reader import AnswersUnreadable, CandidateReader
-from tests.mirror.broker import Accounts, accounts
-from tests.mirror.workers import work
+from tests.mirror.workers import Counting, work
 from tests.mirror.workers.test_judge_prompt import answer
-from tests.mirror.workers.test_request_reader import Counting
-
-
-@pytest.fixture(scope="module")
-async def nats(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
-    async with accounts(tmp_path_factory.mktemp("nats-candidates")) as server:
-        yield server
-
-
-@pytest.fixture
-async def wire(nats: Accounts) -> AsyncIterator[Counting]:
-    nc = await connect(nats.fresh_url(), "tests")
-    await provision(nc.jetstream())
-    yield Counting(nc)
-    await close(nc)
 
 
 async def stored(wire: Counting, number: int, **fields: str) -> int:

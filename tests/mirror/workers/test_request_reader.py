@@ -2,48 +2,22 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from parley.broker.core.messages import AgentRequested, DeliberationRequested, decode
 from parley.broker.jetstream import topology
-from parley.broker.jetstream.connection import close, connect
-from parley.broker.jetstream.jetstream import JetStream, StoredMessage
-from parley.broker.jetstream.provision import provision
+from parley.broker.jetstream.jetstream import JetStream
 from parley.workers import prompts
 from parley.workers.request_reader import LEFT_OUT, RequestGone, RequestReader
-from tests.mirror.broker import Accounts, accounts
-from tests.mirror.workers import work
+from tests.mirror.workers import Counting, work
 
 REQUEST: dict[str, Any] = {
     "task_id": "t-1", "task_description": "Write a factorial function.\n" * 9, "num_agents": 3, "diversity": True,
     "constraints": {"rubric": {"b": [1, 2.5], "a": "ü"}, "requirements": ["r"], "metadata": {"z": None, "y": {"x": 1}}},
     "model": "m", "temperature": 0.3, "max_tokens": 9, "seed": 7, "stop": ["."], "metadata": {"ticket": "P-1"},
 }  # fmt: skip
-
-
-class Counting(JetStream):
-    reads = 0
-
-    async def get(self, stream: str, seq: int) -> StoredMessage | None:
-        self.reads += 1
-        return await super().get(stream, seq)
-
-
-@pytest.fixture(scope="module")
-async def nats(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Accounts]:
-    async with accounts(tmp_path_factory.mktemp("nats-requests")) as server:
-        yield server
-
-
-@pytest.fixture
-async def wire(nats: Accounts) -> AsyncIterator[Counting]:
-    nc = await connect(nats.fresh_url(), "tests")
-    await provision(nc.jetstream())
-    yield Counting(nc)
-    await close(nc)
 
 
 async def stored(wire: JetStream, **fields: Any) -> int:
