@@ -40,8 +40,8 @@ from parley.broker.jetstream.tally_store import TallyStore
 from parley.workers.agent import Agent
 from parley.workers.candidate_reader import AnswersUnreadable, CandidateReader
 from parley.workers.job_message import Job
-from parley.workers.model import large_answers_at_once
 from parley.workers.model.breaker import BreakerStatus
+from parley.workers.model.large_answers_at_once import AT_ONCE, LargeAnswer
 from parley.workers.recent_cancels import Cancels, stops
 from parley.workers.request_reader import RequestGone, RequestReader
 
@@ -68,7 +68,8 @@ STARTS_A_ROUND = 32
 
 @dataclass(slots=True)
 class _Running:
-    # None until the job is decoded.
+    # The job's body until it is decoded, and the request from then on: not both, as thousands wait at a time.
+    body: bytes
     request: AgentRequested | None = None
     # The model call, once it has begun.
     call: asyncio.Task[AgentOutcome] | None = None
@@ -106,9 +107,7 @@ class Worker:
     # Bounds the jobs that start in one round of the event loop.
     _starts: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(STARTS_A_ROUND))
     # Places for jobs with a large answer.
-    _large: asyncio.Semaphore = field(
-        default_factory=lambda: asyncio.Semaphore(large_answers_at_once.AT_ONCE)
-    )
+    _large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
     # Sends the in-progress signals.
     _keepalive_loop: BackgroundLoop | None = None
     # Reconnects after which the tallies were asked.
@@ -145,8 +144,8 @@ class Worker:
             if self._closing:
                 self._spawn(self._settle(job.key, nak(0)))
                 continue
-            self._running[job.key] = _Running()
-            self._spawn(self._carry_out(job))
+            self._running[job.key] = _Running(job.body)
+            self._spawn(self._carry_out(job.key, job.traceparent))
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -203,11 +202,11 @@ class Worker:
 
     # ── one job ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _carry_out(self, job: Job) -> None:
+    async def _carry_out(self, key: str, traceparent: str | None) -> None:
         settle = ACK
         try:
-            with large_answers_at_once.job(self._large):
-                await self._outcome_of(job)
+            with LargeAnswer(self._large):
+                await self._outcome_of(self._running[key], traceparent)
         except InvalidMessage as error:
             # The dispatcher validates each job: only a version mismatch between it and the worker leads here.
             log.error("job cannot be read, given back: %s", error)
@@ -222,29 +221,28 @@ class Worker:
             log.exception("job failed through a bug, given back")
             settle = nak(BUG_RETRY_SECONDS)
         finally:
-            self._running.pop(job.key, None)
-            await self._settle(job.key, settle)
-            self._settled[job.key] = None
-            self._finished.append(job.key)
+            self._running.pop(key, None)
+            await self._settle(key, settle)
+            self._settled[key] = None
+            self._finished.append(key)
             self._changed.set()
             if len(self._finished) >= self._batch_size:
                 self._batch_full.set()
 
-    async def _outcome_of(self, job: Job) -> None:
+    async def _outcome_of(self, running: _Running, traceparent: str | None) -> None:
         await self._starts.acquire()
         asyncio.get_running_loop().call_soon(self._starts.release)
-        request = decode(AgentRequested, job.body)
-        running = self._running[job.key]
-        running.request = request
+        request = running.request = decode(AgentRequested, running.body)
+        running.body = b""
         started = self.agent.now()
         try:
             request = await self._completed(request)
-            work = await self._work(request, job.traceparent)
+            work = await self._work(request, traceparent)
         except (RequestGone, AnswersUnreadable) as error:
             outcome: AgentOutcome = self.agent.failed(
                 request, started, 0, ErrorType.INTERNAL_ERROR, str(error)
             )
-            await self._store(request, outcome, job.traceparent)
+            await self._store(request, outcome, traceparent)
             return
         running.request = request
         running.call = asyncio.create_task(work)
@@ -258,7 +256,7 @@ class Worker:
                 running.call.cancel()
                 raise
             outcome = self.agent.failed(request, started, 1, ErrorType.CANCELLED, reason)
-        await self._store(request, outcome, job.traceparent)
+        await self._store(request, outcome, traceparent)
 
     async def _completed(self, request: AgentRequested) -> AgentRequested:
         """The request with what it left out. Raises RequestGone, BrokerUnavailable."""

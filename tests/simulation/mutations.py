@@ -30,7 +30,6 @@ from parley.handlers.ending_publisher import EndingPublisher
 from parley.handlers.intake import Intake
 from parley.handlers.pull_window import PullWindow
 from parley.handlers.settle import AnyDelivery, Runner, Settler
-from parley.workers.job_message import Job
 from parley.workers.worker import Worker
 from tests.simulation.conditions.condition import Condition
 from tests.simulation.invariants import Invariant
@@ -41,7 +40,7 @@ _store = JetStream.publish
 _arm = EffectRunner.arm
 _store_ending = EndingPublisher._store
 _publish_ending = EndingPublisher.publish
-_outcome_of = Worker._outcome_of
+_carry_out = Worker._carry_out
 _to_request = PullWindow.to_request
 _apply = TallyStore.apply
 
@@ -132,9 +131,9 @@ async def _fans_out_first(
     return await _apply_events(self, task_id, events, request, **seen)
 
 
-async def _worker_acks_first(self: Worker, job: Job) -> None:
-    await self._settle(job.key, b"+ACK")
-    await _outcome_of(self, job)
+async def _worker_acks_first(self: Worker, key: str, traceparent: str | None) -> None:
+    await self._settle(key, b"+ACK")
+    await _carry_out(self, key, traceparent)
 
 
 async def _marks_first(self: EndingPublisher, decided: Tally) -> None:
@@ -278,7 +277,7 @@ MUTATIONS = (
         "the worker acknowledges before it stores",
         Invariant.EFFECTS_FIRST,
         Worker,
-        "_outcome_of",
+        "_carry_out",
         _worker_acks_first,
     ),
     _rule("forgets the deadline", Invariant.EFFECTS_FIRST, EffectRunner, "arm", _forgets_the_deadline),

@@ -6,8 +6,6 @@ one character needs them, and encoded. Answers of ordinary length cost nothing h
 """
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 
 # Bytes of a body from which on a call waits for its turn. More than any answer of usual length: 60,000 tokens.
@@ -17,12 +15,28 @@ AT_ONCE = 8
 
 
 class LargeAnswer:
-    """The place of one job among those with a large answer. Taken once, however often the model is called."""
+    """The place of one job among those with a large answer. Taken once, however often the model is called.
+
+    `with LargeAnswer(places):` around the job: it, and every task that is created in the block, keep the place until the
+    block ends.
+    """
+
+    __slots__ = ("_over", "_places", "_taken", "_token")
 
     def __init__(self, places: asyncio.Semaphore) -> None:
         self._places = places
         # Whether this job has a place, and whether it is over: a probe that it began may still read.
         self._taken = self._over = False
+
+    def __enter__(self) -> None:
+        self._token = _JOB.set(self)
+
+    def __exit__(self, *exc: object) -> None:
+        _JOB.reset(self._token)
+        self._over = True
+        if self._taken:
+            self._taken = False
+            self._places.release()
 
     async def take(self) -> None:
         if not self._wanted():
@@ -36,27 +50,9 @@ class LargeAnswer:
     def _wanted(self) -> bool:
         return not self._taken and not self._over
 
-    def give(self) -> None:
-        self._over = True
-        if self._taken:
-            self._taken = False
-            self._places.release()
-
 
 # Of the job that the running task works for.
 _JOB: ContextVar[LargeAnswer | None] = ContextVar("_JOB", default=None)
-
-
-@contextmanager
-def job(places: asyncio.Semaphore) -> Iterator[None]:
-    """A job, and every task that is created in the block: its large answer keeps its place until the block ends."""
-    answer = LargeAnswer(places)
-    token = _JOB.set(answer)
-    try:
-        yield
-    finally:
-        _JOB.reset(token)
-        answer.give()
 
 
 async def wait_turn(size: int) -> None:

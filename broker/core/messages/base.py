@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringCo
 from pydantic_core import to_json
 
 from parley.broker.core.errors import InvalidMessage
+from parley.broker.core.frozen_models import with_shared_names
 from parley.broker.core.messages.null_fields import refused_for_null, without_nulls
 from parley.broker.core.timestamps import parse_timestamp
 
@@ -126,7 +127,7 @@ def decode(kind: type[AnyMessage], body: bytes) -> AnyMessage:
     """Read `body` as `kind`. Raises InvalidMessage naming each bad field."""
     if kind.max_body_bytes is not None and len(body) > kind.max_body_bytes:
         raise InvalidMessage([f"payload: is {len(body)} bytes, more than {kind.max_body_bytes}"])
-    return validated(kind.model_validate_json, (kind,), body)
+    return with_shared_names(validated(kind.model_validate_json, (kind,), body))
 
 
 def validated(

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from parley.broker.core.frozen_models import changed
+from parley.broker.core.frozen_models import changed, with_shared_names
 from parley.broker.core.states_and_moves import State
 from parley.broker.core.tally import Phase, Tally
 
@@ -32,3 +32,14 @@ def test_a_changed_copy_is_frozen_too_and_can_be_changed_again() -> None:
     assert "finish_early" in copy.model_fields_set
     with pytest.raises(ValidationError, match="frozen"):
         copy.deadline = 4.0  # type: ignore[misc]
+
+
+def test_models_whose_fields_were_all_given_share_their_names_and_stay_what_they_were() -> None:
+    whole = [Phase.model_validate_json(Phase(number=1, agents=("a",)).model_dump_json()) for _ in range(2)]
+    one, other = map(with_shared_names, whole)
+    assert one.model_fields_set is other.model_fields_set
+    assert one.model_fields_set == set(Phase.model_fields)
+    assert one == other == Phase(number=1, agents=("a",))
+    assert one.model_dump_json() == one.model_copy().model_dump_json()
+    named = with_shared_names(Phase(number=1, agents=("a",)))
+    assert named.model_fields_set == {"number", "agents"}

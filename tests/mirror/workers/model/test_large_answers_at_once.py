@@ -7,7 +7,7 @@ import pytest
 
 from parley.workers.model import large_answers_at_once
 from parley.workers.model.endpoint_address import Endpoint
-from parley.workers.model.large_answers_at_once import LARGE_BYTES, LargeAnswer, job, wait_turn
+from parley.workers.model.large_answers_at_once import LARGE_BYTES, LargeAnswer, wait_turn
 from parley.workers.model.model_client import ModelClient
 from tests.harness import ModelServer, model_server
 from tests.mirror.workers.model.test_model_client import ASK
@@ -27,7 +27,7 @@ async def test_a_large_answer_waits_for_its_place(
     async with ModelClient(stream=stream) as client:
 
         async def ask() -> str:
-            with job(places):
+            with LargeAnswer(places):
                 return (await client.complete(Endpoint(model.url), ASK, seconds=20)).content
 
         assert await ask()  # an ordinary one needs none
@@ -42,7 +42,7 @@ async def test_a_large_answer_waits_for_its_place(
 
 async def test_a_job_takes_one_place_however_often_it_asks() -> None:
     places = asyncio.Semaphore(1)
-    with job(places):
+    with LargeAnswer(places):
         await asyncio.gather(*(asyncio.create_task(wait_turn(LARGE_BYTES)) for _ in range(3)))
         assert places.locked()
     assert places._value == 1
@@ -51,9 +51,9 @@ async def test_a_job_takes_one_place_however_often_it_asks() -> None:
 async def test_a_job_that_is_over_takes_no_place() -> None:
     places = asyncio.Semaphore(0)
     answer = LargeAnswer(places)
-    waiting = asyncio.create_task(answer.take())
-    await asyncio.sleep(0)
-    answer.give()
+    with answer:
+        waiting = asyncio.create_task(answer.take())
+        await asyncio.sleep(0)
     places.release()
     await waiting
     await answer.take()
