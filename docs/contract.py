@@ -160,7 +160,13 @@ def requests() -> str:
 
 
 def endings() -> str:
-    parts = (messages.AgentResult, messages.Proposal, messages.FailedAgent, messages.ResultsRef)
+    parts = (
+        messages.AgentResult,
+        messages.Proposal,
+        messages.FailedAgent,
+        messages.ToolCall,
+        messages.ResultsRef,
+    )
     choice = (
         messages.Selection, messages.CastBallot, messages.Dissent, messages.DegradedReason, messages.PhaseReport,
         messages.Cost,

@@ -14,7 +14,7 @@ from parley.cli_waiting import follow
 from parley.client import Client, Submitted
 from parley.display import show_ending, show_plan, summary
 from parley.errors_in_flags import errors_in_flags, in_flags
-from parley.question_input import read_question
+from parley.question_input import read_question, read_schema
 from parley.request_arguments import Asking, compose, read_key
 from parley.request_plan import phases_of
 from parley.terminal import write_json, write_line
@@ -50,6 +50,8 @@ def ask(
     ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Makes sampling repeatable, where the server supports it.")] = None,
+    schema: Annotated[str | None, typer.Option(
+        metavar="FILE", help="Answers are JSON by the JSON Schema in this file.", show_default=False)] = None,
     select: Annotated[
         str, typer.Option(help="How a winner is chosen: none, judge or vote.")] = "none",
     judges: Annotated[int, typer.Option(help="How many judges, 1 to 5, with --select judge.")] = 3,
@@ -77,11 +79,12 @@ def ask(
     _check_output(select, plan=plan, every=every, raw=raw, wait=wait, as_json=as_json)
     with errors_in_flags():
         key = read_key(answer_key) if answer_key is not None else None
+    form = read_schema(schema) if schema is not None else None
     asking = Asking(
         agents=agents, role=role, system=system, rubric=rubric, requirements=requirement or (), diversity=diversity,
         min_responses=min_responses, finish_early=finish_early, timeout_seconds=timeout, task_id=task_id,
         seed=seed, select=select, judges=judges, judge_models=judge_model, agree=agree, max_calls=max_calls,
-        answer_key=key)
+        answer_key=key, response_format=form)
     if model and len(model) > 1:
         asking["models"] = model
     elif model:

@@ -90,6 +90,8 @@ def _show_absent(console: Console, ending: Ending) -> None:
     for failed in ending.failed_agents:
         why = f" failed ({failed.error_type.value}): {on_one_line(failed.error)}"
         _print(console, Text.assemble((harmless(failed.agent_id), "bold"), why, style="red"))
+        for call in failed.tool_calls:
+            _print(console, Text(f"  {harmless(call.name)}({on_one_line(call.arguments)})"))
     for ballot in _lost_ballots(ending):
         _print(console, Text(f"{harmless(ballot.judge)}: no ballot: {on_one_line(ballot.why)}", "yellow"))
     unread = _unread(ending)

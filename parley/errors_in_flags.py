@@ -20,6 +20,7 @@ FLAGS: Mapping[str, str] = {
     "models": "--model",
     "reason": "--reason",
     "requirements": "--requirement",
+    "response_format": "--schema",
     "role": "--role",
     "rubric": "--rubric",
     "seed": "--seed",

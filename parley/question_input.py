@@ -1,12 +1,17 @@
-"""Where `parley ask` has its question from: the command line, a file or standard input. It is UTF-8 and bounded."""
+"""Where `parley ask` has its question from: the command line, a file or standard input. It is UTF-8 and bounded. And the
+schema of its answers, from a file."""
 
+import json
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.messages.base import KIB, MAX_DESCRIPTION_BYTES
+from parley.broker.core.messages.response_format import JSON_SCHEMA
 
 # Read to tell the size of a question that is too long.
 MAX_READ_BYTES = 16 * KIB * KIB
@@ -34,13 +39,29 @@ def read_question(argument: str | None, file: str | None) -> str:
     return _text(body, "the question on standard input")
 
 
+def read_schema(file: str) -> dict[str, Any]:
+    """A `response_format` for answers by the JSON Schema in this file. Raises InvalidMessage."""
+    path = Path(file)
+    try:
+        schema = json.loads(_read(path, "--schema"))
+    except UnicodeDecodeError:
+        raise InvalidMessage([f"--schema: {path} is not UTF-8"]) from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidMessage([f"--schema: {path} is no JSON: {error}"]) from None
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", path.stem)[:64] or "answer"
+    return {"type": JSON_SCHEMA, JSON_SCHEMA: {"name": name, "schema": schema}}
+
+
 def _from_file(path: Path) -> str:
+    return _text(_read(path, "--file"), f"--file: {path}")
+
+
+def _read(path: Path, flag: str) -> bytes:
     try:
         with path.open("rb") as opened:
-            body = opened.read(MAX_READ_BYTES + 1)
+            return opened.read(MAX_READ_BYTES + 1)
     except OSError as error:
-        raise InvalidMessage([f"--file: {path}: {error.strerror or error}"]) from None
-    return _text(body, f"--file: {path}")
+        raise InvalidMessage([f"{flag}: {path}: {error.strerror or error}"]) from None
 
 
 def _text(body: bytes, what: str) -> str:

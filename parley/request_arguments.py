@@ -38,6 +38,7 @@ class Asking(TypedDict, total=False):
     max_tokens: int | None
     seed: int | None
     stop: str | Sequence[str] | None
+    response_format: Mapping[str, Any] | None
     extra: Mapping[str, Any] | None
     select: str
     judges: int

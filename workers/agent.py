@@ -1,5 +1,6 @@
 """One agent or judge of one deliberation: compose its prompt, ask the model, say how it went. No NATS, no Ray."""
 
+import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ from parley.broker.core.messages import (
     AgentRequested,
     ErrorType,
     Proposal,
+    ToolCall,
     Usage,
 )
 from parley.broker.core.phase_plan import PhaseKind, Select
@@ -23,11 +25,10 @@ from parley.workers.ballot_reading import read_ballot
 from parley.workers.judge_prompt import ANSWERS_CHARACTERS, LEAST_CHARACTERS
 from parley.workers.model.endpoint_failover import FailoverClient
 from parley.workers.model.model_client import ChatRequest
-from parley.workers.model.model_error import ModelError
+from parley.workers.model.model_error import NO_TOKENS, ModelError
 from parley.workers.model.responses import Completion
+from parley.workers.output_format import InvalidOutput, UnusableSchema, read_output
 from parley.workers.prompts import Prompt
-
-NO_TOKENS = Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,14 @@ class Agent:
         started = self.now()
         prompt = prompts.compose(request)
         try:
-            completion = await self._complete(request, prompt, traceparent, request.max_tokens)
+            if request.response_format is None:
+                completion = await self._complete(request, prompt, traceparent, request.max_tokens)
+            else:
+                completion = await self._in_format(request, request.response_format, traceparent)
         except ModelError as error:
-            return self.failed(request, started, error.attempts, error.error_type, str(error))
+            return self.failed(
+                request, started, error.attempts, error.error_type, str(error), error.usage, error.tool_calls
+            )
         for_choice = {} if request.select is Select.NONE else _what_a_choice_needs(request, completion)
         return self._completed(request, prompt, completion, started, for_choice)
 
@@ -92,6 +98,36 @@ class Agent:
             attempt += 1
         why = f"asked twice, the judge gave {why}"
         return self.failed(request, started, calls, ErrorType.INVALID_BALLOT, why, used)
+
+    async def _in_format(
+        self, request: AgentRequested, response_format: Mapping[str, Any], traceparent: str | None
+    ) -> Completion:
+        """The answer in the form that was asked for, or a refusal, at the second try at the latest. Raises ModelError."""
+        calls, used, why = 0, Usage(), ""
+        for attempt in (1, 2):
+            prompt = prompts.compose(request, attempt)
+            try:
+                completion = await self._complete(
+                    request, prompt, traceparent, request.max_tokens, response_format
+                )
+            except ModelError as error:
+                error.attempts += calls
+                error.usage = used.plus(error.usage)
+                raise
+            calls, used = calls + completion.attempts, used.plus(completion.usage)
+            try:
+                content = completion.content
+                if not completion.refused:
+                    content = await asyncio.to_thread(read_output, content, response_format)
+                return replace(completion, content=content, attempts=calls, usage=used)
+            except InvalidOutput as error:
+                cut = ", and cut off" if is_too_long(completion.finish_reason) else ""
+                why = f"{error}{cut}"
+            except UnusableSchema as error:
+                raise ModelError(ErrorType.BAD_REQUEST, str(error), attempts=calls, usage=used) from error
+        raise ModelError(
+            ErrorType.INVALID_OUTPUT, f"asked twice, the model's answer {why}", attempts=calls, usage=used
+        )
 
     def _complete(
         self, request: AgentRequested, prompt: Prompt, traceparent: str | None, max_tokens: int | None,
@@ -153,7 +189,7 @@ class Agent:
 
     def failed(
         self, request: AgentRequested, started: float, attempt: int, error_type: ErrorType, error: str,
-        usage: Usage = NO_TOKENS,
+        usage: Usage = NO_TOKENS, tool_calls: Sequence[ToolCall] = (),
     ) -> AgentFailed:  # fmt: skip
         """The outcome of an agent without an answer. `started`: since the epoch. `attempt`: its calls."""
         now = self.now()
@@ -165,6 +201,7 @@ class Agent:
             role=request.role,
             error=error or error_type.value,
             error_type=error_type,
+            tool_calls=tuple(tool_calls),
             usage=usage,
             attempt=attempt,
             queue_ms=_queue_ms(request, started),

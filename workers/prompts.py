@@ -212,8 +212,9 @@ class Prompt:
     chosen: frozenset[str] = frozenset()
 
 
-def compose(request: AgentRequested) -> Prompt:
-    """The prompt for one agent. Equal requests give equal prompts."""
+def compose(request: AgentRequested, attempt: int = 1) -> Prompt:
+    """The prompt for one agent. Equal requests give equal prompts. Another `attempt` has the same words, and another seed
+    where there is one."""
     persona = PERSONAS[(request.agent_number - 1) % len(PERSONAS)] if request.diversity else None
     words = "\n\n".join([front(request), *_setting(request)])
     angle = request.persona or (
@@ -223,7 +224,7 @@ def compose(request: AgentRequested) -> Prompt:
     return Prompt(
         messages=(*system_messages(request), {"role": "user", "content": words + tail}),
         temperature=_temperature(request, persona),
-        seed=_seed(request),
+        seed=_seed(request, attempt),
         persona=request.persona or (persona.name if persona else None),
         chosen=_chosen(request),
     )
@@ -318,12 +319,13 @@ def _temperature(request: AgentRequested, persona: Persona | None) -> float | No
     return round(min(MAX_TEMPERATURE, max(0.0, base + persona.temperature_offset + 0.05 * lap)), 3)
 
 
-def _seed(request: AgentRequested) -> int | None:
+def _seed(request: AgentRequested, attempt: int) -> int | None:
     """The caller's seed plus the agent's index: a deliberation is repeatable, and its agents still differ."""
+    more = 1_000 * (attempt - 1)
     if request.seed is not None:
-        return (request.seed + request.agent_number - 1) % _SEED_BOUND
+        return (request.seed + more + request.agent_number - 1) % _SEED_BOUND
     if request.diversity:
-        return _stable(request.task_id) + request.agent_number
+        return _stable(request.task_id) + more + request.agent_number
     return None
 
 

@@ -17,7 +17,7 @@ KEPT_BYTES = 16 * 1024 * 1024
 # What a job that names its request leaves out.
 LEFT_OUT = (
     "task_description", "constraints", "diversity", "metadata", "model", "temperature", "max_tokens", "seed", "stop",
-    "select", "answer_key", "system", "top_p", "extra",
+    "select", "answer_key", "system", "top_p", "extra", "response_format",
 )  # fmt: skip
 
 

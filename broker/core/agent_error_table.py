@@ -76,6 +76,12 @@ POLICIES: Mapping[ErrorType, ErrorPolicy] = {
         "a judge answered, and ranked none or not all of what it was shown", retried=True,
         retry_note="once, by the same judge, with more room", signal=Signal.ALIVE,
         acts="operator: structured outputs, a stronger model"),
+    ErrorType.INVALID_OUTPUT: ErrorPolicy(
+        "the answer is not what its `response_format` asks for", retried=True,
+        retry_note="once, by the same agent, with another seed", signal=Signal.ALIVE,
+        acts="caller: `max_tokens`, the prompt; operator: structured outputs, a stronger model"),
+    ErrorType.TOOL_CALL: ErrorPolicy("the model asked for a tool instead of answering; its calls are in `tool_calls`",
+        retried=False, signal=Signal.ALIVE, acts="caller: Parley runs no tools"),
     ErrorType.INTERNAL_ERROR: ErrorPolicy("a bug in Parley; the work is in `DEAD_LETTERS`", retried=False,
         retry_note="but the work is delivered up to five times", signal=Signal.IGNORED,
         acts="Parley's developers"),

@@ -152,6 +152,13 @@ def _shorter_errors(message: Any) -> dict[str, Any]:
     }
 
 
+def _without_tool_calls(message: Any) -> dict[str, Any]:
+    failed: tuple[FailedAgent, ...] = getattr(message, "failed_agents", ())
+    if not any(agent.tool_calls for agent in failed):
+        return {}
+    return {"failed_agents": tuple(agent.model_copy(update={"tool_calls": ()}) for agent in failed)}
+
+
 def _shorter_error(message: Any) -> dict[str, Any]:
     errors = {name: getattr(message, name, "") for name in ("error", "error_message")}
     return {name: _short(error) for name, error in errors.items() if len(error) > SHORT_ERROR_CHARACTERS}
@@ -164,6 +171,7 @@ def _short(error: str) -> str:
 # What is left out, in this order. Results that have a reference are in no message; those without one are kept for as
 # long as shorter errors make room.
 _CUTS: tuple[tuple[LeftOut, Callable[[Any], dict[str, Any]]], ...] = (
+    ("failed_agents.tool_calls", _without_tool_calls),
     ("failed_agents.error", _shorter_errors),
     ("selection.notes", _without_notes),
     ("results", _without("results")),
@@ -199,6 +207,7 @@ def failure_of(failure: AgentFailed) -> FailedAgent:
         agent_id=failure.agent_id,
         error=failure.error[:MAX_ERROR_CHARACTERS],
         error_type=failure.error_type,
+        tool_calls=failure.tool_calls,
         timestamp=failure.timestamp,
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from parley.broker.core.errors import InvalidMessage
-from parley.broker.core.messages import DeliberationCompleted
+from parley.broker.core.messages import DeliberationCompleted, DeliberationFailed, ErrorType
 from parley.broker.jetstream.embedded import EmbeddedNats
 from tests.integration.test_model_servers import served
 from tests.rig.habit_server import Habit, HabitServer, Heard, Reply, answer, either, habit_server, streamed
@@ -127,3 +127,68 @@ async def test_more_fields_are_passed_on_as_they_are_and_none_of_ours_is_replace
     judges = [body for body in bodies if "response_format" in body]
     assert judges
     assert not any({*extra, "top_p"} & body.keys() for body in judges)
+
+
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+FORM = {"type": "json_schema", "json_schema": {"name": "city", "schema": CITY}}
+
+
+async def test_the_form_of_an_answer_is_asked_for_and_held_to(
+    empty_nats: EmbeddedNats, tmp_path: Path
+) -> None:
+    numbers = itertools.count()
+    wrong_first = saying(lambda _: '{"city": "Rome"}' if next(numbers) % 2 else "Rome, I think.")
+    async with (
+        habit_server(wrong_first) as server,
+        served(empty_nats, tmp_path, vllm_url=server.url) as (client, _),
+    ):
+        ending = await client.deliberate("Why?", agents=1, response_format=FORM)
+        large = await client.deliberate(f"Why? {'x' * 60_000}", agents=1, response_format=FORM)
+        bodies = sent(server)
+    assert isinstance(ending, DeliberationCompleted)
+    assert isinstance(large, DeliberationCompleted)
+    assert [one.results[0].proposal.content for one in (ending, large)] == ['{"city": "Rome"}'] * 2
+    assert [one.results[0].attempts for one in (ending, large)] == [2, 2]
+    assert [body["response_format"] for body in bodies] == [FORM] * 4
+
+
+async def test_an_answer_that_never_has_its_form_fails_by_name(
+    empty_nats: EmbeddedNats, tmp_path: Path
+) -> None:
+    async with habit_server() as server, served(empty_nats, tmp_path, vllm_url=server.url) as (client, _):
+        ending = await client.deliberate("Why?", agents=2, response_format={"type": "json_object"})
+        assert isinstance(ending, DeliberationFailed)
+        assert [failed.error_type for failed in ending.failed_agents] == [ErrorType.INVALID_OUTPUT] * 2
+        with pytest.raises(InvalidMessage, match=r"^response_format: # refers to itself: "):
+            await client.deliberate(
+                "Why?",
+                response_format={
+                    "type": "json_schema",
+                    "json_schema": {"name": "a", "schema": {"$ref": "#"}},
+                },
+            )
+
+
+async def test_a_tool_that_a_model_asks_for_is_told_with_what_it_was_to_get(
+    empty_nats: EmbeddedNats, tmp_path: Path
+) -> None:
+    tool = {"type": "function", "function": {"name": "weather", "parameters": CITY}}
+    function = {"name": "weather", "arguments": '{"city": "Rome"}'}
+    call = {"id": "call-1", "index": 0, "type": "function", "function": function}
+
+    def calls_tool(heard: Heard) -> Reply:
+        if heard.method == "GET":
+            return either(heard)
+        choice = {"message": {"content": None, "tool_calls": [call]}, "finish_reason": "tool_calls"}
+        return answer(choices=[choice])
+
+    async with (
+        habit_server(calls_tool) as server,
+        served(empty_nats, tmp_path, vllm_url=server.url) as (client, _),
+    ):
+        ending = await client.deliberate("Why?", agents=1, extra={"tools": [tool]})
+        assert sent(server)[0]["tools"] == [tool]
+    (failed,) = ending.failed_agents
+    assert failed.error_type is ErrorType.TOOL_CALL
+    assert failed.error == "the model asked for a tool instead of answering: weather; Parley runs none"
+    assert [one.model_dump() for one in failed.tool_calls] == [{"id": "call-1", **function}]

@@ -4,10 +4,11 @@ Servers write a text as a string or as a list of parts. They put a model's reaso
 (`reasoning_content`, `reasoning`), into a part (`thinking`), or leave it in the text, between `<think>` and `</think>`.
 """
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 # Reasoning is passed on up to this length, its end: that is where the answer comes from.
 MAX_REASONING_CHARACTERS = 16_384
@@ -34,13 +35,24 @@ class NotText(ValueError):
     """A message's content is neither a text nor a list of parts."""
 
 
+class ToolPiece(NamedTuple):
+    """A call of a tool, or a piece of a streamed one: the pieces of one call have its `place`."""
+
+    place: int
+    id: str
+    name: str
+    arguments: str
+
+
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a message says. `refusal`: the model's words for that it will not answer, in a field of their own."""
+    """What a message says. `refusal`: the model's words for that it will not answer, in a field of their own. `tools`: what
+    it asks for instead."""
 
     content: str = ""
     reasoning: str = ""
     refusal: str = ""
+    tools: Sequence[ToolPiece] = ()
 
 
 def said(message: Mapping[str, Any]) -> Said:
@@ -52,7 +64,56 @@ def said(message: Mapping[str, Any]) -> Said:
             break  # servers that changed the field's name send both
     if isinstance(value := message.get("refusal"), str):
         refusal += value
-    return Said(content, reasoning, refusal)
+    return Said(content, reasoning, refusal, _tools(message))
+
+
+def _tools(message: Mapping[str, Any]) -> Sequence[ToolPiece]:
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list) or not calls:
+        older = message.get("function_call")  # OpenAI's first form: one call
+        calls = [{"function": older}] if isinstance(older, dict) else []
+    found = []
+    for place, call in enumerate(calls):
+        if not isinstance(call, dict):
+            continue
+        function = call.get("function")
+        named = function if isinstance(function, dict) else {}
+        index = call.get("index")
+        arguments = named.get("arguments")
+        found.append(
+            ToolPiece(
+                index if isinstance(index, int) else place,
+                _word(call.get("id")),
+                _word(named.get("name")),
+                # Ollama and others write the object itself.
+                arguments
+                if isinstance(arguments, str)
+                else ""
+                if arguments is None
+                else json.dumps(arguments),
+            )
+        )
+    return tuple(found)
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def together(pieces: Iterable[ToolPiece]) -> list[ToolPiece]:
+    """Whole calls, in order, of the pieces of a stream."""
+    calls: dict[int, list[ToolPiece]] = {}
+    for piece in pieces:
+        calls.setdefault(piece.place, []).append(piece)
+    return [
+        ToolPiece(
+            place,
+            next((piece.id for piece in parts if piece.id), ""),
+            next((piece.name for piece in parts if piece.name), ""),
+            "".join(piece.arguments for piece in parts),
+        )
+        for place, parts in calls.items()
+    ]
 
 
 def _parts(content: Any) -> tuple[str, str, str]:

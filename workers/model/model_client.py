@@ -197,7 +197,7 @@ class ModelClient:
             except ModelError as error:
                 changed = _after_refusal(error, error.message, rules, body, chosen)
                 if changed is None:
-                    if error.error_type is ErrorType.EMPTY_ANSWER:
+                    if error.error_type in (ErrorType.EMPTY_ANSWER, ErrorType.TOOL_CALL):
                         self._remember(key, known, rules, changes)
                     raise
             else:

@@ -1,8 +1,11 @@
 """The error of a call to a model server: its type, its text, and what it says of the endpoint. Pure."""
 
-from parley.broker.core.agent_error_table import POLICIES, Signal
-from parley.broker.core.messages import ErrorType
+from collections.abc import Sequence
 
+from parley.broker.core.agent_error_table import POLICIES, Signal
+from parley.broker.core.messages import ErrorType, ToolCall, Usage
+
+NO_TOKENS = Usage()
 # A server's error text is passed on up to this length; some servers quote the whole prompt.
 MAX_ERROR_CHARACTERS = 500
 # A gateway without a server behind it. A 500 may be caused by the request, and vLLM sheds load with 503.
@@ -17,7 +20,7 @@ class ModelError(Exception):
 
     `retry_after`: the pause that the server asked for, in seconds. `status`: of the HTTP response, if any.
     `attempts`: the calls that were made, the failed one included. `is_ours`: the cause lies in this process, and says
-    nothing of the endpoint.
+    nothing of the endpoint. `usage`: tokens of answers that came and were of no use. `tool_calls`: with TOOL_CALL.
     """
 
     def __init__(
@@ -29,6 +32,8 @@ class ModelError(Exception):
         attempts: int = 1,
         *,
         is_ours: bool = False,
+        usage: Usage = NO_TOKENS,
+        tool_calls: Sequence[ToolCall] = (),
     ) -> None:
         super().__init__(error_type, message)
         self.is_ours = is_ours
@@ -37,6 +42,8 @@ class ModelError(Exception):
         self.retry_after = retry_after
         self.status = status
         self.attempts = attempts
+        self.usage = usage
+        self.tool_calls = tool_calls
 
     @property
     def public_text(self) -> str:

@@ -5,15 +5,23 @@ Any fault is a `ModelError` with an `error_type` of the contract's closed set. S
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import from_json
 
 from parley.broker.core.finish_reasons import is_filtered
-from parley.broker.core.messages import MAX_FIGURE, ErrorType, Usage
-from parley.workers.model.answer_text import NotText, Said, said, shortened, without_thinking
+from parley.broker.core.messages import MAX_FIGURE, MAX_TOOL_CALLS_BYTES, ErrorType, ToolCall, Usage
+from parley.workers.model.answer_text import (
+    NotText,
+    Said,
+    ToolPiece,
+    said,
+    shortened,
+    together,
+    without_thinking,
+)
 from parley.workers.model.error_body import encodable, raise_within, raise_within_choice
 from parley.workers.model.model_error import ModelError
 
@@ -31,6 +39,7 @@ BROKEN_OFF = frozenset(
 # What stands for no reason yet: DashScope writes the word.
 _NO_REASON = frozenset({"", "null", "none"})
 _MAX_REASON_CHARACTERS = 64
+_MAX_NAMES_CHARACTERS = 200
 _USAGE = tuple(Usage.model_fields)
 
 
@@ -91,10 +100,28 @@ def checked(all_said: Said, finish_reason: Any, model: Any, usage: Usage) -> Com
     if not content.strip():
         content, refused = all_said.refusal, True
     if not content.strip():
+        if calls := _kept(all_said.tools):
+            names = ", ".join(call.name for call in calls)[:_MAX_NAMES_CHARACTERS]
+            text = f"the model asked for a tool instead of answering: {names}; Parley runs none"
+            raise ModelError(ErrorType.TOOL_CALL, text, usage=usage, tool_calls=calls)
         raise ModelError(ErrorType.EMPTY_ANSWER, _nothing(reason, reasoning))
     return Completion(
         encodable(content), reason, encodable(model), usage, reasoning=reasoning, refused=refused
     )
+
+
+def _kept(pieces: Iterable[ToolPiece]) -> list[ToolCall]:
+    """The calls of tools, as many as an outcome carries."""
+    calls: list[ToolCall] = []
+    size = 0
+    for _, call_id, name, arguments in together(pieces):
+        call = ToolCall(id=encodable(call_id), name=encodable(name) or "?", arguments=encodable(arguments))
+        size += len(call.encode())
+        if size > MAX_TOOL_CALLS_BYTES:
+            call = ToolCall(name=call.name[:_MAX_NAMES_CHARACTERS])  # that there was one is told all the same
+            return calls or [call]
+        calls.append(call)
+    return calls
 
 
 def reason_of(finish_reason: Any) -> Any:

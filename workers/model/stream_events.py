@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from parley.broker.core.messages import ErrorType, Usage
-from parley.workers.model.answer_text import MAX_REASONING_CHARACTERS, NotText, Said, said
+from parley.workers.model.answer_text import MAX_REASONING_CHARACTERS, NotText, Said, ToolPiece, said
 from parley.workers.model.error_body import error_within, raise_within, raise_within_choice
 from parley.workers.model.model_error import ModelError
 from parley.workers.model.responses import (
@@ -22,6 +22,8 @@ from parley.workers.model.responses import (
     usage_of,
 )
 
+# What a piece of a call of a tool counts for, beside its words.
+PIECE_BYTES = 128
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -33,10 +35,12 @@ class StreamAssembler:
 
     def __init__(self, model: str) -> None:
         self._asked_model = model
-        # The pieces so far: of the answer, of the reasoning before it (its end only), of a refusal. Their bytes.
+        # The pieces so far: of the answer, of the reasoning before it (its end only), of a refusal, of calls of
+        # tools. Their bytes.
         self._content: list[str] = []
         self._reasoning = ""
         self._refusal: list[str] = []
+        self._tools: list[ToolPiece] = []
         self._size = 0
         # The latest that the server sent of each. Any: unchecked JSON.
         self._finish_reason: Any = None
@@ -94,8 +98,10 @@ class StreamAssembler:
             raise malformed("the answer is not JSON")
         if self._finish_reason is None and not self._done:
             raise ModelError(ErrorType.CONNECTION_LOST, "the stream ended before the answer did")
-        all_said = Said("".join(self._content), self._reasoning, "".join(self._refusal))
-        if self._finish_reason is None and all_said == Said():
+        all_said = Said("".join(self._content), self._reasoning, "".join(self._refusal), self._tools)
+        if self._finish_reason is None and not any(
+            (self._content, self._reasoning, self._refusal, self._tools)
+        ):
             raise ModelError(ErrorType.CONNECTION_LOST, "the stream ended before the answer began")
         return checked(all_said, self._finish_reason, self._model, self._usage)
 
@@ -167,9 +173,13 @@ class StreamAssembler:
             self._refusal.append(new.refusal)
         if new.reasoning:
             self._reasoning = (self._reasoning + new.reasoning)[-MAX_REASONING_CHARACTERS - 1 :]
-        self._grow(
-            sum(len(text.encode(errors="replace")) for text in (new.content, new.refusal, new.reasoning))
-        )
+        self._tools += new.tools
+        texts = [new.content, new.refusal, new.reasoning]
+        for tool in new.tools:
+            texts += (tool.id, tool.name, tool.arguments)
+        # A piece of a call may be empty, and takes memory all the same.
+        size = PIECE_BYTES * len(new.tools)
+        self._grow(size + sum(len(text.encode(errors="replace")) for text in texts))
         self._finish_reason = reason_of(choice.get("finish_reason")) or self._finish_reason
 
     def _rest(self, whole: Said) -> Said:

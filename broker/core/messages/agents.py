@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints, model_validator
 from parley.broker.core.judging_orders import MAX_SHOWN
 from parley.broker.core.messages.answer_key import AnswerKey
 from parley.broker.core.messages.base import (
+    KIB,
     MAX_AGENTS,
     MAX_OUTCOME_BYTES,
     MAX_ROUNDS,
@@ -180,6 +181,8 @@ class ErrorType(StrEnum):
     DEADLINE_EXCEEDED = "deadline_exceeded"
     CANCELLED = "cancelled"
     INVALID_BALLOT = "invalid_ballot"
+    INVALID_OUTPUT = "invalid_output"
+    TOOL_CALL = "tool_call"
     INTERNAL_ERROR = "internal_error"
 
 
@@ -252,6 +255,18 @@ class AgentCompleted(Message):
     metadata: dict[str, str] = Field(default_factory=dict, description="The request's own.")
 
 
+# What is kept of an agent's calls of tools. More of them are dropped, the last ones first.
+MAX_TOOL_CALLS_BYTES = 8 * KIB
+
+
+class ToolCall(Message):
+    """A tool that a model asked for instead of answering. Nothing runs it."""
+
+    id: str = Field("", description="The model server's name for this call.")
+    name: str = Field(description="The tool.")
+    arguments: str = Field("", description="What the model passes to it, as it wrote it: JSON, usually.")
+
+
 class AgentFailed(Message):
     """`agent.response.failed`: this agent has no answer, and why."""
 
@@ -265,9 +280,15 @@ class AgentFailed(Message):
     status: Literal["failed"] = Field("failed", description="Tells the two outcomes apart.")
     error: Annotated[str, StringConstraints(min_length=1)] = Field(description="What went wrong, in words.")
     error_type: ErrorType = Field(description="What went wrong: one of a closed set.")
+    tool_calls: tuple[ToolCall, ...] = Field(
+        (),
+        description="With `tool_call`: the tools that the model asked for. At most "
+        f"{MAX_TOOL_CALLS_BYTES // KIB} KiB; the first ones, if they are more.",
+    )
     usage: Usage = Field(
         Usage(),
-        description="Tokens of its calls that a server counted: those of a judge without a ballot. A call that failed has none.",
+        description="Tokens of its calls that a server counted: those of a judge without a ballot, of an answer in another "
+        "form than was asked for. A call that failed has none.",
     )
     attempt: Figure = Field(description="Model calls this outcome took; 0 where none was made.")
     queue_ms: Figure = Field(0, description="From the request's arrival to the start of this agent's work.")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, TypeAdapter
 
-from parley.broker.core.messages.agents import ErrorType, Proposal, Usage
+from parley.broker.core.messages.agents import ErrorType, Proposal, ToolCall, Usage
 from parley.broker.core.messages.base import Message, TaskId, validated
 from parley.broker.core.messages.selection import Cost, DegradedReason, Dissent, PhaseReport, Selection
 
@@ -45,6 +45,9 @@ class FailedAgent(Message):
     agent_id: str = Field(description="The agent.")
     error: str = Field(description="What went wrong, in words; cut after 500 characters.")
     error_type: ErrorType = Field(description="What went wrong: one of a closed set.")
+    tool_calls: tuple[ToolCall, ...] = Field(
+        (), description="With `tool_call`: the tools that the model asked for."
+    )
     timestamp: str = Field(description="When the outcome was known, RFC 3339.")
 
 
@@ -62,6 +65,7 @@ class ResultsRef(Message):
 LeftOut = Literal[
     "selection.notes",
     "results",
+    "failed_agents.tool_calls",
     "failed_agents.error",
     "failed_agents",
     "missing_agents",

@@ -36,6 +36,7 @@ from parley.broker.core.messages.base import (
 )
 from parley.broker.core.messages.extra_fields import MAX_EXTRA_BYTES, ExtraFields
 from parley.broker.core.messages.panel import Member, given_by
+from parley.broker.core.messages.response_format import MAX_RESPONSE_FORMAT_BYTES, ResponseFormat
 from parley.broker.core.phase_plan import Select, Step, is_over, plan
 
 # Lists stop at their first problem: a hostile one would have 300,000.
@@ -105,6 +106,12 @@ class Sampling(Message):
         | Annotated[tuple[StopSequence, ...], Field(max_length=MAX_STOP_SEQUENCES, fail_fast=True)]
         | None
     ) = Field(None, description="Text at which the model stops: one sequence, or a list of them.")
+    response_format: ResponseFormat | None = Field(
+        None,
+        description='The form of an answer, as in OpenAI\'s chat API: `{"type": "json_object"}`, or `{"type": "json_schema", '
+        '"json_schema": {"name", "schema"}}`. An answer of another form is asked for once more, and then fails '
+        f"(`invalid_output`). At most {MAX_RESPONSE_FORMAT_BYTES // KIB} KiB as JSON. Judges are asked without it.",
+    )
     extra: ExtraFields | None = Field(
         None,
         description="More fields of an agent's call, passed on to the model server as they are: its own, or OpenAI's that "

@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from parley.broker.core.errors import InvalidMessage
-from parley.question_input import read_question
+from parley.question_input import read_question, read_schema
 
 LIMIT = 256 * 1024
 
@@ -84,3 +84,15 @@ def test_without_a_question_the_usage_is_shown(stdin: Stdin | None, monkeypatch:
         read_question(None, None)
     with pytest.raises(typer.BadParameter, match="twice"):
         read_question("x", "y")
+
+
+def test_a_schema_is_named_after_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "two words.v1.json"
+    file.write_text('{"type": "object"}')
+    assert read_schema(str(file)) == {
+        "type": "json_schema",
+        "json_schema": {"name": "two_words_v1", "schema": {"type": "object"}},
+    }
+    file.write_bytes(b'{"title": "\xff"}')
+    with pytest.raises(InvalidMessage, match=r"--schema: .* is not UTF-8"):
+        read_schema(str(file))

@@ -1,6 +1,7 @@
 """From one agent's request to its outcome. How the balancer gets an answer is in model/test_endpoint_failover.py."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from parley.broker.core.messages import (
     AnswerKey,
     Ballot,
     ErrorType,
+    ToolCall,
     Usage,
 )
 from parley.broker.core.phase_plan import PhaseKind, Select
@@ -245,3 +247,65 @@ async def test_an_answer_has_a_digest_only_where_one_is_chosen() -> None:
     assert (read.key is not None, read.final_answer) == (True, "4")
     unread = success(await Bench(ballot_of("none")).ask(voting))
     assert (unread.key, unread.final_answer) == (None, None)
+
+
+FORM = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object", "required": ["n"]}}}
+
+
+def words(content: str, **fields: Any) -> Completion:
+    return replace(DONE, content=content, **fields)
+
+
+async def test_an_answer_in_another_form_is_asked_for_once_more_with_another_seed() -> None:
+    bench = Bench(words("no"), words('```json\n{"n": 1}\n```'))
+    outcome = success(
+        await bench.ask(
+            timed(response_format=FORM, seed=5, answer_key=AnswerKey(json_pointer="/n"), select=Select.VOTE)
+        )
+    )
+    assert outcome.proposal.content == '{"n": 1}'
+    assert outcome.final_answer == "1"
+    assert outcome.attempt == 2
+    assert outcome.usage.completion_tokens == 2 * DONE.usage.completion_tokens
+    asked = bench.model.requests
+    assert [request.response_format for request in asked] == [FORM, FORM]
+    assert asked[0].messages == asked[1].messages
+    assert asked[0].seed == 6 != asked[1].seed
+
+
+async def test_two_answers_in_another_form_fail_by_name() -> None:
+    lost = failure(
+        await Bench(words("no"), words('{"n": ', finish_reason="length")).ask(timed(response_format=FORM))
+    )
+    assert lost.error_type is ErrorType.INVALID_OUTPUT
+    assert lost.error.startswith("asked twice, the model's answer is no JSON: ")
+    assert lost.error.endswith(", and cut off")
+    assert lost.attempt == 2
+    assert lost.usage.completion_tokens == 2 * DONE.usage.completion_tokens
+
+
+async def test_a_schema_that_cannot_be_used_is_told_at_the_first_answer() -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"minimum": "x"}}}
+    lost = failure(await Bench(words("1")).ask(timed(response_format=form)))
+    assert (lost.error_type, lost.attempt) == (ErrorType.BAD_REQUEST, 1)
+    assert lost.error.startswith("response_format: the schema cannot be used: ")
+
+
+async def test_a_refusal_is_not_asked_for_again() -> None:
+    outcome = success(await Bench(words("I will not.", refused=True)).ask(timed(response_format=FORM)))
+    assert outcome.refused
+    assert outcome.proposal.content == "I will not."
+
+
+async def test_what_the_second_try_meets_counts_both() -> None:
+    error = trouble(ErrorType.BAD_REQUEST)
+    lost = failure(await Bench(words("no"), error).ask(timed(response_format=FORM)))
+    assert (lost.error_type, lost.attempt) == (ErrorType.BAD_REQUEST, 2)
+    assert lost.usage.completion_tokens == DONE.usage.completion_tokens
+
+
+async def test_a_call_of_a_tool_is_an_outcome_of_its_own() -> None:
+    call = ToolCall(id="1", name="weather", arguments="{}")
+    error = ModelError(ErrorType.TOOL_CALL, "a tool", usage=DONE.usage, tool_calls=[call])
+    lost = failure(await Bench(error).ask())
+    assert (lost.error_type, lost.tool_calls, lost.usage) == (ErrorType.TOOL_CALL, (call,), DONE.usage)

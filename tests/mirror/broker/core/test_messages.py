@@ -651,7 +651,7 @@ def test_the_error_types_are_a_closed_set() -> None:
     assert {str(kind) for kind in ErrorType} == {
         "rate_limited", "server_error", "connection_failed", "connection_lost", "first_byte_timeout", "total_timeout",
         "context_too_long", "bad_request", "unauthorized", "model_not_found", "empty_answer", "malformed_answer",
-        "deadline_exceeded", "cancelled", "invalid_ballot", "internal_error",
+        "deadline_exceeded", "cancelled", "invalid_ballot", "invalid_output", "tool_call", "internal_error",
     }  # fmt: skip
     with pytest.raises(InvalidMessage, match=r"^error_type: "):
         decode(AgentFailed, EVERY_MESSAGE[8].encode().replace(b"rate_limited", b"bored"))

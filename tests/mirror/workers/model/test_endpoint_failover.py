@@ -181,8 +181,8 @@ async def test_whatever_fails_no_call_and_no_wait_is_past_the_deadline(seed: int
     for _, at, seconds in bench.model.calls:
         assert at < deadline
         assert seconds == pytest.approx(deadline - at)
-    for _, at, seconds in bench.model.probes:
-        assert 0 < seconds <= deadline - at
+    # A probe is the endpoint's, and has its own limit; nobody waits for it longer than the deadline.
+    assert all(at < deadline for _, at, _ in bench.model.probes)
     # The last call may end late; no wait of the balancer does.
     assert bench.model.calls[-1][1] <= deadline
     assert answer.attempts == len(bench.model.calls)

@@ -46,6 +46,45 @@ def test_what_is_no_answer_says_why(message: Any, reason: Any, kind: ErrorType, 
     assert words in str(caught.value)
 
 
+WEATHER = {
+    "id": "call-1",
+    "type": "function",
+    "function": {"name": "weather", "arguments": '{"city": "Rome"}'},
+}
+
+
+@pytest.mark.parametrize(
+    ("message", "call"),
+    [
+        ({"content": None, "tool_calls": [WEATHER]}, ("call-1", "weather", '{"city": "Rome"}')),
+        ({"content": "<think>hm</think>", "tool_calls": [WEATHER]}, ("call-1", "weather", '{"city": "Rome"}')),
+        ({"content": None, "function_call": WEATHER["function"]}, ("", "weather", '{"city": "Rome"}')),
+        ({"tool_calls": [{"function": {"name": "weather", "arguments": {"city": "Rome"}}}]},
+         ("", "weather", '{"city": "Rome"}')),
+        ({"tool_calls": [{"function": None, "id": 5}]}, ("", "?", "")),
+        ({"tool_calls": [{"function": {"name": "w", "arguments": "x" * 9_000}}]}, ("", "w", "")),
+    ],
+)  # fmt: skip
+def test_a_call_of_a_tool_is_no_answer_and_is_kept(message: Any, call: tuple[str, str, str]) -> None:
+    with pytest.raises(ModelError, match="asked for a tool instead of answering: ") as caught:
+        read(message, "tool_calls", usage={"completion_tokens": 7})
+    assert caught.value.error_type is ErrorType.TOOL_CALL
+    (kept,) = caught.value.tool_calls
+    assert (kept.id, kept.name, kept.arguments) == call
+    assert caught.value.usage.completion_tokens == 7
+
+
+def test_calls_of_tools_are_kept_up_to_a_bound() -> None:
+    calls = [{"function": {"name": f"t{number}", "arguments": "x" * 1_000}} for number in range(100)]
+    with pytest.raises(ModelError) as caught:
+        read({"content": "", "tool_calls": calls})
+    assert [call.name for call in caught.value.tool_calls] == [f"t{number}" for number in range(7)]
+
+
+def test_words_beside_a_call_of_a_tool_are_an_answer() -> None:
+    assert read({"content": "Let me look.", "tool_calls": [WEATHER]}, "tool_calls").content == "Let me look."
+
+
 @pytest.mark.parametrize("reason", ["stop", "length", "content_filter", "eos", None])
 def test_an_answer_says_why_it_ends(reason: str | None) -> None:
     assert read({"content": "half an ans"}, reason).finish_reason == (reason or "unknown")

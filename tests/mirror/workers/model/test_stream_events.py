@@ -208,3 +208,30 @@ def test_a_finished_answer_needs_no_more_lines() -> None:
 def test_any_lines_are_an_answer_or_a_model_error(lines: Sequence[bytes]) -> None:
     with suppress(ModelError):
         assembled(lines)
+
+
+def tool(index: int, **function: str) -> bytes:
+    call = {"index": index, "function": function, **({"id": f"call-{index}"} if "name" in function else {})}
+    return line(choices=[{"delta": {"tool_calls": [call]}}])
+
+
+def test_calls_of_tools_in_pieces_are_put_together() -> None:
+    lines = [
+        tool(0, name="weather", arguments=""),
+        tool(0, arguments='{"city": '),
+        tool(1, name="time", arguments="{}"),
+        tool(0, arguments='"Rome"}'),
+        line(choices=[{"delta": {}, "finish_reason": "tool_calls"}]),
+    ]
+    with pytest.raises(ModelError) as caught:
+        assembled(lines)
+    assert caught.value.error_type is ErrorType.TOOL_CALL
+    assert [(call.id, call.name, call.arguments) for call in caught.value.tool_calls] == [
+        ("call-0", "weather", '{"city": "Rome"}'),
+        ("call-1", "time", "{}"),
+    ]
+
+
+def test_empty_pieces_of_calls_of_tools_do_not_come_without_end() -> None:
+    with pytest.raises(ModelError, match="answer is over"):
+        assembled([tool(0, arguments="")] * MAX_ANSWER_BYTES)
