@@ -364,12 +364,12 @@ class Watcher:
     def _in_hand(self, task_id: str) -> list[Kept]:
         """The messages about a deliberation that are delivered and not settled."""
         held = [
-            consumer.stream.messages[seq]
+            consumer.stream.messages.get(seq)  # none: a full stream has dropped it meanwhile
             for consumer in self.server.consumers.values()
             for seq in consumer.handed
             if consumer.durable.name != "dispatch"
         ]
-        return [kept for kept in held if payload(kept.data).get("task_id") == task_id]
+        return [kept for kept in held if kept is not None and payload(kept.data).get("task_id") == task_id]
 
     def heard(self, subject: str, data: bytes) -> None:
         if subject.startswith("_INBOX"):
