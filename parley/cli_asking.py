@@ -14,7 +14,7 @@ from parley.cli_waiting import follow
 from parley.client import Client, Submitted
 from parley.display import show_ending, show_plan, summary
 from parley.errors_in_flags import errors_in_flags, in_flags
-from parley.question_input import read_question, read_schema
+from parley.question_input import read_messages, read_question, read_schema
 from parley.request_arguments import Asking, compose, read_key
 from parley.request_plan import phases_of
 from parley.terminal import write_json, write_line
@@ -26,6 +26,9 @@ def ask(
         help="What to deliberate on, at most 256 KiB. - or nothing: standard input.", show_default=False)] = None,
     file: Annotated[str | None, typer.Option(
         metavar="FILE", help="Read the question from this file.", show_default=False)] = None,
+    messages: Annotated[str | None, typer.Option(
+        metavar="FILE", help="A conversation instead of a question: JSON, as in OpenAI's chat API.",
+        show_default=False)] = None,
     role: Annotated[
         str, typer.Option(help="DEV, QA, ARCHITECT, DEVOPS, DATA, NONE (the question as it is), or any other.")
     ] = "DEV",
@@ -89,7 +92,11 @@ def ask(
         asking["models"] = model
     elif model:
         asking["model"] = model[0]
-    text = read_question(question, file)
+    text = None if messages is not None else read_question(question, file)
+    if messages is not None:
+        if question is not None or file is not None:
+            raise SettingsError(["--messages and a question: only one of them"])
+        asking["messages"] = read_messages(messages)
     with errors_in_flags():
         request = compose(text, **asking)  # a wrong value is said before any connection is opened
     if plan:
@@ -151,7 +158,7 @@ def _print_words(ending: Ending) -> int:
     return OK
 
 
-async def _print_id(client: Client, question: str, asking: Asking, *, as_json: bool) -> int:
+async def _print_id(client: Client, question: str | None, asking: Asking, *, as_json: bool) -> int:
     submitted = await _submitted(client, question, **asking)
     write_line(out, json.dumps({"task_id": submitted.task_id}) if as_json else submitted.task_id)
     if out.is_terminal and not as_json:
@@ -159,13 +166,13 @@ async def _print_id(client: Client, question: str, asking: Asking, *, as_json: b
     return OK
 
 
-async def _submitted(client: Client, question: str, **asking: Unpack[Asking]) -> Submitted:
+async def _submitted(client: Client, question: str | None, **asking: Unpack[Asking]) -> Submitted:
     await client.status("is-anyone-there")  # raises NoService now, rather than after a silent wait
     return await client.submit(question, **asking)
 
 
 async def ask_and_follow(
-    client: Client, question: str, *, live: bool, hint: bool = True, **asking: Unpack[Asking]
+    client: Client, question: str | None, *, live: bool, hint: bool = True, **asking: Unpack[Asking]
 ) -> Ending:
     """Ask and wait for the ending. `live`: show each agent's progress meanwhile. `hint`: as for `follow`.
 

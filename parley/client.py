@@ -144,12 +144,13 @@ class Client:
         """Subscribe to this client's endings. `connect` has done it."""
         await self._jetstream.nc.subscribe(self._inbox, cb=self._on_ending)
 
-    async def deliberate(self, task_description: str, **asking: Unpack[Asking]) -> Ending:
+    async def deliberate(self, task_description: str | None = None, **asking: Unpack[Asking]) -> Ending:
         """Ask several agents and wait for the ending.
 
         Returns `DeliberationCompleted` (read `degraded` first) or `DeliberationFailed`.
 
         task_description: what to deliberate on; at most 256 KiB.
+        messages: instead of it, a conversation as in OpenAI's chat API, with texts and images; at most 256 KiB as JSON.
         agents: how many agents answer, 1 to 256. Default 3, or one for each of `panel` or `models`.
         role: DEV, QA, ARCHITECT, DEVOPS, DATA, or any other word. Default DEV. With NONE nothing stands around the question.
         system: the system message, instead of the role's; at most 64 KiB. `role` then only names the agents.
@@ -188,7 +189,7 @@ class Client:
         """
         return await self.ending(await self.submit(task_description, **asking))
 
-    async def submit(self, task_description: str, **asking: Unpack[Asking]) -> Submitted:
+    async def submit(self, task_description: str | None = None, **asking: Unpack[Asking]) -> Submitted:
         """Store the request and return at once; `ending` waits for the ending. Takes the arguments of `deliberate`.
 
         Raises InvalidMessage, BrokerUnavailable, NoService (no streams).

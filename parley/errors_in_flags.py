@@ -15,6 +15,7 @@ FLAGS: Mapping[str, str] = {
     "judge_models": "--judge-model",
     "judges": "--judges",
     "max_calls": "--max-calls",
+    "messages": "--messages",
     "min_responses": "--min-responses",
     "model": "--model",
     "models": "--model",

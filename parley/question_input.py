@@ -1,5 +1,5 @@
-"""Where `parley ask` has its question from: the command line, a file or standard input. It is UTF-8 and bounded. And the
-schema of its answers, from a file."""
+"""Where `parley ask` has its question from: the command line, a file or standard input. It is UTF-8 and bounded. Or a
+conversation, from a file; and from another the schema of its answers."""
 
 import json
 import re
@@ -41,15 +41,28 @@ def read_question(argument: str | None, file: str | None) -> str:
 
 def read_schema(file: str) -> dict[str, Any]:
     """A `response_format` for answers by the JSON Schema in this file. Raises InvalidMessage."""
-    path = Path(file)
-    try:
-        schema = json.loads(_read(path, "--schema"))
-    except UnicodeDecodeError:
-        raise InvalidMessage([f"--schema: {path} is not UTF-8"]) from None
-    except (ValueError, RecursionError) as error:
-        raise InvalidMessage([f"--schema: {path} is no JSON: {error}"]) from None
-    name = re.sub(r"[^A-Za-z0-9_-]+", "_", path.stem)[:64] or "answer"
+    schema = _json(file, "--schema")
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(file).stem)[:64] or "answer"
     return {"type": JSON_SCHEMA, JSON_SCHEMA: {"name": name, "schema": schema}}
+
+
+def read_messages(file: str) -> list[Any]:
+    """A conversation, as in OpenAI's chat API, from a JSON file: the messages, or an object that has them. Raises
+    InvalidMessage."""
+    read = _json(file, "--messages")
+    messages = read.get("messages") if isinstance(read, dict) else read
+    if not isinstance(messages, list):
+        raise InvalidMessage([f"--messages: {file} has no list of messages"])
+    return messages
+
+
+def _json(file: str, flag: str) -> Any:
+    try:
+        return json.loads(_read(Path(file), flag))
+    except UnicodeDecodeError:
+        raise InvalidMessage([f"{flag}: {file} is not UTF-8"]) from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidMessage([f"{flag}: {file} is no JSON: {error}"]) from None
 
 
 def _from_file(path: Path) -> str:

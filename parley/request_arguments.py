@@ -18,6 +18,7 @@ from parley.broker.core.messages import DeliberationRequested, decode
 class Asking(TypedDict, total=False):
     """The optional arguments of `Client.deliberate`, which explains them. None is the same as leaving one out."""
 
+    messages: Sequence[Mapping[str, Any]] | None
     agents: int | None
     role: str
     system: str | None
@@ -75,7 +76,7 @@ _PLAIN = (
 )  # fmt: skip
 
 
-def compose(task_description: str, **asking: Unpack[Asking]) -> DeliberationRequested:
+def compose(task_description: str | None, **asking: Unpack[Asking]) -> DeliberationRequested:
     """The request these arguments make. Raises InvalidMessage naming each bad argument, TypeError for a misspelt name."""
     known = Asking.__annotations__
     for word in set(asking) - set(known):

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import nats.errors
 
+from parley.broker.core.messages.conversation import question_in
 from parley.broker.core.tally import Tally
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
@@ -43,7 +44,8 @@ async def _read(jetstream: JetStream, task_id: str, seq: int, found: dict[str, s
     answer = await jetstream.nc.request(subject, json.dumps({"seq": seq}).encode(), timeout=READS_SECONDS)
     if (answer.headers or {}).get("Status") is not None:  # no longer kept
         return
-    with suppress(ValueError, TypeError, LookupError):  # an invalid request has a tally too
-        question = json.loads(answer.data)["task_description"]
+    with suppress(ValueError, TypeError, LookupError, AttributeError):  # an invalid request has a tally too
+        asked = json.loads(answer.data)
+        question = asked.get("task_description") or question_in(asked["messages"])
         if isinstance(question, str):
             found[task_id] = question

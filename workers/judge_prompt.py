@@ -119,10 +119,7 @@ def compose(
         nonce=nonce,
     )
     prompt = Prompt(
-        messages=(
-            *prompts.system_messages(request),
-            {"role": "user", "content": "\n\n".join([prompts.front(request), "# Answers", *parts, words])},
-        ),
+        messages=prompts.asked(request, "# Answers", *parts, words),
         temperature=JUDGE_TEMPERATURE,
         seed=prompts.judge_seed(request, attempt),
         persona=None,

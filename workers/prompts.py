@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from parley.broker.core.messages import AgentRequested, Constraints, agent_id
+from parley.broker.core.messages.conversation import has_system_message, with_words
 from parley.broker.core.timestamps import format_timestamp
 
 ROLES: Mapping[str, str] = {
@@ -205,7 +206,8 @@ class Prompt:
     `chosen`: those of the two that Parley chose, and not the caller.
     """
 
-    messages: tuple[Mapping[str, str], ...]
+    # Any: a conversation's own parts.
+    messages: Sequence[Mapping[str, Any]]
     temperature: float | None
     seed: int | None
     persona: str | None
@@ -216,13 +218,12 @@ def compose(request: AgentRequested, attempt: int = 1) -> Prompt:
     """The prompt for one agent. Equal requests give equal prompts. Another `attempt` has the same words, and another seed
     where there is one."""
     persona = PERSONAS[(request.agent_number - 1) % len(PERSONAS)] if request.diversity else None
-    words = "\n\n".join([front(request), *_setting(request)])
     angle = request.persona or (
         f"You are the {persona.name} among the experts asked. {persona.guidance}" if persona else ""
     )
-    tail = f"\n\n# Your angle\n\n{angle}" if angle else ""
+    tail = (f"# Your angle\n\n{angle}",) if angle else ()
     return Prompt(
-        messages=(*system_messages(request), {"role": "user", "content": words + tail}),
+        messages=asked(request, *_setting(request), *tail),
         temperature=_temperature(request, persona),
         seed=_seed(request, attempt),
         persona=request.persona or (persona.name if persona else None),
@@ -232,7 +233,7 @@ def compose(request: AgentRequested, attempt: int = 1) -> Prompt:
 
 def preview(
     question: str, role: str, *, agents: int, diversity: bool, system: str | None = None
-) -> tuple[Mapping[str, str], ...]:
+) -> Sequence[Mapping[str, str]]:
     """The messages of the first of so many agents, without anything being asked."""
     at = format_timestamp(0.0)
     work = AgentRequested(
@@ -250,7 +251,21 @@ def preview(
     return compose(work).messages
 
 
-def system_messages(request: AgentRequested) -> tuple[Mapping[str, str], ...]:
+def asked(request: AgentRequested, *more: str) -> Sequence[Mapping[str, Any]]:
+    """What is asked, and `more` at its end. The beginning is the same for all agents and judges of a task, word for word,
+    and contains nothing about a single one."""
+    words = "\n\n".join([*_constraints(request.constraints), *more])
+    conversation = request.messages
+    if conversation is not None:
+        own = () if has_system_message(conversation) else _system_messages(request)
+        return [*own, *with_words(conversation, words)]
+    task = request.task_description or ""
+    front = task if request.role == BARE else f"# Task\n\n{task}"
+    content = f"{front}\n\n{words}" if words else front
+    return (*_system_messages(request), {"role": "user", "content": content})
+
+
+def _system_messages(request: AgentRequested) -> tuple[Mapping[str, str], ...]:
     """The system message; none with the role NONE and no words of the caller's."""
     words = request.system or guidance(request.role)
     return ({"role": "system", "content": words},) if words else ()
@@ -261,16 +276,9 @@ def guidance(role: str) -> str:
     return "" if role == BARE else ROLES.get(role) or GENERIC.format(role=role)
 
 
-def front(request: AgentRequested) -> str:
-    """The part that all agents and judges of the task share, word for word. It contains nothing about a single one."""
-    task = request.task_description
-    words = task if request.role == BARE else f"# Task\n\n{task}"
-    return "\n\n".join([words, *_constraints(request.constraints)])
-
-
 def _setting(request: AgentRequested) -> list[str]:
     parts = []
-    if request.num_agents > 1 and request.role != BARE:
+    if request.num_agents > 1 and request.role != BARE and request.messages is None:
         parts.append(
             "# Setting\n\n"
             f"{request.num_agents} experts answer this independently and none sees another's answer. "

@@ -16,7 +16,7 @@ from parley.workers.shared_reads import SharedReads
 KEPT_BYTES = 16 * 1024 * 1024
 # What a job that names its request leaves out.
 LEFT_OUT = (
-    "task_description", "constraints", "diversity", "metadata", "model", "temperature", "max_tokens", "seed", "stop",
+    "task_description", "messages", "constraints", "diversity", "metadata", "model", "temperature", "max_tokens", "seed", "stop",
     "select", "answer_key", "system", "top_p", "extra", "response_format",
 )  # fmt: skip
 

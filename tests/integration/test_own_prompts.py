@@ -192,3 +192,48 @@ async def test_a_tool_that_a_model_asks_for_is_told_with_what_it_was_to_get(
     assert failed.error_type is ErrorType.TOOL_CALL
     assert failed.error == "the model asked for a tool instead of answering: weather; Parley runs none"
     assert [one.model_dump() for one in failed.tool_calls] == [{"id": "call-1", **function}]
+
+
+TALK: list[dict[str, Any]] = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Why? And what is this?"},
+    {"role": "assistant", "content": "Show it."},
+    {"role": "user", "content": [
+        {"type": "text", "text": "Here."},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
+    ]},
+]  # fmt: skip
+
+
+async def test_a_conversation_reaches_agents_and_judges_as_it_is(
+    empty_nats: EmbeddedNats, tmp_path: Path
+) -> None:
+    numbers = itertools.count()
+    unlike = saying(lambda _: f"answer {next(numbers)}")
+    async with (
+        habit_server(unlike) as server,
+        served(empty_nats, tmp_path, vllm_url=server.url) as (client, _),
+    ):
+        ending = await client.deliberate(messages=TALK, agents=2)
+        large = [*TALK[:3], {"role": "user", "content": f"Here. {'x' * 60_000}"}]
+        await client.deliberate(messages=large, agents=2, role="none", requirements=["Be kind."])
+        await client.deliberate(messages=TALK, agents=2, select="judge", judges=1)
+        with pytest.raises(InvalidMessage, match=r"^messages: 0: content must be a text or a list of parts$"):
+            await client.deliberate(messages=[{"role": "user"}])
+        with pytest.raises(InvalidMessage, match=r"^task_description and messages are given"):
+            await client.deliberate("Why?", messages=TALK)
+        with pytest.raises(InvalidMessage, match=r"^task_description is required, or messages$"):
+            await client.deliberate()
+        found = await client.tallies()
+        questions = await client.questions(found)
+        bodies = [body["messages"] for body in sent(server)]
+    assert isinstance(ending, DeliberationCompleted)
+    assert bodies[:2] == [TALK] * 2
+    kind = "\n\n# Requirements\n\nEvery one of these must hold:\n1. Be kind."
+    assert bodies[2:4] == [[*large[:3], {"role": "user", "content": large[3]["content"] + kind}]] * 2
+    assert bodies[4:6] == [TALK] * 2
+    for judge in bodies[6:]:
+        assert judge[:3] == TALK[:3]
+        assert judge[3]["content"][:2] == TALK[3]["content"]
+        assert judge[3]["content"][2]["text"].startswith("# Answers")
+    assert questions[ending.task_id] == "Here."

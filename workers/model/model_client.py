@@ -72,7 +72,7 @@ class ChatRequest:
     """
 
     model: str
-    messages: Sequence[Mapping[str, str]]
+    messages: Sequence[Mapping[str, Any]]
     temperature: float | None = None
     top_p: float | None = None
     max_tokens: int | None = None
@@ -101,7 +101,7 @@ class ChatRequest:
         return {**body, "stream": True, "stream_options": {"include_usage": True}} if stream else body
 
 
-def probe_request(model: str, messages: Sequence[Mapping[str, str]] = PROBE_MESSAGES) -> ChatRequest:
+def probe_request(model: str, messages: Sequence[Mapping[str, Any]] = PROBE_MESSAGES) -> ChatRequest:
     """A question for one token. Servers with a higher least get that: how many is our choice."""
     return ChatRequest(model=model, messages=messages, max_tokens=1, chosen=frozenset({"max_tokens"}))
 

@@ -112,11 +112,18 @@ class FieldRules:
 PLAIN = FieldRules()
 
 
-def _with_system_in_user(messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+def _with_system_in_user(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     if len(messages) < 2 or [message["role"] for message in messages[:2]] != ["system", "user"]:
         return list(messages)
     system, user, *others = messages
-    return [{**user, "content": f"{system['content']}\n\n{user['content']}"}, *others]
+    words, content = system["content"], user["content"]
+    if isinstance(words, list) or isinstance(content, list):  # a conversation's own parts
+        return [{**user, "content": [*_as_parts(words), *_as_parts(content)]}, *others]
+    return [{**user, "content": f"{words}\n\n{content}"}, *others]
+
+
+def _as_parts(content: Any) -> list[Any]:
+    return content if isinstance(content, list) else [{"type": "text", "text": content}]
 
 
 def _names(text: str, field: str) -> bool:

@@ -22,6 +22,7 @@ from parley.broker.core.messages.base import (
     Role,
     TaskId,
 )
+from parley.broker.core.messages.conversation import Conversation
 from parley.broker.core.messages.requests import Constraints, Sampling, no_constraints
 from parley.broker.core.phase_plan import PhaseKind, Select
 
@@ -68,7 +69,10 @@ class AgentRequested(Sampling):
         description="Where the request is in the stream `REQUESTS`, if it is too large to be copied for each agent: "
         "what the request has is left out here.",
     )
-    task_description: str = Field("", description="The question.")
+    task_description: str | None = Field(None, description="The question; null with `messages`.")
+    messages: Conversation | None = Field(
+        None, description="The request's own: the question as a conversation."
+    )
     system: str | None = Field(
         None, description="The request's own: the system message instead of the role's."
     )
@@ -90,8 +94,8 @@ class AgentRequested(Sampling):
 
     @model_validator(mode="after")
     def _asks_something(self) -> Self:
-        if self.request_seq is None and "task_description" not in self.model_fields_set:
-            raise ValueError("task_description or request_seq is required")
+        if self.request_seq is None and self.task_description is None and self.messages is None:
+            raise ValueError("task_description, messages or request_seq is required")
         return self
 
     def encode(self) -> bytes:

@@ -34,6 +34,7 @@ from parley.broker.core.messages.base import (
     TimeoutSeconds,
     check_size,
 )
+from parley.broker.core.messages.conversation import MAX_MESSAGES_BYTES, Conversation, has_system_message
 from parley.broker.core.messages.extra_fields import MAX_EXTRA_BYTES, ExtraFields
 from parley.broker.core.messages.panel import Member, given_by
 from parley.broker.core.messages.response_format import MAX_RESPONSE_FORMAT_BYTES, ResponseFormat
@@ -119,6 +120,7 @@ class Sampling(Message):
     )
 
 
+_ONE_QUESTION: Any = {"oneOf": [{"required": ["task_description"]}, {"required": ["messages"]}]}
 # Of no use with another `select`: by it, the fields and their defaults.
 _ONLY_WITH: dict[Select, dict[str, Any]] = {
     Select.JUDGE: {"judges": 3, "judge_model": None, "judge_models": None},
@@ -132,7 +134,7 @@ _NOT_THE_QUESTION: Any = {
 _encode = json.JSONEncoder(sort_keys=True).encode
 
 
-class DeliberationRequested(Sampling):
+class DeliberationRequested(Sampling, json_schema_extra=_ONE_QUESTION):
     """`deliberation.requested`: please deliberate."""
 
     max_body_bytes: ClassVar[int | None] = MAX_REQUEST_BYTES
@@ -143,8 +145,14 @@ class DeliberationRequested(Sampling):
         "another question of this name is rejected. "
         "Default: `d-<stream sequence>`. A client may not choose a name of that form.",
     )
-    task_description: Description = Field(
-        description=f"The question. At most {MAX_DESCRIPTION_BYTES // KIB} KiB as UTF-8."
+    task_description: Description | None = Field(
+        None,
+        description=f"The question. At most {MAX_DESCRIPTION_BYTES // KIB} KiB as UTF-8. Required without `messages`.",
+    )
+    messages: Conversation | None = Field(
+        None,
+        description="Instead of `task_description`: a conversation, as in OpenAI's chat API, with texts and images "
+        f"(`image_url`). Passed on as it is. At most {MAX_MESSAGES_BYTES // KIB} KiB as JSON.",
     )
     role: Role = Field(
         "DEV",
@@ -232,6 +240,19 @@ class DeliberationRequested(Sampling):
         if rounds > 1:
             raise ValueError("rounds above 1 are not supported by this version; send 1")
         return rounds
+
+    @model_validator(mode="after")
+    def _asks_one_thing(self) -> Self:
+        if self.messages is None:
+            if self.task_description is None:
+                raise ValueError("task_description is required, or messages")
+            return self
+        if self.task_description is not None:
+            raise ValueError("task_description and messages are given; give one of them")
+        own = [self.system, *(member.system for member in self.panel or ())]
+        if has_system_message(self.messages) and any(own):
+            raise ValueError("system and messages both have a system message; give one of them")
+        return self
 
     @model_validator(mode="after")
     def _panel_is_whole(self) -> Self:

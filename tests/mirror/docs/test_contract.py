@@ -10,7 +10,7 @@ def test_a_field_has_its_bound_and_its_default() -> None:
     table = contract.requests()
     assert "| `num_agents` | integer (1 to 256) | `3` |" in table
     assert "| `seed` | integer (-2^63 to 2^63 - 1) or null |  |" in table
-    assert "| `task_description` | string (not empty) | required |" in table
+    assert "| `task_description` | string (not empty) or null |" in table
     assert "| `timeout_seconds` | number (0.1 to 86,400) or null |  |" in table
     assert "| `constraints` | [Constraints](#constraints) | `{}` |" in table
 

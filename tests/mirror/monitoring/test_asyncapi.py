@@ -153,13 +153,13 @@ def test_an_outcome_is_completed_or_failed(spec: dict[str, Any]) -> None:
 
 def test_the_request_has_the_contracts_fields_and_bounds(spec: dict[str, Any]) -> None:
     schema = payload(spec, "deliberation.requested", "receive")
-    assert schema["required"] == ["task_description"]
+    assert schema["oneOf"] == [{"required": ["task_description"]}, {"required": ["messages"]}]
     fields = schema["properties"]
     assert set(fields) == {
         "task_id", "task_description", "role", "num_agents", "constraints", "diversity", "rounds", "min_responses",
         "finish_early", "timeout_seconds", "model", "temperature", "max_tokens", "seed", "stop", "metadata", "select",
         "judges", "judge_model", "judge_models", "answer_key", "agree", "max_calls", "system", "panel", "models", "top_p",
-        "extra", "response_format",
+        "extra", "response_format", "messages",
     }  # fmt: skip
     assert (fields["num_agents"]["minimum"], fields["num_agents"]["maximum"]) == (1, 256)
     assert fields["num_agents"]["default"] == 3

@@ -70,6 +70,7 @@ async def test_the_winner_comes_first_and_alone_with_raw(
         (["--raw", "--plan", "--select", "judge"], "--raw and --plan: only one of them"),
         (["--all", "--no-wait"], "--all and --no-wait: only one of them"),
         (["--select", "vote", "--answer-key", "banana"], "--answer-key: must be number, line, after:WORDS or json:/POINTER"),
+        (["--messages", "none.json"], "--messages and a question: only one of them"),
         (["--schema", "pyproject.toml"], "--schema: pyproject.toml is no JSON: "),
         (["--schema", "none.json"], "--schema: none.json: No such file or directory"),
         (["--schema", "/dev/null"], "--schema: /dev/null is no JSON: "),

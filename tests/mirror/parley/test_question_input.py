@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from parley.broker.core.errors import InvalidMessage
-from parley.question_input import read_question, read_schema
+from parley.question_input import read_messages, read_question, read_schema
 
 LIMIT = 256 * 1024
 
@@ -96,3 +96,16 @@ def test_a_schema_is_named_after_its_file(tmp_path: Path) -> None:
     file.write_bytes(b'{"title": "\xff"}')
     with pytest.raises(InvalidMessage, match=r"--schema: .* is not UTF-8"):
         read_schema(str(file))
+
+
+def test_a_conversation_is_a_list_of_messages_or_an_object_that_has_one(tmp_path: Path) -> None:
+    file = tmp_path / "chat.json"
+    for body in (
+        '[{"role": "user", "content": "Why?"}]',
+        '{"model": "m", "messages": [{"role": "user", "content": "Why?"}]}',
+    ):
+        file.write_text(body)
+        assert read_messages(str(file)) == [{"role": "user", "content": "Why?"}]
+    file.write_text('{"role": "user"}')
+    with pytest.raises(InvalidMessage, match=r"--messages: .*chat\.json has no list of messages"):
+        read_messages(str(file))

@@ -50,7 +50,7 @@ def judging(number: int = 1, **fields: Any) -> AgentRequested:
 
 
 def words(request: AgentRequested, *answers: AgentCompleted) -> str:
-    return compose(request, answers).prompt.messages[1]["content"]
+    return str(compose(request, answers).prompt.messages[1]["content"])
 
 
 def test_its_beginning_is_the_agents_word_for_word() -> None:
@@ -60,7 +60,7 @@ def test_its_beginning_is_the_agents_word_for_word() -> None:
     members = prompts.compose(asked).messages
     shown = compose(judge, [answer(1), answer(2)]).prompt.messages
     assert shown[0] == members[0]
-    front = prompts.front(asked)
+    front = prompts.asked(asked)[1]["content"]
     assert shown[1]["content"].startswith(f"{front}\n\n# Answers")
     assert members[1]["content"].startswith(front)
     assert "each requirement" in shown[1]["content"]

@@ -21,12 +21,12 @@ ANGLE = "# Your angle"
 
 def system(prompt: Prompt) -> str:
     assert prompt.messages[0]["role"] == "system"
-    return prompt.messages[0]["content"]
+    return str(prompt.messages[0]["content"])
 
 
 def user(prompt: Prompt) -> str:
     assert prompt.messages[1]["role"] == "user"
-    return prompt.messages[1]["content"]
+    return str(prompt.messages[1]["content"])
 
 
 def agents(count: int, **fields: Any) -> list[AgentRequested]:

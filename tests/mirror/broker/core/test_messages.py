@@ -147,7 +147,9 @@ def test_a_request_with_only_a_description_has_the_contracts_defaults() -> None:
 
 
 def test_a_request_needs_a_description() -> None:
-    with pytest.raises(InvalidMessage, match=r"^task_description: Field required$"):
+    with pytest.raises(
+        InvalidMessage, match=r"^payload: Value error, task_description is required, or messages$"
+    ):
         decode(DeliberationRequested, b"{}")
 
 
@@ -201,7 +203,8 @@ NOT_CONVERTED: dict[str, list[Any]] = {
     "seed": [True],
     "diversity": [1, "true"],
     "finish_early": [0],
-    "task_description": [5, None, ["x"]],
+    "task_description": [5, ["x"]],
+    "messages": ["x", {}, ["x"]],
     "task_id": [5],
     "role": [5],
     "model": [5],
