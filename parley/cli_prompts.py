@@ -1,6 +1,7 @@
 """`parley prompts`: what Parley writes around a question. Asks nobody."""
 
 import json
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -14,6 +15,15 @@ from parley.terminal import write_json, write_line
 # What stands for a caller's words.
 QUESTION = "<the question>"
 
+
+def _own_roles() -> Mapping[str, str]:
+    """Those of PARLEY_ROLES_DIR here. Raises SettingsError."""
+    from parley.role_files import read_roles
+    from parley.settings import load
+
+    return read_roles(load().roles_dir)
+
+
 app = typer.Typer(
     cls=ShellGroup, no_args_is_help=True, help="What Parley writes around a question: list, show."
 )
@@ -21,10 +31,13 @@ app = typer.Typer(
 
 @app.command("list", cls=ShellCommand)
 def list_() -> None:
-    """The roles that have instructions of their own. Any other name has a general expert's; NONE has nothing."""
+    """The roles that have instructions of their own. Any other name has a general expert's; NONE has nothing.
+
+    With PARLEY_ROLES_DIR those of its files, too. The service may have another one.
+    """
     from parley.workers.prompts import BARE, ROLES
 
-    for role, words in ROLES.items():
+    for role, words in {**ROLES, **_own_roles()}.items():
         write_line(out, f"{role:<10}{words.splitlines()[0]}")
     write_line(out, f"{BARE:<10}Nothing: the question as it is.")
 
@@ -44,7 +57,8 @@ def show(
     with errors_in_flags():
         asked = compose(QUESTION, role=role, system=system, agents=agents, diversity=diversity)
     messages = prompts.preview(
-        QUESTION, asked.role, agents=asked.num_agents, diversity=diversity, system=asked.system)
+        QUESTION, asked.role, agents=asked.num_agents, diversity=diversity,
+        system=asked.system or _own_roles().get(asked.role))
     if as_json:
         write_json(out, json.dumps(list(messages), indent=2))
         return

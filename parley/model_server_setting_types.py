@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
+from parley.role_files import read_roles
 from parley.workers.model.request_fields import parse_omit, parse_rename
 from parley.workers.model.server_access import AUTHORIZATION, parse_headers
 
@@ -74,6 +75,7 @@ ProxyUrl = Annotated[str | None, AfterValidator(_proxy), Blankable]
 Headers = Annotated[SecretStr | None, AfterValidator(_headers), Blankable]
 KeyHeader = Annotated[str, AfterValidator(_key_header)]
 CaFile = Annotated[Path | None, _readable_by(read_certificates), Blankable]
+RolesFolder = Annotated[Path | None, _readable_by(read_roles), Blankable]
 OmittedFields = Annotated[str, _readable_by(parse_omit)]
 RenamedFields = Annotated[str, _readable_by(parse_rename)]
 

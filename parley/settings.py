@@ -30,10 +30,12 @@ from parley.model_server_setting_types import (
     OmittedFields,
     ProxyUrl,
     RenamedFields,
+    RolesFolder,
     certificates,
     check_headers,
 )
 from parley.nats_settings import NatsSettings
+from parley.role_files import read_roles
 from parley.workers.model.breaker import BreakerPolicy
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
 from parley.workers.model.request_fields import FieldRules, parse_omit, parse_rename
@@ -83,6 +85,8 @@ class Settings(NatsSettings):
         None, "Proxy to the servers: `http://user:password@host:3128`. HTTP_PROXY and the like are not read.")
     vllm_omit: OmittedFields = _field("", "Fields never sent, such as `seed,stream_options`.")
     vllm_rename: RenamedFields = _field("", "Fields with another name: `max_tokens=max_completion_tokens`.")
+    roles_dir: RolesFolder = _field(
+        None, "Folder of Markdown files, one a role (`QA.md`): instructions instead of ours, or of more roles.")
     vllm_stream: bool = _field(
         False, "Read answers as a stream: a silent server is noticed at the first byte.")
     vllm_connect_timeout_seconds: Seconds = _field(5.0, "To open a connection.")
@@ -231,6 +235,7 @@ class Settings(NatsSettings):
             breaker_policy=BreakerPolicy(self.breaker_failures, self.breaker_cooldown_seconds),
             access=self.access,
             nats_access=self.worker_nats_access,
+            roles=read_roles(self.roles_dir),
         )
 
 

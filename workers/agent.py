@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from parley.broker.core.finish_reasons import is_filtered, is_too_long
+from parley.broker.core.frozen_models import changed
 from parley.broker.core.messages import (
     MAX_FINAL_ANSWER_CHARACTERS,
     AgentCompleted,
@@ -36,12 +37,13 @@ class Agent:
     """Answers the requests of a worker, any number at once.
 
     `model_name`: for requests that name none. `now`: seconds since the epoch, by the
-    NATS server's clock, which set the deadline.
+    NATS server's clock, which set the deadline. `roles`: instructions of an operator's, by role, instead of ours.
     """
 
     balancer: FailoverClient
     model_name: str
     now: Callable[[], float]
+    roles: Mapping[str, str] = field(default_factory=dict)
 
     async def answer(self, request: AgentRequested, traceparent: str | None = None) -> AgentOutcome:
         """The agent's outcome, at its deadline at the latest. `traceparent` goes with each call to the model.
@@ -49,6 +51,7 @@ class Agent:
         Raises CancelledError only, unless there is a bug.
         """
         started = self.now()
+        request = self._instructed(request)
         prompt = prompts.compose(request)
         try:
             if request.response_format is None:
@@ -69,6 +72,7 @@ class Agent:
         more, with more room, if its words hold none; with shorter answers, if they are too long for the model. Raises
         as `answer` does."""
         started, calls, used, why = self.now(), 0, Usage(), ""
+        request = self._instructed(request)
         attempt, characters = 1, ANSWERS_CHARACTERS
         while attempt <= 2:
             composed = judge_prompt.compose(request, answers, attempt, characters)
@@ -98,6 +102,10 @@ class Agent:
             attempt += 1
         why = f"asked twice, the judge gave {why}"
         return self.failed(request, started, calls, ErrorType.INVALID_BALLOT, why, used)
+
+    def _instructed(self, request: AgentRequested) -> AgentRequested:
+        words = self.roles.get(request.role) if request.system is None else None
+        return request if words is None else changed(request, system=words)
 
     async def _in_format(
         self, request: AgentRequested, response_format: Mapping[str, Any], traceparent: str | None

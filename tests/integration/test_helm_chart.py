@@ -22,6 +22,7 @@ from parley.handlers.routes import Part
 from parley.monitoring import http
 from parley.monitoring.check_runner import CHECK_SECONDS
 from parley.monitoring.metrics import Metrics
+from parley.role_files import read_roles
 from parley.settings import Settings, load, variable
 from tests import present
 
@@ -43,7 +44,7 @@ FOREIGN = {
 OWNED = {
     "PARLEY_REPLICAS", "PARLEY_DRAIN_SECONDS", "PARLEY_HTTP_HOST", "PARLEY_HTTP_PORT", "PARLEY_POOL",
     "PARLEY_POOL_ACTORS", "PARLEY_RAY_ACTOR_CPUS", "PARLEY_HOME", "PARLEY_WORKER_NATS_URL", "PARLEY_VLLM_HEADERS",
-    "PARLEY_VLLM_CA_FILE",
+    "PARLEY_VLLM_CA_FILE", "PARLEY_ROLES_DIR",
     # From files of a Secret, or in the URL of one; and a client's.
     "PARLEY_NATS_USER", "PARLEY_NATS_PASSWORD", "PARLEY_NATS_PASSWORD_FILE", "PARLEY_NATS_TOKEN", "PARLEY_NATS_TOKEN_FILE",
     "PARLEY_NATS_INBOX_PREFIX", *(f"PARLEY_{name}_FILE" for name in (
@@ -70,6 +71,7 @@ VARIANTS: dict[str, Object] = {
             "apiKeySecret": VLLM_SECRET,
             "headersSecret": HEADERS_SECRET,
         },
+        "roles": {"QA": "You test.", "LAWYER": '# You\n\nKnow: the "law" {{ .x }}'},
         "settings": {"PARLEY_TIMEOUT_SECONDS": 600, "PARLEY_LOG_LEVEL": "DEBUG"},
         "ray": {"authSecret": RAY_SECRET},
         "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
@@ -143,10 +145,18 @@ def container(template: Object) -> Object:
     return found
 
 
+def settings_map(objects: list[Object]) -> Object:
+    """The ConfigMap of the settings: without the roles' instructions."""
+    (config,) = (
+        one for one in of_kind(objects, "ConfigMap") if not one["metadata"]["name"].endswith("-roles")
+    )
+    return config
+
+
 def environment(objects: list[Object], part: str) -> dict[str, str]:
     """The variables of a part's container as Kubernetes would set them, with SECRET_TEXT for what comes from a
     Secret."""
-    (config,) = of_kind(objects, "ConfigMap")
+    config = settings_map(objects)
     part_container = container(deployment(objects, part)["spec"]["template"])
     assert part_container["envFrom"] == [{"configMapRef": {"name": config["metadata"]["name"]}}]
     return {
@@ -232,6 +242,9 @@ def test_a_long_release_name_still_makes_valid_names(chart: helm_python.Chart) -
         ({"metrics": {"port": 80}}, "port"),
         ({"metrics": {"serviceMonitor": {"enabled": "yes"}}}, "enabled"),
         ({"replicaCount": 3}, "replicaCount"),
+        ({"roles": {"NONE": "x"}}, "NONE"),
+        ({"roles": {"qa": "x"}}, "qa"),
+        ({"roles": {"QA": ""}}, "QA"),
     ],
     ids=str,
 )
@@ -273,12 +286,13 @@ def test_values_take_every_setting_that_the_chart_does_not_derive(chart: helm_py
 @every_part
 @every_variant
 def test_the_service_accepts_its_settings(
-    chart: helm_python.Chart, values: Object, part: Part, monkeypatch: pytest.MonkeyPatch
+    chart: helm_python.Chart, values: Object, part: Part, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in [name for name in os.environ if name.startswith("PARLEY_")]:
         monkeypatch.delenv(name)
     for name, value in environment(render(chart, values), part).items():
-        monkeypatch.setenv(name, value)
+        # The folder is mounted in the pod.
+        monkeypatch.setenv(name, str(tmp_path) if name == "PARLEY_ROLES_DIR" else value)
     merged = chart.merge_values(values)
     settings = load()
     assert settings.nats_url == (
@@ -381,7 +395,7 @@ def test_secrets_come_from_the_named_keys_and_go_only_where_they_are_needed(char
         assert secrets_of(deployment(objects, part)["spec"]["template"]) == expected
     for group in ray_groups(objects):
         assert secrets_of(group["template"]) == {"RAY_AUTH_TOKEN": ray}
-    (config,) = of_kind(objects, "ConfigMap")
+    config = settings_map(objects)
     assert "NATS_URL" not in config["data"]
 
 
@@ -399,6 +413,30 @@ def test_the_certificates_of_an_own_authority_are_where_the_dispatcher_looks_and
             assert volumes["model-ca"]["secret"]["secretName"] == "our-ca"
             assert items == [{"key": "root.pem", "path": "ca.crt"}]
             assert environment(objects, part)["PARLEY_VLLM_CA_FILE"] == f"{mounts['model-ca']}/ca.crt"
+
+
+def test_the_instructions_of_roles_are_files_that_dispatch_alone_reads(
+    chart: helm_python.Chart, tmp_path: Path
+) -> None:
+    words = {"QA": "You test.", "LAWYER": '# You\n\nKnow: the "law" {{ .x }}\n'}
+    objects = render(chart, {"roles": words})
+    (files,) = [
+        one["data"] for one in of_kind(objects, "ConfigMap") if one["metadata"]["name"].endswith("-roles")
+    ]
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert read_roles(tmp_path) == {role: text.strip() for role, text in words.items()}
+    for part in Part:
+        template = deployment(objects, part)["spec"]["template"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in container(template)["volumeMounts"]}
+        assert ("roles" in mounts) == (part is Part.DISPATCH)
+        assert environment(objects, part).get("PARLEY_ROLES_DIR") == mounts.get("roles")
+    other = render(chart, {"roles": {**words, "QA": "You test more."}})
+    before, after = (
+        deployment(some, Part.DISPATCH)["spec"]["template"]["metadata"]["annotations"]
+        for some in (objects, other)
+    )
+    assert before != after
 
 
 def test_files_for_nats_are_in_every_part_and_those_of_workers_are_named_to_dispatch(
@@ -453,7 +491,8 @@ def test_every_pod_can_write_to_tmp_and_calls_it_home(chart: helm_python.Chart, 
         assert set(volumes) == set(mounts.values())
         assert all(
             set(volume) == {"name", "emptyDir"} and "sizeLimit" in volume["emptyDir"]
-            for volume in volumes.values()
+            for name, volume in volumes.items()
+            if name != "roles"
         )
         assert "/tmp" in mounts
         assert {"name": "HOME", "value": "/tmp"} in container(template)["env"]

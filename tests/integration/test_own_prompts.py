@@ -10,6 +10,7 @@ import pytest
 from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.messages import DeliberationCompleted, DeliberationFailed, ErrorType
 from parley.broker.jetstream.embedded import EmbeddedNats
+from parley.workers import prompts
 from tests.integration.test_model_servers import served
 from tests.rig.habit_server import Habit, HabitServer, Heard, Reply, answer, either, habit_server, streamed
 
@@ -237,3 +238,27 @@ async def test_a_conversation_reaches_agents_and_judges_as_it_is(
         assert judge[3]["content"][:2] == TALK[3]["content"]
         assert judge[3]["content"][2]["text"].startswith("# Answers")
     assert questions[ending.task_id] == "Here."
+
+
+async def test_an_operators_own_instructions_stand_instead_of_ours(
+    empty_nats: EmbeddedNats, tmp_path: Path
+) -> None:
+    roles = tmp_path / "roles"
+    roles.mkdir()
+    (roles / "qa.md").write_text("You test.")
+    (roles / "LAWYER.md").write_text("You know the law.")
+    numbers = itertools.count()
+    unlike = saying(lambda _: f"answer {next(numbers)}")
+    async with (
+        habit_server(unlike) as server,
+        served(empty_nats, tmp_path / "home", vllm_url=server.url, roles_dir=roles) as (client, _),
+    ):
+        for role in ("QA", "lawyer", "DEV"):
+            await client.deliberate("Why?", agents=1, role=role)
+        await client.deliberate("Why?", agents=1, role="QA", system=OWN)
+        await client.deliberate("Why?", agents=2, role="QA", select="judge", judges=1)
+        systems = [body["messages"][0]["content"] for body in sent(server)]
+    assert systems[:2] == ["You test.", "You know the law."]
+    assert systems[2] == prompts.ROLES["DEV"]
+    assert systems[3] == OWN
+    assert set(systems[4:]) == {"You test."}

@@ -42,6 +42,7 @@ class WorkerConfig:
     breaker_policy: BreakerPolicy = field(default_factory=BreakerPolicy)
     access: ServerAccess = field(default_factory=ServerAccess)
     nats_access: NatsAccess = PLAIN
+    roles: Mapping[str, str] = field(default_factory=dict)
 
 
 class Pool(Protocol):
@@ -160,7 +161,7 @@ async def start_worker(config: WorkerConfig, wire: JetStream, stack: AsyncExitSt
     stack.push_async_callback(balancer.close)
     worker = Worker(
         wire=wire,
-        agent=Agent(balancer, config.model, wire.clock.now),
+        agent=Agent(balancer, config.model, wire.clock.now, config.roles),
         ack_wait_seconds=config.ack_wait_seconds,
     )
     await worker.start()
