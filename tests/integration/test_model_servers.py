@@ -22,7 +22,8 @@ KEY = "sk-swordfish/0123456789"
 
 @asynccontextmanager
 async def served(nats: EmbeddedNats, home: Path, **settings: Any) -> AsyncIterator[tuple[Client, Service]]:
-    loaded = load(nats_url=nats.url, http_port=0, home=home, pool="local", vllm_model="m", **settings)
+    common = {"nats_url": nats.url, "http_port": 0, "home": home, "pool": "local", "vllm_model": "m"}
+    loaded = load(**{**common, **settings})
     async with service(loaded) as started, connect(nats.url) as client:
         yield client, started
 

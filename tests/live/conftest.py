@@ -27,6 +27,7 @@ LONG = (
     "test_an_answer_that_a_stopping_server_cuts_off_is_no_answer",
     "test_an_engine_that_dies_is_an_error_after_a_200_too",
     "test_words_at_random_are_whole_rankings",
+    "test_words_at_random_have_the_form",
     "test_much_of_what_judges_read",
     "test_the_limit_of_a_phase",
 )

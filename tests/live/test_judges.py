@@ -2,6 +2,7 @@
 phase's calls at its limit."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 
@@ -25,6 +26,8 @@ JUDGES = 2
 # Seconds: a fast machine ends all answers within the first of them, a slow one none within the last.
 DEADLINES = (11.0, 9.0, 7.5, 6.5)
 CACHED = 0.45
+LIST = {"type": "array", "items": {"enum": ["red", "blue"]}, "minItems": 2, "maxItems": 2}
+FORM = {"type": "json_schema", "json_schema": {"name": "colours", "schema": LIST}}
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,15 @@ async def chosen(on: Front, agents: int) -> DeliberationCompleted:
     )
     assert isinstance(ending, DeliberationCompleted), ending
     return ending
+
+
+async def test_words_at_random_have_the_form_that_an_answer_is_to_have(on: Front) -> None:
+    ending = await on.client.deliberate("Name two", agents=3, response_format=FORM, max_tokens=200)
+    assert isinstance(ending, DeliberationCompleted), ending
+    for result in ending.results:
+        answer = json.loads(result.proposal.content)
+        assert len(answer) == 2
+        assert set(answer) <= {"red", "blue"}
 
 
 async def test_words_at_random_are_whole_rankings_by_the_grammar(on: Front) -> None:
