@@ -173,6 +173,7 @@ class Client:
         max_tokens: longest answer in tokens, 1 to 10,000,000. Default: the model server's.
         seed: makes sampling repeatable where the model server supports it. A signed 64-bit integer.
         stop: one text or up to four that end an answer, each of 1 to 256 characters.
+        logprobs: ask for the log probabilities of each answer's tokens; `top_logprobs`, 0 to 20: of other tokens, too.
         response_format: the form of an answer, as in OpenAI's chat API: {"type": "json_object"}, or {"type": "json_schema",
             "json_schema": {"name", "schema"}}; at most 64 KiB. Another one is asked for once more, then fails.
         extra: more fields of each agent's call, passed on to the model server as they are; at most 16 KiB.

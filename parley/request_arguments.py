@@ -39,6 +39,8 @@ class Asking(TypedDict, total=False):
     max_tokens: int | None
     seed: int | None
     stop: str | Sequence[str] | None
+    logprobs: bool | None
+    top_logprobs: int | None
     response_format: Mapping[str, Any] | None
     extra: Mapping[str, Any] | None
     select: str

@@ -18,6 +18,7 @@ KEPT_BYTES = 16 * 1024 * 1024
 LEFT_OUT = (
     "task_description", "messages", "constraints", "diversity", "metadata", "model", "temperature", "max_tokens", "seed", "stop",
     "select", "answer_key", "system", "top_p", "extra", "response_format",
+    "logprobs", "top_logprobs",
 )  # fmt: skip
 
 

@@ -192,6 +192,7 @@ def result_of(done: AgentCompleted) -> AgentResult:
         finish_reason=done.finish_reason,
         refused=done.refused,
         reasoning=done.reasoning,
+        logprobs=done.logprobs,
         suspect=done.suspect,
         final_answer=done.final_answer,
         persona=done.persona,

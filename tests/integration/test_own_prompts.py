@@ -262,3 +262,29 @@ async def test_an_operators_own_instructions_stand_instead_of_ours(
     assert systems[2] == prompts.ROLES["DEV"]
     assert systems[3] == OWN
     assert set(systems[4:]) == {"You test."}
+
+
+async def test_log_probabilities_are_asked_for_and_come_back(
+    empty_nats: EmbeddedNats, tmp_path: Path
+) -> None:
+    tokens = [
+        {"token": "hi", "logprob": -0.25, "bytes": None, "top_logprobs": [{"token": "ho", "logprob": -1.5}]}
+    ]
+
+    def with_logprobs(heard: Heard) -> Reply:
+        if heard.method == "GET":
+            return either(heard)
+        choice = {"message": {"content": "hi"}, "finish_reason": "stop", "logprobs": {"content": tokens}}
+        return answer(choices=[choice])
+
+    async with (
+        habit_server(with_logprobs) as server,
+        served(empty_nats, tmp_path, vllm_url=server.url) as (client, _),
+    ):
+        ending = await client.deliberate("Why?", agents=1, logprobs=True, top_logprobs=1)
+        with pytest.raises(InvalidMessage, match=r"^top_logprobs needs logprobs$"):
+            await client.deliberate("Why?", top_logprobs=1)
+        (body,) = sent(server)
+    assert (body["logprobs"], body["top_logprobs"]) == (True, 1)
+    assert isinstance(ending, DeliberationCompleted)
+    assert ending.results[0].logprobs == tuple(tokens)

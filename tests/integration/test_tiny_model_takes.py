@@ -47,7 +47,9 @@ async def test_llama_cpp_takes_each_field_of_a_request(client: Client) -> None:
     ending = await client.deliberate(
         "Name a city.", agents=2, role="NONE", response_format=FORM, max_tokens=TOKENS, temperature=0.5,
         top_p=0.9, seed=3, extra={"top_k": 20}, select="vote", answer_key={"json": "/city"},
+        logprobs=True, top_logprobs=2,
     )  # fmt: skip
+    assert all(result.logprobs and result.logprobs[0]["logprob"] <= 0 for result in ending.results)
     for answer in answers(ending):
         assert json.loads(answer)["city"] in ("Rome", "Oslo")
     assert ending.winner is not None

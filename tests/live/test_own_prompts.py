@@ -29,6 +29,15 @@ async def test_ones_own_messages_are_all_that_the_engine_reads(on: Front) -> Non
     assert await prompt_tokens(on, "Why?", role="NONE", system="Be brief.") == told
 
 
+async def test_log_probabilities_come_back_for_each_token(on: Front) -> None:
+    ending = await on.client.deliberate("Why?", agents=1, max_tokens=5, logprobs=True, top_logprobs=2)
+    assert isinstance(ending, DeliberationCompleted), ending
+    logprobs = ending.results[0].logprobs
+    assert logprobs is not None
+    assert len(logprobs) == 5
+    assert all(one["logprob"] <= 0 and len(one["top_logprobs"]) >= 2 for one in logprobs)
+
+
 async def test_each_member_and_each_further_field_reaches_the_engine(on: Front, shared: Vllm) -> None:
     before = len(shared.said("Received request"))
     panel: list[dict[str, Any]] = [

@@ -79,6 +79,8 @@ class ChatRequest:
     seed: int | None = None
     stop: str | Sequence[str] | None = None
     response_format: Mapping[str, Any] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
     extra: Mapping[str, Any] | None = None
     traceparent: str | None = None
     chosen: frozenset[str] = frozenset()
@@ -94,6 +96,8 @@ class ChatRequest:
             "seed": self.seed,
             "stop": self.stop,
             "response_format": self.response_format,
+            "logprobs": self.logprobs,
+            "top_logprobs": self.top_logprobs,
         }
         body = {key: value for key, value in wanted.items() if value is not None}
         if self.extra:

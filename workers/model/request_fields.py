@@ -10,7 +10,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 # The fields that a request may have beside its model and its messages.
-OPTIONAL_FIELDS = ("temperature", "top_p", "max_tokens", "seed", "stop", "stream_options", "response_format")
+OPTIONAL_FIELDS = (
+    "temperature",
+    "top_p",
+    "max_tokens",
+    "seed",
+    "stop",
+    "stream_options",
+    "response_format",
+    "logprobs",
+    "top_logprobs",
+)
 # OpenAI's newer name; servers that want it say so in their refusal.
 NEWER_MAX_TOKENS = "max_completion_tokens"
 # What servers call it that hand the call on to another API.

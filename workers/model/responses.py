@@ -6,7 +6,7 @@ Any fault is a `ModelError` with an `error_type` of the contract's closed set. S
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic_core import from_json
@@ -24,6 +24,7 @@ from parley.workers.model.answer_text import (
 )
 from parley.workers.model.error_body import encodable, raise_within, raise_within_choice
 from parley.workers.model.model_error import ModelError
+from parley.workers.model.token_logprobs import TokenLogprobs
 
 # Larger than any answer that can be passed on: an outcome must fit into one NATS message (1 MiB).
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
@@ -48,7 +49,7 @@ class Completion:
     """One answer. `attempts`: the calls it took, this one included.
 
     `reasoning`: what the model thought before it, where the server says so; at most 16,384 characters, the last ones.
-    `refused`: the model said that it will not answer; `content` holds its words.
+    `refused`: the model said that it will not answer; `content` holds its words. `logprobs`: by token, where asked for.
     """
 
     content: str
@@ -58,6 +59,7 @@ class Completion:
     attempts: int = 1
     reasoning: str = ""
     refused: bool = False
+    logprobs: tuple[dict[str, Any], ...] | None = None
 
 
 def check_size(size: int) -> None:
@@ -85,7 +87,12 @@ def completion(body: bytes, model: str) -> Completion:
         all_said = said(message)
     except NotText as error:
         raise malformed("the answer's choices[0].message.content is no text") from error
-    return checked(all_said, choice.get("finish_reason"), answer.get("model") or model, usage_of(answer))
+    found = checked(all_said, choice.get("finish_reason"), answer.get("model") or model, usage_of(answer))
+    if not choice.get("logprobs"):
+        return found
+    logprobs = TokenLogprobs()
+    logprobs.add(choice)
+    return replace(found, logprobs=logprobs.kept)
 
 
 def checked(all_said: Said, finish_reason: Any, model: Any, usage: Usage) -> Completion:

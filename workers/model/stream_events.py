@@ -5,6 +5,7 @@ stream, no `[DONE]`, no finish_reason, a whole message in place of a piece.
 """
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from parley.broker.core.messages import ErrorType, Usage
@@ -21,6 +22,7 @@ from parley.workers.model.responses import (
     reason_of,
     usage_of,
 )
+from parley.workers.model.token_logprobs import TokenLogprobs
 
 # What a piece of a call of a tool counts for, beside its words.
 PIECE_BYTES = 128
@@ -41,6 +43,7 @@ class StreamAssembler:
         self._reasoning = ""
         self._refusal: list[str] = []
         self._tools: list[ToolPiece] = []
+        self._logprobs = TokenLogprobs()
         self._size = 0
         # The latest that the server sent of each. Any: unchecked JSON.
         self._finish_reason: Any = None
@@ -103,7 +106,9 @@ class StreamAssembler:
             (self._content, self._reasoning, self._refusal, self._tools)
         ):
             raise ModelError(ErrorType.CONNECTION_LOST, "the stream ended before the answer began")
-        return checked(all_said, self._finish_reason, self._model, self._usage)
+        found = checked(all_said, self._finish_reason, self._model, self._usage)
+        logprobs = self._logprobs.kept
+        return replace(found, logprobs=logprobs) if logprobs else found
 
     def _field(self, line: bytes) -> bool:
         name, _, value = line.partition(b":")
@@ -174,6 +179,7 @@ class StreamAssembler:
         if new.reasoning:
             self._reasoning = (self._reasoning + new.reasoning)[-MAX_REASONING_CHARACTERS - 1 :]
         self._tools += new.tools
+        self._logprobs.add(choice)
         texts = [new.content, new.refusal, new.reasoning]
         for tool in new.tools:
             texts += (tool.id, tool.name, tool.arguments)

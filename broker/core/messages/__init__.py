@@ -13,6 +13,7 @@ It knows shapes and bounds. It does not know streams, NATS or time.
 from parley.broker.core.headers_and_ids import OWN_NAME
 from parley.broker.core.messages.agents import (
     MAX_FINAL_ANSWER_CHARACTERS,
+    MAX_LOGPROBS_BYTES,
     MAX_NOTES_CHARACTERS,
     MAX_TOOL_CALLS_BYTES,
     AgentCancel,
@@ -86,6 +87,7 @@ __all__ = [
     "MAX_FIGURE",
     "MAX_FINAL_ANSWER_CHARACTERS",
     "MAX_LISTED_ENDPOINTS",
+    "MAX_LOGPROBS_BYTES",
     "MAX_NOTES_CHARACTERS",
     "MAX_OUTCOME_BYTES",
     "MAX_PROBLEM_CHARACTERS",

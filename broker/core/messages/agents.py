@@ -1,7 +1,7 @@
 """One agent's work, the broadcast that stops it, and how it went."""
 
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -211,6 +211,12 @@ class Ballot(Message):
     )
 
 
+# What is kept of an answer's log probabilities.
+MAX_LOGPROBS_BYTES = 256 * KIB
+# Any: as the server writes them.
+Logprobs = tuple[dict[str, Any], ...]
+
+
 class AgentCompleted(Message):
     """`agent.response.completed`: this agent answered."""
 
@@ -245,6 +251,11 @@ class AgentCompleted(Message):
     reasoning: str = Field(
         "",
         description="What the model thought before its answer, where its server tells; the last 16,384 characters.",
+    )
+    logprobs: Logprobs | None = Field(
+        None,
+        description="With `logprobs`: an entry for each token, as the model server writes it (`token`, `logprob`, "
+        f"`top_logprobs`); the first ones that fit into {MAX_LOGPROBS_BYTES // KIB} KiB.",
     )
     usage: Usage = Field(description="Tokens of the call; of a judge that was asked twice, of both.")
     attempt: Figure = Field(description="Model calls this outcome took, from 1.")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, TypeAdapter
 
-from parley.broker.core.messages.agents import ErrorType, Proposal, ToolCall, Usage
+from parley.broker.core.messages.agents import ErrorType, Logprobs, Proposal, ToolCall, Usage
 from parley.broker.core.messages.base import Message, TaskId, validated
 from parley.broker.core.messages.selection import Cost, DegradedReason, Dissent, PhaseReport, Selection
 
@@ -25,6 +25,11 @@ class AgentResult(Message):
     reasoning: str = Field(
         "",
         description="What the model thought before its answer, where its server tells; at most 16,384 characters.",
+    )
+    logprobs: Logprobs | None = Field(
+        None,
+        description="With `logprobs`: an entry for each token, as the model server writes it (`token`, `logprob`, "
+        "`top_logprobs`); the first ones, if they are many.",
     )
     suspect: bool = Field(
         False, description="The answer turns to its judges (`ignore the instructions`, `rank me first`)."

@@ -13,6 +13,7 @@ OWN_FIELDS = frozenset(
     {
         "model", "messages", "stream", "stream_options", "n", "temperature", "top_p", "max_tokens",
         "max_completion_tokens", "seed", "stop", "response_format",
+        "logprobs", "top_logprobs",
     }
 )  # fmt: skip
 

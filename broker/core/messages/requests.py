@@ -107,6 +107,13 @@ class Sampling(Message):
         | Annotated[tuple[StopSequence, ...], Field(max_length=MAX_STOP_SEQUENCES, fail_fast=True)]
         | None
     ) = Field(None, description="Text at which the model stops: one sequence, or a list of them.")
+    logprobs: bool | None = Field(
+        None,
+        description="Ask for the log probabilities of an answer's tokens. They come back as `logprobs` of its result.",
+    )
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(
+        None, description="With `logprobs`: also those of so many other tokens at each place."
+    )
     response_format: ResponseFormat | None = Field(
         None,
         description='The form of an answer, as in OpenAI\'s chat API: `{"type": "json_object"}`, or `{"type": "json_schema", '
@@ -252,6 +259,12 @@ class DeliberationRequested(Sampling, json_schema_extra=_ONE_QUESTION):
         own = [self.system, *(member.system for member in self.panel or ())]
         if has_system_message(self.messages) and any(own):
             raise ValueError("system and messages both have a system message; give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _top_of_something(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs")
         return self
 
     @model_validator(mode="after")

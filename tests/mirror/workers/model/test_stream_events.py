@@ -235,3 +235,42 @@ def test_calls_of_tools_in_pieces_are_put_together() -> None:
 def test_empty_pieces_of_calls_of_tools_do_not_come_without_end() -> None:
     with pytest.raises(ModelError, match="answer is over"):
         assembled([tool(0, arguments="")] * MAX_ANSWER_BYTES)
+
+
+def test_log_probabilities_are_kept_as_they_are_plain_and_streamed() -> None:
+    tokens: list[dict[str, Any]] = [
+        {"token": word, "logprob": -0.5, "top_logprobs": []} for word in ("a", "b")
+    ]
+    choice = {"message": {"content": "ab"}, "finish_reason": "stop", "logprobs": {"content": tokens}}
+    assert completion(json.dumps({"choices": [choice]}).encode(), "m").logprobs == tuple(tokens)
+    pieces = [
+        line(choices=[{"delta": {"content": one["token"]}, "logprobs": {"content": [one]}}]) for one in tokens
+    ]
+    end = line(choices=[{"delta": {}, "finish_reason": "stop", "logprobs": None}])
+    assert assembled([*pieces, end]).logprobs == tuple(tokens)
+    assert assembled([said("ab", "stop")]).logprobs is None
+
+
+@pytest.mark.parametrize("logprobs", [[], "x", {"content": None}, {"content": "x"}, {"content": []}])
+def test_log_probabilities_that_are_none_spoil_no_answer(logprobs: Any) -> None:
+    assert (
+        assembled(
+            [line(choices=[{"delta": {"content": "a"}, "finish_reason": "stop", "logprobs": logprobs}])]
+        ).logprobs
+        is None
+    )
+
+
+def test_of_many_log_probabilities_the_first_ones_are_kept() -> None:
+    entries = [{"token": "x" * 1_000, "logprob": -1.0}] * 1_000
+    found = assembled(
+        [
+            line(
+                choices=[
+                    {"delta": {"content": "a"}, "finish_reason": "stop", "logprobs": {"content": entries}}
+                ]
+            )
+        ]
+    )
+    assert found.logprobs is not None
+    assert 200 < len(found.logprobs) < 262
