@@ -14,7 +14,7 @@ from parley.cli_waiting import follow
 from parley.client import Client, Submitted
 from parley.display import show_ending, show_plan, summary
 from parley.errors_in_flags import errors_in_flags, in_flags
-from parley.question_input import read_messages, read_question, read_schema
+from parley.question_input import read_messages, read_panel, read_question, read_schema
 from parley.request_arguments import Asking, compose, read_key
 from parley.request_plan import phases_of
 from parley.terminal import write_json, write_line
@@ -38,6 +38,9 @@ def ask(
     ] = None,
     model: Annotated[
         list[str] | None, typer.Option(help="Model to ask. Several times: the agents take them in turn.")] = None,
+    panel: Annotated[str | None, typer.Option(
+        metavar="FILE", help="Who is asked: a JSON list of members, each with a model, system, persona, … of its own.",
+        show_default=False)] = None,
     rubric: Annotated[str | None, typer.Option(help="How answers are judged.")] = None,
     requirement: Annotated[
         list[str] | None, typer.Option(help="What must hold. May be given several times.")] = None,
@@ -83,11 +86,12 @@ def ask(
     with errors_in_flags():
         key = read_key(answer_key) if answer_key is not None else None
     form = read_schema(schema) if schema is not None else None
+    members = read_panel(panel) if panel is not None else None
     asking = Asking(
         agents=agents, role=role, system=system, rubric=rubric, requirements=requirement or (), diversity=diversity,
         min_responses=min_responses, finish_early=finish_early, timeout_seconds=timeout, task_id=task_id,
         seed=seed, select=select, judges=judges, judge_models=judge_model, agree=agree, max_calls=max_calls,
-        answer_key=key, response_format=form)
+        answer_key=key, response_format=form, panel=members)
     if model and len(model) > 1:
         asking["models"] = model
     elif model:

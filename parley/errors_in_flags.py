@@ -19,6 +19,7 @@ FLAGS: Mapping[str, str] = {
     "min_responses": "--min-responses",
     "model": "--model",
     "models": "--model",
+    "panel": "--panel",
     "reason": "--reason",
     "requirements": "--requirement",
     "response_format": "--schema",
@@ -51,4 +52,5 @@ def in_flags(problem: str) -> str:
         return re.sub(r"\b(\w+)\b", lambda word: FLAGS.get(word[1], word[1]), problem)
     name = re.sub(r"\.\d+$|(?<=^answer_key)\..*", "", name)
     name = _FIELDS.get(name, name)
-    return f"{FLAGS.get(name, name)}: {words}"
+    field, dot, inner = name.partition(".")
+    return f"{FLAGS.get(field, field)}{dot}{inner}: {words}"

@@ -1,5 +1,5 @@
 """Where `parley ask` has its question from: the command line, a file or standard input. It is UTF-8 and bounded. Or a
-conversation, from a file; and from another the schema of its answers."""
+conversation, a panel and the schema of its answers, from files of their own."""
 
 import json
 import re
@@ -54,6 +54,14 @@ def read_messages(file: str) -> list[Any]:
     if not isinstance(messages, list):
         raise InvalidMessage([f"--messages: {file} has no list of messages"])
     return messages
+
+
+def read_panel(file: str) -> list[Any]:
+    """The members of a panel from a JSON file. Raises InvalidMessage."""
+    members = _json(file, "--panel")
+    if not isinstance(members, list):
+        raise InvalidMessage([f"--panel: {file} has no list of members"])
+    return members
 
 
 def _json(file: str, flag: str) -> Any:

@@ -158,6 +158,9 @@ def describe(error: ValidationError) -> list[str]:
     if error.error_count() > MAX_DESCRIBED_PROBLEMS:
         return [f"payload: has {error.error_count()} problems"]
     details = error.errors(include_input=False, include_url=False, include_context=False)
+    # A list whose only item is wrong is told to be too short as well.
+    inner = {detail["loc"][:-1] for detail in details} | {detail["loc"][:-2] for detail in details}
+    details = [one for one in details if one["type"] != "too_short" or one["loc"] not in inner]
     problems = [
         f"{_where(detail['loc'])}: {_UNQUOTED.get(detail['type'], detail['msg'])}"
         for detail in details[:MAX_REPORTED_PROBLEMS]

@@ -71,6 +71,8 @@ async def test_the_winner_comes_first_and_alone_with_raw(
         (["--all", "--no-wait"], "--all and --no-wait: only one of them"),
         (["--select", "vote", "--answer-key", "banana"], "--answer-key: must be number, line, after:WORDS or json:/POINTER"),
         (["--messages", "none.json"], "--messages and a question: only one of them"),
+        (["--panel", "none.json"], "--panel: none.json: No such file or directory"),
+        (["--panel", "helm/parley/values.schema.json"], "--panel: helm/parley/values.schema.json has no list of members"),
         (["--schema", "pyproject.toml"], "--schema: pyproject.toml is no JSON: "),
         (["--schema", "none.json"], "--schema: none.json: No such file or directory"),
         (["--schema", "/dev/null"], "--schema: /dev/null is no JSON: "),
@@ -92,6 +94,20 @@ async def test_a_plan_is_told_as_json_too(sh: Shell) -> None:
     assert [(phase["phase"], phase["calls"], bool(phase["left_out"])) for phase in json.loads(ran.out)["phases"]] == [
         ("answer", 3, False), ("judge", 0, True),
     ]  # fmt: skip
+
+
+async def test_a_panel_and_a_conversation_come_from_files(
+    sh: Shell, local_service: Running, model: ModelServer, tmp_path: Path
+) -> None:
+    assert model is not None
+    panel, talk, wrong = tmp_path / "panel.json", tmp_path / "talk.json", tmp_path / "wrong.json"
+    panel.write_text('[{"persona": "You are a cook."}, {"max_tokens": 5}]')
+    talk.write_text('[{"role": "user", "content": "Why?"}]')
+    wrong.write_text('[{"temperature": 3}]')
+    ran = await sh("ask", "--messages", str(talk), "--panel", str(panel), "--json")
+    assert [result["persona"] for result in json.loads(ran.out)["results"]] == ["You are a cook.", None]
+    ran = await sh("ask", "x", "--panel", str(wrong))
+    assert (ran.code, "--panel.0.temperature: at most 2" in one_line(ran)) == (USAGE, True), ran.err
 
 
 async def test_a_vote_is_asked_for_in_one_word(sh: Shell, local_service: Running, model: ModelServer) -> None:

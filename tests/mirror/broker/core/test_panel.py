@@ -49,6 +49,7 @@ def test_judges_take_the_models_of_the_panel_in_turn_unless_they_have_their_own(
         ({"models": []}, "models: Tuple should have at least 1 item"),
         ({"models": ["a"] * 300}, "models: Tuple should have at most 256 items"),
         ({"panel": [{"temperature": 3}]}, "panel.0.temperature: Input should be less than or equal to 2"),
+        ({"panel": [{"seed": "x"}]}, "panel.0.seed: Input should be a valid integer"),
         ({"panel": [{"system": ""}]}, "panel.0.system: String should have at least 1 character"),
         ({"panel": [{"system": "x" * 65_537}]}, "panel.0.system: "),
         ({"panel": [{"seed": -1}]}, "panel.0.seed: Input should be greater than or equal to 0"),
@@ -74,3 +75,7 @@ def test_the_number_of_agents_given_or_not_makes_no_other_question_of_it() -> No
 
 def test_a_null_of_a_member_counts_as_not_given() -> None:
     assert request(panel=[{"model": None, "system": "Be kind.", "seed": None}]).of_agent(1)["model"] is None
+
+
+def test_of_a_member_that_is_wrong_nothing_else_is_said() -> None:
+    assert problems_of(panel=[{"seed": "x"}]) == "panel.0.seed: Input should be a valid integer"
