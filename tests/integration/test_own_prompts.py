@@ -12,7 +12,18 @@ from parley.broker.core.messages import DeliberationCompleted, DeliberationFaile
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.workers import prompts
 from tests.integration.test_model_servers import served
-from tests.rig.habit_server import Habit, HabitServer, Heard, Reply, answer, either, habit_server, streamed
+from tests.mirror.workers.model.test_served_models import having
+from tests.rig.habit_server import (
+    Habit,
+    HabitServer,
+    Heard,
+    Reply,
+    answer,
+    either,
+    habit_server,
+    refusal,
+    streamed,
+)
 
 OWN = "You are a translator.\nAnswer in French."
 
@@ -288,3 +299,36 @@ async def test_log_probabilities_are_asked_for_and_come_back(
     assert (body["logprobs"], body["top_logprobs"]) == (True, 1)
     assert isinstance(ending, DeliberationCompleted)
     assert ending.results[0].logprobs == tuple(tokens)
+
+
+async def test_of_a_panel_of_three_models_on_three_servers_a_dead_ones_fail_by_name_and_the_rest_choose(
+    empty_nats: EmbeddedNats, tmp_path: Path
+) -> None:
+    async with (
+        habit_server(having("one")) as one,
+        habit_server(having("two")) as two,
+        habit_server(having("three")) as three,
+    ):
+        urls = ",".join(server.url for server in (one, two, three))
+        async with served(
+            empty_nats, tmp_path, vllm_url=urls, vllm_model="one", retry_attempts=2, retry_base_seconds=0.05
+        ) as (client, _):
+            models = ["one", "two", "three"]
+            whole = await client.deliberate("Why?", models=models, agents=3)
+            assert isinstance(whole, DeliberationCompleted)
+            assert [result.proposal.content for result in whole.results] == [
+                f"from {name}" for name in models
+            ]
+            nobody = await client.deliberate("Why?", model="four", agents=1)
+            three.habit = lambda _: refusal(503)
+            ending = await client.deliberate(
+                "Why?", models=models, agents=3, select="judge", judge_model="one"
+            )
+    assert isinstance(ending, DeliberationCompleted)
+    assert [result.proposal.model for result in ending.results] == ["m", "m"]
+    assert [(failed.agent_id, failed.error_type) for failed in ending.failed_agents] == [
+        ("agent-dev-003", ErrorType.SERVER_ERROR)
+    ]
+    assert ending.selection is not None
+    assert isinstance(nobody, DeliberationFailed)
+    assert nobody.failed_agents[0].error.startswith("no server has four: ")

@@ -19,7 +19,6 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from parley.broker.core.agent_error_table import POLICIES, Signal
 from parley.broker.core.messages import ErrorType
@@ -28,19 +27,14 @@ from parley.workers.model.breaker import BreakerPolicy, BreakerState, Failure, P
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_breakers import EndpointBreakers
-from parley.workers.model.model_client import ChatRequest, probe_request
+from parley.workers.model.model_client import ChatModel, ChatRequest, probe_request
 from parley.workers.model.model_error import ModelError
 from parley.workers.model.responses import Completion
+from parley.workers.model.served_models import ServedModels
 
 log = logging.getLogger("parley.workers")
 
 TOO_LATE = "the deadline passed before an answer came"
-
-
-class ChatModel(Protocol):
-    """Makes one call, within `seconds`. Raises ModelError. `ModelClient` does it over HTTP."""
-
-    async def complete(self, endpoint: Endpoint, request: ChatRequest, *, seconds: float) -> Completion: ...
 
 
 @dataclass(slots=True)
@@ -48,7 +42,7 @@ class FailoverClient:
     """All agents of a worker share one. Close it with `close`.
 
     `endpoints`: at least one. `probe_seconds`: the limit of a probe, connection included. `now`: since the
-    epoch. `jitter`: a random number from 0 to 1.
+    epoch. `jitter`: a random number from 0 to 1. `served`: who serves which model; None: all serve all.
     """
 
     model: ChatModel
@@ -59,6 +53,7 @@ class FailoverClient:
     now: Callable[[], float] = time.time
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     jitter: Callable[[], float] = random.random
+    served: ServedModels | None = None
     breakers: EndpointBreakers = field(init=False)
     # Probes under way.
     _probes: set[asyncio.Task[None]] = field(default_factory=set, init=False)
@@ -72,6 +67,8 @@ class FailoverClient:
         for probe in probes:
             probe.cancel()
         await asyncio.gather(*probes, return_exceptions=True)
+        if self.served is not None:
+            await self.served.close()
 
     async def complete(self, task_id: str, request: ChatRequest, deadline: float) -> Completion:
         """The answer to `request`, with the number of calls it took. `deadline`: seconds since the epoch.
@@ -79,7 +76,7 @@ class FailoverClient:
         Raises ModelError, also with that number: the last call's error, DEADLINE_EXCEEDED, or, if no endpoint
         could be called, the failure that opened the breaker. A probe is not counted as a call.
         """
-        preferred = order = preference_order(task_id, self.endpoints)
+        preferred = order = await self._order(task_id, request.model, deadline)
         turn = attempts = 0
         # Endpoints that asked this caller to wait. Going on to another, once each, takes no turn.
         paused: set[Endpoint] = set()
@@ -123,6 +120,23 @@ class FailoverClient:
                 raise
             self.breakers.end(endpoint, permit, Signal.ALIVE, self.now())
             return completion if attempts == 1 else replace(completion, attempts=attempts)
+
+    async def _order(self, task_id: str, model: str, deadline: float) -> list[Endpoint]:
+        """The endpoints that may serve this model, those first that do. Raises ModelError."""
+        if self.served is None:
+            return preference_order(task_id, self.endpoints)
+        serving = self.served.known(model)
+        if serving is None:
+            try:
+                async with asyncio.timeout(max(0.0, deadline - self.now())):
+                    serving = await self.served.find(model)
+            except TimeoutError:
+                late = f"{TOO_LATE}; it is not known yet which server has {model}"
+                raise ModelError(ErrorType.DEADLINE_EXCEEDED, late, attempts=0) from None
+        if not serving.known and not serving.unknown:
+            nobody = f"no server has {model}: {self.served.others()}"
+            raise ModelError(ErrorType.MODEL_NOT_FOUND, nobody, attempts=0)
+        return [*preference_order(task_id, serving.known), *preference_order(task_id, serving.unknown)]
 
     def _another_is_free(self, order: Sequence[Endpoint], paused: Collection[Endpoint]) -> bool:
         """Whether an endpoint that has not asked this caller to wait may be called now."""

@@ -15,7 +15,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import aiohttp
 import httpx
@@ -108,6 +108,12 @@ class ChatRequest:
 def probe_request(model: str, messages: Sequence[Mapping[str, Any]] = PROBE_MESSAGES) -> ChatRequest:
     """A question for one token. Servers with a higher least get that: how many is our choice."""
     return ChatRequest(model=model, messages=messages, max_tokens=1, chosen=frozenset({"max_tokens"}))
+
+
+class ChatModel(Protocol):
+    """Makes one call, within `seconds`. Raises ModelError. `ModelClient` does it over HTTP."""
+
+    async def complete(self, endpoint: Endpoint, request: ChatRequest, *, seconds: float) -> Completion: ...
 
 
 class _Refused(Exception):

@@ -16,7 +16,7 @@ from parley.broker.core.messages import ErrorType
 from parley.workers.model.breaker import BreakerState
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_breakers import MAX_PAUSE_SECONDS
-from parley.workers.model.model_client import PROBE_MESSAGES, ModelClient, probe_request
+from parley.workers.model.model_client import PROBE_MESSAGES, ChatModel, ModelClient, probe_request
 from parley.workers.model.model_error import ModelError
 from parley.workers.model.model_list import ServedModel, match, shown
 from parley.workers.model.pool_endpoint_status import EndpointStatus
@@ -63,7 +63,7 @@ async def look_up(
 
 
 async def generate(
-    client: ModelClient,
+    client: ChatModel,
     endpoint: Endpoint,
     model: str,
     unlisted: ModelError | None = None,
@@ -140,15 +140,16 @@ class ModelReadiness:
                 self._checks[endpoint] = asyncio.create_task(self._check(endpoint), name="model-readiness")
         await asyncio.wait(self._checks.values(), timeout=PATIENCE_SECONDS)
         usable = any(self._results.get(endpoint, True) is None for endpoint in endpoints)
-        reasons = [self._reason(endpoint) for endpoint in endpoints if not usable or self._final(endpoint)]
+        reasons = [self._reason(endpoint) for endpoint in endpoints if not usable or self._unfit(endpoint)]
         return "; ".join(dict.fromkeys(reasons)) or None
 
     def _is_paused(self, endpoint: Endpoint) -> bool:
         return asyncio.get_running_loop().time() < self._paused_until.get(endpoint, 0.0)
 
-    def _final(self, endpoint: Endpoint) -> bool:
+    def _unfit(self, endpoint: Endpoint) -> bool:
+        """Whether every call to it would fail alike. One that has other models is for panels that name these."""
         error = self._results.get(endpoint)
-        return error is not None and POLICIES[error.error_type].final
+        return error is not None and POLICIES[error.error_type].final and not _says_what_else(error)
 
     def _reason(self, endpoint: Endpoint) -> str:
         error = self._results.get(endpoint)

@@ -20,6 +20,7 @@ from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_failover import FailoverClient
 from parley.workers.model.model_client import ModelClient
 from parley.workers.model.pool_endpoint_status import EndpointStatus, EndpointStatuses
+from parley.workers.model.served_models import ServedModels
 from parley.workers.model.server_access import ServerAccess
 from parley.workers.pool.job_book import RESEND_SECONDS, JobBook
 from parley.workers.worker import Worker
@@ -150,13 +151,17 @@ async def start_worker(config: WorkerConfig, wire: JetStream, stack: AsyncExitSt
             connections=config.slots,
         )
     )
+    endpoints = tuple(Endpoint(url) for url in config.endpoints)
+    served = ServedModels(model, endpoints, config.model)
+    served.start()
     balancer = FailoverClient(
         model,
-        tuple(Endpoint(url) for url in config.endpoints),
+        endpoints,
         config.retry,
         config.breaker_policy,
         config.timeouts.probe,
         now=wire.clock.now,
+        served=served,
     )
     stack.push_async_callback(balancer.close)
     worker = Worker(
