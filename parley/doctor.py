@@ -4,6 +4,7 @@ The processes answer for themselves (`deliberation.service`). Ray and the model 
 where the settings here name them.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.model_client import ModelClient
 from parley.workers.model.model_error import ModelError
 from parley.workers.model.model_list import ServedModel
-from parley.workers.model.readiness import ONE_TOKEN_SECONDS, generate, look_up
+from parley.workers.model.readiness import ONE_TOKEN_SECONDS, generate, look_up, names_others
 from parley.workers.pool.ray_errors import RayUnavailable
 from parley.workers.pool.ray_reachability import check_form, check_head, is_local
 
@@ -39,6 +40,7 @@ class Finding:
     ok: bool
     detail: str
     skipped: bool = False  # there is nothing to check
+    has_others: bool = False  # a model server without the model that was asked for
 
 
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
@@ -148,8 +150,12 @@ async def _models(settings: Settings) -> AsyncIterator[Finding]:
         return
     stream = settings.vllm_stream
     async with ModelClient(api_key=settings.api_key, access=settings.access, stream=stream) as client:
-        for url in settings.endpoints:
-            yield await _model(client, Endpoint(url), settings.vllm_model)
+        endpoints = [Endpoint(url) for url in settings.endpoints]
+        found = await asyncio.gather(*(_model(client, each, settings.vllm_model) for each in endpoints))
+        served = any(finding.ok for finding in found)
+        for endpoint, finding in zip(endpoints, found, strict=True):
+            # A server may be there for its own models alone, which panels name.
+            yield await _for_panels(client, endpoint, finding) if served and finding.has_others else finding
 
 
 async def _model(client: ModelClient, endpoint: Endpoint, wanted: str | None) -> Finding:
@@ -163,7 +169,8 @@ async def _model(client: ModelClient, endpoint: Endpoint, wanted: str | None) ->
             return Finding(what, False, _too_short(model))
         remedy = "; set VLLM_MODEL to go without its list" if model is None and wanted is None else ""
         remedy = remedy if error.error_type in _LIST_IS_NO_USE else ""
-        return Finding(what, False, f"{error}{remedy} ({error.error_type.value})")
+        has_others = wanted is not None and names_others(error)
+        return Finding(what, False, f"{error}{remedy} ({error.error_type.value})", has_others=has_others)
     limit = ""
     if model.max_model_len is not None:
         limit = f", takes prompts and answers of up to {_tokens(model)} together"
@@ -171,6 +178,15 @@ async def _model(client: ModelClient, endpoint: Endpoint, wanted: str | None) ->
     why = "" if unlisted is None or unlisted.status is None else f" ({unlisted})"
     note = "" if unlisted is None else f"; its list does not show it{why}"
     return Finding(what, True, f"{model.name} generated a token{limit}{note}")
+
+
+async def _for_panels(client: ModelClient, endpoint: Endpoint, finding: Finding) -> Finding:
+    """A server without the model that has others, while another server has it."""
+    own = await _model(client, endpoint, None)
+    detail = (
+        f"{finding.detail}. {own.detail}: for requests that name its models" if own.ok else finding.detail
+    )
+    return Finding(finding.what, own.ok, detail)
 
 
 def _instructions() -> Sequence[Mapping[str, str]]:

@@ -81,12 +81,12 @@ async def generate(
         # There was a token, but it is not text: a blank, or the start of a model's reasoning.
         if error.error_type is ErrorType.EMPTY_ANSWER:
             return
-        if unlisted is not None and _says_what_else(unlisted) and error.error_type in _NO_SUCH:
+        if unlisted is not None and names_others(unlisted) and error.error_type in _NO_SUCH:
             raise unlisted from error
         raise
 
 
-def _says_what_else(unlisted: ModelError) -> bool:
+def names_others(unlisted: ModelError) -> bool:
     """Whether the list was read, and names other models. A 404 has a status."""
     return unlisted.error_type is ErrorType.MODEL_NOT_FOUND and unlisted.status is None
 
@@ -149,7 +149,7 @@ class ModelReadiness:
     def _unfit(self, endpoint: Endpoint) -> bool:
         """Whether every call to it would fail alike. One that has other models is for panels that name these."""
         error = self._results.get(endpoint)
-        return error is not None and POLICIES[error.error_type].final and not _says_what_else(error)
+        return error is not None and POLICIES[error.error_type].final and not names_others(error)
 
     def _reason(self, endpoint: Endpoint) -> str:
         error = self._results.get(endpoint)

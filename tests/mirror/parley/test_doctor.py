@@ -18,6 +18,7 @@ from parley.operator_http import VERSION
 from parley.process_report import process_name
 from parley.settings import load
 from tests.harness import ModelServer, Running, model_server
+from tests.mirror.workers.model.test_served_models import having
 from tests.mirror.workers.pool.test_ray_reachability import SETTINGS, server
 from tests.rig.habit_server import Heard, Reply, either, habit_server, refusal
 from tests.rig.proc import free_port
@@ -190,6 +191,21 @@ async def test_each_model_server_has_its_own_line(model: ModelServer) -> None:
     assert found[f"model at {model.url}"].ok
     assert not found[f"model at {absent}"].ok
     assert "connection_failed" in found[f"model at {absent}"].detail
+
+
+async def test_a_server_with_other_models_is_for_panels_while_another_has_the_services_own() -> None:
+    async with habit_server(having("one")) as one, habit_server(having("two")) as two:
+        urls = f"{one.url},{two.url}"
+        found = await findings(vllm_url=urls, vllm_model="one")
+        other = found[f"model at {two.url}"]
+        assert found[f"model at {one.url}"].ok
+        assert other.ok
+        assert other.detail == (
+            "one is not served there; it serves two (model_not_found). two generated a token: for requests that name "
+            "its models"
+        )
+        found = await findings(vllm_url=urls, vllm_model="three")
+        assert not any(finding.ok for what, finding in found.items() if what.startswith("model at"))
 
 
 async def test_a_context_too_short_for_parleys_instructions_is_reported_with_the_remedy() -> None:
