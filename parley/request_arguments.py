@@ -55,6 +55,7 @@ class Asking(TypedDict, total=False):
 # The message's fields that have another name than the argument.
 _ARGUMENTS = {"num_agents": "agents"}
 _CONSTRAINTS = {"rubric": "rubric", "requirements": "requirements", "context": "metadata"}
+_UNWRITABLE = (PydanticSerializationError, TypeError, ValueError, RecursionError)
 _WRONG_TYPE = "has the wrong type"
 # What pydantic says, and how a person would say it.
 _PLAIN = (
@@ -90,15 +91,22 @@ def compose(task_description: str | None, **asking: Unpack[Asking]) -> Deliberat
         raise InvalidMessage([f"task_id: {task_id} is a name the service gives; choose another, or none"])
     fields: dict[str, Any] = {"task_description": task_description, **asking}
     fields = {name: value for name, value in fields.items() if value is not None}
-    if _unwritable("the request", fields):  # one look at all; each alone only to name it
-        raise InvalidMessage(
-            [problem for name, value in fields.items() if (problem := _unwritable(name, value))]
-        )
-    constraints = {field: fields.pop(name) for name, field in _CONSTRAINTS.items() if name in fields}
-    fields = {"num_agents" if name == "agents" else name: value for name, value in fields.items()}
+    given = fields
+    constraints = {field: fields[name] for name, field in _CONSTRAINTS.items() if name in fields}
+    fields = {
+        "num_agents" if name == "agents" else name: value
+        for name, value in fields.items()
+        if name not in _CONSTRAINTS
+    }
+    try:
+        body = to_json({**fields, "constraints": constraints})
+        body.decode()
+    except _UNWRITABLE:  # each alone only to name it
+        unwritable = (_unwritable(name, value) for name, value in given.items())
+        raise InvalidMessage(list(filter(None, unwritable))) from None
     try:
         # Through JSON, so that this client is held to exactly what a client in another language is held to.
-        return decode(DeliberationRequested, to_json({**fields, "constraints": constraints}))
+        return decode(DeliberationRequested, body)
     except InvalidMessage as error:
         problems = [in_arguments(problem) for problem in error.problems]
     # Of a value that may have several types, each type has its problem: the closest says most.
@@ -111,7 +119,7 @@ def _unwritable(name: str, value: Any) -> str | None:
     """Why JSON cannot hold the value of this argument; None if it can."""
     try:
         to_json(value).decode()
-    except (PydanticSerializationError, TypeError, ValueError, RecursionError) as error:
+    except _UNWRITABLE as error:
         if isinstance(error, UnicodeError) or "utf-8" in str(error) or "surrogate" in str(error):
             return f"{name}: is not UTF-8 text"
         return f"{name}: cannot be written as JSON: {str(error).removeprefix('Error calling function ')}"

@@ -759,3 +759,27 @@ def test_whatever_reaches_the_agents_or_decides_the_ending_is_another_question(
 def test_no_bucket_becomes_another_subject(bucket: str) -> None:
     with pytest.raises(ValidationError):
         ResultsRef(bucket=bucket, name="t-1", size=5, digest="SHA-256=x")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"num_agents": 1, "task_id": "a", "timeout_seconds": 3, "metadata": {"a": "b"}},
+        {"temperature": 0.5, "seed": 3, "diversity": True, "model": "m", "system": "Be brief."},
+        {"select": "judge", "judges": 2, "max_calls": 9},
+        {"select": "vote", "answer_key": {"last": "number"}, "agree": 2},
+        {"constraints": {"timeout_seconds": 5}},
+        {"constraints": {"requirements": ["short"], "timeout_seconds": 5}},
+        {"stop": ["a"], "extra": {"top_k": 1}},
+        {"models": ["a", "b"]},
+    ],
+    ids=str,
+)
+def test_the_quick_way_to_a_question_is_pydantics(
+    fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = request(**fields)
+    quick = asked.question
+    monkeypatch.setattr(DeliberationRequested, "_asked_plainly", lambda _: None)
+    assert quick == asked.question
