@@ -84,14 +84,32 @@ async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 
 async def gather(works: Iterable[Awaitable[Result]]) -> list[Result]:
-    """As `asyncio.gather`, without a task for a single item.
+    """As `asyncio.gather`, without a task for a single item, and with one for the second of two.
 
-    Most batches are one message, and a task for it cost a tenth of its handling.
+    Most batches are one message, and a task for it cost a tenth of its handling. Of two, the first is awaited to its end
+    also if the second has failed by then.
     """
     waiting = list(works)
     if len(waiting) == 1:
         return [await waiting[0]]
-    return await asyncio.gather(*waiting)
+    if len(waiting) != 2:
+        return await asyncio.gather(*waiting)
+    second = asyncio.ensure_future(waiting[1])
+    try:
+        return [await waiting[0], await second]
+    except asyncio.CancelledError:
+        second.cancel()
+        await asyncio.wait([second])
+        raise
+    finally:
+        if not second.done():
+            second.add_done_callback(_heard)
+
+
+def _heard(future: asyncio.Future[Any]) -> None:
+    """Nobody waits for its error any more: asyncio is not to report that."""
+    if not future.cancelled():
+        future.exception()
 
 
 class Capacity:

@@ -62,13 +62,48 @@ async def test_nothing_to_gather_gives_an_empty_list() -> None:
     assert await gather([]) == []
 
 
-@pytest.mark.parametrize("others", [0, 2])
+@pytest.mark.parametrize("others", [0, 1, 2])
 async def test_what_one_raises_is_raised(others: int) -> None:
     async def fail() -> None:
         raise LookupError("no")
 
     with pytest.raises(LookupError):
         await gather([*(asyncio.sleep(0) for _ in range(others)), fail()])
+
+
+async def test_two_run_at_once_and_what_either_raises_is_raised() -> None:
+    met = asyncio.Barrier(2)
+
+    async def meet(name: str, fails: bool = False) -> str:
+        async with asyncio.timeout(10), met:
+            pass
+        if fails:
+            raise LookupError(name)
+        return name
+
+    assert await gather(map(meet, "ab")) == ["a", "b"]
+    for fails in ((True, False), (False, True), (True, True)):
+        with pytest.raises(LookupError):
+            await gather([meet("a", fails[0]), meet("b", fails[1])])
+
+
+async def test_a_cancellation_reaches_both_of_two_and_waits_for_their_ends() -> None:
+    ended: list[str] = []
+
+    async def endless(name: str) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append(name)
+
+    both = asyncio.create_task(gather(map(endless, "ab")))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    both.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await both
+    assert sorted(ended) == ["a", "b"]
 
 
 # ── capacity ──

@@ -169,7 +169,7 @@ async def test_a_request_is_copied_while_its_copies_together_stay_small(
     reader = RequestReader(bench.wire)
     for one in await work_of(bench, "t-1"):
         assert one.request_seq == (None if copied else seq)
-        assert one.task_description == (request.task_description if copied else "")
+        assert one.task_description == (request.task_description if copied else None)
         whole = await reader.complete(one)
         assert (whole.task_description, whole.metadata) == (request.task_description, {"a": "b"})
 

@@ -285,7 +285,7 @@ async def test_one_bad_request_of_a_batch_affects_no_other(bench: Bench, intake:
 
 
 async def test_a_bad_request_is_rejected_by_field_and_kept_whole(bench: Bench, intake: Runner) -> None:
-    payload = {"task_id": "t-1", "num_agents": 0}
+    payload = {"task_id": "t-1", "num_agents": 0, "task_description": ""}
     seq = await take_in(bench, intake, payload, {REPLY_TO: "_INBOX.x", "traceparent": TRACE})
     error = await rejection_of(bench, "t-1")
     assert "num_agents: " in error
