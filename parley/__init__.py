@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, ParleyError, Unavailable
     from parley.broker.core.messages import (
         AgentResult, CastBallot, Cost, DegradedReason, DeliberationCompleted, DeliberationFailed, DeliberationStatus,
-        Dissent, Ending, ErrorType, FailedAgent, PhaseReport, Proposal, ResultsRef, Selection,
+        Dissent, Ending, ErrorType, FailedAgent, PhaseReport, Proposal, ResultsRef, Selection, ToolCall,
     )
     from parley.broker.core.tally import Outcome, Phase, Tally
     from parley.broker.jetstream.deadletters import CannotReplay, DeadLetterInfo
@@ -26,7 +26,8 @@ __all__ = [
     "AgentResult", "BrokerUnavailable", "CannotReplay", "CastBallot", "Client", "Cost", "DeadLetterInfo",
     "DegradedReason", "DeliberationCompleted", "DeliberationFailed", "DeliberationStatus", "Dissent", "Ending",
     "ErrorType", "FailedAgent", "InvalidMessage", "NoEnding", "NoService", "Outcome", "ParleyError", "Phase",
-    "PhaseReport", "Proposal", "ResultsRef", "Selection", "Submitted", "Tally", "Unavailable", "connect",
+    "PhaseReport", "Proposal", "ResultsRef", "Selection", "Submitted", "Tally", "ToolCall", "Unavailable",
+    "connect",
 ]
 # fmt: on
 
