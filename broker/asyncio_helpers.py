@@ -102,8 +102,7 @@ async def gather(works: Iterable[Awaitable[Result]]) -> list[Result]:
         await asyncio.wait([second])
         raise
     finally:
-        if not second.done():
-            second.add_done_callback(_heard)
+        second.add_done_callback(_heard)
 
 
 def _heard(future: asyncio.Future[Any]) -> None:

@@ -26,9 +26,9 @@ from parley.workers.ballot_reading import read_ballot
 from parley.workers.judge_prompt import ANSWERS_CHARACTERS, LEAST_CHARACTERS
 from parley.workers.model.endpoint_failover import FailoverClient
 from parley.workers.model.model_client import ChatRequest
-from parley.workers.model.model_error import NO_TOKENS, ModelError
+from parley.workers.model.model_error import MAX_ERROR_CHARACTERS, NO_TOKENS, ModelError
 from parley.workers.model.responses import Completion
-from parley.workers.output_format import InvalidOutput, UnusableSchema, read_output
+from parley.workers.output_format import InvalidOutput, UnusableSchema, read_in_thread
 from parley.workers.prompts import Prompt
 
 
@@ -126,11 +126,16 @@ class Agent:
             try:
                 content = completion.content
                 if not completion.refused:
-                    content = await asyncio.to_thread(read_output, content, response_format)
+                    left = parse_timestamp(request.deadline) - self.now()
+                    async with asyncio.timeout(max(0.0, left)):
+                        content = await read_in_thread(content, response_format)
                 return replace(completion, content=content, attempts=calls, usage=used)
             except InvalidOutput as error:
                 cut = ", and cut off" if is_too_long(completion.finish_reason) else ""
                 why = f"{error}{cut}"
+            except TimeoutError:
+                late = "the deadline passed before the answer was read"
+                raise ModelError(ErrorType.DEADLINE_EXCEEDED, late, attempts=calls, usage=used) from None
             except UnusableSchema as error:
                 raise ModelError(ErrorType.BAD_REQUEST, str(error), attempts=calls, usage=used) from error
         raise ModelError(
@@ -183,7 +188,7 @@ class Agent:
             finish_reason=completion.finish_reason,
             refused=completion.refused,
             reasoning=completion.reasoning,
-            logprobs=completion.logprobs,
+            logprobs=completion.logprobs if request.logprobs else None,
             usage=completion.usage,
             attempt=completion.attempts,
             queue_ms=_queue_ms(request, started),
@@ -210,7 +215,7 @@ class Agent:
             round=request.round,
             phase=request.phase,
             role=request.role,
-            error=error or error_type.value,
+            error=error[:MAX_ERROR_CHARACTERS] or error_type.value,
             error_type=error_type,
             tool_calls=tuple(tool_calls),
             usage=usage,

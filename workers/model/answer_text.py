@@ -101,18 +101,24 @@ def _word(value: Any) -> str:
 
 
 def together(pieces: Iterable[ToolPiece]) -> list[ToolPiece]:
-    """Whole calls, in order, of the pieces of a stream."""
-    calls: dict[int, list[ToolPiece]] = {}
+    """Whole calls, in order, of the pieces of a stream. Another id is another call, also at the same place: servers exist
+    that count none."""
+    calls: list[list[ToolPiece]] = []
+    latest: dict[int, list[ToolPiece]] = {}
     for piece in pieces:
-        calls.setdefault(piece.place, []).append(piece)
+        call = latest.get(piece.place)
+        if call is None or (piece.id and call[0].id and piece.id != call[0].id):
+            call = latest[piece.place] = []
+            calls.append(call)
+        call.append(piece)
     return [
         ToolPiece(
-            place,
+            parts[0].place,
             next((piece.id for piece in parts if piece.id), ""),
             next((piece.name for piece in parts if piece.name), ""),
             "".join(piece.arguments for piece in parts),
         )
-        for place, parts in calls.items()
+        for parts in calls
     ]
 
 

@@ -25,8 +25,6 @@ LIST_SECONDS = 2.0
 TOKEN_SECONDS = 10.0
 # Callers name models: so many are remembered until the next refresh.
 REMEMBERED = 1_024
-# What a server says of a model that it does not have.
-_NO_SUCH = frozenset({ErrorType.MODEL_NOT_FOUND, ErrorType.BAD_REQUEST})
 
 
 Found = TypeVar("Found")
@@ -155,5 +153,7 @@ class ServedModels:
         try:
             await generate(self._client, endpoint, model, seconds=TOKEN_SECONDS)
         except ModelError as error:
-            return False if error.error_type in _NO_SUCH else None
+            # Another refusal of the question may be about the question.
+            named = error.error_type is ErrorType.BAD_REQUEST and model in error.message
+            return False if named or error.error_type is ErrorType.MODEL_NOT_FOUND else None
         return True

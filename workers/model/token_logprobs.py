@@ -1,9 +1,10 @@
 """The log probabilities of an answer's tokens, as a model server writes them: as many as an outcome carries. Pure."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from parley.broker.core.messages import MAX_LOGPROBS_BYTES
 
@@ -21,13 +22,27 @@ class TokenLogprobs:
         found = choice.get("logprobs")
         entries = found.get("content") if isinstance(found, dict) else None
         for entry in entries if isinstance(entries, list) else ():
-            self._size += len(to_json(entry)) + 1
+            if not isinstance(entry, dict) or (clean := _encodable(entry)) is None:
+                continue
+            self._size += len(to_json(clean)) + 1
             if self._size > MAX_LOGPROBS_BYTES:
                 return
-            if isinstance(entry, dict):
-                self._entries.append(entry)
+            self._entries.append(clean)
 
     @property
     def kept(self) -> tuple[dict[str, Any], ...] | None:
         """The first ones. None where the server told none."""
         return tuple(self._entries) or None
+
+
+def _encodable(entry: dict[str, Any]) -> dict[str, Any] | None:
+    """As it can be passed on: a token may be half of a character. None for what nobody could read."""
+    try:
+        to_json(entry)
+    except ValueError:
+        try:
+            text = json.dumps(entry, ensure_ascii=False).encode(errors="replace")
+            return dict(from_json(text))
+        except (ValueError, RecursionError):
+            return None
+    return entry

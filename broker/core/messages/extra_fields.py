@@ -4,9 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from parley.broker.core.messages.base import KIB, check_size
+from parley.broker.core.messages.base import MAX_EXTRA_BYTES, check_size
 
-MAX_EXTRA_BYTES = 16 * KIB
 MAX_EXTRA_FIELDS = 64
 # What the request or Parley itself decides. The others of OpenAI's chat API, and a server's own, may be given.
 OWN_FIELDS = frozenset(

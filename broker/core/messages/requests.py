@@ -14,11 +14,13 @@ from parley.broker.core.messages.base import (
     MAX_AGENTS,
     MAX_CONSTRAINTS_BYTES,
     MAX_DESCRIPTION_BYTES,
+    MAX_EXTRA_BYTES,
     MAX_METADATA_BYTES,
     MAX_PANEL_BYTES,
     MAX_REASON_CHARACTERS,
     MAX_REQUEST_BYTES,
     MAX_REQUIREMENTS,
+    MAX_RESPONSE_FORMAT_BYTES,
     MAX_ROUNDS,
     MAX_SMALL_BYTES,
     MAX_STOP_SEQUENCES,
@@ -36,9 +38,9 @@ from parley.broker.core.messages.base import (
     check_size,
 )
 from parley.broker.core.messages.conversation import MAX_MESSAGES_BYTES, Conversation, has_system_message
-from parley.broker.core.messages.extra_fields import MAX_EXTRA_BYTES, ExtraFields
+from parley.broker.core.messages.extra_fields import ExtraFields
 from parley.broker.core.messages.panel import Member, given_by
-from parley.broker.core.messages.response_format import MAX_RESPONSE_FORMAT_BYTES, ResponseFormat
+from parley.broker.core.messages.response_format import ResponseFormat
 from parley.broker.core.phase_plan import Select, Step, is_over, plan
 
 # Lists stop at their first problem: a hostile one would have 300,000.

@@ -1,6 +1,7 @@
 """`gather` needs no task for one item, a capacity is counted and waited for, and a semaphore bounds bytes."""
 
 import asyncio
+import gc
 import time
 
 import pytest
@@ -85,6 +86,17 @@ async def test_two_run_at_once_and_what_either_raises_is_raised() -> None:
     for fails in ((True, False), (False, True), (True, True)):
         with pytest.raises(LookupError):
             await gather([meet("a", fails[0]), meet("b", fails[1])])
+
+
+async def test_of_two_that_fail_asyncio_reports_neither(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail(after: float) -> None:
+        await asyncio.sleep(after)
+        raise LookupError("no")
+
+    with pytest.raises(LookupError):
+        await gather([fail(0.02), fail(0)])
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_a_cancellation_reaches_both_of_two_and_waits_for_their_ends() -> None:

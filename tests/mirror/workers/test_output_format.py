@@ -1,12 +1,15 @@
 """An answer that was to be JSON: read by its schema, in bounded time whatever the two are."""
 
+import asyncio
 import json
 import time
+import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from parley.workers.output_format import MAX_STEPS, InvalidOutput, UnusableSchema, read_output
+from parley.workers.output_format import MAX_STEPS, InvalidOutput, UnusableSchema, read_in_thread, read_output
 
 OBJECT = {"type": "json_object"}
 CITY = {
@@ -27,7 +30,7 @@ def by(schema: Any) -> dict[str, Any]:
         ('{"a": [1, 2.5, null]}', OBJECT),
         ('{"city": "Rome", "people": 3}', by(CITY)),
         ('["Rome"]', by({"type": "array", "items": {"enum": ["Rome", "Oslo"]}})),
-        ("3", by(True)),
+        ("3", by({})),
         ("3", by({"format": "date"})),
     ],
 )
@@ -51,7 +54,7 @@ def test_what_was_asked_for_is_kept_as_it_is(text: str, form: dict[str, Any]) ->
         ('{"city": "Rome", "more": 1}', by(CITY), "'more' was unexpected"),
         ("[1, 1]", by({"uniqueItems": True}), "has the same item twice"),
         ('[{"a": 1, "b": 2}, {"b": 2, "a": 1}]', by({"uniqueItems": True}), "has the same item twice"),
-        ("3", by(False), "False schema does not allow 3"),
+        ("3", by({"not": {}}), "3 should not be valid under {}"),
     ],
 )
 def test_what_was_not_asked_for_is_told(text: str, form: dict[str, Any], problem: str) -> None:
@@ -62,11 +65,19 @@ def test_what_was_not_asked_for_is_told(text: str, form: dict[str, Any], problem
 
 
 @pytest.mark.parametrize(
-    "schema", [{"minimum": "a"}, {"pattern": "("}, {"maxLength": []}, {"multipleOf": {}}]
+    "schema",
+    [
+        {"minimum": "a"},
+        {"pattern": "("},
+        {"maxLength": []},
+        {"multipleOf": 0},
+        {"patternProperties": {}},
+        {"$ref": "#/x"},
+    ],
 )
 def test_a_schema_that_is_none_is_no_fault_of_the_model(schema: dict[str, Any]) -> None:
     number_or_text = '"a"' if {"pattern", "maxLength"} & schema.keys() else "1"
-    with pytest.raises(UnusableSchema, match="response_format: the schema cannot be used: "):
+    with pytest.raises(UnusableSchema, match=r"response_format: the schema cannot be used \([A-Za-z_]+\)"):
         read_output(number_or_text, by(schema))
 
 
@@ -79,10 +90,30 @@ def deep(levels: int) -> str:
 
 TWICE = {"anyOf": [{"properties": {"c": {"$ref": "#/$defs/n"}}, "required": ["z"]}] * 2}
 SLOW = [
-    pytest.param(by({"pattern": "(x|xx)+$"}), json.dumps("x" * 60 + "!"), "a pattern", id="pattern"),
-    pytest.param(by({"$defs": {"n": TWICE}, "$ref": "#/$defs/n"}), deep(60), "steps", id="twice a level"),
-    pytest.param(by({"items": {"enum": [*range(9_000)]}}), json.dumps([0] * 90_000), "steps", id="enum"),
-    pytest.param(by({"items": {"items": {}}}), json.dumps([[1] * 10] * 90_000), "steps", id="large"),
+    pytest.param(by({"pattern": "(x|xx)+$"}), json.dumps("x" * 60 + "!"), "too long", id="pattern"),
+    pytest.param(by({"$defs": {"n": TWICE}, "$ref": "#/$defs/n"}), deep(60), "too long", id="twice a level"),
+    pytest.param(by({"items": {"enum": [*range(9_000)]}}), json.dumps([0] * 90_000), "too long", id="enum"),
+    pytest.param(by({"items": {"items": {}}}), json.dumps([[1] * 10] * 90_000), "too long", id="large"),
+    pytest.param(
+        by({"items": {"not": {"pattern": "^(?:(?:a|aa)+)+\\d$"}}}),
+        json.dumps(["a" * 20] * 5_000),
+        "too long",
+        id="patterns",
+    ),
+    pytest.param(
+        by(
+            {
+                "$defs": {
+                    "n": {"oneOf": [{"$ref": "#/$defs/m"}] * 300},
+                    "m": {"oneOf": [{"type": "null"}] * 900},
+                },
+                "$ref": "#/$defs/n",
+            }
+        ),
+        json.dumps("x" * 900_000),
+        "too long",
+        id="branches",
+    ),
 ]
 
 
@@ -103,3 +134,69 @@ def test_an_ordinary_answer_is_far_from_the_bound() -> None:
 
 def test_equal_items_are_told_apart_by_type_only_as_json_does() -> None:
     assert read_output('[1, "1", true, null, [1], {"a": 1}]', by({"uniqueItems": True}))
+
+
+DRAFT_7 = "http://json-schema.org/draft-07/schema#"
+
+
+async def test_nothing_is_read_from_anywhere_else_whatever_dialect_the_schema_names(tmp_path: Path) -> None:
+    """Older dialects have keywords in which the library follows a reference to a file or a server."""
+    secret = tmp_path / "key.json"
+    secret.write_text('{"type": "service_account", "private_key": "SECRET"}')
+    heard: list[bytes] = []
+
+    async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readline())
+        writer.close()
+
+    async with await asyncio.start_server(hear, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x"
+        for target in (url, secret.as_uri()):
+            for keyword in ("dependencies", "extends", "properties"):
+                schema = {"$schema": DRAFT_7, keyword: {"a": {"$ref": target}}}
+                told = await asyncio.gather(read_in_thread('{"a": 1}', by(schema)), return_exceptions=True)
+                assert "SECRET" not in str(told)
+    assert heard == []
+
+
+def test_a_dialect_of_the_schemas_own_choice_changes_no_bound() -> None:
+    slow = {"$schema": DRAFT_7, "dependencies": {"a": {"patternProperties": {"^(a+)+$": {}}}}}
+    began = time.process_time()
+    assert read_output(json.dumps({"a": 1, "a" * 40 + "!": 1}), by(slow))
+    recursive = {
+        "$schema": DRAFT_7,
+        "properties": {"c": {"$ref": "#"}},
+        "anyOf": [{"properties": {"c": {"$ref": "#"}}}] * 2,
+    }
+    with pytest.raises(InvalidOutput, match="too long"):
+        read_output(deep(60), by(recursive))
+    assert time.process_time() - began < 5
+
+
+def test_many_branches_take_no_memory_each() -> None:
+    text = json.dumps("x" * 100_000)
+    tracemalloc.start()
+    try:
+        for keyword in ("anyOf", "oneOf"):
+            with pytest.raises(InvalidOutput):
+                read_output(text, by({keyword: [{"type": "null"}] * 400}))
+        assert tracemalloc.get_traced_memory()[1] < 4 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
+
+
+def test_of_long_names_and_numbers_a_line_is_told() -> None:
+    with pytest.raises(InvalidOutput) as caught:
+        read_output(json.dumps({"k" * 300_000: 1}), by({"additionalProperties": {"type": "string"}}))
+    assert len(str(caught.value)) < 300
+    with pytest.raises(InvalidOutput, match="numbers that are too large"):
+        read_output("1" * 4_000, by({"multipleOf": 0.1}))
+
+
+def test_each_of_several_branches_counts() -> None:
+    either = {"oneOf": [{"type": "integer"}, {"minimum": 5}], "anyOf": [{"type": "number"}, {"type": "null"}]}
+    assert read_output("3", by(either)) == "3"
+    with pytest.raises(InvalidOutput, match="is 2 of oneOf"):
+        read_output("7", by(either))
+    with pytest.raises(InvalidOutput, match="is none of anyOf"):
+        read_output('"x"', by({"anyOf": either["anyOf"]}))

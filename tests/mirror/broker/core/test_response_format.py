@@ -1,5 +1,7 @@
 """The form of an answer: what can be used is passed on as it is, what could keep a reader busy is refused by name."""
 
+import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -24,7 +26,8 @@ def by(schema: Any, **more: Any) -> dict[str, Any]:
         by({"$id": "https://example.com/answer.json", "type": ["string", "null"]}),
         by({"properties": {"$ref": {"type": "string"}, "a/b": True}, "items": {"$ref": "#/properties/a~1b"}}),
         by({"enum": [{"$ref": "http://nobody/reads/this"}]}),
-        by({"items": [{"type": "string"}], "not": {"items": {"$ref": "#/items/0"}}}),
+        by({"prefixItems": [{"type": "string"}], "not": {"items": {"$ref": "#/prefixItems/0"}}}),
+        by({"$schema": "http://json-schema.org/draft-07/schema#", "multipleOf": 0.5}),
     ],
 )
 def test_a_form_that_can_be_used_is_passed_on_as_it_is(form: dict[str, Any]) -> None:
@@ -57,6 +60,10 @@ def test_any_object_has_no_schema() -> None:
         (by({"patternProperties": {"^a": {}}}), "#: patternProperties is not supported"),
         (by({"items": {"$dynamicRef": "#x"}}), "#/items: $dynamicRef is not supported"),
         (by({"items": {"$id": "x"}}), "#/items: $id is supported at the schema's top only"),
+        (by({"items": {"$schema": "x"}}), "#/items: $schema is supported at the schema's top only"),
+        (by({"items": [{}]}), "#/items must be a schema"),
+        (by({"multipleOf": 0}), "#: multipleOf must be a number over 0"),
+        (by({"multipleOf": "2"}), "#: multipleOf must be a number over 0"),
         (by({"$ref": "https://example.com/schema"}), "$ref https://example.com/schema: only places in this"),
         (by({"$ref": 5}), "$ref (no text): only places in this schema"),
         (by({"$ref": "#answer"}), "$ref #answer: only places in this schema"),
@@ -72,3 +79,32 @@ def test_another_form_is_refused_by_its_name(form: dict[str, Any], problem: str)
     assert found.startswith("response_format: Value error, ")
     assert problem in found
     assert len(found) < 250
+
+
+HOSTILE = {
+    "one place written in many ways": by(
+        {
+            "$defs": {"~~~~~~~~~~": {"allOf": [{}] * 10_000}},
+            "anyOf": [
+                {"$ref": "#/$defs/" + f"{way:010b}".replace("0", "~").replace("1", "~0")}
+                for way in range(800)
+            ],
+        }
+    ),
+    "a long name above many": by({"properties": {"k" * 25_000 + "\U0001f600": {"allOf": [{}] * 12_000}}}),
+    "a deep chain": by(
+        {"$defs": {str(n): {"$ref": f"#/$defs/{n + 1}"} for n in range(1_500)} | {"1500": {}}}
+    ),
+}
+
+
+@pytest.mark.parametrize("form", HOSTILE.values(), ids=HOSTILE)
+def test_a_look_at_it_takes_little_time_and_memory_whatever_it_is(form: dict[str, Any]) -> None:
+    tracemalloc.start()
+    try:
+        began = time.process_time()
+        request(response_format=form)
+        assert time.process_time() - began < 5  # unbounded: minutes
+        assert tracemalloc.get_traced_memory()[1] < 64 * 1024 * 1024  # unbounded: GiB
+    finally:
+        tracemalloc.stop()

@@ -274,3 +274,35 @@ def test_of_many_log_probabilities_the_first_ones_are_kept() -> None:
     )
     assert found.logprobs is not None
     assert 200 < len(found.logprobs) < 262
+
+
+def test_calls_of_tools_that_a_server_does_not_count_stay_apart() -> None:
+    def whole(call_id: str, name: str) -> bytes:
+        call = {"index": 0, "id": call_id, "function": {"name": name, "arguments": "{}"}}
+        return line(choices=[{"delta": {"tool_calls": [call]}, "finish_reason": "tool_calls"}])
+
+    with pytest.raises(ModelError) as caught:
+        assembled([whole("1", "x"), whole("2", "y")])
+    assert [(call.id, call.name, call.arguments) for call in caught.value.tool_calls] == [
+        ("1", "x", "{}"),
+        ("2", "y", "{}"),
+    ]
+
+
+def test_log_probabilities_that_cannot_be_passed_on_spoil_no_answer() -> None:
+    deep: Any = {"token": "x"}
+    for _ in range(600):
+        deep = {"token": deep}
+    entries = [{"token": "\ud83d", "logprob": -1}, deep, {"token": "y", "logprob": -2}]
+    found = assembled(
+        [
+            line(
+                choices=[
+                    {"delta": {"content": "a"}, "finish_reason": "stop", "logprobs": {"content": entries}}
+                ]
+            )
+        ]
+    )
+    assert found.logprobs is not None
+    assert [one["logprob"] for one in found.logprobs] == [-1, -2]
+    json.dumps(found.logprobs, ensure_ascii=False).encode()
