@@ -2,7 +2,7 @@
 
 from parley.broker.core.messages import DeliberationFailed, ErrorType
 from tests.live.service import Front
-from tests.rig.vllm.server import MAX_TOKENS, Vllm
+from tests.rig.vllm.server import MAX_TOKENS, MODEL, Vllm
 
 
 async def test_a_prompt_that_is_too_long_fails_at_once_in_the_servers_words(on: Front, shared: Vllm) -> None:
