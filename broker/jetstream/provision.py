@@ -215,9 +215,19 @@ async def _act(
             try:
                 await add_consumer(js, durable.stream, config, durable.name)
             except APIError as error:
+                if await _is_there(js, durable):
+                    continue  # another process has made it meanwhile, and begins elsewhere in the stream
                 raise TopologyRefused([wanted.refused(_called(durable), error)]) from error
             made.append(_called(durable))
     return [*made, *changed]
+
+
+async def _is_there(js: JetStreamContext, durable: topology.Durable) -> bool:
+    try:
+        await js.consumer_info(durable.stream, durable.name)
+    except APIError:
+        return False
+    return True
 
 
 async def review(js: JetStreamContext, wanted: Wanted) -> list[str]:

@@ -22,6 +22,7 @@ from nats.js.api import (
 )
 
 from parley.broker.core.errors import TopologyMismatch
+from parley.broker.jetstream import provision as provision_module
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import connect
 from parley.broker.jetstream.embedded import EmbeddedNats
@@ -667,6 +668,26 @@ async def test_the_numbers_of_a_stream_that_was_lost_are_not_used_again(js: JetS
         "stream REQUESTS", "consumer REQUESTS/intake", "consumer REQUESTS/cancel"
     ]  # fmt: skip
     assert (await js.publish("deliberation.requested", b"{}")).seq > last
+
+
+async def test_two_that_start_together_each_take_the_consumer_that_the_other_made(
+    js: JetStreamContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Messages came between their looks: one would begin at the start of the stream, the other a day ago."""
+    await provision(js, Wanted())
+    await js.delete_consumer(topology.INTAKE.stream, topology.INTAKE.name)
+    await js.publish(topology.REQUESTED, b"{}")
+    resumed = provision_module._resumed
+
+    async def after_the_other(js: JetStreamContext, durable: topology.Durable, config: Any) -> Any:
+        if durable == topology.INTAKE:
+            await js.add_consumer(durable.stream, config, name=durable.name)
+        return await resumed(js, durable, config)
+
+    monkeypatch.setattr(provision_module, "_resumed", after_the_other)
+    assert await provision(js, Wanted()) == []
+    info = await js.consumer_info(topology.INTAKE.stream, topology.INTAKE.name)
+    assert info.num_pending == 1
 
 
 async def test_a_consumer_that_was_lost_goes_on_where_a_deadline_may_be_open(
