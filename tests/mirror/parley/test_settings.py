@@ -33,6 +33,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "vllm_proxy": ("http://user:secret@proxy:3128", "http://user:secret@proxy:3128"),
     "vllm_omit": ("seed,stream_options", "seed,stream_options"),
     "vllm_rename": ("max_tokens=max_completion_tokens", "max_tokens=max_completion_tokens"),
+    "roles_dir": ("/", Path("/")),
     "vllm_stream": ("true", True),
     "vllm_connect_timeout_seconds": ("1.5", 1.5),
     "vllm_first_byte_timeout_seconds": ("2.5", 2.5),
