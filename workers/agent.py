@@ -57,7 +57,9 @@ class Agent:
             if request.response_format is None:
                 completion = await self._complete(request, prompt, traceparent, request.max_tokens)
             else:
-                completion = await self._in_format(request, request.response_format, traceparent)
+                completion, prompt = await self._in_format(
+                    request, prompt, request.response_format, traceparent
+                )
         except ModelError as error:
             return self.failed(
                 request, started, error.attempts, error.error_type, str(error), error.usage, error.tool_calls
@@ -108,12 +110,18 @@ class Agent:
         return request if words is None else changed(request, system=words)
 
     async def _in_format(
-        self, request: AgentRequested, response_format: Mapping[str, Any], traceparent: str | None
-    ) -> Completion:
-        """The answer in the form that was asked for, or a refusal, at the second try at the latest. Raises ModelError."""
+        self,
+        request: AgentRequested,
+        prompt: Prompt,
+        response_format: Mapping[str, Any],
+        traceparent: str | None,
+    ) -> tuple[Completion, Prompt]:
+        """The answer in the form that was asked for, or a refusal, and the prompt that it is an answer to: `prompt`, or
+        at the second try another one. Raises ModelError."""
         calls, used, why = 0, Usage(), ""
         for attempt in (1, 2):
-            prompt = prompts.compose(request, attempt)
+            if attempt > 1:
+                prompt = prompts.compose(request, attempt)
             try:
                 completion = await self._complete(
                     request, prompt, traceparent, request.max_tokens, response_format
@@ -129,7 +137,7 @@ class Agent:
                     left = parse_timestamp(request.deadline) - self.now()
                     async with asyncio.timeout(max(0.0, left)):
                         content = await read_in_thread(content, response_format)
-                return replace(completion, content=content, attempts=calls, usage=used)
+                return replace(completion, content=content, attempts=calls, usage=used), prompt
             except InvalidOutput as error:
                 cut = ", and cut off" if is_too_long(completion.finish_reason) else ""
                 why = f"{error}{cut}"

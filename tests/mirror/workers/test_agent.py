@@ -271,6 +271,7 @@ async def test_an_answer_in_another_form_is_asked_for_once_more_with_another_see
     assert [request.response_format for request in asked] == [FORM, FORM]
     assert asked[0].messages == asked[1].messages
     assert asked[0].seed == 6 != asked[1].seed
+    assert outcome.seed == asked[1].seed
 
 
 async def test_two_answers_in_another_form_fail_by_name() -> None:
