@@ -96,11 +96,13 @@ def ask(
         asking["models"] = model
     elif model:
         asking["model"] = model[0]
-    text = None if messages is not None else read_question(question, file)
-    if messages is not None:
-        if question is not None or file is not None:
-            raise SettingsError(["--messages and a question: only one of them"])
+    text = None
+    if messages is None:
+        text = read_question(question, file)
+    elif question is None and file is None:
         asking["messages"] = read_messages(messages)
+    else:
+        raise SettingsError(["--messages and a question: only one of them"])
     with errors_in_flags():
         request = compose(text, **asking)  # a wrong value is said before any connection is opened
     if plan:

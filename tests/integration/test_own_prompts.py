@@ -12,7 +12,6 @@ from parley.broker.core.messages import DeliberationCompleted, DeliberationFaile
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.workers import prompts
 from tests.integration.test_model_servers import served
-from tests.mirror.workers.model.test_served_models import having
 from tests.rig.habit_server import (
     Habit,
     HabitServer,
@@ -21,6 +20,7 @@ from tests.rig.habit_server import (
     answer,
     either,
     habit_server,
+    having,
     refusal,
     streamed,
 )

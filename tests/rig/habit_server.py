@@ -3,7 +3,7 @@
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +48,18 @@ def either(heard: Heard) -> Reply:
 def refusal(status: int, message: str = "no", **headers: str) -> Reply:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return status, {"error": {"message": message}}, named
+
+
+def having(*models: str, listed: Sequence[str] | None = None) -> Habit:
+    """A server that has these models, and lists them or others."""
+
+    def habit(heard: Heard) -> Reply:
+        if heard.method == "GET":
+            return 200, {"data": [{"id": name} for name in (models if listed is None else listed)]}, {}
+        asked = str(heard.fields["model"])
+        return answer(f"from {asked}") if asked in models else refusal(404, f"no model {asked}")
+
+    return habit
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ Any fault is a `ModelError` with an `error_type` of the contract's closed set. S
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import from_json
@@ -87,15 +87,15 @@ def completion(body: bytes, model: str) -> Completion:
         all_said = said(message)
     except NotText as error:
         raise malformed("the answer's choices[0].message.content is no text") from error
-    found = checked(all_said, choice.get("finish_reason"), answer.get("model") or model, usage_of(answer))
-    if not choice.get("logprobs"):
-        return found
     logprobs = TokenLogprobs()
     logprobs.add(choice)
-    return replace(found, logprobs=logprobs.kept)
+    model = answer.get("model") or model
+    return checked(all_said, choice.get("finish_reason"), model, usage_of(answer), logprobs)
 
 
-def checked(all_said: Said, finish_reason: Any, model: Any, usage: Usage) -> Completion:
+def checked(
+    all_said: Said, finish_reason: Any, model: Any, usage: Usage, logprobs: TokenLogprobs
+) -> Completion:
     """What was said, as an answer. Raises ModelError if it is none, or half of one."""
     reason = encodable(reason_of(finish_reason) or "unknown")[:_MAX_REASON_CHARACTERS]
     if reason.lower() in BROKEN_OFF:
@@ -113,7 +113,13 @@ def checked(all_said: Said, finish_reason: Any, model: Any, usage: Usage) -> Com
             raise ModelError(ErrorType.TOOL_CALL, text, usage=usage, tool_calls=calls)
         raise ModelError(ErrorType.EMPTY_ANSWER, _nothing(reason, reasoning))
     return Completion(
-        encodable(content), reason, encodable(model), usage, reasoning=reasoning, refused=refused
+        encodable(content),
+        reason,
+        encodable(model),
+        usage,
+        reasoning=reasoning,
+        refused=refused,
+        logprobs=logprobs.kept,
     )
 
 

@@ -12,11 +12,10 @@ from cachetools import LRUCache
 
 from parley.broker.core.messages import ErrorType
 from parley.workers.model.endpoint_address import Endpoint
-from parley.workers.model.model_client import ChatRequest
+from parley.workers.model.model_client import ChatModel
 from parley.workers.model.model_error import ModelError
 from parley.workers.model.model_list import ServedModel, match, shown
 from parley.workers.model.readiness import generate
-from parley.workers.model.responses import Completion
 
 # Lists are as old as this at most, plus the time of an answer.
 REFRESH_SECONDS = 60.0
@@ -37,12 +36,10 @@ class Serving(NamedTuple):
     unknown: tuple[Endpoint, ...]
 
 
-class Models(Protocol):
-    """What a `ModelClient` does. Raises ModelError."""
+class Models(ChatModel, Protocol):
+    """Lists what a server has, too. Raises ModelError."""
 
     async def models(self, endpoint: Endpoint, *, seconds: float) -> list[ServedModel]: ...
-
-    async def complete(self, endpoint: Endpoint, request: ChatRequest, *, seconds: float) -> Completion: ...
 
 
 class ServedModels:

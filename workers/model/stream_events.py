@@ -5,7 +5,6 @@ stream, no `[DONE]`, no finish_reason, a whole message in place of a piece.
 """
 
 import json
-from dataclasses import replace
 from typing import Any
 
 from parley.broker.core.messages import ErrorType, Usage
@@ -106,9 +105,7 @@ class StreamAssembler:
             (self._content, self._reasoning, self._refusal, self._tools)
         ):
             raise ModelError(ErrorType.CONNECTION_LOST, "the stream ended before the answer began")
-        found = checked(all_said, self._finish_reason, self._model, self._usage)
-        logprobs = self._logprobs.kept
-        return replace(found, logprobs=logprobs) if logprobs else found
+        return checked(all_said, self._finish_reason, self._model, self._usage, self._logprobs)
 
     def _field(self, line: bytes) -> bool:
         name, _, value = line.partition(b":")

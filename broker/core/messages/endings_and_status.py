@@ -81,7 +81,7 @@ LeftOut = Literal[
 ]
 _LEFT_OUT = (
     "What this message leaves out or shortens because NATS's `max_payload`, or the object store, has no room for it, by "
-    "field; usually empty. `selection.notes`: of the ballots. `results`: the answers are in the stream `AGENT_RESPONSES`. `failed_agents.error`, `error`: "
+    "field; usually empty. `selection.notes`: of the ballots. `failed_agents.tool_calls`: in the agents' outcomes. `results`: the answers are in the stream `AGENT_RESPONSES`. `failed_agents.error`, `error`: "
     "cut to 80 characters. `failed_agents`, `missing_agents`, `stopped_agents`: only counted. `selection`, with `dissent`, "
     "`degraded_reasons`, `phases` and `cost`. `metadata`."
 )

@@ -18,9 +18,8 @@ from parley.operator_http import VERSION
 from parley.process_report import process_name
 from parley.settings import load
 from tests.harness import ModelServer, Running, model_server
-from tests.mirror.workers.model.test_served_models import having
 from tests.mirror.workers.pool.test_ray_reachability import SETTINGS, server
-from tests.rig.habit_server import Heard, Reply, either, habit_server, refusal
+from tests.rig.habit_server import Heard, Reply, either, habit_server, having, refusal
 from tests.rig.proc import free_port
 
 

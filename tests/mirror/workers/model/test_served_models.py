@@ -1,7 +1,7 @@
 """An agent goes to an endpoint that has its model. Over HTTP, against servers that each have their own."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
@@ -15,19 +15,7 @@ from parley.workers.model.model_client import ChatRequest, ModelClient
 from parley.workers.model.model_error import ModelError
 from parley.workers.model.served_models import ServedModels
 from tests.harness import until
-from tests.rig.habit_server import Habit, HabitServer, Heard, Reply, answer, habit_server, refusal
-
-
-def having(*models: str, listed: Sequence[str] | None = None) -> Habit:
-    """A server that has these models, and lists them or others."""
-
-    def habit(heard: Heard) -> Reply:
-        if heard.method == "GET":
-            return 200, {"data": [{"id": name} for name in (models if listed is None else listed)]}, {}
-        asked = str(heard.fields["model"])
-        return answer(f"from {asked}") if asked in models else refusal(404, f"no model {asked}")
-
-    return habit
+from tests.rig.habit_server import Habit, HabitServer, Heard, Reply, answer, habit_server, having, refusal
 
 
 def without_list(heard: Heard) -> Reply:
