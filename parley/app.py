@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from faststream.nats import NatsBroker
 
+from parley.asked_servers import AskedServers
 from parley.broker.asyncio_helpers import BackgroundLoop
 from parley.broker.core.errors import BrokerUnavailable, SettingsError, Unavailable
 from parley.broker.core.observer import Observer
@@ -54,10 +55,9 @@ from parley.readiness_checks import readiness_checks
 from parley.rights_check import RightsCheck
 from parley.settings import Settings
 from parley.stream_keeper import OnLook, StreamKeeper
-from parley.workers.model.endpoint_address import Endpoint
-from parley.workers.model.model_client import ModelClient
 from parley.workers.model.model_error import ModelError
-from parley.workers.model.readiness import ModelReadiness, find
+from parley.workers.model.model_servers import ModelServers
+from parley.workers.model.readiness import find
 from parley.workers.pool import ray_reachability
 from parley.workers.pool.local_pool import LocalPool
 from parley.workers.pool.pool import Pool
@@ -79,6 +79,12 @@ class Service:
     pool: Pool | None
     wire: JetStream
     keeper: StreamKeeper
+    asked: AskedServers | None
+
+    async def read_endpoints_again(self) -> None:
+        """Ask the model servers that the file of PARLEY_ENDPOINTS names now. Raises nothing."""
+        if self.asked is not None:
+            await self.asked.read_again()
 
     @property
     def disabled(self) -> str | None:
@@ -114,12 +120,12 @@ async def service(
         metrics = Metrics(model)
         _watch_nats(metrics, jetstream)
         handlers, recover, old, looks = _handlers(settings, jetstream, parts, pool, metrics)
-        readiness = await opened(_readiness(settings, model, pool)) if pool is not None else None
+        asked = await opened(AskedServers(settings, model, pool)) if pool is not None else None
         probe = StoreProbe(jetstream) if {Part.INTAKE, Part.AGGREGATE} & set(parts) else None
         rights = RightsCheck(settings, jetstream, frozenset(parts))
         full = FullStreams()
         checks = readiness_checks(
-            settings, jetstream, pool=pool, models=readiness, rights=rights,
+            settings, jetstream, pool=pool, models=asked, rights=rights,
             refusal=lambda: (probe and probe.refusal) or full.problem,
         )  # fmt: skip
         report = ProcessReport(
@@ -127,7 +133,7 @@ async def service(
             version=VERSION,
             started_at=format_timestamp(jetstream.clock.now()),
             model=model,
-            endpoints=[Endpoint(url) for url in settings.endpoints],
+            asked=asked,
             pool=pool,
             checks=checks,
             notes=jetstream.clock.notes,
@@ -155,7 +161,7 @@ async def service(
             stack.callback(BackgroundLoop(recover.watch.run, "the watch over deadlines").cancel)
         if Part.AGGREGATE in parts:
             stack.callback(BackgroundLoop(recover.run, "recovery").cancel)
-        yield Service(nats_url, url, metrics, pool, jetstream, keeper)
+        yield Service(nats_url, url, metrics, pool, jetstream, keeper, asked)
 
 
 def _checked(settings: Settings, dispatches: bool) -> str:
@@ -163,8 +169,8 @@ def _checked(settings: Settings, dispatches: bool) -> str:
     if settings.nats_url is None:
         how = "`parley serve` connects to a NATS that runs already (`parley up` starts one)"
         raise SettingsError([f"NATS_URL: not set; {how}"])
-    if dispatches and not settings.endpoints:
-        how = "name an OpenAI-compatible server (`parley up` simulates one)"
+    if dispatches and not settings.has_servers:
+        how = "name an OpenAI-compatible server, or a file of them with PARLEY_ENDPOINTS (`parley up` simulates one)"
         raise SettingsError([f"VLLM_URL: not set; {how}"])
     if dispatches and settings.pool == "ray" and settings.ray_address is not None:
         ray_reachability.check_form(settings.ray_address)
@@ -201,34 +207,17 @@ async def _prepare(settings: Settings, nats_url: str) -> None:
 
 
 async def _model(settings: Settings) -> str:
-    """The name of the model: the configured one, or the first that the first server lists."""
+    """The name of the model: the configured one, or the first that the first server has."""
     if settings.vllm_model is not None:
         return settings.vllm_model
-    first = Endpoint(settings.endpoints[0])
-    async with ModelClient(api_key=settings.api_key, access=settings.access) as client:
+    server = settings.servers[0]
+    first = server.endpoint
+    async with ModelServers([server]) as client:
         try:
             return (await find(client, first)).name
         except ModelError as error:
             failed = f"cannot ask {first} for its models: {error}"
             raise Unavailable(f"{failed}. Set VLLM_MODEL to start without it.") from error
-
-
-@asynccontextmanager
-async def _readiness(settings: Settings, model: str, pool: Pool) -> AsyncIterator[ModelReadiness]:
-    """Asks the model servers as the workers do: with their key and limits, and streamed where they stream."""
-    config = settings.worker_config("", model)
-    endpoints = [Endpoint(url) for url in config.endpoints]
-    async with (
-        ModelClient(
-            api_key=config.api_key,
-            access=config.access,
-            timeouts=config.timeouts,
-            stream=config.stream,
-            connections=2 * len(endpoints),
-        ) as client,
-        ModelReadiness(client, endpoints, model, lambda: pool.endpoint_statuses) as readiness,
-    ):
-        yield readiness
 
 
 def _agents(settings: Settings) -> str:

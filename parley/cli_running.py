@@ -83,12 +83,12 @@ async def _up(settings: Settings, model: LocalModel) -> int:
     check_port(settings)
     say = Steps()
     # Signals are handled before the first process starts, so that each started process is also stopped.
-    shutdown = Shutdown()
+    shutdown = Shutdown(reads_again=settings.endpoints is not None)
     async with AsyncExitStack() as stack:
         try:
             if settings.nats_url is None:
                 say("starting a nats-server on this machine")
-            if settings.vllm_url is None and model is LocalModel.TINY:
+            if not settings.has_servers and model is LocalModel.TINY:
                 say("loading the tiny model")
             starting = embedded(settings, settings.home / "nats", model=model, say=say)
             local = await shutdown.during(stack.enter_async_context(starting))
@@ -109,7 +109,7 @@ async def _up(settings: Settings, model: LocalModel) -> int:
             out.print(f"  NATS     {shown_url}", markup=False, highlight=False, soft_wrap=True)
             out.print(f"  metrics  {running.http_url}/metrics", highlight=False)
             out.print(f"  docs     {running.http_url}/docs", highlight=False)
-            what = MODEL_WORDS[local.model] if local.model else masked(filled.vllm_url or "")
+            what = MODEL_WORDS[local.model] if local.model else _where(filled)
             out.print(f"  model    {what}", markup=False, highlight=False, soft_wrap=True)
             out.print(f"  agents   {pool.slots if pool else 0} at a time ({settings.pool})", highlight=False)
             logs = ["this terminal"]
@@ -122,6 +122,14 @@ async def _up(settings: Settings, model: LocalModel) -> int:
             disabled = await shutdown.wait(running)
             out.print("Stopping: no more work is taken, running calls may finish.")
     return _stopped(disabled)
+
+
+def _where(settings: Settings) -> str:
+    """The model servers, in words."""
+    named = [masked(settings.vllm_url)] if settings.vllm_url else []
+    if settings.endpoints is not None:
+        named.append(f"those of {settings.endpoints}")
+    return " and ".join(named)
 
 
 def serve(parts: Annotated[str, typer.Option(help="Which parts, comma-separated.")] = ALL_PARTS) -> None:
@@ -142,7 +150,7 @@ def serve(parts: Annotated[str, typer.Option(help="Which parts, comma-separated.
 async def _serve(settings: Settings, parts: Any) -> int:
     from parley.app import service
 
-    shutdown = Shutdown()
+    shutdown = Shutdown(reads_again=settings.endpoints is not None)
     async with AsyncExitStack() as stack:
         try:
             running = await shutdown.during(stack.enter_async_context(service(settings, parts)))

@@ -6,7 +6,7 @@ where the settings here name them.
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from parley.broker.core.errors import RightMissing, Unavailable
 from parley.broker.core.messages import ErrorType, ServiceProcess
@@ -21,10 +21,13 @@ from parley.handlers.routes import Part
 from parley.settings import Settings
 from parley.workers import prompts
 from parley.workers.model.endpoint_address import Endpoint
-from parley.workers.model.model_client import ModelClient
+from parley.workers.model.model_client import ModelCalls
 from parley.workers.model.model_error import ModelError
 from parley.workers.model.model_list import ServedModel
+from parley.workers.model.model_server import ModelServer
+from parley.workers.model.model_servers import ModelServers
 from parley.workers.model.readiness import ONE_TOKEN_SECONDS, generate, look_up, names_others
+from parley.workers.model.server_access import VLLM_NAMES
 from parley.workers.pool.ray_errors import RayUnavailable
 from parley.workers.pool.ray_reachability import check_form, check_head, is_local
 
@@ -146,19 +149,36 @@ async def _ray(settings: Settings) -> Finding:
 
 
 async def _models(settings: Settings) -> AsyncIterator[Finding]:
-    if not settings.endpoints:
+    if not settings.has_servers:
         return
-    stream = settings.vllm_stream
-    async with ModelClient(api_key=settings.api_key, access=settings.access, stream=stream) as client:
-        endpoints = [Endpoint(url) for url in settings.endpoints]
-        found = await asyncio.gather(*(_model(client, each, settings.vllm_model) for each in endpoints))
+    servers = settings.servers
+    async with ModelServers(servers, stream=settings.vllm_stream) as client:
+        found = await asyncio.gather(
+            *(_model(client, each.endpoint, settings.vllm_model) for each in servers)
+        )
         served = any(finding.ok for finding in found)
-        for endpoint, finding in zip(endpoints, found, strict=True):
+        for server, finding in zip(servers, found, strict=True):
             # A server may be there for its own models alone, which panels name.
-            yield await _for_panels(client, endpoint, finding) if served and finding.has_others else finding
+            for_panels = served and finding.has_others
+            own = await _for_panels(client, server.endpoint, finding) if for_panels else finding
+            yield replace(own, detail="; ".join((own.detail, *_special(server))))
 
 
-async def _model(client: ModelClient, endpoint: Endpoint, wanted: str | None) -> Finding:
+def _special(server: ModelServer) -> Iterator[str]:
+    """What the file of PARLEY_ENDPOINTS says of it alone."""
+    if server.access.names is not VLLM_NAMES:
+        yield server.access.names.url
+    if server.models is not None:
+        yield f"asked for {', '.join(server.models)}"
+    if server.concurrency is not None:
+        yield f"{server.concurrency:,} calls at once, of all workers together"
+    if server.tokens_per_minute is not None:
+        yield f"{server.tokens_per_minute:,} tokens a minute, of all workers together"
+    if server.weight != 1.0:
+        yield f"weight {server.weight:g}"
+
+
+async def _model(client: ModelCalls, endpoint: Endpoint, wanted: str | None) -> Finding:
     """Have the model generate one token, after instructions as long as an agent's. The list of models is a hint."""
     what, model = f"model at {endpoint}", None
     try:
@@ -180,7 +200,7 @@ async def _model(client: ModelClient, endpoint: Endpoint, wanted: str | None) ->
     return Finding(what, True, f"{model.name} generated a token{limit}{note}")
 
 
-async def _for_panels(client: ModelClient, endpoint: Endpoint, finding: Finding) -> Finding:
+async def _for_panels(client: ModelCalls, endpoint: Endpoint, finding: Finding) -> Finding:
     """A server without the model that has others, while another server has it."""
     own = await _model(client, endpoint, None)
     detail = (

@@ -21,7 +21,7 @@ TINY_FIRST_BYTE_SECONDS = 3_600.0
 
 @dataclass(frozen=True, slots=True)
 class LocalParts:
-    """`settings`: with what they lacked filled in. `model`: the one that was started; None if VLLM_URL names servers."""
+    """`settings`: with what they lacked filled in. `model`: the one that was started; None if the settings name servers."""
 
     settings: Settings
     model: LocalModel | None
@@ -45,7 +45,7 @@ async def embedded(
         if settings.nats_url is None:
             server = await stack.enter_async_context(embedded_nats(folder, port=_free(4222)))
             settings = settings.at_local_nats(server.url)
-        if settings.vllm_url is not None:
+        if settings.has_servers:
             yield LocalParts(settings, None)
             return
         found: dict[str, object] = {}

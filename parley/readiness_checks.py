@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
+from parley.asked_servers import AskedServers
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.provision import Extent, provision
 from parley.monitoring.check_runner import Check
 from parley.rights_check import RightsCheck
 from parley.settings import Settings
-from parley.workers.model.readiness import ModelReadiness
 from parley.workers.pool.pool import Pool
 
 # Why JetStream stores nothing, or None.
@@ -19,7 +19,7 @@ def readiness_checks(
     jetstream: JetStream,
     *,
     pool: Pool | None,
-    models: ModelReadiness | None,
+    models: AskedServers | None,
     rights: RightsCheck,
     refusal: Refusal,
 ) -> dict[str, Check]:

@@ -10,7 +10,6 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
-from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -21,10 +20,12 @@ from parley.broker.core.reply_subjects import is_allowed_prefix
 from parley.broker.core.url_masking import masked
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.provision import Wanted
+from parley.endpoints_file import read_endpoints
 from parley.find_nats import announced, default_state_folder
 from parley.log_format import LogFormat
 from parley.model_server_setting_types import (
     CaFile,
+    EndpointsFile,
     Headers,
     KeyHeader,
     OmittedFields,
@@ -33,14 +34,17 @@ from parley.model_server_setting_types import (
     RolesFolder,
     certificates,
     check_headers,
+    clean_key,
+    server_urls,
 )
 from parley.nats_settings import NatsSettings
 from parley.role_files import read_roles
 from parley.workers.model.breaker import BreakerPolicy
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
+from parley.workers.model.model_server import ModelServer
 from parley.workers.model.request_fields import FieldRules, parse_omit, parse_rename
 from parley.workers.model.server_access import ServerAccess, parse_headers
-from parley.workers.pool.pool import WorkerConfig
+from parley.workers.pool.worker_config import WorkerConfig
 
 PREFIX = "PARLEY_"
 # Kubernetes sets these in every pod beside a Service named `parley` or `parley-something` ("service links").
@@ -83,6 +87,8 @@ class Settings(NatsSettings):
         None, "PEM file of authorities trusted beside the public ones; else that of SSL_CERT_FILE.")
     vllm_proxy: ProxyUrl = _field(
         None, "Proxy to the servers: `http://user:password@host:3128`. HTTP_PROXY and the like are not read.")
+    endpoints: EndpointsFile = _field(
+        None, "TOML or YAML file of more servers, each with its own key, models, limits and fields (docs/endpoints.md).")
     vllm_omit: OmittedFields = _field("", "Fields never sent, such as `seed,stream_options`.")
     vllm_rename: RenamedFields = _field("", "Fields with another name: `max_tokens=max_completion_tokens`.")
     roles_dir: RolesFolder = _field(
@@ -142,14 +148,7 @@ class Settings(NatsSettings):
     @field_validator("vllm_api_key", mode="before")
     @classmethod
     def _key_fits_a_header(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        key = value.strip()  # a key from a file often ends with a line feed
-        if key.lower().startswith("bearer "):  # the header's whole value was copied
-            key = key[len("bearer ") :].strip()
-        if not (key.isascii() and key.isprintable()):
-            raise ValueError("holds characters that no HTTP header can carry")
-        return key or None
+        return clean_key(value) if isinstance(value, str) else value
 
     @field_validator("home", mode="before")
     @classmethod
@@ -159,7 +158,7 @@ class Settings(NatsSettings):
     @field_validator("vllm_url")
     @classmethod
     def _vllm_urls(cls, value: str | None) -> str | None:
-        return _urls(value, {"http", "https"}, "http://127.0.0.1:8000")
+        return server_urls(value)
 
     @field_validator("ray_address")
     @classmethod
@@ -184,7 +183,16 @@ class Settings(NatsSettings):
     @model_validator(mode="after")
     def _each_header_once(self) -> Self:
         key_header = self.vllm_api_key_header if self.vllm_api_key else None
-        check_headers(key_header, self.endpoints, self.access.headers)
+        check_headers(key_header, self.vllm_urls, self.access.headers)
+        return self
+
+    @model_validator(mode="after")
+    def _servers_of_the_file(self) -> Self:
+        if self.endpoints is not None:
+            try:
+                self.servers  # noqa: B018  # read once, for its mistakes
+            except ValueError as error:
+                raise ValueError(f"PARLEY_ENDPOINTS: {error}") from None
         return self
 
     def with_local_nats(self) -> Self:
@@ -193,8 +201,23 @@ class Settings(NatsSettings):
         return self.at_local_nats(found) if found else self
 
     @property
-    def endpoints(self) -> tuple[str, ...]:
+    def vllm_urls(self) -> tuple[str, ...]:
         return tuple(part.strip() for part in (self.vllm_url or "").split(",") if part.strip())
+
+    @property
+    def has_servers(self) -> bool:
+        return bool(self.vllm_urls) or self.endpoints is not None
+
+    @property
+    def servers(self) -> tuple[ModelServer, ...]:
+        """Every model server: those of VLLM_URL, then those of the file. Raises ValueError if the file has a mistake."""
+        access = self.access
+        named = [ModelServer(url, self.api_key, access) for url in self.vllm_urls]
+        more = read_endpoints(self.endpoints)
+        there = {server.endpoint.base for server in named}
+        if both := next((server for server in more if server.endpoint.base in there), None):
+            raise ValueError(f"{both.access.names.url}: VLLM_URL names {both.endpoint} too; leave one out")
+        return (*named, *more)
 
     @property
     def allowed_reply_prefixes(self) -> tuple[str, ...]:
@@ -209,7 +232,7 @@ class Settings(NatsSettings):
         """How the model servers are reached."""
         headers = parse_headers(self.vllm_headers.get_secret_value()) if self.vllm_headers else ()
         fields = FieldRules(parse_omit(self.vllm_omit), parse_rename(self.vllm_rename))
-        uses_tls = any(url.lower().startswith("https:") for url in (*self.endpoints, self.vllm_proxy or ""))
+        uses_tls = any(url.lower().startswith("https:") for url in (*self.vllm_urls, self.vllm_proxy or ""))
         trusted = certificates(self.vllm_ca_file) if uses_tls else None
         return ServerAccess(self.vllm_api_key_header, headers, trusted, self.vllm_proxy, fields)
 
@@ -218,40 +241,26 @@ class Settings(NatsSettings):
         """What the streams and consumers depend on."""
         return Wanted(self.replicas, self.keep_seconds, self.ack_wait_seconds, self.storage_bytes)
 
-    def worker_config(self, nats_url: str, model: str) -> WorkerConfig:
+    @property
+    def call_timeouts(self) -> CallTimeouts:
         first_byte, total = self.vllm_first_byte_timeout_seconds, self.vllm_total_timeout_seconds
-        timeouts = CallTimeouts(self.vllm_connect_timeout_seconds, first_byte, total)
+        return CallTimeouts(self.vllm_connect_timeout_seconds, first_byte, total)
+
+    def worker_config(self, nats_url: str, model: str) -> WorkerConfig:
         return WorkerConfig(
             nats_url=self.worker_nats_url or nats_url,
-            endpoints=self.endpoints,
+            servers=self.servers,
             model=model,
-            api_key=self.api_key,
-            timeouts=timeouts,
+            timeouts=self.call_timeouts,
             retry=RetryPolicy(self.retry_attempts, self.retry_base_seconds, self.retry_cap_seconds),
             stream=self.vllm_stream,
             slots=self.pool_slots,
             ack_wait_seconds=self.ack_wait_seconds,
             drain_seconds=self.drain_seconds,
             breaker_policy=BreakerPolicy(self.breaker_failures, self.breaker_cooldown_seconds),
-            access=self.access,
             nats_access=self.worker_nats_access,
             roles=read_roles(self.roles_dir),
         )
-
-
-def _urls(value: str | None, schemes: set[str], example: str) -> str | None:
-    for part in value.split(",") if value else ():
-        try:
-            part.encode()  # bytes that are not UTF-8 are surrogates here
-            url = urlsplit(part.strip())
-            # Two of them, with a blank or a semicolon between, are no URL: lists have commas.
-            alone = len(part.split()) == 1 and not {"\\", ";"} & set(url.netloc + url.path)
-            usable = alone and url.scheme in schemes and url.hostname and (url.port is None or url.port > 0)
-        except ValueError:
-            usable = False
-        if not usable:
-            raise ValueError(f"not a URL like {example}")
-    return value
 
 
 def load(**overrides: Any) -> Settings:

@@ -1,4 +1,5 @@
-"""Stopping a service: the first SIGINT or SIGTERM stops it in order, the second ends the process at once.
+"""Stopping a service: the first SIGINT or SIGTERM stops it in order, the second ends the process at once. SIGHUP has it
+read its endpoints again.
 
 Any part may be killed at any moment without loss, so an immediate end is safe: other replicas, or the next start,
 do the unfinished work.
@@ -31,23 +32,35 @@ class Supervised(Protocol):
         """Why the service cannot work any more in this process; None while it can."""
         ...
 
+    async def read_endpoints_again(self) -> None:
+        """What SIGHUP asks for. Raises nothing."""
+        ...
+
 
 class Shutdown:
-    """Handles SIGINT and SIGTERM from its creation on."""
+    """Handles SIGINT and SIGTERM from its creation on, and with `reads_again` SIGHUP, which does not end the process then."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, reads_again: bool = False) -> None:
         # Set by the first signal.
         self._requested = asyncio.Event()
+        # Set by SIGHUP until the service has been told.
+        self._hung_up = False
+        self._signals = (*SIGNALS, signal.SIGHUP) if reads_again else SIGNALS
+        self._has_terminal = sys.stdin is not None and sys.stdin.isatty()
         self.handle_signals()
 
     def handle_signals(self) -> None:
         """Install the handlers. Repeat it after Ray has started: Ray replaces SIGTERM's by one that prints a stack."""
         loop = asyncio.get_running_loop()
-        for number in SIGNALS:
+        for number in self._signals:
             loop.remove_signal_handler(number)
             loop.add_signal_handler(number, self._on_signal, number)
 
     def _on_signal(self, number: int) -> None:
+        # When a terminal is closed, what runs in it gets this signal too: it ends, as everything else there.
+        if number == signal.SIGHUP and self._has_terminal == (sys.stdin is not None and sys.stdin.isatty()):
+            self._hung_up = True
+            return
         if self._requested.is_set():
             # The processes that we started end with this one (`child_setup`; Ray does the same for its own).
             print("parley: stopped at once; what was in hand is done later", file=sys.stderr, flush=True)
@@ -75,6 +88,9 @@ class Shutdown:
         while not self._requested.is_set():
             if service.disabled is not None:
                 return service.disabled
+            if self._hung_up:
+                self._hung_up = False
+                await service.read_endpoints_again()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._requested.wait(), CHECK_SECONDS)
         return None

@@ -8,7 +8,7 @@ process and in a Ray actor.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -131,6 +131,13 @@ class Worker:
         self._keepalive_loop = BackgroundLoop(self._keep_alive, "keep-alive")
         self._reconnects = self.wire.nc.reconnects
         self._reconnect_loop = BackgroundLoop(self._catch_up, "catch-up")
+
+    def use(self, agent: Agent) -> Collection["asyncio.Task[None]"]:
+        """Have this agent answer what comes from now on. Returns the tasks of what runs, with the one before."""
+        self.agent = agent
+        agent.balancer.breakers.watch(self._changed.set)
+        self._changed.set()
+        return tuple(self._tasks)
 
     def start_jobs(self, jobs: Iterable[Job]) -> None:
         """Start these jobs and return at once.

@@ -38,6 +38,8 @@ TALLIES_BUCKET = "deliberations"
 TALLIES = f"KV_{TALLIES_BUCKET}"
 RESULTS_BUCKET = "results"
 RESULTS = f"OBJ_{RESULTS_BUCKET}"
+LIMITS_BUCKET = "limits"
+LIMITS = f"KV_{LIMITS_BUCKET}"
 
 # ── bounds ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -47,6 +49,8 @@ HISTORY_SECONDS = 2 * MAX_TIMEOUT_SECONDS
 DEAD_LETTERS_SECONDS = 14 * 86_400.0
 # A message that kills its processes comes again within seconds, or when a supervisor has waited for minutes.
 SUSPECTS_SECONDS = 3_600.0
+# What workers took of a model server's limit is renewed within seconds, and forgotten after a minute.
+LIMITS_SECONDS = 3_600.0
 # How long JetStream remembers an ending's Nats-Msg-Id. After that the mark in the tally prevents a second ending.
 ENDING_DUPLICATE_SECONDS = 3_600.0
 # A worker's outcome or a fan-out is repeated within seconds of its first try, or after `ack_wait`.
@@ -130,6 +134,10 @@ def tally_subject(task_id: str) -> str:
     return f"$KV.{TALLIES_BUCKET}.{task_id}"
 
 
+def limit_subject(name: str) -> str:
+    return f"$KV.{LIMITS_BUCKET}.{name}"
+
+
 def dead_letter_subject(subject: str) -> str:
     return f"{DEAD_LETTER}.{subject}"
 
@@ -175,6 +183,15 @@ def streams(
         # How often a message was begun and not finished (`crash_suspects.py`): the last word on each.
         stream(SUSPECTS, f"{SUSPECT}.*.*.*", max_age=SUSPECTS_SECONDS, max_msgs_per_subject=1),
         stream(TALLIES, tally_subject(">"), **bucket, **one_each),
+        # What the workers have taken of the limits of model servers (`limit_store.py`): the last word on each.
+        stream(
+            LIMITS,
+            limit_subject(">"),
+            max_age=LIMITS_SECONDS,
+            **bucket,
+            max_msgs_per_subject=1,
+            deny_delete=True,
+        ),
         stream(RESULTS, f"$O.{RESULTS_BUCKET}.C.>", f"$O.{RESULTS_BUCKET}.M.>", **bucket),
     )
 

@@ -301,7 +301,7 @@ def test_the_service_accepts_its_settings(
     # Only the dispatcher starts actors.
     apart = part is Part.DISPATCH and merged["nats"]["workerSecret"]["name"]
     assert settings.worker_nats_url == (SECRET_TEXT if apart else None)
-    assert list(settings.endpoints) == merged["vllm"]["urls"]
+    assert [server.url for server in settings.servers] == merged["vllm"]["urls"]
     assert settings.vllm_model == (merged["vllm"]["model"] or None)
     assert settings.replicas == merged["nats"]["streamReplicas"]
     assert settings.drain_seconds == merged["drainSeconds"]

@@ -30,6 +30,7 @@ class CallErrors:
 
     def __init__(self, access: ServerAccess, api_key: str | None) -> None:
         self._key_header = access.key_header
+        self._names = access.names
         self._has_key = bool(api_key)
         self._has_headers = bool(access.headers)
         # What no text may show, beside what an endpoint's URL holds.
@@ -53,23 +54,24 @@ class CallErrors:
         )
         # A 403 may also be about the model, the account or the place that the call comes from.
         forbidden = " or what is asked with it" if status == HTTPStatus.FORBIDDEN else ""
+        names = self._names
         if self._has_key:
             plain = self._key_header.lower() == AUTHORIZATION
             sent = "" if plain else f", and is it wanted in the header `{self._key_header}`"
-            return f"{said} refuses the key{forbidden}, is VLLM_API_KEY right{sent}?"
+            return f"{said} refuses the key{forbidden}, is {names.key} right{sent}?"
         if endpoint.authorization is not None:
-            return f"{said} refuses the user or the password in VLLM_URL{forbidden}"
+            return f"{said} refuses the user or the password in {names.url}{forbidden}"
         if self._has_headers:
-            return f"{said} refuses what PARLEY_VLLM_HEADERS holds{forbidden}, or wants VLLM_API_KEY, which is not set"
+            return f"{said} refuses what {names.headers} holds{forbidden}, or wants {names.key}, which is not set"
         if forbidden:
-            return f"{said} does not allow the call; VLLM_API_KEY is not set"
-        return f"{said} wants a key, and VLLM_API_KEY is not set"
+            return f"{said} does not allow the call; {names.key} is not set"
+        return f"{said} wants a key, and {names.key} is not set"
 
     def of_refusal(self, endpoint: Endpoint, response: httpx.Response, body: bytes) -> ModelError:
         """The error for a status that is no answer's."""
         status = response.status_code
         if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-            return ModelError(ErrorType.CONNECTION_FAILED, _proxy_refuses(status), status=status)
+            return ModelError(ErrorType.CONNECTION_FAILED, self._proxy_refuses(status), status=status)
         # Without secrets before it is cut: half a key must not stay at its end.
         clean = self._struck_out(endpoint, body.decode(errors="replace")).encode()
         error = error_body.refusal(status, clean)
@@ -94,13 +96,13 @@ class CallErrors:
             return ModelError(failed, text, is_ours=True)
         match error if isinstance(error, aiohttp.ClientError) else error.__cause__:
             case aiohttp.ClientConnectorCertificateError() as untrusted:
-                return ModelError(failed, f"cannot connect to {endpoint}: {_distrust(untrusted)}")
+                return ModelError(failed, f"cannot connect to {endpoint}: {self._distrust(untrusted)}")
             case aiohttp.ClientProxyConnectionError():
                 return ModelError(
-                    failed, f"cannot connect to the proxy of PARLEY_VLLM_PROXY: {_reason(error)}"
+                    failed, f"cannot connect to the proxy of {self._names.proxy}: {_reason(error)}"
                 )
             case aiohttp.ClientHttpProxyError() as refused:
-                return ModelError(failed, f"no way to {endpoint}: {_proxy_refuses(refused.status)}")
+                return ModelError(failed, f"no way to {endpoint}: {self._proxy_refuses(refused.status)}")
             case aiohttp.ClientConnectorSSLError() as tls:
                 return ModelError(failed, f"cannot connect to {endpoint} over TLS: {_tls_reason(tls)}")
             case aiohttp.ClientConnectorError() as unreachable:
@@ -114,6 +116,15 @@ class CallErrors:
                 return ModelError(
                     ErrorType.CONNECTION_LOST, f"connection to {endpoint} lost: {_reason(error)}"
                 )
+
+    def _proxy_refuses(self, status: int) -> str:
+        return f"the proxy of {self._names.proxy} refuses: HTTP {status}; are its user and password right?"
+
+    def _distrust(self, error: aiohttp.ClientConnectorCertificateError) -> str:
+        reason = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
+        remedy = f"; {self._names.certificates} takes the certificate of your own authority"
+        unknown = "issuer" in reason or "self" in reason
+        return f"its certificate is not trusted ({reason}){remedy if unknown else ''}"
 
 
 def is_lost(error: Exception) -> bool:
@@ -135,8 +146,11 @@ def web_page(response: httpx.Response, body: bytes) -> ModelError:
     return ModelError(ErrorType.MALFORMED_ANSWER, text, status=response.status_code)
 
 
-def redirected(endpoint: Endpoint, method: str, url: httpx.URL, response: httpx.Response) -> httpx.URL:
-    """Where a call to `url` goes on. Raises ModelError if that is another server, or would be another call."""
+def redirected(
+    endpoint: Endpoint, method: str, url: httpx.URL, response: httpx.Response, setting: str
+) -> httpx.URL:
+    """Where a call to `url` goes on. `setting`: what names the endpoint. Raises ModelError if that is another server, or
+    would be another call."""
     status, target = response.status_code, _target(url, response)
     if target is None:
         text = f"HTTP {status} from {endpoint}, without a target"
@@ -148,8 +162,8 @@ def redirected(endpoint: Endpoint, method: str, url: httpx.URL, response: httpx.
     ) and not target.userinfo
     if same and (status in _SAME_METHOD or method == "GET"):
         return target
-    elsewhere = "not followed: the key goes to no other server. Should VLLM_URL name that one?"
-    why = "not followed with a question; VLLM_URL should name that" if same else elsewhere
+    elsewhere = f"not followed: the key goes to no other server. Should {setting} name that one?"
+    why = f"not followed with a question; {setting} should name that" if same else elsewhere
     text = f"HTTP {status} from {endpoint}, which points to {Endpoint(str(target)[:MAX_TARGET_CHARACTERS])}; {why}"
     raise ModelError(ErrorType.MODEL_NOT_FOUND, text, status=status)
 
@@ -160,17 +174,6 @@ def _target(url: httpx.URL, response: httpx.Response) -> httpx.URL | None:
         return url.join(location) if location else None
     except (httpx.InvalidURL, ValueError):
         return None
-
-
-def _proxy_refuses(status: int) -> str:
-    return f"the proxy of PARLEY_VLLM_PROXY refuses: HTTP {status}; are its user and password right?"
-
-
-def _distrust(error: aiohttp.ClientConnectorCertificateError) -> str:
-    reason = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
-    remedy = "; PARLEY_VLLM_CA_FILE takes the certificate of your own authority"
-    unknown = "issuer" in reason or "self" in reason
-    return f"its certificate is not trusted ({reason}){remedy if unknown else ''}"
 
 
 def _tls_reason(error: aiohttp.ClientConnectorSSLError) -> str:

@@ -17,7 +17,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from parley.broker.core.agent_error_table import POLICIES, Signal
@@ -34,6 +34,7 @@ from parley.workers.model.served_models import ServedModels
 
 log = logging.getLogger("parley.workers")
 
+NO_WEIGHTS: Mapping[Endpoint, float] = {}
 TOO_LATE = "the deadline passed before an answer came"
 
 
@@ -42,7 +43,9 @@ class FailoverClient:
     """All agents of a worker share one. Close it with `close`.
 
     `endpoints`: at least one. `probe_seconds`: the limit of a probe, connection included. `now`: since the
-    epoch. `jitter`: a random number from 0 to 1. `served`: who serves which model; None: all serve all.
+    epoch. `jitter`: a random number from 0 to 1. `served`: who serves which model; None: all serve all. `weights`: of
+    endpoints that more or fewer tasks should prefer than others. `has_room`: whether a call would begin soon there; if
+    not, others come first.
     """
 
     model: ChatModel
@@ -54,6 +57,8 @@ class FailoverClient:
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     jitter: Callable[[], float] = random.random
     served: ServedModels | None = None
+    weights: Mapping[Endpoint, float] = field(default_factory=dict)
+    has_room: Callable[[Endpoint], bool] | None = None
     breakers: EndpointBreakers = field(init=False)
     # Probes under way.
     _probes: set[asyncio.Task[None]] = field(default_factory=set, init=False)
@@ -89,6 +94,8 @@ class FailoverClient:
             # If no endpoint may be called, the agent waits as long as its longest backoff: waiting loads no server.
             # The last turn has no backoff after it.
             pause, patience = (0.0, self.probe_seconds) if last else (self.retry.pause(turn, 1.0), 0.0)
+            if self.has_room is not None and len(order) > 1:
+                order = sorted(order, key=self.has_room, reverse=True)
             admitted = await self._admit(order, request.model, now + pause, patience, deadline)
             if admitted is None:
                 if self.now() < deadline and (last or self._all_paused_past(order, deadline)):
@@ -101,6 +108,7 @@ class FailoverClient:
             try:
                 completion = await self.model.complete(endpoint, request, seconds=deadline - self.now())
             except ModelError as error:
+                attempts -= 1 - min(error.attempts, 1)
                 error.attempts = attempts
                 self._end_failed(endpoint, permit, error, task_id)
                 if not POLICIES[error.error_type].retried:
@@ -124,7 +132,7 @@ class FailoverClient:
     async def _order(self, task_id: str, model: str, deadline: float) -> list[Endpoint]:
         """The endpoints that may serve this model, those first that do. Raises ModelError."""
         if self.served is None:
-            return preference_order(task_id, self.endpoints)
+            return preference_order(task_id, self.endpoints, self.weights)
         serving = self.served.known(model)
         if serving is None:
             try:
@@ -136,7 +144,8 @@ class FailoverClient:
         if not serving.known and not serving.unknown:
             nobody = f"no server has {model}: {self.served.others()}"
             raise ModelError(ErrorType.MODEL_NOT_FOUND, nobody, attempts=0)
-        return [*preference_order(task_id, serving.known), *preference_order(task_id, serving.unknown)]
+        first = preference_order(task_id, serving.known, self.weights)
+        return [*first, *preference_order(task_id, serving.unknown, self.weights)]
 
     def _another_is_free(self, order: Sequence[Endpoint], paused: Collection[Endpoint]) -> bool:
         """Whether an endpoint that has not asked this caller to wait may be called now."""
@@ -203,7 +212,7 @@ class FailoverClient:
         try:
             await self.model.complete(endpoint, probe_request(model), seconds=self.probe_seconds)
         except ModelError as error:
-            if error.error_type is ErrorType.DEADLINE_EXCEEDED:
+            if error.error_type is ErrorType.DEADLINE_EXCEEDED and not error.is_ours:
                 self.breakers.end(endpoint, permit, Signal.SLOW, self.now(), jitter=self.jitter())
             else:
                 self._end_failed(endpoint, permit, error)
@@ -255,14 +264,21 @@ def _and_more(endpoints: Sequence[Endpoint]) -> str:
     return f"{endpoints[0]} (and {len(endpoints) - 1} more)" if len(endpoints) > 1 else str(endpoints[0])
 
 
-def preference_order(task_id: str, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
+def preference_order(
+    task_id: str, endpoints: Sequence[Endpoint], weights: Mapping[Endpoint, float] = NO_WEIGHTS
+) -> list[Endpoint]:
     """The order in which a task tries the endpoints.
 
     All its agents have the same order, so that they share one prefix cache. Rendezvous hashing: an endpoint
-    that is added or removed moves its own tasks only.
+    that is added or removed moves its own tasks only. With weights it is first for as large a share of the tasks.
     """
 
-    def weight(endpoint: Endpoint) -> bytes:
+    def place(endpoint: Endpoint) -> bytes:
         return hashlib.blake2b(f"{task_id}\n{endpoint.url}".encode(), digest_size=8).digest()
 
-    return sorted(endpoints, key=weight, reverse=True)
+    def weighted(endpoint: Endpoint) -> float:
+        # Schindelhauer and Schomaker, "Weighted distributed hash tables": weight / -ln(hash), the hash within 0 and 1.
+        share = ((int.from_bytes(place(endpoint)) >> 12) + 0.5) / 2**52
+        return weights.get(endpoint, 1.0) / -math.log(share)
+
+    return sorted(endpoints, key=weighted if weights else place, reverse=True)

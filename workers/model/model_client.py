@@ -116,6 +116,12 @@ class ChatModel(Protocol):
     async def complete(self, endpoint: Endpoint, request: ChatRequest, *, seconds: float) -> Completion: ...
 
 
+class ModelCalls(ChatModel, Protocol):
+    """Lists what a server has, too. Raises ModelError."""
+
+    async def models(self, endpoint: Endpoint, *, seconds: float = 5.0) -> list[ServedModel]: ...
+
+
 class _Refused(Exception):
     """A response that is no answer: the error for it, and its body."""
 
@@ -222,7 +228,7 @@ class ModelClient:
         if rules is not known and self._rules.get(key) != rules:
             self._rules[key] = rules
             fields = (known.omit_chosen, known.rename) != (rules.omit_chosen, rules.rename)
-            how = " (PARLEY_VLLM_OMIT and PARLEY_VLLM_RENAME do so from the start)" if fields else ""
+            how = f" ({self._access.names.fields} do so from the start)" if fields else ""
             log.warning("%s refuses what Parley sends: %s from now on%s", key[0], ", ".join(changes), how)
 
     async def _call(self, endpoint: Endpoint, request: ChatRequest, fields: Mapping[str, Any]) -> Completion:
@@ -297,7 +303,7 @@ class ModelClient:
             if response.status_code not in _REDIRECTS:
                 return response
             await response.aclose()
-            url = redirected(endpoint, method, url, response)
+            url = redirected(endpoint, method, url, response, self._access.names.url)
         raise ModelError(ErrorType.MODEL_NOT_FOUND, f"{endpoint} redirects in a circle: is the URL right?")
 
     def _headers_of(self, endpoint: Endpoint, method: str) -> httpx.Headers:

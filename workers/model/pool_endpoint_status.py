@@ -27,6 +27,10 @@ class EndpointStatuses:
         # By endpoint, over all workers there have been.
         self._openings: Counter[str] = Counter()
 
+    def set_endpoints(self, endpoints: Iterable[str]) -> None:
+        """From now on there are these. Workers report them as soon as they know."""
+        self._endpoints = tuple(endpoints)
+
     def add_worker(self, worker: int) -> None:
         """Count a new worker. All its breakers are closed."""
         self._reports[worker] = [
@@ -34,9 +38,11 @@ class EndpointStatuses:
         ]
 
     def update(self, worker: int, statuses: Sequence[BreakerStatus]) -> None:
-        """A report of a worker that was added: one status an endpoint, in their order."""
-        for before, after in zip(self._reports[worker], statuses, strict=True):
-            self._openings[after.endpoint] += after.openings - before.openings
+        """A report of a worker that was added: one status an endpoint, in the order of its endpoints."""
+        before = _openings(self._reports[worker])
+        for endpoint, openings in _openings(statuses).items():
+            # Fewer than before: its servers were set anew, and their breakers with them.
+            self._openings[endpoint] += openings - (before[endpoint] if before[endpoint] <= openings else 0)
         self._reports[worker] = statuses
 
     def remove_worker(self, worker: int) -> None:
@@ -55,3 +61,10 @@ class EndpointStatuses:
             )
             for endpoint in self._endpoints
         }
+
+
+def _openings(statuses: Iterable[BreakerStatus]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for status in statuses:
+        found[status.endpoint] += status.openings
+    return found

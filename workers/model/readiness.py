@@ -16,7 +16,7 @@ from parley.broker.core.messages import ErrorType
 from parley.workers.model.breaker import BreakerState
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_breakers import MAX_PAUSE_SECONDS
-from parley.workers.model.model_client import PROBE_MESSAGES, ChatModel, ModelClient, probe_request
+from parley.workers.model.model_client import PROBE_MESSAGES, ChatModel, ModelCalls, probe_request
 from parley.workers.model.model_error import ModelError
 from parley.workers.model.model_list import ServedModel, match, shown
 from parley.workers.model.pool_endpoint_status import EndpointStatus
@@ -33,14 +33,14 @@ _NO_SUCH = frozenset({ErrorType.MODEL_NOT_FOUND, ErrorType.BAD_REQUEST})
 PATIENCE_SECONDS = 1.0
 
 
-async def find(client: ModelClient, endpoint: Endpoint) -> ServedModel:
+async def find(client: ModelCalls, endpoint: Endpoint) -> ServedModel:
     """The first model that is listed. Raises ModelError, MODEL_NOT_FOUND without one."""
     model, _ = await look_up(client, endpoint, None)
     return model
 
 
 async def look_up(
-    client: ModelClient, endpoint: Endpoint, wanted: str | None
+    client: ModelCalls, endpoint: Endpoint, wanted: str | None
 ) -> tuple[ServedModel, ModelError | None]:
     """The model named `wanted`, for None the first, and why the list does not show it; None if it does.
 
@@ -100,7 +100,7 @@ class ModelReadiness:
 
     def __init__(
         self,
-        client: ModelClient,
+        client: ModelCalls,
         endpoints: Sequence[Endpoint],
         model: str,
         statuses: Callable[[], Mapping[str, EndpointStatus]],

@@ -6,13 +6,13 @@ shows is asked for one token, which outweighs them. Only after that nobody serve
 
 import asyncio
 from collections.abc import Collection, Coroutine, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from cachetools import LRUCache
 
 from parley.broker.core.messages import ErrorType
 from parley.workers.model.endpoint_address import Endpoint
-from parley.workers.model.model_client import ChatModel
+from parley.workers.model.model_client import ModelCalls
 from parley.workers.model.model_error import ModelError
 from parley.workers.model.model_list import ServedModel, match, shown
 from parley.workers.model.readiness import generate
@@ -36,19 +36,13 @@ class Serving(NamedTuple):
     unknown: tuple[Endpoint, ...]
 
 
-class Models(ChatModel, Protocol):
-    """Lists what a server has, too. Raises ModelError."""
-
-    async def models(self, endpoint: Endpoint, *, seconds: float) -> list[ServedModel]: ...
-
-
 class ServedModels:
     """All agents of a worker share one. Close it with `close`.
 
     `usual`: the service's own model, which is asked for where no list shows it: readiness tells what is wrong with it.
     """
 
-    def __init__(self, client: Models, endpoints: Sequence[Endpoint], usual: str) -> None:
+    def __init__(self, client: ModelCalls, endpoints: Sequence[Endpoint], usual: str) -> None:
         self._client = client
         self._endpoints = tuple(endpoints)
         self._usual = usual
@@ -113,13 +107,17 @@ class ServedModels:
             models = await self._client.models(endpoint, seconds=LIST_SECONDS)
         except ModelError:
             return  # what it said last still counts: a server that is away comes back with its models
-        if models != self._lists.get(endpoint, models):
-            self._found.clear()
+        if models != self._lists.get(endpoint):
+            # What is being found takes the new list into account.
+            for model in [model for model, finding in self._found.items() if finding.done()]:
+                del self._found[model]
         self._lists[endpoint] = models
 
     async def _find(self, model: str) -> Serving:
-        while not (known := self._listing(model)) and (asking := self._not_yet_known()):
+        # One whose list has not come yet may have another model.
+        while (asking := self._not_yet_known()) and (model == self._usual or not self._listing(model)):
             await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+        known = self._listing(model)
         unknown = [endpoint for endpoint in self._endpoints if not self._lists.get(endpoint)]
         if model == self._usual:
             # One that is away at the start has it, as a rule: its breaker and its probes tell when it is back.

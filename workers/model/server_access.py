@@ -21,11 +21,26 @@ _OWN = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class Names:
+    """What an error calls the settings of a server, so that its reader knows what to change."""
+
+    key: str = "VLLM_API_KEY"
+    url: str = "VLLM_URL"
+    headers: str = "PARLEY_VLLM_HEADERS"
+    certificates: str = "PARLEY_VLLM_CA_FILE"
+    proxy: str = "PARLEY_VLLM_PROXY"
+    fields: str = "PARLEY_VLLM_OMIT and PARLEY_VLLM_RENAME"
+
+
+VLLM_NAMES = Names()
+
+
+@dataclass(frozen=True, slots=True)
 class ServerAccess:
     """`key_header`: the header with the key; in `Authorization` it stands after `Bearer`. `headers`: of every call.
 
-    `certificates`: PEM text of authorities that are trusted beside the public ones. `proxy`: its URL. The same for all
-    servers. Nothing of it is in its `repr`: it holds secrets. Plain values: it crosses to an actor.
+    `certificates`: PEM text of authorities that are trusted beside the public ones. `proxy`: its URL. Nothing of it is
+    in its `repr`: it holds secrets. Plain values: it crosses to an actor.
     """
 
     key_header: str = "Authorization"
@@ -33,6 +48,7 @@ class ServerAccess:
     certificates: str | None = field(default=None, repr=False)
     proxy: str | None = field(default=None, repr=False)
     fields: FieldRules = PLAIN
+    names: Names = VLLM_NAMES
 
     def sent_headers(self, api_key: str | None) -> dict[str, str]:
         """The headers of every call, by their name in small letters."""

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from parley.workers.pool.pool import WorkerConfig
+from parley.workers.pool.worker_config import WorkerConfig
 from parley.workers.pool.worker_process import WorkerActor
 
 log = logging.getLogger("parley.workers")

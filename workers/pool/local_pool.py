@@ -10,7 +10,10 @@ from parley.broker.core.reply_subjects import WORKER_INBOX
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.jetstream import JetStream
 from parley.workers.job_message import Job
-from parley.workers.pool.pool import WorkerConfig, WorkerPool, start_worker
+from parley.workers.model.model_server import ModelServer
+from parley.workers.pool.pool import WorkerPool, start_worker
+from parley.workers.pool.worker_config import WorkerConfig
+from parley.workers.pool.worker_servers import WorkerServers
 from parley.workers.worker import Worker
 
 # The number of the only worker.
@@ -21,12 +24,13 @@ class LocalPool(WorkerPool):
     """Use as an async context manager."""
 
     def __init__(self, config: WorkerConfig) -> None:
-        super().__init__(config.endpoints, slots_each=config.slots)
+        super().__init__(config.servers, slots_each=config.slots)
         self._config = config
         # Closes the worker and its connection.
         self._stack = AsyncExitStack()
-        # None until the pool has started.
+        # Both None until the pool has started.
         self._worker: Worker | None = None
+        self._servers: WorkerServers | None = None
 
     async def __aenter__(self) -> Self:
         nc = await connect(
@@ -34,7 +38,8 @@ class LocalPool(WorkerPool):
         )
         nc.is_second = True  # beside the service's own
         self._stack.push_async_callback(close, nc)
-        worker = self._worker = await start_worker(self._config, JetStream(nc), self._stack)
+        worker, self._servers = await start_worker(self._config, JetStream(nc), self._stack)
+        self._worker = worker
         self._add_worker(ONLY)
         self._stack.callback(BackgroundLoop(partial(self._watch, worker), "the pool's watch").cancel)
         return self
@@ -49,6 +54,11 @@ class LocalPool(WorkerPool):
     @property
     def fatal_reason(self) -> str | None:
         return None
+
+    async def use_servers(self, servers: Sequence[ModelServer]) -> None:
+        await super().use_servers(servers)
+        if self._worker is not None and self._servers is not None:
+            await self._servers.replace(self._worker, servers)
 
     async def submit(self, jobs: Sequence[Job]) -> None:
         assert self._worker is not None

@@ -1,4 +1,4 @@
-"""What a pool of workers is, how a worker is configured, and how one is started.
+"""What a pool of workers is, and how a worker is started.
 
 A pool has slots. The dispatcher asks how many are free, takes that many messages from the work queue and submits them
 as jobs. Everything else waits in the stream, where another replica can take it. Pools: `local_pool` and `ray_pool`.
@@ -6,44 +6,17 @@ as jobs. Everything else waits in the stream, where another replica can take it.
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from parley.broker.asyncio_helpers import BackgroundLoop, Capacity
 from parley.broker.jetstream.jetstream import JetStream
-from parley.broker.jetstream.nats_access import PLAIN, NatsAccess
-from parley.workers.agent import Agent
 from parley.workers.job_message import Job
-from parley.workers.model.breaker import BreakerPolicy
-from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
-from parley.workers.model.endpoint_address import Endpoint
-from parley.workers.model.endpoint_failover import FailoverClient
-from parley.workers.model.model_client import ModelClient
+from parley.workers.model.model_server import ModelServer
 from parley.workers.model.pool_endpoint_status import EndpointStatus, EndpointStatuses
-from parley.workers.model.served_models import ServedModels
-from parley.workers.model.server_access import ServerAccess
 from parley.workers.pool.job_book import RESEND_SECONDS, JobBook
+from parley.workers.pool.worker_config import WorkerConfig
+from parley.workers.pool.worker_servers import WorkerServers
 from parley.workers.worker import Worker
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerConfig:
-    """Everything that a worker needs to know. Plain values: a config crosses to an actor."""
-
-    nats_url: str
-    endpoints: tuple[str, ...]
-    model: str
-    api_key: str | None = field(repr=False)
-    timeouts: CallTimeouts
-    retry: RetryPolicy
-    stream: bool
-    slots: int
-    ack_wait_seconds: float
-    drain_seconds: float
-    breaker_policy: BreakerPolicy = field(default_factory=BreakerPolicy)
-    access: ServerAccess = field(default_factory=ServerAccess)
-    nats_access: NatsAccess = PLAIN
-    roles: Mapping[str, str] = field(default_factory=dict)
 
 
 class Pool(Protocol):
@@ -69,6 +42,10 @@ class Pool(Protocol):
         """Take these jobs over. Never more than there are free slots."""
         ...
 
+    async def use_servers(self, servers: Sequence[ModelServer]) -> None:
+        """From now on ask these model servers. Calls that run go on where they are."""
+        ...
+
     @property
     def endpoint_statuses(self) -> Mapping[str, EndpointStatus]:
         """How the workers see each endpoint, by `host:port`."""
@@ -89,13 +66,13 @@ class WorkerPool:
     """What all pools share: workers with `slots_each` slots, a job book, and a slot taken for each job in it."""
 
     def __init__(
-        self, endpoints: Iterable[str], *, slots_each: int, resend_seconds: float = RESEND_SECONDS
+        self, servers: Iterable[ModelServer], *, slots_each: int, resend_seconds: float = RESEND_SECONDS
     ) -> None:
         self._book = JobBook(resend_seconds)
         # The slots of the workers that are up.
         self._capacity = Capacity(0)
         self._slots_each = slots_each
-        self._statuses = EndpointStatuses(Endpoint(url).label for url in endpoints)
+        self._statuses = EndpointStatuses(_labels(servers))
 
     @property
     def slots(self) -> int:
@@ -110,6 +87,9 @@ class WorkerPool:
 
     async def wait_free_slots(self) -> int:
         return await self._capacity.wait_free()
+
+    async def use_servers(self, servers: Sequence[ModelServer]) -> None:
+        self._statuses.set_endpoints(_labels(servers))
 
     @property
     def endpoint_statuses(self) -> Mapping[str, EndpointStatus]:
@@ -138,37 +118,19 @@ class WorkerPool:
         self._capacity.give(self._book.settle(worker, keys))
 
 
-async def start_worker(config: WorkerConfig, wire: JetStream, stack: AsyncExitStack) -> Worker:
-    """A started worker with a model client and a balancer of its own; `stack` closes them."""
+def _labels(servers: Iterable[ModelServer]) -> list[str]:
+    return [server.endpoint.label for server in servers]
+
+
+async def start_worker(
+    config: WorkerConfig, wire: JetStream, stack: AsyncExitStack
+) -> tuple[Worker, WorkerServers]:
+    """A started worker, and the model servers that it asks; `stack` closes both."""
     await wire.clock.measure()
     stack.callback(BackgroundLoop(wire.clock.run, "the clock").cancel)
-    model = await stack.enter_async_context(
-        ModelClient(
-            api_key=config.api_key,
-            access=config.access,
-            timeouts=config.timeouts,
-            stream=config.stream,
-            connections=config.slots,
-        )
-    )
-    endpoints = tuple(Endpoint(url) for url in config.endpoints)
-    served = ServedModels(model, endpoints, config.model)
-    served.start()
-    balancer = FailoverClient(
-        model,
-        endpoints,
-        config.retry,
-        config.breaker_policy,
-        config.timeouts.probe,
-        now=wire.clock.now,
-        served=served,
-    )
-    stack.push_async_callback(balancer.close)
-    worker = Worker(
-        wire=wire,
-        agent=Agent(balancer, config.model, wire.clock.now, config.roles),
-        ack_wait_seconds=config.ack_wait_seconds,
-    )
+    servers = WorkerServers(config, wire)
+    stack.push_async_callback(servers.close)
+    worker = Worker(wire, await servers.open(config.servers), config.ack_wait_seconds)
     await worker.start()
     stack.push_async_callback(worker.close, config.drain_seconds)
-    return worker
+    return worker, servers

@@ -14,7 +14,6 @@ from parley.workers.pool import local_ray_secrets, ray_reachability
 from parley.workers.pool.actor_logs import ActorLogs, LoggingActor, levels
 from parley.workers.pool.blocking_thread import BlockingThread
 from parley.workers.pool.local_ray_folder import SessionFolder
-from parley.workers.pool.pool import WorkerConfig
 from parley.workers.pool.ray_errors import (
     RayUnavailable,
     explained,
@@ -39,6 +38,7 @@ from parley.workers.pool.ray_private import (
     without_other_clusters,
 )
 from parley.workers.pool.ray_room import Lack, lack, node_rooms
+from parley.workers.pool.worker_config import WorkerConfig
 
 log = logging.getLogger("parley.workers")
 

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -24,12 +24,14 @@ from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.nats_access import NatsAccess
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.workers.job_message import Job
+from parley.workers.model.model_server import ModelServer
 from parley.workers.pool.job_book import RESEND_SECONDS
-from parley.workers.pool.pool import WorkerConfig, WorkerPool
+from parley.workers.pool.pool import WorkerPool
 from parley.workers.pool.ray_cluster import HEAD_REPLACED, RayCluster
 from parley.workers.pool.ray_errors import THIS_MACHINE, RayUnavailable, first_line, is_another_cluster
 from parley.workers.pool.ray_private import RayError
 from parley.workers.pool.ray_room import Lack
+from parley.workers.pool.worker_config import WorkerConfig
 from parley.workers.pool.worker_process import FLUSH_SECONDS
 
 log = logging.getLogger("parley.workers")
@@ -93,7 +95,7 @@ class RayPool(WorkerPool):
         home: Path | None = None,
     ) -> None:
         resend_seconds = min(RESEND_SECONDS, config.ack_wait_seconds / RESEND_SHARE)
-        super().__init__(config.endpoints, slots_each=config.slots, resend_seconds=resend_seconds)
+        super().__init__(config.servers, slots_each=config.slots, resend_seconds=resend_seconds)
         self._config = config
         # For the pool's own connection.
         self._nats_url = nats_url or config.nats_url
@@ -161,6 +163,17 @@ class RayPool(WorkerPool):
     @property
     def fatal_reason(self) -> str | None:
         return self._fatal_reason
+
+    async def use_servers(self, servers: Sequence[ModelServer]) -> None:
+        await super().use_servers(servers)
+        self._config = replace(self._config, servers=tuple(servers))
+        actors = [slot.actor for slot in self._actor_slots if slot.actor is not None]
+        told = [actor.use_servers.remote(self._config.servers) for actor in actors]
+        for outcome in await asyncio.gather(*told, return_exceptions=True):
+            if isinstance(
+                outcome, Exception
+            ):  # the actor is dead; the one that replaces it asks these servers
+                log.debug("an actor was not told of its servers: %s", first_line(outcome))
 
     async def submit(self, jobs: Sequence[Job]) -> None:
         """Spread the jobs over the actors, the least loaded first."""
@@ -236,10 +249,14 @@ class RayPool(WorkerPool):
 
     async def _fill(self, slot: ActorSlot) -> None:
         slot.generation += 1
-        actor = await self._cluster.make_actor(self._config, slot.name(self._name))
+        config = self._config
+        actor = await self._cluster.make_actor(config, slot.name(self._name))
         slot.starting = actor
         try:
             slot.inbox = await actor.start.remote()
+            while config is not self._config:  # they were set anew meanwhile
+                config = self._config
+                await actor.use_servers.remote(config.servers)
         finally:
             slot.starting = None
         slot.actor = actor

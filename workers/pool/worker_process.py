@@ -19,7 +19,10 @@ from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.process_tuning import tune_gc, use_batch_scheduling
 from parley.workers.job_message import Job, unpack
 from parley.workers.model.breaker import BreakerStatus
-from parley.workers.pool.pool import WorkerConfig, start_worker
+from parley.workers.model.model_server import ModelServer
+from parley.workers.pool.pool import start_worker
+from parley.workers.pool.worker_config import WorkerConfig
+from parley.workers.pool.worker_servers import WorkerServers
 from parley.workers.worker import Worker
 
 log = logging.getLogger("parley.workers")
@@ -43,8 +46,9 @@ class WorkerActor:
         self._name = name
         # Closes the worker and its connection.
         self._stack = AsyncExitStack()
-        # Both None until `start`.
+        # None until `start`.
         self._worker: Worker | None = None
+        self._servers: WorkerServers | None = None
         self._nc: NatsClient | None = None
 
     async def start(self) -> str:
@@ -55,7 +59,7 @@ class WorkerActor:
         self._stack.push_async_callback(close, nc)
         lifeline = asyncio.create_task(self._lifeline(nc))
         self._stack.callback(lifeline.cancel)
-        self._worker = await start_worker(self._config, JetStream(nc), self._stack)
+        self._worker, self._servers = await start_worker(self._config, JetStream(nc), self._stack)
         inbox = nc.new_inbox()
         await nc.subscribe_inline(inbox, self._take)
         await nc.flush()
@@ -81,6 +85,11 @@ class WorkerActor:
             self._worker.start_jobs([unpack(message.data)])
         except InvalidMessage as error:
             log.warning("what came to the inbox of actor %s is ignored: %s", self._name, error)
+
+    async def use_servers(self, servers: Sequence[ModelServer]) -> None:
+        assert self._worker is not None
+        assert self._servers is not None
+        await self._servers.replace(self._worker, servers)
 
     async def start_jobs(self, jobs: Sequence[Job]) -> None:
         assert self._worker is not None

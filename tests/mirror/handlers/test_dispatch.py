@@ -22,6 +22,7 @@ from parley.handlers.delivery import Delivery
 from parley.handlers.dispatch import MAX_JOB_DELIVERIES, Dispatch
 from parley.handlers.settle import MAX_DELIVERIES, Settler
 from parley.workers.job_message import Job
+from parley.workers.model.model_server import ModelServer
 from parley.workers.model.pool_endpoint_status import EndpointStatus
 from tests.harness import until
 from tests.mirror.handlers import Bench, UnreadableBucket
@@ -45,6 +46,8 @@ class Hands:
 
     async def wait_free_slots(self) -> int:
         return self.slots
+
+    async def use_servers(self, servers: Sequence[ModelServer]) -> None: ...
 
     async def submit(self, jobs: Sequence[Job]) -> None:
         self.handed.append(list(jobs))

@@ -16,8 +16,10 @@ from parley.nats_settings import NatsSettings
 from parley.settings import Settings, load, shown, table, variable
 from parley.workers.model.breaker import BreakerPolicy
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
+from parley.workers.model.model_server import ModelServer
 from parley.workers.model.request_fields import FieldRules
-from parley.workers.model.server_access import ServerAccess
+
+ENDPOINTS = Path(__file__).parent / "endpoints.toml"
 
 # Of each field: a value as the environment holds it, and what it becomes. None is a default.
 VALUES: dict[str, tuple[str, Any]] = {
@@ -31,6 +33,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "vllm_headers": ("X-Title: Parley", SecretStr("X-Title: Parley")),
     "vllm_ca_file": (certifi.where(), Path(certifi.where())),
     "vllm_proxy": ("http://user:secret@proxy:3128", "http://user:secret@proxy:3128"),
+    "endpoints": (str(ENDPOINTS), ENDPOINTS),
     "vllm_omit": ("seed,stream_options", "seed,stream_options"),
     "vllm_rename": ("max_tokens=max_completion_tokens", "max_tokens=max_completion_tokens"),
     "roles_dir": ("/", Path("/")),
@@ -135,7 +138,7 @@ def test_nothing_has_to_be_set() -> None:
     settings = load()
     assert (settings.nats_url, settings.vllm_url, settings.ray_address) == (None, None, None)
     assert settings.vllm_api_key is None
-    assert settings.endpoints == ()
+    assert settings.servers == ()
 
 
 @pytest.mark.parametrize("field", VALUES)
@@ -312,10 +315,8 @@ def test_a_name_like_a_link_is_refused(name: str, value: str, monkeypatch: pytes
 
 
 def test_several_model_servers_are_several_endpoints() -> None:
-    assert load(vllm_url=" http://one:8000 , https://two/v1").endpoints == (
-        "http://one:8000",
-        "https://two/v1",
-    )
+    servers = load(vllm_url=" http://one:8000 , https://two/v1").servers
+    assert [server.url for server in servers] == ["http://one:8000", "https://two/v1"]
 
 
 def test_several_reply_prefixes_are_several() -> None:
@@ -341,14 +342,19 @@ def test_a_worker_gets_everything_that_is_set_for_it(monkeypatch: pytest.MonkeyP
     config = load().worker_config("nats://real", "real-model")
     # Not the service's: an actor has only a worker's rights.
     assert config.nats_url == "nats://worker:secret@one"
-    assert (config.model, config.api_key) == ("real-model", "sesame")
-    assert config.endpoints == ("http://gpu-1:8000", "https://gpu-2/v1")
+    assert config.model == "real-model"
+    assert [server.url for server in config.servers] == [
+        "http://gpu-1:8000",
+        "https://gpu-2/v1",
+        "http://gpu-3:8000",
+    ]
+    assert [server.api_key for server in config.servers] == ["sesame", "sesame", None]
     assert config.timeouts == CallTimeouts(connect=1.5, first_byte=2.5, total=99.0)
     assert config.retry == RetryPolicy(attempts=9, base=0.125, cap=60.0)
     assert config.breaker_policy == BreakerPolicy(failures=3, cooldown=0.5)
     assert (config.stream, config.slots, config.ack_wait_seconds) == (True, 64, 12.0)
     assert config.drain_seconds == 0.0
-    access = config.access
+    access = config.servers[0].access
     assert (access.key_header, access.headers) == ("api-key", (("X-Title", "Parley"),))
     assert access.proxy == "http://user:secret@proxy:3128"
     assert access.certificates == Path(certifi.where()).read_text()
@@ -361,11 +367,11 @@ def test_a_worker_gets_everything_that_is_set_for_it(monkeypatch: pytest.MonkeyP
 
 
 def test_the_defaults_of_the_settings_are_those_of_the_code() -> None:
-    config = load().worker_config("nats://x", "m")
+    config = load(vllm_url="http://gpu").worker_config("nats://x", "m")
     assert config.nats_url == "nats://x"
     assert (config.timeouts, config.retry) == (CallTimeouts(), RetryPolicy())
     assert config.breaker_policy == BreakerPolicy()
-    assert config.access == ServerAccess()
+    assert config.servers == (ModelServer("http://gpu"),)
 
 
 # ── shown ─────────────────────────────────────────────────────────────────────────────────────────────────────────

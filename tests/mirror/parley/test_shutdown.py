@@ -29,6 +29,10 @@ async def shutdown() -> AsyncIterator[Shutdown]:
 
 class Service:
     disabled: str | None = None
+    readings = 0
+
+    async def read_endpoints_again(self) -> None:
+        self.readings += 1
 
 
 async def test_the_result_of_a_start_is_returned_and_its_error_is_raised(shutdown: Shutdown) -> None:
@@ -74,6 +78,20 @@ async def test_a_signal_ends_the_waiting(shutdown: Shutdown) -> None:
     await asyncio.sleep(0)
     os.kill(os.getpid(), signal.SIGINT)
     assert await waiting is None
+
+
+async def test_a_hangup_has_the_endpoints_read_again_and_a_stop_still_stops() -> None:
+    shutdown, service = Shutdown(reads_again=True), Service()
+    waiting = asyncio.create_task(shutdown.wait(service))
+    for times in (1, 2):
+        os.kill(os.getpid(), signal.SIGHUP)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while service.readings < times:  # noqa: ASYNC110  # it is looked at once a second
+                await asyncio.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await waiting is None
+    for number in (*SIGNALS, signal.SIGHUP):
+        asyncio.get_running_loop().remove_signal_handler(number)
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)

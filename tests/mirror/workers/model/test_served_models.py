@@ -13,6 +13,7 @@ from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_failover import FailoverClient
 from parley.workers.model.model_client import ChatRequest, ModelClient
 from parley.workers.model.model_error import ModelError
+from parley.workers.model.model_list import ServedModel
 from parley.workers.model.served_models import ServedModels
 from tests.harness import until
 from tests.rig.habit_server import Habit, HabitServer, Heard, Reply, answer, habit_server, having, refusal
@@ -144,3 +145,32 @@ async def test_one_server_is_never_asked_for_its_list_by_those_who_want_the_usua
     async with between(having("usual")) as (failover, servers):
         assert await ask(failover, "usual") == "from usual"
         assert [heard.method for heard in servers[0].heard] == ["POST"]
+
+
+class LateList(ModelClient):
+    """The list of one endpoint comes when the test says so."""
+
+    def __init__(self, late: Endpoint) -> None:
+        super().__init__()
+        self._late = late
+        self.there = asyncio.Event()
+
+    async def models(self, endpoint: Endpoint, *, seconds: float = 5.0) -> list[ServedModel]:
+        if endpoint == self._late:
+            await self.there.wait()
+        return await super().models(endpoint, seconds=seconds)
+
+
+async def test_the_usual_model_is_not_asked_of_a_server_whose_list_has_only_not_come_yet() -> None:
+    async with habit_server(having("usual")) as one, habit_server(having("two")) as other:
+        endpoints = [Endpoint(one.url), Endpoint(other.url)]
+        async with LateList(endpoints[1]) as client:
+            served = ServedModels(client, endpoints, "usual")
+            served.start()
+            failover = FailoverClient(client, endpoints, served=served)
+            tasks = [asyncio.create_task(ask(failover, "usual", f"t-{number}")) for number in range(20)]
+            await until(lambda: one.heard, "the first list")
+            client.there.set()
+            assert set(await asyncio.gather(*tasks)) == {"from usual"}
+            assert asked(other) == []
+            await failover.close()

@@ -13,9 +13,9 @@ import pytest
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
 from parley.workers.pool import actor_logs
 from parley.workers.pool.actor_logs import ActorLogs, LoggingActor
-from parley.workers.pool.pool import WorkerConfig
+from parley.workers.pool.worker_config import WorkerConfig
 
-CONFIG = WorkerConfig("nats://127.0.0.1:1", (), "m", None, CallTimeouts(), RetryPolicy(), False, 1, 30.0, 1.0)
+CONFIG = WorkerConfig("nats://127.0.0.1:1", (), "m", CallTimeouts(), RetryPolicy(), False, 1, 30.0, 1.0)
 NAME = "parley-host-1-1.1"
 
 

@@ -11,11 +11,12 @@ from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.provision import Wanted, provision
 from parley.workers.job_message import Job
+from parley.workers.model import model_server
 from parley.workers.model.breaker import BreakerPolicy
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.pool.local_pool import LocalPool
-from parley.workers.pool.pool import WorkerConfig
+from parley.workers.pool.worker_config import WorkerConfig
 from parley.workers.simulator import DEFAULT_MODEL
 from tests.harness import ModelServer, until
 from tests.mirror.workers import work
@@ -23,7 +24,7 @@ from tests.mirror.workers import work
 
 def config(nats_url: str, model: ModelServer, *, slots: int, drain_seconds: float = 5.0) -> WorkerConfig:
     return WorkerConfig(
-        nats_url=nats_url, endpoints=(model.url,), model=DEFAULT_MODEL, api_key=None, timeouts=CallTimeouts(),
+        nats_url=nats_url, servers=(model_server.ModelServer(model.url),), model=DEFAULT_MODEL, timeouts=CallTimeouts(),
         retry=RetryPolicy(), stream=False, slots=slots, ack_wait_seconds=30.0, drain_seconds=drain_seconds,
     )  # fmt: skip
 

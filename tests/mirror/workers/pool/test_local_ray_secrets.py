@@ -62,12 +62,13 @@ DRIVER = """
 import asyncio, json, os
 from pathlib import Path
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
-from parley.workers.pool.pool import WorkerConfig
+from parley.workers.model.model_server import ModelServer
+from parley.workers.pool.worker_config import WorkerConfig
 from parley.workers.pool.ray_pool import RayPool
 
 async def main():
     config = WorkerConfig(
-        {nats_url!r}, ("http://127.0.0.1:1",), "m", None, CallTimeouts(), RetryPolicy(), False, 1, 30.0, 1.0
+        {nats_url!r}, (ModelServer("http://127.0.0.1:1"),), "m", CallTimeouts(), RetryPolicy(), False, 1, 30.0, 1.0
     )
     async with RayPool(config, name="x", actors=1, address=None, actor_cpus=0.1, home=Path({home!r})) as pool:
         actor = pool._actor_slots[0].actor

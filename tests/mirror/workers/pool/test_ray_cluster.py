@@ -14,14 +14,15 @@ import pytest
 
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
+from parley.workers.model.model_server import ModelServer
 from parley.workers.pool import ray_cluster
 from parley.workers.pool.blocking_thread import BlockingThread
-from parley.workers.pool.pool import WorkerConfig
 from parley.workers.pool.ray_cluster import HEAD_REPLACED, RayCluster
 from parley.workers.pool.ray_errors import RayUnavailable
 from parley.workers.pool.ray_pool import RayPool
 from parley.workers.pool.ray_private import NotAHead, NotANode, StillStarting
 from parley.workers.pool.ray_reachability import A_HEAD_LISTENS, ON_A_NODE, START_OR_NAME
+from parley.workers.pool.worker_config import WorkerConfig
 from tests.mirror.workers.pool.test_ray_reachability import SETTINGS, server
 
 T = TypeVar("T")
@@ -30,12 +31,13 @@ T = TypeVar("T")
 DRIVER = """
 import asyncio, sys
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
-from parley.workers.pool.pool import WorkerConfig
+from parley.workers.model.model_server import ModelServer
+from parley.workers.pool.worker_config import WorkerConfig
 from parley.workers.pool.ray_pool import RayPool
 
 async def main():
     config = WorkerConfig(
-        {nats_url!r}, ("http://127.0.0.1:1",), "m", None, CallTimeouts(), RetryPolicy(), False, 1, 30.0, 1.0
+        {nats_url!r}, (ModelServer("http://127.0.0.1:1"),), "m", CallTimeouts(), RetryPolicy(), False, 1, 30.0, 1.0
     )
     async with RayPool(config, name="x", actors=2, address=None, actor_cpus=0.1) as pool:
         actor = pool._actor_slots[0].actor
@@ -69,7 +71,7 @@ def test_files_named_like_ours_or_a_library_break_no_actor(nats_server: Embedded
 )
 async def test_a_ray_that_is_not_there_is_named_at_once_in_one_line(address: str) -> None:
     config = WorkerConfig(
-        "nats://127.0.0.1:1", ("http://127.0.0.1:1",), "m", None, CallTimeouts(), RetryPolicy(), False, 1,
+        "nats://127.0.0.1:1", (ModelServer("http://127.0.0.1:1"),), "m", CallTimeouts(), RetryPolicy(), False, 1,
         30.0, 1.0,
     )  # fmt: skip
     with socket.socket() as nobody:

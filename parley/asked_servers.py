@@ -1,0 +1,71 @@
+"""The model servers of a service that runs: whether they serve its model, and reading their file again."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Self
+
+from parley.settings import Settings
+from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.model_server import ModelServer
+from parley.workers.model.model_servers import ModelServers
+from parley.workers.model.readiness import ModelReadiness
+from parley.workers.pool.pool import Pool
+
+log = logging.getLogger("parley")
+
+
+class AskedServers:
+    """Use as an async context manager. Readiness asks the servers as the workers do: with their key and limits, and
+    streamed where they stream."""
+
+    def __init__(self, settings: Settings, model: str, pool: Pool) -> None:
+        self._settings = settings
+        self._model = model
+        self._pool = pool
+        self._servers: Sequence[ModelServer] = settings.servers
+        # Both for the servers in use; None until the block is entered.
+        self._readiness: ModelReadiness | None = None
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._open()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        return [server.endpoint for server in self._servers]
+
+    async def unready_reason(self) -> str | None:
+        """Why agents cannot be answered, or None."""
+        assert self._readiness is not None
+        return await self._readiness.unready_reason()
+
+    async def read_again(self) -> None:
+        """Ask the servers that the file names now. With a mistake in it, those before stay, and the log says so."""
+        try:
+            servers = self._settings.servers
+        except ValueError as error:
+            log.error("PARLEY_ENDPOINTS: %s; the endpoints before stay in force", error)
+            return
+        await self._pool.use_servers(servers)
+        self._servers = servers
+        await self._stack.aclose()
+        await self._open()
+        log.info("asking %s", ", ".join(map(str, self.endpoints)))
+
+    async def _open(self) -> None:
+        stack = self._stack = AsyncExitStack()
+        client = await stack.enter_async_context(
+            ModelServers(
+                self._servers,
+                timeouts=self._settings.call_timeouts,
+                stream=self._settings.vllm_stream,
+                connections=2 * len(self._servers),
+            )
+        )
+        readiness = ModelReadiness(client, self.endpoints, self._model, lambda: self._pool.endpoint_statuses)
+        self._readiness = await stack.enter_async_context(readiness)
