@@ -38,6 +38,10 @@ SUBJECTS: Mapping[str, tuple[str, str]] = {
         "service",
         "how often a message (by stream, consumer, sequence) was begun and not finished, because its process ended",
     ),
+    topology.limit_subject("*"): (
+        "workers",
+        "what each worker has of a model server's limit ([endpoints.md](endpoints.md)); only where one has a limit",
+    ),
 }
 
 HEADERS: Mapping[str, tuple[str, str]] = {
@@ -103,7 +107,7 @@ def subjects() -> str:
 
 def streams() -> str:
     rows = []
-    for stream in topology.streams():
+    for stream in topology.streams(limits=True):
         retention = stream.retention.value if stream.retention else "limits"
         window = stream.duplicate_window or topology.WORK_DUPLICATE_SECONDS
         rows.append(

@@ -84,7 +84,7 @@ class Service:
     async def read_endpoints_again(self) -> None:
         """Ask the model servers that the file of PARLEY_ENDPOINTS names now. Raises nothing."""
         if self.asked is not None:
-            await self.asked.read_again()
+            await self.asked.read_again(self.keeper.want_limits)
 
     @property
     def disabled(self) -> str | None:

@@ -1,10 +1,11 @@
 """The model servers of a service that runs: whether they serve its model, and reading their file again."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Self
 
+from parley.broker.core.errors import Unavailable
 from parley.settings import Settings
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.model_server import ModelServer
@@ -44,11 +45,14 @@ class AskedServers:
         assert self._readiness is not None
         return await self._readiness.unready_reason()
 
-    async def read_again(self) -> None:
-        """Ask the servers that the file names now. With a mistake in it, those before stay, and the log says so."""
+    async def read_again(self, want_limits: Callable[[], Awaitable[None]]) -> None:
+        """Ask the servers that the file names now. With a mistake in it, those before stay, and the log says so.
+        `want_limits`: prepares what limits need. Raises Unavailable."""
         try:
             servers = self._settings.servers
-        except ValueError as error:
+            if any(server.limited for server in servers):
+                await want_limits()
+        except (ValueError, Unavailable) as error:
             log.error("PARLEY_ENDPOINTS: %s; the endpoints before stay in force", error)
             return
         await self._pool.use_servers(servers)

@@ -1,5 +1,7 @@
 """`parley provision`: shows where the streams in NATS differ from what a service needs, and makes what loses nothing."""
 
+from dataclasses import replace
+
 from parley.broker.core.errors import SettingsError
 from parley.broker.core.reply_subjects import SERVICE_INBOX
 from parley.broker.jetstream.connection import check_server, close, connect
@@ -16,7 +18,9 @@ async def run(settings: Settings, *, apply: bool) -> int:
     try:
         await check_server(nc, settings.nats_url)
         if apply:
-            lines = await provision(nc.jetstream(), settings.wanted, extent=Extent.ALL)
+            # For limits of model servers too: whoever may make streams need not know the file that has them.
+            wanted = replace(settings.wanted, limits=True)
+            lines = await provision(nc.jetstream(), wanted, extent=Extent.ALL)
         else:
             lines = await review(nc.jetstream(), settings.wanted)
     finally:

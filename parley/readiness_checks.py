@@ -24,6 +24,7 @@ def readiness_checks(
     refusal: Refusal,
 ) -> dict[str, Check]:
     """Why this process cannot do its work, by what is at fault."""
+    wanted = settings.wanted
 
     async def connected() -> str | None:
         return None if jetstream.connected else "not connected"
@@ -31,7 +32,7 @@ def readiness_checks(
     async def streams() -> str | None:
         if not jetstream.connected:
             return "cannot be asked for"
-        missing = await provision(jetstream.js, settings.wanted, extent=Extent.LOOK)
+        missing = await provision(jetstream.js, wanted, extent=Extent.LOOK)
         return f"missing: {', '.join(missing)}" if missing else None
 
     async def store() -> str | None:

@@ -26,6 +26,7 @@ class RightsCheck:
         # The workers' NATS, if this process has workers.
         self._worker_url = settings.worker_nats_url or settings.nats_url if Part.DISPATCH in parts else None
         self._worker_access = settings.worker_nats_access
+        self._limited = any(server.limited for server in settings.servers)
         # What the workers lack, or None.
         self._workers: str | None = None
 
@@ -57,6 +58,7 @@ class RightsCheck:
             return  # the pool says why its workers cannot connect
         nc.is_second = True
         try:
-            self._workers = await RightsWatch(nc, needed_by_worker(nc.inbox_prefix), "workers").look()
+            needed = needed_by_worker(nc.inbox_prefix, limited=self._limited)
+            self._workers = await RightsWatch(nc, needed, "workers").look()
         finally:
             await close(nc)

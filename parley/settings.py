@@ -239,7 +239,8 @@ class Settings(NatsSettings):
     @property
     def wanted(self) -> Wanted:
         """What the streams and consumers depend on."""
-        return Wanted(self.replicas, self.keep_seconds, self.ack_wait_seconds, self.storage_bytes)
+        limits = any(server.limited for server in self.servers)
+        return Wanted(self.replicas, self.keep_seconds, self.ack_wait_seconds, self.storage_bytes, limits)
 
     @property
     def call_timeouts(self) -> CallTimeouts:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 
 import nats.errors
@@ -80,10 +81,17 @@ class StreamKeeper:
                 async with asyncio.timeout(CHECK_SECONDS):
                     await connection.wait_reconnected(reconnects)
 
+    async def want_limits(self) -> None:
+        """Model servers have limits from now on: make what these need. Raises Unavailable."""
+        if not self._wanted.limits:
+            wanted = replace(self._wanted, limits=True)
+            await provision(self._jetstream.js, wanted, extent=Extent.MISSING)
+            self._wanted = wanted
+
     async def look(self) -> None:
         """Make what is missing. Raises BrokerUnavailable if NATS does not answer."""
         with self._jetstream.translate_errors():
-            found = await examine(self._jetstream.js)
+            found = await examine(self._jetstream.js, limits=self._wanted.limits)
         lost = found.missing
         if lost and not await self._make(lost):
             return

@@ -65,16 +65,22 @@ class Extent(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """The settings that streams and consumers depend on. `storage_bytes`: the budget of which each stream has its
-    share; None: as much as the server promises, at most `topology.LARGEST_BUDGET_BYTES`."""
+    share; None: as much as the server promises, at most `topology.LARGEST_BUDGET_BYTES`. `limits`: a model server has
+    a limit, which all workers share."""
 
     replicas: int = 1
     keep_seconds: float = 3_600.0
     ack_wait_seconds: float = topology.ACK_WAIT_SECONDS
     storage_bytes: int | None = None
+    limits: bool = False
 
     def streams(self, budget_bytes: int | None) -> tuple[StreamConfig, ...]:
-        keep = self.keep_seconds
-        return topology.streams(replicas=self.replicas, keep_seconds=keep, budget_bytes=budget_bytes)
+        return topology.streams(
+            replicas=self.replicas,
+            keep_seconds=self.keep_seconds,
+            budget_bytes=budget_bytes,
+            limits=self.limits,
+        )
 
     def refused(self, what: str, error: APIError) -> str:
         return refused(what, error, replicas=self.replicas, storage_bytes=self.storage_bytes)
@@ -128,11 +134,11 @@ def _called(durable: topology.Durable) -> str:
 # ── looking ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def examine(js: JetStreamContext) -> Findings:
-    """Ask for every stream and consumer. Raises nats-py's errors."""
+async def examine(js: JetStreamContext, *, limits: bool = False) -> Findings:
+    """Ask for every stream and consumer; `limits`: as in `Wanted`. Raises nats-py's errors."""
     streams: dict[str, StreamInfo | None] = {}
     consumers: dict[topology.Durable, ConsumerConfig | None] = {}
-    for config in topology.streams():
+    for config in topology.streams(limits=limits):
         name = config.name or ""
         try:
             streams[name] = await js.stream_info(name)
@@ -147,10 +153,10 @@ async def examine(js: JetStreamContext) -> Findings:
     return Findings(streams, consumers)
 
 
-async def _looked_at(js: JetStreamContext) -> Findings:
+async def _looked_at(js: JetStreamContext, wanted: Wanted) -> Findings:
     """As `examine`. Raises TopologyRefused."""
     try:
-        return await examine(js)
+        return await examine(js, limits=wanted.limits)
     except (nats.errors.Error, TimeoutError) as error:
         lacking = told_no_quorum(error)
         why = "NATS does not answer" if isinstance(error, TimeoutError) else reason(error)
@@ -168,7 +174,7 @@ async def provision(
     end, if one can't be changed (`ALL`); and if the server refuses or this user has not the right. No change loses a
     message.
     """
-    found = await _looked_at(js)
+    found = await _looked_at(js, wanted)
     budget = wanted.storage_bytes or found.budget_bytes
     differences = found.differences(wanted, budget)
     stopping = [difference for difference in differences if stops_a_start(difference)]
@@ -232,7 +238,7 @@ async def _is_there(js: JetStreamContext, durable: topology.Durable) -> bool:
 
 async def review(js: JetStreamContext, wanted: Wanted) -> list[str]:
     """One line for each thing that is missing or differs, and when that is changed. Changes nothing."""
-    found = await _looked_at(js)
+    found = await _looked_at(js, wanted)
     lines = [f"{missing}: missing; made {When.AT_START}" for missing in found.missing]
     budget = wanted.storage_bytes or found.budget_bytes or topology.SMALLEST_BUDGET_BYTES
     for difference in found.differences(wanted, budget):

@@ -144,8 +144,9 @@ def needed_by_service(
     return _rights(publish, subscribe)
 
 
-def needed_by_worker(inbox: str) -> tuple[Right, ...]:
-    """`inbox`: the prefix of its inboxes. The right to read answers is not among them: only judges need it."""
+def needed_by_worker(inbox: str, *, limited: bool = False) -> tuple[Right, ...]:
+    """`inbox`: the prefix of its inboxes. `limited`: a model server has a limit, which all workers share. The right to
+    read answers is not among them: only judges need it."""
     publish = (
         topology.AGENT_COMPLETED,
         topology.AGENT_FAILED,
@@ -153,6 +154,7 @@ def needed_by_worker(inbox: str) -> tuple[Right, ...]:
         f"$JS.API.DIRECT.GET.{topology.REQUESTS}",
         _READ_TALLY,
         _acknowledgements(topology.DISPATCH),
+        *((topology.limit_subject("*"), f"$JS.API.STREAM.MSG.GET.{topology.LIMITS}") if limited else ()),
     )
     return _rights(publish, (f"{inbox}.*", topology.AGENT_CANCEL, topology.AGENT_RUNNING))
 
@@ -171,7 +173,7 @@ def _rights(publish: Iterable[str], subscribe: Iterable[str]) -> tuple[Right, ..
 
 # Subjects with a name in them: a refusal of each is one of the same right.
 _NAMED = (
-    f"{topology.TIMER}.*", topology.tally_subject(">"), f"$O.{topology.RESULTS_BUCKET}.C.>",
+    f"{topology.TIMER}.*", topology.tally_subject(">"), topology.limit_subject("*"), f"$O.{topology.RESULTS_BUCKET}.C.>",
     f"$O.{topology.RESULTS_BUCKET}.M.>", f"{topology.DEAD_LETTER}.>", f"{topology.SUSPECT}.*.*.*", "_INBOX.>",
     "_R_.>", f"{SERVICE_INBOX}.>", f"{WORKER_INBOX}.>", f"$JS.API.DIRECT.GET.{topology.TALLIES}.>",
     f"$JS.API.DIRECT.GET.{topology.RESULTS}.>",
@@ -179,7 +181,7 @@ _NAMED = (
     *(next_subject(durable.stream, durable.name) for durable in topology.DURABLES),
     *(f"$JS.API.CONSUMER.{verb}.{durable.stream}.{durable.name}" for durable in topology.DURABLES
       for verb in ("INFO", "CREATE", "DELETE")),
-    *(f"$JS.API.{verb}.{stream.name}" for stream in topology.streams()
+    *(f"$JS.API.{verb}.{stream.name}" for stream in topology.streams(limits=True)
       for verb in ("STREAM.INFO", "STREAM.MSG.GET", "STREAM.PURGE", "STREAM.CREATE", "STREAM.UPDATE", "STREAM.MSG.DELETE",
                    "DIRECT.GET", "CONSUMER.CREATE", "CONSUMER.LIST", "CONSUMER.NAMES")),
     "$JS.API.CONSUMER.CREATE.*.>", "$JS.API.CONSUMER.DELETE.*.*", "$JS.API.CONSUMER.MSG.NEXT.*.*", "$JS.API.INFO",

@@ -9,7 +9,7 @@ _ELSEWHERE_BEFORE = {topology.REQUESTED: topology.DELIBERATIONS, topology.CANCEL
 
 
 def _declared() -> Iterable[tuple[str, str]]:
-    for stream in topology.streams():
+    for stream in topology.streams(limits=True):
         for subject in stream.subjects or ():
             yield subject, stream.name or ""
 

@@ -150,9 +150,13 @@ def suspect_subject(durable: Durable, seq: int) -> str:
 
 
 def streams(
-    *, replicas: int = 1, keep_seconds: float = 3_600.0, budget_bytes: int | None = None
+    *,
+    replicas: int = 1,
+    keep_seconds: float = 3_600.0,
+    budget_bytes: int | None = None,
+    limits: bool = False,
 ) -> tuple[StreamConfig, ...]:
-    """Every stream. `keep_seconds`: how long a tally outlives its ending. An ending's Msg-Id is remembered no longer
+    """Every stream. `limits`: also that of the limits of model servers, which is needed where one has any. `keep_seconds`: how long a tally outlives its ending. An ending's Msg-Id is remembered no longer
     than that. `budget_bytes`: the storage of which each has its share; None: no limits."""
 
     def stream(name: str, *subjects: str, **more: object) -> StreamConfig:
@@ -169,6 +173,7 @@ def streams(
     bucket = {"allow_rollup_hdrs": True}
     # The server turns roll-up headers on with schedules.
     timers = {"allow_msg_schedules": True, "allow_msg_ttl": True, "allow_rollup_hdrs": True}
+    last_word = {**bucket, "max_msgs_per_subject": 1, "deny_delete": True}
     remembered = min(ENDING_DUPLICATE_SECONDS, keep_seconds)
     subjects = (COMPLETED, FAILED, f"{TIMER}.*", f"{DEADLINE}.*")
     one_each = {"max_msgs_per_subject": 1, "allow_msg_ttl": True, "deny_delete": True}
@@ -183,16 +188,9 @@ def streams(
         # How often a message was begun and not finished (`crash_suspects.py`): the last word on each.
         stream(SUSPECTS, f"{SUSPECT}.*.*.*", max_age=SUSPECTS_SECONDS, max_msgs_per_subject=1),
         stream(TALLIES, tally_subject(">"), **bucket, **one_each),
-        # What the workers have taken of the limits of model servers (`limit_store.py`): the last word on each.
-        stream(
-            LIMITS,
-            limit_subject(">"),
-            max_age=LIMITS_SECONDS,
-            **bucket,
-            max_msgs_per_subject=1,
-            deny_delete=True,
-        ),
         stream(RESULTS, f"$O.{RESULTS_BUCKET}.C.>", f"$O.{RESULTS_BUCKET}.M.>", **bucket),
+        # What the workers have taken of each limit (`limit_store.py`): the last word on it.
+        *((stream(LIMITS, limit_subject(">"), max_age=LIMITS_SECONDS, **last_word),) if limits else ()),
     )
 
 

@@ -18,6 +18,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from parley.endpoints_file import read_endpoints
 from parley.handlers.routes import Part
 from parley.monitoring import http
 from parley.monitoring.check_runner import CHECK_SECONDS
@@ -44,7 +45,7 @@ FOREIGN = {
 OWNED = {
     "PARLEY_REPLICAS", "PARLEY_DRAIN_SECONDS", "PARLEY_HTTP_HOST", "PARLEY_HTTP_PORT", "PARLEY_POOL",
     "PARLEY_POOL_ACTORS", "PARLEY_RAY_ACTOR_CPUS", "PARLEY_HOME", "PARLEY_WORKER_NATS_URL", "PARLEY_VLLM_HEADERS",
-    "PARLEY_VLLM_CA_FILE", "PARLEY_ROLES_DIR",
+    "PARLEY_VLLM_CA_FILE", "PARLEY_ROLES_DIR", "PARLEY_ENDPOINTS",
     # From files of a Secret, or in the URL of one; and a client's.
     "PARLEY_NATS_USER", "PARLEY_NATS_PASSWORD", "PARLEY_NATS_PASSWORD_FILE", "PARLEY_NATS_TOKEN", "PARLEY_NATS_TOKEN_FILE",
     "PARLEY_NATS_INBOX_PREFIX", *(f"PARLEY_{name}_FILE" for name in (
@@ -146,10 +147,9 @@ def container(template: Object) -> Object:
 
 
 def settings_map(objects: list[Object]) -> Object:
-    """The ConfigMap of the settings: without the roles' instructions."""
-    (config,) = (
-        one for one in of_kind(objects, "ConfigMap") if not one["metadata"]["name"].endswith("-roles")
-    )
+    """The ConfigMap of the settings: without those that are files."""
+    configs = of_kind(objects, "ConfigMap")
+    (config,) = (one for one in configs if not one["metadata"]["name"].endswith(("-roles", "-endpoints")))
     return config
 
 
@@ -437,6 +437,43 @@ def test_the_instructions_of_roles_are_files_that_dispatch_alone_reads(
         for some in (objects, other)
     )
     assert before != after
+
+
+def test_endpoints_are_a_file_that_dispatch_alone_reads(chart: helm_python.Chart, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("swordfish")
+    endpoints = [
+        {
+            "url": "https://api.example.com/v1",
+            "key": {"file": str(tmp_path / "key")},
+            "tokens_per_minute": 2_000_000,
+        },
+        {"url": "http://gpu-1:8000", "models": ["a"], "concurrency": 64},
+    ]
+    objects = render(chart, {"vllm": {"urls": [], "endpoints": endpoints, "endpointSecrets": ["example"]}})
+    (data,) = [
+        one["data"] for one in of_kind(objects, "ConfigMap") if one["metadata"]["name"].endswith("-endpoints")
+    ]
+    (name,) = data
+    (tmp_path / name).write_text(data[name])
+    first, second = read_endpoints(tmp_path / name)
+    assert (first.url, first.api_key, first.tokens_per_minute) == (
+        endpoints[0]["url"],
+        "swordfish",
+        2_000_000,
+    )
+    assert (second.models, second.concurrency) == (("a",), 64)
+    for part in Part:
+        template = deployment(objects, part)["spec"]["template"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in container(template)["volumeMounts"]}
+        secrets = [volume.get("secret", {}).get("secretName") for volume in template["spec"]["volumes"]]
+        dispatches = part is Part.DISPATCH
+        assert (
+            ("example" in secrets) == ("endpoint-example" in mounts) == ("endpoints" in mounts) == dispatches
+        )
+        named = environment(objects, part).get("PARLEY_ENDPOINTS")
+        assert named == (f"{mounts['endpoints']}/{name}" if dispatches else None)
+    with pytest.raises(Exception, match=r"urls|endpoints"):
+        render(chart, {"vllm": {"urls": []}})
 
 
 def test_files_for_nats_are_in_every_part_and_those_of_workers_are_named_to_dispatch(

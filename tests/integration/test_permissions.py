@@ -301,6 +301,7 @@ STREAMS = (
     "AGENT_REQUESTS",
     "AGENT_RESPONSES",
     "KV_deliberations",
+    "KV_limits",
     "OBJ_results",
 )
 # Subjects that only Parley's own parts publish to.
@@ -348,7 +349,7 @@ SELDOM = {
     ),
     "worker": (
         "_PARLEY.service.x", "$JS.API.STREAM.MSG.GET.KV_deliberations", "$JS.API.DIRECT.GET.REQUESTS",
-        "$JS.API.DIRECT.GET.AGENT_RESPONSES",
+        "$JS.API.DIRECT.GET.AGENT_RESPONSES", "$KV.limits.x", "$JS.API.STREAM.MSG.GET.KV_limits",
     ),
     "operator": ("$JS.API.STREAM.PURGE.DEAD_LETTERS", "$JS.API.STREAM.MSG.DELETE.DEAD_LETTERS"),
 }  # fmt: skip

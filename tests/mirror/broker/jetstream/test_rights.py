@@ -111,7 +111,7 @@ def in_file(role: str) -> Permissions:
     ("role", "needed"),
     [
         ("service", needed_by_service(frozenset(Part), inbox=SERVICE_INBOX, reply_prefixes=DEFAULT_PREFIXES)),
-        ("worker", needed_by_worker(WORKER_INBOX)),
+        ("worker", needed_by_worker(WORKER_INBOX, limited=True)),
     ],
     ids=["service", "worker"],
 )
