@@ -31,7 +31,7 @@ from parley.broker.core.messages import (
     DeliberationDeadline,
     DeliberationRequested,
 )
-from parley.broker.core.phase_plan import PhaseKind, Select
+from parley.broker.core.phase_plan import COMPARING, PhaseKind, Select
 from parley.broker.core.reactions import react
 from parley.broker.core.tally import Tally
 from parley.broker.core.tally_size import most_bytes
@@ -288,18 +288,26 @@ def _own_fields(
     tally: Tally, agents: Sequence[str], request: DeliberationRequested | None
 ) -> dict[str, dict[str, Any]]:
     """What is each agent's own in the work of its phase. `request` None: the worker reads what that says of it."""
-    places = {agent: place for place, agent in enumerate(tally.phase.agents, 1)}
+    # Who ranks the others has the number that it had when it answered: its part of the panel is the same.
+    among = tally.answers.agents if tally.phase.kind is PhaseKind.RANK else tally.phase.agents
+    places = {agent: place for place, agent in enumerate(among, 1)}
     own: dict[str, dict[str, Any]] = {
         agent: {"agent_id": agent, "agent_number": places[agent]} for agent in agents
     }
     if request is not None:
         for agent in agents:
             own[agent] |= request.of_agent(places[agent])
-    if tally.phase.kind is PhaseKind.JUDGE:
-        answers, orders = tally.answers.outcomes, shown(tally)
-        for judge in agents:
-            places_shown = zip(LABELS, orders[judge], strict=False)
-            own[judge]["candidates"] = tuple(
-                Candidate(label=label, seq=answers[name].seq) for label, name in places_shown
+    orders = shown(tally, tally.phase)
+    if orders:
+        written = {
+            name: one
+            for phase in tally.all_phases
+            for name, one in phase.outcomes.items()
+            if one.succeeded and phase.kind not in COMPARING
+        }
+        for agent in agents:
+            own[agent]["candidates"] = tuple(
+                Candidate(label=label, seq=written[name].seq)
+                for label, name in zip(LABELS, orders[agent], strict=False)
             )
     return own

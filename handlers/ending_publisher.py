@@ -15,7 +15,7 @@ from functools import partial
 import nats.js.errors
 
 from parley.broker.asyncio_helpers import WeightedSemaphore
-from parley.broker.core import choice, endings, headers_and_ids
+from parley.broker.core import endings, headers_and_ids
 from parley.broker.core.messages import (
     AgentCompleted,
     AgentFailed,
@@ -26,9 +26,9 @@ from parley.broker.core.messages import (
     LeftOut,
 )
 from parley.broker.core.observer import Observer
-from parley.broker.core.phase_plan import PhaseKind, Select
+from parley.broker.core.phase_plan import Select
 from parley.broker.core.spending import Spending
-from parley.broker.core.tally import Tally
+from parley.broker.core.tally import Phase, Tally
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.ending_of_stored_message import ending_of
@@ -167,9 +167,11 @@ class EndingPublisher:
             self._jetstream, tally.task_id, limit=self._limit, refused_seconds=self._patience(tally)
         )
         try:
-            spent = {kind: Spending() for kind in PhaseKind}
-            answered = await self._collect(tally, results, failed, spent[PhaseKind.ANSWER])
-            judged = await self._collect_ballots(tally, spent[PhaseKind.JUDGE]) if tally.later_phases else {}
+            spent = [Spending() for _ in tally.all_phases]
+            answered = await self._collect(tally, results, failed, spent[0]) if spent else 0
+            judged: dict[int, AgentOutcome] = {}
+            for phase, spending in zip(tally.later_phases, spent[1:], strict=True):
+                judged |= await self._collect_later(phase, spending)
             compose = partial(
                 endings.compose, tally, failed=failed, answered=answered, judged=judged, spent=spent
             )
@@ -223,14 +225,15 @@ class EndingPublisher:
                     failed[agent] = endings.failure_of(stored.outcome)
                     spending.add(stored.outcome)
 
-    async def _collect_ballots(self, tally: Tally, spending: Spending) -> dict[str, AgentOutcome | None]:
-        """What the judges reported, by judge; None for what is no longer stored. There are at most five."""
-        found: dict[str, AgentOutcome | None] = {}
-        counted = {judge: outcome.seq for judge, outcome in choice.panel(tally).outcomes.items()}
-        async with aclosing(self._read(counted)) as ballots:
-            async for judge, stored in ballots:
-                found[judge] = stored.outcome if stored is not None else None
+    async def _collect_later(self, phase: Phase, spending: Spending) -> dict[int, AgentOutcome]:
+        """What the agents of a later phase reported, by its sequence; without what is no longer stored. Ballots and one
+        text: a few dozen, and short."""
+        found: dict[int, AgentOutcome] = {}
+        counted = {agent: outcome.seq for agent, outcome in phase.outcomes.items()}
+        async with aclosing(self._read(counted)) as outcomes:
+            async for agent, stored in outcomes:
                 if stored is not None:
+                    found[counted[agent]] = stored.outcome
                     spending.add(stored.outcome)
         return found
 

@@ -119,6 +119,7 @@ class Intake:
             plan=request.plan,
             agree=request.agree,
             max_calls=request.max_calls,
+            synthesize=request.synthesize,
         )
 
     async def _refuse(

@@ -29,6 +29,24 @@ def _gap(gap: DegradedReason) -> str:
     return f"{words}: {in_flags(gap.why)}" if gap.why and gap.what == "left_out" else gap.why or words
 
 
+def synthesis_line(ending: DeliberationCompleted) -> str:
+    """What became of the answer that was to be written from the best, in one line; empty where none was asked for."""
+    written = ending.synthesis
+    if written is None:
+        return ""
+    sources = harmless(", ".join(written.sources))
+    match written.status:
+        case "accepted":
+            return f"editor-001: written from {sources}; preferred to {harmless(ending.winner_id or '')} by {written.support} ballots"
+        case "refused":
+            return f"editor-001 wrote an answer from {sources}; {written.support} ballots prefer it, so the winner's stays"
+        case "not_confirmed":
+            return f"editor-001 wrote an answer from {sources}; no ballot compares it with the winner's, which stays"
+        case _:
+            why = f": {on_one_line(written.why)}" if written.why else ""
+            return f"No answer was written from the best{why}"
+
+
 def choice_line(ending: DeliberationCompleted) -> str:
     """How the winner was chosen, in one line."""
     selection, winner = ending.selection, ending.winner_id or ""

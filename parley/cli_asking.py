@@ -59,8 +59,10 @@ def ask(
     schema: Annotated[str | None, typer.Option(
         metavar="FILE", help="Answers are JSON by the JSON Schema in this file.", show_default=False)] = None,
     select: Annotated[
-        str, typer.Option(help="How a winner is chosen: none, judge or vote.")] = "none",
-    judges: Annotated[int, typer.Option(help="How many judges, 1 to 5, with --select judge.")] = 3,
+        str, typer.Option(help="How a winner is chosen: none, judge, rank or vote.")] = "none",
+    synthesize: Annotated[bool, typer.Option(
+        "--synthesize", help="Have an answer written from the best; judges must prefer it to the winner's.")] = False,
+    judges: Annotated[int, typer.Option(help="How many judges, 1 to 5, with --select judge or --synthesize.")] = 3,
     judge_model: Annotated[
         list[str] | None, typer.Option(help="Model of the judges. Several times: they take them in turn.")] = None,
     answer_key: Annotated[str | None, typer.Option(
@@ -91,7 +93,7 @@ def ask(
         agents=agents, role=role, system=system, rubric=rubric, requirements=requirement or (), diversity=diversity,
         min_responses=min_responses, finish_early=finish_early, timeout_seconds=timeout, task_id=task_id,
         seed=seed, select=select, judges=judges, judge_models=judge_model, agree=agree, max_calls=max_calls,
-        answer_key=key, response_format=form, panel=members)
+        answer_key=key, response_format=form, panel=members, synthesize=synthesize)
     if model and len(model) > 1:
         asking["models"] = model
     elif model:
@@ -131,7 +133,9 @@ def ask(
 def _check_output(select: str, *, plan: bool, every: bool, raw: bool, wait: bool, as_json: bool) -> None:
     """What is printed, and when, has to fit together. Raises SettingsError."""
     if raw and select == "none":
-        raise SettingsError(["--raw: prints the answer that was chosen; it needs --select judge or vote"])
+        raise SettingsError(
+            ["--raw: prints the answer that was chosen; it needs --select judge, rank or vote"]
+        )
     given = [("--raw", raw), ("--json", as_json), ("--all", every)]
     forms = [flag for flag, is_given in given if is_given]
     if len(forms) > 1:

@@ -177,10 +177,11 @@ class Client:
         response_format: the form of an answer, as in OpenAI's chat API: {"type": "json_object"}, or {"type": "json_schema",
             "json_schema": {"name", "schema"}}; at most 64 KiB. Another one is asked for once more, then fails.
         extra: more fields of each agent's call, passed on to the model server as they are; at most 16 KiB.
-        select: how a winner is chosen: "none" (default), "judge" (judges rank up to 8 answers, without names) or "vote"
-            (the answer that most agents gave).
-        judges: with "judge", how many, 1 to 5. Default 3.
-        judge_model, judge_models: the model that judges are asked of, or several that they take in turn.
+        select: how a winner is chosen: "none" (default), "judge" (judges rank the answers, without names), "rank" (those
+            who answered rank the answers of the others; 4 to 9 agents) or "vote" (the answer that most agents gave).
+        judges: with "judge" or `synthesize`, how many, 1 to 5. Default 3.
+        judge_model, judge_models: the model that judges and the editor are asked of, or several that they take in turn.
+        synthesize: an editor writes an answer from the best; it is the answer if judges prefer it to the winner's.
         answer_key: with "vote", how a final answer is read: {"last": "number"}, {"last": "line"}, {"after": "ANSWER:"} or
             {"json": "/answer"}.
         agree: with "vote", end as soon as so many answers are the same.

@@ -22,7 +22,7 @@ from parley.broker.core.printable import harmless, on_one_line, visible
 from parley.broker.core.states_and_moves import STATUS_WORDS, State
 from parley.broker.core.tally import Tally
 from parley.broker.core.timestamps import format_timestamp
-from parley.choice_in_words import choice_line, no_choice_line
+from parley.choice_in_words import choice_line, no_choice_line, synthesis_line
 from parley.errors_in_flags import in_flags
 from parley.live_picture import agent_lines
 from parley.local_model_choice import LocalModel
@@ -53,7 +53,8 @@ def show_ending(
     winner = ending.winner
     if winner is not None and isinstance(ending, DeliberationCompleted):
         _show_winner(console, ending, winner)
-    others = [result for result in ending.results if result is not winner]
+    is_own = isinstance(ending, DeliberationCompleted) and ending.answer_from != "synthesis"
+    others = [result for result in ending.results if result is not winner or not is_own]
     if winner is None or all_answers:
         for result in others:
             _show_answer(console, result)
@@ -71,8 +72,18 @@ def show_ending(
 
 
 def _show_winner(console: Console, ending: DeliberationCompleted, winner: AgentResult) -> None:
+    written = ending.synthesis
+    if written is not None and ending.answer_from == "synthesis" and written.content is not None:
+        facts = f"{written.model}, {written.tokens} tokens, written from {len(written.sources)} answers"
+        _show_words(console, "editor-001", harmless(facts), written.content)
+        console.print()
+        _print(console, Text(synthesis_line(ending), "bold"))
+        _print(console, Text(f"The winner it was preferred to: {choice_line(ending)}", "dim"))
+        return
     _show_answer(console, winner)
     _print(console, Text(choice_line(ending), "bold"))
+    if line := synthesis_line(ending):
+        _print(console, Text(line, "dim"))
 
 
 def _say_nothing_was_chosen(console: Console, ending: Ending) -> None:
@@ -158,17 +169,21 @@ def _show_answer(console: Console, result: AgentResult) -> None:
     facts = f"{proposal.model}, {proposal.tokens} tokens, {result.duration_ms / 1000:.1f} s"
     if proposal.temperature is not None:
         facts += f", temperature {proposal.temperature:g}"
-    agent, facts = harmless(result.agent_id), harmless(facts)
-    if console.is_terminal:
-        # Reversed: no answer can look like the title of another one.
-        _print(console, Text.assemble((f" {agent} ", "bold reverse"), (f" {facts}", "dim")))
-        _print(console, folded(styled(proposal.content), console.width, console))
-    else:
-        write_line(console, f"{agent} ({facts}):")
-        write_line(console, harmless(proposal.content))
+    agent = harmless(result.agent_id)
+    _show_words(console, agent, harmless(facts), proposal.content)
     for note in _notes(result):
         _print(console, Text(f"{agent}: {note}", "bold yellow"))
     console.print()
+
+
+def _show_words(console: Console, agent: str, facts: str, words: str) -> None:
+    if console.is_terminal:
+        # Reversed: no answer can look like the title of another one.
+        _print(console, Text.assemble((f" {agent} ", "bold reverse"), (f" {facts}", "dim")))
+        _print(console, folded(styled(words), console.width, console))
+    else:
+        write_line(console, f"{agent} ({facts}):")
+        write_line(console, harmless(words))
 
 
 def _notes(result: AgentResult) -> list[str]:

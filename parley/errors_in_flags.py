@@ -14,6 +14,7 @@ FLAGS: Mapping[str, str] = {
     "judge_model": "--judge-model",
     "judge_models": "--judge-model",
     "judges": "--judges",
+    "synthesize": "--synthesize",
     "max_calls": "--max-calls",
     "messages": "--messages",
     "min_responses": "--min-responses",

@@ -16,6 +16,14 @@ SHOWN_AGENTS = 20
 _OTHER_LINES = 4
 
 
+# What the agents of a phase do, have done, and how many have; of the others, they vote.
+_WORK = {
+    PhaseKind.ANSWER: ("thinking", "answered", "agents have reported"),
+    PhaseKind.RANK: ("voting", "voted", "agents have voted"),
+    PhaseKind.EDIT: ("writing", "wrote", "editors have written"),
+}
+
+
 class Progress:
     """A line for each agent, redrawn as the tally changes. Rich asks for the picture several times a second."""
 
@@ -42,7 +50,7 @@ class Progress:
         if self.tally is None:
             return f"waiting to be taken in, {elapsed}"
         phase = self.tally.phase
-        who = "judges have voted" if phase.kind is PhaseKind.JUDGE else "agents have reported"
+        who = _WORK.get(phase.kind, ("", "", "judges have voted"))[2]
         return f"{len(phase.outcomes)} of {len(phase.agents)} {who}, {elapsed}"
 
     def _agent_lines(self, options: ConsoleOptions) -> list[Text]:
@@ -65,7 +73,7 @@ def agent_lines(tally: Tally) -> list[Text]:
 
 
 def _agent_line(phase: Phase, agent: str, outcome: Outcome | None) -> Text:
-    working, done = ("voting", "voted") if phase.kind is PhaseKind.JUDGE else ("thinking", "answered")
+    working, done, _ = _WORK.get(phase.kind, ("voting", "voted", ""))
     if outcome is None:
         mark = (working, "dim") if phase.closed_at is None else ("not waited for", "dim")
     else:

@@ -50,6 +50,7 @@ class Asking(TypedDict, total=False):
     answer_key: Mapping[str, str] | None
     agree: int | None
     max_calls: int | None
+    synthesize: bool
 
 
 # The message's fields that have another name than the argument.

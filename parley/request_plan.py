@@ -21,7 +21,7 @@ class PlannedPhase:
 def phases_of(request: DeliberationRequested) -> list[PlannedPhase]:
     alone = PlannedPhase(PhaseKind.ANSWER.value, request.num_agents, 1.0)
     # Of a single answer the panel is looked at, too, to say why it is left out.
-    steps = plan(request.select, max(2, request.num_agents), request.judges)
+    steps = plan(request.select, max(2, request.num_agents), request.judges, synthesize=request.synthesize)
     if not steps:
         return [alone]
     why = _why_left_out(request, steps)

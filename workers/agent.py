@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from parley.broker.core.finish_reasons import is_filtered, is_too_long
@@ -18,9 +19,9 @@ from parley.broker.core.messages import (
     ToolCall,
     Usage,
 )
-from parley.broker.core.phase_plan import PhaseKind, Select
+from parley.broker.core.phase_plan import COMPARING, Select
 from parley.broker.core.timestamps import format_timestamp, parse_timestamp
-from parley.workers import judge_prompt, prompts
+from parley.workers import edit_prompt, judge_prompt, prompts
 from parley.workers.answer_keys import digest, vote_of
 from parley.workers.ballot_reading import read_ballot
 from parley.workers.judge_prompt import ANSWERS_CHARACTERS, LEAST_CHARACTERS
@@ -54,12 +55,9 @@ class Agent:
         request = self._instructed(request)
         prompt = prompts.compose(request)
         try:
-            if request.response_format is None:
-                completion = await self._complete(request, prompt, traceparent, request.max_tokens)
-            else:
-                completion, prompt = await self._in_format(
-                    request, prompt, request.response_format, traceparent
-                )
+            completion, prompt = await self._written(
+                request, prompt, lambda attempt: prompts.compose(request, attempt), traceparent
+            )
         except ModelError as error:
             return self.failed(
                 request, started, error.attempts, error.error_type, str(error), error.usage, error.tool_calls
@@ -105,6 +103,51 @@ class Agent:
         why = f"asked twice, the judge gave {why}"
         return self.failed(request, started, calls, ErrorType.INVALID_BALLOT, why, used)
 
+    async def edit(
+        self, request: AgentRequested, answers: Sequence[AgentCompleted], traceparent: str | None = None
+    ) -> AgentOutcome:
+        """An editor's outcome: an answer written from `answers`, in the order in which it is shown them; from shortened
+        ones, if they are too long for the model. Raises as `answer` does."""
+        started, calls, used, characters = self.now(), 0, Usage(), ANSWERS_CHARACTERS
+        request = self._instructed(request)
+        while True:
+            composed = edit_prompt.compose(request, answers, 1, characters)
+            try:
+                completion, prompt = await self._written(
+                    request,
+                    composed.prompt,
+                    partial(_edited_again, request, answers, characters),
+                    traceparent,
+                )
+            except ModelError as error:
+                calls, used = calls + error.attempts, used.plus(error.usage)
+                too_long = error.error_type is ErrorType.CONTEXT_TOO_LONG
+                if too_long and composed.shown.less >= LEAST_CHARACTERS * len(answers):
+                    characters = composed.shown.less
+                    continue
+                return self.failed(
+                    request, started, calls, error.error_type, str(error), used, error.tool_calls
+                )
+            whole = replace(
+                completion, attempts=calls + completion.attempts, usage=used.plus(completion.usage)
+            )
+            words = completion.content
+            of_choice = {"key": digest(words), "suspect": judge_prompt.is_suspect(words)}
+            return self._completed(request, prompt, whole, started, of_choice)
+
+    async def _written(
+        self,
+        request: AgentRequested,
+        prompt: Prompt,
+        again: Callable[[int], Prompt],
+        traceparent: str | None,
+    ) -> tuple[Completion, Prompt]:
+        """The answer to this prompt, in the form that was asked for, and the prompt that it is an answer to. `again`: the
+        prompt of another attempt. Raises ModelError."""
+        if request.response_format is None:
+            return await self._complete(request, prompt, traceparent, request.max_tokens), prompt
+        return await self._in_format(request, prompt, again, request.response_format, traceparent)
+
     def _instructed(self, request: AgentRequested) -> AgentRequested:
         words = self.roles.get(request.role) if request.system is None else None
         return request if words is None else changed(request, system=words)
@@ -113,6 +156,7 @@ class Agent:
         self,
         request: AgentRequested,
         prompt: Prompt,
+        again: Callable[[int], Prompt],
         response_format: Mapping[str, Any],
         traceparent: str | None,
     ) -> tuple[Completion, Prompt]:
@@ -121,7 +165,7 @@ class Agent:
         calls, used, why = 0, Usage(), ""
         for attempt in (1, 2):
             if attempt > 1:
-                prompt = prompts.compose(request, attempt)
+                prompt = again(attempt)
             try:
                 completion = await self._complete(
                     request, prompt, traceparent, request.max_tokens, response_format
@@ -155,7 +199,8 @@ class Agent:
         response_format: Mapping[str, Any] | None = None,
     ) -> Coroutine[Any, Any, Completion]:  # fmt: skip
         """The call, not begun. Raises ModelError when it is awaited."""
-        is_agent = request.phase is PhaseKind.ANSWER
+        # Who writes an answer, and does not compare others.
+        is_agent = request.phase not in COMPARING
         chat = ChatRequest(
             model=request.model or self.model_name,
             messages=prompt.messages,
@@ -236,9 +281,15 @@ class Agent:
         )
 
 
+def _edited_again(
+    request: AgentRequested, answers: Sequence[AgentCompleted], characters: int, attempt: int
+) -> Prompt:
+    return edit_prompt.compose(request, answers, attempt, characters).prompt
+
+
 def _what_a_choice_needs(request: AgentRequested, completion: Completion) -> dict[str, Any]:
     words = completion.content
-    if request.select is Select.JUDGE:
+    if request.select in (Select.JUDGE, Select.RANK):
         return {"key": digest(words), "suspect": judge_prompt.is_suspect(words)}
     vote = vote_of(words, request.answer_key, completion.finish_reason) if request.answer_key else None
     if vote is None:

@@ -77,6 +77,22 @@ _LOOKED_AT = 32 * 1024
 
 
 @dataclass(frozen=True, slots=True)
+class ShownAnswers:
+    """Answers as they stand in a prompt. `nonce`: the number of their marks. `characters`: of the answers, as they are
+    shown. `shortened`: labels of those that lost their middle."""
+
+    parts: Sequence[str]
+    nonce: str
+    characters: int
+    shortened: str
+
+    @property
+    def less(self) -> int:
+        """Characters of the answers that may fit where these did not."""
+        return self.characters // 4
+
+
+@dataclass(frozen=True, slots=True)
 class JudgePrompt:
     """`shortened`: labels of the answers that lost their middle. `max_tokens`: of the ballot. `characters`: of the
     answers, as they are shown."""
@@ -101,6 +117,28 @@ def compose(
 ) -> JudgePrompt:
     """`answers`: in the order in which they are shown; two to eight, together at most so many `characters`. Another
     `attempt` has the same words, another seed where the request has one, and more room."""
+    shown = show(request, answers, characters)
+    letters = LABELS[: len(answers)]
+    words = _WORDS.format(
+        count=len(answers),
+        requirements=", and with each requirement" if request.constraints.requirements else "",
+        letters=", ".join(letters),
+        nonce=shown.nonce,
+    )
+    prompt = Prompt(
+        messages=prompts.asked(request, "# Answers", *shown.parts, words),
+        temperature=JUDGE_TEMPERATURE,
+        seed=prompts.judge_seed(request, attempt),
+        persona=None,
+        chosen=frozenset({"temperature", "seed", "max_tokens", "response_format"}),
+    )
+    # Models that think first may need more than a ballot does.
+    room = MAX_BALLOT_TOKENS if attempt == 1 else SECOND_TRY_TOKENS
+    return JudgePrompt(prompt, ballot_format(len(answers)), room, shown.characters, shown.shortened)
+
+
+def show(request: AgentRequested, answers: Sequence[AgentCompleted], characters: int) -> ShownAnswers:
+    """The answers between marks, in this order; together at most so many `characters`."""
     nonce = _nonce(request)
     most = characters // len(answers)
     shortened, parts = "", []
@@ -111,24 +149,8 @@ def compose(
         parts.append(
             f'<answer id="{label}" of="{nonce}">\n{_fenced(blind(answer, text))}\n</answer of="{nonce}">'
         )
-    letters = LABELS[: len(answers)]
-    words = _WORDS.format(
-        count=len(answers),
-        requirements=", and with each requirement" if request.constraints.requirements else "",
-        letters=", ".join(letters),
-        nonce=nonce,
-    )
-    prompt = Prompt(
-        messages=prompts.asked(request, "# Answers", *parts, words),
-        temperature=JUDGE_TEMPERATURE,
-        seed=prompts.judge_seed(request, attempt),
-        persona=None,
-        chosen=frozenset({"temperature", "seed", "max_tokens", "response_format"}),
-    )
-    # Models that think first may need more than a ballot does.
-    room = MAX_BALLOT_TOKENS if attempt == 1 else SECOND_TRY_TOKENS
-    shown = sum(min(most, len(answer.proposal.content)) for answer in answers)
-    return JudgePrompt(prompt, ballot_format(len(answers)), room, shown, shortened)
+    used = sum(min(most, len(answer.proposal.content)) for answer in answers)
+    return ShownAnswers(parts, nonce, used, shortened)
 
 
 @cache

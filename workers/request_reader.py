@@ -50,10 +50,10 @@ class RequestReader:
             raise RequestGone(work.task_id, seq)
         request = found[1]
         asked = {name: getattr(request, name) for name in LEFT_OUT}
-        if work.phase is PhaseKind.JUDGE:
-            asked["model"] = request.model_of_judge(work.agent_number)
-        else:
+        if work.phase in (PhaseKind.ANSWER, PhaseKind.RANK):
             asked |= request.of_agent(work.agent_number)
+        else:
+            asked["model"] = request.model_of_judge(work.agent_number)
         return work.model_copy(update=asked)
 
     def forget(self) -> None:

@@ -30,7 +30,7 @@ from parley.broker.core.messages import (
     ErrorType,
     decode,
 )
-from parley.broker.core.phase_plan import PhaseKind, Select
+from parley.broker.core.phase_plan import COMPARING, PhaseKind, Select
 from parley.broker.core.reply_subjects import SERVICE_INBOX
 from parley.broker.core.timestamps import parse_timestamp
 from parley.broker.jetstream import topology
@@ -288,10 +288,11 @@ class Worker:
         self, request: AgentRequested, traceparent: str | None
     ) -> Coroutine[Any, Any, AgentOutcome]:
         """The call that the request asks for, not begun. Raises AnswersUnreadable, BrokerUnavailable."""
-        if request.phase is not PhaseKind.JUDGE:
+        if request.phase is PhaseKind.ANSWER:
             return self.agent.answer(request, traceparent)
         answers = await self._read_again(request, self._candidates.read, "answers to judge are not read yet")
-        return self.agent.judge(request, answers, traceparent)
+        work = self.agent.edit if request.phase is PhaseKind.EDIT else self.agent.judge
+        return work(request, answers, traceparent)
 
     async def _store(self, request: AgentRequested, outcome: AgentOutcome, traceparent: str | None) -> None:
         """Publish the outcome; try again while NATS is away. Raises BrokerUnavailable after `STORE_RETRY_SECONDS`."""
@@ -404,5 +405,5 @@ class Worker:
 
 
 def _is_to_be_judged(request: AgentRequested) -> bool:
-    """Whether judges may compare this work's answer."""
-    return request.select is Select.JUDGE and request.phase is PhaseKind.ANSWER
+    """Whether others may be shown this work's answer."""
+    return request.select is not Select.NONE and request.phase not in COMPARING

@@ -24,7 +24,12 @@ def unnamed_losses(tally: Tally, lost: Mapping[str, Report | None]) -> int:
     if not lost:
         return 0
     wanted = {(judge, *_what_and_why(report)) for judge, report in lost.items()}
-    judged = {judge: _reported(tally, judge, report) for judge, report in lost.items() if report is not None}
+    counted = panel(tally).outcomes
+    judged = {
+        counted[judge].seq: _reported(tally, judge, report)
+        for judge, report in lost.items()
+        if report is not None and judge in counted
+    }
     ending = compose(tally, (), {}, answered=len(tally.answers.agents), judged=judged)
     told = [
         (reason.who, reason.what, reason.why)

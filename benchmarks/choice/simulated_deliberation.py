@@ -20,7 +20,7 @@ from parley.broker.core.events_and_effects import (
     StopAgents,
 )
 from parley.broker.core.messages import ErrorType
-from parley.broker.core.phase_plan import PhaseKind, Select, plan
+from parley.broker.core.phase_plan import COMPARING, PhaseKind, Select, plan
 from parley.broker.core.reactions import react
 from parley.broker.core.tally import Tally
 
@@ -37,7 +37,7 @@ class Report:
 
 
 class Members(Protocol):
-    """Who answers and judges. None: never reports."""
+    """Who answers, edits (`editor-001`) and judges. None: never reports."""
 
     def answer(self, agent: str) -> Report | None: ...
 
@@ -99,8 +99,8 @@ class Deliberation:
                 continue
             self.asked.add((number, phase, agent))
             self.number += 1
-            if phase is PhaseKind.JUDGE:
-                report = self.members.judge(agent, choice.shown(self.tally)[agent])
+            if phase in COMPARING:
+                report = self.members.judge(agent, choice.shown(self.tally, self.tally.phase)[agent])
             else:
                 report = self.members.answer(agent)
             if report is not None:
@@ -117,11 +117,12 @@ def deliberate(
     select: Select = Select.JUDGE,
     timeout_seconds: float = 60.0,
     role: str = ROLE,
+    synthesize: bool = False,
 ) -> Tally:
     """The decided tally of a deliberation among these members. It is asked for at the instant 0."""
     request = Requested(
         task_id=task_id, seq=1, at=0.0, deadline=timeout_seconds, role=role, num_agents=agents,
-        select=select, plan=plan(select, agents, judges),
+        select=select, plan=plan(select, agents, judges, synthesize=synthesize), synthesize=synthesize,
     )  # fmt: skip
     return Deliberation(members).run(request)
 
@@ -135,7 +136,7 @@ class PromptlyReporting:
     keys: Mapping[str, str | None] | None = None
 
     def answer(self, agent: str) -> Report:
-        return Report(said=agent if self.keys is None else self.keys[agent])
+        return Report(said=agent if self.keys is None else self.keys.get(agent))
 
     def judge(self, judge: str, shown: Sequence[str]) -> Report | None:
         ranking = self.rank(judge, shown)

@@ -1,18 +1,24 @@
-"""Which answers a deliberation chooses from, what each judge is shown of them, and who wins. Pure."""
+"""Which answers a deliberation chooses from, what each judge is shown of them, and who wins. Pure.
+
+A candidate is called by the agent that wrote it; `EDITOR` wrote the answer that is to be confirmed.
+"""
 
 from collections import Counter
 from collections.abc import Mapping
 
 from parley.broker.core.ballots import TieBreak, count, denominator, told
-from parley.broker.core.judging_orders import MAX_SHOWN, choice_seed, orders, read_labels, shuffled
-from parley.broker.core.phase_plan import PhaseKind, Select
-from parley.broker.core.tally import Choice, ChoiceStatus, Phase, Tally
+from parley.broker.core.judging_orders import choice_seed, orders, read_labels, shuffled
+from parley.broker.core.phase_plan import CHOOSING, PhaseKind, Select, going_on
+from parley.broker.core.tally import Choice, ChoiceStatus, Phase, Synthesis, SynthesisStatus, Tally
 
+EDITOR = "editor-001"
+# Answers that an editor is shown.
+MAX_EDITED = 5
 _NO_PANEL = Phase(number=1, agents=(), kind=PhaseKind.JUDGE)
 
 
 def judge_id(number: int) -> str:
-    """`judge-001`. Numbers count from 1."""
+    """`judge-001`. Numbers count from 1, over all phases of a deliberation."""
     return f"judge-{number:03d}"
 
 
@@ -22,28 +28,120 @@ def answered(tally: Tally) -> tuple[str, ...]:
     return shuffled(found, choice_seed(tally.task_id, tally.request_seq))
 
 
-def candidates(tally: Tally) -> tuple[str, ...]:
-    """The agents whose answers judges compare, at most 8. Of those that gave the same answer, one."""
+def pool(tally: Tally) -> tuple[str, ...]:
+    """The agents whose answers are compared. Of those that gave the same answer, one."""
     distinct: dict[str, str] = {}
     for agent in answered(tally):
         distinct.setdefault(tally.answers.outcomes[agent].said or agent, agent)
-    return tuple(distinct.values())[:MAX_SHOWN]
+    return tuple(distinct.values())
 
 
-def shown(tally: Tally) -> dict[str, tuple[str, ...]]:
-    """What each judge is shown, in its order."""
-    judges, seed = panel(tally).agents, choice_seed(tally.task_id, tally.request_seq)
-    return dict(zip(judges, orders(len(judges), candidates(tally), seed), strict=True))
+def left_over(tally: Tally, before: Phase | None = None) -> tuple[str, ...]:
+    """The candidates that the heats have left. `before`: only the heats before this phase; None: all there have been."""
+    left = pool(tally)
+    for phase in tally.later_phases:
+        if phase is before or phase.kind is not PhaseKind.HEAT:
+            break
+        left = _winners(phase, left)
+    return left
 
 
-def ballots(tally: Tally) -> dict[str, tuple[str, ...]]:
-    """The valid ballots, by judge: the candidates, the best first."""
-    seen, found = shown(tally), {}
-    for judge, outcome in panel(tally).outcomes.items():
+def _winners(heat: Phase, among: tuple[str, ...]) -> tuple[str, ...]:
+    """The best of each group. Of a group without a ballot those that stand first, which the seed decides."""
+    groups = _groups(heat, among)
+    found: list[str] = []
+    for judge, group in groups.items():
+        outcome = heat.outcomes.get(judge)
+        ranking = read_labels(outcome.said or "", group) if outcome and outcome.succeeded else None
+        found += (ranking or group)[: going_on(len(groups))]
+    return tuple(found)
+
+
+def _groups(heat: Phase, among: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    number = len(heat.agents)
+    return {judge: among[place::number] for place, judge in enumerate(heat.agents)}
+
+
+def shown(tally: Tally, phase: Phase) -> dict[str, tuple[str, ...]]:
+    """What each agent of this phase is shown, in its order; empty where they answer the question."""
+    agents, seed = phase.agents, choice_seed(tally.task_id, tally.request_seq)
+    match phase.kind:
+        case PhaseKind.HEAT:
+            return _groups(phase, left_over(tally, phase))
+        case PhaseKind.JUDGE:
+            return dict(zip(agents, orders(len(agents), left_over(tally, phase), seed), strict=True))
+        case PhaseKind.RANK:
+            return {agent: _of_others(tally, agent) for agent in agents}
+        case PhaseKind.EDIT:
+            return dict.fromkeys(agents, shuffled(_best(tally), seed))
+        case PhaseKind.CONFIRM:
+            return dict(zip(agents, orders(len(agents), _to_confirm(tally), seed), strict=True))
+    return {}
+
+
+def _of_others(tally: Tally, agent: str) -> tuple[str, ...]:
+    """The answers that this agent did not give. Each begins after its own in one circle, so over all of them every answer
+    stands once at each place."""
+    among, outcomes = pool(tally), tally.answers.outcomes
+    own = next(
+        (place for place, name in enumerate(among) if _is_same(outcomes[name].said, outcomes[agent].said)),
+        among.index(agent) if agent in among else None,
+    )
+    return among if own is None else (*among[own + 1 :], *among[:own])
+
+
+def _is_same(one: str | None, other: str | None) -> bool:
+    return one is not None and one == other
+
+
+def _best(tally: Tally) -> tuple[str, ...]:
+    """What an editor writes from."""
+    chosen = tally.choice
+    if chosen is None or chosen.winner is None:
+        return ()
+    others = [name for name in pool(tally) if name != chosen.winner]
+    scores = {name: _score(chosen.scores.get(name)) for name in others}
+    return (chosen.winner, *sorted(others, key=lambda name: -scores[name]))[:MAX_EDITED]
+
+
+def _score(told_as: str | None) -> float:
+    """Of candidates that are told in the same parts. One that was not in the last comparison comes after them."""
+    return -1.0 if told_as is None else float(told_as.partition("/")[0])
+
+
+def _to_confirm(tally: Tally) -> tuple[str, ...]:
+    chosen = tally.choice
+    return (EDITOR,) if chosen is None or chosen.winner is None else (chosen.winner, EDITOR)
+
+
+def ballots(tally: Tally, phase: Phase) -> dict[str, tuple[str, ...]]:
+    """The valid ballots of this phase, by who gave them: the candidates, the best first."""
+    seen, found = shown(tally, phase), {}
+    for judge, outcome in phase.outcomes.items():
         ranking = read_labels(outcome.said or "", seen[judge]) if outcome.succeeded else None
         if ranking is not None:
             found[judge] = ranking
     return found
+
+
+def synthesis_of(tally: Tally) -> Synthesis | None:
+    """What has become of the editor's answer, by what there is. None if none was asked for."""
+    if not tally.synthesize:
+        return None
+    edit = next((phase for phase in tally.later_phases if phase.kind is PhaseKind.EDIT), None)
+    if edit is None:
+        return Synthesis(status=SynthesisStatus.LEFT_OUT)
+    written = edit.outcomes.get(EDITOR)
+    if written is None or not written.succeeded:
+        return Synthesis(status=SynthesisStatus.NOT_WRITTEN)
+    confirm = tally.later_phases[-1]
+    cast = list(ballots(tally, confirm).values()) if confirm.kind is PhaseKind.CONFIRM else []
+    if not cast:
+        return Synthesis(status=SynthesisStatus.NOT_CONFIRMED, seq=written.seq)
+    better = sum(ballot[0] == EDITOR for ballot in cast)
+    preferred = 2 * better > len(cast)
+    status = SynthesisStatus.ACCEPTED if preferred else SynthesisStatus.REFUSED
+    return Synthesis(status=status, seq=written.seq, support=f"{better}/{len(cast)}")
 
 
 def choose(tally: Tally) -> Choice | None:
@@ -59,20 +157,24 @@ def voters(tally: Tally) -> int:
 
 
 def panel(tally: Tally) -> Phase:
-    """The phase of its judges; an empty one if there is none."""
-    panels = (phase for phase in tally.later_phases if phase.kind is PhaseKind.JUDGE)
-    return next(panels, _NO_PANEL)
+    """The phase whose ballots choose: the last one with a valid ballot, else the last one; an empty one if there is
+    none."""
+    panels = [phase for phase in tally.later_phases if phase.kind in CHOOSING]
+    heard = [phase for phase in panels if phase.successes]
+    return (heard or panels or [_NO_PANEL])[-1]
 
 
 def _by_ballots(tally: Tally) -> Choice:
-    among = candidates(tally)
-    if len(among) == 1:
-        return Choice(status=ChoiceStatus.ONLY_ONE, winner=among[0])
-    cast = list(ballots(tally).values())
+    if len(left := pool(tally)) == 1:
+        return Choice(status=ChoiceStatus.ONLY_ONE, winner=left[0])
+    voting = panel(tally)
+    among, cast = left_over(tally, voting), list(ballots(tally, voting).values())
     result = count(cast, among)
     if result is None:
         return Choice(status=ChoiceStatus.NO_BALLOTS)
-    status = ChoiceStatus.DECIDED if 2 * len(cast) > len(panel(tally).agents) else ChoiceStatus.INDICATED
+    # A heat alone compares an answer with seven others at most.
+    whole = voting.kind is not PhaseKind.HEAT and 2 * len(cast) > len(voting.agents)
+    status = ChoiceStatus.DECIDED if whole else ChoiceStatus.INDICATED
     parts = denominator(result.scores.values(), len(cast), len(among))
     return Choice(
         status=ChoiceStatus.TIED if result.tied else status,

@@ -9,6 +9,7 @@ from parley.broker.core.messages import (
     AgentCompleted,
     AgentFailed,
     AgentResult,
+    CastBallot,
     DeliberationCompleted,
     DeliberationFailed,
     DeliberationStatus,
@@ -18,6 +19,7 @@ from parley.broker.core.messages import (
     LeftOut,
     ResultsRef,
     Selection,
+    Synthesis,
 )
 from parley.broker.core.phase_plan import Select
 from parley.broker.core.selection_in_ending import (
@@ -27,6 +29,7 @@ from parley.broker.core.selection_in_ending import (
     reasons_of,
     reports_of,
     selection_of,
+    synthesis_of,
 )
 from parley.broker.core.spending import together
 from parley.broker.core.states_and_moves import State
@@ -49,14 +52,14 @@ def compose(
     *,
     answered: int | None = None,
     judged: Judged = MappingProxyType({}),
-    spent: Spent = MappingProxyType({}),
+    spent: Spent = (),
     results_ref: ResultsRef | None = None,
     left_out: Sequence[LeftOut] = (),
 ) -> Ending:
     """The ending of `tally`, which is decided, from what its agents reported.
 
     `results`: in the order of the agents. `failed`: by agent_id, in any order. `answered`: how many agents did, where
-    `results` does not hold them all. `judged`: what the judges reported.
+    `results` does not hold them all. `judged`: what the agents of later phases reported.
     `spent`: what each phase has cost.
     """
     assert tally.verdict is not None, "only a decided deliberation has an ending"
@@ -93,12 +96,17 @@ def compose(
 def _chosen(
     tally: Tally, chosen: Choice, failed: Mapping[str, FailedAgent], judged: Judged
 ) -> dict[str, Any]:
-    cast = choice.ballots(tally)
+    cast = choice.ballots(tally, choice.panel(tally))
+    written = synthesis_of(tally, judged)
+    accepted = written is not None and written.status == "accepted" and written.content is not None
+    chosen_by = "vote" if tally.select is Select.VOTE else "winner"
     return {
         "winner_id": chosen.winner,
+        "answer_from": "synthesis" if accepted else None if chosen.winner is None else chosen_by,
         "selection": selection_of(tally, chosen, cast, judged),
+        "synthesis": written,
         "dissent": dissent_of(tally, chosen, cast),
-        "degraded_reasons": reasons_of(tally, failed, cast, judged),
+        "degraded_reasons": reasons_of(tally, failed, judged),
     }
 
 
@@ -132,14 +140,32 @@ def _without(*names: str) -> Callable[[Any], dict[str, Any]]:
 
 def _without_notes(message: Any) -> dict[str, Any]:
     selection: Selection | None = getattr(message, "selection", None)
-    if selection is None or not any(ballot.notes for ballot in selection.ballots):
+    if selection is None or not any(ballot.notes for ballot in (*selection.ballots, *selection.heats)):
         return {}
-    ballots = tuple(ballot.model_copy(update={"notes": ""}) for ballot in selection.ballots)
-    return {"selection": selection.model_copy(update={"ballots": ballots})}
+    return {
+        "selection": selection.model_copy(
+            update={"ballots": _noteless(selection.ballots), "heats": _noteless(selection.heats)}
+        )
+    }
+
+
+def _noteless(ballots: Sequence[CastBallot]) -> tuple[CastBallot, ...]:
+    return tuple(ballot.model_copy(update={"notes": ""}) for ballot in ballots)
+
+
+def _without_synthesis(message: Any) -> dict[str, Any]:
+    """Its text and its ballots' notes; what it came to stays, unless the text was the answer."""
+    synthesis: Synthesis | None = getattr(message, "synthesis", None)
+    if synthesis is None or synthesis.content is None:
+        return {}
+    told = {"content": None, "why": "it did not fit into the ending", "ballots": _noteless(synthesis.ballots)}
+    return {"synthesis": synthesis.model_copy(update=told)}
 
 
 def _without_selection(message: Any) -> dict[str, Any]:
-    none = {"selection": None, "dissent": (), "degraded_reasons": (), "phases": (), "cost": None}
+    none = {
+        "selection": None, "synthesis": None, "dissent": (), "degraded_reasons": (), "phases": (), "cost": None,
+    }  # fmt: skip
     return {name: empty for name, empty in none.items() if getattr(message, name, empty) != empty}
 
 
@@ -175,6 +201,7 @@ _CUTS: tuple[tuple[LeftOut, Callable[[Any], dict[str, Any]]], ...] = (
     ("failed_agents.error", _shorter_errors),
     ("selection.notes", _without_notes),
     ("results", _without("results")),
+    ("synthesis.content", _without_synthesis),
     ("failed_agents", _without("failed_agents")),
     ("missing_agents", _without("missing_agents")),
     ("stopped_agents", _without("stopped_agents")),

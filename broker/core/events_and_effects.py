@@ -36,6 +36,7 @@ class Requested:
     plan: tuple[Step, ...] = ()
     agree: int | None = None
     max_calls: int | None = None
+    synthesize: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,26 @@ One write closes a phase and opens the next. Who may have opened a phase asks fo
 twice.
 """
 
-from parley.broker.core.choice import candidates, judge_id
+from parley.broker.core.choice import EDITOR, choose, judge_id, left_over, pool
 from parley.broker.core.events_and_effects import ArmDeadline, Effect, RequestAgents, Requested, StopAgents
 from parley.broker.core.frozen_models import changed
 from parley.broker.core.messages import agent_id
-from parley.broker.core.phase_plan import LEAST_SECONDS, PhaseKind, Select, Step, first_limit, is_over, limit
+from parley.broker.core.phase_plan import (
+    CHOOSING,
+    COMPARING,
+    LEAST_SECONDS,
+    PhaseKind,
+    Select,
+    Step,
+    first_limit,
+    heats,
+    is_over,
+    limit,
+)
 from parley.broker.core.tally import ClosedBy, Phase, Tally
+
+# Nobody ranks its own answer, and each is to compare two.
+LEAST_RANKED = 3
 
 
 def first_phase(event: Requested) -> Phase:
@@ -28,17 +42,18 @@ def _first_limit(event: Requested) -> float | None:
 
 
 def has_enough(tally: Tally) -> bool:
-    """Whether the current phase has enough to close at its limit: two answers to choose from, or a ballot."""
+    """Whether the current phase has enough to close at its limit: two answers to choose from, or a ballot. Once a winner
+    is chosen, whatever there is."""
     phase = tally.phase
-    if phase.kind is PhaseKind.JUDGE:
-        return phase.successes > 0
-    return phase.successes >= tally.min_responses and len(candidates(tally)) >= min(2, len(phase.agents))
+    if phase.kind is PhaseKind.ANSWER:
+        return phase.successes >= tally.min_responses and len(pool(tally)) >= min(2, len(phase.agents))
+    return phase.successes > 0 or phase.kind not in CHOOSING
 
 
 def has_use_of_limit(tally: Tally, now: float) -> bool:
     """Whether there is a reason to close the current phase at its limit: what it has, and what follows. Without, it lasts
     until the deadline."""
-    follows = tally.phase.kind is PhaseKind.JUDGE or next_step(tally, now) is not None
+    follows = tally.phase.kind is not PhaseKind.ANSWER or next_step(tally, now) is not None
     return follows and has_enough(tally)
 
 
@@ -48,7 +63,7 @@ def closing(tally: Tally, now: float) -> ClosedBy | None:
     if not phase.missing:
         return ClosedBy.ALL
     if phase.kind is PhaseKind.ANSWER and phase.successes >= tally.min_responses:
-        if tally.finish_early and (_planned_step(tally, now) is None or has_enough(tally)):
+        if tally.finish_early and (not _may_follow(tally, now) or has_enough(tally)):
             return ClosedBy.ENOUGH
         if tally.agree is not None and phase.most_alike >= tally.agree:
             return ClosedBy.AGREE
@@ -62,31 +77,70 @@ def closed(tally: Tally, by: ClosedBy, now: float) -> Tally:
     return with_phase(tally, changed(tally.phase, closed_at=now, closed_by=by))
 
 
+def _may_follow(tally: Tally, now: float) -> bool:
+    """Whether there is time, and are calls left, for a phase after the current one, whatever has been answered."""
+    left = tally.steps_left
+    if not left or tally.deadline - now < LEAST_SECONDS:
+        return False
+    return not is_over(tally.calls_with(left[0]), tally.max_calls)
+
+
 def next_step(tally: Tally, now: float) -> Step | None:
-    """What can be opened after the current phase: there is time for it, two answers to compare, and calls are left."""
-    step = _planned_step(tally, now)
-    return step if step is not None and len(candidates(tally)) >= 2 else None
-
-
-def _planned_step(tally: Tally, now: float) -> Step | None:
-    """The same, whatever has been answered."""
-    if not tally.steps_left or tally.deadline - now < LEAST_SECONDS:
+    """What can be opened after the current phase: there is time for it, a use of it, and calls are left."""
+    if tally.deadline - now < LEAST_SECONDS:
         return None
-    step = tally.steps_left[0]
-    return None if is_over(tally.calls_with(step), tally.max_calls) else step
+    steps = steps_of_use(tally)
+    return steps[0] if steps and not is_over(tally.calls_with(steps[0]), tally.max_calls) else None
 
 
-def opened(tally: Tally, step: Step, now: float, by: int | None) -> Tally:
-    """With one phase more."""
+def steps_of_use(tally: Tally) -> tuple[Step, ...]:
+    """What the plan has after the current phase, by what there is to compare now: heats only where more than eight
+    answers are left, and nothing where one is; no editor where nobody was chosen."""
+    left = tally.steps_left
+    if not left:
+        return ()
+    if left[0].kind is PhaseKind.CONFIRM:
+        return left if tally.phase.successes else ()
+    among = left_over(tally)
+    if len(among) < 2:
+        return ()
+    if left[0].kind is PhaseKind.EDIT:
+        chosen = tally.choice or choose(tally)
+        return left if chosen is not None and chosen.winner is not None else ()
+    groups = heats(len(among))
+    rest = tuple(step for step in left if step.kind is not PhaseKind.HEAT)
+    if rest[0].kind is PhaseKind.RANK:
+        if len(among) < LEAST_RANKED:
+            return ()
+        rest = (Step(kind=PhaseKind.RANK, agents=tally.answers.successes), *rest[1:])
+    return (*(Step(kind=PhaseKind.HEAT, agents=number) for number in groups), *rest)
+
+
+def opened(tally: Tally, now: float, by: int | None) -> Tally:
+    """With one phase more: the first of `steps_of_use`. The plan is what has been opened, and what follows."""
+    steps = steps_of_use(tally)
     phase = Phase(
         number=tally.phase.number,
-        agents=tuple(judge_id(number) for number in range(1, step.agents + 1)),
-        kind=step.kind,
+        agents=_agents_of(tally, steps[0]),
+        kind=steps[0].kind,
         opened_at=now,
-        limit=limit(tally.steps_left, now, tally.deadline),
+        limit=limit(steps, now, tally.deadline),
         opened_by=by,
     )
-    return changed(tally, later_phases=(*tally.later_phases, phase))
+    begun = tally.plan[: len(tally.all_phases)]
+    return changed(tally, plan=(*begun, *steps), later_phases=(*tally.later_phases, phase))
+
+
+def _agents_of(tally: Tally, step: Step) -> tuple[str, ...]:
+    if step.kind is PhaseKind.EDIT:
+        return (EDITOR,)
+    if step.kind is PhaseKind.RANK:
+        outcomes = tally.answers.outcomes
+        return tuple(
+            agent for agent in tally.answers.agents if agent in outcomes and outcomes[agent].succeeded
+        )
+    before = sum(len(phase.agents) for phase in tally.later_phases if phase.kind in COMPARING)
+    return tuple(judge_id(before + number) for number in range(1, step.agents + 1))
 
 
 def needs(tally: Tally) -> tuple[Effect, ...]:

@@ -1,5 +1,7 @@
 """The phases that a deliberation is planned to have, and how they share its time. Pure.
 
+    answer ──► heat … ──► judge, or rank ──► edit ──► confirm
+
 A deliberation that chooses nothing, or by counting what its agents said, has one phase and no plan: its agents have
 all the time there is.
 """
@@ -8,6 +10,8 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 from pydantic import BaseModel
+
+from parley.broker.core.judging_orders import MAX_SHOWN
 
 # With less time than this before the deadline no phase is opened any more.
 LEAST_SECONDS = 2.0
@@ -21,17 +25,29 @@ class Select(StrEnum):
     NONE = "none"
     VOTE = "vote"
     JUDGE = "judge"
+    RANK = "rank"
 
 
 class PhaseKind(StrEnum):
-    """What the agents of a phase do: answer the question, or rank the answers."""
+    """What the agents of a phase do. ANSWER: answer the question. HEAT: judges rank some of the answers each, so that
+    eight at most are left. JUDGE: judges rank these. RANK: who answered ranks the answers of the others. EDIT: one writes
+    an answer from the best. CONFIRM: judges compare it with the winner."""
 
     ANSWER = "answer"
+    HEAT = "heat"
     JUDGE = "judge"
+    RANK = "rank"
+    EDIT = "edit"
+    CONFIRM = "confirm"
 
 
+# Whose agents compare answers: each gives a ballot. And of these, whose ballots choose among the agents' answers.
+COMPARING = frozenset({PhaseKind.HEAT, PhaseKind.JUDGE, PhaseKind.RANK, PhaseKind.CONFIRM})
+CHOOSING = COMPARING - {PhaseKind.CONFIRM}
 # Each phase's part of the time. Of a deadline of three median answers these give 99 % a winner (planted times).
-WEIGHTS: dict[PhaseKind, int] = {PhaseKind.ANSWER: 4, PhaseKind.JUDGE: 2}
+WEIGHTS: dict[PhaseKind, int] = {
+    PhaseKind.ANSWER: 4, PhaseKind.HEAT: 2, PhaseKind.JUDGE: 2, PhaseKind.RANK: 2, PhaseKind.EDIT: 3, PhaseKind.CONFIRM: 1,
+}  # fmt: skip
 
 
 class Step(BaseModel, frozen=True):
@@ -41,11 +57,35 @@ class Step(BaseModel, frozen=True):
     agents: int
 
 
-def plan(select: Select, num_agents: int, judges: int) -> tuple[Step, ...]:
+def plan(select: Select, num_agents: int, judges: int, *, synthesize: bool = False) -> tuple[Step, ...]:
     """The phases in order, the first included; none where there is only one. A single answer needs no judge."""
-    if select is not Select.JUDGE or num_agents == 1:
+    if select is Select.NONE or num_agents == 1:
         return ()
-    return Step(kind=PhaseKind.ANSWER, agents=num_agents), Step(kind=PhaseKind.JUDGE, agents=judges)
+    steps = [Step(kind=PhaseKind.ANSWER, agents=num_agents)]
+    if select is Select.JUDGE:
+        steps += [Step(kind=PhaseKind.HEAT, agents=groups) for groups in heats(num_agents)]
+        steps.append(Step(kind=PhaseKind.JUDGE, agents=judges))
+    elif select is Select.RANK:
+        steps.append(Step(kind=PhaseKind.RANK, agents=num_agents))
+    if synthesize:
+        steps += [Step(kind=PhaseKind.EDIT, agents=1), Step(kind=PhaseKind.CONFIRM, agents=judges)]
+    return tuple(steps) if len(steps) > 1 else ()
+
+
+def heats(candidates: int) -> tuple[int, ...]:
+    """How many groups of at most eight answers each round of heats has, until eight are left: 2 for 16, 32 and 4 for
+    256."""
+    found = []
+    while candidates > MAX_SHOWN:
+        groups = -(-candidates // MAX_SHOWN)
+        found.append(groups)
+        candidates = groups * going_on(groups)
+    return tuple(found)
+
+
+def going_on(groups: int) -> int:
+    """How many answers of each group go on, so that eight are left if so few groups can leave eight."""
+    return max(1, MAX_SHOWN // groups)
 
 
 def is_over(calls: int, max_calls: int | None) -> bool:

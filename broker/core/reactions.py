@@ -11,7 +11,7 @@ nothing: the same tally comes back, with a note that says why.
 from dataclasses import dataclass
 from typing import assert_never
 
-from parley.broker.core.choice import candidates, choose
+from parley.broker.core.choice import choose, shown, synthesis_of
 from parley.broker.core.events_and_effects import (
     ArmDeadline,
     CancelRequested,
@@ -39,7 +39,7 @@ from parley.broker.core.phase_changes import (
     opened,
     with_phase,
 )
-from parley.broker.core.phase_plan import PhaseKind, Select
+from parley.broker.core.phase_plan import COMPARING, PhaseKind, Select
 from parley.broker.core.states_and_moves import Cause, State, move
 from parley.broker.core.tally import ClosedBy, Decision, Outcome, Tally
 from parley.broker.core.timestamps import format_timestamp
@@ -121,6 +121,7 @@ def _requested(tally: Tally | None, event: Requested, now: float) -> Reaction:
         plan=event.plan,
         agree=event.agree,
         max_calls=event.max_calls,
+        synthesize=event.synthesize,
     )
     if now < event.deadline:
         return Reaction(new, needs(new))
@@ -237,8 +238,9 @@ def _why_not_counted(tally: Tally, event: Reported, now: float) -> str:
 def _outcome(tally: Tally, event: Reported) -> Outcome:
     """What is counted: of a judge only a ballot that ranks what it was shown is one."""
     succeeded = event.error_type is None
-    if tally.phase.kind is PhaseKind.JUDGE:
-        succeeded = succeeded and is_whole_ranking(event.said or "", len(candidates(tally)))
+    if tally.phase.kind in COMPARING:
+        seen = shown(tally, tally.phase)[event.agent_id]
+        succeeded = succeeded and is_whole_ranking(event.said or "", len(seen))
     return Outcome(succeeded=succeeded, seq=event.seq, said=event.said if succeeded else None)
 
 
@@ -277,16 +279,18 @@ def _close(tally: Tally, cause: Cause, by: ClosedBy, now: float, seq: int | None
     step = next_step(tally, now)
     if step is None:
         return _complete(tally, cause, by, now, seq)
-    state = move(tally.state, cause, State.IN_PROGRESS)
-    following = changed(opened(closed(tally, by, now), step, now, seq), state=state)
+    last = closed(tally, by, now)
+    if step.kind is PhaseKind.EDIT:
+        last = changed(last, choice=choose(last))
+    following = changed(opened(last, now, seq), state=move(tally.state, cause, State.IN_PROGRESS))
     return Reaction(following, needs(following))
 
 
 def _complete(tally: Tally, cause: Cause, by: ClosedBy, now: float, seq: int | None) -> Reaction:
-    """The choice is made here, once, and stored with the verdict."""
+    """The choice is made here, once, and stored with the verdict; or was made before an editor was asked."""
     last = closed(tally, by, now)
     if last.select is not Select.NONE:
-        last = changed(last, choice=choose(last))
+        last = changed(last, choice=last.choice or choose(last), synthesis=synthesis_of(last))
     return _end(last, cause, State.COMPLETED, now, by=seq)
 
 

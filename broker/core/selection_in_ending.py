@@ -1,6 +1,6 @@
 """What an ending says of its choice, from the tally and from what the judges reported. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from parley.broker.core import choice
@@ -17,26 +17,29 @@ from parley.broker.core.messages import (
     FailedAgent,
     PhaseReport,
     Selection,
+    Synthesis,
 )
-from parley.broker.core.phase_plan import LEAST_SECONDS, PhaseKind, Select, is_over
+from parley.broker.core.phase_changes import LEAST_RANKED, steps_of_use
+from parley.broker.core.phase_plan import COMPARING, LEAST_SECONDS, PhaseKind, Select, Step, is_over
 from parley.broker.core.spending import Spending
 from parley.broker.core.tally import Choice, ChoiceStatus, ClosedBy, Phase, Tally
 from parley.broker.core.timestamps import format_timestamp
 
-# What the judges reported, by judge; None for what is no longer stored.
-Judged = Mapping[str, AgentOutcome | None]
+# What the agents of the later phases reported, by its place in AGENT_RESPONSES; without what is no longer stored.
+Judged = Mapping[int, AgentOutcome]
 # The valid ballots, by judge: the candidates, the best first (`choice.ballots`).
 Cast = Mapping[str, tuple[str, ...]]
-# What the outcomes of each phase have cost.
-Spent = Mapping[PhaseKind, Spending]
+# What the outcomes of each phase have cost, in the order of the phases.
+Spent = Sequence[Spending]
 
 
 def selection_of(tally: Tally, chosen: Choice, cast: Cast, judged: Judged) -> Selection:
-    panel, orders = choice.panel(tally), choice.shown(tally)
+    panel = choice.panel(tally)
     alike = agreement(list(cast.values()))
     invalid = len(panel.outcomes) - len(cast)
+    heats = [phase for phase in tally.later_phases if phase.kind is PhaseKind.HEAT and phase is not panel]
     return Selection(
-        method="vote" if tally.select is Select.VOTE else "judge",
+        method=tally.select.value,  # type: ignore[arg-type]  # pydantic checks it against the literal
         aggregate="votes-1" if tally.select is Select.VOTE else "win-rate-1",
         status=chosen.status.value,
         scores=dict(chosen.scores),
@@ -51,10 +54,22 @@ def selection_of(tally: Tally, chosen: Choice, cast: Cast, judged: Judged) -> Se
         valid=len(cast),
         invalid=invalid,
         missing=len(panel.missing),
-        ballots=tuple(
-            _ballot(panel, judge, orders[judge], cast.get(judge), judged.get(judge)) for judge in panel.agents
-        ),
+        ballots=_ballots(tally, panel, judged),
+        heats=tuple(ballot for heat in heats for ballot in _ballots(tally, heat, judged)),
     )
+
+
+def _ballots(tally: Tally, phase: Phase, judged: Judged) -> tuple[CastBallot, ...]:
+    orders, cast = choice.shown(tally, phase), choice.ballots(tally, phase)
+    return tuple(
+        _ballot(phase, judge, orders[judge], cast.get(judge), _reported(phase, judge, judged))
+        for judge in phase.agents
+    )
+
+
+def _reported(phase: Phase, agent: str, judged: Judged) -> AgentOutcome | None:
+    counted = phase.outcomes.get(agent)
+    return None if counted is None else judged.get(counted.seq)
 
 
 def _ballot(
@@ -98,6 +113,33 @@ def _support(tally: Tally, chosen: Choice, cast: Cast) -> str | None:
     return f"{first}/{comparing}"
 
 
+def synthesis_of(tally: Tally, judged: Judged) -> Synthesis | None:
+    decided = tally.synthesis
+    if decided is None:
+        return None
+    edit = next((phase for phase in tally.later_phases if phase.kind is PhaseKind.EDIT), None)
+    confirm = next((phase for phase in tally.later_phases if phase.kind is PhaseKind.CONFIRM), None)
+    if edit is None:
+        nobody = tally.choice is None or tally.choice.winner is None
+        why = "nobody was chosen" if nobody else "only one answer" if len(choice.pool(tally)) < 2 else ""
+        return Synthesis(status=decided.status.value, why=why)
+    written = _reported(edit, choice.EDITOR, judged)
+    done = written if isinstance(written, AgentCompleted) else None
+    why = written.error if isinstance(written, AgentFailed) else ""
+    if done is None and not why:
+        why = "no longer stored" if choice.EDITOR in edit.outcomes else "no word by the limit"
+    return Synthesis(
+        status=decided.status.value,
+        content=done.proposal.content if done is not None else None,
+        model=done.model if done is not None else "",
+        tokens=done.usage.completion_tokens if done is not None else 0,
+        sources=choice.shown(tally, edit)[choice.EDITOR],
+        support=decided.support,
+        ballots=_ballots(tally, confirm, judged) if confirm is not None else (),
+        why=why,
+    )
+
+
 def dissent_of(tally: Tally, chosen: Choice, cast: Cast) -> tuple[Dissent, ...]:
     if chosen.winner is None:
         return ()
@@ -126,23 +168,16 @@ def _dissent_of_votes(tally: Tally, winner: str) -> tuple[Dissent, ...]:
 # ── what is missing ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def reasons_of(
-    tally: Tally, failed: Mapping[str, FailedAgent], cast: Cast, judged: Judged
-) -> tuple[DegradedReason, ...]:
+def reasons_of(tally: Tally, failed: Mapping[str, FailedAgent], judged: Judged) -> tuple[DegradedReason, ...]:
     """Every gap in what a deliberation with a choice was asked for."""
     found = [
         DegradedReason(phase="answer", what=_what(one.error_type), who=agent, why=one.error_type.value)
         for agent, one in failed.items()
     ]
     found += [DegradedReason(phase="answer", what="missing", who=agent) for agent in tally.missing]
-    panel = choice.panel(tally)
-    for judge in panel.agents:
-        if judge not in panel.outcomes:
-            found.append(DegradedReason(phase="judge", what="missing", who=judge))
-        elif judge not in cast:
-            found.append(_bad_ballot(judge, judged.get(judge)))
-    for step in tally.steps_left if choice_was_planned(tally) else ():
-        found.append(DegradedReason(phase=step.kind.value, what="left_out", why=_why_left_out(tally)))
+    for phase in tally.later_phases:
+        found += _gaps(tally, phase, judged)
+    found += _left_out(tally)
     unsure = tally.choice is not None and tally.choice.status in (
         ChoiceStatus.INDICATED,
         ChoiceStatus.NO_BALLOTS,
@@ -150,39 +185,59 @@ def reasons_of(
     if unsure and tally.select is Select.VOTE:
         why = "of too few answers a final answer could be read"
         found.append(DegradedReason(phase="answer", what="below_quorum", why=why))
-    elif unsure and panel.agents:
-        found.append(DegradedReason(phase="judge", what="below_quorum"))
+    elif unsure and (panel := choice.panel(tally)).agents:
+        found.append(DegradedReason(phase=panel.kind.value, what="below_quorum"))
     return tuple(found)
 
 
-def choice_was_planned(tally: Tally) -> bool:
-    """Whether judges were to be asked, and were needed: more than one answer could be compared."""
-    return bool(tally.steps_left) and len(choice.candidates(tally)) > 1
+def _gaps(tally: Tally, phase: Phase, judged: Judged) -> Iterator[DegradedReason]:
+    cast = choice.ballots(tally, phase) if phase.kind in COMPARING else None
+    for agent in phase.agents:
+        counted = phase.outcomes.get(agent)
+        if counted is None:
+            yield DegradedReason(phase=phase.kind.value, what="missing", who=agent)
+        elif not counted.succeeded or (cast is not None and agent not in cast):
+            yield _failure(phase, agent, judged.get(counted.seq))
 
 
-def _bad_ballot(judge: str, outcome: AgentOutcome | None) -> DegradedReason:
+def _left_out(tally: Tally) -> Iterator[DegradedReason]:
+    """The phases that were planned and would have been of use."""
+    steps = steps_of_use(tally)
+    for step in steps:
+        yield DegradedReason(phase=step.kind.value, what="left_out", why=_why_left_out(tally, step))
+    planned = tally.steps_left
+    if not steps and planned and planned[0].kind is PhaseKind.RANK and len(choice.pool(tally)) > 1:
+        why = f"there were fewer than {LEAST_RANKED} different answers, and nobody ranks its own"
+        yield DegradedReason(phase="rank", what="left_out", why=why)
+
+
+def _failure(phase: Phase, agent: str, outcome: AgentOutcome | None) -> DegradedReason:
+    """Of who reported and gave no answer, or no ballot."""
     if isinstance(outcome, AgentFailed) and outcome.error_type is not ErrorType.INVALID_BALLOT:
         return DegradedReason(
-            phase="judge", what=_what(outcome.error_type), who=judge, why=outcome.error_type.value
+            phase=phase.kind.value, what=_what(outcome.error_type), who=agent, why=outcome.error_type.value
         )
-    return DegradedReason(phase="judge", what="invalid_ballot", who=judge)
+    if phase.kind in COMPARING:
+        return DegradedReason(phase=phase.kind.value, what="invalid_ballot", who=agent)
+    return DegradedReason(phase=phase.kind.value, what="failed", who=agent)
 
 
 def _what(error_type: ErrorType) -> Literal["cancelled", "failed"]:
     return "cancelled" if error_type is ErrorType.CANCELLED else "failed"
 
 
-def _why_left_out(tally: Tally) -> str:
-    calls = tally.calls_with(tally.steps_left[0])
+def _why_left_out(tally: Tally, step: Step) -> str:
+    calls = tally.calls_with(step)
     if is_over(calls, tally.max_calls):
         return f"it would have made {calls} calls, more than max_calls, {tally.max_calls}"
-    if tally.answers.closed_by is ClosedBy.DEADLINE:
+    if tally.phase.closed_by is ClosedBy.DEADLINE:
         return "the deadline came first"
     return f"less than {LEAST_SECONDS:g} s were left"
 
 
 def reports_of(tally: Tally, spent: Spent) -> tuple[PhaseReport, ...]:
-    return tuple(_report(tally, phase, spent.get(phase.kind, Spending())) for phase in tally.all_phases)
+    found = [*spent, *(Spending() for _ in tally.all_phases[len(spent) :])]
+    return tuple(_report(tally, phase, costs) for phase, costs in zip(tally.all_phases, found, strict=True))
 
 
 def _report(tally: Tally, phase: Phase, spending: Spending) -> PhaseReport:

@@ -123,6 +123,26 @@ class Choice(BaseModel, frozen=True):
     tie_break: str | None = None
 
 
+class SynthesisStatus(StrEnum):
+    """What became of the answer that was to be written from the best. ACCEPTED: most of the ballots prefer it to the
+    winner. REFUSED: they do not, a tie included. NOT_CONFIRMED: no ballot. NOT_WRITTEN: the editor was asked, and wrote
+    none. LEFT_OUT: nobody was asked."""
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    NOT_CONFIRMED = "not_confirmed"
+    NOT_WRITTEN = "not_written"
+    LEFT_OUT = "left_out"
+
+
+class Synthesis(BaseModel, frozen=True):
+    """Decided with the ending. `seq`: where the text is in AGENT_RESPONSES. `support`: ballots that prefer it, "2/3"."""
+
+    status: SynthesisStatus
+    seq: int | None = None
+    support: str | None = None
+
+
 class Tally(BaseModel, frozen=True):
     """The value under the key `task_id`. Instants are seconds since the epoch, on the NATS server's clock.
 
@@ -135,7 +155,8 @@ class Tally(BaseModel, frozen=True):
 
     `plan`: the phases that it is to have, empty where one is all. `agree`: so many answers alike end the first phase.
     `max_calls`: no phase is opened that would ask more agents in all. `choice`: set where it ends completed, if
-    `select` is not NONE.
+    `select` is not NONE; before an editor is asked, where one is to write (`synthesize`). `synthesis`: what became of
+    that.
     """
 
     task_id: str
@@ -160,6 +181,8 @@ class Tally(BaseModel, frozen=True):
     agree: int | None = None
     max_calls: int | None = None
     choice: Choice | None = None
+    synthesize: bool = False
+    synthesis: Synthesis | None = None
     later_phases: tuple[Phase, ...] = ()
 
     @property

@@ -79,17 +79,23 @@ def with_choice(asked: Asked, rng: random.Random) -> Asked:
     lot = rng.random()
     if lot < 0.5:
         return asked
-    if lot < 0.85:
+    agents = {"num_agents": max(2, asked.acts[0].body.get("num_agents", 3))}
+    if lot < 0.8:
         choosing: dict[str, Any] = {"select": "judge", "judges": rng.choice((1, 2, 3, 3, 5))}
         if rng.random() < 0.1:
             choosing["max_calls"] = 4
         choosing["diversity"] = rng.random() < 0.5
+    elif lot < 0.87:
+        choosing = {"select": "rank"}
+        agents = {"num_agents": rng.choice((4, 5))}
     else:
         choosing = {"select": "vote", "answer_key": {"last": "line"}}
         if rng.random() < 0.5:
             choosing["agree"] = 2
+    if rng.random() < 0.25:
+        choosing["synthesize"] = True
     acts = [
-        replace(act, body={**act.body, **choosing, "num_agents": max(2, act.body.get("num_agents", 3))})
+        replace(act, body={**act.body, **choosing, **agents})
         if _asks(act) else act
         for act in asked.acts
     ]  # fmt: skip

@@ -113,7 +113,7 @@ def _shows_them_as_they_are(answer: AgentCompleted, text: str) -> str:
 
 
 def _leaves_out_what_judges_cost(tally: Tally, spent: Spent) -> tuple[PhaseReport, ...]:
-    return _reports_of(tally, {PhaseKind.ANSWER: spent[PhaseKind.ANSWER]})
+    return _reports_of(tally, spent[:1])
 
 
 def _shows_all_the_same_order(judges: int, among: Sequence[str], seed: int) -> tuple[tuple[str, ...], ...]:

@@ -1,13 +1,13 @@
 """What must hold of a deliberation that chooses: checked from the tally, by rules written a second time."""
 
 from fractions import Fraction
+from itertools import combinations
 from typing import Any
 
-from parley.broker.core import choice
-from parley.broker.core.judging_orders import EVEN, LABELS, choice_seed, shuffled
+from parley.broker.core.judging_orders import EVEN, LABELS, MAX_SHOWN, choice_seed, shuffled
 from parley.broker.core.phase_changes import has_enough
-from parley.broker.core.phase_plan import LEAST_SECONDS, PhaseKind, Select
-from parley.broker.core.tally import ChoiceStatus, ClosedBy, Phase, Tally
+from parley.broker.core.phase_plan import COMPARING, LEAST_SECONDS, PhaseKind, Select
+from parley.broker.core.tally import ChoiceStatus, ClosedBy, Phase, SynthesisStatus, Tally
 from tests.simulation.invariants import Invariant, holds
 
 # Instants are sums of floats.
@@ -36,6 +36,13 @@ def phases_follow(old: Tally, new: Tally, at: float) -> None:
     kinds = [phase.kind for phase in new.all_phases]
     planned = [step.kind for step in new.plan] or [PhaseKind.ANSWER]
     holds(Invariant.PHASES_IN_ORDER, kinds == planned[: len(kinds)], f"{who} has {kinds}, planned {planned}")
+    ordered = sorted(kinds, key=list(PhaseKind).index) == kinds
+    once = len(kinds) - kinds.count(PhaseKind.HEAT) == len(set(kinds) - {PhaseKind.HEAT})
+    holds(Invariant.PHASES_IN_ORDER, ordered and once, f"{who} has {kinds}")
+    asked = [
+        agent for phase in new.later_phases if phase.kind is not PhaseKind.RANK for agent in phase.agents
+    ]
+    holds(Invariant.PHASES_IN_ORDER, len(asked) == len(set(asked)), f"{who} asks one twice: {asked}")
     for phase in new.all_phases[:-1]:
         holds(
             Invariant.PHASES_IN_ORDER, phase.closed_at is not None, f"a phase of {who} is open below another"
@@ -58,11 +65,23 @@ def _opened(new: Tally) -> None:
             not closed.missing and by_outcome,
             f"{new.task_id} lacks {closed.missing}",
         )
+    answers = new.answers.successes
     holds(
         Invariant.PHASES_IN_ORDER,
-        closed.successes >= max(2, new.min_responses),
-        f"{new.task_id} asks judges to compare {closed.successes} answers, {new.min_responses} needed",
+        answers >= max(2, new.min_responses),
+        f"{new.task_id} asks judges to compare {answers} answers, {new.min_responses} needed",
     )
+    if opened.kind is PhaseKind.EDIT:
+        chosen = new.choice
+        holds(
+            Invariant.CHOICE,
+            chosen is not None and chosen.winner is not None,
+            f"{new.task_id}: edits {chosen}",
+        )
+    if opened.kind is PhaseKind.CONFIRM:
+        holds(
+            Invariant.PHASES_IN_ORDER, closed.successes == 1, f"{new.task_id} confirms what was not written"
+        )
 
 
 def _limit_follows(old: Tally, before: Phase, after: Phase, at: float) -> None:
@@ -84,28 +103,62 @@ def _limit_follows(old: Tally, before: Phase, after: Phase, at: float) -> None:
 
 def ballots_are_whole(tally: Tally) -> None:
     """Check each counted ballot against the orders as the table has them."""
-    panel = choice.panel(tally)
-    for judge, outcome in panel.outcomes.items():
-        if outcome.succeeded:
-            shown = len(_order(tally, judge))
-            whole = sorted(outcome.said or "") == list(LABELS[:shown])
-            holds(
-                Invariant.WHOLE_BALLOT,
-                whole,
-                f"{judge} of {tally.task_id} was shown {shown}, said {outcome.said}",
-            )
+    for phase in tally.later_phases:
+        for judge, outcome in phase.outcomes.items():
+            if outcome.succeeded and phase.kind in COMPARING:
+                shown = _order(tally, phase, judge)
+                whole = sorted(outcome.said or "") == list(LABELS[: len(shown)])
+                told = f"{judge} of {tally.task_id} was shown {shown}, said {outcome.said}"
+                holds(Invariant.WHOLE_BALLOT, whole and 2 <= len(shown) <= MAX_SHOWN, told)
+                said = tally.answers.outcomes[judge].said if phase.kind is PhaseKind.RANK else None
+                own = [name for name in shown if name in tally.answers.outcomes]
+                if said is not None:
+                    theirs = [tally.answers.outcomes[name].said for name in own]
+                    holds(Invariant.NOT_OWN, said not in theirs and judge not in own, told)
 
 
-def _order(tally: Tally, judge: str) -> list[str]:
-    """What a judge was shown, from the table."""
+def _order(tally: Tally, phase: Phase, judge: str) -> list[str]:
+    """What a judge was shown, by the rules written a second time."""
+    seed = choice_seed(tally.task_id, tally.request_seq)
+    names, at = _pool(tally), phase.agents.index(judge)
+    for heat in tally.later_phases:
+        if heat.kind is not PhaseKind.HEAT:
+            break
+        if heat.agents == phase.agents:
+            return names[at :: len(phase.agents)]
+        names = _left(heat, names)
+    match phase.kind:
+        case PhaseKind.RANK:
+            said = tally.answers.outcomes[judge].said
+            own = next(place for place, name in enumerate(names) if tally.answers.outcomes[name].said == said)
+            return names[own + 1 :] + names[:own]
+        case PhaseKind.CONFIRM:
+            assert tally.choice is not None
+            names = list(shuffled((tally.choice.winner or "", "editor-001"), seed))
+        case PhaseKind.JUDGE:
+            names = list(shuffled(tuple(names), seed))
+    row = EVEN.get((len(phase.agents), len(names)))
+    places = row[at] if row else LABELS
+    return [name for _, name in sorted(zip(places, names, strict=False))]
+
+
+def _pool(tally: Tally) -> list[str]:
     agents = [agent for agent, outcome in tally.answers.outcomes.items() if outcome.succeeded]
     base: dict[str, str] = {}
     for agent in shuffled(tuple(agents), choice_seed(tally.task_id, tally.request_seq)):
         base.setdefault(tally.answers.outcomes[agent].said or agent, agent)
-    names, judges = list(base.values()), choice.panel(tally).agents
-    row = EVEN.get((len(judges), len(names)))
-    places = row[judges.index(judge)] if row else LABELS
-    return [name for _, name in sorted(zip(places, names, strict=False))]
+    return list(base.values())
+
+
+def _left(heat: Phase, names: list[str]) -> list[str]:
+    """Whom a round of heats leaves."""
+    groups, left = len(heat.agents), []
+    for place, judge in enumerate(heat.agents):
+        group, outcome = names[place::groups], heat.outcomes.get(judge)
+        if outcome is not None and outcome.succeeded:
+            group = [group[LABELS.index(label)] for label in outcome.said or ""]
+        left += group[: max(1, 8 // groups)]
+    return left
 
 
 def choice_is_right(tally: Tally) -> None:
@@ -145,14 +198,18 @@ def _panel_is_right(tally: Tally) -> None:
     assert chosen is not None
     wins: dict[str, Fraction] = {}
     cast = 0
-    for judge, outcome in choice.panel(tally).outcomes.items():
-        if not outcome.succeeded:
+    voting = _voting(tally)
+    for judge, outcome in (voting.outcomes if voting else {}).items():
+        if voting is None or not outcome.succeeded:
             continue
         cast += 1
-        order = _order(tally, judge)
+        order = _order(tally, voting, judge)
         ranking = [order[LABELS.index(label)] for label in outcome.said or ""]
-        for place, name in enumerate(ranking):  # Borda: on whole ballots it orders as win rates do
+        for place, name in enumerate(ranking):
+            # Borda: on whole ballots it orders as win rates do. Each rival that ranked neither below nor above is left out.
             wins[name] = wins.get(name, Fraction()) + len(ranking) - 1 - place
+    if voting is not None and voting.kind is not PhaseKind.JUDGE and cast:
+        wins = _win_rates(tally, voting)
     if not cast:
         holds(
             Invariant.CHOICE, chosen.winner is None, f"{tally.task_id}: {chosen.winner} won without a ballot"
@@ -168,6 +225,50 @@ def _panel_is_right(tally: Tally) -> None:
     holds(Invariant.CHOICE, tied, f"{tally.task_id}: tied {chosen.tied}, and {wins} says {best}")
 
 
+def _voting(tally: Tally) -> Phase | None:
+    """The last phase that has a ballot."""
+    kinds = (PhaseKind.HEAT, PhaseKind.JUDGE, PhaseKind.RANK)
+    heard = [phase for phase in tally.later_phases if phase.kind in kinds and phase.successes]
+    return heard[-1] if heard else None
+
+
+def _win_rates(tally: Tally, voting: Phase) -> dict[str, Fraction]:
+    """Of ballots that do not all rank the same: the share of the rankings won against each rival, and the mean of these."""
+    pairs: dict[tuple[str, str], list[bool]] = {}
+    for judge, outcome in voting.outcomes.items():
+        if outcome.succeeded:
+            order = _order(tally, voting, judge)
+            ranking = [order[LABELS.index(label)] for label in outcome.said or ""]
+            for better, worse in combinations(ranking, 2):
+                pairs.setdefault((better, worse), []).append(True)
+                pairs.setdefault((worse, better), []).append(False)
+    shares: dict[str, list[Fraction]] = {}
+    for (name, _), won in pairs.items():
+        shares.setdefault(name, []).append(Fraction(sum(won), len(won)))
+    return {name: sum(each, Fraction()) / len(each) for name, each in shares.items()}
+
+
+def synthesis_is_right(tally: Tally) -> None:
+    """Check what became of an editor's answer: it is never the answer without most of the ballots for it."""
+    told = tally.synthesis
+    holds(
+        Invariant.SYNTHESIS,
+        (told is not None) == (tally.synthesize and tally.choice is not None),
+        f"{tally.task_id}: synthesis {told}",
+    )
+    if told is None:
+        return
+    confirm = next((phase for phase in tally.later_phases if phase.kind is PhaseKind.CONFIRM), None)
+    first = [
+        _order(tally, confirm, judge)[LABELS.index((outcome.said or "")[0])]
+        for judge, outcome in (confirm.outcomes.items() if confirm else ())
+        if confirm is not None and outcome.succeeded
+    ]
+    preferred = first.count("editor-001") * 2 > len(first) > 0
+    accepted = told.status is SynthesisStatus.ACCEPTED
+    holds(Invariant.SYNTHESIS, accepted == preferred, f"{tally.task_id}: {told}, and first were {first}")
+
+
 def ending_tells(tally: Tally, body: dict[str, Any]) -> None:
     """Check what a completed ending says of the choice, and of what is missing."""
     chosen = tally.choice
@@ -178,6 +279,12 @@ def ending_tells(tally: Tally, body: dict[str, Any]) -> None:
     )
     if "selection" in (body.get("left_out") or []):
         return
+    accepted = tally.synthesis is not None and tally.synthesis.status is SynthesisStatus.ACCEPTED
+    holds(
+        Invariant.SYNTHESIS,
+        (body["answer_from"] == "synthesis") == accepted or not body["synthesis"]["content"],
+        f"{tally.task_id}: the answer is from {body['answer_from']}, {tally.synthesis}",
+    )
     told = [(gap["phase"], gap["what"], gap["who"]) for gap in body["degraded_reasons"]]
     holds(Invariant.DEGRADED_TELLS, len(told) == len(set(told)), f"{tally.task_id} tells {told}")
     stopped = tally.answers.closed_by in (ClosedBy.ENOUGH, ClosedBy.AGREE)
@@ -185,8 +292,10 @@ def ending_tells(tally: Tally, body: dict[str, Any]) -> None:
         agent for agent in tally.answers.agents
         if (not (outcome := tally.answers.outcomes.get(agent)) and not stopped) or (outcome and not outcome.succeeded)
     }  # fmt: skip
-    panel = choice.panel(tally)
-    gaps |= {judge for judge in panel.agents if not (cast := panel.outcomes.get(judge)) or not cast.succeeded}
+    for phase in tally.later_phases:
+        gaps |= {
+            name for name in phase.agents if not (said := phase.outcomes.get(name)) or not said.succeeded
+        }
     named = {who for _, _, who in told if who is not None}
     holds(Invariant.DEGRADED_TELLS, named == gaps, f"{tally.task_id} lacks {gaps}, and tells {told}")
     holds(

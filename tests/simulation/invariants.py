@@ -116,6 +116,12 @@ class Invariant(Enum):
         "an ending's calls and attempts are those of the outcomes that its phases counted",
     )
     BLIND = (32, "each step", "no judge is shown an agent's id, its persona or its model")
+    NOT_OWN = (33, "each step", "nobody ranks an answer of its own, or the same one of another")
+    SYNTHESIS = (
+        34,
+        "each step",
+        "an editor's text is the answer only where most of the ballots prefer it to the winner's",
+    )
 
     @property
     def number(self) -> int:

@@ -12,7 +12,13 @@ from parley.broker.core.phase_plan import Select
 from parley.broker.core.states_and_moves import MOVES, State
 from parley.broker.core.tally import ClosedBy, Outcome, Phase, Tally
 from parley.broker.jetstream import topology
-from tests.simulation.choices import ballots_are_whole, choice_is_right, ending_tells, phases_follow
+from tests.simulation.choices import (
+    ballots_are_whole,
+    choice_is_right,
+    ending_tells,
+    phases_follow,
+    synthesis_is_right,
+)
 from tests.simulation.invariants import Invariant, Violation, holds
 from tests.simulation.process import MAX_AGENTS
 from tests.simulation.stream import Kept
@@ -206,6 +212,7 @@ def decided_rightly(tally: Tally, request: Kept, cancelled: bool) -> None:
     enough = phase.successes >= tally.min_responses
     if tally.state is State.COMPLETED:
         choice_is_right(tally)
+        synthesis_is_right(tally)
     agreed = phase.closed_by in (ClosedBy.AGREE, ClosedBy.LIMIT)
     right = {
         State.COMPLETED: enough

@@ -74,6 +74,7 @@ from parley.broker.core.messages.selection import (
     Dissent,
     PhaseReport,
     Selection,
+    Synthesis,
 )
 from parley.broker.core.messages.service_process import (
     MAX_LISTED_ENDPOINTS,
@@ -134,6 +135,7 @@ __all__ = [
     "Selection",
     "ServiceGet",
     "ServiceProcess",
+    "Synthesis",
     "ToolCall",
     "Usage",
     "agent_id",

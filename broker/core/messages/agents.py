@@ -33,10 +33,10 @@ def agent_id(role: str, number: int) -> str:
 
 
 class Candidate(Message):
-    """An answer that a judge compares with others."""
+    """An answer that a judge compares with others, or an editor writes from."""
 
     label: Annotated[str, StringConstraints(pattern=r"^[A-H]$")] = Field(
-        description="Its place in this judge's order: `A` is shown first."
+        description="Its place in the order in which it is shown: `A` is first."
     )
     seq: Annotated[int, Field(ge=1)] = Field(
         description="Where the answer is in the stream `AGENT_RESPONSES`."
@@ -57,10 +57,12 @@ class AgentRequested(Sampling):
         1, description="Round of the deliberation, from 1."
     )
     phase: PhaseKind = Field(
-        PhaseKind.ANSWER, description="`answer`: answer the question. `judge`: rank the `candidates`."
+        PhaseKind.ANSWER,
+        description="`answer`: answer the question. `heat`, `judge`, `rank`, `confirm`: rank the `candidates`. `edit`: write "
+        "an answer from them.",
     )
     candidates: Annotated[tuple[Candidate, ...], Field(max_length=MAX_SHOWN, fail_fast=True)] = Field(
-        (), description="The answers to rank, in the order in which they are shown."
+        (), description="The answers to rank or to write from, in the order in which they are shown."
     )
     role: Role = Field(description="Role of the agent.")
     num_agents: Annotated[int, Field(ge=1, le=MAX_AGENTS)] = Field(description="Agents of the deliberation.")

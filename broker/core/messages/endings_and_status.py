@@ -6,7 +6,14 @@ from pydantic import Field, StringConstraints, TypeAdapter
 
 from parley.broker.core.messages.agents import ErrorType, Logprobs, Proposal, ToolCall, Usage
 from parley.broker.core.messages.base import Message, TaskId, validated
-from parley.broker.core.messages.selection import Cost, DegradedReason, Dissent, PhaseReport, Selection
+from parley.broker.core.messages.selection import (
+    Cost,
+    DegradedReason,
+    Dissent,
+    PhaseReport,
+    Selection,
+    Synthesis,
+)
 
 
 class AgentResult(Message):
@@ -70,6 +77,7 @@ class ResultsRef(Message):
 LeftOut = Literal[
     "selection.notes",
     "results",
+    "synthesis.content",
     "failed_agents.tool_calls",
     "failed_agents.error",
     "failed_agents",
@@ -81,8 +89,8 @@ LeftOut = Literal[
 ]
 _LEFT_OUT = (
     "What this message leaves out or shortens because NATS's `max_payload`, or the object store, has no room for it, by "
-    "field; usually empty. `selection.notes`: of the ballots. `failed_agents.tool_calls`: in the agents' outcomes. `results`: the answers are in the stream `AGENT_RESPONSES`. `failed_agents.error`, `error`: "
-    "cut to 80 characters. `failed_agents`, `missing_agents`, `stopped_agents`: only counted. `selection`, with `dissent`, "
+    "field; usually empty. `selection.notes`: of the ballots. `failed_agents.tool_calls`: in the agents' outcomes. `results`: the answers are in the stream `AGENT_RESPONSES`. `synthesis.content`: so is that text. `failed_agents.error`, `error`: "
+    "cut to 80 characters. `failed_agents`, `missing_agents`, `stopped_agents`: only counted. `selection`, with `synthesis`, `dissent`, "
     "`degraded_reasons`, `phases` and `cost`. `metadata`."
 )
 
@@ -112,7 +120,13 @@ class DeliberationCompleted(Message):
     successful_responses: int = Field(description="Agents that answered.")
     failed_responses: int = Field(description="Agents that failed.")
     winner_id: str | None = Field(None, description="The agent whose answer was chosen, if one was.")
+    answer_from: Literal["winner", "vote", "synthesis"] | None = Field(
+        None,
+        description="What the answer is: the winner's, by ballots or by votes, or the editor's text, which was preferred to "
+        "the winner's; null: nobody was chosen.",
+    )
     selection: Selection | None = Field(None, description="How, with `select`.")
+    synthesis: Synthesis | None = Field(None, description="With `synthesize`: what became of it.")
     dissent: tuple[Dissent, ...] = Field((), description="What others put first, the most often first.")
     degraded_reasons: tuple[DegradedReason, ...] = Field(
         (), description="With `select`: each gap, and which silence it was."
@@ -130,7 +144,10 @@ class DeliberationCompleted(Message):
 
     @property
     def answer(self) -> str | None:
-        """The chosen answer's words."""
+        """The words of the answer: the winner's, or the editor's where those were preferred. None if nobody was chosen, or
+        the words are not in this message."""
+        if self.answer_from == "synthesis":
+            return self.synthesis.content if self.synthesis is not None else None
         return self.winner.proposal.content if self.winner is not None else None
 
 
@@ -197,7 +214,9 @@ class DeliberationStatus(Message):
     error_message: str = Field("", description="The ending's `error`, or why the status is not known.")
     duration_ms: int = Field(0, description="As in the ending, once there is one.")
     total_agents: int = Field(0, description="Agents that were asked.")
-    phase: str = Field("", description="With `select`, while it runs: `answer` or `judge`.")
+    phase: str = Field(
+        "", description="With `select`, while it runs: the kind of the current phase, such as `judge`."
+    )
     limit: str = Field("", description="When that phase closes with what it has, RFC 3339.")
     received_count: int = Field(0, description="Agents that have answered.")
     failed_count: int = Field(0, description="Agents that have failed.")

@@ -131,11 +131,12 @@ class Sampling(Message):
 
 
 _ONE_QUESTION: Any = {"oneOf": [{"required": ["task_description"]}, {"required": ["messages"]}]}
-# Of no use with another `select`: by it, the fields and their defaults.
-_ONLY_WITH: dict[Select, dict[str, Any]] = {
-    Select.JUDGE: {"judges": 3, "judge_model": None, "judge_models": None},
-    Select.VOTE: {"answer_key": None, "agree": None},
-}
+# Of no use without judges, or without votes: the fields and their defaults.
+_OF_JUDGES: dict[str, Any] = {"judges": 3, "judge_model": None, "judge_models": None}
+_OF_VOTES: dict[str, Any] = {"answer_key": None, "agree": None}
+# Members who rank the answers of the others: with three, each pair of answers has one judge, and more than eight answers
+# are too many to rank.
+LEAST_RANKING, MOST_RANKING = 4, MAX_SHOWN + 1
 # What a program that asks again may change: the name is what it repeats, the time that is left is less, and metadata
 # reaches no agent.
 _NOT_THE_QUESTION: Any = {
@@ -212,16 +213,22 @@ class DeliberationRequested(Sampling, json_schema_extra=_ONE_QUESTION):
     select: Select = Field(
         Select.NONE,
         description="How a winner is chosen. `none`: all answers are returned. `vote`: the answer that most agents gave, "
-        "read by `answer_key`. `judge`: judges who did not answer rank the answers, without names, each in another order.",
+        "read by `answer_key`. `judge`: judges who did not answer rank the answers, without names, each in another order; more "
+        "than eight in heats first. `rank`: those who answered rank the answers of the others.",
     )
     judges: Annotated[int, Field(ge=1, le=MAX_JUDGES)] = Field(
-        _ONLY_WITH[Select.JUDGE]["judges"], description="Judges to ask, with `select: judge`."
+        _OF_JUDGES["judges"], description="Judges to ask, with `select: judge` or `synthesize`."
     )
     judge_model: ModelName | None = Field(
-        None, description="Model that judges are asked of. Default: as the agents."
+        None, description="Model that judges and the editor are asked of. Default: as the agents."
     )
     judge_models: Annotated[tuple[ModelName, ...], Field(min_length=1, max_length=MAX_JUDGES)] | None = Field(
         None, description="Models that the judges take in turn, instead of `judge_model`."
+    )
+    synthesize: bool = Field(
+        False,
+        description="After the choice an editor writes an answer from the best five at most. It is the answer if the judges "
+        "then prefer it to the winner's. Needs `select`.",
     )
     answer_key: AnswerKey | None = Field(None, description="How a final answer is read, with `select: vote`.")
     agree: Annotated[int, Field(ge=1)] | None = Field(
@@ -294,29 +301,42 @@ class DeliberationRequested(Sampling, json_schema_extra=_ONE_QUESTION):
 
     def _problem_of_choice(self) -> str:
         agents = self.num_agents
-        for select, defaults in _ONLY_WITH.items():
-            if self.select is select:
-                continue
-            given = [name for name, default in defaults.items() if getattr(self, name) != default]
-            if given:
-                needs = "need" if len(given) > 1 else "needs"
-                return f"{' and '.join(given)} {needs} select {select}; select is {self.select}"
+        if self.synthesize and self.select is Select.NONE:
+            return "synthesize needs select, which chooses what it is compared with; select is none"
+        if problem := self._problem_of_idle_fields():
+            return problem
         if self.select is Select.VOTE and self.answer_key is None:
             return "select vote needs answer_key, which says how a final answer is read"
         if self.agree is not None and self.agree > agents:
             return f"agree is {self.agree}, more than num_agents, {agents}"
-        if self.select is Select.JUDGE and agents > MAX_SHOWN:
-            return f"num_agents is {agents}, more than the {MAX_SHOWN} that can be compared; ask fewer, or select vote"
+        if self.select is Select.RANK and not LEAST_RANKING <= agents <= MOST_RANKING:
+            why = (
+                "each pair of answers would have one judge" if agents < LEAST_RANKING else "too many to rank"
+            )
+            allowed = f"select rank needs {LEAST_RANKING} to {MOST_RANKING}"
+            return f"num_agents is {agents}; {allowed} ({why}); use select judge"
         if self.judge_model is not None and self.judge_models is not None:
             return "judge_model and judge_models are both given; give one of them"
         if is_over(agents, self.max_calls):
             return f"max_calls is {self.max_calls}, fewer than num_agents, {agents}"
         return ""
 
+    def _problem_of_idle_fields(self) -> str:
+        """Fields that nothing here makes use of."""
+        idle = {} if self.select is Select.VOTE else dict.fromkeys(_OF_VOTES, (_OF_VOTES, "select vote"))
+        if self.select is not Select.JUDGE and not self.synthesize:
+            idle |= dict.fromkeys(_OF_JUDGES, (_OF_JUDGES, "select judge"))
+        given = [name for name, (defaults, _) in idle.items() if getattr(self, name) != defaults[name]]
+        if not given:
+            return ""
+        wanted = " and ".join(dict.fromkeys(idle[name][1] for name in given))
+        needs = "need" if len(given) > 1 else "needs"
+        return f"{' and '.join(given)} {needs} {wanted}; select is {self.select}"
+
     @property
     def plan(self) -> tuple[Step, ...]:
         """Its phases; none where it has one."""
-        return plan(self.select, self.num_agents, self.judges)
+        return plan(self.select, self.num_agents, self.judges, synthesize=self.synthesize)
 
     def model_of_judge(self, number: int) -> str | None:
         """The model that this judge, from 1, is asked of; None: the service's."""

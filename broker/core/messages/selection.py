@@ -6,6 +6,8 @@ from pydantic import Field
 
 from parley.broker.core.messages.base import Message
 
+PhaseName = Literal["answer", "heat", "judge", "rank", "edit", "confirm"]
+
 
 class CastBallot(Message):
     """One judge's part in the choice."""
@@ -39,7 +41,7 @@ class Dissent(Message):
 class Selection(Message):
     """How the winner was chosen. Fractions are exact, as text: `7/12`."""
 
-    method: Literal["vote", "judge"] = Field(description="The request's `select`.")
+    method: Literal["vote", "judge", "rank"] = Field(description="The request's `select`.")
     aggregate: Literal["votes-1", "win-rate-1"] = Field(
         description="The rule, with its version. `win-rate-1`: for each rival, the share of the ballots comparing the two "
         "that put the answer first; the mean of these."
@@ -74,13 +76,32 @@ class Selection(Message):
     valid: int = Field(0, description="Ballots counted.")
     invalid: int = Field(0, description="Judges that answered and gave no ballot, or failed.")
     missing: int = Field(0, description="Judges that did not report in time.")
-    ballots: tuple[CastBallot, ...] = Field((), description="Each judge's.")
+    ballots: tuple[CastBallot, ...] = Field((), description="Each judge's, or each member's with `rank`.")
+    heats: tuple[CastBallot, ...] = Field(
+        (), description="Those of the heats before: the best of what each of these judges saw went on."
+    )
+
+
+class Synthesis(Message):
+    """The answer that an editor wrote from the best ones, and whether it was preferred to the winner."""
+
+    status: Literal["accepted", "refused", "not_confirmed", "not_written", "left_out"] = Field(
+        description="`accepted`: most of the ballots prefer it to the winner. `refused`: they do not, or it is a tie. "
+        "`not_confirmed`: no ballot came. `not_written`: the editor gave no answer. `left_out`: none was asked."
+    )
+    content: str | None = Field(None, description="The text; null: there is none.")
+    model: str = Field("", description="Model that wrote it, as its server names it.")
+    tokens: int = Field(0, description="Generated tokens, as the model server counts them.")
+    sources: tuple[str, ...] = Field((), description="The agents whose answers the editor was shown.")
+    support: str | None = Field(None, description="Ballots that prefer it to the winner: `2/3`.")
+    ballots: tuple[CastBallot, ...] = Field((), description="Each judge's, over the winner and `editor-001`.")
+    why: str = Field("", description="Why there is no text, or no ballot.")
 
 
 class DegradedReason(Message):
     """One gap in what was asked for."""
 
-    phase: Literal["answer", "judge"] = Field(description="Where it is.")
+    phase: PhaseName = Field(description="Where it is.")
     round: int = Field(1, description="Round of the deliberation, from 1.")
     what: Literal["missing", "failed", "cancelled", "invalid_ballot", "left_out", "below_quorum"] = Field(
         description="`missing`: no word by the limit. `failed`: an error. `cancelled`: its call was stopped. "
@@ -107,7 +128,7 @@ class Cost(Message):
 class PhaseReport(Message):
     """What one phase asked, and what it got."""
 
-    phase: Literal["answer", "judge"] = Field(description="What its agents did.")
+    phase: PhaseName = Field(description="What its agents did.")
     round: int = Field(1, description="Round of the deliberation, from 1.")
     asked: int = Field(description="Agents or judges asked.")
     completed: int = Field(description="Valid answers or ballots.")

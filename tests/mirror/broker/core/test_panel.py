@@ -60,7 +60,7 @@ def test_judges_take_the_models_of_the_panel_in_turn_unless_they_have_their_own(
         ({"models": ["a", "b", "c"], "num_agents": 2}, "num_agents is 2, fewer than the 3 of models"),
         ({"panel": TWO, "num_agents": 1}, "num_agents is 1, fewer than the 2 of panel"),
         ({"panel": TWO, "min_responses": 3}, "min_responses is 3, more than num_agents, 2"),
-        ({"panel": [{}] * 9, "select": "judge"}, "num_agents is 9, more than the 8 that can be compared"),
+        ({"panel": [{}] * 10, "select": "rank"}, "num_agents is 10; select rank needs 4 to 9 (too many to rank)"),
     ],
 )  # fmt: skip
 def test_a_panel_that_cannot_be_is_refused_by_its_name(fields: dict[str, Any], problem: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from parley.broker.core.choice import ballots, candidates, shown
+from parley.broker.core.choice import ballots, pool, shown
 from parley.broker.core.events_and_effects import (
     ArmDeadline,
     CancelRequested,
@@ -51,7 +51,7 @@ def failure(number: int) -> Reported:
 
 def ballot(tally: Tally, number: int, best_first: Sequence[str], seq: int | None = None) -> Reported:
     judge = JUDGES[number - 1]
-    order = shown(tally)[judge]
+    order = shown(tally, tally.phase)[judge]
     said = "".join(LABELS[order.index(name)] for name in best_first)
     return Reported(judge, 1, seq or 20 + number, phase=PhaseKind.JUDGE, said=said)
 
@@ -159,8 +159,8 @@ def test_at_its_limit_a_phase_goes_on_with_what_it_has() -> None:
     reaction = happened(tally, DeadlineReached(), at=tally.limit)
     opened = present(reaction.tally)
     assert (opened.phases[0].closed_by, opened.phase.opened_by) == (ClosedBy.LIMIT, None)
-    assert candidates(opened) == tuple(sorted(candidates(opened), key=candidates(opened).index))
-    assert set(candidates(opened)) == {AGENTS[0], AGENTS[1]}
+    assert pool(opened) == tuple(sorted(pool(opened), key=pool(opened).index))
+    assert set(pool(opened)) == {AGENTS[0], AGENTS[1]}
     assert StopAgents("its phase is closed", 1, PhaseKind.ANSWER) in reaction.effects
 
 
@@ -290,8 +290,8 @@ def test_one_answer_needs_no_judge() -> None:
 
 def test_the_same_answer_is_one_candidate() -> None:
     tally = present(happened(asked(), answer(1, "aa"), answer(2, "bb"), answer(3, "aa")).tally)
-    assert len(candidates(tally)) == 2
-    assert AGENTS[1] in candidates(tally)
+    assert len(pool(tally)) == 2
+    assert AGENTS[1] in pool(tally)
     ended = present(happened(asked(), answer(1, "aa"), answer(2, "aa"), answer(3, "aa")).tally)
     assert (ended.ended, present(ended.choice).status) == (True, ChoiceStatus.ONLY_ONE)
 
@@ -354,7 +354,7 @@ def test_what_is_no_whole_ranking_is_no_ballot(said: str | None) -> None:
     tally = judging()
     counted = present(happened(tally, Reported(JUDGES[0], 1, 21, phase=PhaseKind.JUDGE, said=said)).tally)
     assert not counted.phase.outcomes[JUDGES[0]].succeeded
-    assert ballots(counted) == {}
+    assert ballots(counted, counted.phase) == {}
 
 
 def test_no_ballot_at_all_completes_without_a_winner() -> None:

@@ -70,9 +70,13 @@ def told(
     tally: Tally, judged: Mapping[str, AgentOutcome | None] | None = None, **how: Any
 ) -> DeliberationCompleted:
     reports = {judge: report(judge, ballot=Ballot(ranking="ABC", notes="so")) for judge in JUDGES[:3]}
-    ending = compose(
-        tally, (), how.pop("failed", {}), answered=tally.answers.successes, judged=judged or reports, **how
-    )
+    counted = {judge: one.seq for phase in tally.later_phases for judge, one in phase.outcomes.items()}
+    stored = {
+        counted[judge]: outcome
+        for judge, outcome in (judged or reports).items()
+        if outcome is not None and judge in counted
+    }
+    ending = compose(tally, (), how.pop("failed", {}), answered=tally.answers.successes, judged=stored, **how)
     assert isinstance(ending, DeliberationCompleted)
     return ending
 
@@ -197,11 +201,11 @@ def test_answers_that_were_shortened_are_told_by_agent() -> None:
 
 
 def test_the_cost_is_told_by_phase() -> None:
-    spent = {kind: Spending() for kind in PhaseKind}
+    spent = [Spending(), Spending()]
     for agent in AGENTS[:3]:
-        spent[PhaseKind.ANSWER].add(report(agent))
-    spent[PhaseKind.JUDGE].add(report(JUDGES[0], attempt=2))
-    spent[PhaseKind.JUDGE].add(no_report(JUDGES[1]))
+        spent[0].add(report(agent))
+    spent[1].add(report(JUDGES[0], attempt=2))
+    spent[1].add(no_report(JUDGES[1]))
     ending = told(decided(), spent=spent)
     answers, judges = (phase.cost for phase in ending.phases)
     assert (answers.calls, answers.attempts, answers.prompt_tokens, answers.cached_tokens) == (3, 3, 300, 180)
@@ -211,8 +215,8 @@ def test_the_cost_is_told_by_phase() -> None:
 
 
 def test_a_failed_ending_tells_its_phases_and_their_cost_too() -> None:
-    spent = {kind: Spending() for kind in PhaseKind}
-    spent[PhaseKind.ANSWER].add(report(AGENTS[0]))
+    spent = [Spending(), Spending()]
+    spent[0].add(report(AGENTS[0]))
     cancelled = present(happened(judging(), CancelRequested("enough", 9)).tally)
     ending = compose(cancelled, (), {}, answered=3, spent=spent)
     assert isinstance(ending, DeliberationFailed)
