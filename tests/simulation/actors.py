@@ -82,7 +82,11 @@ class Oracle:
         ranking = response_format["json_schema"]["schema"]["properties"]["ranking"]
         if self._rng.random() < 0.1:
             return self._rng.choice(("A", "the first one", '{"ranking": "AA"}', "{" * 50))
-        return json.dumps({"notes": "so", "ranking": self._rng.choice(ranking["enum"])})
+        if "enum" in ranking:
+            return json.dumps({"notes": "so", "ranking": self._rng.choice(ranking["enum"])})
+        labels = list(ranking["items"]["enum"])
+        self._rng.shuffle(labels)
+        return json.dumps({"notes": "so", "ranking": labels})
 
 
 class Actor:

@@ -57,7 +57,7 @@ def planned(rng: random.Random, place: int, late_seconds: float | None) -> Asked
     if lot < 0.06:
         body["min_responses"] = agents + 1  # rejected, as it cannot be read
     elif lot < 0.1:
-        body["num_agents"], body["min_responses"] = 9, 1  # rejected: more than this service allows
+        body["num_agents"], body["min_responses"] = 11, 1  # rejected: more than this service allows
     headers = {"Parley-Reply-To": f"_INBOX.{task_id}"} if rng.random() < 0.7 else {}
     if rng.random() < 0.3:
         headers["Nats-Msg-Id"] = f"{task_id}:asked"
@@ -74,17 +74,21 @@ def planned(rng: random.Random, place: int, late_seconds: float | None) -> Asked
     return Asked(task_id, acts, looks)
 
 
-def with_choice(asked: Asked, rng: random.Random) -> Asked:
-    """The same, but for half of them: a winner is chosen among the answers. All that ask for it ask for that."""
+def with_choice(asked: Asked, rng: random.Random, *, many: bool) -> Asked:
+    """The same, but for half of them: a winner is chosen among the answers. All that ask for it ask for that. `many`: some
+    ask more agents than a judge may be shown; their account needs room."""
     lot = rng.random()
     if lot < 0.5:
         return asked
     agents = {"num_agents": max(2, asked.acts[0].body.get("num_agents", 3))}
-    if lot < 0.8:
+    if lot < 0.75:
         choosing: dict[str, Any] = {"select": "judge", "judges": rng.choice((1, 2, 3, 3, 5))}
         if rng.random() < 0.1:
             choosing["max_calls"] = 4
         choosing["diversity"] = rng.random() < 0.5
+        if rng.random() < 0.12 and many:
+            choosing["diversity"], agents = True, {"num_agents": 10}
+            choosing.pop("max_calls", None)
     elif lot < 0.87:
         choosing = {"select": "rank"}
         agents = {"num_agents": rng.choice((4, 5))}
@@ -118,7 +122,7 @@ def _again(rng: random.Random, request: Act, timeout: float) -> list[Act]:
         return []
     body = dict(request.body)
     if rng.random() < 0.5:
-        body["num_agents"], body["min_responses"] = rng.choice(((1, 1), (3, 2), (9, 1)))
+        body["num_agents"], body["min_responses"] = rng.choice(((1, 1), (3, 2), (11, 1)))
     return [
         Act(
             request.at + rng.choice((0.0, 0.01, rng.random() * 1.2 * timeout)),

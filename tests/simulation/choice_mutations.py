@@ -20,7 +20,7 @@ from parley.broker.core.phase_plan import PhaseKind
 from parley.broker.core.reactions import Reaction
 from parley.broker.core.selection_in_ending import Spent
 from parley.broker.core.states_and_moves import Cause
-from parley.broker.core.tally import Choice, ClosedBy, Outcome, Tally
+from parley.broker.core.tally import Choice, ClosedBy, Outcome, Synthesis, SynthesisStatus, Tally
 from parley.broker.jetstream import tally_store
 from parley.workers import judge_prompt
 from tests.simulation.invariants import Invariant
@@ -51,10 +51,11 @@ def _counts_it_in_the_current_phase(tally: Tally, event: Reported, now: float) -
 
 
 def _takes_any_answer_for_one_of_this_phase(before: Tally | None, event: Event, now: float) -> Reaction:
-    if isinstance(event, Reported) and before is not None and before.phase.kind is PhaseKind.JUDGE:
+    if isinstance(event, Reported) and before is not None and before.later_phases:
         late = event.phase is PhaseKind.ANSWER and event.agent_id not in before.answers.outcomes
         if late and event.agent_id in before.answers.agents and not before.ended:
-            answers = before.answers.counting(event.agent_id, _outcome(before, event))
+            outcome = Outcome(succeeded=event.error_type is None, seq=event.seq, said=event.said)
+            answers = before.answers.counting(event.agent_id, outcome)
             return Reaction(before.model_copy(update={"phases": (answers,)}))
     return _react(before, event, now)
 
@@ -132,6 +133,17 @@ def _leaves_the_alarm_of_the_phase_before(effects: Sequence[Any]) -> tuple[Effec
     return tuple(effect for effect in folded if not (opens and isinstance(effect, ArmDeadline)))
 
 
+def _shows_a_member_its_own(tally: Tally, agent: str) -> tuple[str, ...]:
+    return choice.pool(tally)
+
+
+def _believes_the_editor(tally: Tally) -> Synthesis | None:
+    written = choice.synthesis_of(tally)
+    if written is None or written.seq is None:
+        return written
+    return written.model_copy(update={"status": SynthesisStatus.ACCEPTED})
+
+
 CHOICE_MUTATIONS = (
     Mutation(
         "opens a phase and leaves the last one open", Invariant.PHASES_IN_ORDER,
@@ -176,6 +188,14 @@ CHOICE_MUTATIONS = (
     Mutation(
         "leaves out what the judges have cost", Invariant.COST,
         _patched(endings, "reports_of", _leaves_out_what_judges_cost),
+    ),
+    Mutation(
+        "lets a member rank its own answer", Invariant.NOT_OWN,
+        _patched(choice, "_of_others", _shows_a_member_its_own),
+    ),
+    Mutation(
+        "takes an editor's text without a ballot", Invariant.SYNTHESIS,
+        _patched(reactions, "synthesis_of", _believes_the_editor),
     ),
     Mutation(
         "shows judges who wrote an answer", Invariant.BLIND,

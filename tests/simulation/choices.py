@@ -97,7 +97,9 @@ def _limit_follows(old: Tally, before: Phase, after: Phase, at: float) -> None:
     if before.limit != after.limit:
         # With so little time left no panel can follow.
         too_late = before.kind is PhaseKind.ANSWER and old.deadline - at < LEAST_SECONDS
-        moved = after.limit == old.deadline and (too_late or not has_enough(old))
+        # Of two different answers nobody can be shown two of others.
+        too_few = before.kind is PhaseKind.ANSWER and old.select is Select.RANK and len(_pool(old)) < 3
+        moved = after.limit == old.deadline and (too_late or too_few or not has_enough(old))
         holds(Invariant.LIMITS, moved, f"{old.task_id}: limit moved from {before.limit} to {after.limit}")
 
 
@@ -110,11 +112,6 @@ def ballots_are_whole(tally: Tally) -> None:
                 whole = sorted(outcome.said or "") == list(LABELS[: len(shown)])
                 told = f"{judge} of {tally.task_id} was shown {shown}, said {outcome.said}"
                 holds(Invariant.WHOLE_BALLOT, whole and 2 <= len(shown) <= MAX_SHOWN, told)
-                said = tally.answers.outcomes[judge].said if phase.kind is PhaseKind.RANK else None
-                own = [name for name in shown if name in tally.answers.outcomes]
-                if said is not None:
-                    theirs = [tally.answers.outcomes[name].said for name in own]
-                    holds(Invariant.NOT_OWN, said not in theirs and judge not in own, told)
 
 
 def _order(tally: Tally, phase: Phase, judge: str) -> list[str]:

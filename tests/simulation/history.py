@@ -15,6 +15,7 @@ from parley.handlers.routes import Part
 from tests.simulation import asking, faults
 from tests.simulation.clock import virtual_time
 from tests.simulation.conditions.choice import condition_of
+from tests.simulation.conditions.payload import Payload
 from tests.simulation.invariants import Invariant, Violation
 from tests.simulation.lateness import NOTICED_SECONDS, RESTART_SECONDS
 from tests.simulation.loop import BEGINNING, VirtualLoop, in_context
@@ -103,7 +104,8 @@ class History:
         if all(role.old is None or role.old.chooses for role in self.plan.roles):
             # From random numbers of their own, so that every seed keeps its plan.
             choices = random.Random(f"{seed} choices")
-            asked = tuple(asking.with_choice(one, choices) for one in self.plan.asked)
+            many = not isinstance(self.condition, Payload)
+            asked = tuple(asking.with_choice(one, choices, many=many) for one in self.plan.asked)
             self.plan = replace(self.plan, asked=asked)
         self.trace = Trace()
         self.eyes = Watcher(blind)

@@ -32,7 +32,9 @@ _VERDICT = frozenset({"error", "decided_at", "by"})
 _OUTCOME = frozenset({"succeeded", "seq"})
 
 # What 0.3.0 added to messages (commit 2bb6db3 is 0.2.0): to requests, to agents' work, to their outcomes.
-_CHOOSING = frozenset({"select", "judges", "agree", "answer_key", "judge_model", "judge_models", "max_calls"})
+_CHOOSING = frozenset(
+    {"select", "judges", "agree", "answer_key", "judge_model", "judge_models", "max_calls", "synthesize"}
+)
 _PHASED = frozenset({"phase", "candidates", "key", "ballot", "suspect", "reasoning", "refused"})
 # What it added to `agent.cancel`: without it the whole deliberation is meant.
 _OF_CANCEL = frozenset({"phase", "round"})

@@ -44,7 +44,7 @@ from tests.simulation.server import Server
 from tests.simulation.stream import Kept
 
 _CLAIM_CHECK_BYTES = 512 * 1024
-MAX_AGENTS = 8
+MAX_AGENTS = 10
 DEFAULT_TIMEOUT_SECONDS = 30.0
 
 

@@ -58,7 +58,8 @@ class Record:
     lost: bool = False
     ever_lost: bool = False
     armed_at: float = float("inf")
-    asked: set[str] = field(default_factory=set)
+    # (phase, agent) whose work is stored.
+    asked: set[tuple[str, str]] = field(default_factory=set)
     # Rounds and kinds of phases whose calls were told to stop.
     stopped: set[tuple[int, str]] = field(default_factory=set)
 
@@ -73,7 +74,9 @@ class Record:
 
     def has_asked(self, phase: Phase) -> bool:
         """Whether all work of this phase was requested, as far as it is still needed."""
-        return phase.closed_at is not None or self.asked | set(phase.outcomes) >= set(phase.agents)
+        return phase.closed_at is not None or {
+            agent for kind, agent in self.asked if kind == phase.kind
+        } | set(phase.outcomes) >= set(phase.agents)
 
     def opened_is_begun(self, opener: str) -> None:
         """Check what whoever opened the current phase must have done before its message is acknowledged."""

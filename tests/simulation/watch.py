@@ -2,18 +2,18 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from parley.broker.core.messages import DeliberationStatus
-from parley.broker.core.phase_plan import Select
+from parley.broker.core.phase_plan import PhaseKind, Select
 from parley.broker.core.states_and_moves import MOVES, State
 from parley.broker.core.tally import Tally
 from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.store_probe import PROBED
 from tests.simulation.consumer import Consumer
-from tests.simulation.invariants import Invariant, Violation
+from tests.simulation.invariants import Invariant, Violation, holds
 from tests.simulation.lateness import allowed
 from tests.simulation.record import (
     Record,
@@ -38,6 +38,19 @@ if TYPE_CHECKING:
 # The most that a process may be wrong about the server's clock.
 CLOCK_ERROR_SECONDS = 1.0
 _ENDINGS = (topology.COMPLETED, topology.FAILED)
+
+
+def _choice_words(tally: Tally) -> Iterator[str]:
+    """What there was of choosing, for the report."""
+    if tally.choice is not None:
+        yield f"choice {tally.choice.status}"
+        yield from (f"phase {phase.kind}" for phase in tally.later_phases)
+    if tally.synthesis is not None:
+        yield f"synthesis {tally.synthesis.status}"
+
+
+def _which(work: dict[str, Any]) -> tuple[str, str]:
+    return str(work.get("phase", "answer")), str(work["agent_id"])
 
 
 def _counted(tally: Tally) -> set[int]:
@@ -172,8 +185,7 @@ class Watcher:
                     tally, self._requests[tally.request_seq], tally.task_id in self._cancels.values()
                 )
             self.seen[f"ended {tally.state}"] += 1
-            if tally.choice is not None:
-                self.seen[f"choice {tally.choice.status}"] += 1
+            self.seen.update(_choice_words(tally))
         if tally.ending_seq is not None:
             self._marked(record, tally)
 
@@ -231,10 +243,10 @@ class Watcher:
     def _struck(self, label: str) -> bool:
         return any(struck.label == label for struck in self.server.faults.struck)
 
-    def _asked(self, work: dict[str, object]) -> None:
+    def _asked(self, work: dict[str, Any]) -> None:
         lost = self._live.get(str(work["task_id"]))
         if lost is not None and work["task_id"] in self._spoilt:
-            lost.asked.add(str(work["agent_id"]))
+            lost.asked.add(_which(work))
             return
         record = self.live(str(work["task_id"]))
         if record is None or work["agent_id"] not in _agents(record.tally):
@@ -242,8 +254,12 @@ class Watcher:
                 Invariant.RECORD_FIRST,
                 f"{work['agent_id']} of {work['task_id']} was asked with nothing recorded",
             )
-        self.seen["agent asked again"] += work["agent_id"] in record.asked
-        record.asked.add(str(work["agent_id"]))
+        self.seen["agent asked again"] += _which(work) in record.asked
+        record.asked.add(_which(work))
+        if work.get("phase") == PhaseKind.RANK:
+            seen = [self._outcomes[one["seq"]].agent_id for one in work["candidates"]]
+            told = f"{work['agent_id']} of {work['task_id']} is shown {seen}"
+            holds(Invariant.NOT_OWN, work["agent_id"] not in seen, told)
 
     def _armed(self, deadline: dict[str, object]) -> None:
         task_id = str(deadline["task_id"])
@@ -333,7 +349,7 @@ class Watcher:
         if subject == topology.AGENT_REQUESTED:
             work = payload(data)
             record = self.live(work["task_id"])
-            if record is not None and not record.tally.ended and work["agent_id"] not in record.asked:
+            if record is not None and not record.tally.ended and _which(work) not in record.asked:
                 raise Violation(
                     Invariant.EFFECTS_FIRST,
                     f"a namesake's work stands for that of {work['agent_id']}, dropped by its Msg-Id",
