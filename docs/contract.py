@@ -172,7 +172,7 @@ def endings() -> str:
         messages.ResultsRef,
     )
     choice = (
-        messages.Selection, messages.CastBallot, messages.Dissent, messages.DegradedReason, messages.PhaseReport,
+        messages.Selection, messages.CastBallot, messages.Synthesis, messages.Dissent, messages.DegradedReason, messages.PhaseReport,
         messages.Cost,
     )  # fmt: skip
     return "\n\n".join(

@@ -39,7 +39,7 @@ class ChoiceMetrics:
 
     def _begin_at_zero(self) -> None:
         for status in ChoiceStatus:
-            for method in (Select.JUDGE, Select.VOTE):
+            for method in (Select.JUDGE, Select.RANK, Select.VOTE):
                 self.selections.labels(method.value, status.value)
         for result in RESULTS:
             self.ballots.labels(result)
@@ -47,10 +47,12 @@ class ChoiceMetrics:
             self.first_place.labels(place)
         for longest in ("true", "false"):
             self.longest_first.labels(longest)
-        for kind in PhaseKind:
-            for closed_by in ClosedBy:
-                if kind is PhaseKind.ANSWER or closed_by not in (ClosedBy.ENOUGH, ClosedBy.AGREE):
-                    self.phase.labels(kind.value, closed_by.value)
+        # Those of every deliberation that chooses. The others begin when they are asked for: all together are 140 time series.
+        # Of a cancelled one nothing is counted.
+        for closed_by in set(ClosedBy) - {ClosedBy.CANCEL}:
+            self.phase.labels(PhaseKind.ANSWER.value, closed_by.value)
+            if closed_by not in (ClosedBy.ENOUGH, ClosedBy.AGREE):
+                self.phase.labels(PhaseKind.JUDGE.value, closed_by.value)
 
     def ended(self, ending: DeliberationCompleted) -> None:
         """Without `selection` nothing was chosen, or it did not fit into the ending."""

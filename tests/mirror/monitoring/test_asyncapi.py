@@ -158,7 +158,7 @@ def test_the_request_has_the_contracts_fields_and_bounds(spec: dict[str, Any]) -
     assert set(fields) == {
         "task_id", "task_description", "role", "num_agents", "constraints", "diversity", "rounds", "min_responses",
         "finish_early", "timeout_seconds", "model", "temperature", "max_tokens", "seed", "stop", "metadata", "select",
-        "judges", "judge_model", "judge_models", "answer_key", "agree", "max_calls", "system", "panel", "models", "top_p",
+        "judges", "judge_model", "judge_models", "answer_key", "agree", "max_calls", "synthesize", "system", "panel", "models", "top_p",
         "extra", "response_format", "messages", "logprobs", "top_logprobs",
     }  # fmt: skip
     assert (fields["num_agents"]["minimum"], fields["num_agents"]["maximum"]) == (1, 256)

@@ -65,7 +65,7 @@ async def test_the_winner_comes_first_and_alone_with_raw(
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--raw"], "--raw: prints the answer that was chosen; it needs --select judge or vote"),
+        (["--raw"], "--raw: prints the answer that was chosen; it needs --select judge, rank or vote"),
         (["--raw", "--json", "--select", "judge"], "--raw and --json: only one of them"),
         (["--raw", "--plan", "--select", "judge"], "--raw and --plan: only one of them"),
         (["--all", "--no-wait"], "--all and --no-wait: only one of them"),

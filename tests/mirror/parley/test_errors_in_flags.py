@@ -34,10 +34,14 @@ def test_what_is_about_a_choice_names_the_flags() -> None:
         "--answer-key and --agree need --select vote; --select is judge"
     )
     assert told(select="vote") == "--select vote needs --answer-key, which says how a final answer is read"
-    assert told(select="judge", agents=9) == (
-        "--agents is 9, more than the 8 that can be compared; ask fewer, or --select vote"
+    assert told(select="rank", agents=3) == (
+        "--agents is 3; --select rank needs 4 to 9 (each pair of answers would have one judge); use --select judge"
     )
-    assert told(select="best") == "--select: must be 'none', 'vote' or 'judge'"
+    assert (
+        told(synthesize=True)
+        == "--synthesize needs --select, which chooses what it is compared with; --select is none"
+    )
+    assert told(select="best") == "--select: must be 'none', 'vote', 'judge' or 'rank'"
     assert told(select="vote", answer_key={"last": "word"}) == "--answer-key: must be 'number' or 'line'"
     assert told(select="vote", answer_key={"json": "answer"}).startswith("--answer-key: ")
     assert told(select="judge", judges=6) == "--judges: at most 5"

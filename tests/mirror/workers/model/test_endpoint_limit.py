@@ -11,12 +11,18 @@ from parley.broker.core.errors import BrokerUnavailable
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.limit_store import LimitStore
+from parley.broker.jetstream.provision import Wanted, provision
 from parley.workers.model import endpoint_limit
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_limit import EndpointLimit, stored_name
 from parley.workers.model.model_server import ModelServer
 from parley.workers.model.shared_limit import Share, decoded
 from tests.harness import fresh, until
+
+
+@pytest.fixture(autouse=True)
+async def _the_stream_of_limits(wire: JetStream) -> None:
+    await provision(wire.js, Wanted(limits=True))
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ import pytest
 from parley.broker.core.messages import ErrorType
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.limit_store import LimitStore
+from parley.broker.jetstream.provision import Wanted, provision
 from parley.workers.model.call_policy import RetryPolicy
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_failover import FailoverClient
@@ -26,6 +27,11 @@ from tests.harness import model_server as simulator
 from tests.rig.habit_server import Heard, Reply, answer, habit_server, having, refusal
 
 ASKED = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Why?"}]
+
+
+@pytest.fixture(autouse=True)
+async def _the_stream_of_limits(wire: JetStream) -> None:
+    await provision(wire.js, Wanted(limits=True))
 
 
 def asking(model: str = "one", max_tokens: int | None = 50) -> ChatRequest:
