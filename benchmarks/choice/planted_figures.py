@@ -8,7 +8,7 @@ from benchmarks.choice.simulated_deliberation import PromptlyReporting, delibera
 from benchmarks.choice.statistics import standard_error
 from benchmarks.choice.trials import Experiment, run
 from benchmarks.report import Result, Target
-from parley.broker.core.judging_orders import LABELS
+from parley.broker.core.judging_orders import LABELS, MAX_SHOWN
 
 Sums = Mapping[str, float]
 
@@ -19,10 +19,17 @@ LOST_BALLOTS = 0.4
 DEADLINE_MEDIANS = 3
 PLACE_PANELS = 100
 
+EDITED_MOST = 0.05
+HEATS_LEAST = {16: 76.0, 64: 73.0}
+
 DEFAULT = Experiment("default", World())
 ONE_JUDGE = Experiment("one-judge", World(judges=1))
 HOSTILE = Experiment("hostile", World(hostile=TURNS_A_JUDGE))
 LOSSES = Experiment("losses", World(lost=LOST_BALLOTS))
+# An editor whose text is worse than the winner's by a spread, as good, or better.
+EDITORS = {gain: Experiment(f"editor-{gain:+g}", World(editor=gain)) for gain in (-1.0, 0.0, 1.0)}
+# More answers than a judge may be shown.
+HEATS = {answers: Experiment(f"heats-{answers}", World(answers=answers)) for answers in (16, 32, 64)}
 IN_TIME = Experiment(
     "in-time", World(times=Times()), timeout_seconds=DEADLINE_MEDIANS * Times().answer_median
 )
@@ -43,6 +50,8 @@ def measure(trials: int, seed: int, processes: int | None, told: Callable[[str],
         HOSTILE,
         LOSSES,
         IN_TIME,
+        *EDITORS.values(),
+        *HEATS.values(),
         *(each for row in BIASED.values() for each in row),
     ]
     found: dict[str, Sums] = {}
@@ -60,6 +69,8 @@ def judge(found: Mapping[str, Sums], seed: int) -> list[Result]:
         _hostile(found[HOSTILE.name], seed),
         _losses(found[LOSSES.name], seed),
         _in_time(found[IN_TIME.name], seed),
+        _editors(found, seed),
+        _heats(found, seed),
     ]
 
 
@@ -134,6 +145,41 @@ def _in_time(sums: Sums, seed: int) -> Result:
         "gain over the mean answer, spreads": sums["gained"] / sums["trials"],
     }
     return Result("deadline", _how(sums, seed, how), targets, figures)
+
+
+def _editors(found: Mapping[str, Sums], seed: int) -> Result:
+    figures: dict[str, float] = {}
+    cost = 0.0
+    for gain, experiment in EDITORS.items():
+        sums = found[experiment.name]
+        won, answered, written = (sums[what] / sums["trials"] for what in ("won", "answered", "written"))
+        figures[f"editor {gain:+g}: the winner alone"] = won
+        figures[f"editor {gain:+g}: with the editor, confirmed"] = answered
+        figures[f"editor {gain:+g}: always taken"] = written
+        figures[f"editor {gain:+g}: its text is the answer, %"] = percent(sums, "edited")
+        if gain == min(EDITORS):
+            cost = won - answered
+    target = Target("quality lost by an editor worse by a spread", cost, EDITED_MOST, at_least=False)
+    how = "the text is as good as the winner, more or less, ± 1; three judges compare the two"
+    return Result("synthesis", _how(found[EDITORS[-1.0].name], seed, how), [target], figures)
+
+
+def _heats(found: Mapping[str, Sums], seed: int) -> Result:
+    figures: dict[str, float] = {}
+    targets = []
+    for answers, experiment in HEATS.items():
+        sums = found[experiment.name]
+        gained = 100 * sums["gained"] / sums["to_gain"]
+        ballots = sums["ballots"] / sums["trials"]
+        figures[f"of {answers}, {ballots:g} ballots: best found, %"] = percent(sums, "best")
+        if answers in HEATS_LEAST:
+            name = f"of what the best of {answers} gains, with {ballots:g} ballots"
+            targets.append(Target(name, gained, HEATS_LEAST[answers], "%", at_least=True))
+        else:
+            figures[f"of {answers}: of what the best gains, %"] = gained
+        most = sums["most_shown"] / sums["trials"]
+        targets.append(Target(f"answers in a prompt, of {answers}", most, MAX_SHOWN, at_least=False))
+    return Result("heats", _how(found[HEATS[16].name], seed, "judges as above"), targets, figures)
 
 
 # ── judges that look at nothing but places ────────────────────────────────────────────────────────────────────────

@@ -12,6 +12,7 @@ from math import exp, log, sqrt
 from random import Random
 
 from benchmarks.choice.simulated_deliberation import ROLE, Report
+from parley.broker.core.choice import EDITOR
 from parley.broker.core.judging_orders import LABELS
 from parley.broker.core.messages import ErrorType, agent_id
 
@@ -49,7 +50,8 @@ class Times:
 @dataclass(frozen=True, slots=True)
 class World:
     """`lost`: the share of the ballots that do not arrive. `hostile`: the chance with which the first agent's answer,
-    one spread below the mean, turns a judge. `times` None: all answer at once."""
+    one spread below the mean, turns a judge. `times` None: all answer at once. `editor`: how much better than the winner's
+    answer an editor's is in the mean, with a spread of 1; None: none is asked."""
 
     answers: int = 5
     judges: int = 3
@@ -60,6 +62,7 @@ class World:
     lost: float = 0.0
     hostile: float | None = None
     times: Times | None = None
+    editor: float | None = None
 
 
 # What may become of a lost ballot: its judge never reports (None), fails, or ranks what it was not shown.
@@ -88,14 +91,6 @@ class PlantedMembers:
         # What came instead of a ballot, by judge.
         self.lost: dict[str, Report | None] = {}
 
-    @property
-    def best(self) -> str:
-        return max(self.quality, key=self.quality.__getitem__)
-
-    @property
-    def mean(self) -> float:
-        return sum(self.quality.values()) / len(self.quality)
-
     def answer(self, agent: str) -> Report:
         times = self.world.times
         if times is None:
@@ -103,6 +98,13 @@ class PlantedMembers:
         own = sqrt(1 - times.correlation**2) * self._rng.gauss(0, 1)
         slowness = times.correlation * self.quality[agent] + own
         return Report(said=agent, seconds=times.answer_median * exp(times.spread * slowness))
+
+    def edit(self, winner: str) -> Report:
+        gain = self.world.editor
+        assert gain is not None, "an editor is asked only in a world that has one"
+        self.quality[EDITOR] = self.quality[winner] + self._rng.gauss(gain, 1)
+        self._common[EDITOR] = self._rng.gauss(0, 1)
+        return Report(said=EDITOR)
 
     def judge(self, judge: str, shown: Sequence[str]) -> Report | None:
         ballot = self._ballot(shown)

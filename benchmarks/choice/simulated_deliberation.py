@@ -37,12 +37,15 @@ class Report:
 
 
 class Members(Protocol):
-    """Who answers, edits (`editor-001`) and judges. None: never reports."""
+    """Who answers, judges and edits. None: never reports."""
 
     def answer(self, agent: str) -> Report | None: ...
 
     def judge(self, judge: str, shown: Sequence[str]) -> Report | None:
         """`shown`: the agents whose answers this judge is shown, in its order."""
+
+    def edit(self, winner: str) -> Report | None:
+        """The editor's answer. `winner`: whose answer was chosen, which no editor is told."""
 
 
 @dataclass(slots=True)
@@ -101,6 +104,9 @@ class Deliberation:
             self.number += 1
             if phase in COMPARING:
                 report = self.members.judge(agent, choice.shown(self.tally, self.tally.phase)[agent])
+            elif phase is PhaseKind.EDIT:
+                assert self.tally.choice is not None, "chosen before anybody edits"
+                report = self.members.edit(self.tally.choice.winner or "")
             else:
                 report = self.members.answer(agent)
             if report is not None:
@@ -136,7 +142,10 @@ class PromptlyReporting:
     keys: Mapping[str, str | None] | None = None
 
     def answer(self, agent: str) -> Report:
-        return Report(said=agent if self.keys is None else self.keys.get(agent))
+        return Report(said=agent if self.keys is None else self.keys[agent])
+
+    def edit(self, winner: str) -> Report:
+        return Report(said=f"better than {winner}")
 
     def judge(self, judge: str, shown: Sequence[str]) -> Report | None:
         ranking = self.rank(judge, shown)

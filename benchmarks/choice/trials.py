@@ -11,7 +11,9 @@ from random import Random
 from benchmarks.choice.planted_world import HOSTILE, PlantedMembers, World
 from benchmarks.choice.recorded_losses import unnamed_losses
 from benchmarks.choice.simulated_deliberation import deliberate
-from parley.broker.core.tally import Tally
+from parley.broker.core.choice import EDITOR, shown
+from parley.broker.core.phase_plan import CHOOSING
+from parley.broker.core.tally import SynthesisStatus, Tally
 
 # Trials that a process does at a time.
 CHUNK = 500
@@ -33,21 +35,33 @@ Chunk = tuple[Experiment, int, int, int]
 def one(experiment: Experiment, seed: int, number: int) -> dict[str, float]:
     """What happened in one trial, as counts.
 
-    `gained`: how much better than the mean answer the chosen one is; `to_gain`: how much better the best one is.
+    `gained`: how much better than the mean answer the chosen one is; `to_gain`: how much better the best one is. `won`:
+    the quality of the winner, `answered`: that of what the caller gets, `written`: that of the editor's text.
     """
     name = f"{experiment.name}-{seed}-{number}"
     members = PlantedMembers(experiment.world, Random(name))
     tally = deliberate(
         members, name, agents=experiment.world.answers, judges=experiment.world.judges,
-        timeout_seconds=experiment.timeout_seconds,
+        timeout_seconds=experiment.timeout_seconds, synthesize=experiment.world.editor is not None,
     )  # fmt: skip
     winner = tally.choice.winner if tally.choice is not None else None
+    edited = tally.synthesis is not None and tally.synthesis.status is SynthesisStatus.ACCEPTED
+    own = {agent: members.quality[agent] for agent in tally.answers.agents}
+    best, mean = max(own, key=own.__getitem__), sum(own.values()) / len(own)
     return {
         "trials": 1,
         "winner": winner is not None,
-        "best": winner == members.best,
-        "gained": members.quality[winner] - members.mean if winner is not None else 0.0,
-        "to_gain": members.quality[members.best] - members.mean,
+        "best": winner == best,
+        "gained": own[winner] - mean if winner is not None else 0.0,
+        "to_gain": own[best] - mean,
+        "edited": edited,
+        "answered": members.quality[EDITOR] if edited else own[winner] if winner is not None else 0.0,
+        "won": own[winner] if winner is not None else 0.0,
+        "written": members.quality.get(EDITOR, 0.0),
+        "ballots": sum(len(phase.agents) for phase in tally.later_phases if phase.kind in CHOOSING),
+        "most_shown": max(
+            (len(names) for phase in tally.later_phases for names in shown(tally, phase).values()), default=0
+        ),
         "hostile": winner == HOSTILE,
         "late": is_late(tally),
         "lost": len(members.lost),

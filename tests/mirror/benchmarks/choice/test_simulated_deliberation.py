@@ -30,6 +30,9 @@ class Slow:
     def judge(self, judge: str, shown: Sequence[str]) -> None:
         return None
 
+    def edit(self, winner: str) -> None:
+        raise AssertionError(f"{winner} was never chosen")
+
 
 def test_judges_elect_what_they_all_prefer() -> None:
     tally = deliberate(PromptlyReporting(prefer_the_best), "t", agents=5)

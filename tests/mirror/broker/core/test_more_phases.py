@@ -205,7 +205,10 @@ class Editing:
         self._edit = edit
 
     def answer(self, agent: str) -> Report | None:
-        return self._edit if agent == EDITOR else Report(said=agent)
+        return Report(said=agent)
+
+    def edit(self, winner: str) -> Report | None:
+        return self._edit
 
     def judge(self, judge: str, shown: Sequence[str]) -> Report | None:
         if EDITOR in shown:
@@ -338,7 +341,7 @@ def test_every_deliberation_ends_with_the_best_of_what_came(
         return lost[number] if number in lost else by_number(judge, shown)
 
     keys = {f"agent-dev-{number:03d}": str(number % same) for number in range(1, agents + 1)}
-    members = PromptlyReporting(vote, {**keys, EDITOR: "e"})
+    members = PromptlyReporting(vote, keys)
     select = Select.RANK if rank and 4 <= agents <= 9 else Select.JUDGE
     tally = deliberate(members, "t", agents=agents, judges=judges, select=select, synthesize=synthesize)
     assert tally.ended
