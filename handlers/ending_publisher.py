@@ -116,6 +116,8 @@ class EndingPublisher:
         }
         answered = tally.answers.successes
         left_out: list[LeftOut] = ["results"] if answered else []
+        if tally.synthesis is not None and tally.synthesis.seq is not None:
+            left_out.append("synthesis.content")
         ending = endings.compose(tally, (), failed, answered=answered, left_out=left_out)
         await self._publish(tally, *endings.fit(ending, self._limit))
 

@@ -155,6 +155,7 @@ def _of_ending(tally: Tally, ending: Ending) -> DeliberationStatus:
         received_count=ending.successful_responses,
         failed_count=ending.failed_responses,
         winner_id=ending.winner_id if isinstance(ending, DeliberationCompleted) else None,
+        answer_from=ending.answer_from if isinstance(ending, DeliberationCompleted) else None,
         metadata=ending.metadata,
         ending_seq=tally.ending_seq,
     )

@@ -8,6 +8,7 @@ from unicodedata import east_asian_width
 from rich.console import Console
 from rich.text import Text
 
+from parley.broker.core.choice import EDITOR
 from parley.broker.core.finish_reasons import is_filtered, is_too_long
 from parley.broker.core.messages import (
     AgentResult,
@@ -50,12 +51,9 @@ def show_ending(
 ) -> None:
     """Print each agent's answer or failure, then one line of summary. Where one was chosen, it comes first, and the
     others are only named, unless `all_answers`. `model`: the one that was served here, whose answers need a word."""
-    winner = ending.winner
-    if winner is not None and isinstance(ending, DeliberationCompleted):
-        _show_winner(console, ending, winner)
-    is_own = isinstance(ending, DeliberationCompleted) and ending.answer_from != "synthesis"
-    others = [result for result in ending.results if result is not winner or not is_own]
-    if winner is None or all_answers:
+    shown = _show_chosen(console, ending)
+    others = [result for result in ending.results if result.agent_id != shown]
+    if shown is None or all_answers:
         for result in others:
             _show_answer(console, result)
     elif others:
@@ -71,19 +69,26 @@ def show_ending(
         _show_model_notice(console, model)
 
 
-def _show_winner(console: Console, ending: DeliberationCompleted, winner: AgentResult) -> None:
+def _show_chosen(console: Console, ending: Ending) -> str | None:
+    """Show the answer that was chosen, if its words are here; returns whose they are."""
+    if not isinstance(ending, DeliberationCompleted):
+        return None
     written = ending.synthesis
     if written is not None and ending.answer_from == "synthesis" and written.content is not None:
         facts = f"{written.model}, {written.tokens} tokens, written from {len(written.sources)} answers"
-        _show_words(console, "editor-001", harmless(facts), written.content)
+        _show_words(console, EDITOR, harmless(facts), written.content)
         console.print()
         _print(console, Text(synthesis_line(ending), "bold"))
         _print(console, Text(f"The winner it was preferred to: {choice_line(ending)}", "dim"))
-        return
+        return EDITOR
+    winner = ending.winner
+    if winner is None:
+        return None
     _show_answer(console, winner)
     _print(console, Text(choice_line(ending), "bold"))
     if line := synthesis_line(ending):
         _print(console, Text(line, "dim"))
+    return winner.agent_id
 
 
 def _say_nothing_was_chosen(console: Console, ending: Ending) -> None:
@@ -217,11 +222,9 @@ def show_result(
     """
     if question is not None:
         _show_question(console, question)
-    winner = ending.winner if ending is not None else None
-    if winner is not None and isinstance(ending, DeliberationCompleted):
-        _show_winner(console, ending, winner)
+    shown = _show_chosen(console, ending) if ending is not None else None
     for result in status.results:
-        if winner is None or result.agent_id != winner.agent_id:
+        if result.agent_id != shown:
             _show_answer(console, result)
     if ending is not None:
         _show_absent(console, ending)

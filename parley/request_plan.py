@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parley.broker.core.messages import DeliberationRequested
-from parley.broker.core.phase_plan import PhaseKind, Step, first_limit, is_over, plan, share
+from parley.broker.core.phase_plan import PhaseKind, Step, first_limit, paid_for, plan, share
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,24 +24,26 @@ def phases_of(request: DeliberationRequested) -> list[PlannedPhase]:
     steps = plan(request.select, max(2, request.num_agents), request.judges, synthesize=request.synthesize)
     if not steps:
         return [alone]
-    why = _why_left_out(request, steps)
-    if why:
-        return [alone, *(PlannedPhase(step.kind.value, 0, 0.0, why) for step in steps[1:])]
+    taken = 1 if request.num_agents == 1 else paid_for(steps, request.max_calls)
+    left_out = [
+        PlannedPhase(step.kind.value, 0, 0.0, _why_left_out(request, steps)) for step in steps[taken:]
+    ]
+    steps = steps[:taken]
+    if len(steps) == 1:
+        return [alone, *left_out]
     seconds = request.asked_timeout_seconds
     if seconds is not None and first_limit(steps, 0.0, seconds) is None:
-        return [alone, *(PlannedPhase(step.kind.value, step.agents, None) for step in steps[1:])]
+        return [alone, *(PlannedPhase(step.kind.value, step.agents, None) for step in steps[1:]), *left_out]
     found, left = [], 1.0
     for place, step in enumerate(steps):
         part = left * share(steps[place:])
         found.append(PlannedPhase(step.kind.value, step.agents, part))
         left -= part
-    return found
+    return [*found, *left_out]
 
 
 def _why_left_out(request: DeliberationRequested, steps: Sequence[Step]) -> str:
     if request.num_agents == 1:
         return "one answer needs no judge"
     calls = sum(step.agents for step in steps)
-    if is_over(calls, request.max_calls):
-        return f"{calls} calls would be more than max_calls, {request.max_calls}"
-    return ""
+    return f"{calls} calls would be more than max_calls, {request.max_calls}"

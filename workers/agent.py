@@ -128,9 +128,13 @@ class Agent:
                 return self.failed(
                     request, started, calls, error.error_type, str(error), used, error.tool_calls
                 )
-            whole = replace(
-                completion, attempts=calls + completion.attempts, usage=used.plus(completion.usage)
-            )
+            calls, used = calls + completion.attempts, used.plus(completion.usage)
+            if _is_half(completion):
+                why = (
+                    "the editor would not write it" if completion.refused else "the editor's text was cut off"
+                )
+                return self.failed(request, started, calls, ErrorType.MALFORMED_ANSWER, why, used)
+            whole = replace(completion, attempts=calls, usage=used)
             words = completion.content
             of_choice = {"key": digest(words), "suspect": judge_prompt.is_suspect(words)}
             return self._completed(request, prompt, whole, started, of_choice)

@@ -135,10 +135,11 @@ def _alike(one: Ranking, other: Ranking) -> Share | None:
 
 
 def dissent(ballots: Mapping[str, Ranking], winner: str) -> dict[str, tuple[str, ...]]:
-    """The other candidates that a ballot put first, and the judges of these ballots. The most often named first."""
+    """The other candidates that a ballot put first, of the ballots that have the winner too, and the judges of these
+    ballots. The most often named first."""
     judges: dict[str, tuple[str, ...]] = {}
     for judge, ballot in ballots.items():
-        if ballot and ballot[0] != winner:
+        if winner in ballot and ballot[0] != winner:
             judges[ballot[0]] = (*judges.get(ballot[0], ()), judge)
     return dict(sorted(judges.items(), key=lambda item: -len(item[1])))
 

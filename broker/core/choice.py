@@ -75,7 +75,10 @@ def shown(tally: Tally, phase: Phase) -> dict[str, tuple[str, ...]]:
         case PhaseKind.EDIT:
             return dict.fromkeys(agents, shuffled(_best(tally), seed))
         case PhaseKind.CONFIRM:
-            return dict(zip(agents, orders(len(agents), _to_confirm(tally), seed), strict=True))
+            first, other = shuffled(_to_confirm(tally), seed)
+            return {
+                agent: (other, first) if number % 2 else (first, other) for number, agent in enumerate(agents)
+            }
     return {}
 
 
@@ -110,8 +113,8 @@ def _score(told_as: str | None) -> float:
 
 
 def _to_confirm(tally: Tally) -> tuple[str, ...]:
-    chosen = tally.choice
-    return (EDITOR,) if chosen is None or chosen.winner is None else (chosen.winner, EDITOR)
+    assert tally.choice is not None, "chosen before anybody edits"
+    return tally.choice.winner or "", EDITOR
 
 
 def ballots(tally: Tally, phase: Phase) -> dict[str, tuple[str, ...]]:
@@ -139,7 +142,8 @@ def synthesis_of(tally: Tally) -> Synthesis | None:
     if not cast:
         return Synthesis(status=SynthesisStatus.NOT_CONFIRMED, seq=written.seq)
     better = sum(ballot[0] == EDITOR for ballot in cast)
-    preferred = 2 * better > len(cast)
+    # Of those asked: each order is shown to half of them, so judges that look at places alone never accept.
+    preferred = 2 * better > len(confirm.agents)
     status = SynthesisStatus.ACCEPTED if preferred else SynthesisStatus.REFUSED
     return Synthesis(status=status, seq=written.seq, support=f"{better}/{len(cast)}")
 

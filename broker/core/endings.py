@@ -98,7 +98,7 @@ def _chosen(
 ) -> dict[str, Any]:
     cast = choice.ballots(tally, choice.panel(tally))
     written = synthesis_of(tally, judged)
-    accepted = written is not None and written.status == "accepted" and written.content is not None
+    accepted = written is not None and written.status == "accepted"
     chosen_by = "vote" if tally.select is Select.VOTE else "winner"
     return {
         "winner_id": chosen.winner,

@@ -17,8 +17,8 @@ from parley.broker.core.phase_plan import (
     Step,
     first_limit,
     heats,
-    is_over,
     limit,
+    paid_for,
 )
 from parley.broker.core.tally import ClosedBy, Phase, Tally
 
@@ -35,26 +35,25 @@ def first_phase(event: Requested) -> Phase:
 
 def _first_limit(event: Requested) -> float | None:
     """None where no phase could follow: then the answers have all the time."""
-    calls = sum(step.agents for step in event.plan)
-    if not event.plan or is_over(calls, event.max_calls):
-        return None
-    return first_limit(event.plan, event.at, event.deadline)
+    steps = event.plan[: paid_for(event.plan, event.max_calls)]
+    return first_limit(steps, event.at, event.deadline) if len(steps) > 1 else None
 
 
 def has_enough(tally: Tally) -> bool:
-    """Whether the current phase has enough to close at its limit: two answers to choose from, or a ballot. Once a winner
-    is chosen, whatever there is."""
+    """Whether the current phase has enough to close at its limit: two answers to choose from (three for members that
+    rank the others', one for a vote), or a ballot. Once a winner is chosen, whatever there is."""
     phase = tally.phase
     if phase.kind is PhaseKind.ANSWER:
-        return phase.successes >= tally.min_responses and len(pool(tally)) >= min(2, len(phase.agents))
+        least = {Select.VOTE: 1, Select.RANK: LEAST_RANKED}.get(tally.select, 2)
+        return phase.successes >= tally.min_responses and len(pool(tally)) >= min(least, len(phase.agents))
     return phase.successes > 0 or phase.kind not in CHOOSING
 
 
 def has_use_of_limit(tally: Tally, now: float) -> bool:
     """Whether there is a reason to close the current phase at its limit: what it has, and what follows. Without, it lasts
     until the deadline."""
-    follows = tally.phase.kind is not PhaseKind.ANSWER or next_step(tally, now) is not None
-    return follows and has_enough(tally)
+    decides = tally.phase.kind is not PhaseKind.ANSWER or tally.select is Select.VOTE
+    return (decides or next_step(tally, now) is not None) and has_enough(tally)
 
 
 def closing(tally: Tally, now: float) -> ClosedBy | None:
@@ -79,18 +78,26 @@ def closed(tally: Tally, by: ClosedBy, now: float) -> Tally:
 
 def _may_follow(tally: Tally, now: float) -> bool:
     """Whether there is time, and are calls left, for a phase after the current one, whatever has been answered."""
-    left = tally.steps_left
-    if not left or tally.deadline - now < LEAST_SECONDS:
+    if tally.deadline - now < LEAST_SECONDS:
         return False
-    return not is_over(tally.calls_with(left[0]), tally.max_calls)
+    return len(tally.plan[: paid_for(tally.plan, tally.max_calls)]) > len(tally.all_phases)
 
 
 def next_step(tally: Tally, now: float) -> Step | None:
     """What can be opened after the current phase: there is time for it, a use of it, and calls are left."""
-    if tally.deadline - now < LEAST_SECONDS:
+    steps = payable(tally)
+    if not steps:
         return None
+    needs_another = steps[0].kind in (PhaseKind.HEAT, PhaseKind.EDIT)
+    least = 2 * LEAST_SECONDS if needs_another else LEAST_SECONDS
+    return steps[0] if tally.deadline - now >= least else None
+
+
+def payable(tally: Tally) -> tuple[Step, ...]:
+    """Of the steps of use, those that the caller pays for."""
     steps = steps_of_use(tally)
-    return steps[0] if steps and not is_over(tally.calls_with(steps[0]), tally.max_calls) else None
+    begun = tally.plan[: len(tally.all_phases)]
+    return steps[: paid_for((*begun, *steps), tally.max_calls) - len(begun)] if steps else ()
 
 
 def steps_of_use(tally: Tally) -> tuple[Step, ...]:
@@ -107,7 +114,7 @@ def steps_of_use(tally: Tally) -> tuple[Step, ...]:
     if left[0].kind is PhaseKind.EDIT:
         chosen = tally.choice or choose(tally)
         return left if chosen is not None and chosen.winner is not None else ()
-    groups = heats(len(among))
+    groups = () if tally.select is Select.RANK else heats(len(among))
     rest = tuple(step for step in left if step.kind is not PhaseKind.HEAT)
     if rest[0].kind is PhaseKind.RANK:
         if len(among) < LEAST_RANKED:
@@ -119,12 +126,13 @@ def steps_of_use(tally: Tally) -> tuple[Step, ...]:
 def opened(tally: Tally, now: float, by: int | None) -> Tally:
     """With one phase more: the first of `steps_of_use`. The plan is what has been opened, and what follows."""
     steps = steps_of_use(tally)
+    own_time = payable(tally)
     phase = Phase(
         number=tally.phase.number,
         agents=_agents_of(tally, steps[0]),
         kind=steps[0].kind,
         opened_at=now,
-        limit=limit(steps, now, tally.deadline),
+        limit=limit(own_time, now, tally.deadline),
         opened_by=by,
     )
     begun = tally.plan[: len(tally.all_phases)]
@@ -150,7 +158,8 @@ def needs(tally: Tally) -> tuple[Effect, ...]:
         ArmDeadline(tally.limit), RequestAgents(phase.number, phase.missing, phase.kind),
     )  # fmt: skip
     before = tally.all_phases[-2] if tally.later_phases else None
-    if before is not None and before.missing:
+    # Workers know a phase by its round and kind, so of two heats the first one's calls are left to end by themselves.
+    if before is not None and before.missing and before.kind is not phase.kind:
         return *effects, StopAgents("its phase is closed", before.number, before.kind)
     return effects
 

@@ -68,7 +68,9 @@ def plan(select: Select, num_agents: int, judges: int, *, synthesize: bool = Fal
     elif select is Select.RANK:
         steps.append(Step(kind=PhaseKind.RANK, agents=num_agents))
     if synthesize:
-        steps += [Step(kind=PhaseKind.EDIT, agents=1), Step(kind=PhaseKind.CONFIRM, agents=judges)]
+        # An even number: half of them see the editor's text first.
+        confirming = judges + judges % 2
+        steps += [Step(kind=PhaseKind.EDIT, agents=1), Step(kind=PhaseKind.CONFIRM, agents=confirming)]
     return tuple(steps) if len(steps) > 1 else ()
 
 
@@ -88,6 +90,19 @@ def going_on(groups: int) -> int:
     return max(1, MAX_SHOWN // groups)
 
 
+def paid_for(steps: Sequence[Step], max_calls: int | None) -> int:
+    """How many of these steps, from the first on, the caller pays for: so many that the last one decides something. A
+    heat without its panel would be wasted, as would an editor whose text nobody confirms."""
+    calls, taken = 0, 1
+    for number, step in enumerate(steps, 1):
+        calls += step.agents
+        if is_over(calls, max_calls):
+            break
+        if step.kind not in (PhaseKind.HEAT, PhaseKind.EDIT):
+            taken = number
+    return taken
+
+
 def is_over(calls: int, max_calls: int | None) -> bool:
     """Whether so many agents and judges are more than the caller allows, if it says."""
     return max_calls is not None and calls > max_calls
@@ -101,7 +116,10 @@ def share(steps: Sequence[Step]) -> float:
 def limit(steps: Sequence[Step], now: float, deadline: float) -> float:
     """When the first of these steps, opened now, closes with what it has. What it does not use the next ones have."""
     left = deadline - now
-    return now + (left - min(RESERVE_SECONDS, RESERVE_SHARE * left)) * share(steps)
+    until = now + (left - min(RESERVE_SECONDS, RESERVE_SHARE * left)) * share(steps)
+    if steps[0].kind in (PhaseKind.HEAT, PhaseKind.EDIT):  # of no use without what follows
+        until = max(now, min(until, deadline - LEAST_SECONDS))
+    return until
 
 
 def first_limit(steps: Sequence[Step], now: float, deadline: float) -> float | None:

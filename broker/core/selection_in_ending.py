@@ -19,8 +19,8 @@ from parley.broker.core.messages import (
     Selection,
     Synthesis,
 )
-from parley.broker.core.phase_changes import LEAST_RANKED, steps_of_use
-from parley.broker.core.phase_plan import COMPARING, LEAST_SECONDS, PhaseKind, Select, Step, is_over
+from parley.broker.core.phase_changes import LEAST_RANKED, payable, steps_of_use
+from parley.broker.core.phase_plan import COMPARING, LEAST_SECONDS, PhaseKind, Select, Step
 from parley.broker.core.spending import Spending
 from parley.broker.core.tally import Choice, ChoiceStatus, ClosedBy, Phase, Tally
 from parley.broker.core.timestamps import format_timestamp
@@ -121,7 +121,9 @@ def synthesis_of(tally: Tally, judged: Judged) -> Synthesis | None:
     confirm = next((phase for phase in tally.later_phases if phase.kind is PhaseKind.CONFIRM), None)
     if edit is None:
         nobody = tally.choice is None or tally.choice.winner is None
-        why = "nobody was chosen" if nobody else "only one answer" if len(choice.pool(tally)) < 2 else ""
+        why = "nobody was chosen" if nobody else "there was only one answer"
+        if not nobody and len(choice.pool(tally)) > 1:
+            why = why_left_out(tally, steps_of_use(tally))
         return Synthesis(status=decided.status.value, why=why)
     written = _reported(edit, choice.EDITOR, judged)
     done = written if isinstance(written, AgentCompleted) else None
@@ -145,8 +147,9 @@ def dissent_of(tally: Tally, chosen: Choice, cast: Cast) -> tuple[Dissent, ...]:
         return ()
     if tally.select is Select.VOTE:
         return _dissent_of_votes(tally, chosen.winner)
+    comparing = sum(chosen.winner in ballot for ballot in cast.values())
     return tuple(
-        Dissent(agent_id=agent, by=judges, share=f"{len(judges)}/{len(cast)}")
+        Dissent(agent_id=agent, by=judges, share=f"{len(judges)}/{comparing}")
         for agent, judges in dissent(cast, chosen.winner).items()
     )
 
@@ -203,8 +206,9 @@ def _gaps(tally: Tally, phase: Phase, judged: Judged) -> Iterator[DegradedReason
 def _left_out(tally: Tally) -> Iterator[DegradedReason]:
     """The phases that were planned and would have been of use."""
     steps = steps_of_use(tally)
-    for step in steps:
-        yield DegradedReason(phase=step.kind.value, what="left_out", why=_why_left_out(tally, step))
+    for number, step in enumerate(steps):
+        why = "the phase before it was left out" if number else why_left_out(tally, steps)
+        yield DegradedReason(phase=step.kind.value, what="left_out", why=why)
     planned = tally.steps_left
     if not steps and planned and planned[0].kind is PhaseKind.RANK and len(choice.pool(tally)) > 1:
         why = f"there were fewer than {LEAST_RANKED} different answers, and nobody ranks its own"
@@ -226,13 +230,21 @@ def _what(error_type: ErrorType) -> Literal["cancelled", "failed"]:
     return "cancelled" if error_type is ErrorType.CANCELLED else "failed"
 
 
-def _why_left_out(tally: Tally, step: Step) -> str:
-    calls = tally.calls_with(step)
-    if is_over(calls, tally.max_calls):
+def why_left_out(tally: Tally, steps: Sequence[Step]) -> str:
+    """Why the first of these, which would have been of use, was not opened."""
+    if not payable(tally):
+        whole = steps[
+            : 1
+            + next(
+                (at for at, one in enumerate(steps) if one.kind not in (PhaseKind.HEAT, PhaseKind.EDIT)), 0
+            )
+        ]
+        calls = sum(len(phase.agents) for phase in tally.all_phases) + sum(one.agents for one in whole)
         return f"it would have made {calls} calls, more than max_calls, {tally.max_calls}"
     if tally.phase.closed_by is ClosedBy.DEADLINE:
         return "the deadline came first"
-    return f"less than {LEAST_SECONDS:g} s were left"
+    least = LEAST_SECONDS * (2 if steps[0].kind in (PhaseKind.HEAT, PhaseKind.EDIT) else 1)
+    return f"less than {least:g} s were left"
 
 
 def reports_of(tally: Tally, spent: Spent) -> tuple[PhaseReport, ...]:

@@ -124,8 +124,8 @@ class Choice(BaseModel, frozen=True):
 
 
 class SynthesisStatus(StrEnum):
-    """What became of the answer that was to be written from the best. ACCEPTED: most of the ballots prefer it to the
-    winner. REFUSED: they do not, a tie included. NOT_CONFIRMED: no ballot. NOT_WRITTEN: the editor was asked, and wrote
+    """What became of the answer that was to be written from the best. ACCEPTED: most of the judges asked prefer it to
+    the winner. REFUSED: they do not, a tie included. NOT_CONFIRMED: no ballot. NOT_WRITTEN: the editor was asked, and wrote
     none. LEFT_OUT: nobody was asked."""
 
     ACCEPTED = "accepted"

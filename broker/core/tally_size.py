@@ -27,8 +27,10 @@ def most_bytes(tally: Tally) -> int:
     outcomes = sum(len(agent) + _OUTCOME_BYTES for agent in agents)
     if tally.select is not Select.NONE:
         outcomes += sum(2 * len(agent) + _SAID_BYTES + _CANDIDATE_BYTES for agent in agents) + _PHASE_BYTES
-        judges = sum(step.agents for step in tally.plan[1:])
-        outcomes += judges * (2 * len(judge_id(1)) + _OUTCOME_BYTES + _SAID_BYTES) + _PHASE_BYTES
+        # Members that rank the others have longer names than judges.
+        name = max(len(judge_id(1)), *map(len, agents))
+        later = sum(step.agents for step in tally.plan[1:])
+        outcomes += later * (2 * name + _OUTCOME_BYTES + _SAID_BYTES) + _PHASE_BYTES * len(tally.plan)
     return len(tally.model_dump_json(exclude_defaults=True).encode()) + outcomes + _REST_BYTES
 
 

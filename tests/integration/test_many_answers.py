@@ -111,10 +111,10 @@ async def test_what_an_editor_writes_is_the_answer_if_the_judges_prefer_it(
     assert ending.winner.proposal.content == "answer 7"
     assert ending.answer == (f"written {written}" if accepted else "answer 7")
     assert ending.answer_from == ("synthesis" if accepted else "winner")
-    assert (told.status, told.support) == (("accepted", "3/3") if accepted else ("refused", "0/3"))
+    assert (told.status, told.support) == (("accepted", "4/4") if accepted else ("refused", "0/4"))
     assert [phase.phase for phase in ending.phases] == ["answer", "judge", "edit", "confirm"]
     assert not ending.degraded
-    assert status.winner_id == ending.winner_id
+    assert (status.winner_id, status.answer_from) == (ending.winner_id, ending.answer_from)
 
 
 async def test_a_vote_may_be_written_too_and_the_editor_keeps_to_its_form(
@@ -129,4 +129,4 @@ async def test_a_vote_may_be_written_too_and_the_editor_keeps_to_its_form(
         ending = await asked(client, agents=3, select="vote", answer_key=key, synthesize=True, judges=1)
     assert "End with one line: answer and then the final answer." in numbers.edited[0]
     assert ending.answer_from == "synthesis"
-    assert [phase.asked for phase in ending.phases] == [3, 1, 1]
+    assert [phase.asked for phase in ending.phases] == [3, 1, 2]

@@ -76,7 +76,7 @@ def planned(rng: random.Random, place: int, late_seconds: float | None) -> Asked
 
 def with_choice(asked: Asked, rng: random.Random, *, many: bool) -> Asked:
     """The same, but for half of them: a winner is chosen among the answers. All that ask for it ask for that. `many`: some
-    ask more agents than a judge may be shown; their account needs room."""
+    ask more agents than a judge may be shown, or an editor too; their account needs room."""
     lot = rng.random()
     if lot < 0.5:
         return asked
@@ -96,7 +96,7 @@ def with_choice(asked: Asked, rng: random.Random, *, many: bool) -> Asked:
         choosing = {"select": "vote", "answer_key": {"last": "line"}}
         if rng.random() < 0.5:
             choosing["agree"] = 2
-    if rng.random() < 0.25:
+    if rng.random() < 0.25 and many:
         choosing["synthesize"] = True
     acts = [
         replace(act, body={**act.body, **choosing, **agents})

@@ -132,6 +132,7 @@ def _order(tally: Tally, phase: Phase, judge: str) -> list[str]:
         case PhaseKind.CONFIRM:
             assert tally.choice is not None
             names = list(shuffled((tally.choice.winner or "", "editor-001"), seed))
+            return names[::-1] if at % 2 else names
         case PhaseKind.JUDGE:
             names = list(shuffled(tuple(names), seed))
     row = EVEN.get((len(phase.agents), len(names)))
@@ -261,7 +262,7 @@ def synthesis_is_right(tally: Tally) -> None:
         for judge, outcome in (confirm.outcomes.items() if confirm else ())
         if confirm is not None and outcome.succeeded
     ]
-    preferred = first.count("editor-001") * 2 > len(first) > 0
+    preferred = confirm is not None and first.count("editor-001") * 2 > len(confirm.agents)
     accepted = told.status is SynthesisStatus.ACCEPTED
     holds(Invariant.SYNTHESIS, accepted == preferred, f"{tally.task_id}: {told}, and first were {first}")
 

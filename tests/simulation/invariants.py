@@ -120,7 +120,7 @@ class Invariant(Enum):
     SYNTHESIS = (
         34,
         "each step",
-        "an editor's text is the answer only where most of the ballots prefer it to the winner's",
+        "an editor's text is the answer only where most of the judges asked prefer it to the winner's",
     )
 
     @property

@@ -221,6 +221,11 @@ class DeliberationStatus(Message):
     received_count: int = Field(0, description="Agents that have answered.")
     failed_count: int = Field(0, description="Agents that have failed.")
     winner_id: str | None = Field(None, description="As in the ending, once there is one.")
+    answer_from: Literal["winner", "vote", "synthesis"] | None = Field(
+        None,
+        description="As in the ending, once there is one. With `synthesis` the answer is not among the results: the "
+        "ending has it.",
+    )
     metadata: dict[str, str] = Field(default_factory=dict, description="The request's own.")
     ending_seq: int | None = Field(
         None, description="The ending's sequence in the stream `DELIBERATIONS`, once it is stored there."

@@ -86,7 +86,7 @@ class Synthesis(Message):
     """The answer that an editor wrote from the best ones, and whether it was preferred to the winner."""
 
     status: Literal["accepted", "refused", "not_confirmed", "not_written", "left_out"] = Field(
-        description="`accepted`: most of the ballots prefer it to the winner. `refused`: they do not, or it is a tie. "
+        description="`accepted`: most of the judges asked prefer it to the winner. `refused`: they do not. "
         "`not_confirmed`: no ballot came. `not_written`: the editor gave no answer. `left_out`: none was asked."
     )
     content: str | None = Field(None, description="The text; null: there is none.")

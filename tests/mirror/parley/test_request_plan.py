@@ -37,3 +37,16 @@ def test_of_a_short_time_judges_have_what_is_left(seconds: float, has_share: boo
 def test_what_is_left_out_asks_nobody(asking: dict[str, Any]) -> None:
     answers, judges = planned(select="judge", **asking)
     assert (answers.share, judges.calls, bool(judges.left_out)) == (1.0, 0, True)
+
+
+def test_what_the_calls_do_not_pay_for_is_left_out_and_the_rest_is_not() -> None:
+    phases = planned(agents=5, select="judge", synthesize=True, max_calls=8)
+    assert [(phase.phase, phase.calls) for phase in phases] == [
+        ("answer", 5),
+        ("judge", 3),
+        ("edit", 0),
+        ("confirm", 0),
+    ]
+    assert phases[2].left_out == "13 calls would be more than max_calls, 8"
+    assert sum(phase.share or 0 for phase in phases) == pytest.approx(1.0)
+    assert [phase.calls for phase in planned(agents=16, select="judge", max_calls=18)] == [16, 0, 0]

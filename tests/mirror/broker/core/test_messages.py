@@ -604,7 +604,15 @@ def test_a_message_is_the_same_after_the_wire(message: Message) -> None:
 
 @pytest.mark.parametrize("message", EVERY_MESSAGE, ids=lambda message: type(message).__name__)
 def test_a_message_carries_every_field_it_has(message: Message) -> None:
-    assert set(json.loads(message.encode())) == set(type(message).model_fields)
+    carried = set(json.loads(message.encode()))
+    if isinstance(message, AgentRequested):  # Parley's own alone read it
+        left_out = set(type(message).model_fields) - carried
+        assert all(
+            getattr(message, name) == type(message).model_fields[name].get_default(call_default_factory=True)
+            for name in left_out
+        )
+        return
+    assert carried == set(type(message).model_fields)
 
 
 @given(
