@@ -122,7 +122,9 @@ async def service(
         handlers, recover, old, looks = _handlers(settings, jetstream, parts, pool, metrics)
         asked = await opened(AskedServers(settings, model, pool)) if pool is not None else None
         probe = StoreProbe(jetstream) if {Part.INTAKE, Part.AGGREGATE} & set(parts) else None
-        rights = RightsCheck(settings, jetstream, frozenset(parts))
+        rights = RightsCheck(
+            settings, jetstream, frozenset(parts), lambda: asked is not None and asked.limited
+        )
         full = FullStreams()
         checks = readiness_checks(
             settings, jetstream, pool=pool, models=asked, rights=rights,

@@ -1,5 +1,6 @@
 """The model servers of a service that runs: whether they serve its model, and reading their file again."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -40,29 +41,41 @@ class AskedServers:
     def endpoints(self) -> list[Endpoint]:
         return [server.endpoint for server in self._servers]
 
+    @property
+    def limited(self) -> bool:
+        """Whether any of them has a limit that all workers share."""
+        return any(server.limited for server in self._servers)
+
     async def unready_reason(self) -> str | None:
         """Why agents cannot be answered, or None."""
         assert self._readiness is not None
         return await self._readiness.unready_reason()
 
     async def read_again(self, want_limits: Callable[[], Awaitable[None]]) -> None:
-        """Ask the servers that the file names now. With a mistake in it, those before stay, and the log says so.
-        `want_limits`: prepares what limits need. Raises Unavailable."""
+        """Ask the servers that the file names now. With a mistake in it, those before stay, and the log says so. Raises
+        nothing. `want_limits`: prepares what limits need; may raise Unavailable."""
         try:
-            servers = self._settings.servers
+            # Elsewhere than in the event loop: a large file with mistakes takes a while.
+            servers = await asyncio.to_thread(self._settings.read_servers)
             if any(server.limited for server in servers):
                 await want_limits()
+            before, known = self._stack, self._readiness
+            await self._pool.use_servers(servers)
+            same = {server.endpoint for server in servers if server in self._servers}
+            self._servers = servers
+            await self._open()
         except (ValueError, Unavailable) as error:
             log.error("PARLEY_ENDPOINTS: %s; the endpoints before stay in force", error)
-            return
-        await self._pool.use_servers(servers)
-        self._servers = servers
-        await self._stack.aclose()
-        await self._open()
-        log.info("asking %s", ", ".join(map(str, self.endpoints)))
+        except Exception:
+            log.exception("PARLEY_ENDPOINTS was not taken in through a bug")
+        else:
+            if known is not None and self._readiness is not None:
+                self._readiness.know(known, same)
+            await before.aclose()
+            log.info("asking %s", ", ".join(map(str, self.endpoints)))
 
     async def _open(self) -> None:
-        stack = self._stack = AsyncExitStack()
+        stack = AsyncExitStack()
         client = await stack.enter_async_context(
             ModelServers(
                 self._servers,
@@ -73,3 +86,4 @@ class AskedServers:
         )
         readiness = ModelReadiness(client, self.endpoints, self._model, lambda: self._pool.endpoint_statuses)
         self._readiness = await stack.enter_async_context(readiness)
+        self._stack = stack

@@ -20,6 +20,7 @@ from urllib.parse import urlencode, urlsplit
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from parley.broker.core.messages.base import KIB
 from parley.line_of_key import Key, line_in_toml, line_in_yaml, twice_in_yaml
@@ -39,6 +40,8 @@ from parley.workers.model.server_access import TOKEN, Names, ServerAccess, parse
 MAX_BYTES = 256 * KIB
 MAX_ENDPOINTS = 256
 MAX_MODELS = 256
+# Mistakes that are told at once.
+MAX_TOLD = 5
 TOML, YAML = (".toml",), (".yaml", ".yml")
 _ELSEWHERE = 'not { env = "NAME" } or { file = "/path" }, which say where it is'
 # What tomllib says of where it stopped.
@@ -64,7 +67,12 @@ def _elsewhere(value: Any) -> _Elsewhere:
 
 
 def _value(value: Any) -> str | _Elsewhere:
-    return value if isinstance(value, str) and value else _elsewhere(value)
+    if isinstance(value, dict):
+        return _elsewhere(value)
+    if not isinstance(value, str) or not value:
+        said = 'no text (in quotes: "2024-02-01"), and no { env = "NAME" } or { file = "/path" }'
+        raise PydanticCustomError("value", said)
+    return value
 
 
 def _models(value: Any) -> tuple[str, ...] | None:
@@ -113,8 +121,10 @@ def read_endpoints(path: Path | None) -> tuple[ModelServer, ...]:
     try:
         entries = _File.model_validate(found).endpoints
     except ValidationError as error:
-        details = (dict(detail) for detail in error.errors(include_url=False, include_context=False))
-        raise ValueError("; ".join(dict.fromkeys(_mistake(path, text, each) for each in details))) from None
+        details = [dict(detail) for detail in error.errors(include_url=False, include_context=False)]
+        told = dict.fromkeys(_mistake(path, text, each) for each in details[:MAX_TOLD])
+        more = [f"and {len(details) - MAX_TOLD} more"] if len(details) > MAX_TOLD else []
+        raise ValueError("; ".join([*told, *more])) from None
     servers: list[ModelServer] = []
     for number, entry in enumerate(entries):
         try:
@@ -159,16 +169,21 @@ def _parsed(path: Path, text: str) -> Any:
             at = _AT_LINE.search(str(error))
             line = (at and at[1]) or len(text.splitlines())
             raise ValueError(f"{path}, line {line}: {_AT_LINE.sub('', str(error))}") from None
+        except RecursionError:
+            raise ValueError(f"{path} is too deep") from None
     if path.suffix in YAML:
         try:
-            if (twice := twice_in_yaml(text)) is not None:
-                raise ValueError(f"{path}, line {twice[1]}: `{twice[0]}` is there twice")
-            return yaml.safe_load(text)
+            twice, found = twice_in_yaml(text), yaml.safe_load(text)
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise ValueError(f"{path}, line {line}: {error.problem}") from None
-        except (yaml.YAMLError, RecursionError) as error:
-            raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        except (yaml.YAMLError, ValueError, LookupError, RecursionError) as error:
+            # Of a date or a number that is none, PyYAML raises what Python does, and says no line.
+            said = " ".join(str(error).split()) or "what no reader takes"
+            raise ValueError(f"{path} is not YAML: {said}; texts belong in quotes") from None
+        if twice is not None:
+            raise ValueError(f"{path}, line {twice[1]}: `{twice[0]}` is there twice")
+        return found
     raise ValueError(f"{path}: its name ends with .toml, .yaml or .yml")
 
 
@@ -215,7 +230,7 @@ def _server(path: Path, number: int, entry: _Endpoint, others: Sequence[ModelSer
         fields=f"`omit` and `rename` of {which}",
     )
     url = _url(path, entry)
-    if any(Endpoint(url).base == other.endpoint.base for other in others):
+    if any(Endpoint(url).identity == other.endpoint.identity for other in others):
         raise _Wrong("url", "another endpoint has this address too")
     api_key = _checked("key", lambda: entry.key and clean_key(_secret(path, entry.key)))
     headers = _headers(path, entry)

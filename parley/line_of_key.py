@@ -1,5 +1,6 @@
 """In which line of a TOML or YAML text a key stands, for errors: `("endpoints", 1, "headers", "x-org")`. Pure."""
 
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,8 +16,9 @@ def line_in_toml(text: str, key: Key) -> int:
     tomllib tells no lines. The key stands where the beginning of the text first has it; a value of several lines begins
     after the last line without which the text is whole.
     """
-    lines, whole = text.splitlines(keepends=True), 0
-    for number in range(1, len(lines) + 1):
+    lines = text.splitlines(keepends=True)
+    whole = first = _before(lines, key)
+    for number in range(first + 1, len(lines) + 1):
         try:
             found = tomllib.loads("".join(lines[:number]))
         except tomllib.TOMLDecodeError:
@@ -25,6 +27,21 @@ def line_in_toml(text: str, key: Key) -> int:
             return whole + 1
         whole = number
     return line_in_toml(text, key[:-1]) if len(key) > 1 else 1
+
+
+def _before(lines: Sequence[str], key: Key) -> int:
+    """Lines before which the key cannot be: those before the head of its entry (`[[endpoints]]`). 0 if that is not sure."""
+    if len(key) < 2 or not isinstance(key[1], int):
+        return 0
+    head = re.compile(rf"\s*\[\[\s*{re.escape(str(key[0]))}\s*\]\]")
+    heads = [number for number, line in enumerate(lines) if head.match(line)]
+    if key[1] >= len(heads):
+        return 0
+    try:
+        entries = tomllib.loads("".join(lines[: heads[key[1]]])).get(str(key[0]), [])
+    except tomllib.TOMLDecodeError:
+        return 0
+    return heads[key[1]] if len(entries) == key[1] else 0
 
 
 def _has(found: Any, key: Key) -> bool:

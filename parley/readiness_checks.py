@@ -1,6 +1,7 @@
 """What /readyz checks: NATS, its streams, its store, the rights of its users, the agents, the model servers."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from parley.asked_servers import AskedServers
 from parley.broker.jetstream.jetstream import JetStream
@@ -32,7 +33,8 @@ def readiness_checks(
     async def streams() -> str | None:
         if not jetstream.connected:
             return "cannot be asked for"
-        missing = await provision(jetstream.js, wanted, extent=Extent.LOOK)
+        limits = models.limited if models is not None else wanted.limits
+        missing = await provision(jetstream.js, replace(wanted, limits=limits), extent=Extent.LOOK)
         return f"missing: {', '.join(missing)}" if missing else None
 
     async def store() -> str | None:

@@ -1,7 +1,7 @@
 """Whether the NATS users of this process and of its workers have the rights that they need, for /readyz and doctor."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from parley.broker.asyncio_helpers import BackgroundLoop
@@ -19,14 +19,22 @@ WORKER_SECONDS, LACKING_SECONDS = 60.0, 10.0
 
 
 class RightsCheck:
-    def __init__(self, settings: Settings, jetstream: JetStream, parts: frozenset[Part]) -> None:
+    """`limited`: whether a model server has a limit by now."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        jetstream: JetStream,
+        parts: frozenset[Part],
+        limited: Callable[[], bool] = lambda: False,
+    ) -> None:
         nc, prefixes = jetstream.nc, settings.allowed_reply_prefixes
         needed = needed_by_service(parts, inbox=nc.inbox_prefix, reply_prefixes=prefixes)
         self._own = RightsWatch(nc, needed)
         # The workers' NATS, if this process has workers.
         self._worker_url = settings.worker_nats_url or settings.nats_url if Part.DISPATCH in parts else None
         self._worker_access = settings.worker_nats_access
-        self._limited = any(server.limited for server in settings.servers)
+        self._limited = limited
         # What the workers lack, or None.
         self._workers: str | None = None
 
@@ -58,7 +66,7 @@ class RightsCheck:
             return  # the pool says why its workers cannot connect
         nc.is_second = True
         try:
-            needed = needed_by_worker(nc.inbox_prefix, limited=self._limited)
+            needed = needed_by_worker(nc.inbox_prefix, limited=self._limited())
             self._workers = await RightsWatch(nc, needed, "workers").look()
         finally:
             await close(nc)

@@ -11,7 +11,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import SettingsConfigDict
 
 from parley.broker.core.errors import SettingsError
@@ -140,6 +148,9 @@ class Settings(NatsSettings):
     log_format: LogFormat = _field("text", "Of log lines: `text`, or `json` for one object a line.")
     # fmt: on
 
+    # Read once: a file that changes meanwhile must not be half in force.
+    _of_file: tuple[ModelServer, ...] = PrivateAttr(())
+
     @field_validator("ray_address", "vllm_url", "vllm_model", mode="before")
     @classmethod
     def _blank_is_unset(cls, value: Any) -> Any:
@@ -190,7 +201,7 @@ class Settings(NatsSettings):
     def _servers_of_the_file(self) -> Self:
         if self.endpoints is not None:
             try:
-                self.servers  # noqa: B018  # read once, for its mistakes
+                self._of_file = self.read_servers()[len(self.vllm_urls) :]
             except ValueError as error:
                 raise ValueError(f"PARLEY_ENDPOINTS: {error}") from None
         return self
@@ -210,12 +221,17 @@ class Settings(NatsSettings):
 
     @property
     def servers(self) -> tuple[ModelServer, ...]:
-        """Every model server: those of VLLM_URL, then those of the file. Raises ValueError if the file has a mistake."""
+        """Every model server: those of VLLM_URL, then those of the file as it was when the settings were loaded."""
+        access = self.access
+        return (*(ModelServer(url, self.api_key, access) for url in self.vllm_urls), *self._of_file)
+
+    def read_servers(self) -> tuple[ModelServer, ...]:
+        """The same, with the file as it is now. Raises ValueError if it has a mistake."""
         access = self.access
         named = [ModelServer(url, self.api_key, access) for url in self.vllm_urls]
         more = read_endpoints(self.endpoints)
-        there = {server.endpoint.base for server in named}
-        if both := next((server for server in more if server.endpoint.base in there), None):
+        there = {server.endpoint.identity for server in named}
+        if both := next((server for server in more if server.endpoint.identity in there), None):
             raise ValueError(f"{both.access.names.url}: VLLM_URL names {both.endpoint} too; leave one out")
         return (*named, *more)
 

@@ -45,6 +45,8 @@ class Shutdown:
         self._requested = asyncio.Event()
         # Set by SIGHUP until the service has been told.
         self._hung_up = False
+        # Beside the waiting: a stop does not wait for it.
+        self._reading: asyncio.Task[None] | None = None
         self._signals = (*SIGNALS, signal.SIGHUP) if reads_again else SIGNALS
         self._has_terminal = sys.stdin is not None and sys.stdin.isatty()
         self.handle_signals()
@@ -85,12 +87,19 @@ class Shutdown:
 
     async def wait(self, service: Supervised) -> str | None:
         """Return None after a signal, or why the service cannot work any more: a supervisor then starts it anew."""
+        try:
+            return await self._wait(service)
+        finally:
+            if self._reading is not None:
+                self._reading.cancel()
+
+    async def _wait(self, service: Supervised) -> str | None:
         while not self._requested.is_set():
             if service.disabled is not None:
                 return service.disabled
-            if self._hung_up:
+            if self._hung_up and (self._reading is None or self._reading.done()):
                 self._hung_up = False
-                await service.read_endpoints_again()
+                self._reading = asyncio.create_task(service.read_endpoints_again(), name="reading-endpoints")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._requested.wait(), CHECK_SECONDS)
         return None

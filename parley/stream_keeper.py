@@ -85,7 +85,8 @@ class StreamKeeper:
         """Model servers have limits from now on: make what these need. Raises Unavailable."""
         if not self._wanted.limits:
             wanted = replace(self._wanted, limits=True)
-            await provision(self._jetstream.js, wanted, extent=Extent.MISSING)
+            with self._jetstream.translate_errors():
+                await provision(self._jetstream.js, wanted, extent=Extent.MISSING)
             self._wanted = wanted
 
     async def look(self) -> None:

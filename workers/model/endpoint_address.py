@@ -68,6 +68,13 @@ class Endpoint:
         return tuple(dict.fromkeys(value for value in found if value))
 
     @property
+    def identity(self) -> str:
+        """The same for all ways to write this address."""
+        parts = urlsplit(self.base)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        return f"{parts.scheme}://{(parts.hostname or '').rstrip('.')}:{port}{parts.path}"
+
+    @property
     def label(self) -> str:
         """`host:port` for metrics, without user, password or path."""
         parts = urlsplit(self.url.strip())

@@ -17,8 +17,9 @@ import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from parley.broker.core.agent_error_table import POLICIES, Signal
 from parley.broker.core.messages import ErrorType
@@ -27,13 +28,15 @@ from parley.workers.model.breaker import BreakerPolicy, BreakerState, Failure, P
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_breakers import EndpointBreakers
-from parley.workers.model.model_client import ChatModel, ChatRequest, probe_request
+from parley.workers.model.model_client import ChatModel, ChatRequest, LimitedModel, NoRoom, probe_request
 from parley.workers.model.model_error import ModelError
 from parley.workers.model.responses import Completion
 from parley.workers.model.served_models import ServedModels
 
 log = logging.getLogger("parley.workers")
 
+# How long a call waits for room at one endpoint before it looks at the others again.
+ROOM_SECONDS = 1.0
 NO_WEIGHTS: Mapping[Endpoint, float] = {}
 TOO_LATE = "the deadline passed before an answer came"
 
@@ -44,8 +47,8 @@ class FailoverClient:
 
     `endpoints`: at least one. `probe_seconds`: the limit of a probe, connection included. `now`: since the
     epoch. `jitter`: a random number from 0 to 1. `served`: who serves which model; None: all serve all. `weights`: of
-    endpoints that more or fewer tasks should prefer than others. `has_room`: whether a call would begin soon there; if
-    not, others come first.
+    endpoints that more or fewer tasks should prefer than others. `limited`: the
+    same model, where some endpoints take so many calls at a time: those with room come first.
     """
 
     model: ChatModel
@@ -58,7 +61,7 @@ class FailoverClient:
     jitter: Callable[[], float] = random.random
     served: ServedModels | None = None
     weights: Mapping[Endpoint, float] = field(default_factory=dict)
-    has_room: Callable[[Endpoint], bool] | None = None
+    limited: LimitedModel | None = None
     breakers: EndpointBreakers = field(init=False)
     # Probes under way.
     _probes: set[asyncio.Task[None]] = field(default_factory=set, init=False)
@@ -94,8 +97,7 @@ class FailoverClient:
             # If no endpoint may be called, the agent waits as long as its longest backoff: waiting loads no server.
             # The last turn has no backoff after it.
             pause, patience = (0.0, self.probe_seconds) if last else (self.retry.pause(turn, 1.0), 0.0)
-            if self.has_room is not None and len(order) > 1:
-                order = sorted(order, key=self.has_room, reverse=True)
+            order = self._with_room_first(order)
             admitted = await self._admit(order, request.model, now + pause, patience, deadline)
             if admitted is None:
                 if self.now() < deadline and (last or self._all_paused_past(order, deadline)):
@@ -106,7 +108,12 @@ class FailoverClient:
             place = order.index(endpoint) + 1
             order = [*order[place:], *order[:place]]
             try:
-                completion = await self.model.complete(endpoint, request, seconds=deadline - self.now())
+                completion = await self._call(endpoint, request, deadline - self.now(), len(order))
+            except NoRoom:
+                # Another may have some by now. Waiting is no call.
+                self.breakers.end(endpoint, permit, Signal.IGNORED, self.now())
+                attempts, turn = attempts - 1, turn - 1
+                continue
             except ModelError as error:
                 attempts -= 1 - min(error.attempts, 1)
                 error.attempts = attempts
@@ -128,6 +135,18 @@ class FailoverClient:
                 raise
             self.breakers.end(endpoint, permit, Signal.ALIVE, self.now())
             return completion if attempts == 1 else replace(completion, attempts=attempts)
+
+    def _with_room_first(self, order: list[Endpoint]) -> list[Endpoint]:
+        if self.limited is None or len(order) == 1:
+            return order
+        return sorted(order, key=self.limited.has_room, reverse=True)
+
+    def _call(
+        self, endpoint: Endpoint, request: ChatRequest, seconds: float, endpoints: int
+    ) -> Coroutine[Any, Any, Completion]:
+        if self.limited is None or endpoints == 1:
+            return self.model.complete(endpoint, request, seconds=seconds)
+        return self.limited.complete_soon(endpoint, request, seconds=seconds, patience=ROOM_SECONDS)
 
     async def _order(self, task_id: str, model: str, deadline: float) -> list[Endpoint]:
         """The endpoints that may serve this model, those first that do. Raises ModelError."""

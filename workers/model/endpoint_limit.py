@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import logging
 import math
+import random
 import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -15,7 +16,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from parley.broker.core.errors import BrokerUnavailable, Conflict, Unavailable
+from parley.broker.core.backoff import backoff
+from parley.broker.core.errors import Conflict, Unavailable
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.model_server import ModelServer
 from parley.workers.model.shared_limit import (
@@ -35,9 +37,15 @@ log = logging.getLogger("parley.workers")
 RENEW_SECONDS = 1.0
 POLL_SECONDS = 0.2
 GAP_SECONDS = 0.02
+# Several workers that write at once wait for a random time before they try again, twice as long each time.
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.005, 0.5
 # Calls that are not sure any more to be within the share, because it cannot be renewed, do not begin.
 SURE_SECONDS = LEASE_SECONDS - 5.0
-MAX_TRIES = 10
+MAX_TRIES = 12
+
+
+class _Busy(Exception):
+    """Others write all the time: later."""
 
 
 class Store(Protocol):
@@ -82,6 +90,9 @@ class EndpointLimit:
         # The share of the last turn, and until when it is sure.
         self._share = 0
         self._sure_until = -math.inf
+        # What the others left at the last turn, and when there may be tokens again.
+        self._room = 0
+        self._tokens_at = -math.inf
         # What is stored, as far as it is known, and its revision.
         self._revision: int | None = None
         self._taken = Taken()
@@ -98,17 +109,20 @@ class EndpointLimit:
             await asyncio.gather(self._renewing, return_exceptions=True)
         self._waiting.clear()
         self._running = 0
-        if self._revision is not None:
+        if self._worker in self._taken.shares or self._worker in self._taken.claims or self._put_right:
             with suppress(Unavailable):  # then it ends with its lease
                 await self._turn()
 
     @property
     def has_room(self) -> bool:
         """Whether a call would begin soon, as far as this worker knows."""
+        now = self._now()
+        if now < self._tokens_at or (self._waiting and self._tokens_per_minute is not None):
+            return False
         if self._concurrency is None:
-            return not self._waiting
-        known = self._share if self._now() < self._sure_until else self._concurrency
-        return self._running + len(self._waiting) < known
+            return True
+        room = self._room if now < self._sure_until else self._concurrency
+        return self._running + len(self._waiting) < room
 
     @asynccontextmanager
     async def place(self, tokens: int) -> AsyncIterator[Place]:
@@ -173,6 +187,8 @@ class EndpointLimit:
                 self._tell(None)
                 if self._waiting:
                     pause = POLL_SECONDS if turn.wait_seconds is None else min(pause, turn.wait_seconds)
+            except _Busy:
+                pause = POLL_SECONDS * (1 + random.random())
             except Unavailable as error:
                 self._tell(str(error))
                 await asyncio.sleep(RENEW_SECONDS)
@@ -184,8 +200,8 @@ class EndpointLimit:
                     await self._due.wait()
 
     async def _turn(self) -> Turn:
-        """Raises BrokerUnavailable."""
-        for _ in range(MAX_TRIES):
+        """Raises Unavailable, and _Busy if others write all the time."""
+        for tried in range(MAX_TRIES):
             if self._revision is None:
                 body, self._revision = await self._store.read(self._name)
                 self._taken = self._readable(body)
@@ -207,12 +223,17 @@ class EndpointLimit:
                 self._revision = await self._store.write(self._name, encoded(turn.taken), self._revision)
             except Conflict:
                 self._revision = None
+                longest = backoff(tried + 1, FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS)
+                await asyncio.sleep(longest * random.random())
                 continue
             except BaseException:
-                self._revision = None  # it may be stored
+                # It may be stored. What was put right is not told again, where that would free tokens twice.
+                self._revision = None
+                self._put_right = [one for one in self._put_right if one not in put_right or one.tokens > 0]
                 raise
             self._taken = turn.taken
-            self._share = turn.share or 0
+            self._share, self._room = turn.share or 0, turn.room
+            self._tokens_at = began + turn.wait_seconds if turn.wait_seconds is not None else -math.inf
             self._sure_until = began + SURE_SECONDS
             del self._put_right[: len(put_right)]
             if self._tokens_per_minute is None:
@@ -223,9 +244,7 @@ class EndpointLimit:
                     self._waiting.remove(place)
                 self._begin(place, int(began))
             return turn
-        raise BrokerUnavailable(
-            "the connected server", f"others change the limit of {self._endpoint} all the time"
-        )
+        raise _Busy
 
     def _readable(self, body: bytes | None) -> Taken:
         try:
@@ -245,4 +264,4 @@ class EndpointLimit:
 def stored_name(endpoint: Endpoint) -> str:
     """The key of an endpoint's limit: legible, and without what its URL may hide."""
     legible = re.sub(r"[^A-Za-z0-9-]+", "-", endpoint.label).strip("-")
-    return f"{legible}-{hashlib.blake2b(endpoint.base.encode(), digest_size=6).hexdigest()}"
+    return f"{legible}-{hashlib.blake2b(endpoint.identity.encode(), digest_size=6).hexdigest()}"

@@ -122,6 +122,28 @@ class ModelCalls(ChatModel, Protocol):
     async def models(self, endpoint: Endpoint, *, seconds: float = 5.0) -> list[ServedModel]: ...
 
 
+class NoRoom(Exception):
+    """An endpoint with a limit has no room for a call yet."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(str(endpoint))
+        self.endpoint = endpoint
+
+
+class LimitedModel(ChatModel, Protocol):
+    """Some of its endpoints take so many calls at a time."""
+
+    def has_room(self, endpoint: Endpoint) -> bool:
+        """Whether a call would begin soon, as far as is known."""
+        ...
+
+    async def complete_soon(
+        self, endpoint: Endpoint, request: ChatRequest, *, seconds: float, patience: float
+    ) -> Completion:
+        """As `complete`, but raises NoRoom if there is no room within `patience` seconds."""
+        ...
+
+
 class _Refused(Exception):
     """A response that is no answer: the error for it, and its body."""
 

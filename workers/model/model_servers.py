@@ -1,7 +1,8 @@
 """All model servers of a worker: each is called as its settings say, for its own models only, within its limits."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Self
@@ -12,7 +13,7 @@ from parley.broker.core.messages import ErrorType
 from parley.workers.model.call_policy import CallTimeouts
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_limit import EndpointLimit, Store
-from parley.workers.model.model_client import ChatRequest, ModelClient
+from parley.workers.model.model_client import ChatRequest, ModelClient, NoRoom
 from parley.workers.model.model_error import ModelError
 from parley.workers.model.model_list import ServedModel, match, shown
 from parley.workers.model.model_server import ModelServer
@@ -23,6 +24,8 @@ from parley.workers.model.server_access import ServerAccess
 USUAL_ANSWER_TOKENS = 1_024
 # A token of English text is about as long.
 BYTES_PER_TOKEN = 4
+# What servers count for a picture differs; of a large one it is about this.
+IMAGE_TOKENS = 1_024
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +94,19 @@ class ModelServers:
 
     async def complete(self, endpoint: Endpoint, request: ChatRequest, *, seconds: float) -> Completion:
         """One chat completion within `seconds`, the wait for room included. Raises ModelError."""
+        return await self.complete_soon(endpoint, request, seconds=seconds, patience=math.inf)
+
+    async def complete_soon(
+        self, endpoint: Endpoint, request: ChatRequest, *, seconds: float, patience: float
+    ) -> Completion:
+        """The same, but room must come within `patience`; raises NoRoom if it does not."""
         server = self._servers[endpoint]
         if server.models is not None and match(_named(server.models), request.model) is None:
             raise _not_its_model(server, request.model)
         client, limit = self._client(server), self._limits.get(endpoint)
         if limit is None:
             return await client.complete(endpoint, request, seconds=seconds)
-        return await _within(limit, client, endpoint, request, seconds)
+        return await _within(limit, client, endpoint, request, seconds, patience)
 
     async def models(self, endpoint: Endpoint, *, seconds: float = 5.0) -> list[ServedModel]:
         """The models that the settings name, or that the server lists. Raises ModelError."""
@@ -111,12 +120,20 @@ class ModelServers:
 
 
 async def _within(
-    limit: EndpointLimit, client: ModelClient, endpoint: Endpoint, request: ChatRequest, seconds: float
+    limit: EndpointLimit,
+    client: ModelClient,
+    endpoint: Endpoint,
+    request: ChatRequest,
+    seconds: float,
+    patience: float,
 ) -> Completion:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     try:
-        async with asyncio.timeout_at(deadline) as waiting, limit.place(_tokens(request)) as place:
+        async with (
+            asyncio.timeout_at(min(deadline, loop.time() + patience)) as waiting,
+            limit.place(_tokens(request)) as place,
+        ):
             waiting.reschedule(None)
             try:
                 completion = await client.complete(endpoint, request, seconds=deadline - loop.time())
@@ -126,6 +143,8 @@ async def _within(
             place.used = completion.usage.total_tokens or None
             return completion
     except TimeoutError as error:
+        if patience < seconds:
+            raise NoRoom(endpoint) from error
         why = f": {limit.problem}" if limit.problem else ""
         late = f"no room at {endpoint}, whose limit all workers share, within {seconds:.1f} s{why}"
         raise ModelError(ErrorType.DEADLINE_EXCEEDED, late, attempts=0, is_ours=True) from error
@@ -138,8 +157,13 @@ def _used_all_the_same(error: ModelError) -> int | None:
 
 
 def _tokens(request: ChatRequest) -> int:
-    """How many tokens a call may use, about."""
-    prompt = len(to_json(request.messages)) // BYTES_PER_TOKEN + 1
+    """How many tokens a call may use, about. An image costs what it shows, not the bytes that it is written in."""
+    prompt = 1
+    for message in request.messages:
+        parts = message.get("content")
+        for part in parts if isinstance(parts, list) else (parts,):
+            is_text = not isinstance(part, Mapping) or "text" in part
+            prompt += len(to_json(part)) // BYTES_PER_TOKEN if is_text else IMAGE_TOKENS
     return prompt + (USUAL_ANSWER_TOKENS if request.max_tokens is None else request.max_tokens)
 
 

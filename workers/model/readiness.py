@@ -8,7 +8,7 @@ list is enough.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Self
 
 from parley.broker.core.agent_error_table import POLICIES
@@ -117,6 +117,14 @@ class ModelReadiness:
         self._paused_until: dict[Endpoint, float] = {}
         # Each endpoint's latest check, under way or done.
         self._checks: dict[Endpoint, asyncio.Task[None]] = {}
+
+    def know(self, other: "ModelReadiness", endpoints: Collection[Endpoint]) -> None:
+        """Take over what another has found of these endpoints, which it asked as this one does."""
+        for endpoint in endpoints:
+            if endpoint in other._results:
+                self._results[endpoint] = other._results[endpoint]
+            if endpoint in other._lists:
+                self._lists[endpoint] = other._lists[endpoint]
 
     async def __aenter__(self) -> Self:
         return self

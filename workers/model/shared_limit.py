@@ -19,6 +19,15 @@ LEASE_SECONDS = 15.0
 TURN_SECONDS = 5.0
 
 
+class Claim(NamedTuple):
+    """A call that found too few tokens. `tokens`: how many it needs. `since`: from when on; later callers leave room for
+    it. `until`: when the claim ends, if its worker does not renew it."""
+
+    tokens: int
+    since: float
+    until: float
+
+
 class Share(NamedTuple):
     """`calls`: how many at once it may have. `wants`: how many it would have. `until`: since the epoch."""
 
@@ -29,10 +38,11 @@ class Share(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What is stored. `shares`: by worker. `tokens`: by the second, since the epoch, in which they were taken."""
+    """What is stored. `shares`, `claims`: by worker. `tokens`: by the second, since the epoch, in which they were taken."""
 
     shares: Mapping[str, Share] = field(default_factory=dict)
     tokens: Mapping[int, int] = field(default_factory=dict)
+    claims: Mapping[str, Claim] = field(default_factory=dict)
 
 
 class PutRight(NamedTuple):
@@ -46,12 +56,14 @@ class PutRight(NamedTuple):
 class Turn:
     """What a worker found. `share`: how many calls it may have at once; None: no limit. `begin`: how many of those that
     wait may begin. `wait_seconds`: until there may be tokens for the next one; None if not tokens are what it waits for.
+    `room`: how many calls at once the others leave it, where there is such a limit.
     """
 
     taken: Taken
     share: int | None
     begin: int
     wait_seconds: float | None
+    room: int
 
 
 _STORED = TypeAdapter(Taken)
@@ -82,16 +94,23 @@ def take_turn(
     `waiting`: the tokens that each of them may use, in their order.
     """
     others = {name: share for name, share in taken.shares.items() if share.until > now and name != worker}
+    claims = {name: claim for name, claim in taken.claims.items() if claim.until > now and name != worker}
     wants = running + len(waiting)
     share = None if concurrency is None else _share(others, worker, wants, concurrency, now)
     room = len(waiting) if share is None else max(0, share - running)
-    tokens, begin, wait_seconds = _take_tokens(
-        _right(taken.tokens, put_right, now), waiting[:room], tokens_per_minute, now
-    )
+    window = _right(taken.tokens, put_right, now)
+    since = taken.claims[worker].since if worker in taken.claims else now
+    # Whoever has waited longer comes first: a large call would never find room among small ones.
+    kept_free = sum(claim.tokens for claim in claims.values() if claim.since < since)
+    tokens, begin, wait_seconds = _take_tokens(window, waiting[:room], tokens_per_minute, kept_free, now)
     shares = dict(others)
     if wants and share is not None:
         shares[worker] = Share(max(share, running), wants, now + LEASE_SECONDS)
-    return Turn(Taken(shares, tokens), share, begin, wait_seconds)
+    if wait_seconds is not None and tokens_per_minute is not None:
+        began = now if begin else since
+        claims[worker] = Claim(min(waiting[begin], tokens_per_minute), began, now + LEASE_SECONDS)
+    left = concurrency - sum(other.calls for other in others.values()) if concurrency is not None else 0
+    return Turn(Taken(shares, tokens, claims), share, begin, wait_seconds, left)
 
 
 def _share(others: Mapping[str, Share], worker: str, wants: int, concurrency: int, now: float) -> int:
@@ -134,12 +153,12 @@ def _right(tokens: Mapping[int, int], put_right: Sequence[PutRight], now: float)
 
 
 def _take_tokens(
-    window: dict[int, int], waiting: Sequence[int], tokens_per_minute: int | None, now: float
+    window: dict[int, int], waiting: Sequence[int], tokens_per_minute: int | None, kept_free: int, now: float
 ) -> tuple[dict[int, int], int, float | None]:
-    """The window, how many of these calls may begin, and the seconds until the next one may."""
+    """The window, how many of these calls may begin, and the seconds until the next one may. `kept_free`: for others."""
     if tokens_per_minute is None:
-        return {}, len(waiting), None
-    used, second = sum(window.values()), int(now)
+        return window, len(waiting), None  # another process may count them
+    used, second = sum(window.values()) + kept_free, int(now)
     for number, tokens in enumerate(waiting):
         # A call that may use more than a whole minute's has the minute to itself.
         wanted = min(tokens, tokens_per_minute)

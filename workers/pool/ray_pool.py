@@ -53,6 +53,8 @@ NODES_SECONDS = 10.0
 FREED_SECONDS = 30.0
 # Until a process has come up, its actor seems to wait for the CPUs that it has taken.
 PROCESS_SECONDS = 10.0
+# For all actors to say that they ask other servers.
+TELL_SECONDS = 10.0
 
 
 @dataclass(slots=True)
@@ -168,12 +170,14 @@ class RayPool(WorkerPool):
         await super().use_servers(servers)
         self._config = replace(self._config, servers=tuple(servers))
         actors = [slot.actor for slot in self._actor_slots if slot.actor is not None]
-        told = [actor.use_servers.remote(self._config.servers) for actor in actors]
-        for outcome in await asyncio.gather(*told, return_exceptions=True):
-            if isinstance(
-                outcome, Exception
-            ):  # the actor is dead; the one that replaces it asks these servers
-                log.debug("an actor was not told of its servers: %s", first_line(outcome))
+        told = [asyncio.ensure_future(actor.use_servers.remote(self._config.servers)) for actor in actors]
+        if told:
+            await asyncio.wait(told, timeout=TELL_SECONDS)
+        for each in told:
+            if not each.done():
+                log.warning("an actor does not say whether it asks the new servers: it does once it answers")
+            elif (error := each.exception()) is not None:  # a dead one is replaced by one that asks these
+                log.warning("an actor was not told of its new servers: %s", first_line(error))
 
     async def submit(self, jobs: Sequence[Job]) -> None:
         """Spread the jobs over the actors, the least loaded first."""

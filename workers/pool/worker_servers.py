@@ -53,7 +53,7 @@ class WorkerServers:
             now=now,
             served=served,
             weights={server.endpoint: server.weight for server in servers if server.weight != 1.0},
-            has_room=model.has_room if limited else None,
+            limited=model if limited else None,
         )
         stack.push_async_callback(balancer.close)
         self._stack = stack

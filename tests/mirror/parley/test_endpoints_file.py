@@ -1,6 +1,7 @@
 """The file of model servers: what it says, and each mistake by its line and its key."""
 
 import re
+import time
 from pathlib import Path
 
 import certifi
@@ -167,6 +168,40 @@ def test_a_mistake_in_yaml_too(text: str, line: int, words: str, tmp_path: Path)
     path = written(tmp_path, text, "endpoints.yaml")
     with pytest.raises(ValueError, match=f"^{re.escape(str(path))}, line {line}[,:] .*{words}"):
         read_endpoints(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "words"),
+    [
+        ("endpoints:\n  - url: http://one\n    concurrency: !!int ''\n", "a.yaml", "is not YAML: .*texts belong in quotes"),
+        ("endpoints:\n  - url: http://one\n    query: {v: 2024-13-01}\n", "a.yaml", "is not YAML: month must be"),
+        ("a = " + "[" * 3_000, "a.toml", "a.toml"),
+        ("a: " + "[" * 3_000, "a.yaml", "a.yaml"),
+    ],
+)  # fmt: skip
+def test_what_breaks_a_reader_is_told_as_a_mistake(text: str, name: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=words):
+        read_endpoints(written(tmp_path, text, name))
+
+
+def test_a_date_that_should_be_a_text_is_told_so(tmp_path: Path) -> None:
+    path = written(tmp_path, "endpoints:\n  - url: http://one\n    query: {v: 2024-02-01}\n", "a.yaml")
+    with pytest.raises(ValueError, match=r"line 3, `query\.v`: no text \(in quotes: "):
+        read_endpoints(path)
+
+
+def test_one_server_in_two_spellings_is_one(tmp_path: Path) -> None:
+    path = written(tmp_path, ENTRY + ENTRY.replace("http://one", "http://ONE:80/v1/"))
+    with pytest.raises(ValueError, match="another endpoint has this address too"):
+        read_endpoints(path)
+
+
+def test_many_mistakes_in_many_entries_are_told_soon(tmp_path: Path) -> None:
+    entries = "".join(f'[[endpoints]]\nurl = "http://gpu-{number}"\nweigth = 2\n' for number in range(256))
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=r"line 3, `weigth`.*; and 251 more"):
+        read_endpoints(written(tmp_path, entries + "\n"))
+    assert time.monotonic() - began < 5
 
 
 def test_two_mistakes_are_told_together(tmp_path: Path) -> None:

@@ -118,6 +118,31 @@ async def stored(wire: JetStream, limit: EndpointLimit) -> Mapping[str, Share]:
     return decoded(body).shares
 
 
+async def test_there_is_room_while_the_workers_together_have_fewer_calls_than_the_limit(
+    wire: JetStream, calls: Calls
+) -> None:
+    async with workers(wire, 2, concurrency=3) as (first, second):
+        assert first.has_room
+        calls.start(first, 1)
+        await until(lambda: calls.running == 1, "a call")
+        assert first.has_room
+        calls.start(second, 2)
+        await until(lambda: calls.running == 3, "all calls")
+        assert not second.has_room
+        calls.free.set()
+        await until(lambda: calls.done == 3, "all calls ended")
+        await until(lambda: all(limit.has_room for limit in (first, second)), "room again")
+
+
+async def test_many_workers_that_write_at_once_all_get_their_turn(wire: JetStream, calls: Calls) -> None:
+    async with workers(wire, 24, concurrency=48) as limits:
+        for limit in limits:
+            calls.start(limit, 8, seconds=0.05)
+        await until(lambda: calls.done == 24 * 8, "all calls ended")
+        assert calls.most <= 48
+        assert {limit.problem for limit in limits} == {None}
+
+
 async def test_a_call_that_is_given_up_while_it_waits_takes_no_place(wire: JetStream, calls: Calls) -> None:
     async with workers(wire, 1, concurrency=1) as (limit,):
         calls.start(limit, 3)

@@ -18,6 +18,7 @@ from parley.workers.model.model_client import ChatRequest
 from parley.workers.model.model_error import ModelError
 from parley.workers.model.model_server import ModelServer
 from parley.workers.model.model_servers import ModelServers, SharedLimits
+from parley.workers.model.model_servers import _tokens as tokens_of
 from parley.workers.model.request_fields import FieldRules
 from parley.workers.model.served_models import ServedModels
 from parley.workers.model.server_access import Names, ServerAccess
@@ -194,10 +195,50 @@ async def test_of_two_servers_the_one_with_room_is_asked(wire: JetStream) -> Non
         narrow = ModelServer(full.url, tokens_per_minute=100)
         limits = SharedLimits(LimitStore(wire), fresh("w"), time.time)
         async with ModelServers([narrow, ModelServer(free.url)], limits=limits) as servers:
-            failover = FailoverClient(servers, servers.endpoints, has_room=servers.has_room)
+            failover = FailoverClient(servers, servers.endpoints, limited=servers)
             full.habit = lambda _: with_usage(95)
             tasks = [failover.complete(f"t-{number}", asking(), failover.now() + 20) for number in range(20)]
             await asyncio.gather(*tasks)
             await failover.close()
     assert len(full.heard) == 1
     assert len(free.heard) == 19
+
+
+async def test_a_call_that_waits_for_room_goes_to_another_server_that_has_some_by_then(
+    wire: JetStream,
+) -> None:
+    async with habit_server(having("one")) as empty, habit_server(having("one")) as late:
+        # The second one is full until its window has passed, the first one for longer.
+        narrow = ModelServer(empty.url, tokens_per_minute=100)
+        other = ModelServer(late.url, concurrency=1)
+        limits = SharedLimits(LimitStore(wire), fresh("w"), time.time)
+        async with ModelServers([narrow, other], limits=limits) as servers:
+            failover = FailoverClient(servers, servers.endpoints, limited=servers)
+            empty.habit = lambda _: with_usage(100)
+            tasks = [failover.complete(f"t-{number}", asking(), failover.now() + 30) for number in range(6)]
+            answered = await asyncio.gather(*tasks)
+            await failover.close()
+    assert [completion.attempts for completion in answered] == [1] * 6
+    assert (len(empty.heard), len(late.heard)) == (1, 5)
+
+
+async def test_a_server_with_room_is_preferred_as_its_weight_says(wire: JetStream) -> None:
+    async with habit_server(having("one")) as limited, habit_server(having("one")) as plain:
+        heavy = ModelServer(limited.url, concurrency=64, weight=1_000.0)
+        limits = SharedLimits(LimitStore(wire), fresh("w"), time.time)
+        async with ModelServers([heavy, ModelServer(plain.url)], limits=limits) as servers:
+            failover = FailoverClient(
+                servers, servers.endpoints, limited=servers, weights={heavy.endpoint: 1_000.0}
+            )
+            for number in range(40):
+                await failover.complete(f"t-{number}", asking(), failover.now() + 20)
+            assert servers.has_room(heavy.endpoint)
+            await failover.close()
+    assert len(limited.heard) >= 38
+
+
+def test_a_picture_is_not_counted_by_its_bytes() -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1_000_000}}
+    words = {"type": "text", "text": "What is it?"}
+    request = ChatRequest(model="m", messages=[{"role": "user", "content": [words, picture]}], max_tokens=50)
+    assert 1_000 < tokens_of(request) < 2_000

@@ -153,6 +153,30 @@ def test_in_no_sixty_seconds_more_tokens_are_taken_than_the_limit(
         assert sum(within) <= limit
 
 
+def test_a_large_call_is_served_among_small_ones_of_another_worker() -> None:
+    taken, small = Taken(), 0
+    for second in range(200):
+        now = NOW + second
+        large = turn(taken, "large", waiting=[900, 10], tokens=1_000, now=now)
+        taken = large.taken
+        if large.begin:
+            break
+        other = turn(taken, "small", waiting=[100] * 3, tokens=1_000, now=now)
+        small, taken = small + other.begin, other.taken
+        if second == 0:  # it is there first, and full
+            taken = Taken({}, {int(NOW): 900}, taken.claims)
+    else:
+        pytest.fail("it never began")
+    assert second <= WINDOW_SECONDS + 2
+    assert turn(taken, "small", waiting=[10], tokens=1_000, now=now).taken.claims.keys() <= {"large", "small"}
+
+
+def test_who_has_no_limit_of_tokens_leaves_the_window_as_it_is() -> None:
+    taken = turn(Taken(), "a", waiting=[900], tokens=1_000).taken
+    taken = turn(taken, "b", waiting=[1], concurrency=5).taken
+    assert turn(taken, "a", waiting=[900], tokens=1_000).begin == 0
+
+
 # ── what is stored ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
