@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from parley.broker.core.ballots import TieBreak, count, denominator, told
 from parley.broker.core.judging_orders import choice_seed, orders, read_labels, shuffled
 from parley.broker.core.phase_plan import CHOOSING, PhaseKind, Select, going_on
-from parley.broker.core.tally import Choice, ChoiceStatus, Phase, Synthesis, SynthesisStatus, Tally
+from parley.broker.core.tally import Choice, ChoiceStatus, Phase, SynthesisDecision, SynthesisStatus, Tally
 
 EDITOR = "editor-001"
 # Answers that an editor is shown.
@@ -127,25 +127,25 @@ def ballots(tally: Tally, phase: Phase) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def synthesis_of(tally: Tally) -> Synthesis | None:
+def synthesis_of(tally: Tally) -> SynthesisDecision | None:
     """What has become of the editor's answer, by what there is. None if none was asked for."""
     if not tally.synthesize:
         return None
     edit = next((phase for phase in tally.later_phases if phase.kind is PhaseKind.EDIT), None)
     if edit is None:
-        return Synthesis(status=SynthesisStatus.LEFT_OUT)
+        return SynthesisDecision(status=SynthesisStatus.LEFT_OUT)
     written = edit.outcomes.get(EDITOR)
     if written is None or not written.succeeded:
-        return Synthesis(status=SynthesisStatus.NOT_WRITTEN)
+        return SynthesisDecision(status=SynthesisStatus.NOT_WRITTEN)
     confirm = tally.later_phases[-1]
     cast = list(ballots(tally, confirm).values()) if confirm.kind is PhaseKind.CONFIRM else []
     if not cast:
-        return Synthesis(status=SynthesisStatus.NOT_CONFIRMED, seq=written.seq)
+        return SynthesisDecision(status=SynthesisStatus.NOT_CONFIRMED, seq=written.seq)
     better = sum(ballot[0] == EDITOR for ballot in cast)
     # Of those asked: each order is shown to half of them, so judges that look at places alone never accept.
     preferred = 2 * better > len(confirm.agents)
     status = SynthesisStatus.ACCEPTED if preferred else SynthesisStatus.REFUSED
-    return Synthesis(status=status, seq=written.seq, support=f"{better}/{len(cast)}")
+    return SynthesisDecision(status=status, seq=written.seq, support=f"{better}/{len(cast)}")
 
 
 def choose(tally: Tally) -> Choice | None:

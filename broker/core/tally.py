@@ -135,7 +135,7 @@ class SynthesisStatus(StrEnum):
     LEFT_OUT = "left_out"
 
 
-class Synthesis(BaseModel, frozen=True):
+class SynthesisDecision(BaseModel, frozen=True):
     """Decided with the ending. `seq`: where the text is in AGENT_RESPONSES. `support`: ballots that prefer it, "2/3"."""
 
     status: SynthesisStatus
@@ -182,7 +182,7 @@ class Tally(BaseModel, frozen=True):
     max_calls: int | None = None
     choice: Choice | None = None
     synthesize: bool = False
-    synthesis: Synthesis | None = None
+    synthesis: SynthesisDecision | None = None
     later_phases: tuple[Phase, ...] = ()
 
     @property

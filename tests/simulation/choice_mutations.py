@@ -20,7 +20,7 @@ from parley.broker.core.phase_plan import PhaseKind
 from parley.broker.core.reactions import Reaction
 from parley.broker.core.selection_in_ending import Spent
 from parley.broker.core.states_and_moves import Cause
-from parley.broker.core.tally import Choice, ClosedBy, Outcome, Synthesis, SynthesisStatus, Tally
+from parley.broker.core.tally import Choice, ClosedBy, Outcome, SynthesisDecision, SynthesisStatus, Tally
 from parley.broker.jetstream import tally_store
 from parley.workers import judge_prompt
 from tests.simulation.invariants import Invariant
@@ -137,7 +137,7 @@ def _shows_a_member_its_own(tally: Tally, agent: str) -> tuple[str, ...]:
     return choice.pool(tally)
 
 
-def _believes_the_editor(tally: Tally) -> Synthesis | None:
+def _believes_the_editor(tally: Tally) -> SynthesisDecision | None:
     written = choice.synthesis_of(tally)
     if written is None or written.seq is None:
         return written

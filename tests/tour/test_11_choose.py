@@ -61,7 +61,7 @@ async def test_a_vote_is_read_off_the_answers(on: Running) -> None:
     ("asked", "error"),
     [
         ({"select": "vote"}, "select vote needs answer_key"),
-        ({"select": "judge", "agents": 9}, "agents is 9, more than the 8"),
+        ({"select": "rank", "agents": 3}, "agents is 3; select rank needs 4 to 9"),
         ({"judges": 2}, "judges needs select judge; select is none"),
         ({"select": "vote", "answer_key": {"last": "line"}, "agree": 4}, "agree is 4"),
         ({"select": "judge", "max_calls": 2}, "max_calls is 2"),

@@ -2,10 +2,10 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from pydantic_core import to_json
 
@@ -70,18 +70,27 @@ class ModelServers:
                 server.endpoint: EndpointLimit(server, limits.store, limits.worker, limits.now)
                 for server in limited
             }
+        # Of servers without limits, which are asked for any model.
+        self._plain = {
+            endpoint: self._client(server)
+            for endpoint, server in self._servers.items()
+            if server.models is None and endpoint not in self._limits
+        }
         # Closes the clients, and lets go of the limits before.
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         for client in self._clients.values():
             await self._stack.enter_async_context(client)
-        for limit in self._limits.values():
-            self._stack.push_async_callback(limit.close)
+        self._stack.push_async_callback(self._let_go)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
+
+    async def _let_go(self) -> None:
+        # Together: while NATS is away each waits for it.
+        await asyncio.gather(*(limit.close() for limit in self._limits.values()))
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -92,9 +101,14 @@ class ModelServers:
         limit = self._limits.get(endpoint)
         return limit is None or limit.has_room
 
-    async def complete(self, endpoint: Endpoint, request: ChatRequest, *, seconds: float) -> Completion:
+    def complete(
+        self, endpoint: Endpoint, request: ChatRequest, *, seconds: float
+    ) -> Coroutine[Any, Any, Completion]:
         """One chat completion within `seconds`, the wait for room included. Raises ModelError."""
-        return await self.complete_soon(endpoint, request, seconds=seconds, patience=math.inf)
+        # Not a coroutine around another: each is half a KiB, and thousands of calls wait at a time.
+        if endpoint in self._plain:
+            return self._plain[endpoint].complete(endpoint, request, seconds=seconds)
+        return self.complete_soon(endpoint, request, seconds=seconds, patience=math.inf)
 
     async def complete_soon(
         self, endpoint: Endpoint, request: ChatRequest, *, seconds: float, patience: float
