@@ -203,10 +203,10 @@ class EffectRunner:
         match effect:
             case ArmDeadline(at):
                 await self.arm(tally, at)
-            case RequestAgents() if effect.agents and _is_current(tally, effect):
+            case RequestAgents() if effect.agents:
                 await self._request_agents(tally, effect, request)
             case RequestAgents():
-                pass  # all have reported meanwhile, or what came with it has closed the phase
+                pass  # all have reported meanwhile
             case PublishEnding():
                 await self._endings.publish(tally)
             case StopAgents():
@@ -262,11 +262,6 @@ class EffectRunner:
             await publish(agents[0])  # where one finds no room, 256 need not be tried
             rest = agents[1:]
         await gather(map(publish, rest))
-
-
-def _is_current(tally: Tally, wanted: RequestAgents) -> bool:
-    """Whether this is the work of the phase that is open. Events that are folded together may open and close one."""
-    return wanted.phase is tally.phase.kind and set(wanted.agents) <= set(tally.phase.agents)
 
 
 def _agent_request(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from parley.broker.core.errors import BrokerUnavailable, Conflict, Forgotten, PayloadTooLarge
-from parley.broker.core.events_and_effects import ArmDeadline, Effect, EndingPublished, Event
+from parley.broker.core.events_and_effects import ArmDeadline, Effect, EndingPublished, Event, RequestAgents
 from parley.broker.core.reactions import Reaction, react
 from parley.broker.core.tally import Tally
 from parley.broker.core.tally_size import smallest
@@ -221,9 +221,14 @@ def _fold(
 
 def _distinct_effects(reactions: Sequence[Reaction]) -> tuple[Effect, ...]:
     """Every effect once, in order: several events of one fold may ask to publish the same ending. Of several alarms only
-    the last one counts: they replace each other, and effects are not carried out one after the other."""
+    the last one counts, and of several phases' work: a later one replaces it, and effects are not carried out one after
+    the other."""
     if len(reactions) == 1:
         return reactions[0].effects
     distinct = dict.fromkeys(effect for reaction in reactions for effect in reaction.effects)
-    alarms = [effect for effect in distinct if isinstance(effect, ArmDeadline)]
-    return tuple(effect for effect in distinct if effect not in alarms[:-1])
+    last = {type(effect): effect for effect in distinct}
+    return tuple(
+        effect
+        for effect in distinct
+        if not isinstance(effect, ArmDeadline | RequestAgents) or effect is last[type(effect)]
+    )
