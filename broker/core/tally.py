@@ -220,10 +220,6 @@ class Tally(BaseModel, frozen=True):
         """What the plan has after the current phase."""
         return self.plan[len(self.all_phases) :]
 
-    def calls_with(self, step: Step) -> int:
-        """Agents and judges that are asked in all, if this step is taken too."""
-        return sum(len(phase.agents) for phase in self.all_phases) + step.agents
-
     @property
     def ended(self) -> bool:
         return self.state in ENDINGS
