@@ -135,9 +135,7 @@ class Agent:
                 )
                 return self.failed(request, started, calls, ErrorType.MALFORMED_ANSWER, why, used)
             whole = replace(completion, attempts=calls, usage=used)
-            words = completion.content
-            of_choice = {"key": digest(words), "suspect": judge_prompt.is_suspect(words)}
-            return self._completed(request, prompt, whole, started, of_choice)
+            return self._completed(request, prompt, whole, started, _as_candidate(completion.content))
 
     async def _written(
         self,
@@ -291,10 +289,15 @@ def _edited_again(
     return edit_prompt.compose(request, answers, attempt, characters).prompt
 
 
+def _as_candidate(words: str) -> dict[str, Any]:
+    """What judges' choices need of a text that they may compare."""
+    return {"key": digest(words), "suspect": judge_prompt.is_suspect(words)}
+
+
 def _what_a_choice_needs(request: AgentRequested, completion: Completion) -> dict[str, Any]:
     words = completion.content
     if request.select in (Select.JUDGE, Select.RANK):
-        return {"key": digest(words), "suspect": judge_prompt.is_suspect(words)}
+        return _as_candidate(words)
     vote = vote_of(words, request.answer_key, completion.finish_reason) if request.answer_key else None
     if vote is None:
         return {}
