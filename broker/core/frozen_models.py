@@ -10,7 +10,7 @@ AnyModel = TypeVar("AnyModel", bound=BaseModel)
 _set = object.__setattr__
 
 
-def changed(model: AnyModel, **fields: Any) -> AnyModel:
+def changed(model: AnyModel, /, **fields: Any) -> AnyModel:
     """As `model.model_copy(update=fields)`, in a third of the time (measured): each outcome copies its tally several
     times."""
     given = model.__pydantic_fields_set__

@@ -100,14 +100,20 @@ class OpeningClient(MendedClient):
 
     async def _process_connect_init(self) -> None:
         """Fault: after a failed TLS handshake nats-py waits for ever until the connection is closed, since asyncio tells
-        only the protocol that the handshake has replaced.
+        only the protocol that the handshake has replaced. And who cancels an attempt leaves its socket open.
 
         A server that greets before TLS and takes a handshake then would be waited for: its greeting is read already."""
-        bare = self._transport._bare_io_reader if isinstance(self._transport, TcpTransport) else None
-        if self.access.tls_first and _is_there(bare):
+        tcp = self._transport if isinstance(self._transport, TcpTransport) else None
+        if self.access.tls_first and tcp is not None and _is_there(tcp._bare_io_reader):
             raise NotAcceptable(TLS_NOT_FIRST)
+        # Of this attempt: after its end another one may use the same transport.
+        socket = tcp._bare_io_writer if tcp is not None else None
         try:
             await super()._process_connect_init()
+        except asyncio.CancelledError:
+            if socket is not None:
+                socket.close()
+            raise
         except Exception:
             if isinstance(self._transport, TcpTransport):
                 self._transport.close()  # type: ignore[no-untyped-call]  # nats-py gives it no types

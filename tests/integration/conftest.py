@@ -1,6 +1,7 @@
-"""A test that leaves something behind in NATS fails: a consumer, a timer, a message that is not acknowledged."""
+"""A test that leaves something behind in NATS fails: a consumer, a timer, a message that is not acknowledged. So does one
+in whose process a handler raised, although the next delivery may have mended it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -10,6 +11,8 @@ from tests.harness import Running, until
 
 # What a test has started ends within this. A redelivery takes ACK_WAIT_SECONDS.
 SETTLE_SECONDS = 15.0
+# In what `parley.handlers.settle` logs then.
+RAISED = "failed on delivery"
 DURABLES = {durable.name for durable in topology.DURABLES}
 
 
@@ -29,6 +32,13 @@ async def left_behind(on: Running) -> list[str]:
     # The probe of the store is there for some seconds, again and again.
     probe = PROBED[topology.DELIBERATIONS]
     return found + [f"timer {subject}" for subject in timers.state.subjects or {} if subject != probe]
+
+
+@pytest.fixture(autouse=True)
+def no_handler_raises(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    yield
+    raised = [record.getMessage() for record in caplog.get_records("call") if RAISED in record.msg]
+    assert not raised, raised
 
 
 @pytest.fixture(autouse=True)

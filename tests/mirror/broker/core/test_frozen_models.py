@@ -1,7 +1,7 @@
 """A copy with other values is what pydantic's own copy is."""
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from parley.broker.core.frozen_models import changed, with_shared_names
 from parley.broker.core.states_and_moves import State
@@ -24,6 +24,15 @@ def test_a_changed_copy_is_pydantics_and_the_first_one_stays() -> None:
     assert copy.model_dump_json(exclude_defaults=True) == theirs.model_dump_json(exclude_defaults=True)
     assert TALLY.state is State.PENDING
     assert copy.phases is TALLY.phases
+
+
+class Member(BaseModel):
+    model: str
+    self: int
+
+
+def test_a_field_may_have_the_name_of_a_parameter() -> None:
+    assert changed(Member(model="one", self=1), model="two", self=2) == Member(model="two", self=2)
 
 
 def test_a_changed_copy_is_frozen_too_and_can_be_changed_again() -> None:

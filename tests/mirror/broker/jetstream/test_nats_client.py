@@ -17,9 +17,11 @@ import nats.js.errors
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.transport import TcpTransport
 from nats.js import JetStreamContext
 from nats.js.api import Header
 
+from parley.broker.asyncio_helpers import cancel_all
 from parley.broker.child_process import child
 from parley.broker.core.errors import BrokerUnavailable, RightMissing
 from parley.broker.jetstream import connection
@@ -411,3 +413,39 @@ HEADER_BLOCKS = [
 @pytest.mark.parametrize("block", HEADER_BLOCKS)
 def test_headers_are_read_as_nats_py_reads_them(block: bytes) -> None:
     assert NatsClient._parse_header_lines(block) == Client._parse_header_lines(block)
+
+
+@asynccontextmanager
+async def sockets_of_a_server_that_says_nothing() -> AsyncIterator[tuple[str, asyncio.Queue[asyncio.Event]]]:
+    """Its URL, and for each socket that was opened to it an event: that socket was closed."""
+    opened: asyncio.Queue[asyncio.Event] = asyncio.Queue()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        opened.put_nowait(closed := asyncio.Event())
+        await reader.read()
+        closed.set()
+        writer.close()
+
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as server:
+        yield f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}", opened
+
+
+async def test_an_attempt_to_connect_that_is_cancelled_closes_its_socket() -> None:
+    """As FastStream's is, where the service is stopped while it starts."""
+    async with sockets_of_a_server_that_says_nothing() as (url, opened), asyncio.timeout(5):
+        connecting = asyncio.create_task(NatsClient().connect(**connection.connect_options(url, "test")))
+        closed = await opened.get()
+        await cancel_all([connecting])
+        await closed.wait()
+
+
+async def test_a_close_that_is_cancelled_closes_the_socket(tmp_path: Path) -> None:
+    async with embedded_nats(tmp_path) as server:
+        nc = await connect(server.url, "test")
+        transport = nc._transport
+        assert isinstance(transport, TcpTransport)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await nc.close()
+        assert transport._io_writer is not None
+        assert transport._io_writer.is_closing()
