@@ -92,8 +92,8 @@ class Worker:
     _running: dict[str, _Running] = field(default_factory=dict)
     # One task for each job that runs or is being given back.
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    # Keys of jobs settled lately.
-    _settled: LRUCache[str, None] = field(default_factory=lambda: LRUCache(REMEMBERED))
+    # What settled each job of lately, by key.
+    _settled: LRUCache[str, bytes] = field(default_factory=lambda: LRUCache(REMEMBERED))
     # Keys of jobs settled since the last call of `finished`.
     _finished: list[str] = field(default_factory=list)
     # How many finished jobs end the linger of `finished`.
@@ -142,17 +142,20 @@ class Worker:
     def start_jobs(self, jobs: Iterable[Job]) -> None:
         """Start these jobs and return at once.
 
-        A job that runs or was settled lately is left alone: it may arrive twice. Once the worker closes, jobs are
-        given back.
+        A job that runs is left alone: it may arrive twice. One that was settled lately is reported as finished again, and
+        acknowledged again if it was: a consumer that was deleted and made again hands it out under the same key, and may
+        have missed the first time. Once the worker closes, jobs are given back.
         """
         for job in jobs:
-            if job.key in self._running or job.key in self._settled:
+            if job.key in self._running:
                 continue
-            if self._closing:
+            if job.key in self._settled:
+                self._spawn(self._settle_again(job.key))
+            elif self._closing:
                 self._spawn(self._settle(job.key, nak(0)))
-                continue
-            self._running[job.key] = _Running(job.body)
-            self._spawn(self._carry_out(job.key, job.traceparent))
+            else:
+                self._running[job.key] = _Running(job.body)
+                self._spawn(self._carry_out(job.key, job.traceparent))
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -230,11 +233,20 @@ class Worker:
         finally:
             self._running.pop(key, None)
             await self._settle(key, settle)
-            self._settled[key] = None
-            self._finished.append(key)
-            self._changed.set()
-            if len(self._finished) >= self._batch_size:
-                self._batch_full.set()
+            self._settled[key] = settle
+            self._report(key)
+
+    async def _settle_again(self, key: str) -> None:
+        if self._settled.get(key) == ACK:
+            await self._settle(key, ACK)
+        self._report(key)
+
+    def _report(self, key: str) -> None:
+        """Have `finished` return it."""
+        self._finished.append(key)
+        self._changed.set()
+        if len(self._finished) >= self._batch_size:
+            self._batch_full.set()
 
     async def _outcome_of(self, running: _Running, traceparent: str | None) -> None:
         await self._starts.acquire()

@@ -481,6 +481,8 @@ class Watcher:
         if record is None or record.created_at > kept.at or record.marked:
             return
         deadline = record.tally.deadline if record.tally.ended else record.tally.limit
+        if not record.tally.ended and self._is_in_hand("aggregate", record.tally.phase.opened_by):
+            return  # this outcome has opened a phase whose limit was past by then, and has its alarm to set
         if kept.at >= deadline:
             raise Violation(
                 Invariant.EFFECTS_FIRST, f"the deadline {kept.seq} was acknowledged, its ending not marked"
@@ -494,6 +496,9 @@ class Watcher:
                 Invariant.EFFECTS_FIRST,
                 f"the early deadline {kept.seq} was acknowledged, and nothing is armed",
             )
+
+    def _is_in_hand(self, consumer: str, seq: int | None) -> bool:
+        return seq in self.server.consumers[consumer].handed
 
     def _opened_by_alarm(self, record: Record, kept: Kept) -> None:
         phase = record.tally.phase

@@ -248,6 +248,24 @@ async def test_a_failure_is_an_outcome_and_the_work_is_done(queue: WorkQueue, mo
         await queue.all_settled()
 
 
+async def test_work_that_a_new_consumer_hands_out_again_is_settled_again(
+    queue: WorkQueue, model: ModelServer
+) -> None:
+    """Under the same key, so that it is taken for a copy that comes late. Its slot would be taken for ever."""
+    (job,) = await queue.jobs(work())
+    await queue.nc.jetstream().delete_consumer(topology.DISPATCH.stream, topology.DISPATCH.name)
+    async with working(queue, model) as worker:
+        worker.start_jobs([job])
+        assert await settled(worker, 1) == [job.key]
+        await provision(queue.nc.jetstream(), Wanted(ack_wait_seconds=LONG_ACK_WAIT_SECONDS))
+        (again,) = await queue.deliveries()
+        assert again.reply == job.key
+        worker.start_jobs([Job(again.reply, again.data, None)])
+        assert await settled(worker, 1) == [job.key]
+        await queue.all_settled()
+    assert len(await queue.outcomes()) == 1
+
+
 # ── work that names its request ───────────────────────────────────────────────────────────────────────────────────
 
 
