@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, assert_never
 
 from parley.broker.asyncio_helpers import WeightedSemaphore, gather
-from parley.broker.core.choice import shown
+from parley.broker.core.choice import shown, written
 from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.events_and_effects import (
     ArmDeadline,
@@ -21,7 +21,7 @@ from parley.broker.core.events_and_effects import (
     SendEnding,
     StopAgents,
 )
-from parley.broker.core.frozen_models import changed
+from parley.broker.core.frozen_models import changed, made
 from parley.broker.core.headers_and_ids import work_msg_id
 from parley.broker.core.judging_orders import LABELS
 from parley.broker.core.messages import (
@@ -31,7 +31,7 @@ from parley.broker.core.messages import (
     DeliberationDeadline,
     DeliberationRequested,
 )
-from parley.broker.core.phase_plan import COMPARING, PhaseKind, Select
+from parley.broker.core.phase_plan import OF_MEMBERS, PhaseKind, Select
 from parley.broker.core.reactions import react
 from parley.broker.core.tally import Tally
 from parley.broker.core.tally_size import most_bytes
@@ -168,7 +168,11 @@ class EffectRunner:
     def check_room(self, event: Requested) -> None:
         """Raises InvalidMessage for a deliberation whose tally could come to be too large for the server."""
         limit = self._jetstream.max_payload
-        if event.select is Select.NONE and TALLY_BYTES + AGENT_BYTES * event.num_agents <= limit:
+        if (
+            not event.plan
+            and event.select is Select.NONE
+            and TALLY_BYTES + AGENT_BYTES * event.num_agents <= limit
+        ):
             return
         tally = react(None, event, event.at).tally
         if tally is not None and most_bytes(tally) > limit:
@@ -269,9 +273,9 @@ def _agent_request(
 ) -> AgentRequested:
     """One agent's work in the current phase. `own`: its own fields. `request` None: the worker reads it."""
     phase = tally.phase
-    # Each field is given: pydantic would copy a default that is an object.
     asked = {name: getattr(request, name) for name in LEFT_OUT} if request is not None else {}
-    return AgentRequested(
+    return made(
+        AgentRequested,
         **{**asked, **own},
         task_id=tally.task_id,
         round=phase.number,
@@ -288,8 +292,8 @@ def _own_fields(
     tally: Tally, agents: Sequence[str], request: DeliberationRequested | None
 ) -> dict[str, dict[str, Any]]:
     """What is each agent's own in the work of its phase. `request` None: the worker reads what that says of it."""
-    # Who ranks the others has the number that it had when it answered: its part of the panel is the same.
-    among = tally.answers.agents if tally.phase.kind is PhaseKind.RANK else tally.phase.agents
+    # Who answered has the same number later: its part of the panel is the same.
+    among = (tally.answers if tally.phase.kind in OF_MEMBERS else tally.phase).agents
     places = {agent: place for place, agent in enumerate(among, 1)}
     own: dict[str, dict[str, Any]] = {
         agent: {"agent_id": agent, "agent_number": places[agent]} for agent in agents
@@ -299,15 +303,10 @@ def _own_fields(
             own[agent] |= request.of_agent(places[agent])
     orders = shown(tally, tally.phase)
     if orders:
-        written = {
-            name: one
-            for phase in tally.all_phases
-            for name, one in phase.outcomes.items()
-            if one.succeeded and phase.kind not in COMPARING
-        }
+        answers = written(tally)
         for agent in agents:
             own[agent]["candidates"] = tuple(
-                Candidate(label=label, seq=written[name].seq)
+                Candidate(label=label, seq=answers[name].seq)
                 for label, name in zip(LABELS, orders[agent], strict=False)
             )
     return own

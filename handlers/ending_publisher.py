@@ -8,7 +8,7 @@ a Msg-Id. If the server may have forgotten the Msg-Id, the ending is looked for 
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
 from functools import partial
 
@@ -16,6 +16,7 @@ import nats.js.errors
 
 from parley.broker.asyncio_helpers import WeightedSemaphore
 from parley.broker.core import endings, headers_and_ids
+from parley.broker.core.choice import in_round, revisions
 from parley.broker.core.messages import (
     AgentCompleted,
     AgentFailed,
@@ -26,7 +27,7 @@ from parley.broker.core.messages import (
     LeftOut,
 )
 from parley.broker.core.observer import Observer
-from parley.broker.core.phase_plan import Select
+from parley.broker.core.phase_plan import PhaseKind
 from parley.broker.core.spending import Spending
 from parley.broker.core.tally import Phase, Tally
 from parley.broker.core.timestamps import format_timestamp
@@ -170,23 +171,27 @@ class EndingPublisher:
         )
         try:
             spent = [Spending() for _ in tally.all_phases]
-            answered = await self._collect(tally, results, failed, spent[0]) if spent else 0
+            answered = found = await self._collect(tally, results, failed, spent[0]) if spent else 0
             judged: dict[int, AgentOutcome] = {}
+            revised = revisions(tally)
             for phase, spending in zip(tally.later_phases, spent[1:], strict=True):
-                judged |= await self._collect_later(phase, spending)
+                if phase.kind is PhaseKind.REVISE:
+                    found += await self._collect_revised(phase, revised, results, judged, spending)
+                else:
+                    judged |= await self._collect_later(phase, spending)
             compose = partial(
                 endings.compose, tally, failed=failed, answered=answered, judged=judged, spent=spent
             )
             ending = compose(results.kept)
             body = ending.encode()
-            if len(body) <= self._claim_check_bytes and len(results.kept) == answered:
+            if len(body) <= self._claim_check_bytes and len(results.kept) == found:
                 return ending, body
-            ref = await results.refer() if answered else None
+            ref = await results.refer() if found else None
         except Exception:
             await results.abandon()
             raise
         kept = results.kept if ref is None else ()
-        left_out: list[LeftOut] = ["results"] if ref is None and len(kept) < answered else []
+        left_out: list[LeftOut] = ["results"] if ref is None and len(kept) < found else []
         ending = compose(kept, results_ref=ref, left_out=left_out)
         ending, body = endings.fit(ending, self._limit)
         if ending.left_out:
@@ -211,7 +216,7 @@ class EndingPublisher:
                 else:
                     spending.add(stored.outcome)
                     await results.add(endings.result_of(stored.outcome), stored.size)
-                if results.lost and tally.select is Select.NONE:  # a choice tells what all of them cost
+                if results.lost and tally.is_plain:  # else the ending tells what all of them cost
                     break
         return len(answered) - lost
 
@@ -226,6 +231,30 @@ class EndingPublisher:
                 else:
                     failed[agent] = endings.failure_of(stored.outcome)
                     spending.add(stored.outcome)
+
+    async def _collect_revised(
+        self,
+        phase: Phase,
+        wanted: Collection[str],
+        results: EndingResults,
+        failed: dict[int, AgentOutcome],
+        spending: Spending,
+    ) -> int:
+        """Read what a round of revision brought: the answers `wanted`, and into `failed`, by its sequence, what is none.
+        Returns how many of those there are."""
+        found = 0
+        counted = {agent: phase.outcomes[agent].seq for agent in phase.agents if agent in phase.outcomes}
+        async with aclosing(self._read(counted)) as outcomes:
+            async for agent, stored in outcomes:
+                if stored is None:
+                    continue
+                spending.add(stored.outcome)
+                if isinstance(stored.outcome, AgentFailed):
+                    failed[counted[agent]] = stored.outcome
+                elif in_round(agent, phase.number) in wanted:
+                    await results.add(endings.result_of(stored.outcome), stored.size)
+                    found += 1
+        return found
 
     async def _collect_later(self, phase: Phase, spending: Spending) -> dict[int, AgentOutcome]:
         """What the agents of a later phase reported, by its sequence; without what is no longer stored. Ballots and one

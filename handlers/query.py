@@ -17,7 +17,6 @@ from parley.broker.core.messages import (
     Ending,
     decode,
 )
-from parley.broker.core.phase_plan import Select
 from parley.broker.core.states_and_moves import STATUS_WORDS, State
 from parley.broker.core.tally import Tally
 from parley.broker.core.timestamps import format_timestamp
@@ -123,8 +122,8 @@ class Query:
 
 
 def _under_way(tally: Tally) -> dict[str, Any]:
-    """The phase of one that chooses."""
-    if tally.select is Select.NONE or tally.ended:
+    """The phase of one that chooses, or has several rounds."""
+    if tally.is_plain or tally.ended:
         return {}
     return {"phase": tally.phase.kind.value, "limit": format_timestamp(tally.limit)}
 

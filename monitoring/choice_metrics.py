@@ -56,6 +56,8 @@ class ChoiceMetrics:
 
     def ended(self, ending: DeliberationCompleted) -> None:
         """Without `selection` nothing was chosen, or it did not fit into the ending."""
+        for phase in ending.phases:
+            self._observe(phase)
         if ending.selection is None:
             return
         self._count(ending.selection)
@@ -63,8 +65,6 @@ class ChoiceMetrics:
         for ballot in ending.selection.ballots:
             if ballot.ranking is not None:
                 self._count_first(ballot, lengths)
-        for phase in ending.phases:
-            self._observe(phase)
 
     def _count(self, selection: Selection) -> None:
         self.selections.labels(selection.method, selection.status).inc()

@@ -47,6 +47,8 @@ def ask(
     diversity: Annotated[
         bool, typer.Option("--diversity", help="A persona, a temperature and a seed for each agent.")
     ] = False,
+    rounds: Annotated[int, typer.Option(
+        help="How often the agents answer, 1 to 5: in each further round they revise, having read others' answers.")] = 1,
     min_responses: Annotated[int, typer.Option(help="How many answers make it completed.")] = 1,
     finish_early: Annotated[
         bool, typer.Option("--finish-early", help="End as soon as that many have answered.")] = False,
@@ -91,7 +93,7 @@ def ask(
     members = read_panel(panel) if panel is not None else None
     asking = Asking(
         agents=agents, role=role, system=system, rubric=rubric, requirements=requirement or (), diversity=diversity,
-        min_responses=min_responses, finish_early=finish_early, timeout_seconds=timeout, task_id=task_id,
+        rounds=rounds, min_responses=min_responses, finish_early=finish_early, timeout_seconds=timeout, task_id=task_id,
         seed=seed, select=select, judges=judges, judge_models=judge_model, agree=agree, max_calls=max_calls,
         answer_key=key, response_format=form, panel=members, synthesize=synthesize)
     if model and len(model) > 1:

@@ -177,6 +177,8 @@ class Client:
         response_format: the form of an answer, as in OpenAI's chat API: {"type": "json_object"}, or {"type": "json_schema",
             "json_schema": {"name", "schema"}}; at most 64 KiB. Another one is asked for once more, then fails.
         extra: more fields of each agent's call, passed on to the model server as they are; at most 16 KiB.
+        rounds: how often the agents answer, 1 to 5. In each further round an agent reads two answers of others beside its
+            own, none with a name, and writes a better one or keeps one of the three. With `select` "none" or "judge".
         select: how a winner is chosen: "none" (default), "judge" (judges rank the answers, without names), "rank" (those
             who answered rank the answers of the others; 4 to 9 agents) or "vote" (the answer that most agents gave).
         judges: with "judge" or `synthesize`, how many, 1 to 5. Default 3.

@@ -25,6 +25,7 @@ FLAGS: Mapping[str, str] = {
     "requirements": "--requirement",
     "response_format": "--schema",
     "role": "--role",
+    "rounds": "--rounds",
     "rubric": "--rubric",
     "seed": "--seed",
     "select": "--select",

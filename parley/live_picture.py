@@ -7,6 +7,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.spinner import Spinner
 from rich.text import Text
 
+from parley.broker.core.messages import KEPT
 from parley.broker.core.phase_plan import PhaseKind
 from parley.broker.core.tally import Outcome, Phase, Tally
 
@@ -19,6 +20,7 @@ _OTHER_LINES = 4
 # What the agents of a phase do, have done, and how many have; of the others, they vote.
 _WORK = {
     PhaseKind.ANSWER: ("thinking", "answered", "agents have reported"),
+    PhaseKind.REVISE: ("revising", "revised", "agents have revised"),
     PhaseKind.RANK: ("voting", "voted", "agents have voted"),
     PhaseKind.EDIT: ("writing", "wrote", "editors have written"),
 }
@@ -74,6 +76,8 @@ def agent_lines(tally: Tally) -> list[Text]:
 
 def _agent_line(phase: Phase, agent: str, outcome: Outcome | None) -> Text:
     working, done, _ = _WORK.get(phase.kind, ("voting", "voted", ""))
+    if outcome is not None and (outcome.said or "").startswith(KEPT):
+        done = "kept an answer"
     if outcome is None:
         mark = (working, "dim") if phase.closed_at is None else ("not waited for", "dim")
     else:

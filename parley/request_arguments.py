@@ -26,6 +26,7 @@ class Asking(TypedDict, total=False):
     requirements: Sequence[str]
     context: Mapping[str, Any] | None
     diversity: bool
+    rounds: int
     min_responses: int
     finish_early: bool
     timeout_seconds: float | None

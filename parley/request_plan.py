@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parley.broker.core.messages import DeliberationRequested
-from parley.broker.core.phase_plan import PhaseKind, Step, first_limit, paid_for, plan, share
+from parley.broker.core.phase_plan import PhaseKind, Step, affordable, first_limit, plan, share
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +21,18 @@ class PlannedPhase:
 def phases_of(request: DeliberationRequested) -> list[PlannedPhase]:
     alone = PlannedPhase(PhaseKind.ANSWER.value, request.num_agents, 1.0)
     # Of a single answer the panel is looked at, too, to say why it is left out.
-    steps = plan(request.select, max(2, request.num_agents), request.judges, synthesize=request.synthesize)
-    if not steps:
+    agents = max(2, request.num_agents)
+    planned = plan(
+        request.select, agents, request.judges, synthesize=request.synthesize, rounds=request.rounds
+    )
+    if not planned:
         return [alone]
-    taken = 1 if request.num_agents == 1 else paid_for(steps, request.max_calls)
-    left_out = [
-        PlannedPhase(step.kind.value, 0, 0.0, _why_left_out(request, steps)) for step in steps[taken:]
-    ]
-    steps = steps[:taken]
+    begun, follow = planned[:1], planned[1:]
+    steps = begun if request.num_agents == 1 else begun + affordable(begun, follow, request.max_calls)
+    dropped = list(planned)
+    for step in steps:
+        dropped.remove(step)
+    left_out = [PlannedPhase(step.kind.value, 0, 0.0, _why_left_out(request, planned)) for step in dropped]
     if len(steps) == 1:
         return [alone, *left_out]
     seconds = request.asked_timeout_seconds
@@ -44,6 +48,6 @@ def phases_of(request: DeliberationRequested) -> list[PlannedPhase]:
 
 def _why_left_out(request: DeliberationRequested, steps: Sequence[Step]) -> str:
     if request.num_agents == 1:
-        return "one answer needs no judge"
+        return "there is only one answer"
     calls = sum(step.agents for step in steps)
     return f"{calls} calls would be more than max_calls, {request.max_calls}"

@@ -21,16 +21,17 @@ from parley.broker.core.messages import (
 )
 from parley.broker.core.phase_plan import COMPARING, Select
 from parley.broker.core.timestamps import format_timestamp, parse_timestamp
-from parley.workers import edit_prompt, judge_prompt, prompts
+from parley.workers import edit_prompt, judge_prompt, prompts, revise_prompt
 from parley.workers.answer_keys import digest, vote_of
 from parley.workers.ballot_reading import read_ballot
-from parley.workers.judge_prompt import ANSWERS_CHARACTERS, LEAST_CHARACTERS
+from parley.workers.judge_prompt import ANSWERS_CHARACTERS, LEAST_CHARACTERS, WrittenFromAnswers
 from parley.workers.model.endpoint_failover import FailoverClient
 from parley.workers.model.model_client import ChatRequest
 from parley.workers.model.model_error import MAX_ERROR_CHARACTERS, NO_TOKENS, ModelError
 from parley.workers.model.responses import Completion
 from parley.workers.output_format import InvalidOutput, UnusableSchema, read_in_thread
 from parley.workers.prompts import Prompt
+from parley.workers.revise_prompt import may_keep, read_kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,8 @@ class Agent:
             return self.failed(
                 request, started, error.attempts, error.error_type, str(error), error.usage, error.tool_calls
             )
-        for_choice = {} if request.select is Select.NONE else _what_a_choice_needs(request, completion)
+        is_compared = request.select is not Select.NONE or request.rounds > 1
+        for_choice = _what_a_choice_needs(request, completion) if is_compared else {}
         return self._completed(request, prompt, completion, started, for_choice)
 
     async def judge(
@@ -106,17 +108,41 @@ class Agent:
     async def edit(
         self, request: AgentRequested, answers: Sequence[AgentCompleted], traceparent: str | None = None
     ) -> AgentOutcome:
-        """An editor's outcome: an answer written from `answers`, in the order in which it is shown them; from shortened
-        ones, if they are too long for the model. Raises as `answer` does."""
+        """An editor's outcome: an answer written from `answers`, in the order in which it is shown them. Raises as `answer`
+        does."""
+        return await self._write_from(request, answers, traceparent, edit_prompt.compose, _as_candidate)
+
+    async def revise(
+        self, request: AgentRequested, answers: Sequence[AgentCompleted], traceparent: str | None = None
+    ) -> AgentOutcome:
+        """An agent's outcome in a later round: a better answer than `answers`, which are in the order in which it is shown
+        them, or one of them kept. Raises as `answer` does."""
+
+        def revision(words: str) -> dict[str, Any]:
+            kept = read_kept(words, len(answers)) if may_keep(request) else None
+            return _as_candidate(words) if kept is None else {"kept": kept}
+
+        return await self._write_from(request, answers, traceparent, revise_prompt.compose, revision)
+
+    async def _write_from(
+        self,
+        request: AgentRequested,
+        answers: Sequence[AgentCompleted],
+        traceparent: str | None,
+        compose: Callable[[AgentRequested, Sequence[AgentCompleted], int, int], WrittenFromAnswers],
+        for_choice: Callable[[str], Mapping[str, Any]],
+    ) -> AgentOutcome:
+        """An answer written from others; from shortened ones, if they are too long for the model. One that is cut off, or
+        that is no answer, is a failure: there are whole ones."""
         started, calls, used, characters = self.now(), 0, Usage(), ANSWERS_CHARACTERS
         request = self._instructed(request)
         while True:
-            composed = edit_prompt.compose(request, answers, 1, characters)
+            composed = compose(request, answers, 1, characters)
             try:
                 completion, prompt = await self._written(
                     request,
                     composed.prompt,
-                    partial(_edited_again, request, answers, characters),
+                    partial(_again, compose, request, answers, characters),
                     traceparent,
                 )
             except ModelError as error:
@@ -130,12 +156,11 @@ class Agent:
                 )
             calls, used = calls + completion.attempts, used.plus(completion.usage)
             if _is_half(completion):
-                why = (
-                    "the editor would not write it" if completion.refused else "the editor's text was cut off"
-                )
+                who = request.agent_id
+                why = f"{who} would not write it" if completion.refused else f"the text of {who} was cut off"
                 return self.failed(request, started, calls, ErrorType.MALFORMED_ANSWER, why, used)
             whole = replace(completion, attempts=calls, usage=used)
-            return self._completed(request, prompt, whole, started, _as_candidate(completion.content))
+            return self._completed(request, prompt, whole, started, for_choice(completion.content))
 
     async def _written(
         self,
@@ -283,10 +308,11 @@ class Agent:
         )
 
 
-def _edited_again(
-    request: AgentRequested, answers: Sequence[AgentCompleted], characters: int, attempt: int
-) -> Prompt:
-    return edit_prompt.compose(request, answers, attempt, characters).prompt
+def _again(
+    compose: Callable[[AgentRequested, Sequence[AgentCompleted], int, int], WrittenFromAnswers],
+    request: AgentRequested, answers: Sequence[AgentCompleted], characters: int, attempt: int,
+) -> Prompt:  # fmt: skip
+    return compose(request, answers, attempt, characters).prompt
 
 
 def _as_candidate(words: str) -> dict[str, Any]:
@@ -296,7 +322,7 @@ def _as_candidate(words: str) -> dict[str, Any]:
 
 def _what_a_choice_needs(request: AgentRequested, completion: Completion) -> dict[str, Any]:
     words = completion.content
-    if request.select in (Select.JUDGE, Select.RANK):
+    if request.select is not Select.VOTE:
         return _as_candidate(words)
     vote = vote_of(words, request.answer_key, completion.finish_reason) if request.answer_key else None
     if vote is None:

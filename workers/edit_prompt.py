@@ -2,11 +2,10 @@
 do. Pure. It is made as the prompt of a judge is (`judge_prompt`)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from parley.broker.core.messages import AgentCompleted, AgentRequested
 from parley.workers import prompts
-from parley.workers.judge_prompt import ANSWERS_CHARACTERS, ShownAnswers, show
+from parley.workers.judge_prompt import ANSWERS_CHARACTERS, WrittenFromAnswers, show
 from parley.workers.prompts import Prompt
 
 _WORDS = """\
@@ -21,18 +20,12 @@ how many say it.
 - Write the answer itself, whole, as if there were no others: nothing about them, and nothing about how you wrote it."""
 
 
-@dataclass(frozen=True, slots=True)
-class EditPrompt:
-    prompt: Prompt
-    shown: ShownAnswers
-
-
 def compose(
     request: AgentRequested,
     answers: Sequence[AgentCompleted],
     attempt: int = 1,
     characters: int = ANSWERS_CHARACTERS,
-) -> EditPrompt:
+) -> WrittenFromAnswers:
     """`answers`: in the order in which they are shown; two to five, together at most so many `characters`."""
     shown = show(request, answers, characters)
     words = _WORDS.format(
@@ -49,4 +42,4 @@ def compose(
         persona=None,
         chosen=frozenset({"seed"}),
     )
-    return EditPrompt(prompt, shown)
+    return WrittenFromAnswers(prompt, shown)

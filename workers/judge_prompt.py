@@ -93,6 +93,14 @@ class ShownAnswers:
 
 
 @dataclass(frozen=True, slots=True)
+class WrittenFromAnswers:
+    """The prompt of who writes an answer from others, and these."""
+
+    prompt: Prompt
+    shown: ShownAnswers
+
+
+@dataclass(frozen=True, slots=True)
 class JudgePrompt:
     """`shortened`: labels of the answers that lost their middle. `max_tokens`: of the ballot. `characters`: of the
     answers, as they are shown."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from parley.broker.core.messages import AgentRequested, Constraints, agent_id
 from parley.broker.core.messages.conversation import has_system_message, with_words
+from parley.broker.core.phase_plan import PhaseKind
 from parley.broker.core.timestamps import format_timestamp
 
 ROLES: Mapping[str, str] = {
@@ -214,16 +215,16 @@ class Prompt:
     chosen: frozenset[str] = frozenset()
 
 
-def compose(request: AgentRequested, attempt: int = 1) -> Prompt:
+def compose(request: AgentRequested, attempt: int = 1, *more: str) -> Prompt:
     """The prompt for one agent. Equal requests give equal prompts. Another `attempt` has the same words, and another seed
-    where there is one."""
+    where there is one. `more`: what stands at its end."""
     persona = PERSONAS[(request.agent_number - 1) % len(PERSONAS)] if request.diversity else None
     angle = request.persona or (
         f"You are the {persona.name} among the experts asked. {persona.guidance}" if persona else ""
     )
     tail = (f"# Your angle\n\n{angle}",) if angle else ()
     return Prompt(
-        messages=asked(request, *_setting(request), *tail),
+        messages=asked(request, *_setting(request), *tail, *more),
         temperature=_temperature(request, persona),
         seed=_seed(request, attempt),
         persona=request.persona or (persona.name if persona else None),
@@ -278,7 +279,8 @@ def guidance(role: str) -> str:
 
 def _setting(request: AgentRequested) -> list[str]:
     parts = []
-    if request.num_agents > 1 and request.role != BARE and request.messages is None:
+    is_first = request.phase is PhaseKind.ANSWER
+    if is_first and request.num_agents > 1 and request.role != BARE and request.messages is None:
         parts.append(
             "# Setting\n\n"
             f"{request.num_agents} experts answer this independently and none sees another's answer. "
@@ -328,8 +330,9 @@ def _temperature(request: AgentRequested, persona: Persona | None) -> float | No
 
 
 def _seed(request: AgentRequested, attempt: int) -> int | None:
-    """The caller's seed plus the agent's index: a deliberation is repeatable, and its agents still differ."""
-    more = 1_000 * (attempt - 1)
+    """The caller's seed plus the agent's index: a deliberation is repeatable, and its agents still differ. Another one in
+    each round."""
+    more = 1_000 * (attempt - 1) + 10_000 * (request.round - 1)
     if request.seed is not None:
         return (request.seed + more + request.agent_number - 1) % _SEED_BOUND
     if request.diversity:

@@ -7,7 +7,7 @@ from parley.broker.core import errors
 from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.headers_and_ids import own_name
 from parley.broker.core.messages import AgentRequested, DeliberationRequested, decode
-from parley.broker.core.phase_plan import PhaseKind
+from parley.broker.core.phase_plan import OF_MEMBERS
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream
 from parley.workers.shared_reads import SharedReads
@@ -17,7 +17,7 @@ KEPT_BYTES = 16 * 1024 * 1024
 # What a job that names its request leaves out.
 LEFT_OUT = (
     "task_description", "messages", "constraints", "diversity", "metadata", "model", "temperature", "max_tokens", "seed", "stop",
-    "select", "answer_key", "system", "top_p", "extra", "response_format",
+    "select", "rounds", "answer_key", "system", "top_p", "extra", "response_format",
     "logprobs", "top_logprobs",
 )  # fmt: skip
 
@@ -50,7 +50,7 @@ class RequestReader:
             raise RequestGone(work.task_id, seq)
         request = found[1]
         asked = {name: getattr(request, name) for name in LEFT_OUT}
-        if work.phase in (PhaseKind.ANSWER, PhaseKind.RANK):
+        if work.phase in OF_MEMBERS:
             asked |= request.of_agent(work.agent_number)
         else:
             asked["model"] = request.model_of_judge(work.agent_number)

@@ -302,9 +302,15 @@ class Worker:
         """The call that the request asks for, not begun. Raises AnswersUnreadable, BrokerUnavailable."""
         if request.phase is PhaseKind.ANSWER:
             return self.agent.answer(request, traceparent)
-        answers = await self._read_again(request, self._candidates.read, "answers to judge are not read yet")
-        work = self.agent.edit if request.phase is PhaseKind.EDIT else self.agent.judge
-        return work(request, answers, traceparent)
+        answers = await self._read_again(
+            request, self._candidates.read, "answers to compare are not read yet"
+        )
+        match request.phase:
+            case PhaseKind.REVISE:
+                return self.agent.revise(request, answers, traceparent)
+            case PhaseKind.EDIT:
+                return self.agent.edit(request, answers, traceparent)
+        return self.agent.judge(request, answers, traceparent)
 
     async def _store(self, request: AgentRequested, outcome: AgentOutcome, traceparent: str | None) -> None:
         """Publish the outcome; try again while NATS is away. Raises BrokerUnavailable after `STORE_RETRY_SECONDS`."""
@@ -317,7 +323,7 @@ class Worker:
             try:
                 body = outcome.encode()
                 ack = await self.wire.publish(subject, body, msg_id=msg_id, headers=headers)
-                if isinstance(outcome, AgentCompleted) and _is_to_be_judged(request) and not ack.duplicate:
+                if isinstance(outcome, AgentCompleted) and _is_shown(request) and not ack.duplicate:
                     self._candidates.keep(ack.seq, outcome, len(body))
                 return
             except PayloadTooLarge as error:
@@ -416,6 +422,7 @@ class Worker:
         return True
 
 
-def _is_to_be_judged(request: AgentRequested) -> bool:
+def _is_shown(request: AgentRequested) -> bool:
     """Whether others may be shown this work's answer."""
-    return request.select is not Select.NONE and request.phase not in COMPARING
+    is_compared = request.select is not Select.NONE or request.rounds > 1
+    return is_compared and request.phase not in COMPARING

@@ -20,6 +20,8 @@ DEADLINE_MEDIANS = 3
 PLACE_PANELS = 100
 
 EDITED_MOST = 0.05
+# What the chosen answer of five is worth, in spreads, where a second one is worse by 0.3 in the mean.
+HARMED_LEAST = 0.92
 HEATS_LEAST = {16: 76.0, 64: 73.0}
 
 DEFAULT = Experiment("default", World())
@@ -28,6 +30,14 @@ HOSTILE = Experiment("hostile", World(hostile=TURNS_A_JUDGE))
 LOSSES = Experiment("losses", World(lost=LOST_BALLOTS))
 # An editor whose text is worse than the winner's by a spread, as good, or better.
 EDITORS = {gain: Experiment(f"editor-{gain:+g}", World(editor=gain)) for gain in (-1.0, 0.0, 1.0)}
+# A second round, whose answers are worse, as good, or better; and the same if only they could be chosen.
+ROUNDS = {
+    (gain, last_only): Experiment(
+        f"round-{gain:+g}{'-last' if last_only else ''}", World(revision=gain, last_only=last_only)
+    )
+    for gain in (-0.3, 0.0, 0.3)
+    for last_only in (False, True)
+}
 # More answers than a judge may be shown.
 HEATS = {answers: Experiment(f"heats-{answers}", World(answers=answers)) for answers in (16, 32, 64)}
 IN_TIME = Experiment(
@@ -51,6 +61,7 @@ def measure(trials: int, seed: int, processes: int | None, told: Callable[[str],
         LOSSES,
         IN_TIME,
         *EDITORS.values(),
+        *ROUNDS.values(),
         *HEATS.values(),
         *(each for row in BIASED.values() for each in row),
     ]
@@ -70,6 +81,7 @@ def judge(found: Mapping[str, Sums], seed: int) -> list[Result]:
         _losses(found[LOSSES.name], seed),
         _in_time(found[IN_TIME.name], seed),
         _editors(found, seed),
+        _rounds(found, seed),
         _heats(found, seed),
     ]
 
@@ -162,6 +174,20 @@ def _editors(found: Mapping[str, Sums], seed: int) -> Result:
     target = Target("quality lost by an editor worse by a spread", cost, EDITED_MOST, at_least=False)
     how = "the text is as good as the winner, more or less, ± 1; three judges compare the two"
     return Result("synthesis", _how(found[EDITORS[-1.0].name], seed, how), [target], figures)
+
+
+def _rounds(found: Mapping[str, Sums], seed: int) -> Result:
+    def worth(name: str) -> float:
+        return found[name]["won"] / found[name]["trials"]
+
+    figures = {"one round": worth(DEFAULT.name)}
+    for (gain, last_only), experiment in ROUNDS.items():
+        which = "last answers alone" if last_only else "first answers kept"
+        figures[f"second answers {gain:+g}: {which}"] = worth(experiment.name)
+    name = "the chosen answer, second ones worse by 0.3, first ones kept"
+    target = Target(name, worth(ROUNDS[-0.3, False].name), HARMED_LEAST, at_least=True)
+    how = "worth of the chosen answer of 5 agents, in spreads; a second one is the first, more or less, ± 0.5"
+    return Result("second round", _how(found[ROUNDS[-0.3, False].name], seed, how), [target], figures)
 
 
 def _heats(found: Mapping[str, Sums], seed: int) -> Result:

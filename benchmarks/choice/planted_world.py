@@ -12,7 +12,7 @@ from math import exp, log, sqrt
 from random import Random
 
 from benchmarks.choice.simulated_deliberation import ROLE, Report
-from parley.broker.core.choice import EDITOR
+from parley.broker.core.choice import EDITOR, in_round
 from parley.broker.core.judging_orders import LABELS
 from parley.broker.core.messages import ErrorType, agent_id
 
@@ -51,7 +51,9 @@ class Times:
 class World:
     """`lost`: the share of the ballots that do not arrive. `hostile`: the chance with which the first agent's answer,
     one spread below the mean, turns a judge. `times` None: all answer at once. `editor`: how much better than the winner's
-    answer an editor's is in the mean, with a spread of 1; None: none is asked."""
+    answer an editor's is in the mean, with a spread of 1; None: none is asked. `revision`: how much better an agent's second
+    answer is than its first in the mean, with a spread of a half; None: there is one round. `last_only`: the second
+    answers are all that there is to choose from."""
 
     answers: int = 5
     judges: int = 3
@@ -63,6 +65,8 @@ class World:
     hostile: float | None = None
     times: Times | None = None
     editor: float | None = None
+    revision: float | None = None
+    last_only: bool = False
 
 
 # What may become of a lost ballot: its judge never reports (None), fails, or ranks what it was not shown.
@@ -72,6 +76,7 @@ LOSSES = (
     Report(error_type=ErrorType.SERVER_ERROR),
     Report(said="AA"),
 )
+REVISION_SPREAD = 0.5
 HOSTILE = agent_id(ROLE, 1)
 HOSTILE_QUALITY = -1.0
 
@@ -85,6 +90,8 @@ class PlantedMembers:
         self.quality = {agent: rng.gauss(0, 1) for agent in agents}
         if world.hostile is not None:
             self.quality[HOSTILE] = HOSTILE_QUALITY
+        if world.revision is not None and world.last_only:
+            self.quality = {agent: self._revised(own, rng) for agent, own in self.quality.items()}
         # What all judges see wrongly in the same way.
         self._common = {agent: rng.gauss(0, 1) for agent in agents}
         self._rng = rng
@@ -98,6 +105,17 @@ class PlantedMembers:
         own = sqrt(1 - times.correlation**2) * self._rng.gauss(0, 1)
         slowness = times.correlation * self.quality[agent] + own
         return Report(said=agent, seconds=times.answer_median * exp(times.spread * slowness))
+
+    def _revised(self, own: float, rng: Random) -> float:
+        gain = self.world.revision
+        assert gain is not None, "a second round is asked for only in a world that has one"
+        return own + rng.gauss(gain, REVISION_SPREAD)
+
+    def revise(self, agent: str, _: Sequence[str]) -> Report:
+        name = in_round(agent, 2)
+        self.quality[name] = self._revised(self.quality[agent], self._rng)
+        self._common[name] = self._rng.gauss(0, 1)
+        return Report(said=name)
 
     def edit(self, winner: str) -> Report:
         gain = self.world.editor

@@ -44,6 +44,9 @@ class Members(Protocol):
     def judge(self, judge: str, shown: Sequence[str]) -> Report | None:
         """`shown`: the agents whose answers this judge is shown, in its order."""
 
+    def revise(self, agent: str, shown: Sequence[str]) -> Report | None:
+        """The agent's answer in the second round. `shown`: as for `judge`."""
+
     def edit(self, winner: str) -> Report | None:
         """The editor's answer. `winner`: whose answer was chosen, which no editor is told."""
 
@@ -104,6 +107,8 @@ class Deliberation:
             self.number += 1
             if phase in COMPARING:
                 report = self.members.judge(agent, choice.shown(self.tally, self.tally.phase)[agent])
+            elif phase is PhaseKind.REVISE:
+                report = self.members.revise(agent, choice.shown(self.tally, self.tally.phase)[agent])
             elif phase is PhaseKind.EDIT:
                 assert self.tally.choice is not None, "chosen before anybody edits"
                 report = self.members.edit(self.tally.choice.winner or "")
@@ -124,11 +129,13 @@ def deliberate(
     timeout_seconds: float = 60.0,
     role: str = ROLE,
     synthesize: bool = False,
+    rounds: int = 1,
 ) -> Tally:
     """The decided tally of a deliberation among these members. It is asked for at the instant 0."""
     request = Requested(
         task_id=task_id, seq=1, at=0.0, deadline=timeout_seconds, role=role, num_agents=agents,
-        select=select, plan=plan(select, agents, judges, synthesize=synthesize), synthesize=synthesize,
+        select=select, plan=plan(select, agents, judges, synthesize=synthesize, rounds=rounds),
+        synthesize=synthesize, rounds=rounds,
     )  # fmt: skip
     return Deliberation(members).run(request)
 
@@ -143,6 +150,9 @@ class PromptlyReporting:
 
     def answer(self, agent: str) -> Report:
         return Report(said=agent if self.keys is None else self.keys[agent])
+
+    def revise(self, agent: str, shown: Sequence[str]) -> Report:
+        return Report(said=f"{agent}, of {len(shown)}")
 
     def edit(self, winner: str) -> Report:
         return Report(said=f"better than {winner}")

@@ -43,20 +43,22 @@ def one(experiment: Experiment, seed: int, number: int) -> dict[str, float]:
     tally = deliberate(
         members, name, agents=experiment.world.answers, judges=experiment.world.judges,
         timeout_seconds=experiment.timeout_seconds, synthesize=experiment.world.editor is not None,
+        rounds=1 if experiment.world.revision is None or experiment.world.last_only else 2,
     )  # fmt: skip
     winner = tally.choice.winner if tally.choice is not None else None
     edited = tally.synthesis is not None and tally.synthesis.status is SynthesisStatus.ACCEPTED
     own = {agent: members.quality[agent] for agent in tally.answers.agents}
     best, mean = max(own, key=own.__getitem__), sum(own.values()) / len(own)
+    won = members.quality[winner] if winner is not None else 0.0
     return {
         "trials": 1,
         "winner": winner is not None,
         "best": winner == best,
-        "gained": own[winner] - mean if winner is not None else 0.0,
+        "gained": won - mean if winner is not None else 0.0,
         "to_gain": own[best] - mean,
         "edited": edited,
-        "answered": members.quality[EDITOR] if edited else own[winner] if winner is not None else 0.0,
-        "won": own[winner] if winner is not None else 0.0,
+        "answered": members.quality[EDITOR] if edited else won,
+        "won": won,
         "written": members.quality.get(EDITOR, 0.0),
         "ballots": sum(len(phase.agents) for phase in tally.later_phases if phase.kind in CHOOSING),
         "most_shown": max(

@@ -1,19 +1,31 @@
 """Which answers a deliberation chooses from, what each judge is shown of them, and who wins. Pure.
 
-A candidate is called by the agent that wrote it; `EDITOR` wrote the answer that is to be confirmed.
+A candidate is called by the agent that wrote it, in a later round with the round's number (`agent-dev-001/2`); `EDITOR`
+wrote the answer that is to be confirmed.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from parley.broker.core.ballots import TieBreak, count, denominator, told
-from parley.broker.core.judging_orders import choice_seed, orders, read_labels, shuffled
+from parley.broker.core.judging_orders import LABELS, choice_seed, orders, read_labels, shuffled
+from parley.broker.core.messages import KEPT
 from parley.broker.core.phase_plan import CHOOSING, PhaseKind, Select, going_on
-from parley.broker.core.tally import Choice, ChoiceStatus, Phase, SynthesisDecision, SynthesisStatus, Tally
+from parley.broker.core.tally import (
+    Choice,
+    ChoiceStatus,
+    Outcome,
+    Phase,
+    SynthesisDecision,
+    SynthesisStatus,
+    Tally,
+)
 
 EDITOR = "editor-001"
 # Answers that an editor is shown.
 MAX_EDITED = 5
+# Answers that who revises its own is shown, that one included.
+MAX_REVISED = 3
 _NO_PANEL = Phase(number=1, agents=(), kind=PhaseKind.JUDGE)
 
 
@@ -25,24 +37,123 @@ def judge_id(number: int) -> str:
 def answered(tally: Tally) -> tuple[str, ...]:
     """The agents that have an answer, in an order of the seed's: nothing may depend on their numbers."""
     found = tuple(agent for agent, outcome in tally.answers.outcomes.items() if outcome.succeeded)
-    return shuffled(found, choice_seed(tally.task_id, tally.request_seq))
+    return shuffled(found, _seed(tally))
 
 
 def pool(tally: Tally) -> tuple[str, ...]:
-    """The agents whose answers are compared. Of those that gave the same answer, one."""
+    """The answers that are compared: each agent's first one and, if that is another, its last one. Of those that are the
+    same, one."""
+    found = answered(tally)
+    if later := revisions(tally):
+        found = shuffled((*found, *later), _seed(tally))
+    return tuple(_distinct(tally, found).values())
+
+
+def _distinct(tally: Tally, names: Sequence[str]) -> dict[str, str]:
+    """Of these candidates the first with each text, by that text's digest."""
     distinct: dict[str, str] = {}
-    for agent in answered(tally):
-        distinct.setdefault(tally.answers.outcomes[agent].said or agent, agent)
-    return tuple(distinct.values())
+    answers = written(tally)
+    for name in names:
+        distinct.setdefault(answers[name].said or name, name)
+    return distinct
+
+
+# ── more than one round ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def in_round(agent: str, number: int) -> str:
+    """What an answer of this agent is called that it gave in this round."""
+    return agent if number == 1 else f"{agent}/{number}"
+
+
+def written(tally: Tally) -> dict[str, Outcome]:
+    """Every answer that may be shown to somebody, the editor's included, by its name."""
+    found = {agent: outcome for agent, outcome in tally.answers.outcomes.items() if outcome.succeeded}
+    for phase in tally.later_phases:
+        if phase.kind in (PhaseKind.REVISE, PhaseKind.EDIT):
+            is_revision = phase.kind is PhaseKind.REVISE
+            for agent, outcome in phase.outcomes.items():
+                if outcome.succeeded and not (outcome.said or "").startswith(KEPT):
+                    found[in_round(agent, phase.number) if is_revision else agent] = outcome
+    return found
+
+
+def standing(tally: Tally, rounds: int | None = None) -> dict[str, str]:
+    """Which answer each agent stands by, by agent: its own of some round, or another's that it has kept. `rounds`: as it
+    was after so many; None: now."""
+    answers = written(tally)
+    now = {agent: agent for agent in answered(tally)}
+    for phase in tally.later_phases:
+        if phase.kind is not PhaseKind.REVISE or (rounds is not None and phase.number > rounds):
+            break
+        seen = _on_ring(phase, now, answers, _seed(tally))
+        now |= {agent: _revised(phase, agent, now[agent], seen[agent], answers) for agent in phase.agents}
+    return now
+
+
+def revisions(tally: Tally) -> frozenset[str]:
+    """The answers of later rounds by which somebody stands."""
+    if tally.latest(PhaseKind.REVISE) is None:
+        return frozenset()
+    return frozenset(standing(tally).values()) - tally.answers.outcomes.keys()
+
+
+def _revised(
+    phase: Phase, agent: str, before: str, seen: Sequence[str], answers: Mapping[str, Outcome]
+) -> str:
+    outcome = phase.outcomes.get(agent)
+    if outcome is None or not outcome.succeeded:
+        return before
+    said = outcome.said or ""
+    if said.startswith(KEPT):
+        return dict(zip(LABELS, seen, strict=False)).get(said.removeprefix(KEPT), before)
+    # The same words again are the same answer.
+    return before if _is_same(said or None, answers[before].said) else in_round(agent, phase.number)
+
+
+def _on_ring(
+    phase: Phase, now: Mapping[str, str], answers: Mapping[str, Outcome], seed: int
+) -> dict[str, tuple[str, ...]]:
+    """What each is shown that revises its answer: that one, and two of those who follow it in a circle, all different. Its
+    own stands at each place equally often."""
+    ring = shuffled(phase.agents, seed + phase.number)
+    found = {}
+    for place, agent in enumerate(ring):
+        distinct: dict[str, str] = {}
+        for other in (*ring[place:], *ring[:place]):
+            distinct.setdefault(answers[now[other]].said or now[other], now[other])
+            if len(distinct) == MAX_REVISED:
+                break
+        names = tuple(distinct.values())
+        turn = place % len(names)
+        found[agent] = (*names[turn:], *names[:turn])
+    return found
+
+
+def is_settled(tally: Tally) -> bool:
+    """Whether another round would change nothing: all stand by one answer, or nobody has changed its own in the last
+    one."""
+    now, last = standing(tally), tally.latest(PhaseKind.REVISE)
+    if len(_distinct(tally, tuple(now.values()))) < 2:
+        return True
+    return last is not None and now == standing(tally, last.number - 1)
+
+
+def _seed(tally: Tally) -> int:
+    return choice_seed(tally.task_id, tally.request_seq)
+
+
+# ── who is shown what ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def left_over(tally: Tally, before: Phase | None = None) -> tuple[str, ...]:
     """The candidates that the heats have left. `before`: only the heats before this phase; None: all there have been."""
     left = pool(tally)
     for phase in tally.later_phases:
-        if phase is before or phase.kind is not PhaseKind.HEAT:
+        if phase is before:
             break
-        left = _winners(phase, left)
+        if phase.kind is PhaseKind.HEAT:
+            left = _winners(phase, left)
     return left
 
 
@@ -64,8 +175,10 @@ def _groups(heat: Phase, among: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
 
 def shown(tally: Tally, phase: Phase) -> dict[str, tuple[str, ...]]:
     """What each agent of this phase is shown, in its order; empty where they answer the question."""
-    agents, seed = phase.agents, choice_seed(tally.task_id, tally.request_seq)
+    agents, seed = phase.agents, _seed(tally)
     match phase.kind:
+        case PhaseKind.REVISE:
+            return _on_ring(phase, standing(tally, phase.number - 1), written(tally), seed)
         case PhaseKind.HEAT:
             return _groups(phase, left_over(tally, phase))
         case PhaseKind.JUDGE:
@@ -131,7 +244,7 @@ def synthesis_of(tally: Tally) -> SynthesisDecision | None:
     """What has become of the editor's answer, by what there is. None if none was asked for."""
     if not tally.synthesize:
         return None
-    edit = next((phase for phase in tally.later_phases if phase.kind is PhaseKind.EDIT), None)
+    edit = tally.latest(PhaseKind.EDIT)
     if edit is None:
         return SynthesisDecision(status=SynthesisStatus.LEFT_OUT)
     written = edit.outcomes.get(EDITOR)

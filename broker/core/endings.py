@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from parley.broker.core import choice
+from parley.broker.core.frozen_models import made
 from parley.broker.core.messages import (
     AgentCompleted,
     AgentFailed,
@@ -21,7 +22,7 @@ from parley.broker.core.messages import (
     Selection,
     Synthesis,
 )
-from parley.broker.core.phase_plan import Select
+from parley.broker.core.phase_plan import PhaseKind, Select
 from parley.broker.core.selection_in_ending import (
     Judged,
     Spent,
@@ -58,8 +59,8 @@ def compose(
 ) -> Ending:
     """The ending of `tally`, which is decided, from what its agents reported.
 
-    `results`: in the order of the agents. `failed`: by agent_id, in any order. `answered`: how many agents did, where
-    `results` does not hold them all. `judged`: what the agents of later phases reported.
+    `results`: in the order of the agents, then those of later rounds. `failed`: by agent_id, in any order. `answered`: how
+    many agents did; None: as many as there are `results`. `judged`: what the agents of later phases reported.
     `spent`: what each phase has cost.
     """
     assert tally.verdict is not None, "only a decided deliberation has an ending"
@@ -78,24 +79,24 @@ def compose(
         "duration_ms": max(0, round((verdict.decided_at - tally.accepted_at) * 1000)),
         "metadata": tally.metadata,
     }
-    if tally.select is not Select.NONE and tally.phases:
+    if not tally.is_plain and tally.phases:
         phases = reports_of(tally, spent)
         fields |= {"phases": phases, "cost": together([phase.cost for phase in phases])}
     ended_at = format_timestamp(verdict.decided_at)
     if tally.state is State.COMPLETED:
         fields["stopped_agents"] = tally.stopped
         fields["degraded"] = successes + len(tally.stopped) < len(phase.agents)
+        if not tally.is_plain:
+            reasons = reasons_of(tally, failed, judged)
+            fields |= {"degraded_reasons": reasons, "degraded": bool(reasons)}
         if tally.choice is not None:
-            fields.update(_chosen(tally, tally.choice, failed, judged))
-            fields["degraded"] = bool(fields["degraded_reasons"])
+            fields |= _chosen(tally, tally.choice, judged)
         return DeliberationCompleted(completed_at=ended_at, **fields)
     error = verdict.error or str(tally.state)
     return DeliberationFailed(status=tally.state.value, error=error, timestamp=ended_at, **fields)  # type: ignore[arg-type]  # pydantic checks it against the literal
 
 
-def _chosen(
-    tally: Tally, chosen: Choice, failed: Mapping[str, FailedAgent], judged: Judged
-) -> dict[str, Any]:
+def _chosen(tally: Tally, chosen: Choice, judged: Judged) -> dict[str, Any]:
     cast = choice.ballots(tally, choice.panel(tally))
     written = synthesis_of(tally, judged)
     accepted = written is not None and written.status == "accepted"
@@ -106,7 +107,6 @@ def _chosen(
         "selection": selection_of(tally, chosen, cast, judged),
         "synthesis": written,
         "dissent": dissent_of(tally, chosen, cast),
-        "degraded_reasons": reasons_of(tally, failed, judged),
     }
 
 
@@ -212,8 +212,11 @@ _CUTS: tuple[tuple[LeftOut, Callable[[Any], dict[str, Any]]], ...] = (
 
 
 def result_of(done: AgentCompleted) -> AgentResult:
-    return AgentResult(
-        agent_id=done.agent_id,
+    number = done.round if done.phase is PhaseKind.REVISE else 1
+    return made(
+        AgentResult,
+        agent_id=choice.in_round(done.agent_id, number),
+        round=number,
         role=done.role,
         proposal=done.proposal,
         finish_reason=done.finish_reason,

@@ -4,21 +4,27 @@ One write closes a phase and opens the next. Who may have opened a phase asks fo
 twice.
 """
 
-from parley.broker.core.choice import EDITOR, choose, judge_id, left_over, pool
+from collections.abc import Iterator, Sequence
+
+from parley.broker.core.choice import EDITOR, choose, is_settled, judge_id, left_over, pool
 from parley.broker.core.events_and_effects import ArmDeadline, Effect, RequestAgents, Requested, StopAgents
-from parley.broker.core.frozen_models import changed
+from parley.broker.core.frozen_models import changed, made
 from parley.broker.core.messages import agent_id
 from parley.broker.core.phase_plan import (
     CHOOSING,
     COMPARING,
     LEAST_SECONDS,
+    OF_MEMBERS,
     PhaseKind,
     Select,
     Step,
+    affordable,
     first_limit,
     heats,
     limit,
+    most_candidates,
     paid_for,
+    undeciding_among,
 )
 from parley.broker.core.tally import ClosedBy, Phase, Tally
 
@@ -28,15 +34,16 @@ LEAST_RANKED = 3
 
 def first_phase(event: Requested) -> Phase:
     agents = tuple(agent_id(event.role, place) for place in range(1, event.num_agents + 1))
-    if event.select is Select.NONE:
-        return Phase(number=1, agents=agents)
+    if event.select is Select.NONE and not event.plan:
+        return made(Phase, number=1, agents=agents)
     return Phase(number=1, agents=agents, opened_at=event.at, limit=_first_limit(event))
 
 
 def _first_limit(event: Requested) -> float | None:
     """None where no phase could follow: then the answers have all the time."""
-    steps = event.plan[: paid_for(event.plan, event.max_calls)]
-    return first_limit(steps, event.at, event.deadline) if len(steps) > 1 else None
+    begun = event.plan[:1]
+    steps = affordable(begun, event.plan[1:], event.max_calls)
+    return first_limit((*begun, *steps), event.at, event.deadline) if steps else None
 
 
 def has_enough(tally: Tally) -> bool:
@@ -71,7 +78,7 @@ def closing(tally: Tally, now: float) -> ClosedBy | None:
 
 def closed(tally: Tally, by: ClosedBy, now: float) -> Tally:
     """With the current phase closed. A deliberation that chooses nothing has no use for that."""
-    if tally.select is Select.NONE or not tally.phases:
+    if tally.is_plain or not tally.phases:
         return tally
     return with_phase(tally, changed(tally.phase, closed_at=now, closed_by=by))
 
@@ -80,29 +87,47 @@ def _may_follow(tally: Tally, now: float) -> bool:
     """Whether there is time, and are calls left, for a phase after the current one, whatever has been answered."""
     if tally.deadline - now < LEAST_SECONDS:
         return False
-    return len(tally.plan[: paid_for(tally.plan, tally.max_calls)]) > len(tally.all_phases)
+    return bool(affordable(tally.plan[: len(tally.all_phases)], tally.steps_left, tally.max_calls))
 
 
 def next_step(tally: Tally, now: float) -> Step | None:
     """What can be opened after the current phase: there is time for it, a use of it, and calls are left."""
-    steps = payable(tally)
-    if not steps:
+    if not tally.plan:
         return None
-    needs_another = steps[0].kind in (PhaseKind.HEAT, PhaseKind.EDIT)
-    least = 2 * LEAST_SECONDS if needs_another else LEAST_SECONDS
-    return steps[0] if tally.deadline - now >= least else None
+    steps = next_steps(tally, now)
+    return steps[0] if steps else None
 
 
-def payable(tally: Tally) -> tuple[Step, ...]:
-    """Of the steps of use, those that the caller pays for."""
-    steps = steps_of_use(tally)
+def next_steps(tally: Tally, now: float) -> tuple[Step, ...]:
+    """What can follow the current phase, as it is planned now."""
+    left = tally.deadline - now
+    return next((steps for steps in _payable(tally) if left >= least_seconds(steps)), ())
+
+
+def is_payable(tally: Tally) -> bool:
+    """Whether the caller pays for a phase after the current one that is of use."""
+    return any(_payable(tally))
+
+
+def _payable(tally: Tally) -> Iterator[tuple[Step, ...]]:
+    """What is of use and paid for: with all revisions; then, for want of time, with one less, and so on."""
     begun = tally.plan[: len(tally.all_phases)]
-    return steps[: paid_for((*begun, *steps), tally.max_calls) - len(begun)] if steps else ()
+    for revisions in range(_revisions_of_use(tally), -1, -1):
+        steps = steps_of_use(tally, revisions)
+        taken = paid_for((*begun, *steps), tally.max_calls) - len(begun)
+        if steps and taken > 0:
+            yield steps[:taken]
 
 
-def steps_of_use(tally: Tally) -> tuple[Step, ...]:
+def least_seconds(steps: Sequence[Step]) -> float:
+    """The time without which the first of these steps is not opened."""
+    return LEAST_SECONDS * (2 if steps[0].kind in undeciding_among(steps) else 1)
+
+
+def steps_of_use(tally: Tally, revisions: int | None = None) -> tuple[Step, ...]:
     """What the plan has after the current phase, by what there is to compare now: heats only where more than eight
-    answers are left, and nothing where one is; no editor where nobody was chosen."""
+    answers are left, and nothing where one is; no editor where nobody was chosen. `revisions`: so many; None: all that
+    are of use."""
     left = tally.steps_left
     if not left:
         return ()
@@ -114,35 +139,48 @@ def steps_of_use(tally: Tally) -> tuple[Step, ...]:
     if left[0].kind is PhaseKind.EDIT:
         chosen = tally.choice or choose(tally)
         return left if chosen is not None and chosen.winner is not None else ()
-    groups = () if tally.select is Select.RANK else heats(len(among))
-    rest = tuple(step for step in left if step.kind is not PhaseKind.HEAT)
-    if rest[0].kind is PhaseKind.RANK:
+    members = tally.answers.successes
+    if revisions is None:
+        revisions = _revisions_of_use(tally)
+    rest = tuple(step for step in left if step.kind not in (PhaseKind.REVISE, PhaseKind.HEAT))
+    if rest and rest[0].kind is PhaseKind.RANK:
         if len(among) < LEAST_RANKED:
             return ()
-        rest = (Step(kind=PhaseKind.RANK, agents=tally.answers.successes), *rest[1:])
-    return (*(Step(kind=PhaseKind.HEAT, agents=number) for number in groups), *rest)
+        rest = (Step(kind=PhaseKind.RANK, agents=members), *rest[1:])
+    if rest and rest[0].kind is PhaseKind.JUDGE:
+        candidates = most_candidates(members, tally.rounds) if revisions else len(among)
+        rest = (*(Step(kind=PhaseKind.HEAT, agents=number) for number in heats(candidates)), *rest)
+    return (*(Step(kind=PhaseKind.REVISE, agents=members) for _ in range(revisions)), *rest)
+
+
+def _revisions_of_use(tally: Tally) -> int:
+    """How many more rounds may change an answer. After one that changed nothing the same prompts would come again."""
+    planned = sum(step.kind is PhaseKind.REVISE for step in tally.steps_left)
+    return planned if planned and not is_settled(tally) else 0
 
 
 def opened(tally: Tally, now: float, by: int | None) -> Tally:
-    """With one phase more: the first of `steps_of_use`. The plan is what has been opened, and what follows."""
-    steps = steps_of_use(tally)
-    own_time = payable(tally)
+    """With one phase more: the first of `next_steps`. The plan is what has been opened, and what follows; also what the
+    caller does not pay for, so that the ending can say that it was left out."""
+    steps = next_steps(tally, now)
+    kind = steps[0].kind
     phase = Phase(
-        number=tally.phase.number,
+        number=tally.phase.number + (kind is PhaseKind.REVISE),
         agents=_agents_of(tally, steps[0]),
-        kind=steps[0].kind,
+        kind=kind,
         opened_at=now,
-        limit=limit(own_time, now, tally.deadline),
+        limit=limit(steps, now, tally.deadline),
         opened_by=by,
     )
     begun = tally.plan[: len(tally.all_phases)]
-    return changed(tally, plan=(*begun, *steps), later_phases=(*tally.later_phases, phase))
+    follow = steps_of_use(tally, sum(step.kind is PhaseKind.REVISE for step in steps))
+    return changed(tally, plan=(*begun, *follow), later_phases=(*tally.later_phases, phase))
 
 
 def _agents_of(tally: Tally, step: Step) -> tuple[str, ...]:
     if step.kind is PhaseKind.EDIT:
         return (EDITOR,)
-    if step.kind is PhaseKind.RANK:
+    if step.kind in OF_MEMBERS:
         outcomes = tally.answers.outcomes
         return tuple(
             agent for agent in tally.answers.agents if agent in outcomes and outcomes[agent].succeeded
@@ -159,7 +197,8 @@ def needs(tally: Tally) -> tuple[Effect, ...]:
     )  # fmt: skip
     before = tally.all_phases[-2] if tally.later_phases else None
     # Workers know a phase by its round and kind, so of two heats the first one's calls are left to end by themselves.
-    if before is not None and before.missing and before.kind is not phase.kind:
+    is_another = before is not None and (before.number, before.kind) != (phase.number, phase.kind)
+    if before is not None and before.missing and is_another:
         return *effects, StopAgents("its phase is closed", before.number, before.kind)
     return effects
 

@@ -1,12 +1,12 @@
 """The phases that a deliberation is planned to have, and how they share its time. Pure.
 
-    answer ──► heat … ──► judge, or rank ──► edit ──► confirm
+    answer ──► revise … ──► heat … ──► judge, or rank ──► edit ──► confirm
 
-A deliberation that chooses nothing, or by counting what its agents said, has one phase and no plan: its agents have
-all the time there is.
+A deliberation of one round that chooses nothing, or by counting what its agents said, has one phase and no plan: its
+agents have all the time there is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 
 from pydantic import BaseModel
@@ -29,11 +29,13 @@ class Select(StrEnum):
 
 
 class PhaseKind(StrEnum):
-    """What the agents of a phase do. ANSWER: answer the question. HEAT: judges rank some of the answers each, so that
-    eight at most are left. JUDGE: judges rank these. RANK: who answered ranks the answers of the others. EDIT: one writes
-    an answer from the best. CONFIRM: judges compare it with the winner."""
+    """What the agents of a phase do. ANSWER: answer the question. REVISE: who answered reads two other answers beside its
+    own, and writes a better one or keeps one. HEAT: judges rank some of the answers each, so that eight at most are left.
+    JUDGE: judges rank these. RANK: who answered ranks the answers of the others. EDIT: one writes an answer from the
+    best. CONFIRM: judges compare it with the winner."""
 
     ANSWER = "answer"
+    REVISE = "revise"
     HEAT = "heat"
     JUDGE = "judge"
     RANK = "rank"
@@ -44,9 +46,14 @@ class PhaseKind(StrEnum):
 # Whose agents compare answers: each gives a ballot. And of these, whose ballots choose among the agents' answers.
 COMPARING = frozenset({PhaseKind.HEAT, PhaseKind.JUDGE, PhaseKind.RANK, PhaseKind.CONFIRM})
 CHOOSING = COMPARING - {PhaseKind.CONFIRM}
+# Whose agents are those who answer, under the numbers that they have then.
+OF_MEMBERS = frozenset({PhaseKind.ANSWER, PhaseKind.REVISE, PhaseKind.RANK})
+# Of no use without what follows: nobody is chosen by a heat, and an editor's text has to be confirmed.
+UNDECIDING = frozenset({PhaseKind.HEAT, PhaseKind.EDIT})
 # Each phase's part of the time. Of a deadline of three median answers these give 99 % a winner (planted times).
 WEIGHTS: dict[PhaseKind, int] = {
-    PhaseKind.ANSWER: 4, PhaseKind.HEAT: 2, PhaseKind.JUDGE: 2, PhaseKind.RANK: 2, PhaseKind.EDIT: 3, PhaseKind.CONFIRM: 1,
+    PhaseKind.ANSWER: 4, PhaseKind.REVISE: 4, PhaseKind.HEAT: 2, PhaseKind.JUDGE: 2, PhaseKind.RANK: 2, PhaseKind.EDIT: 3,
+    PhaseKind.CONFIRM: 1,
 }  # fmt: skip
 
 
@@ -57,13 +64,19 @@ class Step(BaseModel, frozen=True):
     agents: int
 
 
-def plan(select: Select, num_agents: int, judges: int, *, synthesize: bool = False) -> tuple[Step, ...]:
-    """The phases in order, the first included; none where there is only one. A single answer needs no judge."""
-    if select is Select.NONE or num_agents == 1:
+def plan(
+    select: Select, num_agents: int, judges: int, *, synthesize: bool = False, rounds: int = 1
+) -> tuple[Step, ...]:
+    """The phases in order, the first included; none where there is only one. A single answer needs no judge, and has no
+    others to be revised by."""
+    if num_agents == 1 or (rounds == 1 and select is Select.NONE):
         return ()
     steps = [Step(kind=PhaseKind.ANSWER, agents=num_agents)]
+    steps += [Step(kind=PhaseKind.REVISE, agents=num_agents) for _ in range(rounds - 1)]
     if select is Select.JUDGE:
-        steps += [Step(kind=PhaseKind.HEAT, agents=groups) for groups in heats(num_agents)]
+        steps += [
+            Step(kind=PhaseKind.HEAT, agents=groups) for groups in heats(most_candidates(num_agents, rounds))
+        ]
         steps.append(Step(kind=PhaseKind.JUDGE, agents=judges))
     elif select is Select.RANK:
         steps.append(Step(kind=PhaseKind.RANK, agents=num_agents))
@@ -72,6 +85,12 @@ def plan(select: Select, num_agents: int, judges: int, *, synthesize: bool = Fal
         confirming = judges + judges % 2
         steps += [Step(kind=PhaseKind.EDIT, agents=1), Step(kind=PhaseKind.CONFIRM, agents=confirming)]
     return tuple(steps) if len(steps) > 1 else ()
+
+
+def most_candidates(num_agents: int, rounds: int) -> int:
+    """How many answers there may be to choose from: of each agent its first one, and its last one if it has revised
+    that."""
+    return num_agents if rounds == 1 else 2 * num_agents
 
 
 def heats(candidates: int) -> tuple[int, ...]:
@@ -92,15 +111,42 @@ def going_on(groups: int) -> int:
 
 def paid_for(steps: Sequence[Step], max_calls: int | None) -> int:
     """How many of these steps, from the first on, the caller pays for: so many that the last one decides something. A
-    heat without its panel would be wasted, as would an editor whose text nobody confirms."""
+    heat without its panel would be wasted, as would an editor whose text nobody confirms, and another round of answers
+    of which none is chosen."""
     calls, taken = 0, 1
+    undeciding = undeciding_among(steps)
     for number, step in enumerate(steps, 1):
         calls += step.agents
         if is_over(calls, max_calls):
             break
-        if step.kind not in (PhaseKind.HEAT, PhaseKind.EDIT):
+        if step.kind not in undeciding:
             taken = number
     return taken
+
+
+def undeciding_among(steps: Sequence[Step]) -> frozenset[PhaseKind]:
+    """The kinds that are of no use unless more of these steps follow."""
+    is_chosen = any(step.kind in CHOOSING for step in steps)
+    return UNDECIDING | {PhaseKind.REVISE} if is_chosen else UNDECIDING
+
+
+def with_fewer_revisions(steps: tuple[Step, ...]) -> Iterator[tuple[Step, ...]]:
+    """These steps; then with one revision less, and so on until there is none."""
+    yield steps
+    while any(step.kind is PhaseKind.REVISE for step in steps):
+        at = next(place for place, step in enumerate(steps) if step.kind is PhaseKind.REVISE)
+        steps = (*steps[:at], *steps[at + 1 :])
+        yield steps
+
+
+def affordable(begun: Sequence[Step], steps: tuple[Step, ...], max_calls: int | None) -> tuple[Step, ...]:
+    """Of the steps that are of use after those that have begun, those that the caller pays for; with fewer revisions where
+    it does not pay for all of them and for what decides."""
+    for some in with_fewer_revisions(steps):
+        taken = paid_for((*begun, *some), max_calls) - len(begun)
+        if taken > 0:
+            return some[:taken]
+    return ()
 
 
 def is_over(calls: int, max_calls: int | None) -> bool:
@@ -117,7 +163,7 @@ def limit(steps: Sequence[Step], now: float, deadline: float) -> float:
     """When the first of these steps, opened now, closes with what it has. What it does not use the next ones have."""
     left = deadline - now
     until = now + (left - min(RESERVE_SECONDS, RESERVE_SHARE * left)) * share(steps)
-    if steps[0].kind in (PhaseKind.HEAT, PhaseKind.EDIT):  # of no use without what follows
+    if steps[0].kind in undeciding_among(steps):
         until = max(now, min(until, deadline - LEAST_SECONDS))
     return until
 

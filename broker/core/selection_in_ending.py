@@ -19,8 +19,17 @@ from parley.broker.core.messages import (
     Selection,
     Synthesis,
 )
-from parley.broker.core.phase_changes import LEAST_RANKED, payable, steps_of_use
-from parley.broker.core.phase_plan import COMPARING, LEAST_SECONDS, PhaseKind, Select, Step
+from parley.broker.core.phase_changes import LEAST_RANKED, is_payable, least_seconds, steps_of_use
+from parley.broker.core.phase_plan import (
+    COMPARING,
+    PhaseKind,
+    Select,
+    Step,
+    heats,
+    is_over,
+    most_candidates,
+    undeciding_among,
+)
 from parley.broker.core.spending import Spending
 from parley.broker.core.tally import Choice, ChoiceStatus, ClosedBy, Phase, Tally
 from parley.broker.core.timestamps import format_timestamp
@@ -117,8 +126,7 @@ def synthesis_of(tally: Tally, judged: Judged) -> Synthesis | None:
     decided = tally.synthesis
     if decided is None:
         return None
-    edit = next((phase for phase in tally.later_phases if phase.kind is PhaseKind.EDIT), None)
-    confirm = next((phase for phase in tally.later_phases if phase.kind is PhaseKind.CONFIRM), None)
+    edit, confirm = tally.latest(PhaseKind.EDIT), tally.latest(PhaseKind.CONFIRM)
     if edit is None:
         nobody = tally.choice is None or tally.choice.winner is None
         why = "nobody was chosen" if nobody else "there was only one answer"
@@ -189,7 +197,7 @@ def reasons_of(tally: Tally, failed: Mapping[str, FailedAgent], judged: Judged) 
         why = "of too few answers a final answer could be read"
         found.append(DegradedReason(phase="answer", what="below_quorum", why=why))
     elif unsure and (panel := choice.panel(tally)).agents:
-        found.append(DegradedReason(phase=panel.kind.value, what="below_quorum"))
+        found.append(DegradedReason(phase=panel.kind.value, round=panel.number, what="below_quorum"))
     return tuple(found)
 
 
@@ -198,32 +206,49 @@ def _gaps(tally: Tally, phase: Phase, judged: Judged) -> Iterator[DegradedReason
     for agent in phase.agents:
         counted = phase.outcomes.get(agent)
         if counted is None:
-            yield DegradedReason(phase=phase.kind.value, what="missing", who=agent)
+            yield DegradedReason(phase=phase.kind.value, round=phase.number, what="missing", who=agent)
         elif not counted.succeeded or (cast is not None and agent not in cast):
             yield _failure(phase, agent, judged.get(counted.seq))
 
 
 def _left_out(tally: Tally) -> Iterator[DegradedReason]:
     """The phases that were planned and would have been of use."""
-    steps = steps_of_use(tally)
-    for number, step in enumerate(steps):
-        why = "the phase before it was left out" if number else why_left_out(tally, steps)
-        yield DegradedReason(phase=step.kind.value, what="left_out", why=why)
+    yield from _revisions_left_out(tally)
+    steps, number = steps_of_use(tally), tally.phase.number
+    for place, step in enumerate(steps):
+        why = "the phase before it was left out" if place else why_left_out(tally, steps)
+        number += step.kind is PhaseKind.REVISE
+        yield DegradedReason(phase=step.kind.value, round=number, what="left_out", why=why)
     planned = tally.steps_left
     if not steps and planned and planned[0].kind is PhaseKind.RANK and len(choice.pool(tally)) > 1:
         why = f"there were fewer than {LEAST_RANKED} different answers, and nobody ranks its own"
         yield DegradedReason(phase="rank", what="left_out", why=why)
 
 
+def _revisions_left_out(tally: Tally) -> Iterator[DegradedReason]:
+    """The rounds that would have been of use, and stood back for what decides."""
+    planned = sum(step.kind is PhaseKind.REVISE for step in tally.plan)
+    if planned >= tally.rounds - 1 or choice.is_settled(tally):
+        return
+    members = tally.answers.successes
+    judges = sum(step.agents for step in tally.plan if step.kind is PhaseKind.JUDGE)
+    deciding = judges + sum(heats(most_candidates(members, tally.rounds))) if judges else 0
+    begun = [phase for phase in tally.all_phases if phase.kind in (PhaseKind.ANSWER, PhaseKind.REVISE)]
+    calls = _calls(begun) + members + deciding
+    over = is_over(calls, tally.max_calls)
+    why = _too_many(tally, calls) if over else "there was too little time for it and for what follows"
+    for number in range(planned + 2, tally.rounds + 1):
+        yield DegradedReason(phase="revise", round=number, what="left_out", why=why)
+        why = "the phase before it was left out"
+
+
 def _failure(phase: Phase, agent: str, outcome: AgentOutcome | None) -> DegradedReason:
     """Of who reported and gave no answer, or no ballot."""
+    what: Literal["cancelled", "failed", "invalid_ballot"]
+    what, why = ("invalid_ballot" if phase.kind in COMPARING else "failed"), ""
     if isinstance(outcome, AgentFailed) and outcome.error_type is not ErrorType.INVALID_BALLOT:
-        return DegradedReason(
-            phase=phase.kind.value, what=_what(outcome.error_type), who=agent, why=outcome.error_type.value
-        )
-    if phase.kind in COMPARING:
-        return DegradedReason(phase=phase.kind.value, what="invalid_ballot", who=agent)
-    return DegradedReason(phase=phase.kind.value, what="failed", who=agent)
+        what, why = _what(outcome.error_type), outcome.error_type.value
+    return DegradedReason(phase=phase.kind.value, round=phase.number, what=what, who=agent, why=why)
 
 
 def _what(error_type: ErrorType) -> Literal["cancelled", "failed"]:
@@ -232,24 +257,43 @@ def _what(error_type: ErrorType) -> Literal["cancelled", "failed"]:
 
 def why_left_out(tally: Tally, steps: Sequence[Step]) -> str:
     """Why the first of these, which would have been of use, was not opened."""
-    if not payable(tally):
-        whole = steps[
-            : 1
-            + next(
-                (at for at, one in enumerate(steps) if one.kind not in (PhaseKind.HEAT, PhaseKind.EDIT)), 0
-            )
-        ]
-        calls = sum(len(phase.agents) for phase in tally.all_phases) + sum(one.agents for one in whole)
-        return f"it would have made {calls} calls, more than max_calls, {tally.max_calls}"
+    if not is_payable(tally):
+        return _too_many(tally, _calls(tally.all_phases) + sum(step.agents for step in _deciding(steps)))
     if tally.phase.closed_by is ClosedBy.DEADLINE:
         return "the deadline came first"
-    least = LEAST_SECONDS * (2 if steps[0].kind in (PhaseKind.HEAT, PhaseKind.EDIT) else 1)
-    return f"less than {least:g} s were left"
+    return f"less than {least_seconds(steps):g} s were left"
+
+
+def _deciding(steps: Sequence[Step]) -> Sequence[Step]:
+    """The first ones, up to one that decides something."""
+    undeciding = undeciding_among(steps)
+    return steps[: 1 + next((at for at, one in enumerate(steps) if one.kind not in undeciding), 0)]
+
+
+def _calls(phases: Sequence[Phase]) -> int:
+    return sum(len(phase.agents) for phase in phases)
+
+
+def _too_many(tally: Tally, calls: int) -> str:
+    return f"it would have made {calls} calls, more than max_calls, {tally.max_calls}"
 
 
 def reports_of(tally: Tally, spent: Spent) -> tuple[PhaseReport, ...]:
     found = [*spent, *(Spending() for _ in tally.all_phases[len(spent) :])]
     return tuple(_report(tally, phase, costs) for phase, costs in zip(tally.all_phases, found, strict=True))
+
+
+def _stayed(tally: Tally, phase: Phase) -> dict[str, int]:
+    """Of a round of revision, how many have kept their own answer, and how many have taken over another's."""
+    if phase.kind is not PhaseKind.REVISE:
+        return {}
+    before, after = choice.standing(tally, phase.number - 1), choice.standing(tally, phase.number)
+    answered = [
+        agent for agent in phase.agents if agent in phase.outcomes and phase.outcomes[agent].succeeded
+    ]
+    kept = sum(after[agent] == before[agent] for agent in answered)
+    own = sum(after[agent] == choice.in_round(agent, phase.number) for agent in answered)
+    return {"kept": kept, "adopted": len(answered) - kept - own}
 
 
 def _report(tally: Tally, phase: Phase, spending: Spending) -> PhaseReport:
@@ -260,6 +304,7 @@ def _report(tally: Tally, phase: Phase, spending: Spending) -> PhaseReport:
         completed=phase.successes,
         failed=len(phase.outcomes) - phase.successes,
         missing=len(phase.missing),
+        **_stayed(tally, phase),
         opened_at=format_timestamp(tally.accepted_at if phase.opened_at is None else phase.opened_at),
         limit=format_timestamp(tally.deadline if phase.limit is None else phase.limit),
         closed_at="" if phase.closed_at is None else format_timestamp(phase.closed_at),

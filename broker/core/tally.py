@@ -22,7 +22,7 @@ class Outcome(BaseModel, frozen=True):
     """One agent has reported. `seq`: where its outcome is in AGENT_RESPONSES.
 
     `said`: what a choice needs of it, at most 16 characters: of an answer a digest, the same for the same answers; of a
-    ballot its labels, the best first ("CAB").
+    ballot its labels, the best first ("CAB"); of who keeps an answer it was shown, that one's label ("keep:B").
     """
 
     succeeded: bool
@@ -153,7 +153,7 @@ class Tally(BaseModel, frozen=True):
     `phases`: the phase in which the agents answer; empty if the request was refused. `later_phases`: what was opened
     after it. Version 0.2.0 does not know them: it counts no judge among the agents, and ends with the answers.
 
-    `plan`: the phases that it is to have, empty where one is all. `agree`: so many answers alike end the first phase.
+    `plan`: the phases that it is to have, empty where one is all. `rounds`: how often its agents answer. `agree`: so many answers alike end the first phase.
     `max_calls`: no phase is opened that would ask more agents in all. `choice`: set where it ends completed, if
     `select` is not NONE; before an editor is asked, where one is to write (`synthesize`). `synthesis`: what became of
     that.
@@ -193,7 +193,9 @@ class Tally(BaseModel, frozen=True):
     @property
     def phase(self) -> Phase:
         """The current phase. A deliberation that was refused has an empty phase 0."""
-        return self.all_phases[-1] if self.phases else Phase(number=0, agents=())
+        if self.later_phases:
+            return self.later_phases[-1]
+        return self.phases[-1] if self.phases else Phase(number=0, agents=())
 
     @property
     def all_phases(self) -> tuple[Phase, ...]:
@@ -221,6 +223,15 @@ class Tally(BaseModel, frozen=True):
         return self.plan[len(self.all_phases) :]
 
     @property
+    def is_plain(self) -> bool:
+        """Its agents answer once, and nothing is chosen."""
+        return self.select is Select.NONE and not self.plan
+
+    def latest(self, kind: PhaseKind) -> Phase | None:
+        """The phase of this kind that was opened last, if there is one."""
+        return next((phase for phase in reversed(self.all_phases) if phase.kind is kind), None)
+
+    @property
     def ended(self) -> bool:
         return self.state in ENDINGS
 
@@ -237,7 +248,7 @@ class Tally(BaseModel, frozen=True):
     @property
     def not_waited_for(self) -> tuple[str, ...]:
         """The agents without which the answers were closed as the caller asked."""
-        if self.select is Select.NONE:
+        if self.is_plain:
             return self.answers.missing if self.finish_early else ()
         return self.answers.missing if self.answers.closed_by in (ClosedBy.ENOUGH, ClosedBy.AGREE) else ()
 

@@ -6,7 +6,6 @@ count nor end, so a request whose tally could come to that is rejected before it
 
 from parley.broker.core.choice import judge_id
 from parley.broker.core.frozen_models import changed
-from parley.broker.core.phase_plan import Select
 from parley.broker.core.tally import Tally
 
 # An outcome beside its agent's name: `"":{"succeeded":false,"seq":18446744073709551615},`; and what was said.
@@ -25,7 +24,7 @@ def most_bytes(tally: Tally) -> int:
     """Bytes of a new tally, headers included, once all its agents have reported and it has ended."""
     agents = tally.answers.agents
     outcomes = sum(len(agent) + _OUTCOME_BYTES for agent in agents)
-    if tally.select is not Select.NONE:
+    if not tally.is_plain:
         outcomes += sum(2 * len(agent) + _SAID_BYTES + _CANDIDATE_BYTES for agent in agents) + _PHASE_BYTES
         # Members that rank the others have longer names than judges.
         name = max(len(judge_id(1)), *map(len, agents))

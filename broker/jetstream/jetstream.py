@@ -124,7 +124,8 @@ class JetStream:
         if msg_id is not None:
             out["Nats-Msg-Id"] = msg_id
         self._check_size(subject, body, out)
-        await self._wait_connected()
+        if not self.connected:
+            await self._wait_connected()
         began, losses = asyncio.get_running_loop().time(), self.nc.losses
         try:
             ack = await self.js.publish(subject, body, timeout=seconds, headers=out)

@@ -193,7 +193,7 @@ class TallyStore:
 
 
 def _encoded(tally: Tally) -> bytes:
-    return tally.model_dump_json(exclude_defaults=True).encode()
+    return tally.__pydantic_serializer__.to_json(tally, exclude_defaults=True)
 
 
 def _entry(stored: StoredMessage | None) -> Entry:

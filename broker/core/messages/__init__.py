@@ -12,6 +12,7 @@ It knows shapes and bounds. It does not know streams, NATS or time.
 
 from parley.broker.core.headers_and_ids import OWN_NAME
 from parley.broker.core.messages.agents import (
+    KEPT,
     MAX_FINAL_ANSWER_CHARACTERS,
     MAX_LOGPROBS_BYTES,
     MAX_NOTES_CHARACTERS,
@@ -84,6 +85,7 @@ from parley.broker.core.messages.service_process import (
 )
 
 __all__ = [
+    "KEPT",
     "MAX_AGENTS",
     "MAX_FIGURE",
     "MAX_FINAL_ANSWER_CHARACTERS",

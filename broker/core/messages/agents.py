@@ -33,7 +33,7 @@ def agent_id(role: str, number: int) -> str:
 
 
 class Candidate(Message):
-    """An answer that a judge compares with others, or an editor writes from."""
+    """An answer that a judge compares with others, or that one writes from."""
 
     label: Annotated[str, StringConstraints(pattern=r"^[A-H]$")] = Field(
         description="Its place in the order in which it is shown: `A` is first."
@@ -58,11 +58,12 @@ class AgentRequested(Sampling):
     )
     phase: PhaseKind = Field(
         PhaseKind.ANSWER,
-        description="`answer`: answer the question. `heat`, `judge`, `rank`, `confirm`: rank the `candidates`. `edit`: write "
-        "an answer from them.",
+        description="`answer`: answer the question. `revise`: write a better answer than the `candidates`, or keep one of "
+        "them. `heat`, `judge`, `rank`, `confirm`: rank them. `edit`: write an answer from them.",
     )
     candidates: Annotated[tuple[Candidate, ...], Field(max_length=MAX_SHOWN, fail_fast=True)] = Field(
-        (), description="The answers to rank or to write from, in the order in which they are shown."
+        (),
+        description="The answers to rank, to revise or to write from, in the order in which they are shown.",
     )
     role: Role = Field(description="Role of the agent.")
     num_agents: Annotated[int, Field(ge=1, le=MAX_AGENTS)] = Field(description="Agents of the deliberation.")
@@ -82,6 +83,9 @@ class AgentRequested(Sampling):
         default_factory=no_constraints, description="What the answer must respect."
     )
     select: Select = Field(Select.NONE, description="The request's own: how a winner is chosen.")
+    rounds: Annotated[int, Field(ge=1, le=MAX_ROUNDS)] = Field(
+        1, description="The request's own: how often its agents answer."
+    )
     answer_key: AnswerKey | None = Field(None, description="The request's own.")
     persona: str | None = Field(None, description="Who this agent is among the others, by its `panel`.")
     diversity: bool = Field(
@@ -236,6 +240,11 @@ class AgentCompleted(Message):
         f"first {MAX_FINAL_ANSWER_CHARACTERS} characters.",
     )
     ballot: Ballot | None = Field(None, description="A judge's ranking.")
+    kept: Annotated[str, StringConstraints(pattern=r"^[A-C]$")] | None = Field(
+        None,
+        description="With `phase: revise`: the label of the answer that the agent gives instead of one of its own. "
+        "`proposal` has the model's words then, `KEEP B`.",
+    )
     suspect: bool = Field(
         False,
         description="With `select: judge`: the answer turns to its judges. They are shown it all the same.",
@@ -317,8 +326,15 @@ class AgentFailed(Message):
 AgentOutcome = AgentCompleted | AgentFailed
 
 
+# Before the label of an answer that an agent keeps.
+KEPT = "keep:"
+
+
 def said_by(outcome: AgentOutcome) -> str | None:
-    """What a choice needs of it: the ranking of a ballot, or the digest of an answer."""
+    """What a choice needs of it: the ranking of a ballot, the answer that is kept ("keep:B"), or the digest of an
+    answer."""
     if isinstance(outcome, AgentFailed):
         return None
+    if outcome.kept is not None:
+        return KEPT + outcome.kept
     return outcome.ballot.ranking if outcome.ballot is not None else outcome.key

@@ -19,7 +19,10 @@ from parley.broker.core.messages.selection import (
 class AgentResult(Message):
     """One agent's answer within an ending."""
 
-    agent_id: str = Field(description="The agent.")
+    agent_id: str = Field(
+        description="The agent; of an answer of a later round with that round's number: `agent-dev-001/2`."
+    )
+    round: int = Field(1, description="The round in which it gave this answer, from 1.")
     role: str = Field(description="Role of the agent.")
     proposal: Proposal = Field(description="The answer.")
     finish_reason: str = Field(
@@ -110,7 +113,10 @@ class DeliberationCompleted(Message):
         description="Agents that were not waited for, as `finish_early` or `agree` asked; they are not missing.",
     )
     failed_agents: tuple[FailedAgent, ...] = Field(description="Agents that failed, and why.")
-    results: tuple[AgentResult, ...] = Field(description="The answers, in the order of the agents' numbers.")
+    results: tuple[AgentResult, ...] = Field(
+        description="The answers, in the order of the agents' numbers; with `rounds` then those by which agents stand that "
+        "have revised theirs, in the same order."
+    )
     results_ref: ResultsRef | None = Field(
         None,
         description="Where the results are, if they are too large for a message; `results` is empty then.",
@@ -119,7 +125,9 @@ class DeliberationCompleted(Message):
     total_agents: int = Field(description="Agents that were asked.")
     successful_responses: int = Field(description="Agents that answered.")
     failed_responses: int = Field(description="Agents that failed.")
-    winner_id: str | None = Field(None, description="The agent whose answer was chosen, if one was.")
+    winner_id: str | None = Field(
+        None, description="The answer that was chosen, by its `agent_id` in `results`, if one was."
+    )
     answer_from: Literal["winner", "vote", "synthesis"] | None = Field(
         None,
         description="What the answer is: the winner's, by ballots or by votes, or the editor's text, which was preferred to "
@@ -129,10 +137,12 @@ class DeliberationCompleted(Message):
     synthesis: Synthesis | None = Field(None, description="With `synthesize`: what became of it.")
     dissent: tuple[Dissent, ...] = Field((), description="What others put first, the most often first.")
     degraded_reasons: tuple[DegradedReason, ...] = Field(
-        (), description="With `select`: each gap, and which silence it was."
+        (), description="With `select` or `rounds`: each gap, and which silence it was."
     )
-    phases: tuple[PhaseReport, ...] = Field((), description="With `select`: what each phase asked, and got.")
-    cost: Cost | None = Field(None, description="With `select`: what all phases have cost.")
+    phases: tuple[PhaseReport, ...] = Field(
+        (), description="With `select` or `rounds`: what each phase asked, and got."
+    )
+    cost: Cost | None = Field(None, description="With `select` or `rounds`: what all phases have cost.")
     duration_ms: int = Field(description="From the request's arrival in the stream to the decision.")
     completed_at: str = Field(description="When it was decided, RFC 3339.")
     metadata: dict[str, str] = Field(default_factory=dict, description="The request's own.")

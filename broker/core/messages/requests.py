@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from functools import cache
+from json.encoder import encode_basestring_ascii
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from parley.broker.core.judging_orders import MAX_JUDGES, MAX_SHOWN
 from parley.broker.core.messages.answer_key import AnswerKey
@@ -134,6 +136,13 @@ _ONE_QUESTION: Any = {"oneOf": [{"required": ["task_description"]}, {"required":
 # Of no use without judges, or without votes: the fields and their defaults.
 _OF_JUDGES: dict[str, Any] = {"judges": 3, "judge_model": None, "judge_models": None}
 _OF_VOTES: dict[str, Any] = {"answer_key": None, "agree": None}
+# Without these nothing is chosen, and nothing is bounded.
+_OF_CHOICE = frozenset({"select", "synthesize", "rounds", "max_calls", *_OF_JUDGES, *_OF_VOTES})
+# Where another round does harm: docs/deliberation.md says by how much.
+_OF_ONE_ROUND = {
+    Select.VOTE: "agents who have read each other's answers are no independent votes",
+    Select.RANK: "members would rank answers that they have written into each other",
+}
 # Members who rank the answers of the others: with three, each pair of answers has one judge, and more than eight answers
 # are too many to rank.
 LEAST_RANKING, MOST_RANKING = 4, MAX_SHOWN + 1
@@ -202,7 +211,10 @@ class DeliberationRequested(Sampling, json_schema_extra=_ONE_QUESTION):
         False, description="Give each agent a persona, a seed and a temperature of its own."
     )
     rounds: Annotated[int, Field(ge=1, le=MAX_ROUNDS)] = Field(
-        1, description="Rounds of deliberation. This version rejects more than 1."
+        1,
+        description="How often the agents answer. In each round after the first an agent reads two answers of others beside "
+        "its own, none with a name, and writes a better one or keeps one of the three. More than 1 needs `select` `none` or "
+        "`judge`.",
     )
     min_responses: Annotated[int, Field(ge=1)] = Field(
         1, description="Answers that make the deliberation `completed`. At most `num_agents`."
@@ -251,20 +263,14 @@ class DeliberationRequested(Sampling, json_schema_extra=_ONE_QUESTION):
         description=f"Returned in every message of the deliberation. At most {MAX_METADATA_BYTES // KIB} KiB as JSON.",
     )
 
-    @field_validator("rounds")
-    @classmethod
-    def _one_round(cls, rounds: int) -> int:
-        if rounds > 1:
-            raise ValueError("rounds above 1 are not supported by this version; send 1")
-        return rounds
-
     # One for all: pydantic's way to each takes longer than most of these looks.
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         problem = self._problem_of_question() or self._problem_of_panel()
         if not problem and self.min_responses > self.num_agents:
             problem = f"min_responses is {self.min_responses}, more than num_agents, {self.num_agents}"
-        problem = problem or self._problem_of_choice()
+        if not problem and not self.model_fields_set.isdisjoint(_OF_CHOICE):
+            problem = self._problem_of_choice()
         if problem:
             raise ValueError(problem)
         return self
@@ -307,6 +313,9 @@ class DeliberationRequested(Sampling, json_schema_extra=_ONE_QUESTION):
             return problem
         if self.select is Select.VOTE and self.answer_key is None:
             return "select vote needs answer_key, which says how a final answer is read"
+        if self.rounds > 1 and self.select in _OF_ONE_ROUND:
+            why = _OF_ONE_ROUND[self.select]
+            return f"rounds is {self.rounds}; select {self.select} has one round ({why}); use select judge"
         if self.agree is not None and self.agree > agents:
             return f"agree is {self.agree}, more than num_agents, {agents}"
         if self.select is Select.RANK and not LEAST_RANKING <= agents <= MOST_RANKING:
@@ -336,7 +345,7 @@ class DeliberationRequested(Sampling, json_schema_extra=_ONE_QUESTION):
     @property
     def plan(self) -> tuple[Step, ...]:
         """Its phases; none where it has one."""
-        return plan(self.select, self.num_agents, self.judges, synthesize=self.synthesize)
+        return plan(self.select, self.num_agents, self.judges, synthesize=self.synthesize, rounds=self.rounds)
 
     def model_of_judge(self, number: int) -> str | None:
         """The model that this judge, from 1, is asked of; None: the service's."""
@@ -363,29 +372,34 @@ class DeliberationRequested(Sampling, json_schema_extra=_ONE_QUESTION):
     def question(self) -> str:
         """A digest of what is asked. Two requests ask the same if they differ only in their name, their time limits,
         their metadata, the order of keys, or in what is not given and what is given as its default."""
-        asked = self._asked_plainly()
-        if asked is None:
+        words = self._asked_plainly()
+        if words is None:
             asked = self.model_dump(exclude=_NOT_THE_QUESTION, exclude_defaults=True)
             if not asked.get("constraints"):
                 asked.pop("constraints", None)
+            words = _encode(asked)
         # Tallies hold it: another form of it would make a question another one during an upgrade.
-        return hashlib.sha256(_encode(asked).encode()).hexdigest()[:32]
+        return hashlib.sha256(words.encode()).hexdigest()[:32]
 
-    def _asked_plainly(self) -> dict[str, Any] | None:
-        """As pydantic would write it, in a third of the time; None for a request with more than texts and numbers."""
-        asked: dict[str, Any] = {}
-        values = self.__dict__
-        for name, default in _plain_defaults().items():
-            value = values[name]
-            if value is default or value == default:
+    def _asked_plainly(self) -> str | None:
+        """As `_encode` would write it, in a fifth of the time; None for a request with more than texts and numbers."""
+        values, parts = self.__dict__, []
+        defaults = _plain_defaults()
+        for name in sorted(self.model_fields_set):
+            if name not in defaults or (value := values[name]) == defaults[name]:
                 continue
-            if type(value) not in _PLAIN_TYPES:
+            write = _PLAIN_WORDS.get(type(value))
+            if write is None:
                 return None
-            asked[name] = value
-        return asked
+            parts.append(f'"{name}": {write(value)}')
+        return f"{{{', '.join(parts)}}}"
 
 
-_PLAIN_TYPES = frozenset({str, int, float, bool, Select})
+# How JSON writes values of these types.
+_PLAIN_WORDS: dict[type, Callable[[Any], str]] = {
+    str: encode_basestring_ascii, Select: encode_basestring_ascii, int: repr, float: repr,
+    bool: lambda value: "true" if value else "false",
+}  # fmt: skip
 
 
 @cache

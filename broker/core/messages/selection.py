@@ -6,11 +6,11 @@ from pydantic import Field
 
 from parley.broker.core.messages.base import Message
 
-PhaseName = Literal["answer", "heat", "judge", "rank", "edit", "confirm"]
+PhaseName = Literal["answer", "revise", "heat", "judge", "rank", "edit", "confirm"]
 
 
 class CastBallot(Message):
-    """One judge's part in the choice."""
+    """One judge's part in the choice. An answer is named by its `agent_id` in `results`."""
 
     judge: str = Field(description="The judge.")
     shown: tuple[str, ...] = Field(
@@ -134,6 +134,8 @@ class PhaseReport(Message):
     completed: int = Field(description="Valid answers or ballots.")
     failed: int = Field(description="Errors, and what is no ballot.")
     missing: int = Field(description="No word by its end.")
+    kept: int = Field(0, description="With `revise`: agents that kept their own answer.")
+    adopted: int = Field(0, description="With `revise`: agents that took over another's instead.")
     opened_at: str = Field(description="RFC 3339.")
     limit: str = Field(description="When it would have closed with what it had, RFC 3339.")
     closed_at: str = Field("", description="RFC 3339.")

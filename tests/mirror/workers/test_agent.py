@@ -310,3 +310,35 @@ async def test_a_call_of_a_tool_is_an_outcome_of_its_own() -> None:
     error = ModelError(ErrorType.TOOL_CALL, "a tool", usage=DONE.usage, tool_calls=[call])
     lost = failure(await Bench(error).ask())
     assert (lost.error_type, lost.tool_calls, lost.usage) == (ErrorType.TOOL_CALL, (call,), DONE.usage)
+
+
+# ── a later round ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def revised(bench: Bench, **fields: Any) -> AgentOutcome:
+    request = timed(phase=PhaseKind.REVISE, round=2, select=Select.JUDGE, **fields)
+    return await bench.agent.revise(request, [answer(1, "one"), answer(2, "two"), answer(3, "three")])
+
+
+async def test_a_better_answer_is_one_like_the_first() -> None:
+    outcome = success(await revised(Bench(words("better"))))
+    assert (outcome.phase, outcome.round, outcome.proposal.content) == (PhaseKind.REVISE, 2, "better")
+    assert outcome.kept is None
+    assert outcome.key == success(await Bench(words("better")).ask(timed(select=Select.JUDGE))).key
+
+
+async def test_an_answer_that_is_kept_is_named_by_its_label() -> None:
+    outcome = success(await revised(Bench(words("KEEP B"))))
+    assert (outcome.kept, outcome.key) == ("B", None)
+
+
+async def test_a_revision_that_is_cut_off_is_none() -> None:
+    lost = failure(await revised(Bench(words("bett", finish_reason="length"))))
+    assert (lost.error_type, lost.error) == (
+        ErrorType.MALFORMED_ANSWER, "the text of agent-dev-002 was cut off",
+    )  # fmt: skip
+
+
+async def test_a_revision_keeps_to_the_form_that_was_asked_for() -> None:
+    outcome = success(await revised(Bench(words("KEEP B"), words('{"n": 1}')), response_format=FORM))
+    assert (outcome.kept, outcome.proposal.content, outcome.attempt) == (None, '{"n": 1}', 2)

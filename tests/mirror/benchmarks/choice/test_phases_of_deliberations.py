@@ -207,6 +207,9 @@ class Editing:
     def answer(self, agent: str) -> Report | None:
         return Report(said=agent)
 
+    def revise(self, agent: str, shown: Sequence[str]) -> None:
+        raise AssertionError(f"{agent} has one round")
+
     def edit(self, winner: str) -> Report | None:
         return self._edit
 

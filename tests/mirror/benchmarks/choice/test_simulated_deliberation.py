@@ -30,6 +30,9 @@ class Slow:
     def judge(self, judge: str, shown: Sequence[str]) -> None:
         return None
 
+    def revise(self, agent: str, shown: Sequence[str]) -> None:
+        raise AssertionError(f"{agent} has one round")
+
     def edit(self, winner: str) -> None:
         raise AssertionError(f"{winner} was never chosen")
 

@@ -76,7 +76,7 @@ GOOD: dict[str, list[Any]] = {
     "role": ["A", "R" * 32, "A_9"],
     "num_agents": [1, 256],
     "constraints": [{}, constraints_of(64 * KIB), {"timeout_seconds": 0.1}, {"timeout_seconds": 86_400}],
-    "rounds": [1],
+    "rounds": [1, 5],
     "timeout_seconds": [0.1, 86_400, 86_400.0],
     "model": ["m"],
     "temperature": [0, 2],
@@ -111,7 +111,7 @@ ONE_PAST: list[tuple[dict[str, Any], str]] = [
     ({"constraints": {"timeout_seconds": 0.099}}, "constraints.timeout_seconds"),
     ({"constraints": {"timeout_seconds": 86_400.001}}, "constraints.timeout_seconds"),
     ({"constraints": {"max_iterations": 0}}, "constraints.max_iterations"),
-    ({"rounds": 2}, "rounds"),  # of the contract's five, this version runs one, and says so
+    ({"rounds": 2, "select": "rank", "num_agents": 5}, "rounds"),
     ({"min_responses": 4}, "min_responses"),  # more than the three agents a request has by default
     ({"num_agents": 2, "min_responses": 3}, "min_responses"),
 ]
