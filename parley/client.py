@@ -41,7 +41,7 @@ from parley.broker.jetstream.nats_access import OPTION_NAMES, NatsAccess, NatsOp
 from parley.broker.jetstream.object_store import get_object
 from parley.client_errors import NoEnding, NoService
 from parley.find_nats import find_server
-from parley.request_arguments import Asking, compose, in_arguments
+from parley.request_arguments import Asking, body_of, compose, in_arguments
 from parley.service_processes import running_processes
 from parley.stored_questions import read_questions
 
@@ -199,7 +199,7 @@ class Client:
         Raises InvalidMessage, BrokerUnavailable, NoService (no streams).
         """
         request = compose(task_description, **asking)
-        body = request.model_dump_json(exclude_none=True).encode()
+        body = body_of(request)
         seq = await self._publish(topology.REQUESTED, body, {headers_and_ids.REPLY_TO: self._inbox})
         own_name = headers_and_ids.own_name(seq)
         task_id = request.task_id or own_name

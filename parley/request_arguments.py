@@ -81,6 +81,11 @@ _PLAIN = (
 )  # fmt: skip
 
 
+def body_of(request: DeliberationRequested) -> bytes:
+    """What a client sends: what it was given, and nothing that the service assumes anyway."""
+    return request.model_dump_json(exclude_unset=True).encode()
+
+
 def compose(task_description: str | None, **asking: Unpack[Asking]) -> DeliberationRequested:
     """The request these arguments make. Raises InvalidMessage naming each bad argument, TypeError for a misspelt name."""
     known = Asking.__annotations__

@@ -23,7 +23,7 @@ from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.embedded import embedded_nats
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.scan import scan
-from parley.request_arguments import compose
+from parley.request_arguments import body_of, compose
 from tests.rig.child import answers, child, module
 from tests.rig.proc import cpu_seconds, free_port
 from tests.rig.service import READY_SECONDS, plain_environment
@@ -90,7 +90,7 @@ async def _ask(jetstream: JetStream, count: int, due: float) -> dict[str, float]
         async with room:
             timeout = at - time.time()
             request = compose("x", agents=AGENTS, timeout_seconds=timeout)
-            body = request.model_dump_json(exclude_none=True).encode()
+            body = body_of(request)
             return (await jetstream.publish(topology.REQUESTED, body)).seq, timeout
 
     draw = random.Random(1)

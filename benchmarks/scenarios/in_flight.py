@@ -21,7 +21,7 @@ from benchmarks.report import Result, Target
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.jetstream import JetStream
-from parley.request_arguments import compose
+from parley.request_arguments import body_of, compose
 from tests.rig.proc import actors, descendants, listen_overflows, proportional_mib
 from tests.rig.service import Backends, Serving, backends, model_counts, raise_file_limit, set_behaviour
 
@@ -201,7 +201,7 @@ async def publish(
             request = compose(
                 QUESTION, task_id=f"{name}-{number}", agents=agents, timeout_seconds=timeout_seconds
             )
-            await jetstream.publish(topology.REQUESTED, request.model_dump_json(exclude_none=True).encode())
+            await jetstream.publish(topology.REQUESTED, body_of(request))
 
     await asyncio.gather(*(lane() for _ in range(min(UNACKNOWLEDGED, count))))
 

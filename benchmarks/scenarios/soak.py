@@ -23,7 +23,7 @@ from parley.broker.core.messages import DeliberationCancel
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.jetstream import JetStream
-from parley.request_arguments import compose
+from parley.request_arguments import body_of, compose
 from tests.rig.proc import actors, open_files, resident_mib
 from tests.rig.service import Serving, serving, set_behaviour
 
@@ -154,7 +154,7 @@ class Load:
         )
         task_id = f"soak-{number}"
         self.waiting[task_id] = time.monotonic() + TIMEOUT_SECONDS
-        await self.jetstream.publish(topology.REQUESTED, request.model_dump_json(exclude_none=True).encode())
+        await self.jetstream.publish(topology.REQUESTED, body_of(request))
         if number % 20 == 0:
             await asyncio.sleep(CANCEL_AFTER_SECONDS)
             await self.jetstream.publish(

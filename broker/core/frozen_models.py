@@ -13,14 +13,14 @@ _set = object.__setattr__
 
 def made(kind: type[AnyModel], **fields: Any) -> AnyModel:
     """As `kind(**fields)` where each value is known to be a valid one, in a quarter of the time (measured). Defaults are
-    shared. Raises TypeError for a field that is missing or unknown."""
+    shared, and count as given. Raises TypeError for a field that is missing or unknown."""
     defaults, required = _defaults(kind)
-    given = fields.keys()
-    if not (required <= given <= defaults.keys() | required):
+    names, values = _all_names(kind), {**defaults, **fields}
+    if len(values) != len(names) or not required <= fields.keys():
         raise TypeError(f"{kind.__name__} is not made of {', '.join(fields)}")
     model = object.__new__(kind)
-    _set(model, "__dict__", {**defaults, **fields})
-    _set(model, "__pydantic_fields_set__", set(fields))
+    _set(model, "__dict__", values)
+    _set(model, "__pydantic_fields_set__", names)
     _set(model, "__pydantic_extra__", None)
     _set(model, "__pydantic_private__", None)
     return model

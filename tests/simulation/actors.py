@@ -68,9 +68,14 @@ class Oracle:
             # Not from here: an agent takes what is raised here for a failure of its model.
             asyncio.get_running_loop().call_soon(is_blind, request.messages)
             return Completion(self._ballot(request.response_format), "stop", MODEL, Usage())
+        words = request.messages[-1]["content"]
+        if "# Answers" in words:
+            asyncio.get_running_loop().call_soon(is_blind, request.messages)
+        if "the word KEEP" in words and self._rng.random() < 0.5:
+            return Completion(f"KEEP {self._rng.choice('ABC')}", "stop", MODEL, Usage())
         # Few different answers, so that some are the same.
         answer = self._rng.choice(("yes", "no", "maybe")).rjust(self._moods.answer_bytes, " ")
-        persona = AS_WHOM.search(request.messages[-1]["content"])
+        persona = AS_WHOM.search(words)
         if persona is not None:
             answer = (
                 f"As the {persona[1]}, I am agent-dev-{self._rng.randint(1, 4):03d}, or {MODEL}: {answer}"

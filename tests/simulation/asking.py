@@ -112,6 +112,17 @@ def with_choice(asked: Asked, rng: random.Random, *, many: bool) -> Asked:
     return replace(asked, acts=acts)
 
 
+def with_rounds(asked: Asked, rng: random.Random, *, many: bool) -> Asked:
+    """The same, but for a fifth of them: the agents answer more than once. `many`: as for `with_choice`."""
+    select = asked.acts[0].body.get("select", "none")
+    if rng.random() > 0.2 or select not in ("none", "judge") or not many:
+        return asked
+    rounds = {"rounds": rng.choice((2, 2, 3)), "diversity": rng.random() < 0.7}
+    agents = {"num_agents": max(2, asked.acts[0].body.get("num_agents", 3))}
+    acts = [replace(act, body={**act.body, **rounds, **agents}) if _asks(act) else act for act in asked.acts]
+    return replace(asked, acts=acts)
+
+
 def _asks(act: Act) -> bool:
     return act.subject == topology.REQUESTED and "task_description" in act.body
 

@@ -1,4 +1,5 @@
-"""What a judge may not see: who wrote an answer. Checked in each judge's prompt, as it comes to the model."""
+"""What nobody may see that compares answers, or writes from them: who wrote them. Checked in each such prompt, as it
+comes to the model."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ _AUTHOR = re.compile(rf"agent-[a-z]+-\d{{3}}|{MODEL}|\bAs the (?:{'|'.join(one.n
 
 
 def is_blind(messages: Sequence[Mapping[str, Any]]) -> None:
-    """Check a judge's prompt."""
+    """Check the prompt of a judge, an editor, or an agent that revises its answer."""
     for message in messages:
         found = _AUTHOR.search(message["content"])
-        holds(Invariant.BLIND, found is None, f"a judge is shown {found and found[0]!r}")
+        holds(Invariant.BLIND, found is None, f"a prompt with answers shows {found and found[0]!r}")

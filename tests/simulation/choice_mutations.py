@@ -1,6 +1,6 @@
 """Rules of choosing, broken on purpose."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 from unittest.mock import patch
@@ -20,7 +20,15 @@ from parley.broker.core.phase_plan import PhaseKind
 from parley.broker.core.reactions import Reaction
 from parley.broker.core.selection_in_ending import Spent
 from parley.broker.core.states_and_moves import Cause
-from parley.broker.core.tally import Choice, ClosedBy, Outcome, SynthesisDecision, SynthesisStatus, Tally
+from parley.broker.core.tally import (
+    Choice,
+    ClosedBy,
+    Outcome,
+    Phase,
+    SynthesisDecision,
+    SynthesisStatus,
+    Tally,
+)
 from parley.broker.jetstream import tally_store
 from parley.workers import judge_prompt
 from tests.simulation.invariants import Invariant
@@ -36,6 +44,7 @@ _with_moved_limit = reactions._with_moved_limit
 _chosen = endings._chosen
 _reports_of = selection_in_ending.reports_of
 _fold = tally_store._distinct_effects
+_on_ring = choice._on_ring
 
 
 def _patched(owner: Any, name: str, broken: Callable[..., Any]) -> Callable[[], AbstractContextManager[Any]]:
@@ -80,8 +89,8 @@ def _chooses_anew_at_publishing(tally: Tally, chosen: Choice, *rest: Any) -> dic
     return {**fields, "winner_id": tally.answers.agents[-1] if chosen.winner is not None else None}
 
 
-def _tells_no_gap(tally: Tally, chosen: Choice, *rest: Any) -> dict[str, Any]:
-    return {**_chosen(tally, chosen, *rest), "degraded_reasons": ()}
+def _tells_no_gap(*_: Any) -> tuple[()]:
+    return ()
 
 
 def _moves_every_limit(before: Tally | None, event: Event, now: float) -> Reaction:
@@ -144,6 +153,15 @@ def _believes_the_editor(tally: Tally) -> SynthesisDecision | None:
     return written.model_copy(update={"status": SynthesisStatus.ACCEPTED})
 
 
+def _shows_others_only(phase: Phase, now: Mapping[str, str], *rest: Any) -> dict[str, tuple[str, ...]]:
+    seen = _on_ring(phase, now, *rest)
+    return {agent: tuple(name for name in names if name != now[agent]) for agent, names in seen.items()}
+
+
+def _compares_the_last_answers(tally: Tally) -> tuple[str, ...]:
+    return tuple(choice._distinct(tally, sorted(set(choice.standing(tally).values()))).values())
+
+
 CHOICE_MUTATIONS = (
     Mutation(
         "opens a phase and leaves the last one open", Invariant.PHASES_IN_ORDER,
@@ -160,7 +178,7 @@ CHOICE_MUTATIONS = (
         "chooses anew when the ending is published", Invariant.CHOICE,
         _patched(endings, "_chosen", _chooses_anew_at_publishing),
     ),
-    Mutation("tells no gap", Invariant.DEGRADED_TELLS, _patched(endings, "_chosen", _tells_no_gap)),
+    Mutation("tells no gap", Invariant.DEGRADED_TELLS, _patched(endings, "reasons_of", _tells_no_gap)),
     Mutation(
         "asks one judge of a panel", Invariant.ASKED,
         _patched(tally_store, "_distinct_effects", _asks_the_first_judge_only),
@@ -200,5 +218,13 @@ CHOICE_MUTATIONS = (
     Mutation(
         "shows judges who wrote an answer", Invariant.BLIND,
         _patched(judge_prompt, "blind", _shows_them_as_they_are),
+    ),
+    Mutation(
+        "has an agent revise the answers of others only", Invariant.ROUNDS,
+        _patched(choice, "_on_ring", _shows_others_only),
+    ),
+    Mutation(
+        "lets judges compare the last answers only", Invariant.CHOICE,
+        _patched(choice, "pool", _compares_the_last_answers),
     ),
 )  # fmt: skip

@@ -6,9 +6,10 @@ from typing import Any
 
 from parley.broker.core.judging_orders import EVEN, LABELS, MAX_SHOWN, choice_seed, shuffled
 from parley.broker.core.phase_changes import has_enough
-from parley.broker.core.phase_plan import COMPARING, LEAST_SECONDS, PhaseKind, Select
+from parley.broker.core.phase_plan import COMPARING, LEAST_SECONDS, OF_MEMBERS, PhaseKind, Select
 from parley.broker.core.tally import ChoiceStatus, ClosedBy, Phase, SynthesisStatus, Tally
 from tests.simulation.invariants import Invariant, holds
+from tests.simulation.rounds import later_answers, revising, text_of
 
 # Instants are sums of floats.
 _HAIR = 1e-6
@@ -37,11 +38,15 @@ def phases_follow(old: Tally, new: Tally, at: float) -> None:
     planned = [step.kind for step in new.plan] or [PhaseKind.ANSWER]
     holds(Invariant.PHASES_IN_ORDER, kinds == planned[: len(kinds)], f"{who} has {kinds}, planned {planned}")
     ordered = sorted(kinds, key=list(PhaseKind).index) == kinds
-    once = len(kinds) - kinds.count(PhaseKind.HEAT) == len(set(kinds) - {PhaseKind.HEAT})
-    holds(Invariant.PHASES_IN_ORDER, ordered and once, f"{who} has {kinds}")
-    asked = [
-        agent for phase in new.later_phases if phase.kind is not PhaseKind.RANK for agent in phase.agents
-    ]
+    single = [kind for kind in kinds if kind not in (PhaseKind.HEAT, PhaseKind.REVISE)]
+    holds(Invariant.PHASES_IN_ORDER, ordered and len(single) == len(set(single)), f"{who} has {kinds}")
+    numbers = [phase.number for phase in new.all_phases]
+    rounds = [1 + kinds[: place + 1].count(PhaseKind.REVISE) for place in range(len(kinds))]
+    holds(Invariant.PHASES_IN_ORDER, numbers == rounds, f"{who} numbers {kinds} as {numbers}")
+    holds(
+        Invariant.PHASES_IN_ORDER, max(rounds, default=1) <= new.rounds, f"{who} of {new.rounds} has {kinds}"
+    )
+    asked = [agent for phase in new.later_phases if phase.kind not in OF_MEMBERS for agent in phase.agents]
     holds(Invariant.PHASES_IN_ORDER, len(asked) == len(set(asked)), f"{who} asks one twice: {asked}")
     for phase in new.all_phases[:-1]:
         holds(
@@ -118,7 +123,7 @@ def _order(tally: Tally, phase: Phase, judge: str) -> list[str]:
     """What a judge was shown, by the rules written a second time."""
     seed = choice_seed(tally.task_id, tally.request_seq)
     names, at = _pool(tally), phase.agents.index(judge)
-    for heat in tally.later_phases:
+    for heat in tally.later_phases[len(revising(tally)) :]:
         if heat.kind is not PhaseKind.HEAT:
             break
         if heat.agents == phase.agents:
@@ -141,10 +146,10 @@ def _order(tally: Tally, phase: Phase, judge: str) -> list[str]:
 
 
 def _pool(tally: Tally) -> list[str]:
-    agents = [agent for agent, outcome in tally.answers.outcomes.items() if outcome.succeeded]
+    names = [agent for agent, outcome in tally.answers.outcomes.items() if outcome.succeeded]
     base: dict[str, str] = {}
-    for agent in shuffled(tuple(agents), choice_seed(tally.task_id, tally.request_seq)):
-        base.setdefault(tally.answers.outcomes[agent].said or agent, agent)
+    for name in shuffled((*names, *later_answers(tally)), choice_seed(tally.task_id, tally.request_seq)):
+        base.setdefault(text_of(tally, name), name)
     return list(base.values())
 
 
@@ -172,7 +177,7 @@ def choice_is_right(tally: Tally) -> None:
     answered = [agent for agent, outcome in tally.answers.outcomes.items() if outcome.succeeded]
     holds(
         Invariant.CHOICE,
-        chosen.winner is None or chosen.winner in answered,
+        chosen.winner is None or chosen.winner in (*answered, *later_answers(tally)),
         f"{tally.task_id} chose {chosen.winner}, who has no answer",
     )
     if tally.select is Select.VOTE:
@@ -269,21 +274,19 @@ def synthesis_is_right(tally: Tally) -> None:
 
 def ending_tells(tally: Tally, body: dict[str, Any]) -> None:
     """Check what a completed ending says of the choice, and of what is missing."""
-    chosen = tally.choice
-    if chosen is None:
+    if tally.select is Select.NONE and not tally.plan:
         return
-    holds(
-        Invariant.CHOICE, body["winner_id"] == chosen.winner, f"{tally.task_id}: {body['winner_id']} is told"
-    )
+    chosen = tally.choice.winner if tally.choice is not None else None
+    holds(Invariant.CHOICE, body["winner_id"] == chosen, f"{tally.task_id}: {body['winner_id']} is told")
     if "selection" in (body.get("left_out") or []):
         return
     accepted = tally.synthesis is not None and tally.synthesis.status is SynthesisStatus.ACCEPTED
     holds(
         Invariant.SYNTHESIS,
-        (body["answer_from"] == "synthesis") == accepted or not body["synthesis"]["content"],
+        (body["answer_from"] == "synthesis") == accepted or not (body["synthesis"] or {}).get("content"),
         f"{tally.task_id}: the answer is from {body['answer_from']}, {tally.synthesis}",
     )
-    told = [(gap["phase"], gap["what"], gap["who"]) for gap in body["degraded_reasons"]]
+    told = [(gap["phase"], gap["round"], gap["what"], gap["who"]) for gap in body["degraded_reasons"]]
     holds(Invariant.DEGRADED_TELLS, len(told) == len(set(told)), f"{tally.task_id} tells {told}")
     stopped = tally.answers.closed_by in (ClosedBy.ENOUGH, ClosedBy.AGREE)
     gaps = {
@@ -294,7 +297,7 @@ def ending_tells(tally: Tally, body: dict[str, Any]) -> None:
         gaps |= {
             name for name in phase.agents if not (said := phase.outcomes.get(name)) or not said.succeeded
         }
-    named = {who for _, _, who in told if who is not None}
+    named = {who for *_, who in told if who is not None}
     holds(Invariant.DEGRADED_TELLS, named == gaps, f"{tally.task_id} lacks {gaps}, and tells {told}")
     holds(
         Invariant.DEGRADED_TELLS,

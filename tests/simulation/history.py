@@ -106,6 +106,9 @@ class History:
             choices = random.Random(f"{seed} choices")
             many = not isinstance(self.condition, Payload)
             asked = tuple(asking.with_choice(one, choices, many=many) for one in self.plan.asked)
+            if all(role.old is None for role in self.plan.roles):
+                rounds = random.Random(f"{seed} rounds")
+                asked = tuple(asking.with_rounds(one, rounds, many=many) for one in asked)
             self.plan = replace(self.plan, asked=asked)
         self.trace = Trace()
         self.eyes = Watcher(blind)

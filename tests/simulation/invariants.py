@@ -115,12 +115,17 @@ class Invariant(Enum):
         "each step",
         "an ending's calls and attempts are those of the outcomes that its phases counted",
     )
-    BLIND = (32, "each step", "no judge is shown an agent's id, its persona or its model")
+    BLIND = (32, "each step", "nobody who compares answers is shown an agent's id, its persona or its model")
     NOT_OWN = (33, "each step", "nobody ranks an answer of its own, or the same one of another")
     SYNTHESIS = (
         34,
         "each step",
         "an editor's text is the answer only where most of the judges asked prefer it to the winner's",
+    )
+    ROUNDS = (
+        35,
+        "each step",
+        "who revises is shown its own answer and two others at most, all different, each at its place",
     )
 
     @property

@@ -21,6 +21,7 @@ from tests.simulation.choices import (
 )
 from tests.simulation.invariants import Invariant, Violation, holds
 from tests.simulation.process import MAX_AGENTS
+from tests.simulation.rounds import later_answers
 from tests.simulation.stream import Kept
 
 
@@ -58,8 +59,8 @@ class Record:
     lost: bool = False
     ever_lost: bool = False
     armed_at: float = float("inf")
-    # (phase, agent) whose work is stored.
-    asked: set[tuple[str, str]] = field(default_factory=set)
+    # (round, phase, agent) whose work is stored.
+    asked: set[tuple[int, str, str]] = field(default_factory=set)
     # Rounds and kinds of phases whose calls were told to stop.
     stopped: set[tuple[int, str]] = field(default_factory=set)
 
@@ -75,7 +76,7 @@ class Record:
     def has_asked(self, phase: Phase) -> bool:
         """Whether all work of this phase was requested, as far as it is still needed."""
         return phase.closed_at is not None or {
-            agent for kind, agent in self.asked if kind == phase.kind
+            agent for *which, agent in self.asked if which == [phase.number, phase.kind]
         } | set(phase.outcomes) >= set(phase.agents)
 
     def opened_is_begun(self, opener: str) -> None:
@@ -242,7 +243,7 @@ def _name_is_anothers(tally: Tally, request: Kept) -> bool:
 def costs(tally: Tally, kept: Kept, outcomes: dict[int, StoredOutcome]) -> None:
     """Check what an ending says was spent, by phase."""
     body = payload(kept.data)
-    if tally.select is Select.NONE or "selection" in (body.get("left_out") or []):
+    if (tally.select is Select.NONE and not tally.plan) or "selection" in (body.get("left_out") or []):
         return
     told = [(phase["cost"]["calls"], phase["cost"]["attempts"]) for phase in body["phases"]]
     counted = [
@@ -269,8 +270,8 @@ def says_the_same(tally: Tally, kept: Kept, results: list[dict[str, Any]]) -> No
         agent for agent in phase.agents if agent in phase.outcomes and not phase.outcomes[agent].succeeded
     ]
     silent = [agent for agent in phase.agents if agent not in phase.outcomes]
-    chooses = tally.select is not Select.NONE
-    asked_for = phase.closed_by in (ClosedBy.ENOUGH, ClosedBy.AGREE) if chooses else tally.finish_early
+    is_plain = tally.select is Select.NONE and not tally.plan
+    asked_for = tally.finish_early if is_plain else phase.closed_by in (ClosedBy.ENOUGH, ClosedBy.AGREE)
     stopped, missing = (silent, []) if completed and asked_for else ([], silent)
     if completed:
         ending_tells(tally, body)
@@ -279,10 +280,13 @@ def says_the_same(tally: Tally, kept: Kept, results: list[dict[str, Any]]) -> No
         and body["status"] == tally.state.value
         and ("missing_agents" in left_out or body["missing_agents"] == list(missing))
         and ("stopped_agents" in left_out or body.get("stopped_agents", []) == list(stopped))
-        and ("results" in left_out or [result["agent_id"] for result in results] == succeeded)
+        and (
+            "results" in left_out
+            or [result["agent_id"] for result in results] == succeeded + later_answers(tally)
+        )
         and ("failed_agents" in left_out or [one["agent_id"] for one in body["failed_agents"]] == failed)
         and (body["successful_responses"], body["failed_responses"]) == (len(succeeded), len(failed))
-        and (not completed or tally.choice is not None or body["degraded"] == bool(failed or missing))
+        and (not completed or not is_plain or body["degraded"] == bool(failed or missing))
         and body["error" if not completed else "status"]
     )
     if not agrees:

@@ -30,6 +30,7 @@ from tests.simulation.record import (
     says_the_same,
     stored_outcome,
 )
+from tests.simulation.rounds import seqs_shown
 from tests.simulation.stream import Kept
 
 if TYPE_CHECKING:
@@ -42,15 +43,15 @@ _ENDINGS = (topology.COMPLETED, topology.FAILED)
 
 def _choice_words(tally: Tally) -> Iterator[str]:
     """What there was of choosing, for the report."""
+    yield from (f"phase {phase.kind}" for phase in tally.later_phases)
     if tally.choice is not None:
         yield f"choice {tally.choice.status}"
-        yield from (f"phase {phase.kind}" for phase in tally.later_phases)
     if tally.synthesis is not None:
         yield f"synthesis {tally.synthesis.status}"
 
 
-def _which(work: dict[str, Any]) -> tuple[str, str]:
-    return str(work.get("phase", "answer")), str(work["agent_id"])
+def _which(work: dict[str, Any]) -> tuple[int, str, str]:
+    return int(work.get("round", 1)), str(work.get("phase", "answer")), str(work["agent_id"])
 
 
 def _counted(tally: Tally) -> set[int]:
@@ -260,6 +261,11 @@ class Watcher:
             seen = [self._outcomes[one["seq"]].agent_id for one in work["candidates"]]
             told = f"{work['agent_id']} of {work['task_id']} is shown {seen}"
             holds(Invariant.NOT_OWN, work["agent_id"] not in seen, told)
+        if work.get("phase") == PhaseKind.REVISE:
+            shown = [one["seq"] for one in work["candidates"]]
+            right = seqs_shown(record.tally, work["round"], work["agent_id"])
+            told = f"{work['agent_id']} of {work['task_id']} revises {shown}, should be {right}"
+            holds(Invariant.ROUNDS, shown == right, told)
 
     def _armed(self, deadline: dict[str, object]) -> None:
         task_id = str(deadline["task_id"])

@@ -136,8 +136,10 @@ _ONE_QUESTION: Any = {"oneOf": [{"required": ["task_description"]}, {"required":
 # Of no use without judges, or without votes: the fields and their defaults.
 _OF_JUDGES: dict[str, Any] = {"judges": 3, "judge_model": None, "judge_models": None}
 _OF_VOTES: dict[str, Any] = {"answer_key": None, "agree": None}
-# Without these nothing is chosen, and nothing is bounded.
-_OF_CHOICE = frozenset({"select", "synthesize", "rounds", "max_calls", *_OF_JUDGES, *_OF_VOTES})
+# With these nothing is chosen, and nothing is bounded.
+_OF_CHOICE: dict[str, Any] = {
+    "select": Select.NONE, "synthesize": False, "rounds": 1, "max_calls": None, **_OF_JUDGES, **_OF_VOTES,
+}  # fmt: skip
 # Where another round does harm: docs/deliberation.md says by how much.
 _OF_ONE_ROUND = {
     Select.VOTE: "agents who have read each other's answers are no independent votes",
@@ -269,7 +271,7 @@ class DeliberationRequested(Sampling, json_schema_extra=_ONE_QUESTION):
         problem = self._problem_of_question() or self._problem_of_panel()
         if not problem and self.min_responses > self.num_agents:
             problem = f"min_responses is {self.min_responses}, more than num_agents, {self.num_agents}"
-        if not problem and not self.model_fields_set.isdisjoint(_OF_CHOICE):
+        if not problem and any(self.__dict__[name] != default for name, default in _OF_CHOICE.items()):
             problem = self._problem_of_choice()
         if problem:
             raise ValueError(problem)
@@ -384,9 +386,9 @@ class DeliberationRequested(Sampling, json_schema_extra=_ONE_QUESTION):
     def _asked_plainly(self) -> str | None:
         """As `_encode` would write it, in a fifth of the time; None for a request with more than texts and numbers."""
         values, parts = self.__dict__, []
-        defaults = _plain_defaults()
-        for name in sorted(self.model_fields_set):
-            if name not in defaults or (value := values[name]) == defaults[name]:
+        for name, default in _plain_defaults().items():
+            value = values[name]
+            if value is default or value == default:
                 continue
             write = _PLAIN_WORDS.get(type(value))
             if write is None:
@@ -404,11 +406,11 @@ _PLAIN_WORDS: dict[type, Callable[[Any], str]] = {
 
 @cache
 def _plain_defaults() -> dict[str, Any]:
-    """The defaults of the fields that make a question, by name."""
+    """The defaults of the fields that make a question, in the order of their names."""
     fields = DeliberationRequested.model_fields
     return {
         name: field.get_default(call_default_factory=True)
-        for name, field in fields.items()
+        for name, field in sorted(fields.items())
         if _NOT_THE_QUESTION.get(name) is not True
     }
 
