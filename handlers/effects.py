@@ -21,7 +21,7 @@ from parley.broker.core.events_and_effects import (
     SendEnding,
     StopAgents,
 )
-from parley.broker.core.frozen_models import changed, made
+from parley.broker.core.frozen_models import changed
 from parley.broker.core.headers_and_ids import work_msg_id
 from parley.broker.core.judging_orders import LABELS
 from parley.broker.core.messages import (
@@ -274,8 +274,8 @@ def _agent_request(
     """One agent's work in the current phase. `own`: its own fields. `request` None: the worker reads it."""
     phase = tally.phase
     asked = {name: getattr(request, name) for name in LEFT_OUT} if request is not None else {}
-    return made(
-        AgentRequested,
+    # Each field is given: pydantic would copy a default that is an object.
+    return AgentRequested(
         **{**asked, **own},
         task_id=tally.task_id,
         round=phase.number,

@@ -21,7 +21,7 @@ PLACE_PANELS = 100
 
 EDITED_MOST = 0.05
 # What the chosen answer of five is worth, in spreads, where a second one is worse by 0.3 in the mean.
-HARMED_LEAST = 0.92
+HARMED_LEAST = 0.94
 HEATS_LEAST = {16: 76.0, 64: 73.0}
 
 DEFAULT = Experiment("default", World())

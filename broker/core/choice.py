@@ -93,7 +93,7 @@ def standing(tally: Tally, rounds: int | None = None) -> dict[str, str]:
 
 def revisions(tally: Tally) -> frozenset[str]:
     """The answers of later rounds by which somebody stands."""
-    if tally.latest(PhaseKind.REVISE) is None:
+    if not tally.later_phases or tally.later_phases[0].kind is not PhaseKind.REVISE:
         return frozenset()
     return frozenset(standing(tally).values()) - tally.answers.outcomes.keys()
 
@@ -117,12 +117,14 @@ def _on_ring(
     """What each is shown that revises its answer: that one, and two of those who follow it in a circle, all different. Its
     own stands at each place equally often."""
     ring = shuffled(phase.agents, seed + phase.number)
+    texts = [answers[now[agent]].said or now[agent] for agent in ring]
+    most = min(MAX_REVISED, len(set(texts)))
     found = {}
     for place, agent in enumerate(ring):
         distinct: dict[str, str] = {}
-        for other in (*ring[place:], *ring[:place]):
-            distinct.setdefault(answers[now[other]].said or now[other], now[other])
-            if len(distinct) == MAX_REVISED:
+        for at in range(place, place + len(ring)):
+            distinct.setdefault(texts[at % len(ring)], now[ring[at % len(ring)]])
+            if len(distinct) == most:
                 break
         names = tuple(distinct.values())
         turn = place % len(names)

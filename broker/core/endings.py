@@ -5,7 +5,6 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from parley.broker.core import choice
-from parley.broker.core.frozen_models import made
 from parley.broker.core.messages import (
     AgentCompleted,
     AgentFailed,
@@ -213,8 +212,7 @@ _CUTS: tuple[tuple[LeftOut, Callable[[Any], dict[str, Any]]], ...] = (
 
 def result_of(done: AgentCompleted) -> AgentResult:
     number = done.round if done.phase is PhaseKind.REVISE else 1
-    return made(
-        AgentResult,
+    return AgentResult(
         agent_id=choice.in_round(done.agent_id, number),
         round=number,
         role=done.role,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from parley.broker.core.choice import EDITOR, choose, is_settled, judge_id, left_over, pool
 from parley.broker.core.events_and_effects import ArmDeadline, Effect, RequestAgents, Requested, StopAgents
-from parley.broker.core.frozen_models import changed, made
+from parley.broker.core.frozen_models import changed
 from parley.broker.core.messages import agent_id
 from parley.broker.core.phase_plan import (
     CHOOSING,
@@ -35,7 +35,7 @@ LEAST_RANKED = 3
 def first_phase(event: Requested) -> Phase:
     agents = tuple(agent_id(event.role, place) for place in range(1, event.num_agents + 1))
     if event.select is Select.NONE and not event.plan:
-        return made(Phase, number=1, agents=agents)
+        return Phase(number=1, agents=agents)
     return Phase(number=1, agents=agents, opened_at=event.at, limit=_first_limit(event))
 
 

@@ -26,7 +26,7 @@ from parley.broker.core.events_and_effects import (
     SendEnding,
     StopAgents,
 )
-from parley.broker.core.frozen_models import changed, made
+from parley.broker.core.frozen_models import changed
 from parley.broker.core.judging_orders import is_whole_ranking
 from parley.broker.core.messages import ErrorType
 from parley.broker.core.phase_changes import (
@@ -102,8 +102,7 @@ def react(tally: Tally | None, event: Event, now: float) -> Reaction:
 def _requested(tally: Tally | None, event: Requested, now: float) -> Reaction:
     if tally is not None:
         return _requested_again(tally, event)
-    new = made(
-        Tally,
+    new = Tally(
         task_id=event.task_id,
         state=move(None, Cause.REQUESTED, State.PENDING),
         request_seq=event.seq,
@@ -242,7 +241,7 @@ def _outcome(tally: Tally, event: Reported) -> Outcome:
     if tally.phase.kind in COMPARING:
         seen = shown(tally, tally.phase)[event.agent_id]
         succeeded = succeeded and is_whole_ranking(event.said or "", len(seen))
-    return made(Outcome, succeeded=succeeded, seq=event.seq, said=event.said if succeeded else None)
+    return Outcome(succeeded=succeeded, seq=event.seq, said=event.said if succeeded else None)
 
 
 def _alarm(tally: Tally, now: float, by: int | None = None) -> Reaction:
@@ -300,7 +299,7 @@ def _complete(tally: Tally, cause: Cause, by: ClosedBy, now: float, seq: int | N
 
 def _end(old: Tally, cause: Cause, to: State, now: float, error: str = "", by: int | None = None) -> Reaction:
     # Servers' clocks differ, and what was answered to an earlier asker of the name may be the last that was needed.
-    verdict = made(Decision, error=error, decided_at=max(now, old.accepted_at), by=by)
+    verdict = Decision(error=error, decided_at=max(now, old.accepted_at), by=by)
     ended = changed(old, state=move(old.state, cause, to), verdict=verdict)
     return Reaction(ended, _ending_effects(ended))
 

@@ -1,5 +1,6 @@
 """More than one round: an agent reads two answers beside its own, and writes a better one or keeps one of the three."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +24,7 @@ from parley.broker.core.events_and_effects import (
     StopAgents,
 )
 from parley.broker.core.judging_orders import LABELS
-from parley.broker.core.messages import DeliberationCompleted, ErrorType
+from parley.broker.core.messages import DeliberationCompleted, ErrorType, agent_id
 from parley.broker.core.phase_plan import LEAST_SECONDS, PhaseKind, Select, plan
 from parley.broker.core.selection_in_ending import reports_of
 from parley.broker.core.states_and_moves import State
@@ -272,3 +273,16 @@ def test_a_revised_answer_can_win() -> None:
     ended = present(happened(tally, *events).tally)
     assert present(ended.choice).winner == best
     assert ending_of(ended).winner_id == best
+
+
+def test_the_most_agents_and_rounds_are_worked_out_in_no_time() -> None:
+    agents = [agent_id("DEV", number) for number in range(1, 257)]
+    steps = plan(Select.NONE, 256, 3, rounds=5)
+    tally = asked(256, plan=steps, rounds=5, select=Select.NONE)
+    # One differs: to find it each walks half of the ring.
+    events = [Reported(agent, 1, seq, said="0" * 16) for seq, agent in enumerate(agents[:-1], 1)]
+    tally = present(happened(tally, *events).tally)
+    began = time.process_time()
+    opened = present(happened(tally, Reported(agents[-1], 1, 300, said="1" * 16)).tally)
+    assert len(shown(opened, opened.phase)) == 256
+    assert time.process_time() - began < 0.5
