@@ -4,7 +4,7 @@ One write closes a phase and opens the next. Who may have opened a phase asks fo
 twice.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from parley.broker.core.choice import EDITOR, choose, is_settled, judge_id, left_over, pool
 from parley.broker.core.events_and_effects import ArmDeadline, Effect, RequestAgents, Requested, StopAgents
@@ -21,10 +21,10 @@ from parley.broker.core.phase_plan import (
     affordable,
     first_limit,
     heats,
+    least_seconds,
     limit,
     most_candidates,
     paid_for,
-    undeciding_among,
 )
 from parley.broker.core.tally import ClosedBy, Phase, Tally
 
@@ -117,11 +117,6 @@ def _payable(tally: Tally) -> Iterator[tuple[Step, ...]]:
         taken = paid_for((*begun, *steps), tally.max_calls) - len(begun)
         if steps and taken > 0:
             yield steps[:taken]
-
-
-def least_seconds(steps: Sequence[Step]) -> float:
-    """The time without which the first of these steps is not opened."""
-    return LEAST_SECONDS * (2 if steps[0].kind in undeciding_among(steps) else 1)
 
 
 def steps_of_use(tally: Tally, revisions: int | None = None) -> tuple[Step, ...]:

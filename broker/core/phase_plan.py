@@ -17,6 +17,8 @@ from parley.broker.core.judging_orders import MAX_SHOWN
 LEAST_SECONDS = 2.0
 # What no phase is given, of the time that is left: for the ending, and for what is on its way.
 RESERVE_SECONDS, RESERVE_SHARE = 1.0, 0.05
+# An alarm may come so much after its time: what follows still has its own.
+LATE_SECONDS = 0.25
 
 
 class Select(StrEnum):
@@ -130,6 +132,17 @@ def undeciding_among(steps: Sequence[Step]) -> frozenset[PhaseKind]:
     return UNDECIDING | {PhaseKind.REVISE} if is_chosen else UNDECIDING
 
 
+def deciding(steps: Sequence[Step]) -> Sequence[Step]:
+    """The first of these, up to one that decides something."""
+    undeciding = undeciding_among(steps)
+    return steps[: 1 + next((at for at, step in enumerate(steps) if step.kind not in undeciding), 0)]
+
+
+def least_seconds(steps: Sequence[Step]) -> float:
+    """The time without which the first of these steps is not opened: it, and what follows until something is decided."""
+    return LEAST_SECONDS * len(deciding(steps))
+
+
 def with_fewer_revisions(steps: tuple[Step, ...]) -> Iterator[tuple[Step, ...]]:
     """These steps; then with one revision less, and so on until there is none."""
     yield steps
@@ -163,12 +176,14 @@ def limit(steps: Sequence[Step], now: float, deadline: float) -> float:
     """When the first of these steps, opened now, closes with what it has. What it does not use the next ones have."""
     left = deadline - now
     until = now + (left - min(RESERVE_SECONDS, RESERVE_SHARE * left)) * share(steps)
-    if steps[0].kind in undeciding_among(steps):
-        until = max(now, min(until, deadline - LEAST_SECONDS))
+    if len(deciding(steps)) > 1:
+        until = max(now, min(until, deadline - least_seconds(steps[1:]) - LATE_SECONDS))
     return until
 
 
 def first_limit(steps: Sequence[Step], now: float, deadline: float) -> float | None:
     """As `limit`; None where what it left would be too little for another phase: then the first one has all the time."""
-    until = limit(steps, now, deadline)
-    return until if deadline - until >= LEAST_SECONDS else None
+    until, follow = limit(steps, now, deadline), steps[1:]
+    # Rounds of revision stand back where there is no time for them.
+    least = least_seconds([step for step in follow if step.kind is not PhaseKind.REVISE] or follow)
+    return until if deadline - until >= least else None

@@ -19,16 +19,17 @@ from parley.broker.core.messages import (
     Selection,
     Synthesis,
 )
-from parley.broker.core.phase_changes import LEAST_RANKED, is_payable, least_seconds, steps_of_use
+from parley.broker.core.phase_changes import LEAST_RANKED, is_payable, steps_of_use
 from parley.broker.core.phase_plan import (
     COMPARING,
     PhaseKind,
     Select,
     Step,
+    deciding,
     heats,
     is_over,
+    least_seconds,
     most_candidates,
-    undeciding_among,
 )
 from parley.broker.core.spending import Spending
 from parley.broker.core.tally import Choice, ChoiceStatus, ClosedBy, Phase, Tally
@@ -258,16 +259,10 @@ def _what(error_type: ErrorType) -> Literal["cancelled", "failed"]:
 def why_left_out(tally: Tally, steps: Sequence[Step]) -> str:
     """Why the first of these, which would have been of use, was not opened."""
     if not is_payable(tally):
-        return _too_many(tally, _calls(tally.all_phases) + sum(step.agents for step in _deciding(steps)))
+        return _too_many(tally, _calls(tally.all_phases) + sum(step.agents for step in deciding(steps)))
     if tally.phase.closed_by is ClosedBy.DEADLINE:
         return "the deadline came first"
     return f"less than {least_seconds(steps):g} s were left"
-
-
-def _deciding(steps: Sequence[Step]) -> Sequence[Step]:
-    """The first ones, up to one that decides something."""
-    undeciding = undeciding_among(steps)
-    return steps[: 1 + next((at for at, one in enumerate(steps) if one.kind not in undeciding), 0)]
 
 
 def _calls(phases: Sequence[Phase]) -> int:

@@ -295,7 +295,7 @@ class JetStream:
     def _check_size(self, subject: str, body: bytes, headers: Mapping[str, str]) -> None:
         # With four bytes for each letter.
         head = 12 + 4 * (len("".join(headers)) + len("".join(headers.values())) + len(headers))
-        if head <= MAX_HEADER_BYTES and head + len(body) <= self.nc.max_payload:
+        if head <= MAX_HEADER_BYTES and head + len(body) <= self.max_payload:
             return
         # "NATS/1.0\r\n", then "key: value\r\n" each, then "\r\n".
         head = 12 + sum(len(key) + len(value.encode()) + 4 for key, value in headers.items())

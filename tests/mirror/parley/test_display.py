@@ -451,7 +451,7 @@ def test_a_plan_tells_phases_calls_and_time() -> None:
     ("asking", "judges"),
     [
         ({"agents": 5, "max_calls": 6}, "judge: left out: 8 calls would be more than --max-calls, 6"),
-        ({"agents": 1}, "judge: left out: one answer needs no judge"),
+        ({"agents": 1}, "judge: left out: there is only one answer"),
         ({"agents": 3, "timeout_seconds": 5}, "judge: 3 calls, if 2 s are left once the answers are in"),
     ],
 )

@@ -220,6 +220,22 @@ def test_what_the_rounds_bring_goes_through_heats_where_it_is_too_much() -> None
     assert (many.phase.kind, len(many.phase.agents)) == (PhaseKind.HEAT, 2)
 
 
+@pytest.mark.parametrize("seconds", [8.0, 9.0, 10.0, 12.0, 20.0, 60.0])
+def test_at_its_limit_a_round_leaves_the_time_for_heats_and_judges(seconds: float) -> None:
+    tally = present(happened(asked_to_revise(5, deadline=ACCEPTED + seconds), *answers(5)).tally)
+    tally = present(happened(tally, at=ACCEPTED + 1).tally)
+    if tally.phase.kind is PhaseKind.REVISE:
+        new = [revision(agent, f"{place:02d}" * 8) for place, agent in enumerate(AGENTS[:4], 10)]
+        tally = present(happened(tally, *new, at=ACCEPTED + 1.1).tally)
+        tally = present(happened(tally, DeadlineReached(), at=tally.limit + 0.05).tally)
+        assert tally.phase.kind is PhaseKind.HEAT
+        ballot = LABELS[: len(shown(tally, tally.phase)[JUDGES[0]])]
+        cast = Reported(JUDGES[0], 2, 90, phase=PhaseKind.HEAT, said=ballot)
+        tally = present(happened(tally, cast, at=tally.limit - 0.1).tally)
+        tally = present(happened(tally, DeadlineReached(), at=tally.limit + 0.05).tally)
+    assert tally.phase.kind is PhaseKind.JUDGE
+
+
 # ── what there is no room for ─────────────────────────────────────────────────────────────────────────────────────
 
 
