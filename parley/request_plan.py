@@ -1,5 +1,6 @@
 """What a request would do, phase by phase, before anything is asked. Pure."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,9 +30,7 @@ def phases_of(request: DeliberationRequested) -> list[PlannedPhase]:
         return [alone]
     begun, follow = planned[:1], planned[1:]
     steps = begun if request.num_agents == 1 else begun + affordable(begun, follow, request.max_calls)
-    dropped = list(planned)
-    for step in steps:
-        dropped.remove(step)
+    dropped = _dropped(planned, steps)
     left_out = [PlannedPhase(step.kind.value, 0, 0.0, _why_left_out(request, planned)) for step in dropped]
     if len(steps) == 1:
         return [alone, *left_out]
@@ -44,6 +43,19 @@ def phases_of(request: DeliberationRequested) -> list[PlannedPhase]:
         found.append(PlannedPhase(step.kind.value, step.agents, part))
         left -= part
     return [*found, *left_out]
+
+
+def _dropped(planned: Sequence[Step], kept: Sequence[Step]) -> list[Step]:
+    """What is planned and not kept. Heats that are not needed are none of it."""
+    left = Counter(step.kind for step in kept)
+    if left[PhaseKind.JUDGE]:
+        left[PhaseKind.HEAT] = len(planned)
+    found = []
+    for step in planned:
+        left[step.kind] -= 1
+        if left[step.kind] < 0:
+            found.append(step)
+    return found
 
 
 def _why_left_out(request: DeliberationRequested, steps: Sequence[Step]) -> str:

@@ -31,7 +31,7 @@ from parley.workers.model.model_error import MAX_ERROR_CHARACTERS, NO_TOKENS, Mo
 from parley.workers.model.responses import Completion
 from parley.workers.output_format import InvalidOutput, UnusableSchema, read_in_thread
 from parley.workers.prompts import Prompt
-from parley.workers.revise_prompt import may_keep, read_kept
+from parley.workers.revise_prompt import is_no_answer, may_keep, read_kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +118,11 @@ class Agent:
         """An agent's outcome in a later round: a better answer than `answers`, which are in the order in which it is shown
         them, or one of them kept. Raises as `answer` does."""
 
-        def revision(words: str) -> dict[str, Any]:
+        def revision(words: str) -> dict[str, Any] | None:
             kept = read_kept(words, len(answers)) if may_keep(request) else None
-            return _as_candidate(words) if kept is None else {"kept": kept}
+            if kept is not None:
+                return {"kept": kept}
+            return None if may_keep(request) and is_no_answer(words) else _as_candidate(words)
 
         return await self._write_from(request, answers, traceparent, revise_prompt.compose, revision)
 
@@ -130,10 +132,10 @@ class Agent:
         answers: Sequence[AgentCompleted],
         traceparent: str | None,
         compose: Callable[[AgentRequested, Sequence[AgentCompleted], int, int], WrittenFromAnswers],
-        for_choice: Callable[[str], Mapping[str, Any]],
+        for_choice: Callable[[str], Mapping[str, Any] | None],
     ) -> AgentOutcome:
         """An answer written from others; from shortened ones, if they are too long for the model. One that is cut off, or
-        that is no answer, is a failure: there are whole ones."""
+        that is no answer (`for_choice` None), is a failure: there are whole ones."""
         started, calls, used, characters = self.now(), 0, Usage(), ANSWERS_CHARACTERS
         request = self._instructed(request)
         while True:
@@ -159,8 +161,12 @@ class Agent:
                 who = request.agent_id
                 why = f"{who} would not write it" if completion.refused else f"the text of {who} was cut off"
                 return self.failed(request, started, calls, ErrorType.MALFORMED_ANSWER, why, used)
+            chosen = for_choice(completion.content)
+            if chosen is None:
+                why = f"{request.agent_id} named no answer that it was shown"
+                return self.failed(request, started, calls, ErrorType.MALFORMED_ANSWER, why, used)
             whole = replace(completion, attempts=calls, usage=used)
-            return self._completed(request, prompt, whole, started, for_choice(completion.content))
+            return self._completed(request, prompt, whole, started, chosen)
 
     async def _written(
         self,

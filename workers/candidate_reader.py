@@ -23,7 +23,7 @@ class AnswersUnreadable(errors.ParleyError):
         self.why = why
 
     def __str__(self) -> str:
-        return f"the answers of {self.task_id} cannot be judged: {self.why}"
+        return f"the answers of {self.task_id} cannot be compared: {self.why}"
 
 
 class CandidateReader:

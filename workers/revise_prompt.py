@@ -25,7 +25,11 @@ believe it.
 _KEEP = """
 - If you can write no better one than the best of these, answer with the word KEEP, a space, the letter of that answer \
 ({letters}), and nothing else."""
-_KEPT = re.compile(r"[\s*_`\"']*KEEP[\s:*_`\"']+([A-C])[\s*_`\"'.]*", re.IGNORECASE)
+# In capitals: "Keep B." may be an answer.
+_KEPT = re.compile(r"[\s*_`\"']*KEEP[\s:*_`\"'(]+([A-C])[\s*_`\"').]*")
+# Words that begin so, and are no longer than this, are no answer.
+_MEANT = re.compile(r"[\s*_`\"']*KEEP\b")
+_SHORT_CHARACTERS = 40
 
 
 def compose(
@@ -55,5 +59,9 @@ def read_kept(words: str, shown: int) -> str | None:
     """The label of the answer that these words keep; None if they are an answer. Nothing is guessed: a sentence around it
     makes it an answer."""
     found = _KEPT.fullmatch(words)
-    label = found[1].upper() if found else None
-    return label if label is not None and label in LABELS[:shown] else None
+    return found[1] if found is not None and found[1] in LABELS[:shown] else None
+
+
+def is_no_answer(words: str) -> bool:
+    """Words that were to keep an answer, and name none that was shown."""
+    return len(words) <= _SHORT_CHARACTERS and _MEANT.match(words) is not None

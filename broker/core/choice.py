@@ -73,7 +73,7 @@ def written(tally: Tally) -> dict[str, Outcome]:
         if phase.kind in (PhaseKind.REVISE, PhaseKind.EDIT):
             is_revision = phase.kind is PhaseKind.REVISE
             for agent, outcome in phase.outcomes.items():
-                if outcome.succeeded and not (outcome.said or "").startswith(KEPT):
+                if outcome.succeeded and not (is_revision and (outcome.said or "").startswith(KEPT)):
                     found[in_round(agent, phase.number) if is_revision else agent] = outcome
     return found
 
@@ -107,8 +107,9 @@ def _revised(
     said = outcome.said or ""
     if said.startswith(KEPT):
         return dict(zip(LABELS, seen, strict=False)).get(said.removeprefix(KEPT), before)
-    # The same words again are the same answer.
-    return before if _is_same(said or None, answers[before].said) else in_round(agent, phase.number)
+    # The same words again, its own or another's, are the same answer.
+    known = (before, *seen) if said else ()
+    return next((name for name in known if answers[name].said == said), in_round(agent, phase.number))
 
 
 def _on_ring(

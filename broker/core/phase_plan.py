@@ -143,19 +143,26 @@ def least_seconds(steps: Sequence[Step]) -> float:
     return LEAST_SECONDS * len(deciding(steps))
 
 
-def with_fewer_revisions(steps: tuple[Step, ...]) -> Iterator[tuple[Step, ...]]:
-    """These steps; then with one revision less, and so on until there is none."""
+def with_fewer_revisions(steps: tuple[Step, ...], members: int) -> Iterator[tuple[Step, ...]]:
+    """These steps; then with one revision less, and so on until there is none: then of `members` answers, which may need
+    fewer heats."""
     yield steps
-    while any(step.kind is PhaseKind.REVISE for step in steps):
-        at = next(place for place, step in enumerate(steps) if step.kind is PhaseKind.REVISE)
-        steps = (*steps[:at], *steps[at + 1 :])
-        yield steps
+    revisions = [step for step in steps if step.kind is PhaseKind.REVISE]
+    rest = tuple(step for step in steps if step.kind is not PhaseKind.REVISE)
+    while revisions:
+        revisions.pop()
+        if not revisions and any(step.kind is PhaseKind.JUDGE for step in rest):
+            groups = (Step(kind=PhaseKind.HEAT, agents=number) for number in heats(members))
+            rest = (*groups, *(step for step in rest if step.kind is not PhaseKind.HEAT))
+        yield (*revisions, *rest)
 
 
 def affordable(begun: Sequence[Step], steps: tuple[Step, ...], max_calls: int | None) -> tuple[Step, ...]:
     """Of the steps that are of use after those that have begun, those that the caller pays for; with fewer revisions where
     it does not pay for all of them and for what decides."""
-    for some in with_fewer_revisions(steps):
+    if not steps:
+        return ()
+    for some in with_fewer_revisions(steps, begun[0].agents):
         taken = paid_for((*begun, *some), max_calls) - len(begun)
         if taken > 0:
             return some[:taken]
@@ -183,7 +190,9 @@ def limit(steps: Sequence[Step], now: float, deadline: float) -> float:
 
 def first_limit(steps: Sequence[Step], now: float, deadline: float) -> float | None:
     """As `limit`; None where what it left would be too little for another phase: then the first one has all the time."""
-    until, follow = limit(steps, now, deadline), steps[1:]
     # Rounds of revision stand back where there is no time for them.
-    least = least_seconds([step for step in follow if step.kind is not PhaseKind.REVISE] or follow)
-    return until if deadline - until >= least else None
+    for follow in with_fewer_revisions(tuple(steps[1:]), steps[0].agents):
+        until = limit((steps[0], *follow), now, deadline)
+        if follow and deadline - until >= least_seconds(follow):
+            return until
+    return None

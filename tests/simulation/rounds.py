@@ -31,8 +31,10 @@ def standing(tally: Tally, rounds: int) -> dict[str, str]:
             if outcome.succeeded and said.startswith("keep:"):
                 place = LABELS.index(said[-1])
                 now[agent] = seen[agent][place] if place < len(seen[agent]) else before[agent]
-            elif outcome.succeeded and said != text_of(tally, before[agent]):
-                now[agent] = f"{agent}/{phase.number}"
+            elif outcome.succeeded:
+                # The first with these words: its own, then in the order in which it was shown them.
+                alike = [name for name in (before[agent], *seen[agent]) if text_of(tally, name) == said]
+                now[agent] = (alike or [f"{agent}/{phase.number}"])[0]
     return now
 
 

@@ -335,6 +335,6 @@ def said_by(outcome: AgentOutcome) -> str | None:
     answer."""
     if isinstance(outcome, AgentFailed):
         return None
-    if outcome.kept is not None:
+    if outcome.kept is not None and outcome.phase is PhaseKind.REVISE:
         return KEPT + outcome.kept
     return outcome.ballot.ranking if outcome.ballot is not None else outcome.key

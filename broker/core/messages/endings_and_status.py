@@ -188,8 +188,10 @@ class DeliberationFailed(Message):
     duration_ms: int = Field(description="From the request's arrival in the stream to the decision.")
     timestamp: str = Field(description="When it was decided, RFC 3339.")
     metadata: dict[str, str] = Field(default_factory=dict, description="The request's own.")
-    phases: tuple[PhaseReport, ...] = Field((), description="With `select`: what each phase asked, and got.")
-    cost: Cost | None = Field(None, description="With `select`: what all phases have cost.")
+    phases: tuple[PhaseReport, ...] = Field(
+        (), description="With `select` or `rounds`: what each phase asked, and got."
+    )
+    cost: Cost | None = Field(None, description="With `select` or `rounds`: what all phases have cost.")
 
     @property
     def winner(self) -> None:
@@ -225,7 +227,8 @@ class DeliberationStatus(Message):
     duration_ms: int = Field(0, description="As in the ending, once there is one.")
     total_agents: int = Field(0, description="Agents that were asked.")
     phase: str = Field(
-        "", description="With `select`, while it runs: the kind of the current phase, such as `judge`."
+        "",
+        description="With `select` or `rounds`, while it runs: the kind of the current phase, such as `judge`.",
     )
     limit: str = Field("", description="When that phase closes with what it has, RFC 3339.")
     received_count: int = Field(0, description="Agents that have answered.")

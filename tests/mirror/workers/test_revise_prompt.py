@@ -7,7 +7,7 @@ import pytest
 from parley.broker.core.messages import AgentRequested, Candidate, Constraints
 from parley.broker.core.phase_plan import PhaseKind
 from parley.workers import prompts
-from parley.workers.revise_prompt import compose, may_keep, read_kept
+from parley.workers.revise_prompt import compose, is_no_answer, may_keep, read_kept
 from tests.mirror.workers import work
 from tests.mirror.workers.test_judge_prompt import AT, answer
 
@@ -57,8 +57,8 @@ def test_an_answer_that_has_a_form_cannot_be_kept() -> None:
 @pytest.mark.parametrize(
     ("said", "label"),
     [
-        ("KEEP B", "B"), ("keep b", "B"), ("**KEEP A**", "A"), (" KEEP: C.\n", "C"), ('"KEEP B"', "B"),
-        ("KEEP", None), ("KEEP D", None), ("KEEP AB", None), ("KEEPB", None), ("KEEP A or B", None),
+        ("KEEP B", "B"), ("KEEP (B)", "B"), ("**KEEP A**", "A"), (" KEEP: C.\n", "C"), ('"KEEP B"', "B"),
+        ("KEEP", None), ("KEEP D", None), ("KEEP AB", None), ("KEEPB", None), ("Keep B.", None), ("KEEP A or B", None),
         ("I would KEEP B", None), ("KEEP B\n\nIt is right.", None), ("KEEP B, but shorter", None), ("", None),
     ],
 )  # fmt: skip
@@ -66,8 +66,12 @@ def test_an_answer_is_kept_by_these_words_alone(said: str, label: str | None) ->
     assert read_kept(said, 3) == label
 
 
-def test_only_what_was_shown_can_be_kept() -> None:
+def test_only_what_was_shown_can_be_kept_and_such_words_are_no_answer() -> None:
     assert read_kept("KEEP C", 2) is None
+    assert is_no_answer("KEEP C")
+    assert is_no_answer("**KEEP** the second one")
+    assert not is_no_answer("Keep B.")
+    assert not is_no_answer("KEEP in mind that the first server is older than the other one: take it.")
 
 
 def test_white_space_without_end_is_read_at_once() -> None:

@@ -24,7 +24,7 @@ from parley.broker.core.events_and_effects import (
     StopAgents,
 )
 from parley.broker.core.judging_orders import LABELS
-from parley.broker.core.messages import DeliberationCompleted, ErrorType, agent_id
+from parley.broker.core.messages import DeliberationCompleted, ErrorType, agent_id, said_by
 from parley.broker.core.phase_plan import LEAST_SECONDS, PhaseKind, Select, plan
 from parley.broker.core.selection_in_ending import reports_of
 from parley.broker.core.states_and_moves import State
@@ -40,6 +40,7 @@ from tests.mirror.broker.core.test_phase_changes import (
     failure,
     happened,
 )  # fmt: skip
+from tests.mirror.broker.core.test_selection_in_ending import report
 
 KINDS = (PhaseKind.ANSWER, PhaseKind.REVISE, PhaseKind.JUDGE)
 
@@ -302,3 +303,31 @@ def test_the_most_agents_and_rounds_are_worked_out_in_no_time() -> None:
     opened = present(happened(tally, Reported(agents[-1], 1, 300, said="1" * 16)).tally)
     assert len(shown(opened, opened.phase)) == 256
     assert time.process_time() - began < 0.5
+
+
+@pytest.mark.parametrize("max_calls", [8, 9, 14])
+def test_calls_that_do_not_pay_for_a_round_leave_the_limit_as_without_one(max_calls: int) -> None:
+    rounds = asked_to_revise(5, max_calls=max_calls)
+    assert rounds.limit == asked(5, plan=plan(Select.JUDGE, 5, 3)).limit
+
+
+@pytest.mark.parametrize(("agents", "seconds"), [(4, 6.0), (6, 8.0)])
+def test_a_round_that_cannot_be_held_takes_no_time_from_the_answers(agents: int, seconds: float) -> None:
+    until = ACCEPTED + seconds
+    rounds = asked_to_revise(agents, deadline=until)
+    assert rounds.limit == asked(agents, plan=plan(Select.JUDGE, agents, 3), deadline=until).limit
+
+
+def test_anothers_words_again_are_that_one_taken_over() -> None:
+    tally = revising()
+    first = tally.phase.agents[0]
+    other = next(name for name in shown(tally, tally.phase)[first] if name != first)
+    after = revised(tally, {1: present(tally.answers.outcomes[other].said)})
+    assert (standing(after)[first], revisions(after)) == (other, frozenset())
+    assert reports_of(after, ())[1].adopted == 1
+
+
+def test_an_answer_is_kept_in_a_round_of_revision_only() -> None:
+    answer_ = report(AGENTS[0], kept="A", key="0" * 16)
+    assert said_by(answer_) == "0" * 16
+    assert said_by(answer_.model_copy(update={"phase": PhaseKind.REVISE})) == "keep:A"
