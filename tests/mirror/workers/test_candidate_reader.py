@@ -58,7 +58,7 @@ async def test_what_was_kept_of_a_store_that_is_gone_is_read_again(wire: Countin
 
 async def test_what_is_gone_is_named(wire: Counting) -> None:
     one = await stored(wire, 1)
-    with pytest.raises(AnswersUnreadable, match="judged: B no longer in the stream AGENT_RESPONSES"):
+    with pytest.raises(AnswersUnreadable, match="compared: B no longer in the stream AGENT_RESPONSES"):
         await CandidateReader(wire).read(judging(one, 99))
 
 
