@@ -31,7 +31,7 @@ from parley.broker.core.messages import (
     DeliberationDeadline,
     DeliberationRequested,
 )
-from parley.broker.core.phase_plan import OF_MEMBERS, PhaseKind, Select
+from parley.broker.core.phase_plan import OF_MEMBERS, PhaseKind
 from parley.broker.core.reactions import react
 from parley.broker.core.tally import Tally
 from parley.broker.core.tally_size import most_bytes
@@ -168,11 +168,7 @@ class EffectRunner:
     def check_room(self, event: Requested) -> None:
         """Raises InvalidMessage for a deliberation whose tally could come to be too large for the server."""
         limit = self._jetstream.max_payload
-        if (
-            not event.plan
-            and event.select is Select.NONE
-            and TALLY_BYTES + AGENT_BYTES * event.num_agents <= limit
-        ):
+        if event.is_plain and TALLY_BYTES + AGENT_BYTES * event.num_agents <= limit:
             return
         tally = react(None, event, event.at).tally
         if tally is not None and most_bytes(tally) > limit:

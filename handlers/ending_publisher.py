@@ -171,27 +171,24 @@ class EndingPublisher:
         )
         try:
             spent = [Spending() for _ in tally.all_phases]
-            answered = found = await self._collect(tally, results, failed, spent[0]) if spent else 0
+            answered = await self._collect(tally, results, failed, spent[0]) if spent else 0
             judged: dict[int, AgentOutcome] = {}
             revised = revisions(tally)
             for phase, spending in zip(tally.later_phases, spent[1:], strict=True):
-                if phase.kind is PhaseKind.REVISE:
-                    found += await self._collect_revised(phase, revised, results, judged, spending)
-                else:
-                    judged |= await self._collect_later(phase, spending)
+                judged |= await self._collect_later(phase, revised, results, spending)
             compose = partial(
                 endings.compose, tally, failed=failed, answered=answered, judged=judged, spent=spent
             )
             ending = compose(results.kept)
             body = ending.encode()
-            if len(body) <= self._claim_check_bytes and len(results.kept) == found:
+            if len(body) <= self._claim_check_bytes and len(results.kept) == results.added:
                 return ending, body
-            ref = await results.refer() if found else None
+            ref = await results.refer() if results.added else None
         except Exception:
             await results.abandon()
             raise
         kept = results.kept if ref is None else ()
-        left_out: list[LeftOut] = ["results"] if ref is None and len(kept) < found else []
+        left_out: list[LeftOut] = ["results"] if ref is None and len(kept) < results.added else []
         ending = compose(kept, results_ref=ref, left_out=left_out)
         ending, body = endings.fit(ending, self._limit)
         if ending.left_out:
@@ -232,40 +229,23 @@ class EndingPublisher:
                     failed[agent] = endings.failure_of(stored.outcome)
                     spending.add(stored.outcome)
 
-    async def _collect_revised(
-        self,
-        phase: Phase,
-        wanted: Collection[str],
-        results: EndingResults,
-        failed: dict[int, AgentOutcome],
-        spending: Spending,
-    ) -> int:
-        """Read what a round of revision brought: the answers `wanted`, and into `failed`, by its sequence, what is none.
-        Returns how many of those there are."""
-        found = 0
+    async def _collect_later(
+        self, phase: Phase, revised: Collection[str], results: EndingResults, spending: Spending
+    ) -> dict[int, AgentOutcome]:
+        """Read what the agents of a later phase reported, in their order: the answers of a round of revision that are
+        `revised` become results; all else is returned by its sequence, without what is no longer stored: failures, a few
+        dozen ballots, and one text."""
+        found: dict[int, AgentOutcome] = {}
         counted = {agent: phase.outcomes[agent].seq for agent in phase.agents if agent in phase.outcomes}
         async with aclosing(self._read(counted)) as outcomes:
             async for agent, stored in outcomes:
                 if stored is None:
                     continue
                 spending.add(stored.outcome)
-                if isinstance(stored.outcome, AgentFailed):
-                    failed[counted[agent]] = stored.outcome
-                elif in_round(agent, phase.number) in wanted:
-                    await results.add(endings.result_of(stored.outcome), stored.size)
-                    found += 1
-        return found
-
-    async def _collect_later(self, phase: Phase, spending: Spending) -> dict[int, AgentOutcome]:
-        """What the agents of a later phase reported, by its sequence; without what is no longer stored. Ballots and one
-        text: a few dozen, and short."""
-        found: dict[int, AgentOutcome] = {}
-        counted = {agent: outcome.seq for agent, outcome in phase.outcomes.items()}
-        async with aclosing(self._read(counted)) as outcomes:
-            async for agent, stored in outcomes:
-                if stored is not None:
+                if phase.kind is not PhaseKind.REVISE or isinstance(stored.outcome, AgentFailed):
                     found[counted[agent]] = stored.outcome
-                    spending.add(stored.outcome)
+                elif in_round(agent, phase.number) in revised:
+                    await results.add(endings.result_of(stored.outcome), stored.size)
         return found
 
     async def _read(

@@ -23,6 +23,8 @@ class EndingResults:
         self._task_id = task_id
         self._limit = limit
         self._refused_seconds = refused_seconds
+        # How many there are, also of those for which there was no room.
+        self.added = 0
         # All that were added, while they fit into a message.
         self._kept: list[AgentResult] = []
         # Bytes of `_kept`, or more; exact for those in `_encoded`.
@@ -46,6 +48,7 @@ class EndingResults:
 
     async def add(self, result: AgentResult, size: int) -> None:
         """`size`: bytes of the outcome that it is from, which are more than its own."""
+        self.added += 1
         if self.lost:
             return
         if self._writer is not None:

@@ -7,7 +7,6 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.spinner import Spinner
 from rich.text import Text
 
-from parley.broker.core.messages import KEPT
 from parley.broker.core.phase_plan import PhaseKind
 from parley.broker.core.tally import Outcome, Phase, Tally
 
@@ -76,7 +75,7 @@ def agent_lines(tally: Tally) -> list[Text]:
 
 def _agent_line(phase: Phase, agent: str, outcome: Outcome | None) -> Text:
     working, done, _ = _WORK.get(phase.kind, ("voting", "voted", ""))
-    if outcome is not None and (outcome.said or "").startswith(KEPT):
+    if outcome is not None and outcome.kept is not None:
         done = "kept an answer"
     if outcome is None:
         mark = (working, "dim") if phase.closed_at is None else ("not waited for", "dim")

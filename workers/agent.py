@@ -63,8 +63,7 @@ class Agent:
             return self.failed(
                 request, started, error.attempts, error.error_type, str(error), error.usage, error.tool_calls
             )
-        is_compared = request.select is not Select.NONE or request.rounds > 1
-        for_choice = _what_a_choice_needs(request, completion) if is_compared else {}
+        for_choice = _what_a_choice_needs(request, completion) if request.is_compared else {}
         return self._completed(request, prompt, completion, started, for_choice)
 
     async def judge(
@@ -85,8 +84,8 @@ class Agent:
             except ModelError as error:
                 calls += error.attempts
                 too_long = error.error_type is ErrorType.CONTEXT_TOO_LONG
-                if too_long and composed.less >= LEAST_CHARACTERS * len(answers):
-                    characters = composed.less
+                if too_long and composed.shown.less >= LEAST_CHARACTERS * len(answers):
+                    characters = composed.shown.less
                     continue
                 if error.error_type is not ErrorType.EMPTY_ANSWER:
                     return self.failed(request, started, calls, error.error_type, str(error), used)
@@ -96,8 +95,8 @@ class Agent:
             calls, used = calls + completion.attempts, used.plus(completion.usage)
             ballot = read_ballot(completion.content, len(answers), whole_only=_is_half(completion))
             if ballot is not None:
-                if composed.shortened:
-                    ballot = ballot.model_copy(update={"shortened": composed.shortened})
+                if composed.shown.shortened:
+                    ballot = ballot.model_copy(update={"shortened": composed.shown.shortened})
                 both = replace(completion, attempts=calls, usage=used)
                 return self._completed(request, composed.prompt, both, started, {"ballot": ballot})
             why = _no_ballot(completion, composed.max_tokens)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from parley.broker.core.messages import AgentCompleted, AgentRequested
 from parley.workers import prompts
-from parley.workers.judge_prompt import ANSWERS_CHARACTERS, WrittenFromAnswers, show
+from parley.workers.judge_prompt import ANSWERS_CHARACTERS, WrittenFromAnswers, show, told_to_write
 from parley.workers.prompts import Prompt
 
 _WORDS = """\
@@ -28,11 +28,7 @@ def compose(
 ) -> WrittenFromAnswers:
     """`answers`: in the order in which they are shown; two to five, together at most so many `characters`."""
     shown = show(request, answers, characters)
-    words = _WORDS.format(
-        count=len(answers),
-        requirements=", with each requirement met" if request.constraints.requirements else "",
-        nonce=shown.nonce,
-    )
+    words = told_to_write(_WORDS, request, shown)
     if request.answer_key is not None and request.answer_key.after is not None:
         words += f"\n- End with one line: {request.answer_key.after} and then the final answer."
     prompt = Prompt(

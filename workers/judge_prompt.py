@@ -100,21 +100,23 @@ class WrittenFromAnswers:
     shown: ShownAnswers
 
 
+def told_to_write(words: str, request: AgentRequested, shown: ShownAnswers) -> str:
+    """Instructions of who writes an answer from these, with what they name."""
+    return words.format(
+        count=len(shown.parts),
+        requirements=", with each requirement met" if request.constraints.requirements else "",
+        nonce=shown.nonce,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class JudgePrompt:
-    """`shortened`: labels of the answers that lost their middle. `max_tokens`: of the ballot. `characters`: of the
-    answers, as they are shown."""
+    """`max_tokens`: of the ballot."""
 
     prompt: Prompt
+    shown: ShownAnswers
     response_format: Mapping[str, Any]
     max_tokens: int
-    characters: int
-    shortened: str = ""
-
-    @property
-    def less(self) -> int:
-        """Characters of the answers that may fit where these did not."""
-        return self.characters // 4
 
 
 def compose(
@@ -142,7 +144,7 @@ def compose(
     )
     # Models that think first may need more than a ballot does.
     room = MAX_BALLOT_TOKENS if attempt == 1 else SECOND_TRY_TOKENS
-    return JudgePrompt(prompt, ballot_format(len(answers)), room, shown.characters, shown.shortened)
+    return JudgePrompt(prompt, shown, ballot_format(len(answers)), room)
 
 
 def show(request: AgentRequested, answers: Sequence[AgentCompleted], characters: int) -> ShownAnswers:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from parley.broker.core.judging_orders import LABELS
 from parley.broker.core.messages import AgentCompleted, AgentRequested
 from parley.workers import prompts
-from parley.workers.judge_prompt import ANSWERS_CHARACTERS, WrittenFromAnswers, show
+from parley.workers.judge_prompt import ANSWERS_CHARACTERS, WrittenFromAnswers, show, told_to_write
 
 _WORDS = """\
 # Your part
@@ -40,11 +40,7 @@ def compose(
 ) -> WrittenFromAnswers:
     """`answers`: in the order in which they are shown; two or three, together at most so many `characters`."""
     shown = show(request, answers, characters)
-    words = _WORDS.format(
-        count=len(answers),
-        requirements=", with each requirement met" if request.constraints.requirements else "",
-        nonce=shown.nonce,
-    )
+    words = told_to_write(_WORDS, request, shown)
     if may_keep(request):
         words += _KEEP.format(letters=", ".join(LABELS[: len(answers)]))
     return WrittenFromAnswers(prompts.compose(request, attempt, "# Answers", *shown.parts, words), shown)

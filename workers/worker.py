@@ -30,7 +30,7 @@ from parley.broker.core.messages import (
     ErrorType,
     decode,
 )
-from parley.broker.core.phase_plan import COMPARING, PhaseKind, Select
+from parley.broker.core.phase_plan import COMPARING, PhaseKind
 from parley.broker.core.reply_subjects import SERVICE_INBOX
 from parley.broker.core.timestamps import parse_timestamp
 from parley.broker.jetstream import topology
@@ -424,5 +424,4 @@ class Worker:
 
 def _is_shown(request: AgentRequested) -> bool:
     """Whether others may be shown this work's answer."""
-    is_compared = request.select is not Select.NONE or request.rounds > 1
-    return is_compared and request.phase not in COMPARING
+    return request.is_compared and request.phase not in COMPARING

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 
 from parley.broker.core.ballots import TieBreak, count, denominator, told
 from parley.broker.core.judging_orders import LABELS, choice_seed, orders, read_labels, shuffled
-from parley.broker.core.messages import KEPT
 from parley.broker.core.phase_plan import CHOOSING, PhaseKind, Select, going_on
 from parley.broker.core.tally import (
     Choice,
@@ -70,11 +69,13 @@ def written(tally: Tally) -> dict[str, Outcome]:
     """Every answer that may be shown to somebody, the editor's included, by its name."""
     found = {agent: outcome for agent, outcome in tally.answers.outcomes.items() if outcome.succeeded}
     for phase in tally.later_phases:
+        number = phase.number if phase.kind is PhaseKind.REVISE else 1
         if phase.kind in (PhaseKind.REVISE, PhaseKind.EDIT):
-            is_revision = phase.kind is PhaseKind.REVISE
-            for agent, outcome in phase.outcomes.items():
-                if outcome.succeeded and not (is_revision and (outcome.said or "").startswith(KEPT)):
-                    found[in_round(agent, phase.number) if is_revision else agent] = outcome
+            found |= {
+                in_round(agent, number): outcome
+                for agent, outcome in phase.outcomes.items()
+                if outcome.succeeded and outcome.kept is None
+            }
     return found
 
 
@@ -104,12 +105,11 @@ def _revised(
     outcome = phase.outcomes.get(agent)
     if outcome is None or not outcome.succeeded:
         return before
-    said = outcome.said or ""
-    if said.startswith(KEPT):
-        return dict(zip(LABELS, seen, strict=False)).get(said.removeprefix(KEPT), before)
+    if outcome.kept is not None:
+        return dict(zip(LABELS, seen, strict=False)).get(outcome.kept, before)
     # The same words again, its own or another's, are the same answer.
-    known = (before, *seen) if said else ()
-    return next((name for name in known if answers[name].said == said), in_round(agent, phase.number))
+    again = (name for name in (before, *seen) if _is_same(answers[name].said, outcome.said))
+    return next(again, in_round(agent, phase.number))
 
 
 def _on_ring(

@@ -38,6 +38,11 @@ class Requested:
     max_calls: int | None = None
     synthesize: bool = False
 
+    @property
+    def is_plain(self) -> bool:
+        """As `Tally.is_plain`."""
+        return self.select is Select.NONE and not self.plan
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:

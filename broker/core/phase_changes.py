@@ -24,7 +24,7 @@ from parley.broker.core.phase_plan import (
     least_seconds,
     limit,
     most_candidates,
-    paid_for,
+    payable,
 )
 from parley.broker.core.tally import ClosedBy, Phase, Tally
 
@@ -34,7 +34,7 @@ LEAST_RANKED = 3
 
 def first_phase(event: Requested) -> Phase:
     agents = tuple(agent_id(event.role, place) for place in range(1, event.num_agents + 1))
-    if event.select is Select.NONE and not event.plan:
+    if event.is_plain:
         return Phase(number=1, agents=agents)
     return Phase(number=1, agents=agents, opened_at=event.at, limit=_first_limit(event))
 
@@ -113,10 +113,8 @@ def _payable(tally: Tally) -> Iterator[tuple[Step, ...]]:
     """What is of use and paid for: with all revisions; then, for want of time, with one less, and so on."""
     begun = tally.plan[: len(tally.all_phases)]
     for revisions in range(_revisions_of_use(tally), -1, -1):
-        steps = steps_of_use(tally, revisions)
-        taken = paid_for((*begun, *steps), tally.max_calls) - len(begun)
-        if steps and taken > 0:
-            yield steps[:taken]
+        if steps := payable(begun, steps_of_use(tally, revisions), tally.max_calls):
+            yield steps
 
 
 def steps_of_use(tally: Tally, revisions: int | None = None) -> tuple[Step, ...]:

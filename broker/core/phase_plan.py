@@ -162,11 +162,13 @@ def affordable(begun: Sequence[Step], steps: tuple[Step, ...], max_calls: int | 
     it does not pay for all of them and for what decides."""
     if not steps:
         return ()
-    for some in with_fewer_revisions(steps, begun[0].agents):
-        taken = paid_for((*begun, *some), max_calls) - len(begun)
-        if taken > 0:
-            return some[:taken]
-    return ()
+    plans = with_fewer_revisions(steps, begun[0].agents)
+    return next(filter(None, (payable(begun, some, max_calls) for some in plans)), ())
+
+
+def payable(begun: Sequence[Step], steps: tuple[Step, ...], max_calls: int | None) -> tuple[Step, ...]:
+    """The first of these steps, after those that have begun, so many as the caller pays for."""
+    return steps[: max(0, paid_for((*begun, *steps), max_calls) - len(begun))]
 
 
 def is_over(calls: int, max_calls: int | None) -> bool:

@@ -14,6 +14,7 @@ from enum import StrEnum
 from pydantic import BaseModel, Field
 
 from parley.broker.core.frozen_models import changed
+from parley.broker.core.messages import KEPT
 from parley.broker.core.phase_plan import PhaseKind, Select, Step
 from parley.broker.core.states_and_moves import ENDINGS, State
 
@@ -28,6 +29,12 @@ class Outcome(BaseModel, frozen=True):
     succeeded: bool
     seq: int
     said: str | None = None
+
+    @property
+    def kept(self) -> str | None:
+        """The label of the answer that is kept, where one is."""
+        said = self.said or ""
+        return said.removeprefix(KEPT) if said.startswith(KEPT) else None
 
 
 class ClosedBy(StrEnum):

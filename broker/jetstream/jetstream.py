@@ -124,8 +124,7 @@ class JetStream:
         if msg_id is not None:
             out["Nats-Msg-Id"] = msg_id
         self._check_size(subject, body, out)
-        if not self.connected:
-            await self._wait_connected()
+        await self._wait_connected()
         began, losses = asyncio.get_running_loop().time(), self.nc.losses
         try:
             ack = await self.js.publish(subject, body, timeout=seconds, headers=out)

@@ -18,6 +18,11 @@ SHOWN = re.compile(r'<answer id="([A-H])" of="[0-9a-f]+">\n\D*(\d+)')
 EDITING = "Write the best answer to the task"
 
 
+def prompt_of(heard: Heard) -> str:
+    """The last message of a call; "" of a question for the models."""
+    return str(heard.fields["messages"][-1]["content"]) if heard.method != "GET" else ""
+
+
 class Numbers:
     """`written`: the number that the editor writes. Prompts of each kind are kept."""
 
@@ -31,7 +36,7 @@ class Numbers:
     def __call__(self, heard: Heard) -> Reply:
         if heard.method == "GET":
             return 200, {"data": [{"id": "m"}]}, {}
-        prompt = str(heard.fields["messages"][-1]["content"])
+        prompt = prompt_of(heard)
         shown = {label: int(number) for label, number in SHOWN.findall(prompt)}
         if EDITING in prompt:
             self.edited.append(prompt)

@@ -1,8 +1,6 @@
 """A second round, in a service that runs: what reaches the model server, and what comes of it. The model here gives
 numbers, and ranks the highest first; asked to revise, one member writes a higher one, and the others keep one."""
 
-import itertools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +10,32 @@ from parley import Client, DeliberationCompleted
 from parley.broker.core.errors import InvalidMessage
 from parley.broker.jetstream.embedded import EmbeddedNats
 from tests import present
-from tests.integration.test_many_answers import SHOWN
+from tests.integration.test_many_answers import SHOWN, Numbers, prompt_of
 from tests.integration.test_model_servers import served
 from tests.rig.habit_server import Heard, Reply, answer, habit_server
 
 REVISING = "the best answer to the task that you can give now"
 
 
-class Numbers:
-    """Who is shown the highest number writes `better`, the first time; else it keeps what it is shown first."""
+class Revising(Numbers):
+    """The first that is asked to revise writes `better`; the others keep what they are shown first."""
 
     def __init__(self, better: int = 500) -> None:
-        self._next = itertools.count(1)
+        super().__init__()
         self._better = better
-        self.asked: list[dict[str, Any]] = []
-        self.revising: list[dict[str, Any]] = []
-        self.judged: list[str] = []
+        self.revised: list[str] = []
+        # Those of the first answers, and those of later ones.
+        self.seeds: tuple[set[int], set[int]] = set(), set()
 
     def __call__(self, heard: Heard) -> Reply:
-        if heard.method == "GET":
-            return 200, {"data": [{"id": "m"}]}, {}
-        prompt = str(heard.fields["messages"][-1]["content"])
-        shown = {label: int(number) for label, number in SHOWN.findall(prompt)}
-        if REVISING in prompt:
-            self.revising.append(heard.fields)
-            is_first = len(self.revising) == 1
-            return answer(f"better {self._better}" if is_first else "KEEP A")
-        if not shown:
-            if prompt != "ping":
-                self.asked.append(heard.fields)
-            return answer(f"answer {next(self._next)}")
-        self.judged.append(prompt)
-        ranking = sorted(shown, key=lambda label: -shown[label])
-        return answer(json.dumps({"notes": "by number", "ranking": "".join(ranking)}))
+        prompt = prompt_of(heard)
+        if "seed" in heard.fields and not SHOWN.search(prompt):
+            self.seeds[0].add(heard.fields["seed"])
+        if REVISING not in prompt:
+            return super().__call__(heard)
+        self.seeds[1].add(heard.fields.get("seed", 0))
+        self.revised.append(prompt)
+        return answer("KEEP A" if self.revised[1:] else f"better {self._better}")
 
 
 async def asked(client: Client, **asking: Any) -> DeliberationCompleted:
@@ -57,7 +48,7 @@ async def asked(client: Client, **asking: Any) -> DeliberationCompleted:
 async def test_a_revised_answer_stands_beside_the_first_ones_and_the_judges_decide(
     empty_nats: EmbeddedNats, tmp_path: Path, better: int, wins: bool
 ) -> None:
-    numbers = Numbers(better)
+    numbers = Revising(better)
     async with (
         habit_server(numbers) as server,
         served(empty_nats, tmp_path, vllm_url=server.url) as (client, _),
@@ -72,12 +63,11 @@ async def test_a_revised_answer_stands_beside_the_first_ones_and_the_judges_deci
     assert status.winner_id == ending.winner_id
     assert ending.successful_responses == 4
     # Three answers each, without names.
-    prompts = [str(fields["messages"][-1]["content"]) for fields in numbers.revising]
-    assert [len(SHOWN.findall(prompt)) for prompt in prompts] == [3] * 4
-    assert not any("agent-dev" in prompt for prompt in prompts)
-    assert {fields["seed"] for fields in numbers.revising}.isdisjoint(
-        fields["seed"] for fields in numbers.asked
-    )
+    assert [len(SHOWN.findall(prompt)) for prompt in numbers.revised] == [3] * 4
+    assert not any("agent-dev" in prompt for prompt in numbers.revised)
+    first, later = numbers.seeds
+    assert (len(first), len(later)) == (4, 4)
+    assert first.isdisjoint(later)
     # All that there is to compare, in one panel.
     assert {len(SHOWN.findall(prompt)) for prompt in numbers.judged} == {5}
     told = [(phase.phase, phase.round, phase.asked) for phase in ending.phases]
@@ -88,7 +78,7 @@ async def test_a_revised_answer_stands_beside_the_first_ones_and_the_judges_deci
 
 
 async def test_without_a_choice_all_answers_come_back(empty_nats: EmbeddedNats, tmp_path: Path) -> None:
-    numbers = Numbers()
+    numbers = Revising()
     async with (
         habit_server(numbers) as server,
         served(empty_nats, tmp_path, vllm_url=server.url) as (client, _),

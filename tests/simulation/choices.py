@@ -15,6 +15,10 @@ from tests.simulation.rounds import later_answers, revising, text_of
 _HAIR = 1e-6
 
 
+def is_plain(tally: Tally) -> bool:
+    return tally.select is Select.NONE and not tally.plan
+
+
 def phases_follow(old: Tally, new: Tally, at: float) -> None:
     """Check that the phases of `new` may come after those of `old` at the instant `at`."""
     who = new.task_id
@@ -274,7 +278,7 @@ def synthesis_is_right(tally: Tally) -> None:
 
 def ending_tells(tally: Tally, body: dict[str, Any]) -> None:
     """Check what a completed ending says of the choice, and of what is missing."""
-    if tally.select is Select.NONE and not tally.plan:
+    if is_plain(tally):
         return
     chosen = tally.choice.winner if tally.choice is not None else None
     holds(Invariant.CHOICE, body["winner_id"] == chosen, f"{tally.task_id}: {body['winner_id']} is told")

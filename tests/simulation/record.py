@@ -8,7 +8,6 @@ from typing import Any
 
 from parley.broker.core.messages import ErrorType
 from parley.broker.core.phase_changes import has_use_of_limit
-from parley.broker.core.phase_plan import Select
 from parley.broker.core.states_and_moves import MOVES, State
 from parley.broker.core.tally import ClosedBy, Outcome, Phase, Tally
 from parley.broker.jetstream import topology
@@ -16,6 +15,7 @@ from tests.simulation.choices import (
     ballots_are_whole,
     choice_is_right,
     ending_tells,
+    is_plain,
     phases_follow,
     synthesis_is_right,
 )
@@ -243,7 +243,7 @@ def _name_is_anothers(tally: Tally, request: Kept) -> bool:
 def costs(tally: Tally, kept: Kept, outcomes: dict[int, StoredOutcome]) -> None:
     """Check what an ending says was spent, by phase."""
     body = payload(kept.data)
-    if (tally.select is Select.NONE and not tally.plan) or "selection" in (body.get("left_out") or []):
+    if is_plain(tally) or "selection" in (body.get("left_out") or []):
         return
     told = [(phase["cost"]["calls"], phase["cost"]["attempts"]) for phase in body["phases"]]
     counted = [
@@ -270,8 +270,9 @@ def says_the_same(tally: Tally, kept: Kept, results: list[dict[str, Any]]) -> No
         agent for agent in phase.agents if agent in phase.outcomes and not phase.outcomes[agent].succeeded
     ]
     silent = [agent for agent in phase.agents if agent not in phase.outcomes]
-    is_plain = tally.select is Select.NONE and not tally.plan
-    asked_for = tally.finish_early if is_plain else phase.closed_by in (ClosedBy.ENOUGH, ClosedBy.AGREE)
+    asked_for = (
+        tally.finish_early if is_plain(tally) else phase.closed_by in (ClosedBy.ENOUGH, ClosedBy.AGREE)
+    )
     stopped, missing = (silent, []) if completed and asked_for else ([], silent)
     if completed:
         ending_tells(tally, body)
@@ -286,7 +287,7 @@ def says_the_same(tally: Tally, kept: Kept, results: list[dict[str, Any]]) -> No
         )
         and ("failed_agents" in left_out or [one["agent_id"] for one in body["failed_agents"]] == failed)
         and (body["successful_responses"], body["failed_responses"]) == (len(succeeded), len(failed))
-        and (not completed or not is_plain or body["degraded"] == bool(failed or missing))
+        and (not completed or not is_plain(tally) or body["degraded"] == bool(failed or missing))
         and body["error" if not completed else "status"]
     )
     if not agrees:

@@ -98,6 +98,11 @@ class AgentRequested(Sampling):
     )
     metadata: Metadata = Field(default_factory=dict, description="The request's own.")
 
+    @property
+    def is_compared(self) -> bool:
+        """Whether others are shown what the agents of this deliberation answer."""
+        return self.select is not Select.NONE or self.rounds > 1
+
     @model_validator(mode="after")
     def _asks_something(self) -> Self:
         if self.request_seq is None and self.task_description is None and self.messages is None:

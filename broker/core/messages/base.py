@@ -131,8 +131,7 @@ def decode(kind: type[AnyMessage], body: bytes) -> AnyMessage:
     """Read `body` as `kind`. Raises InvalidMessage naming each bad field."""
     if kind.max_body_bytes is not None and len(body) > kind.max_body_bytes:
         raise InvalidMessage([f"payload: is {len(body)} bytes, more than {kind.max_body_bytes}"])
-    validate: Callable[[bytes], AnyMessage] = kind.__pydantic_validator__.validate_json
-    return with_shared_names(validated(validate, (kind,), body))
+    return with_shared_names(validated(kind.model_validate_json, (kind,), body))
 
 
 def validated(

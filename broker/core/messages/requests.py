@@ -136,10 +136,6 @@ _ONE_QUESTION: Any = {"oneOf": [{"required": ["task_description"]}, {"required":
 # Of no use without judges, or without votes: the fields and their defaults.
 _OF_JUDGES: dict[str, Any] = {"judges": 3, "judge_model": None, "judge_models": None}
 _OF_VOTES: dict[str, Any] = {"answer_key": None, "agree": None}
-# With these nothing is chosen, and nothing is bounded.
-_OF_CHOICE: dict[str, Any] = {
-    "select": Select.NONE, "synthesize": False, "rounds": 1, "max_calls": None, **_OF_JUDGES, **_OF_VOTES,
-}  # fmt: skip
 # Where another round does harm: docs/deliberation.md says by how much.
 _OF_ONE_ROUND = {
     Select.VOTE: "agents who have read each other's answers are no independent votes",
@@ -271,8 +267,7 @@ class DeliberationRequested(Sampling, json_schema_extra=_ONE_QUESTION):
         problem = self._problem_of_question() or self._problem_of_panel()
         if not problem and self.min_responses > self.num_agents:
             problem = f"min_responses is {self.min_responses}, more than num_agents, {self.num_agents}"
-        if not problem and any(self.__dict__[name] != default for name, default in _OF_CHOICE.items()):
-            problem = self._problem_of_choice()
+        problem = problem or self._problem_of_choice()
         if problem:
             raise ValueError(problem)
         return self
@@ -384,7 +379,7 @@ class DeliberationRequested(Sampling, json_schema_extra=_ONE_QUESTION):
         return hashlib.sha256(words.encode()).hexdigest()[:32]
 
     def _asked_plainly(self) -> str | None:
-        """As `_encode` would write it, in a fifth of the time; None for a request with more than texts and numbers."""
+        """As `_encode` would write it, in a third of the time; None for a request with more than texts and numbers."""
         values, parts = self.__dict__, []
         for name, default in _plain_defaults().items():
             value = values[name]

@@ -123,7 +123,7 @@ def test_marks_differ_between_deliberations_and_are_repeatable() -> None:
 
 def test_a_long_answer_loses_its_middle_and_it_is_told() -> None:
     composed = compose(judging(), [answer(1, "x" * ANSWERS_CHARACTERS + "end"), answer(2)])
-    assert composed.shortened == "A"
+    assert composed.shown.shortened == "A"
     text = composed.prompt.messages[1]["content"]
     assert len(text) < ANSWERS_CHARACTERS + 8_000
     assert "characters left out …]" in text
@@ -185,7 +185,7 @@ def test_hostile_text_costs_little() -> None:
     began = time.process_time()
     long = "author: " * 500_000
     hostile = [answer(number, long, model="x/" * 200_000, persona="p" * 200_000) for number in (1, 2)]
-    assert compose(judging(), hostile).shortened == "AB"
+    assert compose(judging(), hostile).shown.shortened == "AB"
     assert not is_suspect(long)
     assert time.process_time() - began < 1.0
 
