@@ -10,6 +10,7 @@ from parley.broker.core.messages import ErrorType
 from parley.broker.core.phase_changes import has_use_of_limit
 from parley.broker.core.states_and_moves import MOVES, State
 from parley.broker.core.tally import ClosedBy, Outcome, Phase, Tally
+from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream import topology
 from tests.simulation.choices import (
     ballots_are_whole,
@@ -45,7 +46,8 @@ class StoredOutcome:
 class Record:
     """`carried`: how often core NATS carried its ending. `met`: two messages that may have decided it were being
     handled between verdict and mark. `squatted`: another sender's message had its Msg-Id. `lost`: its tally was deleted or
-    overwritten by others, and is not written anew."""
+    overwritten by others, and is not written anew. `narrowed`: an older version has written its tally without the phases
+    that it does not know."""
 
     tally: Tally
     created_at: float
@@ -58,6 +60,8 @@ class Record:
     squatted: bool = False
     lost: bool = False
     ever_lost: bool = False
+    lost_decision: Tally | None = None
+    narrowed: bool = False
     armed_at: float = float("inf")
     # (round, phase, agent) whose work is stored.
     asked: set[tuple[int, str, str]] = field(default_factory=set)
@@ -67,6 +71,13 @@ class Record:
     @property
     def marked(self) -> bool:
         return self.tally.ending_seq is not None
+
+    def decided(self, at: object) -> Tally:
+        """The tally that decided the ending of this timestamp: the one that was lost, if it was on its way then."""
+        lost = self.lost_decision
+        if lost is not None and lost.verdict is not None and format_timestamp(lost.verdict.decided_at) == at:
+            return lost
+        return self.tally
 
     @property
     def begun(self) -> bool:

@@ -58,6 +58,10 @@ def _counted(tally: Tally) -> set[int]:
     return {outcome.seq for phase in tally.all_phases for outcome in phase.outcomes.values()}
 
 
+def _decided_at(ending: dict[str, Any]) -> object:
+    return ending.get("completed_at") or ending.get("timestamp")
+
+
 def _agents(tally: Tally) -> set[str]:
     return {agent for phase in tally.all_phases for agent in phase.agents}
 
@@ -159,7 +163,10 @@ class Watcher:
         known = self._live.get(tally.task_id)
         counted: set[int] = set()
         if known is not None and known.lost and key in self.records:
-            record, known.lost, known.tally = known, False, tally
+            record, known.lost = known, False
+            if known.tally.ended:
+                known.lost_decision = known.tally
+            known.tally = tally
             counted = _counted(tally)
         elif before is None or (known is not None and known.lost):
             if key in self.records and not self._without_trace(self.records[key]):
@@ -173,6 +180,7 @@ class Watcher:
             record = self._live[tally.task_id]
             follows(self._as_seen(record.tally, by), tally, kept.at)
             counted = _counted(record.tally)
+            record.narrowed |= by in self.server.old_versions and bool(record.tally.later_phases)
         newly_ended = tally.ended and (before is None or not record.tally.ended)
         record.tally = tally
         record.forgotten_at = kept.expires if kept.expires is not None else float("inf")
@@ -295,7 +303,8 @@ class Watcher:
                 f"{task_id} has endings at {places}, marked {record.tally.ending_seq}{how}",
             )
         self._whole(kept)
-        says_the_same(self._as_seen(record.tally, by), kept, self._results(kept))
+        decided = record.decided(_decided_at(body))
+        says_the_same(self._as_seen(decided, by), kept, self._results(kept))
         if task_id not in self._spoilt:
             costs(self._as_seen(record.tally, by), kept, self._outcomes)
         self._met(record)
@@ -308,10 +317,10 @@ class Watcher:
                 Invariant.IN_TIME, f"the ending of {task_id} came {late:.3f} s after its deadline"
             )
 
-    def _decided_before(self, task_id: str, ending: dict[str, object]) -> Record | None:
+    def _decided_before(self, task_id: str, ending: dict[str, Any]) -> Record | None:
         """The earlier deliberation of the name, its tally lost, whose ending was on its way while the name was asked for
         again."""
-        decided = ending.get("completed_at") or ending.get("timestamp")
+        decided = _decided_at(ending)
         for (name, _), record in self.records.items():
             verdict = record.tally.verdict
             earlier = name == task_id and record.ever_lost and record is not self._live[task_id]
@@ -540,7 +549,7 @@ class Watcher:
             )
         if not tally.ended and tally.phase.opened_by == kept.seq:
             record.opened_is_begun(f"outcome {kept.seq}")
-        if not tally.ended and countable(tally, outcome):
+        if not tally.ended and countable(tally, outcome) and not record.narrowed:
             raise Violation(
                 Invariant.EFFECTS_FIRST, f"outcome {kept.seq} was acknowledged and is not counted"
             )
