@@ -172,7 +172,7 @@ class EndingPublisher:
         try:
             spent = [Spending() for _ in tally.all_phases]
             answered = await self._collect(tally, results, failed, spent[0]) if spent else 0
-            judged: dict[int, AgentOutcome] = {}
+            judged: dict[int, AgentOutcome | None] = {}
             revised = revisions(tally)
             for phase, spending in zip(tally.later_phases, spent[1:], strict=True):
                 judged |= await self._collect_later(phase, revised, results, spending)
@@ -231,20 +231,23 @@ class EndingPublisher:
 
     async def _collect_later(
         self, phase: Phase, revised: Collection[str], results: EndingResults, spending: Spending
-    ) -> dict[int, AgentOutcome]:
+    ) -> dict[int, AgentOutcome | None]:
         """Read what the agents of a later phase reported, in their order: the answers of a round of revision that are
-        `revised` become results; all else is returned by its sequence, without what is no longer stored: failures, a few
-        dozen ballots, and one text."""
-        found: dict[int, AgentOutcome] = {}
+        `revised` become results, or None where they are no longer stored; all else that is stored is returned by its
+        sequence: failures, a few dozen ballots, and one text."""
+        found: dict[int, AgentOutcome | None] = {}
         counted = {agent: phase.outcomes[agent].seq for agent in phase.agents if agent in phase.outcomes}
         async with aclosing(self._read(counted)) as outcomes:
             async for agent, stored in outcomes:
+                is_result = phase.kind is PhaseKind.REVISE and in_round(agent, phase.number) in revised
                 if stored is None:
+                    if is_result:
+                        found[counted[agent]] = None
                     continue
                 spending.add(stored.outcome)
                 if phase.kind is not PhaseKind.REVISE or isinstance(stored.outcome, AgentFailed):
                     found[counted[agent]] = stored.outcome
-                elif in_round(agent, phase.number) in revised:
+                elif is_result:
                     await results.add(endings.result_of(stored.outcome), stored.size)
         return found
 

@@ -29,6 +29,27 @@ def _gap(gap: DegradedReason) -> str:
     return f"{words}: {in_flags(gap.why)}" if gap.why and gap.what == "left_out" else gap.why or words
 
 
+def revision_lines(ending: Ending) -> list[str]:
+    """What the rounds of revision lack, a line for each kind of gap."""
+    if not isinstance(ending, DeliberationCompleted):
+        return []
+    agents: dict[str, list[str]] = {}
+    for gap in ending.degraded_reasons:
+        if gap.phase == "revise":
+            agents.setdefault(f"Round {gap.round}: {_of_revision(gap)}", []).extend(
+                [gap.who] if gap.who else []
+            )
+    return [f"{words}: {harmless(', '.join(who))}" if who else words for words, who in agents.items()]
+
+
+def _of_revision(gap: DegradedReason) -> str:
+    words = "not heard from" if gap.what == "missing" else gap.what.replace("_", " ")
+    if not gap.why:
+        return words
+    why = on_one_line(in_flags(gap.why))
+    return f"{words} ({why})" if gap.who else f"{words}: {why}"
+
+
 def synthesis_line(ending: DeliberationCompleted) -> str:
     """What became of the answer that was to be written from the best, in one line; empty where none was asked for."""
     written = ending.synthesis

@@ -23,7 +23,7 @@ from parley.broker.core.printable import harmless, on_one_line, visible
 from parley.broker.core.states_and_moves import STATUS_WORDS, State
 from parley.broker.core.tally import Tally
 from parley.broker.core.timestamps import format_timestamp
-from parley.choice_in_words import choice_line, no_choice_line, synthesis_line
+from parley.choice_in_words import choice_line, no_choice_line, revision_lines, synthesis_line
 from parley.errors_in_flags import in_flags
 from parley.live_picture import agent_lines
 from parley.local_model_choice import LocalModel
@@ -110,6 +110,8 @@ def _show_absent(console: Console, ending: Ending) -> None:
             _print(console, Text(f"  {harmless(call.name)}({on_one_line(call.arguments)})"))
     for ballot in _lost_ballots(ending):
         _print(console, Text(f"{harmless(ballot.judge)}: no ballot: {on_one_line(ballot.why)}", "yellow"))
+    for line in revision_lines(ending):
+        _print(console, Text(line, "yellow"))
     unread = _unread(ending)
     if unread:
         _print(console, Text(f"No final answer could be read: {_named(unread)}", "yellow"))
@@ -129,7 +131,8 @@ def _unread(ending: Ending) -> list[AgentResult]:
 
 def _lost_ballots(ending: Ending) -> list[CastBallot]:
     selection = ending.selection if isinstance(ending, DeliberationCompleted) else None
-    return [ballot for ballot in selection.ballots if ballot.ranking is None] if selection is not None else []
+    cast = (*selection.heats, *selection.ballots) if selection is not None else ()
+    return [ballot for ballot in cast if ballot.ranking is None]
 
 
 def _print(console: Console, text: Text) -> None:

@@ -7,6 +7,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.spinner import Spinner
 from rich.text import Text
 
+from parley.broker.core.choice import in_round
 from parley.broker.core.phase_plan import PhaseKind
 from parley.broker.core.tally import Outcome, Phase, Tally
 
@@ -57,20 +58,22 @@ class Progress:
     def _agent_lines(self, options: ConsoleOptions) -> list[Text]:
         if self.tally is None:
             return []
-        lines = agent_lines(self.tally)
         room = max(1, min(SHOWN_AGENTS, options.size.height - _OTHER_LINES))
-        if len(lines) > room:
-            lines[room:] = [Text(f"   and {len(lines) - room} more")]
-        return lines
+        # Who works now comes before those who have.
+        current = _phase_lines(self.tally.phase)[:room]
+        earlier = [line for phase in self.tally.all_phases[:-1] for line in _phase_lines(phase)]
+        lines = [*earlier[max(0, len(earlier) + len(current) - room) :], *current]
+        more = len(agent_lines(self.tally)) - len(lines)
+        return [*lines, Text(f"   and {more} more")] if more else lines
 
 
 def agent_lines(tally: Tally) -> list[Text]:
     """Each agent and judge, and how it does."""
-    return [
-        _agent_line(phase, agent, phase.outcomes.get(agent))
-        for phase in tally.all_phases
-        for agent in phase.agents
-    ]
+    return [line for phase in tally.all_phases for line in _phase_lines(phase)]
+
+
+def _phase_lines(phase: Phase) -> list[Text]:
+    return [_agent_line(phase, agent, phase.outcomes.get(agent)) for agent in phase.agents]
 
 
 def _agent_line(phase: Phase, agent: str, outcome: Outcome | None) -> Text:
@@ -81,4 +84,5 @@ def _agent_line(phase: Phase, agent: str, outcome: Outcome | None) -> Text:
         mark = (working, "dim") if phase.closed_at is None else ("not waited for", "dim")
     else:
         mark = (done, "green") if outcome.succeeded else ("failed", "red")
-    return Text.assemble(f"   {agent}  ", mark)
+    name = in_round(agent, phase.number) if phase.kind is PhaseKind.REVISE else agent
+    return Text.assemble(f"   {name}  ", mark)

@@ -71,15 +71,15 @@ def count(ballots: Sequence[Ranking], candidates: Sequence[str]) -> Result | Non
 
 def win_rates(ballots: Sequence[Ranking], candidates: Sequence[str]) -> dict[str, Fraction | None]:
     places = [{name: place for place, name in enumerate(ballot)} for ballot in ballots]
-    return {name: _win_rate(name, places, candidates) for name in candidates}
+    return {name: _win_rate(name, places) for name in candidates}
 
 
-def _win_rate(name: str, places: Sequence[Mapping[str, int]], candidates: Sequence[str]) -> Fraction | None:
+def _win_rate(name: str, places: Sequence[Mapping[str, int]]) -> Fraction | None:
     shares: list[Share] = []
-    for rival in candidates:
-        comparing = [ballot for ballot in places if name in ballot and rival in ballot]
-        if rival != name and comparing:
-            shares.append((sum(ballot[name] < ballot[rival] for ballot in comparing), len(comparing)))
+    having = [ballot for ballot in places if name in ballot]
+    for rival in {rival for ballot in having for rival in ballot} - {name}:
+        comparing = [ballot for ballot in having if rival in ballot]
+        shares.append((sum(ballot[name] < ballot[rival] for ballot in comparing), len(comparing)))
     return _mean(shares)
 
 

@@ -35,12 +35,17 @@ from parley.broker.core.spending import Spending
 from parley.broker.core.tally import Choice, ChoiceStatus, ClosedBy, Phase, Tally
 from parley.broker.core.timestamps import format_timestamp
 
-# What the agents of the later phases reported, by its place in AGENT_RESPONSES; without what is no longer stored.
-Judged = Mapping[int, AgentOutcome]
+# What the agents of the later phases reported, by its place in AGENT_RESPONSES; without what is no longer stored, and
+# without the answers among the results. None: such an answer that is no longer stored.
+Judged = Mapping[int, AgentOutcome | None]
 # The valid ballots, by judge: the candidates, the best first (`choice.ballots`).
 Cast = Mapping[str, tuple[str, ...]]
 # What the outcomes of each phase have cost, in the order of the phases.
 Spent = Sequence[Spending]
+
+
+_AS_BEFORE = "the phase before it was left out"
+GONE = "no longer stored"
 
 
 def selection_of(tally: Tally, chosen: Choice, cast: Cast, judged: Judged) -> Selection:
@@ -104,7 +109,7 @@ def _ballot(
             duration_ms=outcome.duration_ms,
         )
     counted = judge in panel.outcomes
-    why = outcome.error if outcome is not None else "no longer stored" if counted else "no word by the limit"
+    why = outcome.error if outcome is not None else GONE if counted else "no word by the limit"
     return CastBallot(judge=judge, shown=shown, ranking=ranking, why="" if ranking is not None else why)
 
 
@@ -138,7 +143,7 @@ def synthesis_of(tally: Tally, judged: Judged) -> Synthesis | None:
     done = written if isinstance(written, AgentCompleted) else None
     why = written.error if isinstance(written, AgentFailed) else ""
     if done is None and not why:
-        why = "no longer stored" if choice.EDITOR in edit.outcomes else "no word by the limit"
+        why = GONE if choice.EDITOR in edit.outcomes else "no word by the limit"
     return Synthesis(
         status=decided.status.value,
         content=done.proposal.content if done is not None else None,
@@ -210,16 +215,28 @@ def _gaps(tally: Tally, phase: Phase, judged: Judged) -> Iterator[DegradedReason
             yield DegradedReason(phase=phase.kind.value, round=phase.number, what="missing", who=agent)
         elif not counted.succeeded or (cast is not None and agent not in cast):
             yield _failure(phase, agent, judged.get(counted.seq))
+        elif counted.seq in judged and judged[counted.seq] is None:
+            yield DegradedReason(
+                phase=phase.kind.value, round=phase.number, what="failed", who=agent, why=GONE
+            )
 
 
 def _left_out(tally: Tally) -> Iterator[DegradedReason]:
     """The phases that were planned and would have been of use."""
     yield from _revisions_left_out(tally)
     steps, number = steps_of_use(tally), tally.phase.number
-    for place, step in enumerate(steps):
-        why = "the phase before it was left out" if place else why_left_out(tally, steps)
-        number += step.kind is PhaseKind.REVISE
+    revisions = [step for step in steps if step.kind is PhaseKind.REVISE]
+    why = why_left_out(tally, steps)
+    for step in revisions:
+        number += 1
         yield DegradedReason(phase=step.kind.value, round=number, what="left_out", why=why)
+        why = _AS_BEFORE
+    # These would have been opened without the revisions, too.
+    others = steps_of_use(tally, revisions=0)
+    why = why_left_out(tally, others)
+    for step in others:
+        yield DegradedReason(phase=step.kind.value, round=number, what="left_out", why=why)
+        why = _AS_BEFORE
     planned = tally.steps_left
     if not steps and planned and planned[0].kind is PhaseKind.RANK and len(choice.pool(tally)) > 1:
         why = f"there were fewer than {LEAST_RANKED} different answers, and nobody ranks its own"
@@ -240,7 +257,7 @@ def _revisions_left_out(tally: Tally) -> Iterator[DegradedReason]:
     why = _too_many(tally, calls) if over else "there was too little time for it and for what follows"
     for number in range(planned + 2, tally.rounds + 1):
         yield DegradedReason(phase="revise", round=number, what="left_out", why=why)
-        why = "the phase before it was left out"
+        why = _AS_BEFORE
 
 
 def _failure(phase: Phase, agent: str, outcome: AgentOutcome | None) -> DegradedReason:

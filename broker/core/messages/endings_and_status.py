@@ -175,7 +175,8 @@ class DeliberationFailed(Message):
     failed_agents: tuple[FailedAgent, ...] = Field(description="Agents that failed, and why.")
     missing_agents: tuple[str, ...] = Field(description="Agents that did not report, by `agent_id`.")
     results: tuple[AgentResult, ...] = Field(
-        description="The answers that did arrive, in the order of the agents' numbers."
+        description="The answers that did arrive, in the order of the agents' numbers; with `rounds` then those of later "
+        "rounds, as in a completed deliberation."
     )
     results_ref: ResultsRef | None = Field(
         None,

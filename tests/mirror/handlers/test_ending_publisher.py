@@ -13,6 +13,7 @@ import pytest
 from parley.broker.core.errors import BrokerUnavailable
 from parley.broker.core.events_and_effects import CancelRequested, DeadlineReached, Event, Reported, Requested
 from parley.broker.core.messages import AgentOutcome, DeliberationCompleted, DeliberationFailed, ErrorType
+from parley.broker.core.phase_plan import PhaseKind, Select, plan
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.broker.jetstream.object_store import get_object
@@ -194,6 +195,28 @@ async def test_callers_at_the_same_time_share_one_publication(bench: Bench) -> N
     assert wire.count == 5
     assert len(await bench.endings_of("t-1")) == 1
     assert bench.notes.lines == ["ended completed"]
+
+
+async def test_a_revised_answer_that_is_gone_from_the_stream_is_named(bench: Bench) -> None:
+    """Its words cannot be had any more; its ending says so, and has the others."""
+    now = bench.wire.clock.now()
+    steps = plan(Select.NONE, 2, 3, rounds=2)
+    event = Requested("t-1", 1, now, deadline=now + 60, role="DEV", num_agents=2, rounds=2, plan=steps)
+    one = process(bench)
+    await one.apply("t-1", [(event, now)], request_of("t-1", num_agents=2, rounds=2))
+    for number, kind in ((1, PhaseKind.ANSWER), (2, PhaseKind.REVISE)):
+        for name in (agent(1), agent(2)):
+            written = answer_of("t-1", name, f"{name} {number}", round=number, phase=kind)
+            seq = (await bench.wire.publish(topology.AGENT_COMPLETED, written.encode())).seq
+            if (number, name) == (2, agent(1)):
+                await bench.wire.js.delete_msg(topology.AGENT_RESPONSES, seq)
+            said = f"{number}{name[-1]}" * 8
+            await one.apply("t-1", [(Reported(name, number, seq, phase=kind, said=said), now + number)])
+    (ending,) = await bench.endings_of("t-1")
+    assert isinstance(ending, DeliberationCompleted)
+    assert [result.agent_id for result in ending.results] == [agent(1), agent(2), f"{agent(2)}/2"]
+    gaps = [(gap.phase, gap.what, gap.who, gap.why) for gap in ending.degraded_reasons]
+    assert gaps == [("revise", "failed", agent(1), "no longer stored")]
 
 
 async def test_a_read_that_fails_is_made_again_and_not_the_ending(bench: Bench) -> None:

@@ -1,7 +1,7 @@
 """One line says how sure a choice is, or why there is none."""
 
 from parley.broker.core.messages import DegradedReason
-from parley.choice_in_words import choice_line, no_choice_line
+from parley.choice_in_words import choice_line, no_choice_line, revision_lines
 from tests.mirror.parley.test_display import chosen
 
 
@@ -28,3 +28,16 @@ def test_without_a_reason_that_is_known_nobody_compared_them() -> None:
         chosen(winner_id=None, status="no_ballots", method="vote", degraded_reasons=(unread,))
     )
     assert line == "Nothing was chosen: answer: of too few answers a final answer could be read"
+
+
+def test_what_a_round_of_revision_lacks_is_a_line_for_each_kind() -> None:
+    late = [DegradedReason(phase="revise", round=2, what="missing", who=f"agent-dev-00{n}") for n in (1, 2)]
+    failed = DegradedReason(phase="revise", round=2, what="failed", who="agent-dev-003", why="server_error")
+    why = "it would have made 11 calls, more than max_calls, 10"
+    left_out = DegradedReason(phase="revise", round=3, what="left_out", why=why)
+    of_judges = DegradedReason(phase="judge", round=2, what="missing", who="judge-001")
+    assert revision_lines(chosen(degraded_reasons=(*late, failed, left_out, of_judges))) == [
+        "Round 2: not heard from: agent-dev-001, agent-dev-002",
+        "Round 2: failed (server_error): agent-dev-003",
+        "Round 3: left out: it would have made 11 calls, more than --max-calls, 10",
+    ]

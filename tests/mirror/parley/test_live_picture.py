@@ -57,3 +57,16 @@ def test_judges_vote_where_the_agents_were() -> None:
     assert "t-1: 1 of 2 judges have voted" in screen.text
     lines = [line.split(maxsplit=1) for line in screen.text.splitlines()[1:]]
     assert lines[2:] == [["agent-dev-003", "not waited for"], ["judge-001", "voted"], ["judge-002", "voting"]]
+
+
+def test_who_works_now_is_shown_before_those_who_have() -> None:
+    progress, screen = Progress("t-1"), Screen()
+    agents = tuple(f"agent-dev-{n:03d}" for n in range(1, 13))
+    done = {agent: Outcome(succeeded=True, seq=seq) for seq, agent in enumerate(agents, 1)}
+    answers = Phase(number=1, agents=agents, outcomes=done, closed_at=1.0)
+    revising = Phase(number=2, agents=agents, kind=PhaseKind.REVISE)
+    progress.tally = tally(phases=(answers,), later_phases=(revising,))
+    screen.console.print(progress)
+    lines = [line.split(maxsplit=1) for line in screen.text.splitlines()[1:]]
+    assert lines[:8] == [[agent, "answered"] for agent in agents[4:]]
+    assert lines[8:] == [*([f"{agent}/2", "revising"] for agent in agents), ["and", "4 more"]]

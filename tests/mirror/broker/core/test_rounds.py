@@ -266,6 +266,26 @@ def test_a_round_for_which_the_time_does_not_suffice_stands_back_for_the_judges(
     assert gap.why == "there was too little time for it and for what follows"
 
 
+def test_where_the_calls_pay_for_nothing_each_phase_tells_what_it_alone_needs() -> None:
+    ended = present(happened(asked_to_revise(4, max_calls=6), *answers(4)).tally)
+    gaps = [(gap.phase, gap.round, gap.why) for gap in ending_of(ended).degraded_reasons]
+    assert gaps[:2] == [
+        ("revise", 2, "it would have made 11 calls, more than max_calls, 6"),
+        ("judge", 2, "it would have made 7 calls, more than max_calls, 6"),
+    ]
+
+
+def test_a_revised_answer_that_is_gone_is_a_gap() -> None:
+    tally = revised(revising(select=Select.NONE), {2: "ab" * 8})
+    seq = present(tally.latest(PhaseKind.REVISE)).outcomes[AGENTS[1]].seq
+    ending = compose(tally, (), {}, answered=4, judged={seq: None})
+    assert isinstance(ending, DeliberationCompleted)
+    assert [(gap.phase, gap.round, gap.what, gap.who, gap.why) for gap in ending.degraded_reasons] == [
+        ("revise", 2, "failed", AGENTS[1], "no longer stored")
+    ]
+    assert ending.degraded
+
+
 def test_without_a_choice_the_last_round_ends_it_with_all_answers() -> None:
     tally = revised(revising(select=Select.NONE), {2: "ab" * 8})
     assert (tally.state, tally.choice, revisions(tally)) == (
