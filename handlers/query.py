@@ -4,11 +4,15 @@ and from its ending once that is stored.
 Listing all deliberations is the client's: it reads the bucket of tallies.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from parley.broker.core import endings
+from parley.broker.core.choice import written
 from parley.broker.core.errors import BrokerUnavailable, InvalidMessage
 from parley.broker.core.messages import (
+    AgentFailed,
+    AgentResult,
     AgentRunning,
     DeliberationCompleted,
     DeliberationFailed,
@@ -23,7 +27,8 @@ from parley.broker.core.timestamps import format_timestamp
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.ending_of_stored_message import ending_of
 from parley.broker.jetstream.forgery_counts import Forgery
-from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.jetstream import JetStream, StoredMessage
+from parley.broker.jetstream.outcome_cache import outcome_of
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.untaken_request_lookup import UntakenRequests
 
@@ -53,11 +58,14 @@ class Query:
     async def __call__(self, body: bytes) -> DeliberationStatus:
         """The answer to a request body, also to an invalid one, and also while NATS is away."""
         try:
-            task_id = decode(DeliberationGet, body).task_id
+            question = decode(DeliberationGet, body)
         except InvalidMessage as error:
             return DeliberationStatus(task_id="", status="UNKNOWN", error_message=str(error))
+        task_id = question.task_id
         try:
-            status, _ = endings.fit(await self.status(task_id), self._jetstream.max_payload - _HEADER_BYTES)
+            status, _ = endings.fit(
+                await self.status(task_id, question.answers_of), self._jetstream.max_payload - _HEADER_BYTES
+            )
             return status
         except BrokerUnavailable as error:
             return DeliberationStatus(
@@ -67,8 +75,8 @@ class Query:
                 error_message=f"cannot tell now: {error.reason}",
             )
 
-    async def status(self, task_id: str) -> DeliberationStatus:
-        """Raises BrokerUnavailable."""
+    async def status(self, task_id: str, answers_of: Sequence[str] = ()) -> DeliberationStatus:
+        """`answers_of`: whose answers are asked for while it runs. Raises BrokerUnavailable."""
         tally = await self._tallies.read(task_id)
         waits: bool | None = False
         if tally is None:
@@ -88,6 +96,7 @@ class Query:
             error_message=_GONE.format(tally.verdict.error or tally.state)
             if tally.ending_seq is not None and tally.verdict
             else "",
+            results=await self._answers(tally, answers_of),
             total_agents=len(phase.agents),
             **_under_way(tally),
             received_count=phase.successes,
@@ -109,6 +118,26 @@ class Query:
         finally:
             self._asking_workers -= 1
 
+    async def _answers(self, tally: Tally, names: Sequence[str]) -> tuple[AgentResult, ...]:
+        """The answers of these names, as far as there are any and they fit into a message."""
+        counted = written(tally) if names else {}
+        found: list[AgentResult] = []
+        left = self._jetstream.max_payload
+        for name in dict.fromkeys(names):
+            stored = (
+                await self._jetstream.get(topology.AGENT_RESPONSES, counted[name].seq)
+                if name in counted
+                else None
+            )
+            answer = _answer_at(stored, tally.task_id, name) if stored is not None else None
+            if answer is None or stored is None:
+                continue
+            left -= len(stored.data)
+            if left < 0 and found:
+                break  # asked for alone, it fits
+            found.append(answer)
+        return tuple(found)
+
     async def _ending(self, tally: Tally) -> Ending | None:
         if tally.ending_seq is None:
             return None
@@ -119,6 +148,18 @@ class Query:
         if ending is None:
             self._jetstream.nc.forgeries.note(Forgery.ENDING, topology.GET)
         return ending
+
+
+def _answer_at(stored: StoredMessage, task_id: str, name: str) -> AgentResult | None:
+    """The answer that a tally names at this place in AGENT_RESPONSES; None if it is not there."""
+    try:
+        outcome = outcome_of(stored.subject, stored.data)
+    except InvalidMessage:
+        return None
+    if isinstance(outcome, AgentFailed) or outcome.task_id != task_id:
+        return None
+    result = endings.result_of(outcome)
+    return result if result.agent_id == name else None
 
 
 def _under_way(tally: Tally) -> dict[str, Any]:

@@ -19,15 +19,20 @@ if TYPE_CHECKING:
     )
     from parley.broker.core.tally import Outcome, Phase, Tally
     from parley.broker.jetstream.deadletters import CannotReplay, DeadLetterInfo
-    from parley.client import Client, Submitted, connect
-    from parley.client_errors import NoEnding, NoService
+    from parley.client import Client, connect
+    from parley.client_errors import ClientClosed, NoEnding, NoService, UnknownDeliberation
+    from parley.job import Job, Submitted
+    from parley.job_events import (
+        AgentAnswered, AgentFailedToAnswer, BallotCast, Ended, JobEvent, PhaseOpened,
+    )
 
 __all__ = [
-    "AgentResult", "BrokerUnavailable", "CannotReplay", "CastBallot", "Client", "Cost", "DeadLetterInfo",
-    "DegradedReason", "DeliberationCompleted", "DeliberationFailed", "DeliberationStatus", "Dissent", "Ending",
-    "ErrorType", "FailedAgent", "InvalidMessage", "NoEnding", "NoService", "Outcome", "ParleyError", "Phase",
-    "PhaseReport", "Proposal", "ResultsRef", "Selection", "Submitted", "Tally", "ToolCall", "Unavailable",
-    "connect",
+    "AgentAnswered", "AgentFailedToAnswer", "AgentResult", "BallotCast", "BrokerUnavailable",
+    "CannotReplay", "CastBallot", "Client", "ClientClosed", "Cost", "DeadLetterInfo", "DegradedReason",
+    "DeliberationCompleted", "DeliberationFailed", "DeliberationStatus", "Dissent", "Ended", "Ending",
+    "ErrorType", "FailedAgent", "InvalidMessage", "Job", "JobEvent", "NoEnding", "NoService", "Outcome",
+    "ParleyError", "Phase", "PhaseOpened", "PhaseReport", "Proposal", "ResultsRef", "Selection",
+    "Submitted", "Tally", "ToolCall", "Unavailable", "UnknownDeliberation", "connect",
 ]
 # fmt: on
 
@@ -39,6 +44,8 @@ _MODULES = (
     "parley.broker.jetstream.deadletters",
     "parley.client",
     "parley.client_errors",
+    "parley.job",
+    "parley.job_events",
 )
 
 

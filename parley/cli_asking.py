@@ -11,9 +11,10 @@ from parley.broker.core.messages import DeliberationCompleted, DeliberationFaile
 from parley.choice_in_words import no_choice_line
 from parley.cli_common import FAILED, OK, err, out, with_client
 from parley.cli_waiting import follow
-from parley.client import Client, Submitted
+from parley.client import Client
 from parley.display import show_ending, show_plan, summary
 from parley.errors_in_flags import errors_in_flags, in_flags
+from parley.job import Job
 from parley.question_input import read_messages, read_panel, read_question, read_schema
 from parley.request_arguments import Asking, compose, read_key
 from parley.request_plan import phases_of
@@ -178,7 +179,7 @@ async def _print_id(client: Client, question: str | None, asking: Asking, *, as_
     return OK
 
 
-async def _submitted(client: Client, question: str | None, **asking: Unpack[Asking]) -> Submitted:
+async def _submitted(client: Client, question: str | None, **asking: Unpack[Asking]) -> Job:
     await client.status("is-anyone-there")  # raises NoService now, rather than after a silent wait
     return await client.submit(question, **asking)
 

@@ -27,6 +27,7 @@ from parley.cli_common import (
 )
 from parley.cli_waiting import follow
 from parley.client import Client
+from parley.client_errors import never_stored
 from parley.display import STATUSES, show_list, show_result
 from parley.errors_in_flags import errors_in_flags
 from parley.terminal import write_json
@@ -38,8 +39,6 @@ _OF_ENDING = {
     "failed_agents", "missing_agents", "stopped_agents", "degraded", "selection", "dissent", "degraded_reasons",
     "phases", "cost",
 }  # fmt: skip
-# How the service begins what it says when it cannot tell a status now.
-_CANNOT_TELL = "cannot tell now"
 
 
 def result(
@@ -121,7 +120,7 @@ def _exit_code(status: DeliberationStatus) -> int:
         return FAILED
     if status.status != "UNKNOWN":
         return RUNNING
-    return NO_SERVICE if status.error_message.startswith(_CANNOT_TELL) else UNKNOWN
+    return UNKNOWN if never_stored(status) else NO_SERVICE
 
 
 def cancel(

@@ -3,25 +3,28 @@
     async with parley.connect("nats://127.0.0.1:4222") as client:
         ending = await client.deliberate("Write a factorial function", agents=3)
 
+        job = await client.submit("Which of these two migrations is safer?", agents=5, select="judge")
+        async for event in job.events():
+            print(event.type)
+        ending = await job.ending()
+
 The client has an inbox of its own for its endings (`Parley-Reply-To`), so it need not read everyone's. Core NATS
 delivers there at most once; in case a message is lost, the client also asks `deliberation.get` now and then.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Any, Unpack
-from weakref import WeakValueDictionary
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from typing import Any, TypeVar, Unpack
 
 import nats.errors
-from nats.aio.msg import Msg
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
+from parley.broker.asyncio_helpers import cancel_all
 from parley.broker.core import errors, headers_and_ids, messages
-from parley.broker.core.backoff import backoff
-from parley.broker.core.errors import BrokerUnavailable, InvalidMessage, Unavailable
+from parley.broker.core.errors import InvalidMessage, Unavailable
 from parley.broker.core.messages import (
     DeliberationStatus,
     Ending,
@@ -39,45 +42,21 @@ from parley.broker.jetstream.ending_of_stored_message import ending_of
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.broker.jetstream.nats_access import OPTION_NAMES, NatsAccess, NatsOptions
 from parley.broker.jetstream.object_store import get_object
-from parley.client_errors import NoEnding, NoService
+from parley.client_errors import ClientClosed, NoService, UnknownDeliberation, never_stored
+from parley.current_trace import current_trace
+from parley.ending_inbox import EndingInbox
 from parley.find_nats import find_server
+from parley.job import Job
 from parley.request_arguments import Asking, body_of, compose, in_arguments
 from parley.service_processes import running_processes
 from parley.stored_questions import read_questions
+from parley.tally_watch import TallyWatch
 
-# The service ends a deliberation within one second of its deadline. After this long, waiting is in vain.
-GRACE_SECONDS = 10.0
-# Parley's default deadline, for a request that names none: a client does not know the service's settings.
-ASSUMED_TIMEOUT_SECONDS = 300.0
-# Between two questions whether an ending was missed: doubled from the first to the last.
-FIRST_POLL_SECONDS, LAST_POLL_SECONDS = 2.0, 15.0
 GET_TIMEOUT_SECONDS = 5.0
-# Between two looks at a tally that is watched.
-WATCH_SECONDS = 0.2
-# Endings kept that arrived before the program waited for them.
-KEPT_ENDINGS = 1_000
-# Their size as JSON together; one takes up to 1 MiB.
-KEPT_BYTES = 32 * 1024 * 1024
 _RESULTS = TypeAdapter(tuple[messages.AgentResult, ...])
 
 
-@dataclass(frozen=True, slots=True)
-class Submitted:
-    """A request that NATS has stored. `Client.ending` waits for its ending.
-
-    `own_name`: the name after its place in the stream. Where `task_id` is another question's, the request is rejected
-    under this name.
-    """
-
-    task_id: str
-    timeout_seconds: float | None
-    own_name: str
-    # Resolved by the client when an ending of this name reaches its inbox.
-    _arrival: "asyncio.Future[Ending]" = field(repr=False, compare=False)
-    # The same for `own_name`.
-    _rejection: "asyncio.Future[Ending]" = field(repr=False, compare=False)
-    # This client asked under the same `task_id` before: the ending may be that of the other question.
-    _again: bool = field(repr=False, compare=False)
+Result = TypeVar("Result")
 
 
 def _encoded(kind: type[messages.Message], **fields: str | None) -> bytes:
@@ -120,7 +99,10 @@ async def connect_with(url: str | None, access: NatsAccess) -> AsyncIterator["Cl
     try:
         client = Client(JetStream(nc))
         await client.listen()
-        yield client
+        try:
+            yield client
+        finally:
+            await client.close()
     finally:
         await close(nc)
 
@@ -132,17 +114,20 @@ class Client:
         self._jetstream = jetstream
         # Where the service sends this client's endings.
         self._inbox = jetstream.nc.new_inbox()
-        # By task_id: endings that are awaited, and at most KEPT_ENDINGS that arrived early.
-        self._arrivals: dict[str, asyncio.Future[Ending]] = {}
-        # By the name of its place: a request's rejection, for as long as the program keeps what it submitted.
-        self._rejections: WeakValueDictionary[str, asyncio.Future[Ending]] = WeakValueDictionary()
-        # By task_id: the bytes of each ending that arrived and was not taken, in the order of arrival; and their sum.
-        self._arrived: dict[str, int] = {}
-        self._arrived_bytes = 0
+        self._endings = EndingInbox()
+        self._watch = TallyWatch(jetstream)
+        # Set once the client is closed: all who wait are told.
+        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def listen(self) -> None:
         """Subscribe to this client's endings. `connect` has done it."""
-        await self._jetstream.nc.subscribe(self._inbox, cb=self._on_ending)
+        await self._jetstream.nc.subscribe(self._inbox, cb=self._endings.receive)
+
+    async def close(self) -> None:
+        """Wake all who wait: they get ClientClosed. The end of a `connect` block does it."""
+        if not self._closed.done():
+            self._closed.set_result(None)
+        await self._watch.close()
 
     async def deliberate(self, task_description: str | None = None, **asking: Unpack[Asking]) -> Ending:
         """Ask several agents and wait for the ending.
@@ -193,49 +178,81 @@ class Client:
         """
         return await self.ending(await self.submit(task_description, **asking))
 
-    async def submit(self, task_description: str | None = None, **asking: Unpack[Asking]) -> Submitted:
-        """Store the request and return at once; `ending` waits for the ending. Takes the arguments of `deliberate`.
+    async def submit(self, task_description: str | None = None, **asking: Unpack[Asking]) -> Job:
+        """Store the request and return at once; `Job.ending` waits for the ending. Takes the arguments of `deliberate`.
 
         Raises InvalidMessage, BrokerUnavailable, NoService (no streams).
         """
         request = compose(task_description, **asking)
-        body = body_of(request)
-        seq = await self._publish(topology.REQUESTED, body, {headers_and_ids.REPLY_TO: self._inbox})
+        headers = {headers_and_ids.REPLY_TO: self._inbox, **current_trace()}
+        seq = await self._publish(topology.REQUESTED, body_of(request), headers)
         own_name = headers_and_ids.own_name(seq)
         task_id = request.task_id or own_name
-        again = task_id in self._arrivals and task_id != own_name
-        # It may have arrived before its PubAck.
-        early = self._arrivals.pop(own_name, None) if task_id != own_name else self._arrival(own_name)
-        rejection = early or asyncio.get_running_loop().create_future()
-        self._rejections[own_name] = rejection
-        arrival = self._arrival(task_id)
-        return Submitted(task_id, request.timeout_seconds, own_name, arrival, rejection, again)
+        again = task_id in self._endings and task_id != own_name
+        rejection = self._endings.rejection(own_name, task_id)
+        return Job(
+            self, task_id, timeout_seconds=request.timeout_seconds, own_name=own_name,
+            arrival=self._endings.arrival(task_id), rejection=rejection, again=again,
+        )  # fmt: skip
 
-    async def ending(self, submitted: Submitted, *, wait_seconds: float | None = None) -> Ending:
-        """Wait for the ending. Raises NoEnding after `wait_seconds`, by default 10 s after the deadline.
+    def job(self, task_id: str) -> Job:
+        """A deliberation that another process has submitted. Raises InvalidMessage for an impossible `task_id`; whether
+        there is one of that name is found out by its methods."""
+        _encoded(messages.DeliberationGet, task_id=task_id)
+        return Job(self, task_id)
 
-        The ending of a request whose `task_id` is another question's has the status `rejected` and its `own_name`.
-        After a NoEnding it may be called again.
-        """
-        deadline = submitted.timeout_seconds or ASSUMED_TIMEOUT_SECONDS
-        limit = deadline + GRACE_SECONDS if wait_seconds is None else wait_seconds
-        # For a second call, after a NoEnding.
-        self._arrivals.setdefault(submitted.task_id, submitted._arrival)
+    async def ending(self, job: Job, *, wait_seconds: float | None = None) -> Ending:
+        """As `Job.ending`."""
+        return await job.ending(timeout=wait_seconds)
+
+    async def as_completed(self, jobs: Iterable[Job]) -> AsyncGenerator[Job, None]:
+        """Each of these as soon as its ending is there, or cannot be waited for: `Job.ending` returns, or raises, at once
+        then."""
+        waiting = {asyncio.create_task(job.ending()): job for job in jobs}
         try:
-            async with asyncio.timeout(limit):
-                return await self._received_or_found(submitted)
-        except TimeoutError:
-            raise NoEnding(submitted.task_id, limit) from None
+            while waiting:
+                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    with suppress(errors.ParleyError):
+                        task.result()  # a bug is raised
+                    yield waiting.pop(task)
         finally:
-            self._forget(submitted.task_id)
-            self._forget(submitted.own_name)
+            await cancel_all(waiting)
+
+    async def map(
+        self, questions: Iterable[str | Mapping[str, Any]], *, limit: int = 100, **asking: Unpack[Asking]
+    ) -> AsyncGenerator[Ending, None]:
+        """Ask each of these, at most `limit` at a time, and yield the endings in the order of the questions.
+
+        A question is a text, or a mapping of the arguments of `deliberate` that are its own; `asking` holds for all. Raises
+        as `deliberate`; then those that are under way are not cancelled.
+        """
+        if limit < 1:
+            raise ValueError(f"limit: {limit} is less than 1")
+        left = iter(questions)
+        running: deque[asyncio.Task[Ending]] = deque()
+        try:
+            while True:
+                while len(running) < limit and (question := next(left, None)) is not None:
+                    own = {"task_description": question} if isinstance(question, str) else question
+                    # Any: the arguments are checked when they are used.
+                    arguments: Any = {**asking, **own}
+                    running.append(asyncio.create_task(self.deliberate(**arguments)))
+                if not running:
+                    return
+                yield await running[0]
+                running.popleft()
+        finally:
+            await cancel_all(running)
 
     async def status(self, task_id: str) -> DeliberationStatus:
         """How the deliberation is doing.
 
         Raises NoService when no service answers, BrokerUnavailable, InvalidMessage for an impossible `task_id`.
         """
-        question = _encoded(messages.DeliberationGet, task_id=task_id)
+        return await self._asked(_encoded(messages.DeliberationGet, task_id=task_id))
+
+    async def _asked(self, question: bytes) -> DeliberationStatus:
         nc = self._jetstream.nc
         with self._jetstream.translate_errors():
             try:
@@ -257,11 +274,15 @@ class Client:
         return await running_processes(self._jetstream)
 
     async def find(self, task_id: str) -> Ending | None:
-        """The ending of an earlier deliberation, None if it has none yet. Raises as `status` does."""
-        seq = (await self.status(task_id)).ending_seq
+        """The ending of an earlier deliberation, None if it has none yet. Raises UnknownDeliberation for one that was never
+        stored, or is forgotten; else as `status`."""
+        status = await self.status(task_id)
+        if never_stored(status):
+            raise UnknownDeliberation(task_id)
+        seq = status.ending_seq
         stored = await self._jetstream.get(topology.DELIBERATIONS, seq) if seq is not None else None
         ending = ending_of(stored, task_id) if stored is not None else None
-        return await self._with_results(ending) if ending is not None else None
+        return await self.with_results(ending) if ending is not None else None
 
     async def cancel(self, task_id: str, reason: str | None = None) -> None:
         """Ask for the deliberation to be stopped. Returns when NATS has stored that; the ending says whether it was.
@@ -273,17 +294,11 @@ class Client:
 
     async def watch(self, task_id: str) -> AsyncIterator[Tally]:
         """The tally whenever it has changed, until the deliberation has ended. Raises as `status` does."""
-        # Asked for again and again: a watch needs the right to make consumers, which is a right to write anywhere.
-        seen = 0
-        while True:
-            stored = await self._stored_tally(task_id)
-            if stored is not None and stored.seq > seen and stored.data:
-                seen = stored.seq
-                tally = Tally.model_validate_json(stored.data)
+        async with aclosing(self.follow(task_id)) as tallies:
+            async for tally in tallies:
                 yield tally
                 if tally.ended:
                     return
-            await asyncio.sleep(WATCH_SECONDS)
 
     async def tallies(self) -> list[Tally]:
         """Every deliberation that the service remembers, the newest first. Raises BrokerUnavailable, NoService."""
@@ -341,75 +356,51 @@ class Client:
                 raise  # there is a service: the stream has no leader
             raise NoService from error
 
-    # ── endings ───────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── for jobs ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _arrival(self, task_id: str) -> asyncio.Future[Ending]:
-        # An ending may arrive before the PubAck of its request is read: whichever is first makes the future.
-        if task_id not in self._arrivals:
-            self._arrivals[task_id] = asyncio.get_running_loop().create_future()
-        return self._arrivals[task_id]
-
-    async def _on_ending(self, message: Msg) -> None:
+    async def while_open(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """The result of `work`. Raises ClientClosed if the client is closed before."""
+        task = asyncio.create_task(work)
+        either: set[asyncio.Future[Any]] = {task, self._closed}
         try:
-            ending = messages.decode_ending(message.data)
-        except InvalidMessage:
-            return  # not from the service
-        arrival = self._rejections.get(ending.task_id) or self._arrival(ending.task_id)
-        if not arrival.done():
-            arrival.set_result(ending)
-        self._arrived_bytes += len(message.data) - self._arrived.pop(ending.task_id, 0)
-        self._arrived[ending.task_id] = len(message.data)
-        while self._arrived and (len(self._arrivals) > KEPT_ENDINGS or self._arrived_bytes > KEPT_BYTES):
-            # Bounds the memory of a program that submits and never waits. `find` still returns the ending.
-            self._forget(next(iter(self._arrived)))
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise ClientClosed
+            return task.result()
+        finally:
+            await cancel_all([task])
 
-    def _forget(self, task_id: str) -> None:
-        self._arrivals.pop(task_id, None)
-        self._arrived_bytes -= self._arrived.pop(task_id, 0)
+    @contextmanager
+    def waiting_for(self, task_id: str, own_name: str, arrival: asyncio.Future[Ending]) -> Iterator[None]:
+        """As long as the block lasts, `arrival` is resolved when an ending of this name arrives."""
+        self._endings.wait_again(task_id, arrival)
+        try:
+            yield
+        finally:
+            self._endings.forget(task_id)
+            self._endings.forget(own_name)
 
-    async def _received_or_found(self, submitted: Submitted) -> Ending:
-        questions = 0
-        awaited = {submitted._rejection, submitted._arrival}
-        while True:
-            questions += 1
-            pause = backoff(questions, FIRST_POLL_SECONDS, LAST_POLL_SECONDS)
-            done, _ = await asyncio.wait(awaited, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
-            if submitted._rejection in done:
-                return await self._with_results(submitted._rejection.result())
-            if done and not submitted._again:
-                return await self._with_results(submitted._arrival.result())
-            # A service that stands still answers late or never, and the ending may arrive meanwhile.
-            question = asyncio.create_task(self._found(submitted))
-            try:
-                # Any: an answer or an ending.
-                open_ones: set[asyncio.Future[Any]] = {
-                    question,
-                    *(each for each in awaited if not each.done()),
-                }
-                await asyncio.wait(open_ones, return_when=asyncio.FIRST_COMPLETED)
-                if not question.done():
-                    continue
-                found = question.result()
-            except (NoService, BrokerUnavailable):
-                found = None  # either may be back before the deadline; `ending` limits the wait
-            finally:
-                question.cancel()
-            if found is not None:
-                return found
-            if done:
-                await asyncio.sleep(pause)
+    async def follow(self, task_id: str) -> AsyncGenerator[Tally, None]:
+        """The tally now and whenever it has changed, until it names its ending. Raises as `status` does."""
+        _encoded(messages.DeliberationGet, task_id=task_id)  # the name becomes part of a subject
+        try:
+            async with aclosing(self._watch.follow(task_id)) as tallies:
+                async for tally in tallies:
+                    yield tally
+        except errors.StreamNotFound as error:
+            raise NoService from error
 
-    async def _found(self, submitted: Submitted) -> Ending | None:
-        """Its ending, as `deliberation.get` has it. Raises as `status` does."""
-        if submitted.own_name != submitted.task_id:
-            status = (await self.status(submitted.own_name)).status
-            if (
-                status != "UNKNOWN"
-            ):  # rejected, or not taken in yet: then `task_id` may still be another question's
-                return await self.find(submitted.own_name)
-        return await self.find(submitted.task_id)
+    async def answers_so_far(self, task_id: str, names: Sequence[str]) -> dict[str, messages.AgentResult]:
+        """The answers of these, at most 8, as far as they are there; also while it runs. Raises as `status` does."""
+        found: dict[str, messages.AgentResult] = {}
+        for some in (names, *([name] for name in names)):  # those that do not fit together, each alone
+            if left := [name for name in some if name not in found]:
+                question = messages.DeliberationGet(task_id=task_id, answers_of=tuple(left)).encode()
+                status = await self._asked(question)
+                found |= {result.agent_id: result for result in status.results if result.agent_id in left}
+        return found
 
-    async def _with_results(self, ending: Ending) -> Ending:
+    async def with_results(self, ending: Ending) -> Ending:
         if ending.results_ref is None:
             return ending
         return ending.model_copy(update={"results": await self._results(ending.results_ref)})

@@ -5,8 +5,9 @@ These need the right to `$JS.API.DIRECT.GET.<stream>` only. Any replica answers,
 """
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import nats.errors
 from nats.aio.msg import Msg
@@ -20,6 +21,7 @@ BATCH = 256
 BATCH_BYTES = 4 * 1024 * 1024
 
 _NOT_FOUND = "404"
+_END_OF_BATCH = "204"
 # What JetStream adds to a message that it reads directly.
 _OWN_HEADERS = (
     "Nats-Stream",
@@ -49,7 +51,7 @@ async def read_last(jetstream: JetStream, stream: str, subject: str) -> StoredMe
         return _stored(answer)
     if status == _NOT_FOUND:
         return None
-    raise BrokerUnavailable("the connected server", f"reading {stream} was refused with status {status}")
+    raise _refused(stream, status)
 
 
 async def read_all(jetstream: JetStream, stream: str, subject: str) -> AsyncGenerator[StoredMessage, None]:
@@ -62,12 +64,47 @@ async def read_all(jetstream: JetStream, stream: str, subject: str) -> AsyncGene
             yield message
 
 
+async def read_changed(
+    jetstream: JetStream, stream: str, subjects: Sequence[str], since: int
+) -> tuple[list[StoredMessage], int]:
+    """The newest message under each of these subjects, at most 1,024, where it is at or after the place `since`; and up
+    to which place the stream was looked at. Raises as `read_last`."""
+    found: list[StoredMessage] = []
+    upto: int | None = None
+    more = True
+    while more:
+        asked: dict[str, Any] = {"multi_last": list(subjects), "seq": since, "batch": BATCH}
+        if upto is not None:
+            asked["up_to_seq"] = upto
+        before = len(found)
+        async for message in _answers(jetstream, stream, asked):
+            headers = message.headers or {}
+            if headers.get("Status") is None:
+                found.append(_stored(message))
+                since = found[-1].seq + 1
+            elif headers["Status"] == _END_OF_BATCH:
+                upto = upto or int(headers.get("Nats-UpTo-Sequence", "0"))
+                more = int(headers.get("Nats-Num-Pending", "0")) > 0 and len(found) > before
+            elif headers["Status"] == _NOT_FOUND:
+                more = False
+            else:
+                raise _refused(stream, headers["Status"])
+    return found, upto or since - 1
+
+
 async def _batch(
     jetstream: JetStream, stream: str, subject: str, first: int
 ) -> AsyncGenerator[tuple[StoredMessage, int], None]:
     """Messages from `first` on, each with how many are left after it."""
-    inbox = jetstream.nc.new_inbox()
     asked = {"seq": first, "next_by_subj": subject, "batch": BATCH, "max_bytes": BATCH_BYTES}
+    async for message in _answers(jetstream, stream, asked):
+        if (message.headers or {}).get("Status") is None:
+            yield _stored(message), int((message.headers or {}).get("Nats-Num-Pending", "0"))
+
+
+async def _answers(jetstream: JetStream, stream: str, asked: Mapping[str, Any]) -> AsyncGenerator[Msg, None]:
+    """What the server answers to one question, the last with a status: the end of the answer, or that nothing is there."""
+    inbox = jetstream.nc.new_inbox()
     with jetstream.translate_errors():
         subscription = await jetstream.nc.subscribe(inbox)
     try:
@@ -82,12 +119,16 @@ async def _batch(
             status = (message.headers or {}).get("Status")
             if status == "503":
                 raise StreamNotFound(stream)
-            if status is not None:  # the end of this answer, or nothing under the subject
+            yield message
+            if status is not None:
                 return
-            yield _stored(message), int((message.headers or {}).get("Nats-Num-Pending", "0"))
     finally:
         with suppress(nats.errors.Error):
             await subscription.unsubscribe()
+
+
+def _refused(stream: str, status: str) -> BrokerUnavailable:
+    return BrokerUnavailable("the connected server", f"reading {stream} was refused with status {status}")
 
 
 def _stored(message: Msg) -> StoredMessage:

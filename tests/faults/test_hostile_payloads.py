@@ -16,8 +16,9 @@ from parley.broker.core.messages import DeliberationCompleted
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.jetstream import JetStream
-from parley.client import Client, Submitted
+from parley.client import Client
 from parley.client import connect as connect_client
+from parley.job import Job
 from tests.faults.hostile import DELETING, Hostile, Kind, headers, messages
 from tests.faults.raw import raw_connection
 from tests.faults.siege import Siege, backlog, read_books, settled, unaccounted
@@ -41,7 +42,7 @@ PATIENCE_SECONDS = 8.0
 GROWTH_MIB = 32.0
 
 
-async def submitted(client: Client, what: str) -> Submitted:
+async def submitted(client: Client, what: str) -> Job:
     return await client.submit(what, task_id=fresh(what), agents=3, timeout_seconds=PATIENCE_SECONDS)
 
 
@@ -89,8 +90,8 @@ async def test_no_payload_stops_the_service_or_is_lost_or_stays_in_memory() -> N
 async def besiege(
     service: Serving, client: Client, siege: Siege, wire: JetStream, hostile: Sequence[Hostile]
 ) -> None:
-    victims: list[Submitted] = []
-    bystanders: list[Submitted] = []
+    victims: list[Job] = []
+    bystanders: list[Job] = []
     sizes: list[float] = []
 
     async def keeping_up() -> bool:

@@ -10,9 +10,10 @@ import pytest
 from parley.app import Service, service
 from parley.broker.core.errors import StoreFull
 from parley.broker.core.messages import DeliberationFailed
-from parley.client import Client, Submitted, connect
+from parley.client import Client, connect
 from parley.doctor import examine
 from parley.handlers.routes import Part
+from parley.job import Job
 from parley.settings import load
 from tests.harness import until
 from tests.rig.small_store import DISK, LIMITS, SmallStore, small_store
@@ -77,7 +78,7 @@ async def _recorded(client: Client) -> bool:
     return len(await client.tallies()) == COUNT
 
 
-async def _ending(client: Client, submitted: Submitted) -> DeliberationFailed:
+async def _ending(client: Client, submitted: Job) -> DeliberationFailed:
     ending = await client.ending(submitted, wait_seconds=60)
     assert isinstance(ending, DeliberationFailed)
     return ending

@@ -149,6 +149,11 @@ async def test_a_client_asks_watches_looks_lists_and_finds(
         assert (await service.client.find(submitted.task_id)) == ending
         assert len(await service.client.processes()) == 1
         assert submitted.task_id in [tally.task_id for tally in await service.client.tallies()]
+        told = [event async for event in service.client.job(submitted.task_id).events()]
+        assert [event.type for event in told] == ["phase", "answer", "answer", "ending"]
+        words = {event.agent_id: event.result for event in told if event.type == "answer"}
+        assert words == {result.agent_id: result for result in ending.results}
+        assert await service.client.job(submitted.task_id).ending() == ending
     refused = [record.getMessage() for record in caplog.records if "permissions" in record.getMessage()]
     assert refused == []
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from parley.broker.core.messages import ErrorType
+from tests import present
 from tests.live.service import Front, front
 from tests.live.stage import AT_WORK, KEY, QUEUED, Stage
 from tests.rig.vllm.server import MAX_TOKENS
@@ -132,7 +133,7 @@ async def test_a_killed_and_restarted_server_loses_no_agent(behind: Stage, front
     assert [outcome.error_type for outcome in failed] == [ErrorType.CONNECTION_LOST] * 2 + [
         ErrorType.CONNECTION_FAILED
     ] * 2
-    assert not any(each._arrival.done() for each in waiting)
+    assert not any(present(each._arrival).done() for each in waiting)
     await behind.up()
     back = time.monotonic()
     answered = [

@@ -270,8 +270,8 @@ import parley
 
 
 async def ask(client: parley.Client, question: str) -> parley.Ending:
-    submitted: parley.Submitted = await client.submit(question, agents=3, rubric={"tests": "must pass"})
-    return await client.ending(submitted, wait_seconds=10)
+    job: parley.Job = await client.submit(question, agents=3, rubric={"tests": "must pass"})
+    return await job.ending(timeout=10)
 
 
 def proposals(results: Sequence[parley.AgentResult]) -> list[parley.Proposal]:

@@ -221,7 +221,9 @@ class DeliberationStatus(Message):
         "request on: no agent has begun. `IN_PROGRESS`: a call of an agent runs, or one has reported. "
         "A cancelled or rejected deliberation is `FAILED`."
     )
-    results: tuple[AgentResult, ...] = Field((), description="As in the ending, once there is one.")
+    results: tuple[AgentResult, ...] = Field(
+        (), description="As in the ending, once there is one; before, the answers that `answers_of` names."
+    )
     results_ref: ResultsRef | None = Field(None, description="As in the ending, once there is one.")
     left_out: tuple[str, ...] = Field((), description="As in the ending.")
     error_message: str = Field("", description="The ending's `error`, or why the status is not known.")

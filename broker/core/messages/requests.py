@@ -432,9 +432,19 @@ class DeliberationDeadline(Message):
     )
 
 
+# Answers that one question about a running deliberation may ask for.
+MAX_ANSWERS_OF = 8
+
+
 class DeliberationGet(Message):
     """`deliberation.get`: the status of this deliberation, please."""
 
     max_body_bytes: ClassVar[int | None] = MAX_SMALL_BYTES
 
     task_id: TaskId = Field(description="The deliberation to look up.")
+    answers_of: tuple[str, ...] = Field(
+        (),
+        max_length=MAX_ANSWERS_OF,
+        description="While it runs: whose answers to return in `results`, as far as they are there; at most 8 names, such "
+        "as `agent-dev-001`, or `agent-dev-001/2` of a later round. Once it has ended all are returned.",
+    )

@@ -342,3 +342,46 @@ async def test_a_tally_that_was_made_again_does_not_contradict_the_stored_ending
     answer = await ask(query)
     assert (answer.status, answer.ending_seq) == ("TIMEOUT", tally.ending_seq)
     assert answer.error_message.startswith("deadline of 60 s passed")
+
+
+# ── answers so far ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_while_it_runs_the_answers_that_are_asked_for_are_returned(bench: Bench, query: Query) -> None:
+    await begin(bench)
+    await report(bench, answer_of("t-1", ONE, "one"), answer_of("t-1", TWO, "two"))
+
+    async def told(*names: str) -> list[str]:
+        question = DeliberationGet(task_id="t-1", answers_of=names).encode()
+        status = await query(question)
+        assert status.status == "IN_PROGRESS"
+        return [result.proposal.content for result in status.results]
+
+    assert await told() == []
+    assert await told(TWO, ONE, TWO) == ["two", "one"]
+    assert await told(THREE, "agent-dev-001/2", "nobody", ONE) == ["one"]
+
+
+async def test_of_answers_that_do_not_fit_together_each_can_be_asked_for_alone(
+    bench: Bench, query: Query
+) -> None:
+    await begin(bench)
+    await report(bench, answer_of("t-1", ONE, "1" * 600_000), answer_of("t-1", TWO, "2" * 600_000))
+    for names, told in (((ONE, TWO), [ONE]), ((TWO,), [TWO])):
+        status = await query(DeliberationGet(task_id="t-1", answers_of=names).encode())
+        assert [result.agent_id for result in status.results] == told
+        assert len(status.encode()) < bench.wire.max_payload
+
+
+async def test_an_answer_that_is_gone_or_another_s_is_left_out(bench: Bench, query: Query) -> None:
+    await begin(bench)
+    await report(bench, answer_of("t-1", ONE), answer_of("t-2", TWO))
+    await bench.wire.js.delete_msg(topology.AGENT_RESPONSES, 1)
+    status = await query(DeliberationGet(task_id="t-1", answers_of=(ONE, TWO)).encode())
+    assert (status.status, status.results) == ("IN_PROGRESS", ())
+
+
+async def test_more_names_than_eight_are_refused(query: Query) -> None:
+    body = DeliberationGet.model_construct(task_id="t-1", answers_of=("x",) * 9).model_dump_json().encode()
+    status = await query(body)
+    assert (status.status, "answers_of" in status.error_message) == ("UNKNOWN", True)

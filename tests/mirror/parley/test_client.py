@@ -9,12 +9,13 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
-from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo
 
 import parley
 from parley import client as client_module
+from parley import ending_inbox as inbox_module
+from parley import job as job_module
 from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.messages import DeliberationCompleted, DeliberationFailed, DeliberationRequested
 from parley.broker.core.states_and_moves import State
@@ -26,7 +27,8 @@ from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.jetstream.provision import provision
 from parley.client import Client
-from parley.client_errors import NoEnding, NoService
+from parley.client_errors import NoEnding, NoService, UnknownDeliberation
+from parley.job import Job
 from parley.request_arguments import compose
 from tests import present
 from tests.harness import ModelServer, Running, fresh, until
@@ -122,7 +124,7 @@ async def test_submitting_returns_once_it_is_stored(local_service: Running, mode
     await model.behave(faults={"hang": 1.0})
     submitted = await local_service.client.submit("x", agents=1, timeout_seconds=60)
     assert submitted.task_id.startswith("d-")
-    assert not submitted._arrival.done()
+    assert not present(submitted._arrival).done()
     await local_service.client.cancel(submitted.task_id)
     ending = await local_service.client.ending(submitted)
     assert isinstance(ending, DeliberationFailed)
@@ -132,7 +134,7 @@ async def test_submitting_returns_once_it_is_stored(local_service: Running, mode
 async def test_asking_again_for_a_task_that_has_ended_finds_its_ending(
     local_service: Running, model: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "FIRST_POLL_SECONDS", 0.1)
+    monkeypatch.setattr(job_module, "FIRST_POLL_SECONDS", 0.1)
     first = await local_service.client.deliberate("x", task_id=fresh())
     assert await local_service.client.deliberate("x", task_id=first.task_id) == first
 
@@ -140,7 +142,7 @@ async def test_asking_again_for_a_task_that_has_ended_finds_its_ending(
 async def test_a_program_that_crashed_and_asks_again_hears_the_ending_at_once(
     local_service: Running, model: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "FIRST_POLL_SECONDS", 60.0)  # nothing is found by asking
+    monkeypatch.setattr(job_module, "FIRST_POLL_SECONDS", 60.0)  # nothing is found by asking
     await model.behave(latency_ms=500)
     name, url = fresh(), local_service.settings.nats_url or ""
     async with parley.connect(url) as crashed:
@@ -156,7 +158,7 @@ async def test_a_program_that_crashed_and_asks_again_hears_the_ending_at_once(
 async def test_another_question_of_a_used_name_is_rejected_to_its_asker(
     local_service: Running, model: ModelServer, monkeypatch: pytest.MonkeyPatch, polls: bool
 ) -> None:
-    monkeypatch.setattr(client_module, "FIRST_POLL_SECONDS", 0.1 if polls else 60.0)
+    monkeypatch.setattr(job_module, "FIRST_POLL_SECONDS", 0.1 if polls else 60.0)
     name = fresh()
     first = await local_service.client.deliberate("x", task_id=name)
     async with parley.connect(local_service.settings.nats_url or "") as other:
@@ -171,7 +173,7 @@ async def test_another_question_of_a_used_name_is_rejected_to_its_asker(
 async def test_two_questions_of_one_name_from_one_client_do_not_take_each_others_endings(
     local_service: Running, model: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "FIRST_POLL_SECONDS", 0.1)
+    monkeypatch.setattr(job_module, "FIRST_POLL_SECONDS", 0.1)
     client, name = local_service.client, fresh()
     one, other = await client.submit("x", task_id=name), await client.submit("y", task_id=name)
     endings = await asyncio.gather(client.ending(one), client.ending(other))
@@ -182,16 +184,18 @@ async def test_two_questions_of_one_name_from_one_client_do_not_take_each_others
 async def test_a_program_that_submits_and_never_waits_keeps_nothing_of_it(
     local_service: Running, model: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "KEPT_ENDINGS", 5)
+    monkeypatch.setattr(inbox_module, "KEPT_ENDINGS", 5)
     async with parley.connect(local_service.settings.nats_url or "") as client:
         names = [fresh() for _ in range(20)]
         for name in names:
             await client.submit("x", agents=1, task_id=name)
         for name in names:
             await local_service.ending_of(name)
-        await until(lambda: len(client._arrivals) <= 6, "the endings that nobody awaits are forgotten")
+        await until(
+            lambda: len(client._endings._arrivals) <= 6, "the endings that nobody awaits are forgotten"
+        )
         gc.collect()
-        assert len(client._rejections) == 0
+        assert len(client._endings._rejections) == 0
 
 
 async def test_many_ask_at_once_and_each_gets_its_own(local_service: Running, model: ModelServer) -> None:
@@ -230,7 +234,7 @@ async def test_large_results_are_read_from_their_store(local_service: Running, m
 async def test_an_ending_whose_message_was_lost_is_found_by_asking(
     local_service: Running, model: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "FIRST_POLL_SECONDS", 0.2)
+    monkeypatch.setattr(job_module, "FIRST_POLL_SECONDS", 0.2)
     deaf = Client(local_service.wire)  # its inbox was never subscribed to: every ending is lost on the way
     ending = await asyncio.wait_for(deaf.deliberate("x"), 20)
     assert isinstance(ending, DeliberationCompleted)
@@ -242,14 +246,14 @@ async def test_an_ending_is_heard_while_a_question_gets_no_answer(
     local_service: Running, model: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A question that went to a service which stood still: the ending in the inbox waited for it, up to 5 s."""
-    monkeypatch.setattr(client_module, "FIRST_POLL_SECONDS", 0.1)
+    monkeypatch.setattr(job_module, "FIRST_POLL_SECONDS", 0.1)
     asked = asyncio.Event()
 
     async def no_answer(*_: Any) -> None:
         asked.set()
         await asyncio.sleep(60)
 
-    monkeypatch.setattr(Client, "_found", no_answer)
+    monkeypatch.setattr(Job, "_find", no_answer)
     await model.behave(latency_ms=500)
     submitted = await local_service.client.submit("x", agents=1, timeout_seconds=30)
     ending = await local_service.client.ending(submitted, wait_seconds=20)
@@ -294,8 +298,8 @@ async def test_a_wait_that_ends_early_says_how_to_ask_again_and_can_be_repeated(
 async def test_by_default_a_client_waits_until_well_past_the_deadline(
     empty_nats: EmbeddedNats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "GRACE_SECONDS", 0.3)
-    monkeypatch.setattr(client_module, "FIRST_POLL_SECONDS", 0.1)
+    monkeypatch.setattr(job_module, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(job_module, "FIRST_POLL_SECONDS", 0.1)
     nc = await connect(empty_nats.url, "tests")
     await provision(nc.jetstream())  # streams, and no service behind them
     async with parley.connect(empty_nats.url) as client:
@@ -317,7 +321,8 @@ async def test_no_ending_is_found_before_there_is_one(local_service: Running, mo
     await client.cancel(submitted.task_id, "enough")
     ending = await client.ending(submitted)
     assert await client.find(submitted.task_id) == ending
-    assert await client.find(fresh("unknown")) is None
+    with pytest.raises(UnknownDeliberation):
+        await client.find(fresh("unknown"))
 
 
 async def test_what_is_submitted_is_known_at_once(local_service: Running, model: ModelServer) -> None:
@@ -504,7 +509,7 @@ async def test_cancelling_looking_and_listing_say_that_there_is_no_service(empty
 async def test_an_absence_of_the_service_while_waiting_does_not_end_the_wait(
     empty_nats: EmbeddedNats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "FIRST_POLL_SECONDS", 0.1)
+    monkeypatch.setattr(job_module, "FIRST_POLL_SECONDS", 0.1)
     monkeypatch.setattr(client_module, "GET_TIMEOUT_SECONDS", 0.2)
     nc = await connect(empty_nats.url, "tests")
     await provision(nc.jetstream())
@@ -544,26 +549,3 @@ def test_a_misspelt_argument_is_refused_and_the_right_one_named(word: str, hint:
     misspelt: dict[str, Any] = {word: 1}
     with pytest.raises(TypeError, match=rf"^no such argument: {word}{re.escape(hint)}$"):
         compose("x", **misspelt)
-
-
-async def test_endings_that_nobody_waits_for_are_bounded_by_their_size(
-    wire: JetStream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A thousand of 1 MiB were a GiB."""
-    one = Client(wire)
-    body = {"task_id": "", "status": "timeout", "error": "x" * 1_000, "total_agents": 1, "duration_ms": 1}
-    body |= {
-        "failed_agents": [],
-        "missing_agents": [],
-        "results": [],
-        "successful_responses": 0,
-        "failed_responses": 0,
-        "timestamp": "2026-01-01T00:00:00Z",
-    }
-    monkeypatch.setattr(client_module, "KEPT_BYTES", 5_000)
-    for number in range(10):
-        data = json.dumps({**body, "task_id": f"t-{number}"}).encode()
-        await one._on_ending(Msg(_client=wire.nc, data=data))
-    assert list(one._arrivals) == ["t-6", "t-7", "t-8", "t-9"]
-    one._forget("t-9")
-    assert 0 < one._arrived_bytes < 4_000

@@ -2,11 +2,12 @@
 
 import pytest
 
-from parley.broker.core.errors import StreamNotFound
+from parley.broker.core.errors import BrokerUnavailable, StreamNotFound
 from parley.broker.jetstream import direct_reads, topology
-from parley.broker.jetstream.direct_reads import read_all, read_last
+from parley.broker.jetstream.direct_reads import read_all, read_changed, read_last
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.broker.jetstream.nats_client import NatsClient as Nats
+from tests.harness import until
 
 TALLY = topology.tally_subject("t-1")
 
@@ -44,3 +45,34 @@ async def test_without_the_stream_it_says_so(nc: Nats) -> None:
         await read_last(wire, topology.TALLIES, TALLY)
     with pytest.raises(StreamNotFound):
         _ = [message async for message in read_all(wire, topology.TALLIES, ">")]
+
+
+# ── what has changed, of a real server ────────────────────────────────────────────────────────────────────────────
+
+
+async def test_only_the_newest_since_a_place_is_read_also_of_more_than_one_answer(wire: JetStream) -> None:
+    subjects = [topology.tally_subject(f"t-{number}") for number in range(300)]
+    for subject in subjects:
+        await wire.publish(subject, b"old")
+    found, place = await read_changed(wire, topology.TALLIES, subjects, 0)
+    assert (len(found), place) == (300, 300)
+    for subject in subjects[:2]:
+        await wire.publish(subject, b"new")
+    found, place = await read_changed(wire, topology.TALLIES, subjects, place + 1)
+    assert ([(each.subject, each.data) for each in found], place) == (
+        [(subject, b"new") for subject in subjects[:2]], 302,
+    )  # fmt: skip
+    assert await read_changed(wire, topology.TALLIES, subjects, place + 1) == ([], 302)
+
+
+async def test_more_subjects_than_the_server_answers_for_are_refused(wire: JetStream) -> None:
+    subjects = [topology.tally_subject(f"t-{number}") for number in range(1_100)]
+    for subject in subjects:
+        await wire.nc.publish(subject, b"x")
+    await until(lambda: _count(wire, 1_100), "all are stored")
+    with pytest.raises(BrokerUnavailable, match="413"):
+        await read_changed(wire, topology.TALLIES, subjects, 0)
+
+
+async def _count(wire: JetStream, count: int) -> bool:
+    return bool((await wire.js.stream_info(topology.TALLIES)).state.messages >= count)
