@@ -20,14 +20,14 @@ from parley.broker.core.messages import DeliberationStatus, Ending
 from parley.broker.core.tally import Tally
 from parley.broker.jetstream.nats_access import NatsOptions
 from parley.client_errors import ClientClosed
-from parley.job import Job as AsyncJob
+from parley.job import Job
 from parley.job_events import JobEvent
 from parley.request_arguments import Asking
 
 Result = TypeVar("Result")
 
 
-class Client:
+class SyncClient:
     """Made by `connect`. Close it, or use it as a context manager."""
 
     def __init__(self, url: str | None, **options: Unpack[NatsOptions]) -> None:
@@ -43,7 +43,7 @@ class Client:
             self._stop()
             raise
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> "SyncClient":
         return self
 
     def __exit__(
@@ -64,15 +64,15 @@ class Client:
         """Ask several agents and wait for the ending. As `parley.Client.deliberate`, which explains each argument."""
         return self._run(self._client.deliberate(task_description, **asking))
 
-    def submit(self, task_description: str | None = None, **asking: Unpack[Asking]) -> "Job":
+    def submit(self, task_description: str | None = None, **asking: Unpack[Asking]) -> "SyncJob":
         """Store the request and return at once. As `parley.Client.submit`."""
-        return Job(self, self._run(self._client.submit(task_description, **asking)))
+        return SyncJob(self, self._run(self._client.submit(task_description, **asking)))
 
-    def job(self, task_id: str) -> "Job":
+    def job(self, task_id: str) -> "SyncJob":
         """A deliberation that another process has submitted. As `parley.Client.job`."""
-        return Job(self, self._client.job(task_id))
+        return SyncJob(self, self._client.job(task_id))
 
-    def as_completed(self, jobs: "Iterable[Job]") -> "Generator[Job, None, None]":
+    def as_completed(self, jobs: "Iterable[SyncJob]") -> "Generator[SyncJob, None, None]":
         """Each of these as soon as its ending is there. As `parley.Client.as_completed`."""
         by_inner = {job.inner: job for job in jobs}
         for inner in self._each(self._client.as_completed(by_inner)):
@@ -135,10 +135,10 @@ class Client:
         self._loop.close()
 
 
-class Job:
+class SyncJob:
     """A deliberation. The words are those of `parley.Job`."""
 
-    def __init__(self, client: Client, inner: AsyncJob) -> None:
+    def __init__(self, client: SyncClient, inner: Job) -> None:
         self._client = client
         self.inner = inner
 
@@ -171,9 +171,9 @@ class Job:
         yield from self._client._each(self.inner.events(after=after))
 
 
-def connect(url: str | None = None, **options: Unpack[NatsOptions]) -> Client:
+def connect(url: str | None = None, **options: Unpack[NatsOptions]) -> SyncClient:
     """A client. Takes the arguments of `parley.connect`, and raises as it does."""
-    return Client(url, **options)
+    return SyncClient(url, **options)
 
 
 async def _one(items: AsyncGenerator[Result, None]) -> tuple[Result] | None:
