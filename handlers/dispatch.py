@@ -14,7 +14,7 @@ from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.handlers.delivery import ACK, DeadLetter, Delivery, Settlement
 from parley.handlers.settle import MAX_DELIVERIES, AnyDelivery, Settler
-from parley.workers.job_message import Job
+from parley.workers.job_message import AgentJob
 from parley.workers.pool.pool import Pool
 from parley.workers.recent_cancels import Cancels
 
@@ -46,18 +46,18 @@ class Dispatch:
         """An `agent.cancel` was broadcast. Workers stop running calls; this drops what is still queued."""
         self._cancels.hear(body)
 
-    async def _job(self, delivery: AnyDelivery) -> Job | None:
+    async def _job(self, delivery: AnyDelivery) -> AgentJob | None:
         """The job for a worker, or None for a message that was settled here."""
         try:
             decision = await self.decide(delivery)
-            if isinstance(decision, Job):
+            if isinstance(decision, AgentJob):
                 return decision
             await self._settler.carry_out(delivery, decision)
         except Exception as error:
             await self._settler.failed(delivery, error)
         return None
 
-    async def decide(self, delivery: Delivery[AgentRequested]) -> Job | Settlement:
+    async def decide(self, delivery: Delivery[AgentRequested]) -> AgentJob | Settlement:
         """The job for a worker, or how to settle a message that no worker gets. Raises InvalidMessage."""
         if delivery.count > MAX_JOB_DELIVERIES + MAX_DELIVERIES:
             # To read it, or to say that its agent failed, ended each dispatcher. The deadline says that it is missing.
@@ -68,7 +68,7 @@ class Dispatch:
             return DeadLetter(f"handed out {delivery.count - 1} times and never finished")
         if self._cancels.reason(request) is not None or not await self._awaited(delivery, request):
             return ACK
-        return Job(key=delivery.msg.reply, body=delivery.data, traceparent=delivery.traceparent)
+        return AgentJob(key=delivery.msg.reply, body=delivery.data, traceparent=delivery.traceparent)
 
     async def _awaited(self, delivery: Delivery[AgentRequested], request: AgentRequested) -> bool:
         """Whether the deliberation still waits for this agent, as far as that is worth a read."""

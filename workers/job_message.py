@@ -19,7 +19,7 @@ _KEY = reply_pattern(topology.DISPATCH.stream, topology.DISPATCH.name)
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class AgentJob:
     """`key`: the subject that settles its delivery, unique to it. Plain values: a job crosses to an actor."""
 
     key: str
@@ -27,7 +27,7 @@ class Job:
     traceparent: str | None = None
 
 
-def pack(job: Job) -> bytes | None:
+def pack(job: AgentJob) -> bytes | None:
     """The job as one message; None if it is over `MAX_JOB_BYTES`.
 
     The key is in the payload because a server takes no `$JS.ACK` subject as the reply subject of a client's message.
@@ -36,13 +36,13 @@ def pack(job: Job) -> bytes | None:
     return message if len(message) <= MAX_JOB_BYTES else None
 
 
-def unpack(message: bytes) -> Job:
+def unpack(message: bytes) -> AgentJob:
     """The job in a message that `pack` made. Raises InvalidMessage."""
     if len(message) > MAX_JOB_BYTES:
         raise InvalidMessage([f"over {MAX_JOB_BYTES} bytes"])
     try:
         key, traceparent, body = message.split(b"\n", 2)
-        job = Job(key.decode(), body, parse_traceparent(traceparent.decode()))
+        job = AgentJob(key.decode(), body, parse_traceparent(traceparent.decode()))
     except ValueError as error:
         raise InvalidMessage([f"no job: {error}"]) from error
     if not _KEY.fullmatch(job.key):

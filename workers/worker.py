@@ -39,7 +39,7 @@ from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.workers.agent import Agent
 from parley.workers.candidate_reader import AnswersUnreadable, CandidateReader
-from parley.workers.job_message import Job
+from parley.workers.job_message import AgentJob
 from parley.workers.model.breaker import BreakerStatus
 from parley.workers.model.large_answers_at_once import AT_ONCE, LargeAnswer
 from parley.workers.recent_cancels import Cancels, stops
@@ -139,7 +139,7 @@ class Worker:
         self._changed.set()
         return tuple(self._tasks)
 
-    def start_jobs(self, jobs: Iterable[Job]) -> None:
+    def start_jobs(self, jobs: Iterable[AgentJob]) -> None:
         """Start these jobs and return at once.
 
         A job that runs is left alone: it may arrive twice. One that was settled lately is reported as finished again, and

@@ -270,7 +270,7 @@ import parley
 
 
 async def ask(client: parley.Client, question: str) -> parley.Ending:
-    job: parley.Job = await client.submit(question, agents=3, rubric={"tests": "must pass"})
+    job: parley.AgentJob = await client.submit(question, agents=3, rubric={"tests": "must pass"})
     return await job.ending(timeout=10)
 
 

@@ -12,7 +12,7 @@ from parley.broker.core.messages import ErrorType, Usage
 from parley.broker.jetstream.acks_and_pulls import nak
 from parley.broker.jetstream.jetstream import JetStream
 from parley.workers.agent import Agent
-from parley.workers.job_message import Job
+from parley.workers.job_message import AgentJob
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_failover import FailoverClient
 from parley.workers.model.model_client import ChatRequest
@@ -112,11 +112,11 @@ class Actor:
         agent = Agent(balancer, MODEL, wire.clock.now)
         self.worker = Worker(wire, agent, _cancels=Cancels(VirtualTime.monotonic))
 
-    def take(self, job: Job) -> None:
+    def take(self, job: AgentJob) -> None:
         """A job arrives. A dead actor takes nothing, a stopped one takes it later."""
         self.link.when_awake(lambda: self._take(job))
 
-    def _take(self, job: Job) -> None:
+    def _take(self, job: AgentJob) -> None:
         self.worker.start_jobs([job])
         slots = self._pool.slots_each * (1 + self._pool.away) + self._pool.unrequested
         holds(Invariant.WITHIN_SLOTS, self.worker.running <= slots, f"{self.name} runs {self.worker.running}")
@@ -162,14 +162,14 @@ class ActorPool(WorkerPool):
         self._add_worker(actor.number)
         in_context(self._context, self._watch(actor))
 
-    async def submit(self, jobs: Sequence[Job]) -> None:
+    async def submit(self, jobs: Sequence[AgentJob]) -> None:
         shares, unplaced = self._assign(jobs)
         for number, share in shares.items():
             for job in share:
                 self._send(self._actors[number], job)
         await self._give_back(unplaced)
 
-    def _send(self, actor: Actor, job: Job) -> None:
+    def _send(self, actor: Actor, job: AgentJob) -> None:
         """Over NATS, which may lose, delay or double it."""
         server = self._server
         over_nats = self._book.message(actor.number, job, server.now) is not None
@@ -197,7 +197,7 @@ class ActorPool(WorkerPool):
         if overdue:
             actor.link.when_awake(answered)
 
-    def _check_arrived(self, actor: Actor, job: Job) -> None:
+    def _check_arrived(self, actor: Actor, job: AgentJob) -> None:
         if actor.link.dead or actor.link.stops or self._link.dead or self._link.stops:
             return
         lost = job.key in self._book.jobs(actor.number) and actor.worker.missing([job.key])
@@ -227,13 +227,13 @@ class ActorPool(WorkerPool):
         )
         in_context(self._context, self._give_back_and_replace(jobs))
 
-    async def _give_back_and_replace(self, jobs: Sequence[Job]) -> None:
+    async def _give_back_and_replace(self, jobs: Sequence[AgentJob]) -> None:
         await self.start_worker()
         self.away -= 1
         await self._give_back(jobs)
         self._pump()
 
-    async def _give_back(self, jobs: Sequence[Job]) -> None:
+    async def _give_back(self, jobs: Sequence[AgentJob]) -> None:
         for job in jobs:
             await self._link.publish(job.key, nak(0.0))
 

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 from unittest.mock import patch
 
-from parley.workers.job_message import Job
+from parley.workers.job_message import AgentJob
 from parley.workers.pool.job_book import JobBook
 from tests.simulation.invariants import Invariant
 from tests.simulation.mutations import Mutation
@@ -14,7 +14,9 @@ _settle = JobBook.settle
 _remove_worker = JobBook.remove_worker
 
 
-def _resends_nothing(self: JobBook, worker: int, asked: Sequence[str], missing: Iterable[str]) -> list[Job]:
+def _resends_nothing(
+    self: JobBook, worker: int, asked: Sequence[str], missing: Iterable[str]
+) -> list[AgentJob]:
     return []
 
 
@@ -22,11 +24,11 @@ def _asks_for_nothing(self: JobBook, worker: int, now: float) -> list[str]:
     return []
 
 
-def _sends_unrecorded(self: JobBook, worker: int, job: Job, now: float) -> bytes:
+def _sends_unrecorded(self: JobBook, worker: int, job: AgentJob, now: float) -> bytes:
     return job.body
 
 
-def _gives_nothing_back(self: JobBook, worker: int) -> list[Job]:
+def _gives_nothing_back(self: JobBook, worker: int) -> list[AgentJob]:
     _remove_worker(self, worker)
     return []
 

@@ -8,7 +8,7 @@ others as a call.
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from parley.workers.job_message import MAX_UNCONFIRMED, Job, pack
+from parley.workers.job_message import MAX_UNCONFIRMED, AgentJob, pack
 
 # A worker is asked for a job this long after it was sent over NATS. If it has not got it, the job is sent as a call.
 RESEND_SECONDS = 1.0
@@ -19,7 +19,7 @@ class _Assigned:
     """What one worker has."""
 
     # By key.
-    jobs: dict[str, Job] = field(default_factory=dict)
+    jobs: dict[str, AgentJob] = field(default_factory=dict)
     # By key, the time at which a job was sent over NATS. In the order of sending.
     unconfirmed: dict[str, float] = field(default_factory=dict)
 
@@ -43,17 +43,17 @@ class JobBook:
     def add_worker(self, worker: int) -> None:
         self._workers[worker] = _Assigned()
 
-    def remove_worker(self, worker: int) -> list[Job]:
+    def remove_worker(self, worker: int) -> list[AgentJob]:
         """A worker is dead. Returns its jobs, to be given back to the queue; their slots are free."""
         return list(self._workers.pop(worker).jobs.values())
 
-    def assign(self, jobs: Iterable[Job]) -> tuple[dict[int, list[Job]], list[Job]]:
+    def assign(self, jobs: Iterable[AgentJob]) -> tuple[dict[int, list[AgentJob]], list[AgentJob]]:
         """Give each job to the worker with the fewest.
 
         Returns what each worker is to be sent, each such job taking a slot, and the jobs to be given back because
         there is no worker. A job that a worker has already is left out.
         """
-        shares: dict[int, list[Job]] = {}
+        shares: dict[int, list[AgentJob]] = {}
         unplaced = []
         for job in jobs:
             if any(job.key in assigned.jobs for assigned in self._workers.values()):
@@ -69,7 +69,7 @@ class JobBook:
     def _least_loaded(self) -> int | None:
         return min(self._workers, key=lambda worker: len(self._workers[worker].jobs), default=None)
 
-    def message(self, worker: int, job: Job, now: float) -> bytes | None:
+    def message(self, worker: int, job: AgentJob, now: float) -> bytes | None:
         """The message that carries a job to its worker over NATS, to be sent at once.
 
         None if the job must go as a call: it is too large, or too many jobs are unconfirmed. Also None if this worker
@@ -103,7 +103,7 @@ class JobBook:
         sent_by = now - self.resend_seconds
         return [key for key, sent_at in self._unconfirmed(worker).items() if sent_at <= sent_by]
 
-    def confirm(self, worker: int, asked: Sequence[str], missing: Iterable[str]) -> list[Job]:
+    def confirm(self, worker: int, asked: Sequence[str], missing: Iterable[str]) -> list[AgentJob]:
         """Of the jobs `asked` for, the worker never got those `missing`. Returns the jobs to call it with.
 
         A job that was settled meanwhile, or given back, is not sent again.

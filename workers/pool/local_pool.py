@@ -9,7 +9,7 @@ from parley.broker.asyncio_helpers import BackgroundLoop
 from parley.broker.core.reply_subjects import WORKER_INBOX
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.jetstream import JetStream
-from parley.workers.job_message import Job
+from parley.workers.job_message import AgentJob
 from parley.workers.model.model_server import ModelServer
 from parley.workers.pool.pool import WorkerPool, start_worker
 from parley.workers.pool.worker_config import WorkerConfig
@@ -60,7 +60,7 @@ class LocalPool(WorkerPool):
         if self._worker is not None and self._servers is not None:
             await self._servers.replace(self._worker, servers)
 
-    async def submit(self, jobs: Sequence[Job]) -> None:
+    async def submit(self, jobs: Sequence[AgentJob]) -> None:
         assert self._worker is not None
         shares, _ = self._assign(jobs)
         for share in shares.values():

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from parley.broker.asyncio_helpers import BackgroundLoop, Capacity
 from parley.broker.jetstream.jetstream import JetStream
-from parley.workers.job_message import Job
+from parley.workers.job_message import AgentJob
 from parley.workers.model.model_server import ModelServer
 from parley.workers.model.pool_endpoint_status import EndpointStatus, EndpointStatuses
 from parley.workers.pool.job_book import RESEND_SECONDS, JobBook
@@ -38,7 +38,7 @@ class Pool(Protocol):
         """Wait until at least one slot is free. Returns how many are."""
         ...
 
-    async def submit(self, jobs: Sequence[Job]) -> None:
+    async def submit(self, jobs: Sequence[AgentJob]) -> None:
         """Take these jobs over. Never more than there are free slots."""
         ...
 
@@ -100,7 +100,7 @@ class WorkerPool:
         self._statuses.add_worker(worker)
         self._capacity.resize(self._capacity.total + self._slots_each)
 
-    def _remove_worker(self, worker: int) -> list[Job]:
+    def _remove_worker(self, worker: int) -> list[AgentJob]:
         """Returns the jobs to be given back."""
         jobs = self._book.remove_worker(worker)
         self._statuses.remove_worker(worker)
@@ -108,7 +108,7 @@ class WorkerPool:
         self._capacity.give(len(jobs))
         return jobs
 
-    def _assign(self, jobs: Sequence[Job]) -> tuple[dict[int, list[Job]], list[Job]]:
+    def _assign(self, jobs: Sequence[AgentJob]) -> tuple[dict[int, list[AgentJob]], list[AgentJob]]:
         """Returns what each worker is to be sent, and the jobs to be given back."""
         shares, unplaced = self._book.assign(jobs)
         self._capacity.take(sum(map(len, shares.values())))

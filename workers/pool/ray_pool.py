@@ -23,7 +23,7 @@ from parley.broker.jetstream.acks_and_pulls import nak
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.nats_access import NatsAccess
 from parley.broker.jetstream.nats_client import NatsClient
-from parley.workers.job_message import Job
+from parley.workers.job_message import AgentJob
 from parley.workers.model.model_server import ModelServer
 from parley.workers.pool.job_book import RESEND_SECONDS
 from parley.workers.pool.pool import WorkerPool
@@ -179,7 +179,7 @@ class RayPool(WorkerPool):
             elif (error := each.exception()) is not None:  # a dead one is replaced by one that asks these
                 log.warning("an actor was not told of its new servers: %s", first_line(error))
 
-    async def submit(self, jobs: Sequence[Job]) -> None:
+    async def submit(self, jobs: Sequence[AgentJob]) -> None:
         """Spread the jobs over the actors, the least loaded first."""
         shares, unplaced = self._assign(jobs)
         if unplaced:
@@ -188,14 +188,14 @@ class RayPool(WorkerPool):
             if slot.number in shares and slot.actor is not None:
                 await self._send(slot, shares[slot.number])
 
-    async def _send(self, slot: ActorSlot, jobs: Sequence[Job]) -> None:
+    async def _send(self, slot: ActorSlot, jobs: Sequence[AgentJob]) -> None:
         """Send jobs to the actor that fills the place now. Should it die meanwhile, `_replace` gives them back."""
         actor, inbox = slot.actor, slot.inbox
         by_call = [job for job in jobs if not await self._publish(slot, inbox, job)]
         if by_call:
             actor.start_jobs.remote(by_call)
 
-    async def _publish(self, slot: ActorSlot, inbox: str, job: Job) -> bool:
+    async def _publish(self, slot: ActorSlot, inbox: str, job: AgentJob) -> bool:
         """Send one job over NATS. False if it has to go as a call."""
         assert self._nc is not None
         if not self._nc.is_connected:
@@ -306,7 +306,7 @@ class RayPool(WorkerPool):
             log.warning("no new actor yet: %s", problem)
         self._actor_problem = problem
 
-    async def _give_back(self, jobs: Sequence[Job]) -> None:
+    async def _give_back(self, jobs: Sequence[AgentJob]) -> None:
         """At once if another actor can take the jobs, else after a pause, because every delivery counts."""
         assert self._nc is not None
         acknowledgement = nak(0.0 if self.unready_reason is None else REPLACE_WAIT_SECONDS)

@@ -17,7 +17,7 @@ from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.jetstream import JetStream
 from parley.broker.jetstream.nats_client import NatsClient
 from parley.broker.process_tuning import tune_gc, use_batch_scheduling
-from parley.workers.job_message import Job, unpack
+from parley.workers.job_message import AgentJob, unpack
 from parley.workers.model.breaker import BreakerStatus
 from parley.workers.model.model_server import ModelServer
 from parley.workers.pool.pool import start_worker
@@ -91,7 +91,7 @@ class WorkerActor:
         assert self._servers is not None
         await self._servers.replace(self._worker, servers)
 
-    async def start_jobs(self, jobs: Sequence[Job]) -> None:
+    async def start_jobs(self, jobs: Sequence[AgentJob]) -> None:
         assert self._worker is not None
         self._worker.start_jobs(jobs)
 

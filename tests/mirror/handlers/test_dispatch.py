@@ -21,7 +21,7 @@ from parley.handlers import dispatch as dispatching
 from parley.handlers.delivery import Delivery
 from parley.handlers.dispatch import MAX_JOB_DELIVERIES, Dispatch
 from parley.handlers.settle import MAX_DELIVERIES, Settler
-from parley.workers.job_message import Job
+from parley.workers.job_message import AgentJob
 from parley.workers.model.model_server import ModelServer
 from parley.workers.model.pool_endpoint_status import EndpointStatus
 from tests.harness import until
@@ -39,7 +39,7 @@ class Hands:
     endpoint_statuses: Mapping[str, EndpointStatus] = MappingProxyType({})
 
     def __init__(self) -> None:
-        self.handed: list[list[Job]] = []
+        self.handed: list[list[AgentJob]] = []
 
     def free_slots(self) -> int:
         return self.slots
@@ -49,7 +49,7 @@ class Hands:
 
     async def use_servers(self, servers: Sequence[ModelServer]) -> None: ...
 
-    async def submit(self, jobs: Sequence[Job]) -> None:
+    async def submit(self, jobs: Sequence[AgentJob]) -> None:
         self.handed.append(list(jobs))
 
 
@@ -104,7 +104,7 @@ async def test_work_is_handed_over_as_it_is_to_settle(bench: Bench, dispatch: Di
     await bench.publish(topology.AGENT_REQUESTED, work(), {"traceparent": TRACE})
     (delivery,) = await bench.taken(DISPATCH)
     await dispatch([delivery])
-    assert pool.handed == [[Job(key=delivery.msg.reply, body=delivery.data, traceparent=TRACE)]]
+    assert pool.handed == [[AgentJob(key=delivery.msg.reply, body=delivery.data, traceparent=TRACE)]]
     assert not delivery.msg.is_acked
     info = await bench.js.consumer_info(DISPATCH.stream, DISPATCH.name)
     assert info.num_ack_pending == 1

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parley.broker.core.errors import InvalidMessage
-from parley.workers.job_message import MAX_JOB_BYTES, Job, pack, unpack
+from parley.workers.job_message import MAX_JOB_BYTES, AgentJob, pack, unpack
 from tests import present
 
 KEY = "$JS.ACK.AGENT_REQUESTS.dispatch.1.2.3.1764144000000000000.0"
@@ -16,7 +16,7 @@ KEY = "$JS.ACK.AGENT_REQUESTS.dispatch.1.2.3.1764144000000000000.0"
     traceparent=st.none() | st.just("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
 )
 def test_a_job_arrives_as_it_was_sent(body: bytes, traceparent: str | None) -> None:
-    job = Job(KEY, body, traceparent)
+    job = AgentJob(KEY, body, traceparent)
     assert unpack(present(pack(job))) == job
 
 
@@ -25,7 +25,7 @@ def test_a_job_arrives_as_it_was_sent(body: bytes, traceparent: str | None) -> N
     [KEY, KEY.replace("AGENT", "hub.Xy12abCD.AGENT"), KEY.replace("AGENT", "_.Xy12abCD.AGENT") + ".t0ken"],
 )
 def test_a_delivery_is_known_in_each_form_that_servers_give_it(key: str) -> None:
-    assert unpack(pack(Job(key, b"{}")) or b"").key == key
+    assert unpack(pack(AgentJob(key, b"{}")) or b"").key == key
 
 
 def test_an_invalid_trace_context_is_dropped() -> None:
@@ -33,14 +33,14 @@ def test_an_invalid_trace_context_is_dropped() -> None:
 
 
 def test_a_job_with_line_breaks_in_its_body_is_cut_nowhere() -> None:
-    job = Job(KEY, b'{"a": 1}\n\n{"b": 2}\n')
+    job = AgentJob(KEY, b'{"a": 1}\n\n{"b": 2}\n')
     assert unpack(pack(job) or b"") == job
 
 
 def test_a_job_that_is_too_large_is_not_packed() -> None:
     room = MAX_JOB_BYTES - len(KEY) - 2
-    assert pack(Job(KEY, b"x" * room)) is not None
-    assert pack(Job(KEY, b"x" * (room + 1))) is None
+    assert pack(AgentJob(KEY, b"x" * room)) is not None
+    assert pack(AgentJob(KEY, b"x" * (room + 1))) is None
 
 
 @pytest.mark.parametrize(

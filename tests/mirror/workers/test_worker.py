@@ -38,7 +38,7 @@ from parley.broker.jetstream.provision import Wanted, provision
 from parley.broker.jetstream.tally_store import TallyStore
 from parley.workers import worker as worker_module
 from parley.workers.agent import Agent
-from parley.workers.job_message import Job
+from parley.workers.job_message import AgentJob
 from parley.workers.model import large_answers_at_once
 from parley.workers.model.call_policy import RetryPolicy
 from parley.workers.model.endpoint_address import Endpoint
@@ -86,11 +86,11 @@ class WorkQueue:
         finally:
             await subscription.unsubscribe()
 
-    async def jobs(self, *requests: AgentRequested) -> list[Job]:
+    async def jobs(self, *requests: AgentRequested) -> list[AgentJob]:
         """These requests, posted and taken from the queue."""
         await self.post(*requests)
         return [
-            Job(msg.reply, msg.data, (msg.headers or {}).get("traceparent"))
+            AgentJob(msg.reply, msg.data, (msg.headers or {}).get("traceparent"))
             for msg in await self.deliveries(len(requests))
         ]
 
@@ -217,7 +217,7 @@ async def test_an_answer_is_stored_and_the_work_acknowledged(queue: WorkQueue, m
     await queue.wire.publish(topology.AGENT_REQUESTED, request.encode(), headers={"traceparent": trace})
     (msg,) = await queue.deliveries()
     async with working(queue, model) as worker:
-        worker.start_jobs([Job(msg.reply, msg.data, trace)])
+        worker.start_jobs([AgentJob(msg.reply, msg.data, trace)])
         assert await settled(worker, 1) == [msg.reply]
         stored = await queue.one_outcome()
         assert stored.subject == topology.AGENT_COMPLETED
@@ -260,7 +260,7 @@ async def test_work_that_a_new_consumer_hands_out_again_is_settled_again(
         await provision(queue.nc.jetstream(), Wanted(ack_wait_seconds=LONG_ACK_WAIT_SECONDS))
         (again,) = await queue.deliveries()
         assert again.reply == job.key
-        worker.start_jobs([Job(again.reply, again.data, None)])
+        worker.start_jobs([AgentJob(again.reply, again.data, None)])
         assert await settled(worker, 1) == [job.key]
         await queue.all_settled()
     assert len(await queue.outcomes()) == 1
@@ -628,7 +628,9 @@ async def test_many_jobs_start_a_few_a_round_and_those_still_waiting_are_given_b
         raise AssertionError
 
     monkeypatch.setattr(Agent, "answer", answer)
-    jobs = [Job(f"jobs.{number}", work(1 + number % 200).encode()) for number in range(10 * STARTS_A_ROUND)]
+    jobs = [
+        AgentJob(f"jobs.{number}", work(1 + number % 200).encode()) for number in range(10 * STARTS_A_ROUND)
+    ]
     async with working(queue, model) as worker:
         worker.start_jobs(jobs)
         rounds = []
@@ -649,7 +651,7 @@ async def test_work_that_cannot_be_read_is_given_back_after_a_while(
     (job,) = await queue.jobs(work())
     async with working(queue, model) as worker:
         started = time.monotonic()
-        worker.start_jobs([Job(job.key, body)])
+        worker.start_jobs([AgentJob(job.key, body)])
         assert await settled(worker, 1) == [job.key]
         (again,) = await queue.deliveries()
         assert time.monotonic() - started >= 0.3

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parley.workers.job_message import MAX_JOB_BYTES, MAX_UNCONFIRMED, Job, pack
+from parley.workers.job_message import MAX_JOB_BYTES, MAX_UNCONFIRMED, AgentJob, pack
 from parley.workers.pool.job_book import RESEND_SECONDS, JobBook
 
 
-def jobs(*numbers: int) -> list[Job]:
-    return [Job(f"key-{number}", b"{}") for number in numbers]
+def jobs(*numbers: int) -> list[AgentJob]:
+    return [AgentJob(f"key-{number}", b"{}") for number in numbers]
 
 
 def keys(*numbers: int) -> list[str]:
@@ -83,7 +83,7 @@ def test_a_message_carries_the_job_and_is_unconfirmed() -> None:
 def test_a_job_that_may_not_go_over_nats_goes_as_a_call(reason: str) -> None:
     made, worker = book(1), 1
     before = jobs(*range(2, 2 + MAX_UNCONFIRMED))
-    job = Job("key-1", b"x" * (MAX_JOB_BYTES if reason == "too large" else 1))
+    job = AgentJob("key-1", b"x" * (MAX_JOB_BYTES if reason == "too large" else 1))
     made.assign([job, *before])
     if reason == "too many unconfirmed":
         assert all(made.message(1, other, 0.0) for other in before)

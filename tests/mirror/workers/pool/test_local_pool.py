@@ -10,7 +10,7 @@ import pytest
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.provision import Wanted, provision
-from parley.workers.job_message import Job
+from parley.workers.job_message import AgentJob
 from parley.workers.model import model_server
 from parley.workers.model.breaker import BreakerPolicy
 from parley.workers.model.call_policy import CallTimeouts, RetryPolicy
@@ -37,8 +37,8 @@ class Replies:
         self.prefix = nc.new_inbox()
         self.heard: list[tuple[str, bytes]] = []
 
-    def job(self, number: int) -> Job:
-        return Job(f"{self.prefix}.{number}", work(number).encode())
+    def job(self, number: int) -> AgentJob:
+        return AgentJob(f"{self.prefix}.{number}", work(number).encode())
 
     def settled(self, word: bytes) -> list[str]:
         return sorted(subject.removeprefix(f"{self.prefix}.") for subject, data in self.heard if data == word)

@@ -14,7 +14,7 @@ from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.broker.jetstream.nats_client import NatsClient as Nats
 from parley.broker.jetstream.provision import provision
-from parley.workers.job_message import Job, pack
+from parley.workers.job_message import AgentJob, pack
 from parley.workers.pool import worker_process as actor_module
 from parley.workers.pool.worker_process import WorkerActor
 from tests.harness import ModelServer, until
@@ -38,16 +38,16 @@ class Driver:
         self.prefix = f"$JS.ACK.{topology.AGENT_REQUESTS}.{topology.DISPATCH.name}.1"
         self.heard: list[tuple[str, bytes]] = []
 
-    def job(self, number: int) -> Job:
-        return Job(f"{self.prefix}.{number}.1.1.0", work(number).encode())
+    def job(self, number: int) -> AgentJob:
+        return AgentJob(f"{self.prefix}.{number}.1.1.0", work(number).encode())
 
-    async def post(self, job: Job) -> None:
+    async def post(self, job: AgentJob) -> None:
         await self.nc.publish(self.inbox, pack(job) or b"")
 
     async def hear(self, message: Msg) -> None:
         self.heard.append((message.subject, message.data))
 
-    async def settled(self, *jobs: Job, word: bytes = b"+ACK") -> None:
+    async def settled(self, *jobs: AgentJob, word: bytes = b"+ACK") -> None:
         """Wait until these are settled so; nothing else ever was."""
         await until(lambda: len(self.heard) >= len(jobs), "all is settled")
         assert sorted(self.heard) == sorted((job.key, word) for job in jobs)
