@@ -37,7 +37,7 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close
 from parley.broker.jetstream.connection import connect as open_connection
 from parley.broker.jetstream.deadletters import DeadLetters
-from parley.broker.jetstream.direct_reads import read_all, read_last
+from parley.broker.jetstream.direct_reads import read_all, read_changed, read_last
 from parley.broker.jetstream.ending_of_stored_message import ending_of
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.broker.jetstream.nats_access import OPTION_NAMES, NatsAccess, NatsOptions
@@ -183,8 +183,14 @@ class Client:
 
         Raises InvalidMessage, BrokerUnavailable, NoService (no streams).
         """
-        request = compose(task_description, **asking)
-        headers = {headers_and_ids.REPLY_TO: self._inbox, **current_trace()}
+        return await self.submit_request(compose(task_description, **asking))
+
+    async def submit_request(
+        self, request: messages.DeliberationRequested, *, traceparent: str | None = None
+    ) -> Job:
+        """As `submit`, for a request as it is on the wire. `traceparent`: of who asks, instead of the current span."""
+        trace = {"traceparent": traceparent} if traceparent else current_trace()
+        headers = {headers_and_ids.REPLY_TO: self._inbox, **trace}
         seq = await self._publish(topology.REQUESTED, body_of(request), headers)
         own_name = headers_and_ids.own_name(seq)
         task_id = request.task_id or own_name
@@ -315,6 +321,46 @@ class Client:
         except errors.StreamNotFound as error:
             raise NoService from error
         return sorted(found.values(), key=lambda tally: tally.accepted_at, reverse=True)
+
+    async def changes(self, since: int) -> AsyncGenerator[tuple[int, str, Tally | None], None]:
+        """The tallies that were written at or after this place of their bucket, oldest first: (place, `task_id`, the tally;
+        None: forgotten, or unreadable). Raises as `status` does."""
+        prefix = topology.tally_subject("")
+        stored = read_all(self._jetstream, topology.TALLIES, topology.tally_subject(">"), first=since)
+        try:
+            async with aclosing(stored) as found:
+                async for message in found:
+                    tally = None
+                    with suppress(ValidationError):
+                        tally = Tally.model_validate_json(message.data or b"null")
+                    yield message.seq, message.subject.removeprefix(prefix), tally
+        except errors.StreamNotFound as error:
+            raise NoService from error
+
+    async def tallies_named(self, task_ids: Sequence[str]) -> tuple[dict[str, Tally], int]:
+        """The tallies of these, at most 1,000, as they are now, by `task_id`; and up to which place of their bucket that
+        holds. Raises as `status` does."""
+        subjects = [topology.tally_subject(task_id) for task_id in task_ids]
+        try:
+            stored, place = (
+                await read_changed(self._jetstream, topology.TALLIES, subjects, 0) if subjects else ([], 0)
+            )
+        except errors.StreamNotFound as error:
+            raise NoService from error
+        found: dict[str, Tally] = {}
+        for message in stored:
+            with suppress(ValidationError):
+                tally = Tally.model_validate_json(message.data or b"null")
+                found[tally.task_id] = tally
+        return found, place
+
+    async def request_of(self, task_id: str) -> bytes | None:
+        """The question of this deliberation as it was asked, JSON; None if it is no longer stored. Raises as `status`."""
+        tally = await self.tally(task_id)
+        stored = (
+            await self._jetstream.get(topology.REQUESTS, tally.request_seq) if tally is not None else None
+        )
+        return stored.data if stored is not None and stored.subject == topology.REQUESTED else None
 
     async def tally(self, task_id: str) -> Tally | None:
         """The tally as it is now; None if the service has not taken the request in, or has forgotten it. Raises as

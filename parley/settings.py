@@ -142,6 +142,12 @@ class Settings(NatsSettings):
 
     http_host: str = _field("127.0.0.1", "Where /metrics, /livez, /readyz and /docs listen.")
     http_port: int = _field(9464, "Their port; 0 takes a free one.", ge=0, le=65_535)
+    gateway_host: str = _field("127.0.0.1", "Where the gateway listens.")
+    gateway_port: int = _field(8470, "Its port; 0 takes a free one.", ge=0, le=65_535)
+    gateway_tenants: Path | None = _field(
+        None, "TOML file of who may ask there, and how much (docs/gateway.md). Without it, anybody on this machine.")
+    gateway_panels: Path | None = _field(None, "TOML file of panels that are offered as models.")
+    gateway_open: bool = _field(False, "Let other machines in without a token.")
     home: Path = Field(default_factory=default_state_folder,
         description="Where `parley up` keeps its NATS data and says where it listens.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = _field("INFO", "Of our own log lines.")

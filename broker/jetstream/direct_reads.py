@@ -54,9 +54,12 @@ async def read_last(jetstream: JetStream, stream: str, subject: str) -> StoredMe
     raise _refused(stream, status)
 
 
-async def read_all(jetstream: JetStream, stream: str, subject: str) -> AsyncGenerator[StoredMessage, None]:
-    """Every message under `subject`, oldest first, up to the stream's end. Raises as `read_last`."""
-    first, more = 1, True
+async def read_all(
+    jetstream: JetStream, stream: str, subject: str, *, first: int = 1
+) -> AsyncGenerator[StoredMessage, None]:
+    """Every message under `subject` from the place `first` on, oldest first, up to the stream's end. Raises as
+    `read_last`."""
+    more = True
     while more:
         more = False
         async for message, pending in _batch(jetstream, stream, subject, first):

@@ -1,0 +1,111 @@
+"""Who sends a request: its tenant, its bounds, and the client that asks for it."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from starlette.requests import Request
+
+from parley.broker.core.errors import InvalidMessage, ParleyError
+from parley.broker.core.messages import DeliberationRequested, Ending
+from parley.client import Client
+from parley.gateway.problems import not_found, try_again
+from parley.gateway.tenants import ANYBODY, Tenant, Usage
+from parley.job import Job
+
+# One that is told to come again because too many of its deliberations run.
+IN_FLIGHT_SECONDS = 1.0
+
+
+class Accounts:
+    """What each tenant has used of its bounds in this gateway."""
+
+    def __init__(self) -> None:
+        self._usage: dict[str, Usage] = {}
+        # One task for each deliberation that is counted as in flight.
+        self._waiting: set[asyncio.Task[None]] = set()
+
+    def usage(self, tenant: Tenant) -> Usage:
+        if tenant.name not in self._usage:
+            self._usage[tenant.name] = Usage(tenant, time.monotonic())
+        return self._usage[tenant.name]
+
+    def count(self, usage: Usage, job: Job) -> None:
+        """Count this deliberation as in flight until it has ended."""
+        if usage.begin(job.task_id):
+            task = asyncio.create_task(_count_to_end(usage, job), name="tenant's deliberation")
+            self._waiting.add(task)
+            task.add_done_callback(self._waiting.discard)
+
+    async def close(self) -> None:
+        for task in self._waiting:
+            task.cancel()
+        await asyncio.gather(*self._waiting, return_exceptions=True)
+
+
+async def _count_to_end(usage: Usage, job: Job) -> None:
+    ending: Ending | None = None
+    try:
+        ending = await job.ending()
+    except ParleyError:
+        pass  # closed, or no ending in time: it counts no longer
+    finally:
+        cost = ending.cost if ending is not None else None
+        usage.end(
+            job.task_id, cost.prompt_tokens + cost.completion_tokens if cost is not None else _plain(ending)
+        )
+
+
+def _plain(ending: Ending | None) -> int:
+    """What an ending without phases has cost, as far as its answers tell."""
+    return sum(result.usage.total_tokens for result in ending.results) if ending is not None else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    tenant: Tenant
+    client: Client
+    accounts: Accounts
+    traceparent: str | None = None
+
+    @classmethod
+    def of(cls, request: Request) -> "Caller":
+        """Set by the application, which lets nobody else in."""
+        state = request.app.state
+        tenant: Tenant = request.scope.get("parley.tenant", ANYBODY)
+        return cls(tenant, state.client, state.accounts, request.headers.get("traceparent"))
+
+    def job(self, task_id: str) -> Job:
+        """A deliberation of this tenant. Raises Problem, the same for another's and for none."""
+        try:
+            job = self.client.job(task_id)
+        except InvalidMessage:
+            raise not_found(task_id[:64]) from None
+        if not self.tenant.owns(task_id):
+            raise not_found(task_id)
+        return job
+
+    async def submit(self, asked: DeliberationRequested) -> Job:
+        """Store a question within the tenant's bounds. Raises Problem beyond them, Unavailable."""
+        if not self.tenant.name:
+            return await self.client.submit_request(asked, traceparent=self.traceparent)
+        usage, now = self.accounts.usage(self.tenant), time.monotonic()
+        if usage.in_flight >= self.tenant.in_flight:
+            words = f"{usage.in_flight} of your deliberations run, as many as may; wait for one to end"
+            raise try_again(HTTPStatus.TOO_MANY_REQUESTS, words, IN_FLIGHT_SECONDS)
+        if wait := usage.wait_for_tokens(self.tenant, now):
+            words = f"your {self.tenant.tokens_per_day} tokens of this day are used"
+            raise try_again(HTTPStatus.TOO_MANY_REQUESTS, words, wait)
+        job = await self.client.submit_request(asked, traceparent=self.traceparent)
+        self.accounts.count(usage, job)
+        return job
+
+    def check_rate(self) -> None:
+        """Count one request. Raises Problem beyond the tenant's rate."""
+        if not self.tenant.name:
+            return
+        wait = self.accounts.usage(self.tenant).wait_for_request(self.tenant, time.monotonic())
+        if wait:
+            rate = f"more than {self.tenant.requests_per_second:g} requests a second"
+            raise try_again(HTTPStatus.TOO_MANY_REQUESTS, rate, wait)
