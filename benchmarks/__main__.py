@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         (),
     ),
     "choice-overhead": ("choice_overhead", "what judges add beside two bare rounds of calls; a minute", ()),
+    "gateway": ("gateway", "what the gateway adds, how many it takes, its memory; a minute", ()),
     "soak": ("soak", "what grows under constant load", ()),
     "aims": ("aims", "all targets of docs/performance.md; about an hour", ()),
 }

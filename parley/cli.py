@@ -8,7 +8,15 @@ import sys
 
 import typer
 
-from parley import cli_asking, cli_deadletters, cli_operating, cli_prompts, cli_results, cli_running
+from parley import (
+    cli_asking,
+    cli_deadletters,
+    cli_gateway,
+    cli_operating,
+    cli_prompts,
+    cli_results,
+    cli_running,
+)
 from parley.broker.core.errors import InvalidMessage, ParleyError, SettingsError, Unavailable
 from parley.cli_common import FAILED, NO_SERVICE, OK, USAGE, print_error
 from parley.cli_common_options import HELP, ShellCommand, ShellGroup
@@ -29,6 +37,7 @@ for command in (
 app.command("ls", cls=ShellCommand)(cli_results.list_)
 for operating in (cli_operating.settings, cli_operating.doctor, cli_operating.provision):
     app.command(cls=ShellCommand)(operating)
+app.command("gateway-token", cls=ShellCommand)(cli_gateway.gateway_token)
 app.add_typer(cli_deadletters.app, name="deadletters")
 app.add_typer(cli_prompts.app, name="prompts")
 

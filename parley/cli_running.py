@@ -37,6 +37,8 @@ MODEL_WORDS = {
     LocalModel.TINY: "tiny: real and very small, do not trust its words; set VLLM_URL for a larger one",
 }
 ALL_PARTS = "intake,dispatch,aggregate,query"
+# A part that is a client of the service, and may run without it.
+GATEWAY = "gateway"
 DEMO_QUESTION = "Write a function that computes the factorial of a non-negative integer."
 # The tiny model cannot write code and takes no persona. At a higher temperature it leaves the question.
 TINY_DEMO_QUESTION = "What are the benefits of walking every day? Name three."
@@ -73,6 +75,7 @@ def up(
 async def _up(settings: Settings, model: LocalModel) -> int:
     from parley.app import service
     from parley.broker.jetstream.embedded import check_unused
+    from parley.gateway.running import check_gateway, gateway
     from parley.local_nats_and_model import embedded
     from parley.operator_http import check_port
     from parley.tiny_model_process import LOG_NAME
@@ -81,6 +84,7 @@ async def _up(settings: Settings, model: LocalModel) -> int:
     if settings.nats_url is None:
         check_unused(settings.home / "nats")
     check_port(settings)
+    check_gateway(settings)
     say = Steps()
     # Signals are handled before the first process starts, so that each started process is also stopped.
     shutdown = Shutdown(reads_again=settings.endpoints is not None)
@@ -94,6 +98,7 @@ async def _up(settings: Settings, model: LocalModel) -> int:
             local = await shutdown.during(stack.enter_async_context(starting))
             filled = local.settings
             running = await shutdown.during(stack.enter_async_context(service(filled, say=say)))
+            door = await shutdown.during(stack.enter_async_context(gateway(filled)))
         except Interrupted:
             return OK
         shutdown.handle_signals()
@@ -107,6 +112,7 @@ async def _up(settings: Settings, model: LocalModel) -> int:
                 hidden = f"{shown_url}  (token: {settings.home / 'nats' / 'token'})"
                 shown_url = running.nats_url if out.is_terminal else hidden
             out.print(f"  NATS     {shown_url}", markup=False, highlight=False, soft_wrap=True)
+            out.print(f"  gateway  {door}/v1", highlight=False)
             out.print(f"  metrics  {running.http_url}/metrics", highlight=False)
             out.print(f"  docs     {running.http_url}/docs", highlight=False)
             what = MODEL_WORDS[local.model] if local.model else _where(filled)
@@ -137,23 +143,48 @@ def serve(parts: Annotated[str, typer.Option(help="Which parts, comma-separated.
     from parley.handlers.routes import Part
 
     names = [name.strip() for name in parts.split(",") if name.strip()]
-    unknown = sorted(set(names) - set(Part))
+    unknown = sorted(set(names) - {*Part, GATEWAY})
     if unknown or not names:
         wrong = f"{', '.join(unknown)} unknown" if unknown else "none given"
-        raise SettingsError([f"--parts: {wrong}; there are {', '.join(Part)}"])
+        raise SettingsError([f"--parts: {wrong}; there are {', '.join((*Part, GATEWAY))}"])
     settings = load()
     start_logging(settings)
     use_batch_scheduling()
-    raise typer.Exit(run_command(_serve(settings, frozenset(Part(name) for name in names))))
+    chosen = frozenset(Part(name) for name in names if name != GATEWAY)
+    if not chosen:
+        raise typer.Exit(run_command(_serve_gateway(settings)))
+    raise typer.Exit(run_command(_serve(settings, chosen, with_gateway=GATEWAY in names)))
 
 
-async def _serve(settings: Settings, parts: Any) -> int:
+async def _serve_gateway(settings: Settings) -> int:
+    """The gateway alone: a client of NATS, with a client's rights."""
+    from parley.gateway.running import gateway
+
+    shutdown = Shutdown()
+    async with AsyncExitStack() as stack:
+        try:
+            url = await shutdown.during(stack.enter_async_context(gateway(settings)))
+        except Interrupted:
+            return OK
+        shutdown.handle_signals()
+        log.info("serving the gateway at %s", url)
+        await shutdown.wait_for_signal()
+        log.info("stopping")
+    return OK
+
+
+async def _serve(settings: Settings, parts: Any, *, with_gateway: bool) -> int:
     from parley.app import service
 
     shutdown = Shutdown(reads_again=settings.endpoints is not None)
     async with AsyncExitStack() as stack:
         try:
             running = await shutdown.during(stack.enter_async_context(service(settings, parts)))
+            if with_gateway:
+                from parley.gateway.running import gateway
+
+                url = await shutdown.during(stack.enter_async_context(gateway(settings)))
+                log.info("serving the gateway at %s", url)
         except Interrupted:
             return OK
         shutdown.handle_signals()

@@ -85,6 +85,9 @@ class Shutdown:
             if not starting.done():
                 starting.cancel()
 
+    async def wait_for_signal(self) -> None:
+        await self._requested.wait()
+
     async def wait(self, service: Supervised) -> str | None:
         """Return None after a signal, or why the service cannot work any more: a supervisor then starts it anew."""
         try:

@@ -27,7 +27,9 @@ async def once() -> float:
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="parley-startup-") as home:
         began = time.perf_counter()
-        environment = plain_environment(PARLEY_HOME=home, PARLEY_HTTP_PORT=str(port), PYTHONUNBUFFERED="1")
+        environment = plain_environment(
+            PARLEY_HOME=home, PARLEY_HTTP_PORT=str(port), PARLEY_GATEWAY_PORT="0", PYTHONUNBUFFERED="1"
+        )
         process = await started(module("parley", "up"), Path(home) / "up.log", environment)
         try:
             async with aiohttp.ClientSession() as http:

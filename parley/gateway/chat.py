@@ -87,7 +87,8 @@ def _listed(request: Request) -> list[Panel]:
 def _panel(request: Request, name: str) -> Panel:
     own: Mapping[str, Panel] = request.app.state.panels
     bare = name.removeprefix(PREFIX)
-    panel = own.get(bare) or panel_of_size(bare)
+    # Without the prefix `gpt-4` would be four agents in a role of that name.
+    panel = own.get(bare) or panel_of_size(bare) if bare != name else None
     if panel is None:
         known = ", ".join(f"{PREFIX}{each.name}" for each in _listed(request)[:8])
         words = f"there is no panel {name[:80]!r}; there are {known}, and others of this form"

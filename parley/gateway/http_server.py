@@ -141,9 +141,8 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp, host: str, port: int) -> AsyncIterator[str]:
-    """Serve `app` until the block ends; yields the URL. Raises OSError if the port is taken."""
-    opened = _socket(host, port)
+async def listening(app: ASGIApp, opened: socket.socket) -> AsyncIterator[None]:
+    """Serve `app` at this socket until the block ends."""
     config = uvicorn.Config(
         app, http=TimedProtocol, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES, limit_concurrency=MAX_CONNECTIONS, timeout_keep_alive=int(IDLE_SECONDS),
@@ -159,8 +158,7 @@ async def listening(app: ASGIApp, host: str, port: int) -> AsyncIterator[str]:
             await asyncio.sleep(0.01)
         if serving.done():
             await serving
-        shown = f"[{host}]" if ":" in host else host
-        yield f"http://{shown}:{opened.getsockname()[1]}"
+        yield
     finally:
         server.should_exit = True
         await asyncio.wait({serving}, timeout=STOP_SECONDS + 2)
@@ -168,7 +166,8 @@ async def listening(app: ASGIApp, host: str, port: int) -> AsyncIterator[str]:
             serving.cancel()
 
 
-def _socket(host: str, port: int) -> socket.socket:
+def open_socket(host: str, port: int) -> socket.socket:
+    """Port 0 takes a free one. Raises OSError if the port is taken."""
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     opened = socket.socket(family, socket.SOCK_STREAM)
     try:

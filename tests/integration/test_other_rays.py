@@ -59,6 +59,7 @@ def service(empty_nats: EmbeddedNats, model: ModelServer, short: Path) -> dict[s
         PARLEY_POOL_SLOTS="4",
         PARLEY_DRAIN_SECONDS="1",
         PARLEY_HTTP_PORT=str(free_port()),
+        PARLEY_GATEWAY_PORT="0",
     )
 
 

@@ -27,7 +27,13 @@ LOOPBACK = re.compile(r"^(127\.|\[::1\]|\[::ffff:127\.)")
 
 def environment(home: Path) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PARLEY_", "RAY_"))}
-    return {**kept, "HOME": str(home), "PARLEY_HTTP_PORT": "0", "XDG_STATE_HOME": str(home / "state")}
+    return {
+        **kept,
+        "HOME": str(home),
+        "PARLEY_HTTP_PORT": "0",
+        "PARLEY_GATEWAY_PORT": "0",
+        "XDG_STATE_HOME": str(home / "state"),
+    }
 
 
 def command_line(pid: int) -> str:

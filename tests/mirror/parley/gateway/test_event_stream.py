@@ -118,7 +118,9 @@ async def test_a_reader_that_does_not_read_is_cut(
     with socket.create_connection((program.base_url.host, program.base_url.port)) as reader:
         reader.settimeout(30)
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        reader.sendall(f"GET {where}/events HTTP/1.1\r\nHost: localhost:1\r\nConnection: close\r\n\r\n".encode())
+        reader.sendall(
+            f"GET {where}/events HTTP/1.1\r\nHost: localhost:1\r\nConnection: close\r\n\r\n".encode()
+        )
         await asyncio.sleep(2.0)  # it reads nothing for longer than it may
 
         def rest() -> int:
