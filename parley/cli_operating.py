@@ -9,7 +9,7 @@ import typer
 from rich.table import Column, Table
 from rich.text import Text
 
-from parley.broker.core.printable import on_one_line
+from parley.broker.core.printable import on_one_line, visible
 from parley.cli_common import NO_SERVICE, OK, out, run_command, start_logging
 from parley.settings import load, shown
 from parley.terminal import write_json, write_line
@@ -26,7 +26,7 @@ def settings() -> None:
     # Folded: what is too long for its column would be cut off.
     table = Table(*(Column(name, overflow="fold") for name in ("setting", "value", "meaning")))
     for row in shown(load()):
-        table.add_row(*map(Text, row))  # not markup: a value may hold brackets
+        table.add_row(*(Text(visible(cell)) for cell in row))  # not markup: a value may hold brackets
     out.print(table)
 
 

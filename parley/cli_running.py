@@ -17,7 +17,7 @@ from rich.text import Text
 from parley import find_nats
 from parley.broker.core.errors import SettingsError
 from parley.broker.core.messages import DeliberationCompleted
-from parley.broker.core.printable import visible
+from parley.broker.core.printable import harmless, visible
 from parley.broker.core.url_masking import masked
 from parley.broker.process_tuning import tune_gc, use_batch_scheduling
 from parley.cli_asking import ask_and_follow
@@ -221,7 +221,8 @@ async def _demo(settings: Settings, question: str | None, model: LocalModel) -> 
         if local.model is LocalModel.TINY:
             asking |= TINY_DEMO_ASKING
         asked = question or (TINY_DEMO_QUESTION if local.model is LocalModel.TINY else DEMO_QUESTION)
-        out.print(f"Asking three agents, then three judges: {asked}", style="bold", markup=False, soft_wrap=True)
+        asking_line = f"Asking three agents, then three judges: {harmless(asked)}"
+        out.print(asking_line, style="bold", markup=False, soft_wrap=True)
         ending = await ask_and_follow(client, asked, live=True, hint=False, **asking)
         show_ending(out, ending, model=local.model, all_answers=True)
     out.print("Everything is stopped again.")

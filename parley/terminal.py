@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from parley.broker.core.printable import safe_json
+from parley.broker.core.printable import harmless, safe_json
 
 
 class Terminal(Console):
@@ -32,6 +32,11 @@ def write_line(console: Console, text: str) -> None:
         console.file.flush()
     except BrokenPipeError:
         console.on_broken_pipe()
+
+
+def write_words(console: Console, text: str) -> None:
+    """Write a text of others: exactly into a pipe; on a terminal without what could do something to it."""
+    write_line(console, harmless(text) if console.is_terminal else text)
 
 
 def write_json(console: Console, text: str) -> None:
