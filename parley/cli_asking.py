@@ -85,7 +85,7 @@ def ask(
 ) -> None:
     """Ask a question of several agents and wait for the ending.
 
-    Exit codes: 0 completed, 1 ended otherwise, 2 usage, 3 no service (any more), 130 Ctrl-C, 143 SIGTERM.
+    Exit codes: 0 completed, 1 ended otherwise, 2 usage, 3 no service (any more), 129 SIGHUP, 130 Ctrl-C, 143 SIGTERM.
     """
     _check_output(select, plan=plan, every=every, raw=raw, wait=wait, as_json=as_json)
     with errors_in_flags():

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import stat
 import sys
 from contextlib import suppress
 from typing import Any
@@ -53,6 +54,15 @@ def stop_writing(file: Any) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, file.fileno())
         os.close(nowhere)
+
+
+def leave_closed_terminals() -> None:
+    """Of stdout and stderr, send what goes to a terminal that was closed nowhere. Without this each word is an error."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            # Still a device, and none that answers as a terminal.
+            if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode) and not stream.isatty():
+                stop_writing(stream)
 
 
 def write_what_the_locale_lacks_as_escapes() -> None:

@@ -90,7 +90,7 @@ async def test_a_hangup_has_the_endpoints_read_again_and_a_stop_still_stops() ->
                 await asyncio.sleep(0.01)
     os.kill(os.getpid(), signal.SIGTERM)
     assert await waiting is None
-    for number in (*SIGNALS, signal.SIGHUP):
+    for number in SIGNALS:
         asyncio.get_running_loop().remove_signal_handler(number)
 
 
