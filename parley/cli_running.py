@@ -24,9 +24,10 @@ from parley.cli_asking import ask_and_follow
 from parley.cli_common import FAILED, NO_SERVICE, OK, err, out, print_error, run_command, start_logging
 from parley.client import connect_with
 from parley.display import show_ending
+from parley.env_file import load_for_service
 from parley.local_model_choice import LocalModel
 from parley.request_arguments import Asking
-from parley.settings import Settings, load
+from parley.settings import Settings
 from parley.shutdown import Interrupted, Shutdown
 
 # The demo's simulated model takes about as long as a real one on one GPU: there is something to watch.
@@ -64,7 +65,7 @@ def up(
 ) -> None:
     """The whole service on this machine, until Ctrl-C. Starts what the settings do not name: NATS, Ray, a model."""
     # fmt: on
-    settings = load()
+    settings = load_for_service()
     start_logging(settings)
     use_batch_scheduling()
     raise typer.Exit(run_command(_up(settings, model)))
@@ -141,7 +142,7 @@ def serve(parts: Annotated[str, typer.Option(help="Which parts, comma-separated.
     if unknown or not names:
         wrong = f"{', '.join(unknown)} unknown" if unknown else "none given"
         raise SettingsError([f"--parts: {wrong}; there are {', '.join(Part)}"])
-    settings = load()
+    settings = load_for_service()
     start_logging(settings)
     use_batch_scheduling()
     raise typer.Exit(run_command(_serve(settings, frozenset(Part(name) for name in names))))
@@ -184,7 +185,7 @@ def demo(
 ) -> None:
     """Start everything, ask one question of three agents, let three judges choose, show the answers, stop."""
     # fmt: on
-    settings = load(http_port=0)
+    settings = load_for_service(http_port=0)
     start_logging(settings.model_copy(update={"log_level": "WARNING"}))
     raise typer.Exit(run_command(_demo(settings, question, model)))
 
