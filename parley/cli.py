@@ -1,7 +1,7 @@
 """The `parley` command: its subcommands, and how an error becomes one line and an exit code.
 
-Exit codes: 0 success (a deliberation: completed), 1 otherwise, 2 usage, 3 no service, 130 Ctrl-C, 143 SIGTERM.
-`parley result` also has 4, not ended yet, and 5, unknown.
+Exit codes: 0 success (a deliberation: completed), 1 otherwise, 2 usage, 3 no service, 129 SIGHUP (the terminal was
+closed), 130 Ctrl-C, 143 SIGTERM. `parley result` also has 4, not ended yet, and 5, unknown.
 """
 
 import sys
@@ -76,8 +76,8 @@ def _print(error: ParleyError | OSError, from_file: frozenset[str]) -> int:
 def _root() -> None:
     """A task queue for questions that several agents should answer.
 
-    Exit codes: 0 it worked (a deliberation: completed), 1 it ended otherwise, 2 usage, 3 no service, 130 Ctrl-C, 143
-    SIGTERM. `parley result` also has 4, not ended yet, and 5, unknown.
+    Exit codes: 0 it worked (a deliberation: completed), 1 it ended otherwise, 2 usage, 3 no service, 129 SIGHUP, 130
+    Ctrl-C, 143 SIGTERM. `parley result` also has 4, not ended yet, and 5, unknown.
 
     Settings come from the environment, then from the file .env of the working directory.
     """

@@ -18,7 +18,7 @@ from parley.job import Job
 from parley.question_input import read_messages, read_panel, read_question, read_schema
 from parley.request_arguments import Asking, compose, read_key
 from parley.request_plan import phases_of
-from parley.terminal import write_json, write_line
+from parley.terminal import write_json, write_line, write_words
 
 
 # fmt: off
@@ -85,7 +85,7 @@ def ask(
 ) -> None:
     """Ask a question of several agents and wait for the ending.
 
-    Exit codes: 0 completed, 1 ended otherwise, 2 usage, 3 no service (any more), 130 Ctrl-C, 143 SIGTERM.
+    Exit codes: 0 completed, 1 ended otherwise, 2 usage, 3 no service (any more), 129 SIGHUP, 130 Ctrl-C, 143 SIGTERM.
     """
     _check_output(select, plan=plan, every=every, raw=raw, wait=wait, as_json=as_json)
     with errors_in_flags():
@@ -167,7 +167,7 @@ def _print_words(ending: Ending) -> int:
             err.print(why, markup=False, highlight=False, soft_wrap=True)
         err.print(summary(_in_flags(ending)), soft_wrap=True)
         return FAILED
-    write_line(out, ending.answer)
+    write_words(out, ending.answer)
     return OK
 
 

@@ -17,12 +17,13 @@ from parley.broker.core.printable import on_one_line
 from parley.client import Client, connect_with
 from parley.log_format import formatter
 from parley.settings import Settings, load
-from parley.terminal import Terminal
+from parley.terminal import Terminal, leave_closed_terminals
 
 OK, FAILED, USAGE, NO_SERVICE = 0, 1, 2, 3
 # Of `parley result` only.
 RUNNING, UNKNOWN = 4, 5
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SIGHUP: the terminal was closed.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 out = Terminal()
@@ -51,7 +52,8 @@ def with_client(work: Callable[[Client], Awaitable[T]]) -> T:
 
 
 def run_command(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work`. Ctrl-C cancels it and ends the command with code 130, SIGTERM with 143, as in shells."""
+    """Run `work`. Ctrl-C cancels it and ends the command with code 130, SIGTERM with 143, SIGHUP with 129, as in
+    shells."""
     # nats-py logs each lost connection with a traceback. Our own log lines and readiness say what matters.
     logging.getLogger("nats").setLevel(logging.CRITICAL)
     received: list[int] = []
@@ -62,10 +64,15 @@ def run_command(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _cancelled_by_signals(work: Coroutine[Any, Any, T], received: list[int]) -> T:
-    """Run `work` until the first signal, which is noted in `received`. The second ends the process at once."""
+    """Run `work` until the first signal, which is noted in `received`. The second ends the process at once, but for a
+    second SIGHUP: of a closed terminal the kernel sends one, and the shell too."""
     loop, running = asyncio.get_running_loop(), asyncio.ensure_future(work)
 
     def on_signal(number: int) -> None:
+        if number == signal.SIGHUP:
+            leave_closed_terminals()
+            if number in received:
+                return
         if received:
             for console in (out, err):
                 console.show_cursor()  # the live picture hides it

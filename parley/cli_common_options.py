@@ -1,6 +1,9 @@
-"""What every subcommand's line understands besides its own options: `-h`, `--version`, and `--wait` without a value."""
+"""What every subcommand's line understands besides its own options: `-h`, `--version`, and `--wait` without a value; and
+how its help and its usage errors look.
+"""
 
 import re
+import sys
 from importlib.metadata import version as distribution_version
 from typing import Annotated, Any
 
@@ -38,7 +41,33 @@ def _version_option() -> Any:
     return next(parameter for parameter in typer.main.get_command(app).params if parameter.name == "version")
 
 
-class ShellCommand(TyperCommand):
+class PlainIntoPipes:
+    """typer draws boxes around help and usage errors, whatever reads them: into a pipe they are plain words.
+
+    typer looks at `rich_markup_mode` when it shows either; help goes to stdout, errors go to stderr.
+    """
+
+    # None: plain. Any: it is typer's.
+    rich_markup_mode: Any
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._on_a_terminal = self.rich_markup_mode
+
+    def main(self, *arguments: Any, **named: Any) -> Any:
+        self.rich_markup_mode = self._on_a_terminal if _is_terminal(sys.stderr) else None
+        return super().main(*arguments, **named)  # type: ignore[misc]  # TyperCommand and TyperGroup have it
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self.rich_markup_mode = self._on_a_terminal if _is_terminal(sys.stdout) else None
+        super().format_help(ctx, formatter)  # type: ignore[misc]  # as above
+
+
+def _is_terminal(stream: Any) -> bool:
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+class ShellCommand(PlainIntoPipes, TyperCommand):
     """One subcommand. The parser has no option with an optional value: `--wait` alone becomes `--wait=inf`."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -49,7 +78,7 @@ class ShellCommand(TyperCommand):
         return super().parse_args(ctx, [*with_wait_value(args)] if _waits(self) else args)
 
 
-class ShellGroup(TyperGroup):
+class ShellGroup(PlainIntoPipes, TyperGroup):
     """A command with subcommands."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:

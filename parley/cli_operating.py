@@ -9,9 +9,10 @@ import typer
 from rich.table import Column, Table
 from rich.text import Text
 
-from parley.broker.core.printable import on_one_line
+from parley.broker.core.printable import on_one_line, visible
 from parley.cli_common import NO_SERVICE, OK, out, run_command, start_logging
-from parley.settings import load, shown
+from parley.env_file import load_for_service
+from parley.settings import shown
 from parley.terminal import write_json, write_line
 
 log = logging.getLogger("parley")
@@ -20,13 +21,13 @@ log = logging.getLogger("parley")
 def settings() -> None:
     """Every setting as a command started here sees it, secrets masked. Into a pipe: one NAME=value a line."""
     if not out.is_terminal:
-        for name, value, _ in shown(load()):
+        for name, value, _ in shown(load_for_service()):
             write_line(out, f"{name}={value}")
         return
     # Folded: what is too long for its column would be cut off.
     table = Table(*(Column(name, overflow="fold") for name in ("setting", "value", "meaning")))
-    for row in shown(load()):
-        table.add_row(*map(Text, row))  # not markup: a value may hold brackets
+    for row in shown(load_for_service()):
+        table.add_row(*(Text(visible(cell)) for cell in row))  # not markup: a value may hold brackets
     out.print(table)
 
 
@@ -45,7 +46,7 @@ def doctor(
         from parley.doctor import examine
 
         findings = []
-        async for finding in examine(load().with_local_nats()):
+        async for finding in examine(load_for_service().with_local_nats()):
             findings.append(finding)
             if as_json:
                 continue
@@ -71,6 +72,6 @@ def provision(
     """
     from parley.cli_provision import run
 
-    settings = load().with_local_nats()
+    settings = load_for_service().with_local_nats()
     start_logging(settings)
     raise typer.Exit(run_command(run(settings, apply=apply)))

@@ -10,7 +10,7 @@ from parley.cli_common import out
 from parley.cli_common_options import ShellCommand, ShellGroup
 from parley.errors_in_flags import errors_in_flags
 from parley.request_arguments import compose
-from parley.terminal import write_json, write_line
+from parley.terminal import write_json, write_line, write_words
 
 # What stands for a caller's words.
 QUESTION = "<the question>"
@@ -38,7 +38,7 @@ def list_() -> None:
     from parley.workers.prompts import BARE, ROLES
 
     for role, words in {**ROLES, **_own_roles()}.items():
-        write_line(out, f"{role:<10}{words.splitlines()[0]}")
+        write_words(out, f"{role:<10}{words.splitlines()[0]}")
     write_line(out, f"{BARE:<10}Nothing: the question as it is.")
 
 
@@ -64,5 +64,5 @@ def show(
         return
     for message in messages:
         write_line(out, f"[{message['role']}]")
-        write_line(out, message["content"])
+        write_words(out, message["content"])
 # fmt: on

@@ -12,7 +12,7 @@ import typer
 
 from parley.broker.core.errors import SettingsError, Unavailable
 from parley.broker.core.messages import DeliberationStatus, Ending
-from parley.broker.core.states_and_moves import ENDED_STATUSES, STATUS_WORDS
+from parley.broker.core.states_and_moves import ENDED_STATUSES
 from parley.broker.core.tally import Tally
 from parley.cli_common import (
     FAILED,
@@ -28,8 +28,9 @@ from parley.cli_common import (
 from parley.cli_waiting import follow
 from parley.client import Client
 from parley.client_errors import never_stored
-from parley.display import STATUSES, show_list, show_result
+from parley.display import show_list, show_result
 from parley.errors_in_flags import errors_in_flags
+from parley.statuses import STATUSES, ending_of_tally, has_status, may_become, read_statuses
 from parley.terminal import write_json
 
 # Between two looks at a deliberation that is waited for: doubled from the first to the last.
@@ -107,10 +108,15 @@ async def _all_about(
 
 
 def _as_json(
-    status: DeliberationStatus, ending: Ending | None, _: Tally | None, question: str | None
+    status: DeliberationStatus, ending: Ending | None, tally: Tally | None, question: str | None
 ) -> dict[str, Any]:
     known = ending.model_dump(mode="json", include=_OF_ENDING) if ending else {}
-    return {**status.model_dump(mode="json"), **known, "question": question}
+    word: str | None = None
+    if ending is not None:
+        word = ending.status
+    elif tally is not None and status.status in ENDED_STATUSES:
+        word = ending_of_tally(tally)  # no right to read the ending
+    return {**status.model_dump(mode="json"), **known, "ending": word, "question": question}
 
 
 def _exit_code(status: DeliberationStatus) -> int:
@@ -168,29 +174,39 @@ def list_(
         raise SettingsError([f"--status: {status} is none; there are {', '.join(STATUSES)}"])
     earliest = -math.inf if since is None else _instant(since)
 
-    def is_wanted(tally: Tally) -> bool:
+    def may_be_wanted(tally: Tally) -> bool:
         return (
-            wanted in (None, STATUS_WORDS[tally.state])
+            (wanted is None or may_become(tally, wanted))
             and (role is None or tally.role == role.upper())
             and tally.accepted_at >= earliest
         )
 
     async def run(client: Client) -> int:
-        tallies = [tally for tally in await client.tallies() if is_wanted(tally)][:limit]
+        candidates = [tally for tally in await client.tallies() if may_be_wanted(tally)]
+        statuses = await read_statuses(client, candidates[:limit] if wanted is None else candidates)
+        tallies = [
+            tally
+            for tally in candidates
+            if wanted is None or has_status(tally, statuses[tally.task_id], wanted)
+        ][:limit]
         questions = await client.questions(tallies)
         if as_json:
-            rows = [_row(tally, questions.get(tally.task_id)) for tally in tallies]
+            rows = [_row(tally, statuses[tally.task_id], questions.get(tally.task_id)) for tally in tallies]
             write_json(out, json.dumps(rows, indent=2, ensure_ascii=False))
         else:
-            show_list(out, tallies, questions)
+            show_list(out, tallies, statuses, questions)
         return OK
 
     raise typer.Exit(with_client(run))
 
 
-def _row(tally: Tally, question: str | None) -> dict[str, Any]:
-    # A tally's own `question` is a digest.
-    words = {"status": STATUS_WORDS[tally.state], "question": question, "question_digest": tally.question}
+def _row(tally: Tally, status: str, question: str | None) -> dict[str, Any]:
+    words = {
+        "status": status,
+        "ending": ending_of_tally(tally) if status in ENDED_STATUSES else None,
+        "question": question,
+        "question_digest": tally.question,  # a tally's own `question`
+    }
     return {**tally.model_dump(mode="json"), **words}
 
 

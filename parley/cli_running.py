@@ -17,16 +17,17 @@ from rich.text import Text
 from parley import find_nats
 from parley.broker.core.errors import SettingsError
 from parley.broker.core.messages import DeliberationCompleted
-from parley.broker.core.printable import visible
+from parley.broker.core.printable import harmless, visible
 from parley.broker.core.url_masking import masked
 from parley.broker.process_tuning import tune_gc, use_batch_scheduling
 from parley.cli_asking import ask_and_follow
 from parley.cli_common import FAILED, NO_SERVICE, OK, err, out, print_error, run_command, start_logging
 from parley.client import connect_with
 from parley.display import show_ending
+from parley.env_file import load_for_service
 from parley.local_model_choice import LocalModel
 from parley.request_arguments import Asking
-from parley.settings import Settings, load
+from parley.settings import Settings
 from parley.shutdown import Interrupted, Shutdown
 
 # The demo's simulated model takes about as long as a real one on one GPU: there is something to watch.
@@ -66,7 +67,7 @@ def up(
 ) -> None:
     """The whole service on this machine, until Ctrl-C. Starts what the settings do not name: NATS, Ray, a model."""
     # fmt: on
-    settings = load()
+    settings = load_for_service()
     start_logging(settings)
     use_batch_scheduling()
     raise typer.Exit(run_command(_up(settings, model)))
@@ -147,7 +148,7 @@ def serve(parts: Annotated[str, typer.Option(help="Which parts, comma-separated.
     if unknown or not names:
         wrong = f"{', '.join(unknown)} unknown" if unknown else "none given"
         raise SettingsError([f"--parts: {wrong}; there are {', '.join((*Part, GATEWAY))}"])
-    settings = load()
+    settings = load_for_service()
     start_logging(settings)
     use_batch_scheduling()
     chosen = frozenset(Part(name) for name in names if name != GATEWAY)
@@ -215,7 +216,7 @@ def demo(
 ) -> None:
     """Start everything, ask one question of three agents, let three judges choose, show the answers, stop."""
     # fmt: on
-    settings = load(http_port=0)
+    settings = load_for_service(http_port=0)
     start_logging(settings.model_copy(update={"log_level": "WARNING"}))
     raise typer.Exit(run_command(_demo(settings, question, model)))
 
@@ -252,7 +253,8 @@ async def _demo(settings: Settings, question: str | None, model: LocalModel) -> 
         if local.model is LocalModel.TINY:
             asking |= TINY_DEMO_ASKING
         asked = question or (TINY_DEMO_QUESTION if local.model is LocalModel.TINY else DEMO_QUESTION)
-        out.print(f"Asking three agents, then three judges: {asked}", style="bold", markup=False, soft_wrap=True)
+        asking_line = f"Asking three agents, then three judges: {harmless(asked)}"
+        out.print(asking_line, style="bold", markup=False, soft_wrap=True)
         ending = await ask_and_follow(client, asked, live=True, hint=False, **asking)
         show_ending(out, ending, model=local.model, all_answers=True)
     out.print("Everything is stopped again.")

@@ -31,7 +31,6 @@ from parley.request_plan import PlannedPhase, phases_of
 from parley.styled_answer import folded, styled
 from parley.terminal import write_line
 
-STATUSES = tuple(dict.fromkeys(STATUS_WORDS.values()))
 # What to know of the answers of a model that was served here, and what to use in its place.
 _MODEL_NOTICES = {
     LocalModel.SIMULATED: ("These answers are simulated: no model has read your question.", "a real one"),
@@ -261,13 +260,15 @@ def first_words(question: str | None) -> str:
     return words if len(words) <= QUESTION_WORDS else f"{words[: QUESTION_WORDS - 3]}..."
 
 
-def show_list(console: Console, tallies: Sequence[Tally], questions: Mapping[str, str]) -> None:
+def show_list(
+    console: Console, tallies: Sequence[Tally], statuses: Mapping[str, str], questions: Mapping[str, str]
+) -> None:
     """One line each: a table on a terminal; in a pipe whole words, a tab between the columns.
 
-    `questions`: by `task_id`, those that are known.
+    By `task_id`: `statuses` of all, `questions` as far as they are known.
     """
     names = ("task", "status", "role", "answered", "failed", "agents", "asked at", "question")
-    rows = [_row(tally, questions.get(tally.task_id)) for tally in tallies]
+    rows = [_row(tally, statuses[tally.task_id], questions.get(tally.task_id)) for tally in tallies]
     if not console.is_terminal:
         for row in (names, *rows):
             write_line(console, "\t".join(row))
@@ -285,11 +286,10 @@ def _cut(words: str, columns: int) -> str:
     return words if not used or used[-1] <= columns else words[: bisect_right(used, columns)]
 
 
-def _row(tally: Tally, question: str | None) -> tuple[str, ...]:
+def _row(tally: Tally, status: str, question: str | None) -> tuple[str, ...]:
     answered, agents = tally.answers.successes, len(tally.answers.agents)
     counts = map(str, (answered, len(tally.answers.outcomes) - answered, agents))
     asked_at = format_timestamp(tally.accepted_at)
-    status = STATUS_WORDS[tally.state]
     return (tally.task_id, status, visible(tally.role), *counts, asked_at, first_words(question))
 
 

@@ -8,6 +8,7 @@ reads none of this (`parley.find_nats`).
 import difflib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
@@ -293,20 +294,22 @@ def load(**overrides: Any) -> Settings:
     """
     if unknown := sorted(set(overrides) - set(Settings.model_fields)):
         raise TypeError(f"no such field: {', '.join(unknown)}")
-    if misspelt := _misspelt():
-        raise SettingsError(misspelt)
+    if problems := misspelt(os.environ):
+        raise SettingsError(problems)
     try:
         return Settings(**overrides)
     except ValidationError as error:
         raise SettingsError([_problem(dict(detail)) for detail in error.errors(include_url=False)]) from None
 
 
-def _misspelt() -> list[str]:
+def misspelt(variables_given: Mapping[str, str]) -> list[str]:
     """One problem for each unknown `PARLEY_…` name: ignored in silence, it would leave its author believing in it."""
     known = {name for field in Settings.model_fields for name in variables(field)}
     problems = []
-    for name in sorted(os.environ):
-        link = _SERVICE_LINK.fullmatch(name) or _SERVICE_LINK_PORT.fullmatch(f"{name}={os.environ[name]}")
+    for name in sorted(variables_given):
+        link = _SERVICE_LINK.fullmatch(name) or _SERVICE_LINK_PORT.fullmatch(
+            f"{name}={variables_given[name]}"
+        )
         if not name.upper().startswith(PREFIX) or name in known or link:
             continue
         # Compared without the prefix: it alone would make any two names look alike.

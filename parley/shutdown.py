@@ -1,5 +1,5 @@
-"""Stopping a service: the first SIGINT or SIGTERM stops it in order, the second ends the process at once. SIGHUP has it
-read its endpoints again.
+"""Stopping a service: the first SIGINT, SIGTERM or SIGHUP stops it in order, the second ends the process at once. SIGHUP
+has a service with a file of endpoints read it again, unless its terminal was closed.
 
 Any part may be killed at any moment without loss, so an immediate end is safe: other replicas, or the next start,
 do the unfinished work.
@@ -13,11 +13,13 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
+from parley.terminal import leave_closed_terminals
+
 # How often a running service is asked whether it can still work.
 CHECK_SECONDS = 1.0
 # How long an interrupted start may take to undo itself.
 UNDO_SECONDS = 15.0
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 T = TypeVar("T")
 
@@ -38,7 +40,7 @@ class Supervised(Protocol):
 
 
 class Shutdown:
-    """Handles SIGINT and SIGTERM from its creation on, and with `reads_again` SIGHUP, which does not end the process then."""
+    """Handles the signals from its creation on. `reads_again`: SIGHUP has the service read its endpoints again."""
 
     def __init__(self, *, reads_again: bool = False) -> None:
         # Set by the first signal.
@@ -47,7 +49,9 @@ class Shutdown:
         self._hung_up = False
         # Beside the waiting: a stop does not wait for it.
         self._reading: asyncio.Task[None] | None = None
-        self._signals = (*SIGNALS, signal.SIGHUP) if reads_again else SIGNALS
+        self._reads_again = reads_again
+        ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as `nohup` wants it
+        self._signals = SIGNALS[:2] if ignores_hangup and not reads_again else SIGNALS
         self._has_terminal = sys.stdin is not None and sys.stdin.isatty()
         self.handle_signals()
 
@@ -59,10 +63,16 @@ class Shutdown:
             loop.add_signal_handler(number, self._on_signal, number)
 
     def _on_signal(self, number: int) -> None:
-        # When a terminal is closed, what runs in it gets this signal too: it ends, as everything else there.
-        if number == signal.SIGHUP and self._has_terminal == (sys.stdin is not None and sys.stdin.isatty()):
-            self._hung_up = True
-            return
+        if number == signal.SIGHUP:
+            leave_closed_terminals()
+            # When a terminal is closed, what runs in it gets this signal too: it ends, as everything else there.
+            is_closed = self._has_terminal and not sys.stdin.isatty()
+            if self._reads_again and not is_closed:
+                self._hung_up = True
+                return
+            # The kernel and the shell send it both, and systemd may send it right after SIGTERM.
+            if self._requested.is_set():
+                return
         if self._requested.is_set():
             # The processes that we started end with this one (`child_setup`; Ray does the same for its own).
             print("parley: stopped at once; what was in hand is done later", file=sys.stderr, flush=True)

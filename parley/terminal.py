@@ -3,13 +3,14 @@
 import json
 import os
 import re
+import stat
 import sys
 from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
 
-from parley.broker.core.printable import safe_json
+from parley.broker.core.printable import harmless, safe_json
 
 
 class Terminal(Console):
@@ -34,6 +35,11 @@ def write_line(console: Console, text: str) -> None:
         console.on_broken_pipe()
 
 
+def write_words(console: Console, text: str) -> None:
+    """Write a text of others: exactly into a pipe; on a terminal without what could do something to it."""
+    write_line(console, harmless(text) if console.is_terminal else text)
+
+
 def write_json(console: Console, text: str) -> None:
     """Write JSON: in UTF-8 as it is; in another encoding, which JSON may not have, with JSON's own escapes."""
     text = safe_json(text)
@@ -48,6 +54,15 @@ def stop_writing(file: Any) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, file.fileno())
         os.close(nowhere)
+
+
+def leave_closed_terminals() -> None:
+    """Of stdout and stderr, send what goes to a terminal that was closed nowhere. Without this each word is an error."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            # Still a device, and none that answers as a terminal.
+            if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode) and not stream.isatty():
+                stop_writing(stream)
 
 
 def write_what_the_locale_lacks_as_escapes() -> None:

@@ -23,7 +23,7 @@ from tests.rig.child import answers, child, module
 from tests.rig.proc import free_port, resident_mib
 from tests.rig.service import READY_SECONDS, backends, plain_environment, raise_file_limit
 
-QUESTION = {"task_description": "Which of these is safer, and why?", "num_agents": 1, "timeout_seconds": 600}
+QUESTION = {"task_description": "Which of these is safer, and why?", "num_agents": 1, "timeout_seconds": 3600}
 # Submissions one after another, of each kind in turn.
 SUBMISSIONS = 400
 MOST_ADDED_MS = 5.0
@@ -127,7 +127,7 @@ async def _measure() -> list[Result]:
     raise_file_limit()
     async with _stand("--latency-ms", "5") as quick:
         results = [await _submission(quick), await _rate(quick)]
-    async with _stand("--latency-ms", "600000") as slow:
+    async with _stand("--latency-ms", "20000") as slow:
         results.append(await _listeners(slow))
     return results
 

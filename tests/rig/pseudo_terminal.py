@@ -22,6 +22,13 @@ class PseudoTerminal:
         self._master = master
         # As it came, escape sequences included.
         self._written = bytearray()
+        self._is_closed = False
+
+    def close(self) -> None:
+        """As when a window is closed: the kernel sends SIGHUP to what has it as its controlling terminal."""
+        if not self._is_closed:
+            self._is_closed = True
+            os.close(self._master)
 
     @property
     def raw(self) -> str:
@@ -70,10 +77,11 @@ async def pseudo_terminal(
         )
     finally:
         os.close(slave)
+    terminal = PseudoTerminal(process, master)
     try:
-        yield PseudoTerminal(process, master)
+        yield terminal
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-        os.close(master)
+        terminal.close()

@@ -1,5 +1,9 @@
 """What every command shares: one line for a problem, and the code a command ends with."""
 
+import asyncio
+import os
+import signal
+
 import pytest
 import typer
 
@@ -30,3 +34,20 @@ def test_an_interrupted_command_ends_with_the_code_that_shells_give_it() -> None
     with pytest.raises(typer.Exit) as caught:
         run_command(interrupted())
     assert caught.value.exit_code == 130
+
+
+def test_a_second_hangup_does_not_cut_off_what_the_first_one_began() -> None:
+    said = []
+
+    async def hung_up_twice() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGHUP)
+            await asyncio.Event().wait()
+        finally:
+            os.kill(os.getpid(), signal.SIGHUP)
+            await asyncio.sleep(0.1)  # long enough for it to be handled
+            said.append("where to find it")
+
+    with pytest.raises(typer.Exit) as caught:
+        run_command(hung_up_twice())
+    assert (caught.value.exit_code, said) == (129, ["where to find it"])

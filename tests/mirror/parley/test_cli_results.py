@@ -3,10 +3,11 @@
 import asyncio
 import json
 import time
+from typing import Any
 
 import pytest
 
-from tests.harness import ModelServer, Running, fresh
+from tests.harness import PATIENCE_SECONDS, ModelServer, Running, fresh
 from tests.mirror.parley.test_cli import FAILED, OK, RUNNING, UNKNOWN, USAGE, Shell, one_line, sh
 
 __all__ = ["sh"]
@@ -34,6 +35,42 @@ async def test_running_failed_completed_and_unknown_have_exit_codes_of_their_own
     assert shown[2].out.count("thinking") == 2
     assert shown[2].err == ""
     await local_service.client.cancel(running.task_id)
+
+
+async def rows_of(sh: Shell, name: str, *arguments: str) -> list[dict[str, Any]]:
+    """What `ls --json` has of the deliberation `name`."""
+    found = json.loads((await sh("ls", "--json", *arguments)).out)
+    return [row for row in found if row["task_id"] == name]
+
+
+async def test_every_command_has_the_same_status_for_a_deliberation_from_its_first_call_to_its_cancel(
+    sh: Shell, local_service: Running, model: ModelServer
+) -> None:
+    await model.behave(faults={"hang": 1.0})
+    name = fresh("same")
+    async with sh.started("ask", "x", "--json", "--task-id", name) as asking:
+        await model.runs(3)  # and none has reported
+        assert (await local_service.client.tally(name)).state == "pending"  # type: ignore[union-attr]  # it is there
+        shown, told, listed = await asyncio.gather(
+            sh("result", name), sh("result", name, "--json"), sh("ls", "--limit", "1")
+        )
+        assert f"{name} IN_PROGRESS: 0 answered" in shown.out
+        assert (told.code, json.loads(told.out)["status"], json.loads(told.out)["ending"]) == (
+            RUNNING, "IN_PROGRESS", None,
+        )  # fmt: skip
+        assert listed.out.splitlines()[1].split("\t")[:2] == [name, "IN_PROGRESS"]
+        (row,) = await rows_of(sh, name, "--status", "in-progress")
+        assert (row["status"], row["ending"]) == ("IN_PROGRESS", None)
+        assert await rows_of(sh, name, "--status", "pending") == []
+        await local_service.client.cancel(name)
+        out, _ = await asyncio.wait_for(asking.communicate(), PATIENCE_SECONDS)
+    told = await sh("result", name, "--json")
+    assert (json.loads(told.out)["status"], json.loads(told.out)["ending"]) == ("FAILED", "cancelled")
+    assert json.loads(out)["status"] == "cancelled"  # the ending as it was published
+    for word in ("cancelled", "FAILED"):
+        (row,) = await rows_of(sh, name, "--status", word)
+        assert (row["status"], row["ending"], row["state"]) == ("FAILED", "cancelled", "cancelled")
+    assert await rows_of(sh, name, "--status", "rejected") == []
 
 
 async def test_waiting_ends_with_the_ending_or_after_its_seconds(

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,13 +14,21 @@ import pytest
 
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.client import connect
-from tests.harness import ModelServer, until
+from tests.harness import PATIENCE_SECONDS, ModelServer, until
 from tests.mirror.parley.test_cli import NO_SERVICE, OK, PARLEY, Shell, bare, serving
 from tests.rig.pseudo_terminal import PseudoTerminal, pseudo_terminal
 
 __all__ = ["bare"]
 
-INTERRUPTED, TERMINATED = 130, 143
+HUNG_UP, INTERRUPTED, TERMINATED = 129, 130, 143
+# Runs a command with its terminal as the controlling one, and with stderr in a file where one is given.
+CONTROLLED = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+if log := sys.argv[1]:
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 @asynccontextmanager
@@ -109,7 +118,10 @@ async def asking_while_restarting(
             yield terminal
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED), (signal.SIGHUP, HUNG_UP)],
+)
 async def test_a_wait_that_is_broken_off_says_how_to_find_the_deliberation(
     number: int, code: int, bare: Shell, empty_nats: EmbeddedNats, model: ModelServer
 ) -> None:
@@ -138,7 +150,10 @@ async def test_a_wait_that_is_broken_off_says_how_to_find_the_deliberation(
         assert b"Traceback" not in err
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED), (signal.SIGHUP, HUNG_UP)],
+)
 @pytest.mark.parametrize("after", [0.15, 0.3, 0.5, 0.8])
 async def test_a_signal_during_the_start_ends_the_command_without_a_traceback(
     number: int, code: int, after: float, bare: Shell, tmp_path: Path
@@ -154,6 +169,27 @@ async def test_a_signal_during_the_start_ends_the_command_without_a_traceback(
             NO_SERVICE,
         )  # before Python runs ours: by the signal itself
         assert b"Traceback" not in err
+
+
+@pytest.mark.parametrize("log", ["", "log"])
+async def test_a_terminal_that_is_closed_ends_the_wait_without_a_traceback(
+    log: str, bare: Shell, empty_nats: EmbeddedNats, model: ModelServer, tmp_path: Path
+) -> None:
+    await model.behave(faults={"hang": 1.0})
+    environment = {"NATS_URL": empty_nats.url, "VLLM_URL": model.url}
+    path = str(tmp_path / log) if log else ""
+    command = (sys.executable, "-c", CONTROLLED, path, PARLEY, "ask", "Why?")
+    seen = {**bare.environment, **environment, "TERM": "xterm"}
+    async with serving(bare, **environment), pseudo_terminal(*command, environment=seen) as terminal:
+        await terminal.read_until("thinking")
+        terminal.close()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert await terminal.process.wait() == HUNG_UP
+        async with connect(empty_nats.url) as client:
+            assert (await client.status("d-1")).status == "IN_PROGRESS"
+    if log:
+        (line,) = (tmp_path / log).read_text().splitlines()
+        assert line.startswith("d-1 goes on without you: `parley result d-1`")
 
 
 async def test_waiting_for_a_result_ends_with_3_too_when_nats_is_gone(

@@ -317,7 +317,8 @@ def test_a_list_has_a_line_for_each_tally() -> None:
     ended_before_it_began = tally(task_id="t-2" + "x" * 60, state=State.REJECTED, role="", phases=())
     pipe, terminal = Screen(), Screen(colour=True)
     for screen in (pipe, terminal):
-        show_list(screen.console, [tally(), ended_before_it_began], {"t-1": "Why?"})
+        statuses = {"t-1": "IN_PROGRESS", ended_before_it_began.task_id: "FAILED"}
+        show_list(screen.console, [tally(), ended_before_it_began], statuses, {"t-1": "Why?"})
     assert [line.split("\t") for line in pipe.text.splitlines()[1:]] == [
         ["t-1", "IN_PROGRESS", "DEV", "1", "1", "3", "2026-01-01T00:00:00.000Z", "Why?"],
         ["t-2" + "x" * 60, "FAILED", "", "0", "0", "0", "2026-01-01T00:00:00.000Z", ""],

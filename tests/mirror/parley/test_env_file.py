@@ -7,7 +7,7 @@ import pytest
 
 from parley.env_file import load_env_file, settings_in
 from parley.find_nats import find_nats
-from tests.mirror.parley.test_cli import OK, USAGE, Shell, one_line
+from tests.mirror.parley.test_cli import NO_SERVICE, OK, USAGE, Shell, one_line
 
 URL = "nats://from-the-file:4222"
 
@@ -51,7 +51,7 @@ def test_a_file_that_cannot_be_one_is_ignored(
 
 async def test_the_command_reads_it_and_says_where_a_bad_value_is_from(tmp_path: Path) -> None:
     shell = Shell(tmp_path)
-    (tmp_path / ".env").write_text(f"NATS_URL={URL}\nPARLEY_UNKNOWN=1\nSECRET=1\n")
+    (tmp_path / ".env").write_text(f"NATS_URL={URL}\nSECRET=1\n")
     ran = await shell.given(b"", "settings", PARLEY_POOL="local")
     assert (ran.code, ran.err) == (OK, "")
     assert f"NATS_URL={URL}" in ran.out
@@ -60,6 +60,30 @@ async def test_the_command_reads_it_and_says_where_a_bad_value_is_from(tmp_path:
     assert ran.code == USAGE
     assert one_line(ran).startswith("parley: PARLEY_POOL: ")
     assert one_line(ran).endswith("(from .env)")
+
+
+@pytest.mark.parametrize("command", ["up", "serve", "demo", "settings", "doctor", "provision"])
+async def test_the_service_refuses_a_name_that_is_no_setting_as_in_the_environment(
+    command: str, tmp_path: Path
+) -> None:
+    shell = Shell(tmp_path)
+    (tmp_path / ".env").write_text(
+        "PARLEY_VLLM_URLS=x\nPARLEY_PORT_1_TCP=tcp://1:1\nparley_typo=\nPARLEY_NO_VALUE\n"
+    )
+    ran = await shell.given(b"", command, PARLEY_POOL="dask")
+    assert (ran.code, ran.out) == (USAGE, "")
+    assert [line.partition(" (it is")[0] for line in ran.err.splitlines()] == [
+        "parley: PARLEY_VLLM_URLS: no such setting; did you mean PARLEY_VLLM_URL? (from .env)",
+        "parley: parley_typo: no such setting (from .env)",
+        "parley: PARLEY_POOL: Input should be 'ray' or 'local'",
+    ]
+
+
+async def test_a_clients_command_ignores_it(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("PARLEY_VLLM_URLS=x\n")
+    ran = await Shell(tmp_path).given(b"", "ls")
+    assert ran.code == NO_SERVICE
+    assert "no `parley up` runs here" in one_line(ran)
 
 
 def test_the_client_library_never_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,8 +14,10 @@ import pytest
 from parley.broker.jetstream.embedded import EmbeddedNats
 from parley.shutdown import SIGNALS, Interrupted, Shutdown
 from tests.harness import PATIENCE_SECONDS, ModelServer
-from tests.mirror.parley.test_cli import OK, Shell, left, serving
+from tests.mirror.parley.test_cli import OK, PARLEY, Shell, left, serving
+from tests.mirror.parley.test_cli_waiting import CONTROLLED
 from tests.mirror.workers.pool.test_ray_reachability import SETTINGS
+from tests.rig.pseudo_terminal import pseudo_terminal
 
 # Far below what Ray takes to give up on an address (over 200 s).
 SOON_SECONDS = 15.0
@@ -90,7 +93,7 @@ async def test_a_hangup_has_the_endpoints_read_again_and_a_stop_still_stops() ->
                 await asyncio.sleep(0.01)
     os.kill(os.getpid(), signal.SIGTERM)
     assert await waiting is None
-    for number in (*SIGNALS, signal.SIGHUP):
+    for number in SIGNALS:
         asyncio.get_running_loop().remove_signal_handler(number)
 
 
@@ -123,6 +126,21 @@ async def test_serve_is_stopped_while_it_waits_for_a_ray_that_does_not_answer(
             connection.close()
     assert time.monotonic() - told < SOON_SECONDS
     assert code == OK
+
+
+async def test_up_stops_in_order_when_its_terminal_is_closed(tmp_path: Path) -> None:
+    seen = {
+        **Shell(tmp_path).environment, "PARLEY_POOL": "local", "PARLEY_HTTP_PORT": "0", "TERM": "xterm",
+        "PARLEY_HOME": str(tmp_path / "state"),
+    }  # fmt: skip
+    command = (sys.executable, "-c", CONTROLLED, str(tmp_path / "log"), PARLEY, "up")
+    async with pseudo_terminal(*command, environment=seen) as terminal:
+        await terminal.read_until("Ctrl-C stops")
+        terminal.close()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert await terminal.process.wait() == OK
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    assert not (tmp_path / "state" / "up.json").exists()
 
 
 async def test_a_second_signal_ends_it(tmp_path: Path, empty_nats: EmbeddedNats, model: ModelServer) -> None:

@@ -1,14 +1,17 @@
-"""stdout as it may be: closed, full, or without the letters of an answer. No traceback, and the command's own exit code."""
+"""stdout as it may be: a terminal, closed, full, or without the letters of an answer. No traceback, and the command's own
+exit code."""
 
 import asyncio
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.harness import ModelServer, Running, fresh
-from tests.mirror.parley.test_cli import FAILED, NO_SERVICE, OK, PARLEY, USAGE, Shell, bare, sh
+from tests.mirror.parley.test_cli import FAILED, NO_SERVICE, OK, PARLEY, USAGE, Ran, Shell, bare, sh
+from tests.rig.pseudo_terminal import pseudo_terminal
 
 __all__ = ["bare", "sh"]
 
@@ -120,3 +123,29 @@ async def test_bytes_that_are_not_utf8_are_said_wherever_they_are(sh: Shell) -> 
     ran = await sh.given(b"", "ask", "x", NATS_URL="nats://caf\udce9:4222")
     assert ran.code in (USAGE, NO_SERVICE)
     assert "Traceback" not in ran.err
+
+
+# What a model may have written, and a command that prints an ending with that answer as `ask --raw` does.
+ANSWER = "a\x1b[31mred\x1b]0;title\x07 \u202eabc\tend\nof it"
+RAW = f"""
+from types import SimpleNamespace
+from parley.cli_asking import _print_words
+raise SystemExit(_print_words(SimpleNamespace(answer={ANSWER!r})))
+"""
+
+
+async def test_raw_is_exact_in_a_pipe_and_harmless_on_a_terminal(bare: Shell) -> None:
+    shell = Shell(Path(bare.environment["HOME"]), command=(sys.executable, "-c", RAW))
+    assert await shell() == Ran(OK, f"{ANSWER}\n", "")
+    seen = {**bare.environment, "TERM": "xterm"}
+    async with pseudo_terminal(sys.executable, "-c", RAW, environment=seen) as terminal:
+        assert await terminal.end() == OK
+    # The terminal itself makes `\r\n` of a line end.
+    assert terminal.raw == "a[31mred]0;title \\u202eabc\tend\r\nof it\r\n"
+    environment = {"PARLEY_ROLES_DIR": bare.environment["HOME"]}
+    (Path(bare.environment["HOME"]) / "COOK.md").write_text("Cook \x1b[31mwell.")
+    async with pseudo_terminal(
+        PARLEY, "prompts", "show", "COOK", environment={**seen, **environment}
+    ) as terminal:
+        assert await terminal.end() == OK
+    assert "Cook [31mwell." in terminal.raw
