@@ -22,8 +22,8 @@ from parley.workers.model.answer_text import (
     together,
     without_thinking,
 )
-from parley.workers.model.error_body import encodable, raise_within, raise_within_choice
-from parley.workers.model.model_error import ModelError
+from parley.workers.model.error_body import encodable, error_in_text, raise_within, raise_within_choice
+from parley.workers.model.model_error import MAX_ERROR_CHARACTERS, ModelError
 from parley.workers.model.token_logprobs import TokenLogprobs
 
 # Larger than any answer that can be passed on: an outcome must fit into one NATS message (1 MiB).
@@ -170,6 +170,9 @@ def _read_leniently(body: bytes) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
+        known = error_in_text(body[:MAX_ERROR_CHARACTERS].decode(errors="replace"))
+        if known is not None:
+            raise known from error
         raise malformed("the answer is not JSON" if body.strip() else "the answer is empty") from error
 
 
