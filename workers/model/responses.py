@@ -20,10 +20,10 @@ from parley.workers.model.answer_text import (
     said,
     shortened,
     together,
-    without_thinking,
 )
 from parley.workers.model.error_body import encodable, error_in_text, raise_within, raise_within_choice
 from parley.workers.model.model_error import MAX_ERROR_CHARACTERS, ModelError
+from parley.workers.model.thinking_marks import without_thinking
 from parley.workers.model.token_logprobs import TokenLogprobs
 
 # Larger than any answer that can be passed on: an outcome must fit into one NATS message (1 MiB).

@@ -10,10 +10,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from parley.broker.core.messages import ErrorType, Usage
-from parley.workers.model.answer_text import MAX_REASONING_CHARACTERS, without_thinking
+from parley.workers.model.answer_text import MAX_REASONING_CHARACTERS
 from parley.workers.model.model_error import ModelError
 from parley.workers.model.responses import MAX_ANSWER_BYTES, Completion, completion
 from parley.workers.model.stream_events import StreamAssembler
+from parley.workers.model.thinking_marks import without_thinking
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 WORDS = st.text(min_size=1).filter(lambda text: bool(text.strip()) and text.isprintable())
