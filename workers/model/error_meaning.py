@@ -88,11 +88,12 @@ _CONTEXT_WORDS = re.compile(
     r"|too large for model with \d+ maximum context|reduce the length of|exceed(s|ed|ing)? (the )?(model'?s? )?context",
     re.IGNORECASE,
 )
-# The answer's length is the caller's `max_tokens`, not the prompt; memory, time and rates are the server's; a filter
-# held it back; a field is named.
+# The answer's length is the caller's `max_tokens`, not the prompt; memory, queues, time and rates are the server's; a
+# filter held it back; a field is named.
 _ABOUT_ANOTHER = re.compile(
     r"at most \d+ completion|max_(completion_)?tokens\b[^.]{0,20} cannot be (greater|larger|more) than"
     r"|out of memory|\boom\b|(failed|unable) to allocate|timeout|timed out|time limit|(took|taking) too long"
+    r"|\bqueued?\b|\bbuffers?\b|preempted"
     r"|flagged|moderation|safety|\bpolicy\b|per[ -](second|minute|hour|day)|rate.?limit|\bquota\b|please wait"
     r"|\b[tr]p[mds]\b|\bimages?\b|\b(response|headers?|ur[il])( \w+)?( is| are)? too (long|large|big)"
     r"|(^|['\"`])(stop|seed|temperature)(\[\d+\])?['\"`:]",
@@ -113,7 +114,7 @@ _STATUS_WORDS = re.compile(
     re.IGNORECASE,
 )
 _RATE_WORDS = re.compile(
-    r"too many (concurrent )?requests|\brate.?limited\b|\bthrottl(ed|ing)\b"
+    r"too many (concurrent )?requests|\b(tokens|requests) per (second|minute|hour|day)\b|\brate.?limited\b|\bthrottl(ed|ing)\b"
     r"|(rate.?limit|quota)s?\b[^.]{0,40}\b(reach|exceed|hit\b|exhaust)"
     r"|(reach|exceed|hit\b|exhaust)[^.]{0,40}\b(rate.?limit|quota)",
     re.IGNORECASE,
