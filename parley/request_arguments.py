@@ -71,7 +71,6 @@ _PLAIN = (
     (r"Tuple should have at most (\d+) items? after validation.*", r"at most \1"),
     (r"Input should be an object", "must be an object"),
     (r"Input should be ('\w+'.*)", r"must be \1"),
-    (r"Value error, ", ""),
     (r"^constraints is (\d+) bytes as JSON", r"rubric, requirements and context together are \1 bytes as JSON"),
     (r"String should have at least 1 character", "is empty"),
     (r"String should have at most (\d+) characters", r"at most \1 characters"),

@@ -1,11 +1,10 @@
 """What an answer's message says: the answer, the reasoning before it, a refusal. Pure; the JSON is unchecked.
 
 Servers write a text as a string or as a list of parts. They put a model's reasoning into a field of its own
-(`reasoning_content`, `reasoning`), into a part (`thinking`), or leave it in the text, between `<think>` and `</think>`.
+(`reasoning_content`, `reasoning`), into a part (`thinking`), or leave it in the text, which `thinking_marks` reads.
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,22 +12,6 @@ from typing import Any, NamedTuple
 # Reasoning is passed on up to this length, its end: that is where the answer comes from.
 MAX_REASONING_CHARACTERS = 16_384
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
-# Not `<reasoning>`: people ask for an answer in that form, and few models write it unasked.
-_TAGS = (
-    *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "seed:think")),
-    ("[THINK]", "[/THINK]"),
-    ("◁think▷", "◁/think▷"),
-    ("<|begin_of_thought|>", "<|end_of_thought|>"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-)
-_OPENINGS = tuple(opening for opening, _ in _TAGS)
-# Each closing tag begins with one of these. A text without any holds no reasoning.
-_CLOSINGS = ("</", "[/", "◁/", "<|")
-# A sentence goes on after the tag, which it is about: "<think> is a tag".
-_SENTENCE = re.compile(r"[ ,.;:)]+[a-z]")
-_FENCE = "```"
-# The end of a reasoning whose last sentence stands before the tag.
-_SENTENCE_ENDS = (".", "!", "?", "…", "。", ")", "*", ":")
 
 
 class NotText(ValueError):
@@ -151,7 +134,8 @@ def _part(part: Any) -> tuple[str, str]:
         return "thinking", _parts(inner)[0]
     if kind == "refusal":
         return "refusal", _text(part.get("refusal"))
-    return "text", _text(part.get("text"))
+    text = part.get("text")
+    return "text", _text(part.get("content") if text is None and kind.endswith("text") else text)
 
 
 def _text(value: Any) -> str:
@@ -162,51 +146,6 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise NotText
     return value
-
-
-def without_thinking(content: str) -> tuple[str, str]:
-    """(answer, reasoning) of a text that may begin with the model's reasoning, in one piece or several.
-
-    A chat template may have written the opening tag into the prompt: then only the closing one is here, on a line of
-    its own or after a sentence. Reasoning that the model did not finish has no answer after it.
-    """
-    if not content.lstrip().startswith(_OPENINGS) and not any(mark in content for mark in _CLOSINGS):
-        return content, ""
-    answer, found = content, []
-    while (cut := _first_reasoning(answer)) is not None:
-        answer, reasoning = cut
-        found.append(reasoning)
-    if found:
-        return answer, "\n".join(filter(None, found))
-    for opening, closing in _TAGS:
-        place = content.find(closing)
-        if place >= 0 and opening not in content[:place] and _ends_reasoning(content, place, len(closing)):
-            return content[place + len(closing) :].lstrip(), content[:place].strip()
-    return content, ""
-
-
-def _first_reasoning(content: str) -> tuple[str, str] | None:
-    """(what follows, reasoning) if the text begins with reasoning."""
-    start = content.lstrip()
-    for opening, closing in _TAGS:
-        if start.startswith(opening):
-            reasoning, closed, answer = start[len(opening) :].partition(closing)
-            if not closed and _SENTENCE.match(reasoning):
-                return None
-            return answer.lstrip(), reasoning.strip()
-    return None
-
-
-def _ends_reasoning(content: str, place: int, length: int) -> bool:
-    """Whether the closing tag at `place` is one, and no word of the answer."""
-    if content[:place].count(_FENCE) % 2 and _FENCE in content[place:]:
-        return False  # in a block of code
-    before = content[content.rfind("\n", 0, place) + 1 : place]
-    end = content.find("\n", place)
-    after = content[place + length : end if end >= 0 else len(content)]
-    if not before.strip():
-        return not after.strip()
-    return before.endswith(_SENTENCE_ENDS) and (not after.strip() or after[0].isalnum())
 
 
 def shortened(reasoning: str) -> str:

@@ -24,6 +24,8 @@ MAX_SHOWN_CHARACTERS = 80
 REFUSAL_SECONDS = 2.0
 # Of it, what is read and searched for secrets, which takes 0.1 s. Some servers quote the whole prompt.
 MAX_REFUSAL_BYTES = 256 * 1024
+# Of answers that come event by event.
+_STREAMS = ("text/event-stream", "application/x-ndjson", "application/jsonl")
 # After its finish_reason, an answer's figures and `[DONE]` come at once, or never.
 AFTER_ANSWER_SECONDS = 1.0
 
@@ -80,7 +82,7 @@ async def read_refusal(response: httpx.Response) -> bytes:
 
 def is_stream(response: httpx.Response) -> bool:
     """Whether the server streams, also where nobody asked for it."""
-    return header(response, b"content-type").strip().lower().startswith("text/event-stream")
+    return header(response, b"content-type").strip().lower().startswith(_STREAMS)
 
 
 def header(response: httpx.Response, name: bytes) -> str:

@@ -9,10 +9,11 @@ import httpx
 
 from parley.broker.core.messages import ErrorType
 from parley.workers.model import error_body
+from parley.workers.model.answer_secrets import calls_without_secrets
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.model_error import ModelError
 from parley.workers.model.retry_after import retry_after
-from parley.workers.model.secret_masking import struck_out
+from parley.workers.model.secret_masking import is_no_word, struck_out
 from parley.workers.model.server_access import AUTHORIZATION, ServerAccess
 from parley.workers.model.web_page import is_web_page, page_title
 
@@ -35,6 +36,10 @@ class CallErrors:
         self._has_headers = bool(access.headers)
         # What no text may show, beside what an endpoint's URL holds.
         self._secrets = access.secrets(api_key)
+        # What no answer may show either.
+        self._secrets_in_answers = access.secrets_in_answers(api_key)
+        # These and those of the URL, by endpoint: to take a URL apart costs as much as to look for them.
+        self._by_endpoint: dict[Endpoint, tuple[str, ...]] = {}
 
     def clean(self, endpoint: Endpoint, error: ModelError) -> None:
         """Leave nothing in the error's text that others must not read: they read an outcome's `error`."""
@@ -42,7 +47,18 @@ class CallErrors:
             error.message = self._key_advice(endpoint, error.status)
         else:
             error.message = self._struck_out(endpoint, error.message)
+        error.server_text = ""
+        if error.tool_calls:
+            error.tool_calls = calls_without_secrets(error.tool_calls, self.secrets_in_answers(endpoint))
         error.args = (error.error_type, error.message)
+
+    def secrets_in_answers(self, endpoint: Endpoint) -> tuple[str, ...]:
+        """What no answer of this endpoint may show."""
+        found = self._by_endpoint.get(endpoint)
+        if found is None:
+            found = (*self._secrets_in_answers, *filter(is_no_word, endpoint.secrets))
+            self._by_endpoint[endpoint] = found
+        return found
 
     def _struck_out(self, endpoint: Endpoint, text: str) -> str:
         return struck_out(text, (*self._secrets, *endpoint.secrets))

@@ -8,7 +8,6 @@ call that a server refused because of a field that Parley chose: it is made agai
 
 import asyncio
 import logging
-import re
 import ssl
 import time
 from collections.abc import Coroutine, Mapping, Sequence
@@ -26,10 +25,12 @@ from pydantic_core import to_json
 from parley.broker.core.agent_error_table import POLICIES
 from parley.broker.core.messages import ErrorType
 from parley.workers.model import responses
+from parley.workers.model.answer_secrets import without_secrets
 from parley.workers.model.body_reading import is_stream, read_body, read_refusal, read_stream
 from parley.workers.model.call_errors import CallErrors, is_lost, redirected, silent
 from parley.workers.model.call_policy import CallTimeouts
 from parley.workers.model.endpoint_address import Endpoint
+from parley.workers.model.field_refusals import rules_after
 from parley.workers.model.model_error import ModelError
 from parley.workers.model.model_list import ServedModel, read_list
 from parley.workers.model.request_fields import FieldRules
@@ -54,13 +55,6 @@ STALE_SECONDS = 0.5
 # A server that redirects more often sends a call in a circle.
 MAX_REDIRECTS = 3
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# Refusals that may be about a field of the request.
-_FIELD_REFUSALS = frozenset({ErrorType.BAD_REQUEST, ErrorType.SERVER_ERROR})
-_FIELD_STATUSES = frozenset({400, 404, 415, 422, 500, 501})
-# What a server that breaks over a field says. Another 500 may name a field by chance.
-_ABOUT_A_FIELD = re.compile(
-    "support|alternate|unknown|unexpected|unrecogni|invalid|extra|not (allowed|permitted)", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +203,8 @@ class ModelClient:
         total = min(seconds, self._timeouts.total) if self._timeouts.total is not None else seconds
         try:
             async with asyncio.timeout(total):
-                return await self._complete(endpoint, request)
+                answer = await self._complete(endpoint, request)
+            return without_secrets(answer, self._errors.secrets_in_answers(endpoint), request.model)
         except ModelError as error:
             self._errors.clean(endpoint, error)
             raise
@@ -229,11 +224,11 @@ class ModelClient:
                 completion = await self._call(endpoint, request, rules.applied(body, chosen))
             except _Refused as refused:
                 text = refused.body[:MAX_REFUSAL_BYTES].decode(errors="replace")
-                changed = _after_refusal(refused.error, text, rules, body, chosen)
+                changed = rules_after(refused.error, text, rules, body, chosen)
                 if changed is None:
                     raise refused.error from None
             except ModelError as error:
-                changed = _after_refusal(error, error.message, rules, body, chosen)
+                changed = rules_after(error, error.server_text or error.message, rules, body, chosen)
                 if changed is None:
                     if error.error_type in (ErrorType.EMPTY_ANSWER, ErrorType.TOOL_CALL):
                         self._remember(key, known, rules, changes)
@@ -267,7 +262,7 @@ class ModelClient:
                 return responses.completion(await read_body(response), request.model)
             except ModelError as error:
                 if error.retry_after is None and POLICIES[error.error_type].retried:
-                    error.retry_after = retry_after(response.headers, error.message.encode(), time.time())
+                    error.retry_after = retry_after(response.headers, error.server_text.encode(), time.time())
                 raise
             finally:
                 await response.aclose()
@@ -384,16 +379,6 @@ def _proxy(url: str | None) -> httpx.Proxy | None:
     # aiohttp makes `Proxy-Authorization` of it: its own way to pass a password is going to be removed.
     place = Endpoint(url)
     return httpx.Proxy(place.without_user, headers=_authorization(place))
-
-
-def _after_refusal(
-    error: ModelError, text: str, rules: FieldRules, body: Mapping[str, Any], chosen: frozenset[str]
-) -> tuple[str, FieldRules] | None:
-    if error.error_type not in _FIELD_REFUSALS or error.status not in (None, *_FIELD_STATUSES):
-        return None
-    if error.error_type is ErrorType.SERVER_ERROR and not _ABOUT_A_FIELD.search(text):
-        return None
-    return rules.after_refusal(body, chosen, text)
 
 
 # A service has a few endpoints, each of two paths.

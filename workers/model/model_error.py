@@ -21,6 +21,7 @@ class ModelError(Exception):
     `retry_after`: the pause that the server asked for, in seconds. `status`: of the HTTP response, if any.
     `attempts`: the calls that were made, the failed one included. `is_ours`: the cause lies in this process, and says
     nothing of the endpoint. `usage`: tokens of answers that came and were of no use. `tool_calls`: with TOOL_CALL.
+    `server_text`: an error inside an answer, as the server wrote it; it may hold secrets, and leaves the client empty.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class ModelError(Exception):
         is_ours: bool = False,
         usage: Usage = NO_TOKENS,
         tool_calls: Sequence[ToolCall] = (),
+        server_text: str = "",
     ) -> None:
         super().__init__(error_type, message)
         self.is_ours = is_ours
@@ -44,6 +46,7 @@ class ModelError(Exception):
         self.attempts = attempts
         self.usage = usage
         self.tool_calls = tool_calls
+        self.server_text = server_text
 
     @property
     def public_text(self) -> str:

@@ -78,8 +78,8 @@ async def generate(
     try:
         await client.complete(endpoint, probe_request(model, messages), seconds=seconds)
     except ModelError as error:
-        # There was a token, but it is not text: a blank, or the start of a model's reasoning.
-        if error.error_type is ErrorType.EMPTY_ANSWER:
+        # There was a token, but it is no answer: a blank, the start of a model's reasoning or of a call of a tool.
+        if error.error_type in (ErrorType.EMPTY_ANSWER, ErrorType.TOOL_CALL):
             return
         if unlisted is not None and names_others(unlisted) and error.error_type in _NO_SUCH:
             raise unlisted from error

@@ -5,7 +5,7 @@ chose itself. What the caller asked for is never dropped because a server refuse
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,9 +23,19 @@ OPTIONAL_FIELDS = (
 )
 # OpenAI's newer name; servers that want it say so in their refusal.
 NEWER_MAX_TOKENS = "max_completion_tokens"
-# What servers call it that hand the call on to another API.
+# What servers call it that hand the call on to another API, and what a field holds.
 _OTHERS_NAMES = {
-    "max_tokens": ("max_output_tokens", "maxOutputTokens", "max_new_tokens", "num_predict"),
+    "max_tokens": (
+        "max_completion_tokens",
+        "max_output_tokens",
+        "maxOutputTokens",
+        "maxTokens",
+        "max_new_tokens",
+        "max_length",
+        "max_gen_len",
+        "num_predict",
+    ),
+    "stream_options": ("include_usage",),
     "response_format": (
         "json_schema",
         "response_schema",
@@ -35,6 +45,12 @@ _OTHERS_NAMES = {
         "structured",
     ),
 }
+# How servers speak of `max_tokens` that do not name it.
+_OUTPUT_LIMIT = re.compile(
+    r"\btokens to (generate|sample|predict)|\b(output|completion|generated|new|response) tokens"
+    r"|\b(number|amount) of tokens|\b(max|min)(imum)? tokens|\btokens?\b[^.]{0,20}\bat least\b|\bat least \d+ tokens",
+    re.IGNORECASE,
+)
 # Some servers refuse a `max_tokens` of 1. OpenAI's least is 16.
 ENOUGH_TOKENS = 16
 # What servers say whose model's chat template has no place for a system message: Gemma's, the first Mistral's, o1-mini's.
@@ -90,13 +106,13 @@ class FieldRules:
         if no_system and list(body.get("messages", ())) != _with_system_in_user(body.get("messages", ())):
             return "no system message, but its words in the user's", replace(self, system_message=False)
         names = dict(self.rename)
-        for field in OPTIONAL_FIELDS:
-            called = (names.get(field, field), *_OTHERS_NAMES.get(field, ()))
-            if field not in body or field in self.omit or not any(_names(text, name) for name in called):
+        for field in _fields_meant(text, names):
+            if field not in body or field in self.omit:
                 continue
             if field in self.omit_chosen and field in chosen:
                 continue
-            if field == "max_tokens" and field not in names and _names(text, NEWER_MAX_TOKENS):
+            newer = field == "max_tokens" and field not in names and _names(text, NEWER_MAX_TOKENS)
+            if newer and _names(text, field):
                 renamed = replace(self, rename=(*self.rename, (field, NEWER_MAX_TOKENS)))
                 return f"`{field}` is sent as `{NEWER_MAX_TOKENS}`", renamed
             if field not in chosen:
@@ -134,6 +150,15 @@ def _with_system_in_user(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[
 
 def _as_parts(content: Any) -> list[Any]:
     return content if isinstance(content, list) else [{"type": "text", "text": content}]
+
+
+def _fields_meant(text: str, names: Mapping[str, str]) -> Iterator[str]:
+    """The fields that a refusal speaks of, those first that it names. `names`: of renamed fields, as they are sent."""
+    for field in OPTIONAL_FIELDS:
+        if any(_names(text, name) for name in (names.get(field, field), *_OTHERS_NAMES.get(field, ()))):
+            yield field
+    if _OUTPUT_LIMIT.search(text):
+        yield "max_tokens"
 
 
 def _names(text: str, field: str) -> bool:

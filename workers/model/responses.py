@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from parley.broker.core.finish_reasons import is_filtered
+from parley.broker.core.finish_reasons import is_broken_off, is_filtered, is_rate_limit
 from parley.broker.core.messages import MAX_FIGURE, MAX_TOOL_CALLS_BYTES, ErrorType, ToolCall, Usage
 from parley.workers.model.answer_text import (
     NotText,
@@ -20,23 +20,14 @@ from parley.workers.model.answer_text import (
     said,
     shortened,
     together,
-    without_thinking,
 )
-from parley.workers.model.error_body import encodable, raise_within, raise_within_choice
-from parley.workers.model.model_error import ModelError
+from parley.workers.model.error_body import encodable, error_in_text, raise_within, raise_within_choice
+from parley.workers.model.model_error import MAX_ERROR_CHARACTERS, ModelError
+from parley.workers.model.thinking_marks import without_thinking
 from parley.workers.model.token_logprobs import TokenLogprobs
 
 # Larger than any answer that can be passed on: an outcome must fit into one NATS message (1 MiB).
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
-# finish_reasons for an answer that the server gave up, with HTTP 200 and the text so far. A vLLM that stops ends all
-# its answers with `abort` (`--shutdown-timeout 0`, its default); gateways end one with `error` if its server failed,
-# DeepSeek with `insufficient_system_resource`, Zhipu with `network_error`.
-BROKEN_OFF = frozenset(
-    {
-        "abort", "aborted", "error", "failed", "cancelled", "canceled", "interrupted", "timeout", "user_cancel",
-        "insufficient_system_resource", "network_error", "server_error", "internal_error", "engine_overloaded",
-    }
-)  # fmt: skip
 # What stands for no reason yet: DashScope writes the word.
 _NO_REASON = frozenset({"", "null", "none"})
 _MAX_REASON_CHARACTERS = 64
@@ -98,8 +89,9 @@ def checked(
 ) -> Completion:
     """What was said, as an answer. Raises ModelError if it is none, or half of one."""
     reason = encodable(reason_of(finish_reason) or "unknown")[:_MAX_REASON_CHARACTERS]
-    if reason.lower() in BROKEN_OFF:
-        raise ModelError(ErrorType.SERVER_ERROR, f"the server broke off: finish_reason {reason}")
+    if (limited := is_rate_limit(reason)) or is_broken_off(reason):
+        kind = ErrorType.RATE_LIMITED if limited else ErrorType.SERVER_ERROR
+        raise ModelError(kind, f"the server broke off: finish_reason {reason}")
     content, thought = without_thinking(all_said.content)
     reasoning, refused = "", False
     if all_said.reasoning or thought:
@@ -178,6 +170,9 @@ def _read_leniently(body: bytes) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
+        known = error_in_text(body[:MAX_ERROR_CHARACTERS].decode(errors="replace"))
+        if known is not None:
+            raise known from error
         raise malformed("the answer is not JSON" if body.strip() else "the answer is empty") from error
 
 

@@ -3,16 +3,18 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import unquote, urlsplit
 
 from parley.workers.model.request_fields import PLAIN, FieldRules
-from parley.workers.model.secret_masking import secrets_of_header, secrets_of_key
+from parley.workers.model.secret_masking import is_no_word, secrets_of_header, secrets_of_key
 
 AUTHORIZATION = "authorization"
 # A header's name (RFC 9110), and what begins the next one in a list on one line.
 TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _NEXT_NAME = {":": re.compile(r"[,;]\s*(?=[\w.-]+\s*:(?!//))"), "=": re.compile(r"[,;]\s*(?=[\w.-]+=)")}
+# A header with such a name holds a secret. What others hold, a title or a version, may stand in any answer.
+_SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|pass|credential|session|signature", re.IGNORECASE)
 # Parley's own: another value would break the call.
 _OWN = frozenset(
     {"accept-encoding", "connection", "content-length", "content-type", "expect", "te", "traceparent"}
@@ -68,6 +70,11 @@ class ServerAccess:
             password = parts.password or parts.username or ""
             found += [password, unquote(password)]
         return tuple(dict.fromkeys(secret for secret in found if secret))
+
+    def secrets_in_answers(self, api_key: str | None) -> tuple[str, ...]:
+        """What not even an answer may show: fewer than `secrets`, for no answer loses an everyday word."""
+        headers = tuple(pair for pair in self.headers if _SECRET_NAME.search(pair[0]))
+        return tuple(filter(is_no_word, replace(self, headers=headers).secrets(api_key)))
 
 
 def parse_headers(text: str) -> tuple[tuple[str, str], ...]:

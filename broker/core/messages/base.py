@@ -166,7 +166,7 @@ def describe(error: ValidationError) -> list[str]:
     inner = {detail["loc"][:-1] for detail in details} | {detail["loc"][:-2] for detail in details}
     details = [one for one in details if one["type"] != "too_short" or one["loc"] not in inner]
     problems = [
-        f"{_where(detail['loc'])}: {_UNQUOTED.get(detail['type'], detail['msg'])}"
+        f"{_where(detail['loc'])}: {_UNQUOTED.get(detail['type'], detail['msg']).removeprefix(_NAME_OF_OURS)}"
         for detail in details[:MAX_REPORTED_PROBLEMS]
     ]
     if len(details) > MAX_REPORTED_PROBLEMS:
@@ -178,6 +178,8 @@ def describe(error: ValidationError) -> list[str]:
 _FREE = {"metadata": "metadata.*", "rubric": "rubric"}
 # pydantic's own words for these quote the input.
 _UNQUOTED = {"union_tag_invalid": "status is none that an ending can have"}
+# pydantic puts this before the words of a check that is ours.
+_NAME_OF_OURS = "Value error, "
 
 
 def _where(location: Sequence[int | str]) -> str:

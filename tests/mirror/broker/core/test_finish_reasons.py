@@ -2,7 +2,7 @@
 
 import pytest
 
-from parley.broker.core.finish_reasons import is_filtered, is_too_long
+from parley.broker.core.finish_reasons import is_broken_off, is_filtered, is_rate_limit, is_too_long
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,37 @@ def test_an_answer_that_was_filtered(reason: str) -> None:
     assert not is_too_long(reason)
 
 
-@pytest.mark.parametrize("reason", ["stop", "eos", "", "unknown", "lengthy", "tool_calls"])
+@pytest.mark.parametrize(
+    "reason", ["stop", "eos", "", "unknown", "lengthy", "tool_calls", "other", "terror", "generate_limit"]
+)
 def test_a_whole_answer(reason: str) -> None:
+    assert not is_broken_off(reason)
+    assert not is_rate_limit(reason)
     assert not is_too_long(reason)
     assert not is_filtered(reason)
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "error", "ERROR", "error: timeout", "abort", "abort: x", "model_error", "modelError", "upstream_error",
+        "engine_error", "connection-error", "generation error", "failed", "cancelled", "user_cancel", "overloaded",
+        "engine_overloaded", "timeout", "malformed_function_call", "MALFORMED_RESPONSE", "incomplete", "network_error",
+        "insufficient_system_resource", "service_unavailable",
+    ],
+)  # fmt: skip
+def test_an_answer_that_the_server_gave_up(reason: str) -> None:
+    assert is_broken_off(reason)
+    assert not is_rate_limit(reason)
+
+
+@pytest.mark.parametrize(
+    "reason", ["rate_limit", "rateLimited", "RATE_LIMIT_EXCEEDED", "error: rate limit", "quota"]
+)
+def test_an_answer_that_a_rate_ended(reason: str) -> None:
+    assert is_rate_limit(reason)
+
+
+@pytest.mark.parametrize("reason", ["error_toxic", "error: content_filter", "incomplete: max_output_tokens"])
+def test_the_limit_and_the_filter_are_no_faults_of_the_server(reason: str) -> None:
+    assert not is_broken_off(reason)

@@ -76,7 +76,7 @@ def test_any_object_has_no_schema() -> None:
 )  # fmt: skip
 def test_another_form_is_refused_by_its_name(form: dict[str, Any], problem: str) -> None:
     found = problems_of(response_format=form)
-    assert found.startswith("response_format: Value error, ")
+    assert found.startswith("response_format: ")
     assert problem in found
     assert len(found) < 250
 

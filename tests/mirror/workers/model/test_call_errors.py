@@ -2,9 +2,10 @@
 
 import asyncio
 import gzip
+import json
 import socket
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -112,6 +113,60 @@ async def test_no_other_refusal_shows_a_secret(status: int, stream: bool) -> Non
         error = await error_of(url, stream=stream)
         for secret in ("p%40ssword-3", "p@ssword-3", b64encode(b"user:p@ssword-3").decode()):
             assert secret not in str(error)
+
+
+ACCESS = ServerAccess(headers=(("X-Auth", "swordfish-1"), ("X-Title", "An answer of Parley-1")))
+SECRETS = (KEY, KEY[:10], "swordfish-1", "query-secret-2", b64encode(f"{KEY}:".encode()).decode())
+
+
+def told(heard: Heard) -> str:
+    key = heard.headers["authorization"][7:]
+    return f"you sent {heard.headers} to {heard.target}, in base64 {b64encode(f'{key}:'.encode()).decode()}"
+
+
+def quoting_in_answers(message: Callable[[str], dict[str, Any]], **fields: Any) -> Habit:
+    """Quotes what it was sent where an answer is, with HTTP 200. `fields`: of the answer, or of its choice."""
+
+    def quote(heard: Heard) -> Reply:
+        text = told(heard)
+        choice = {"message": message(text), "finish_reason": f"because of {heard.headers['authorization']}"}
+        return 200, {"choices": [choice], "model": text, **fields}, {}
+
+    return quote
+
+
+@both
+async def test_no_answer_shows_a_secret(stream: bool) -> None:
+    """Others read results."""
+    habit = quoting_in_answers(lambda text: {"content": f"An answer of Parley-1: {text}", "reasoning": text})
+    async with (
+        habit_server(habit) as server,
+        ModelClient(stream=stream, api_key=KEY, access=ACCESS) as client,
+    ):
+        endpoint = Endpoint(f"{server.url}/v1?code=query-secret-2")
+        answer = await client.complete(endpoint, ASK, seconds=10)
+    for shown in (answer.content, answer.reasoning, answer.model, answer.finish_reason):
+        assert not [secret for secret in SECRETS if secret in shown], shown
+    assert answer.content.startswith("An answer of Parley-1: you sent ")  # a title is no secret
+    assert "***" in answer.content
+
+
+@both
+async def test_no_call_of_a_tool_shows_a_secret(stream: bool) -> None:
+    def calling(text: str) -> dict[str, Any]:
+        return {
+            "content": None,
+            "tool_calls": [{"id": text, "function": {"name": text, "arguments": {"a": text}}}],
+        }
+
+    async with habit_server(quoting_in_answers(calling)) as server:
+        url = f"{server.url}/v1?code=query-secret-2"
+        error = await error_of(url, stream=stream, api_key=KEY, access=ACCESS)
+    assert error.error_type is ErrorType.TOOL_CALL
+    (call,) = error.tool_calls
+    for shown in (str(error), call.id, call.name, call.arguments):
+        assert not [secret for secret in SECRETS if secret in shown], shown
+    assert error.server_text == ""
 
 
 async def test_googles_refusal_of_a_key_is_one_though_its_status_is_400() -> None:
@@ -226,10 +281,60 @@ async def test_a_stream_that_nobody_asked_for_is_an_answer() -> None:
         assert await text_of(server.url) == "42"
 
 
-async def test_an_error_inside_an_answer_says_in_words_when_to_come_back() -> None:
-    reply: Reply = 200, {"error": {"code": 429, "message": "Please try again in 20s."}}, {}
+@both
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"code": 429, "message": "Please try again in 20s."},
+        {"code": 429, "message": "slow", "retry_after": 20},
+        {"message": "429 Too Many Requests", "retry_after": 20},
+        {"code": 429, "message": "slow", "details": [{"@type": "RetryInfo", "retryDelay": "20s"}]},
+        {"code": 429, "message": "x" * 600, "metadata": {"headers": {"X-RateLimit-Reset": "20"}}},
+        {"code": 503, "message": "busy", "retry_after": 20},
+    ],
+)
+@pytest.mark.parametrize("status", [200, 429])
+async def test_an_error_says_when_to_come_back_inside_an_answer_too(
+    error: dict[str, Any], status: int, stream: bool
+) -> None:
+    async with habit_server(always((status, {"error": error}, {}))) as server:
+        assert (await error_of(server.url, stream=stream)).retry_after == 20.0
+
+
+@both
+async def test_what_the_model_wrote_before_an_error_asks_for_no_pause(stream: bool) -> None:
+    choice = {"message": {"content": "Try again in 20s."}, "finish_reason": "stop"}
+    reply: Reply = 200, {"choices": [choice], "error": {"code": 429, "message": "slow"}}, {}
     async with habit_server(always(reply)) as server:
-        assert (await error_of(server.url)).retry_after == 20.0
+        assert (await error_of(server.url, stream=stream)).retry_after is None
+
+
+@both
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"Too Many Requests", ErrorType.RATE_LIMITED),
+        (b"503 Service Unavailable\n", ErrorType.SERVER_ERROR),
+        (b"Unauthorized", ErrorType.UNAUTHORIZED),
+        (b"it is a text", ErrorType.MALFORMED_ANSWER),
+    ],
+)
+async def test_a_text_under_200_is_told_by_its_words_and_is_no_lost_connection(
+    body: bytes, kind: ErrorType, stream: bool
+) -> None:
+    async with habit_server(always((200, body, {"content-type": "text/plain"}))) as server:
+        assert (await error_of(server.url, stream=stream)).error_type is kind
+
+
+@both
+async def test_an_answer_of_one_object_a_line_is_read(stream: bool) -> None:
+    lines = [
+        {"choices": [{"delta": {"content": word}, "finish_reason": end}]}
+        for word, end in (("4", None), ("2", "stop"))
+    ]
+    body = b"\n".join(json.dumps(line).encode() for line in lines)
+    async with habit_server(always((200, body, {"content-type": "application/x-ndjson"}))) as server:
+        assert await text_of(server.url, stream=stream) == "42"
 
 
 @pytest.mark.parametrize("status", [404, 405])

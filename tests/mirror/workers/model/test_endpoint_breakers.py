@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import math
+import time
+from typing import Any
 
 import pytest
 
@@ -11,8 +13,12 @@ from parley.broker.core.messages import ErrorType
 from parley.workers.model.breaker import BreakerPolicy, BreakerState, BreakerStatus, Failure, Permit
 from parley.workers.model.endpoint_address import Endpoint
 from parley.workers.model.endpoint_breakers import EndpointBreakers
+from parley.workers.model.endpoint_failover import FailoverClient
+from parley.workers.model.model_client import ChatRequest, ModelClient
+from parley.workers.model.model_error import ModelError
 from tests import present
 from tests.harness import until
+from tests.rig.habit_server import habit_server
 
 START = 1_800_000_000.0
 ONE, TWO = Endpoint("http://user:secret@gpu-1:8000"), Endpoint("https://gpu-2/v1")
@@ -143,3 +149,32 @@ def test_a_shorter_pause_ends_no_longer_one() -> None:
     assert breakers.first_free((ONE,), START)[0] == START + 60
     assert breakers.admit((ONE,), START + 59) is None
     assert breakers.admit((ONE,), START + 60) is not None
+
+
+OVERLONG: list[tuple[int, Any]] = [
+    (200, {"error": "Input validation error: `inputs` must have less than 1024 tokens. Given: 3000"}),
+    (200, {"error": {"message": "Prompt has 9000 tokens, limit is 4096"}}),
+    (200, {"error": {"code": "tokens_limit_reached", "message": "no"}}),
+    (500, {"error": {"message": "llama_decode: failed to decode, n_ctx too small"}}),
+    (200, b': ping\n\n{"error": {"code": "context_length_exceeded", "message": "too long"}}\n'),
+]
+
+
+@pytest.mark.parametrize(("status", "body"), OVERLONG)
+async def test_the_overlong_prompts_of_six_callers_open_no_breaker(status: int, body: Any) -> None:
+    """They would keep all others from a server that works."""
+    async with (
+        habit_server(lambda _: (status, body, {})) as server,
+        ModelClient(stream=isinstance(body, bytes)) as model,
+    ):
+        endpoint = Endpoint(server.url)
+        client = FailoverClient(model, (endpoint,))
+        for caller in range(6):
+            request = ChatRequest(model="m", messages=[{"role": "user", "content": "word " * 9_000}])
+            with pytest.raises(ModelError) as caught:
+                await client.complete(f"task-{caller}", request, time.time() + 30)
+            assert caught.value.error_type is ErrorType.CONTEXT_TOO_LONG
+        assert client.breakers[endpoint].state is BreakerState.CLOSED
+        assert client.breakers[endpoint].failure is None
+        assert len(server.heard) == 6  # and none is repeated
+        await client.close()

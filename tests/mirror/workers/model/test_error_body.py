@@ -7,8 +7,9 @@ import pytest
 
 from parley.broker.core.agent_error_table import Signal
 from parley.broker.core.messages import ErrorType
-from parley.workers.model.error_body import error_text, error_within, refusal
+from parley.workers.model.error_body import error_in_text, error_text, error_within, refusal
 from parley.workers.model.model_error import MAX_ERROR_CHARACTERS
+from tests import present
 
 CONTEXT, BAD, LIMITED = ErrorType.CONTEXT_TOO_LONG, ErrorType.BAD_REQUEST, ErrorType.RATE_LIMITED
 SERVER, KEY, MODEL = ErrorType.SERVER_ERROR, ErrorType.UNAUTHORIZED, ErrorType.MODEL_NOT_FOUND
@@ -123,6 +124,24 @@ TOO_LONG: list[tuple[str, int, Any]] = [
     ("TabbyAPI", 400, {"detail": "Prompt length 9000 is greater than max_seq_len 4096"}),
     ("Bedrock", 400, {"message": "Input is too long for requested model."}),
     ("nginx", 413, b"<html>Request Entity Too Large</html>"),
+    ("nginx", 413, "Request Entity Too Large"),
+    ("TGI", 422, {"error": "Input validation error: `inputs` must have less than 1024 tokens. Given: 3000"}),
+    ("GitHub Models", 413, {"error": {"code": "tokens_limit_reached", "message": "Max size: 8000 tokens."}}),
+    ("llama.cpp", 500, "llama_decode: failed to decode, n_ctx too small"),
+    ("another", 400, "Prompt has 9000 tokens, limit is 4096"),
+    ("another", 400, "Content too long"),
+    ("another", 400, "Token limit exceeded"),
+    ("another", 400, "Sequence length (5000) > max (4096)"),
+    ("another", 400, "Please shorten your prompt"),
+    ("another", 400, "The conversation exceeds the limit of 4096 tokens"),
+    ("another", 400, "Your messages have 9000 tokens; at most 4096 are allowed"),
+    ("another", 400, {"error": {"code": "token_limit_exceeded", "message": "no"}}),
+    ("another", 400, {"error": {"code": "content_too_long", "message": "no"}}),
+    ("another", 400, {"error": {"code": "too_many_tokens", "message": "no"}}),
+    ("another", 400, {"error": {"code": "request_entity_too_large", "message": "no"}}),
+    ("another", 400, {"error": {"type": "InputTooLargeError", "message": "no"}}),
+    ("another", 400, {"error": {"code": "prompt_tokens_exceeded", "message": "no"}}),
+    ("another", 400, {"error": {"code": "CONTEXT_LIMIT_REACHED", "message": "no"}}),
 ]  # fmt: skip
 
 
@@ -132,6 +151,76 @@ def test_a_prompt_that_is_too_long_is_told_in_many_words(server: str, status: in
     error = refusal(status, message if isinstance(message, bytes) else json.dumps(message).encode())
     assert error.error_type is CONTEXT, server
     assert error.signal is Signal.ALIVE  # a caller's prompt opens no breaker
+
+
+@pytest.mark.parametrize(
+    ("server", "body"), [(server, body) for server, _, body in TOO_LONG if not isinstance(body, bytes)]
+)
+def test_a_prompt_that_is_too_long_is_told_inside_an_answer_too(server: str, body: Any) -> None:
+    (message,) = body if isinstance(body, list) else [body]
+    error = error_within({"error": {"message": message}} if isinstance(message, str) else message)
+    assert error is not None
+    assert error.error_type is CONTEXT, server
+    if isinstance(message, str):
+        assert present(error_within({"error": message})).error_type is CONTEXT, server
+
+
+# (error, type, status): what an error inside an answer says of its status in words.
+IN_WORDS: list[tuple[Any, ErrorType, int | None]] = [
+    ({"message": "429 Too Many Requests"}, LIMITED, 429),
+    ({"message": "HTTP 429: slow"}, LIMITED, 429),
+    ("Error code: 429 - slow", LIMITED, 429),
+    ("[429] slow", LIMITED, 429),
+    ("Request failed with status code 429", LIMITED, 429),
+    ({"code": "rate_limited"}, LIMITED, 429),
+    ({"code": "ThrottlingException"}, LIMITED, 429),
+    ({"code": "tokens_per_minute_limit_exceeded"}, LIMITED, 429),
+    ({"message": "Rate limit reached for model"}, LIMITED, 429),
+    ({"message": "Rate limit exceeded: 9000 input tokens exceed the limit of 4000 per minute"}, LIMITED, 429),
+    ({"message": "You exceeded your current quota"}, LIMITED, 429),
+    ({"message": "you are being rate limited"}, LIMITED, 429),
+    ({"message": "Too many concurrent requests"}, LIMITED, 429),
+    ({"message": "Request too large for model on tokens per minute (TPM): Limit 6000"}, LIMITED, 429),
+    ({"message": "503 Service Unavailable"}, SERVER, 503),
+    ({"message": "HTTP/1.1 502 Bad Gateway"}, SERVER, 502),
+    ({"message": "HTTP 401 Unauthorized"}, KEY, 401),
+    ({"message": "404 page not found"}, MODEL, 404),
+    ({"message": "400 Bad Request"}, BAD, 400),
+    ({"message": "HTTP 400: prompt is too long"}, CONTEXT, 400),
+    ({"code": 500, "message": "429 Too Many Requests"}, SERVER, 500),
+    ({"message": "500 tokens could not be written"}, SERVER, None),
+    ({"message": "404.5 ms are too few"}, SERVER, None),
+    ({"message": "the engine died after 429 requests"}, SERVER, None),
+    ({"message": "Too many tokens, please wait before trying again."}, SERVER, None),
+    ({"message": "context deadline exceeded"}, SERVER, None),
+    ({"message": "The request took too long"}, SERVER, None),
+    ({"message": "Response body is too large"}, SERVER, None),
+    ("queue: the request limit of workers was hit", SERVER, None),
+]
+
+
+@pytest.mark.parametrize(("error", "kind", "status"), IN_WORDS)
+def test_an_error_inside_an_answer_tells_its_status_in_words(
+    error: Any, kind: ErrorType, status: int | None
+) -> None:
+    found = present(error_within({"error": error}))
+    assert (found.error_type, found.status) == (kind, status)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("Too Many Requests\n", LIMITED),
+        ("Internal Server Error", SERVER),
+        ("HTTP 401", KEY),
+        ("This model's maximum context length is 4096 tokens.", CONTEXT),
+        ("hello", None),
+        ("", None),
+    ],
+)
+def test_a_text_in_place_of_an_answer_may_tell_an_error(text: str, kind: ErrorType | None) -> None:
+    found = error_in_text(text)
+    assert (found.error_type if found is not None else None) == kind
 
 
 @pytest.mark.parametrize(
@@ -169,6 +258,14 @@ def test_a_prompt_that_is_too_long_is_told_in_many_words(server: str, status: in
         (500, "input processing exceeded its timeout", SERVER),
         (500, "CUDA out of memory", SERVER),
         (503, "the queue is too long", SERVER),
+        (500, "The request took too long", SERVER),
+        (500, "Message queue is too large", SERVER),
+        (500, "Failed to decode content: text is longer than its buffer", SERVER),
+        (500, "Sequence group is preempted: more than 50 times", SERVER),
+        (500, "KV cache is full: no room for a sequence of 5000 tokens, max 4096 blocks", SERVER),
+        (500, "Response content too large", SERVER),
+        (429, "Token limit exceeded", LIMITED),
+        (400, "Your request has 9000 tokens, limit is 4000 per minute", BAD),
         (418, "", BAD),
     ],
 )
@@ -195,6 +292,8 @@ def test_other_refusals_keep_their_cause(status: int, text: str, kind: ErrorType
         ({"finish": "stop", "message": "The prompt is too long"}, CONTEXT),
         ({"type": "invalid_model", "message": "no", "code": "1500"}, MODEL),
         ({"error": {"code": "invalid_api_key", "message": "no"}}, KEY),
+        ({"error": {"code": "string_too_long", "message": "Invalid 'stop'"}}, BAD),
+        ({"error": {"code": "daily_token_limit_exceeded", "message": "no"}}, BAD),
     ],
 )
 def test_a_code_or_a_quoted_request_decides_only_what_it_is_about(

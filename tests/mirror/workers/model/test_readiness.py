@@ -272,6 +272,39 @@ async def test_a_server_that_refuses_a_limit_of_one_token_is_asked_in_another_wa
         assert await found.unready_reason() is None
 
 
+REFUSES_ONE_TOKEN = [
+    "The number of tokens to generate must be larger than 1",
+    "Invalid value for maxTokens",
+    "max_completion_tokens too small",
+    "max_length must be > 1",
+]
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+@pytest.mark.parametrize("text", REFUSES_ONE_TOKEN)
+async def test_a_refusal_of_one_token_is_known_by_its_words(text: str, status: int) -> None:
+    def habit(heard: Heard) -> Reply:
+        if heard.method == "GET" or heard.fields.get("max_tokens", 2) > 1:
+            return either(heard)
+        return refusal(status, text)
+
+    async with habit_server(habit) as server, looking(server.url, wanted="m") as found:
+        assert await found.unready_reason() is None
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+async def test_a_probe_that_is_answered_with_a_call_of_a_tool_proves_a_token(stream: bool) -> None:
+    call = {"id": "1", "function": {"name": "weather", "arguments": "{}"}}
+    message = {"content": None, "tool_calls": [call]}
+    reply: Reply = 200, {"choices": [{"message": message, "finish_reason": "tool_calls"}]}, {}
+    async with (
+        habit_server(lambda heard: either(heard) if heard.method == "GET" else reply) as server,
+        ModelClient(stream=stream) as client,
+        ModelReadiness(client, [Endpoint(server.url)], "m", dict) as found,
+    ):
+        assert await found.unready_reason() is None
+
+
 async def test_a_server_that_asks_for_a_pause_is_not_checked_again_meanwhile() -> None:
     def busy(heard: Heard) -> Reply:
         return either(heard) if heard.method == "GET" else refusal(429, "later", retry_after="60")

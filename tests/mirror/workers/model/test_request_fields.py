@@ -37,6 +37,8 @@ REFUSALS = [
     ("stream_options", "unknown field `stream_options`"),
     ("stream_options", '{"error":{"message":"bad","param":"stream_options","code":"unsupported_parameter"}}'),
     ("stream_options", "The 'stream_options' parameter is only allowed when 'stream' is enabled."),
+    ("stream_options", "Unrecognized request arguments supplied: include_usage"),
+    ("stream_options", "body.stream_options.include_usage: extra fields not permitted"),
     ("temperature", "Unsupported value: 'temperature' does not support 0.7 with this model."),
 ]
 
@@ -102,6 +104,31 @@ def test_the_limit_is_known_by_the_names_of_other_apis(name: str) -> None:
     _, more = PLAIN.after_refusal(BODY, OURS, text) or ("", PLAIN)
     assert more.applied(BODY, OURS)["max_tokens"] == ENOUGH_TOKENS
     assert PLAIN.after_refusal(BODY, frozenset(), text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The number of tokens to generate must be larger than 1",
+        "Invalid value for maxTokens",
+        "max_completion_tokens too small",
+        "max_length must be > 1",
+        "Requested output tokens are too few",
+        "Ask for at least 16 tokens",
+        "Maximum tokens must be at least 2",
+        "minimum tokens: 16",
+    ],
+)
+def test_the_limit_is_known_by_the_words_for_it(text: str) -> None:
+    _, more = PLAIN.after_refusal(BODY, OURS, text) or ("", PLAIN)
+    assert more.applied(BODY, OURS)["max_tokens"] == ENOUGH_TOKENS
+    assert PLAIN.after_refusal(BODY, frozenset(), text) is None
+
+
+def test_a_field_that_is_named_comes_before_one_that_is_spoken_of() -> None:
+    changed = PLAIN.after_refusal(BODY, OURS, "seed is not supported; the number of tokens is not limited")
+    assert changed is not None
+    assert changed[0] == "`seed` is left out"
 
 
 @pytest.mark.parametrize(

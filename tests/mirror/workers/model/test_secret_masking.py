@@ -4,18 +4,25 @@ import html
 import json
 import time
 from base64 import b64encode
+from collections.abc import Callable
 from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parley.workers.model.secret_masking import secrets_of_header, secrets_of_key, struck_out
+from parley.workers.model.secret_masking import (
+    is_no_word,
+    secrets_of_header,
+    secrets_of_key,
+    struck_out,
+    struck_out_of_answer,
+)
 
 KEY = "sk-Ab/9+x=y&Ω z"
 
 
-@pytest.mark.parametrize(
+FORMS = pytest.mark.parametrize(
     "form",
     [
         KEY, KEY.upper(), quote(KEY), quote(KEY, safe=""), quote(KEY, safe="").lower(), quote_plus(KEY), html.escape(KEY),
@@ -26,8 +33,12 @@ KEY = "sk-Ab/9+x=y&Ω z"
         b64encode(f"{KEY}:".encode()).decode(), b64encode(f":{KEY}".encode()).decode(),
     ],
 )  # fmt: skip
-def test_each_form_of_a_key_is_struck_out(form: str) -> None:
-    text = struck_out(f"Incorrect API key provided: {form}. See https://example.org", secrets_of_key(KEY))
+
+
+@FORMS
+@pytest.mark.parametrize("strike", [struck_out, struck_out_of_answer])
+def test_each_form_of_a_key_is_struck_out(form: str, strike: Callable[[str, tuple[str, ...]], str]) -> None:
+    text = strike(f"Incorrect API key provided: {form}. See https://example.org", secrets_of_key(KEY))
     assert text.startswith("Incorrect API key provided: ***")
     assert text.endswith(". See https://example.org")
 
@@ -63,3 +74,32 @@ def test_a_text_of_nothing_but_escapes_is_searched_once(text: str) -> None:
     began = time.monotonic()
     assert struck_out(text, ("\\/+0123456789",)) == text
     assert time.monotonic() - began < 5  # it was minutes
+
+
+def test_an_answer_that_holds_no_secret_stays_as_it_is_and_costs_little() -> None:
+    answer, secrets = "An answer of some length. " * 40_000, secrets_of_key("sk-0123456789abcdef")
+    struck_out_of_answer("", secrets)  # the pattern is made once
+    began = time.perf_counter()
+    assert struck_out_of_answer(answer, secrets) is answer
+    assert struck_out_of_answer("it begins with sk-0", secrets) == "it begins with sk-0"
+    assert time.perf_counter() - began < 0.5
+
+
+@pytest.mark.parametrize("length", range(8, len("sk-0123456789")))
+def test_an_answer_that_was_cut_within_a_key_shows_no_piece_of_it(length: int) -> None:
+    key = "sk-0123456789"
+    assert struck_out_of_answer(f"the key {key[:length]}", secrets_of_key(key)) == "the key ***"
+
+
+@pytest.mark.parametrize(
+    ("secret", "expected"),
+    [
+        ("EMPTY", False),
+        ("password", False),
+        ("sk-1", False),
+        ("sk-12345", True),
+        ("swordfishswordfish", True),
+    ],
+)
+def test_an_everyday_word_is_no_secret_of_ours(secret: str, expected: bool) -> None:
+    assert is_no_word(secret) is expected

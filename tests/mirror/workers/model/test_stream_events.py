@@ -10,10 +10,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from parley.broker.core.messages import ErrorType, Usage
-from parley.workers.model.answer_text import MAX_REASONING_CHARACTERS, without_thinking
+from parley.workers.model.answer_text import MAX_REASONING_CHARACTERS
 from parley.workers.model.model_error import ModelError
 from parley.workers.model.responses import MAX_ANSWER_BYTES, Completion, completion
 from parley.workers.model.stream_events import StreamAssembler
+from parley.workers.model.thinking_marks import without_thinking
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 WORDS = st.text(min_size=1).filter(lambda text: bool(text.strip()) and text.isprintable())
@@ -25,6 +26,10 @@ def line(**fields: Any) -> bytes:
 
 def said(content: str | None = None, finish_reason: str | None = None) -> bytes:
     return line(model="m", choices=[{"delta": {"content": content}, "finish_reason": finish_reason}])
+
+
+# An error as it stands in a stream without `data:`.
+TOO_LONG = b'{"error": {"code": "context_length_exceeded", "message": "too long"}}'
 
 
 def assembled(lines: Sequence[bytes]) -> Completion:
@@ -77,6 +82,24 @@ def test_the_last_line_says_so() -> None:
             ErrorType.SERVER_ERROR,
         ),
         ([said("half", "error")], ErrorType.SERVER_ERROR),
+        ([said("half", "rate_limit")], ErrorType.RATE_LIMITED),
+        ([said("half"), b"", TOO_LONG], ErrorType.CONTEXT_TOO_LONG),
+        ([b": ping", b"", TOO_LONG, b""], ErrorType.CONTEXT_TOO_LONG),
+        ([said("half"), b"", b'{"error": {"code": 429}}'], ErrorType.RATE_LIMITED),
+        ([said("half"), b"", b"{", b'"error": {', b'"code": 429', b"}", b"}", b""], ErrorType.RATE_LIMITED),
+        ([said("half")[6:], b'{"error": {"code": 429}}'], ErrorType.RATE_LIMITED),
+        ([b"[" + said("half")[6:] + b",", b'{"error": {"code": 429}}]'], ErrorType.RATE_LIMITED),
+        ([said("half") + b'data: {"error": {"code": 429}}'], ErrorType.RATE_LIMITED),
+        ([b"Too Many Requests"], ErrorType.RATE_LIMITED),
+        ([b": ping", b"", b"HTTP 401"], ErrorType.UNAUTHORIZED),
+        ([b"data: Too Many Requests", b""], ErrorType.RATE_LIMITED),
+        ([said("half"), b"Internal Server Error"], ErrorType.SERVER_ERROR),
+        ([said("half"), b"Service Unavailable", b"data: [DONE]"], ErrorType.SERVER_ERROR),
+        ([b"it is a text"], ErrorType.MALFORMED_ANSWER),
+        ([b"dat"], ErrorType.CONNECTION_LOST),
+        ([said("half"), b"data: it is a text", b"", said("x", "stop")], ErrorType.MALFORMED_ANSWER),
+        ([b"error: null"], ErrorType.CONNECTION_LOST),
+        ([said("half")[6:], said("half")[6:]], ErrorType.CONNECTION_LOST),
         ([b'{"error": {"code": 429}}'], ErrorType.RATE_LIMITED),
         ([b"data: {", b"", said("x", "stop")], ErrorType.MALFORMED_ANSWER),
         (
@@ -123,6 +146,22 @@ ODD: list[tuple[str, Sequence[bytes]]] = [
     ("the word null for no reason", [said("4", "null"), LAST]),
     ("a quoted [DONE]", [FIRST, LAST, b'data: "[DONE]"']),
     ("another word for [DONE]", [FIRST, LAST, b"data: DONE", b""]),
+    ("a quoted [DONE] and no finish_reason", [FIRST, said("2"), b'data: "[DONE]"']),
+    ("another word for [DONE] and no finish_reason", [FIRST, said("2"), b"data: DONE", b""]),
+    ("[DONE] alone on its line", [FIRST, said("2"), b"", b"[DONE]"]),
+    ("error: null", [b"error: null", b"", b"error:", b'error: {"message": ""}', b"error: {}", FIRST, LAST]),
+    ("words that keep alive", [b"data: null", b"", b'data: ""', b"", b"data: ping", b"", b"data: keep-alive", b"", FIRST, LAST]),
+    ("a ping by its name", [b"event: ping", b"data: 17:30", b"", FIRST, b"event: keepalive", b"data:", b"", LAST]),
+    ("two events on one line", [FIRST + LAST]),
+    ("three events on one line", [FIRST + b" " + LAST + b"data: [DONE]"]),
+    ("two objects on one line", [FIRST + LAST[6:]]),
+    ("an event and the begin of one", [FIRST + LAST[:20], LAST[20:]]),
+    ("lines that end with CR", [b"\r\r".join([FIRST, LAST, b"data: [DONE]", b""])]),
+    ("an object a line", [FIRST[6:], LAST[6:]]),
+    ("an object a line, blank lines, [DONE]", [FIRST[6:], b"", said("2")[6:], b"", b"[DONE]"]),
+    ("a list of events", [b"[" + FIRST[6:] + b",", LAST[6:] + b"]"]),
+    ("a list of events on one line", [b"[" + FIRST[6:] + b"," + LAST[6:] + b"]"]),
+    ("one event and no stream", [said("42", "stop")[6:], b""]),
     ("what is no JSON after the end", [FIRST, LAST, b"data: {", b"", b"data: {"]),
     ("an error without a word", [line(choices=[{"delta": {"content": "42"}, "finish_reason": "stop"}], error={"message": "", "code": None})]),
     ("only the whole message", [line(choices=[{"message": {"content": "42"}, "finish_reason": "stop"}])]),
@@ -201,6 +240,14 @@ def test_a_finished_answer_needs_no_more_lines() -> None:
                 b"{",
                 b"data: [DONE]",
                 b"data: 5",
+                b"data: {}{}",
+                b'{"choices": []}',
+                b"[{},",
+                b"{}]",
+                b"\r\r{}\r",
+                b"text",
+                b"data: null",
+                b"[DONE]",
             ]
         )
     )
@@ -208,6 +255,14 @@ def test_a_finished_answer_needs_no_more_lines() -> None:
 def test_any_lines_are_an_answer_or_a_model_error(lines: Sequence[bytes]) -> None:
     with suppress(ModelError):
         assembled(lines)
+
+
+@pytest.mark.parametrize(
+    "line", [b"data: " + b"{}" * 2_000_000, b"\r" * 2_000_000 + b"x", b"[" + b"{}," * 1_000_000 + b"{}]"], ids=["events", "CR", "list"]
+)  # fmt: skip
+def test_events_that_come_at_once_do_not_come_without_end(line: bytes) -> None:
+    with pytest.raises(ModelError, match="answer is over"):
+        assembled([line])
 
 
 def tool(index: int, **function: str) -> bytes:
