@@ -16,8 +16,8 @@ from parley.broker.jetstream import topology
 from parley.broker.jetstream.direct_reads import read_changed
 from parley.broker.jetstream.jetstream import JetStream
 
-# Between two looks.
-LOOK_SECONDS = 0.2
+# Between two looks; and at least, where names are new.
+LOOK_SECONDS, LEAST_SECONDS = 0.2, 0.02
 # Tallies in one question: the server answers for at most 1,024 subjects.
 NAMES_AT_ONCE = 500
 
@@ -52,6 +52,8 @@ class TallyWatch:
         # Up to which place in the stream the other names have been looked at.
         self._seen = 0
         self._looking: asyncio.Task[None] | None = None
+        # Set when a name is new: the next look does not wait.
+        self._is_new = asyncio.Event()
 
     async def follow(self, task_id: str) -> AsyncGenerator[Tally, None]:
         """The tally now and whenever it has changed, until it names its ending. Raises StreamNotFound,
@@ -59,6 +61,7 @@ class TallyWatch:
         follower = _Follower(task_id)
         self._followers.setdefault(task_id, set()).add(follower)
         self._new.add(task_id)
+        self._is_new.set()
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look_on(), name="tally watch")
         try:
@@ -86,6 +89,7 @@ class TallyWatch:
     async def _look_on(self) -> None:
         """Look as long as anybody follows."""
         while self._followers:
+            self._is_new.clear()
             try:
                 await self._look()
             except Exception as error:
@@ -95,7 +99,10 @@ class TallyWatch:
                 self._followers.clear()
                 self._new.clear()
                 return
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(LEAST_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS - LEAST_SECONDS):
+                    await self._is_new.wait()
 
     async def _look(self) -> None:
         new, self._new = self._new, set()

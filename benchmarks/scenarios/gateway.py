@@ -27,7 +27,7 @@ QUESTION = {"task_description": "Which of these is safer, and why?", "num_agents
 # Submissions one after another, of each kind in turn.
 SUBMISSIONS = 400
 MOST_ADDED_MS = 5.0
-LISTENERS = 2_000
+LISTENERS, AT_ONCE = 2_000, 100
 MOST_MIB = 300.0
 LEAST_RATE = 500.0
 RATE_SECONDS = 10.0
@@ -104,11 +104,15 @@ async def _listeners(stand: Stand) -> Result:
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
         names = [await _ask(http, stand) for _ in range(LISTENERS)]
         async with AsyncExitStack() as stack:
-            for name in names:
+
+            async def listen(name: str) -> None:
                 listening = http.get(f"{stand.url}/v1/deliberations/{name}/events", timeout=_LONG)
                 answer = await stack.enter_async_context(listening)
                 while not (await answer.content.readline()).startswith(b"event: phase"):
                     pass
+
+            for at in range(0, LISTENERS, AT_ONCE):
+                await asyncio.gather(*map(listen, names[at : at + AT_ONCE]))
             held = resident_mib(stand.pid)
     how = f"{LISTENERS} listeners, each to a deliberation of its own that runs"
     return Result("gateway listeners", how, [Target("RSS", held, MOST_MIB, "MiB")], {"before, MiB": before})
