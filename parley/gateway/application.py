@@ -23,7 +23,7 @@ from parley.gateway.chat import as_openai
 from parley.gateway.http_server import Bounded
 from parley.gateway.listing import Listing
 from parley.gateway.openapi import document
-from parley.gateway.panels import Panel
+from parley.gateway.panels import PanelModel
 from parley.gateway.problems import Problem, invalid, not_found, try_again
 from parley.gateway.tenants import ANYBODY, Tenant, TenantsFile
 
@@ -44,7 +44,7 @@ _OWN_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 def application(
-    client: Client, *, tenants: TenantsFile | None, panels: Mapping[str, Panel], is_local: bool
+    client: Client, *, tenants: TenantsFile | None, panels: Mapping[str, PanelModel], is_local: bool
 ) -> tuple[ASGIApp, Accounts]:
     """The application, and what counts for it, to be closed after it. `tenants` None: anybody may ask. `is_local`: only
     programs of this machine reach it."""

@@ -11,7 +11,7 @@ from parley.broker.core.errors import InvalidMessage, ParleyError
 from parley.broker.core.messages import DeliberationRequested, Ending
 from parley.client import Client
 from parley.gateway.problems import not_found, try_again
-from parley.gateway.tenants import ANYBODY, Tenant, Usage
+from parley.gateway.tenants import ANYBODY, Tenant, TenantUsage
 from parley.job import Job
 
 # One that is told to come again because too many of its deliberations run.
@@ -22,16 +22,16 @@ class Accounts:
     """What each tenant has used of its bounds in this gateway."""
 
     def __init__(self) -> None:
-        self._usage: dict[str, Usage] = {}
+        self._usage: dict[str, TenantUsage] = {}
         # One task for each deliberation that is counted as in flight.
         self._waiting: set[asyncio.Task[None]] = set()
 
-    def usage(self, tenant: Tenant) -> Usage:
+    def usage(self, tenant: Tenant) -> TenantUsage:
         if tenant.name not in self._usage:
-            self._usage[tenant.name] = Usage(tenant, time.monotonic())
+            self._usage[tenant.name] = TenantUsage(tenant, time.monotonic())
         return self._usage[tenant.name]
 
-    def count(self, usage: Usage, job: Job) -> None:
+    def count(self, usage: TenantUsage, job: Job) -> None:
         """Count this deliberation as in flight until it has ended."""
         if usage.begin(job.task_id):
             task = asyncio.create_task(_count_to_end(usage, job), name="tenant's deliberation")
@@ -44,7 +44,7 @@ class Accounts:
         await asyncio.gather(*self._waiting, return_exceptions=True)
 
 
-async def _count_to_end(usage: Usage, job: Job) -> None:
+async def _count_to_end(usage: TenantUsage, job: Job) -> None:
     ending: Ending | None = None
     try:
         ending = await job.ending()

@@ -22,7 +22,7 @@ from parley.client_errors import NoEnding
 from parley.gateway.caller import Caller
 from parley.gateway.deliberations import check_type, hung_up
 from parley.gateway.event_stream import COMMENT, HEADERS, with_pauses
-from parley.gateway.panels import PREFIX, USUAL, Panel, panel_of_size
+from parley.gateway.panels import PREFIX, USUAL, PanelModel, panel_of_size
 from parley.gateway.problems import Problem, invalid
 from parley.job import Job
 from parley.job_events import Ended, JobEvent
@@ -79,13 +79,13 @@ def _json(body: bytes) -> dict[str, Any]:
     return found
 
 
-def _listed(request: Request) -> list[Panel]:
-    own: Mapping[str, Panel] = request.app.state.panels
+def _listed(request: Request) -> list[PanelModel]:
+    own: Mapping[str, PanelModel] = request.app.state.panels
     return [*own.values(), *(panel for panel in USUAL if panel.name not in own)]
 
 
-def _panel(request: Request, name: str) -> Panel:
-    own: Mapping[str, Panel] = request.app.state.panels
+def _panel(request: Request, name: str) -> PanelModel:
+    own: Mapping[str, PanelModel] = request.app.state.panels
     bare = name.removeprefix(PREFIX)
     # Without the prefix `gpt-4` would be four agents in a role of that name.
     panel = own.get(bare) or panel_of_size(bare) if bare != name else None
@@ -117,7 +117,7 @@ def _options(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _question(
-    panel: Panel, asked: Mapping[str, Any], options: Mapping[str, Any], caller: Caller
+    panel: PanelModel, asked: Mapping[str, Any], options: Mapping[str, Any], caller: Caller
 ) -> DeliberationRequested:
     fields = {**panel.fields, **{name: asked[name] for name in _SAME if asked.get(name) is not None}}
     fields |= {ours: asked[name] for name, ours in _OTHER_NAMES.items() if asked.get(name) is not None}
@@ -164,7 +164,7 @@ async def _unless_hung_up(request: Request, job: Job) -> Ending | None:
 # ── the answer ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _completion(ending: Ending, panel: Panel) -> dict[str, Any]:
+def _completion(ending: Ending, panel: PanelModel) -> dict[str, Any]:
     words, reason = _answer(ending)
     return {
         **_head(ending.task_id, panel, "chat.completion"),
@@ -227,14 +227,14 @@ def _more(ending: Ending) -> dict[str, Any]:
     return told
 
 
-def _head(task_id: str, panel: Panel, kind: str) -> dict[str, Any]:
+def _head(task_id: str, panel: PanelModel, kind: str) -> dict[str, Any]:
     return {
         "id": f"chatcmpl-{task_id}", "object": kind, "created": int(time.time()), "model": f"{PREFIX}{panel.name}",
         "system_fingerprint": None,
     }  # fmt: skip
 
 
-def _as_model(panel: Panel) -> dict[str, Any]:
+def _as_model(panel: PanelModel) -> dict[str, Any]:
     return {
         "id": f"{PREFIX}{panel.name}", "object": "model", "created": 0, "owned_by": "parley",
         "description": panel.description,
@@ -244,7 +244,9 @@ def _as_model(panel: Panel) -> dict[str, Any]:
 # ── the answer, streamed ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def _streamed(job: Job, panel: Panel, asked: Mapping[str, Any], progress: str) -> AsyncIterator[bytes]:
+async def _streamed(
+    job: Job, panel: PanelModel, asked: Mapping[str, Any], progress: str
+) -> AsyncIterator[bytes]:
     """Chunks: the panel's progress as comments or as reasoning, then the answer. Closed early, it stops the
     deliberation."""
     ended = False

@@ -32,7 +32,7 @@ _OF_QUESTION = frozenset({"task_id", "task_description", "messages", "metadata"}
 
 
 @dataclass(frozen=True, slots=True)
-class Panel:
+class PanelModel:
     """`fields`: of a request, without its question."""
 
     name: str
@@ -40,7 +40,7 @@ class Panel:
     fields: Mapping[str, Any]
 
 
-def panel_of_size(name: str) -> Panel | None:
+def panel_of_size(name: str) -> PanelModel | None:
     """`dev-3`, `judge-5`, `vote-7`: a kind, and how many agents. None for another form."""
     found = _OF_SIZE.fullmatch(name)
     if found is None:
@@ -60,7 +60,7 @@ def panel_of_size(name: str) -> Panel | None:
         if agents > 1
         else "answers"
     )
-    return Panel(name, f"{agents} agents: {words}", fields)
+    return PanelModel(name, f"{agents} agents: {words}", fields)
 
 
 USUAL = tuple(
@@ -68,7 +68,7 @@ USUAL = tuple(
 )
 
 
-def read_panels(path: Path) -> dict[str, Panel]:
+def read_panels(path: Path) -> dict[str, PanelModel]:
     """Raises ValueError that names the panel and the mistake."""
     try:
         found = tomllib.loads(path.read_text())
@@ -82,7 +82,7 @@ def read_panels(path: Path) -> dict[str, Panel]:
     return {name: _panel(f"{path}: panels.{name}", name, fields) for name, fields in panels.items()}
 
 
-def _panel(where: str, name: str, fields: Any) -> Panel:
+def _panel(where: str, name: str, fields: Any) -> PanelModel:
     if not _NAME.fullmatch(name) or not isinstance(fields, dict):
         raise ValueError(f"{where}: a table under a name of a-z 0-9 . _ -")
     own = {key: value for key, value in fields.items() if key != "description"}
@@ -93,4 +93,4 @@ def _panel(where: str, name: str, fields: Any) -> Panel:
         decode(DeliberationRequested, to_json({**own, "task_description": "x"}))
     except InvalidMessage as error:
         raise ValueError(f"{where}: {error}") from None
-    return Panel(name, str(fields.get("description", "")), own)
+    return PanelModel(name, str(fields.get("description", "")), own)

@@ -8,7 +8,7 @@ from parley.broker.core.errors import SettingsError
 from parley.client import connect_with
 from parley.gateway import http_server
 from parley.gateway.application import application
-from parley.gateway.panels import Panel, read_panels
+from parley.gateway.panels import PanelModel, read_panels
 from parley.gateway.tenants import TenantsFile
 from parley.settings import Settings
 
@@ -60,7 +60,7 @@ def _tenants(settings: Settings) -> TenantsFile | None:
         raise SettingsError([f"PARLEY_GATEWAY_TENANTS: {error}"]) from None
 
 
-def _panels(settings: Settings) -> dict[str, Panel]:
+def _panels(settings: Settings) -> dict[str, PanelModel]:
     try:
         return read_panels(settings.gateway_panels) if settings.gateway_panels is not None else {}
     except ValueError as error:

@@ -175,7 +175,7 @@ def new_token() -> str:
     return f"parley_{secrets.token_urlsafe(32)}"
 
 
-class Usage:
+class TenantUsage:
     """What one tenant has used of its bounds here. `now`: seconds, of a clock that never goes back."""
 
     def __init__(self, tenant: Tenant, now: float) -> None:

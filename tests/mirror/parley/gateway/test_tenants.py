@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from parley.gateway import tenants
-from parley.gateway.tenants import ANYBODY, Tenant, TenantsFile, Usage, hash_of, new_token, read_tenants
+from parley.gateway.tenants import ANYBODY, Tenant, TenantsFile, TenantUsage, hash_of, new_token, read_tenants
 
 ONE = f'tokens = ["{hash_of("one")}"]'
 
@@ -89,7 +89,7 @@ def test_without_tenants_a_key_that_may_be_a_name_is_one() -> None:
 
 def test_requests_come_back_at_their_rate() -> None:
     tenant = Tenant("acme", requests_per_second=2.0)
-    usage = Usage(tenant, 0.0)
+    usage = TenantUsage(tenant, 0.0)
     assert [usage.wait_for_request(tenant, 0.0) for _ in range(3)] == [0.0, 0.0, 0.5]
     assert usage.wait_for_request(tenant, 0.5) == 0.0
     assert usage.wait_for_request(tenant, 100.0) == 0.0
@@ -97,7 +97,7 @@ def test_requests_come_back_at_their_rate() -> None:
 
 def test_tokens_come_back_after_a_day() -> None:
     tenant = Tenant("acme", tokens_per_day=10)
-    usage = Usage(tenant, 0.0)
+    usage = TenantUsage(tenant, 0.0)
     assert usage.begin("t")
     assert not usage.begin("t")
     assert usage.in_flight == 1
