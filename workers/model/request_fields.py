@@ -136,16 +136,33 @@ class FieldRules:
 
 
 PLAIN = FieldRules()
+# Whose messages instruct the model. `developer`: OpenAI's newer name.
+_INSTRUCTING = frozenset({"system", "developer"})
 
 
 def _with_system_in_user(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    if len(messages) < 2 or [message["role"] for message in messages[:2]] != ["system", "user"]:
-        return list(messages)
-    system, user, *others = messages
-    words, content = system["content"], user["content"]
-    if isinstance(words, list) or isinstance(content, list):  # a conversation's own parts
-        return [{**user, "content": [*_as_parts(words), *_as_parts(content)]}, *others]
-    return [{**user, "content": f"{words}\n\n{content}"}, *others]
+    """Each system message's words stand before those of the user's that follows; of the last one behind them."""
+    found: list[Mapping[str, Any]] = []
+    waiting: list[Any] = []
+    for message in messages:
+        if message["role"] in _INSTRUCTING:
+            waiting.append(message["content"])
+        elif waiting and message["role"] == "user":
+            found.append({**message, "content": _joined([*waiting, message["content"]])})
+            waiting = []
+        else:
+            found.append(message)
+    if waiting and found and found[-1]["role"] == "user":
+        found[-1] = {**found[-1], "content": _joined([found[-1]["content"], *waiting])}
+    elif waiting:
+        found.append({"role": "user", "content": _joined(waiting)})
+    return found
+
+
+def _joined(contents: Sequence[Any]) -> Any:
+    if any(isinstance(content, list) for content in contents):  # a conversation's own parts
+        return [part for content in contents for part in _as_parts(content)]
+    return "\n\n".join(contents)
 
 
 def _as_parts(content: Any) -> list[Any]:

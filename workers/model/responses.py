@@ -5,7 +5,7 @@ Any fault is a `ModelError` with an `error_type` of the contract's closed set. S
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,8 @@ MAX_ANSWER_BYTES = 4 * 1024 * 1024
 _NO_REASON = frozenset({"", "null", "none"})
 _MAX_REASON_CHARACTERS = 64
 _MAX_NAMES_CHARACTERS = 200
+# The model waits for what its tools say. `function_call`: OpenAI's first form.
+_FOR_TOOLS = frozenset({"tool_calls", "function_call", "tool_use"})
 _USAGE = tuple(Usage.model_fields)
 
 
@@ -98,11 +100,11 @@ def checked(
         reasoning = shortened(encodable("\n".join(filter(None, (all_said.reasoning, thought)))))
     if not content.strip():
         content, refused = all_said.refusal, True
+    # Words beside a call that the model waits for lead up to it: "Let me look."
+    is_unanswered = not content.strip() or reason in _FOR_TOOLS
+    if is_unanswered and (calls := _kept(all_said.tools)):
+        raise _tool_call(calls, content, usage)
     if not content.strip():
-        if calls := _kept(all_said.tools):
-            names = ", ".join(call.name for call in calls)[:_MAX_NAMES_CHARACTERS]
-            text = f"the model asked for a tool instead of answering: {names}; Parley runs none"
-            raise ModelError(ErrorType.TOOL_CALL, text, usage=usage, tool_calls=calls)
         raise ModelError(ErrorType.EMPTY_ANSWER, _nothing(reason, reasoning))
     return Completion(
         encodable(content),
@@ -113,6 +115,14 @@ def checked(
         refused=refused,
         logprobs=logprobs.kept,
     )
+
+
+def _tool_call(calls: Sequence[ToolCall], content: str, usage: Usage) -> ModelError:
+    names = ", ".join(call.name for call in calls)[:_MAX_NAMES_CHARACTERS]
+    text = f"the model asked for a tool instead of answering: {names}; Parley runs none"
+    if words := encodable(" ".join(content.split())[:_MAX_NAMES_CHARACTERS]):
+        text = f"{text}; it said: {words}"
+    return ModelError(ErrorType.TOOL_CALL, text, usage=usage, tool_calls=calls)
 
 
 def _kept(pieces: Iterable[ToolPiece]) -> list[ToolCall]:

@@ -1,5 +1,7 @@
 """Which fields a server gets: as the operator says, or as the server's refusal does."""
 
+from typing import Any
+
 import pytest
 
 from parley.workers.model.request_fields import ENOUGH_TOKENS, PLAIN, FieldRules, parse_omit, parse_rename
@@ -96,6 +98,31 @@ def test_a_server_without_a_system_message_gets_its_words_in_the_users(text: str
         assert changed[1].applied(body) == {"model": "m", "messages": [joined]}
         assert changed[1].after_refusal(body, (), text) is None
     assert PLAIN.after_refusal({"model": "m", "messages": [USER]}, (), text) is None
+
+
+ANSWER = {"role": "assistant", "content": "42"}
+PARTS = {"role": "user", "content": [{"type": "text", "text": "Look"}]}
+
+
+@pytest.mark.parametrize(
+    ("sent", "contents"),
+    [
+        ([SYSTEM, USER], ["Be short.\n\nSay something"]),
+        ([{**SYSTEM, "role": "developer"}, USER], ["Be short.\n\nSay something"]),
+        ([SYSTEM, SYSTEM, USER], ["Be short.\n\nBe short.\n\nSay something"]),
+        ([USER, SYSTEM, USER], ["Say something", "Be short.\n\nSay something"]),
+        ([USER, ANSWER, SYSTEM], ["Say something", "42", "Be short."]),
+        ([USER, SYSTEM], ["Say something\n\nBe short."]),
+        ([SYSTEM, ANSWER, USER], ["42", "Be short.\n\nSay something"]),
+        ([SYSTEM], ["Be short."]),
+        ([SYSTEM, PARTS], [[{"type": "text", "text": "Be short."}, {"type": "text", "text": "Look"}]]),
+        ([USER, ANSWER], ["Say something", "42"]),
+    ],
+)
+def test_wherever_a_system_message_stands_a_user_says_its_words(sent: list[Any], contents: list[Any]) -> None:
+    found = FieldRules(system_message=False).applied({"messages": sent})["messages"]
+    assert [message["content"] for message in found] == contents
+    assert {message["role"] for message in found} <= {"user", "assistant"}
 
 
 @pytest.mark.parametrize("name", ["max_output_tokens", "maxOutputTokens", "max_new_tokens"])

@@ -84,8 +84,14 @@ def test_calls_of_tools_are_kept_up_to_a_bound() -> None:
     assert [call.name for call in caught.value.tool_calls] == [f"t{number}" for number in range(7)]
 
 
-def test_words_beside_a_call_of_a_tool_are_an_answer() -> None:
-    assert read({"content": "Let me look.", "tool_calls": [WEATHER]}, "tool_calls").content == "Let me look."
+def test_words_that_lead_up_to_a_call_of_a_tool_are_kept_beside_it() -> None:
+    message = {"content": "Let me\nlook.", "tool_calls": [WEATHER]}
+    with pytest.raises(ModelError, match=r"Parley runs none; it said: Let me look\.$") as told:
+        read(message, "tool_calls")
+    assert told.value.error_type is ErrorType.TOOL_CALL
+    assert len(told.value.tool_calls) == 1
+    # Of a model that waits for no tool they are the answer.
+    assert read(message, "stop").content == "Let me\nlook."
 
 
 @pytest.mark.parametrize("reason", ["stop", "length", "content_filter", "eos", None])
