@@ -13,6 +13,8 @@ import asyncio
 import json
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import nats.errors
 
@@ -49,6 +51,8 @@ class ServerClock:
         self._measured_at: float | None = None
         # The server's time less `time.monotonic`, as `now` uses it.
         self._base = self._low
+        # Seconds that a test has let pass.
+        self._turned = 0.0
         # The offset that the log said last.
         self._told = 0.0
         # The log has said that the server does not answer.
@@ -56,7 +60,16 @@ class ServerClock:
 
     def now(self) -> float:
         """Seconds since the epoch, by the server's clock."""
-        return self._base + time.monotonic()
+        return self._base + time.monotonic() + self._turned
+
+    @contextmanager
+    def turned(self, seconds: float) -> Iterator[None]:
+        """As long as the block lasts, so much more time has passed. For tests (`parley.testing`)."""
+        self._turned += seconds
+        try:
+            yield
+        finally:
+            self._turned -= seconds
 
     @property
     def offset(self) -> float:

@@ -42,7 +42,7 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class SimulatedAnswer:
     words: Sequence[str]
     usage: Mapping[str, int]
     # The fault that shows in an answer, or None.
@@ -126,14 +126,14 @@ class Simulator:
 
     def _answer(
         self, body: Mapping[str, Any], messages: Sequence[Mapping[str, str]], fault: str | None
-    ) -> _Answer:
+    ) -> SimulatedAnswer:
         words = choose_words(body, self.behaviour)
         counted = usage(messages, words)
         self.stats.prompt_tokens += counted["prompt_tokens"]
         self.stats.generation_tokens += counted["completion_tokens"]
-        return _Answer(words, counted, fault)
+        return SimulatedAnswer(words, counted, fault)
 
-    async def _reply(self, request: web.Request, answer: _Answer) -> web.StreamResponse:
+    async def _reply(self, request: web.Request, answer: SimulatedAnswer) -> web.StreamResponse:
         if self.behaviour.tokens_per_second:
             await asyncio.sleep(len(answer.words) / self.behaviour.tokens_per_second)
         content = None if answer.fault == "null" else " ".join(answer.words)
@@ -157,7 +157,7 @@ class Simulator:
             _cut(request)
         return web.Response(body=body, content_type="application/json")
 
-    async def _stream(self, request: web.Request, answer: _Answer) -> web.StreamResponse:
+    async def _stream(self, request: web.Request, answer: SimulatedAnswer) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
         head = {"id": "chatcmpl-simulated", "object": "chat.completion.chunk", "model": self.behaviour.model}

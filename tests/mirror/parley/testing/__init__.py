@@ -1,0 +1,1 @@
+"""What a user's own test-suite gets."""
