@@ -10,12 +10,15 @@ import typer
 
 from parley import (
     cli_asking,
+    cli_batch,
+    cli_bench,
     cli_deadletters,
     cli_gateway,
     cli_operating,
     cli_prompts,
     cli_results,
     cli_running,
+    cli_watch,
 )
 from parley.broker.core.errors import InvalidMessage, ParleyError, SettingsError, Unavailable
 from parley.cli_common import FAILED, NO_SERVICE, OK, USAGE, print_error
@@ -30,8 +33,11 @@ for command in (
     cli_running.serve,
     cli_running.demo,
     cli_asking.ask,
+    cli_batch.batch,
+    cli_bench.bench,
     cli_results.result,
     cli_results.cancel,
+    cli_watch.watch,
 ):
     app.command(cls=ShellCommand)(command)
 app.command("ls", cls=ShellCommand)(cli_results.list_)
