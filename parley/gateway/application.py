@@ -20,7 +20,7 @@ from parley.client_errors import ClientClosed, UnknownDeliberation
 from parley.gateway import chat, deliberations, event_stream
 from parley.gateway.caller import Accounts, Caller
 from parley.gateway.chat import as_openai
-from parley.gateway.http_server import Bounded
+from parley.gateway.http_server import Bounded, SlowReader
 from parley.gateway.listing import Listing
 from parley.gateway.openapi import document
 from parley.gateway.panels import PanelModel
@@ -187,5 +187,7 @@ def _of_starlette(error: HTTPException) -> Problem:
 
 
 def _bug(error: Exception) -> Problem:
+    if isinstance(error, SlowReader):
+        return Problem(HTTPStatus.REQUEST_TIMEOUT, "nothing of the answer was read")
     log.error("a request failed through a bug", exc_info=error)
     return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the gateway failed; its log says why")

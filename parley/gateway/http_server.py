@@ -7,7 +7,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -29,6 +29,10 @@ SENT_BYTES = 128 * 1024
 IDLE_SECONDS = 75.0
 MAX_CONNECTIONS = 10_000
 STOP_SECONDS = 10.0
+
+
+class SlowReader(Exception):
+    """Who asked takes nothing of the answer."""
 
 
 class TimedProtocol(H11Protocol):
@@ -104,11 +108,14 @@ class Bounded:
             return message if message is not None else await receive()
 
         async def send_in_time(message: Message) -> None:
-            # Its error closes the connection.
-            async with asyncio.timeout(READ_SECONDS):
-                await send(message)
+            try:
+                async with asyncio.timeout(READ_SECONDS):
+                    await send(message)
+            except TimeoutError:
+                raise SlowReader from None
 
-        await self._app(scope, receive_whole, send_in_time)
+        with suppress(SlowReader):  # an answer that is not whole closes the connection
+            await self._app(scope, receive_whole, send_in_time)
 
     async def _body(self, receive: Receive) -> bytes | None:
         """The whole body; None if the caller has hung up. Raises Problem for one that is too large or too slow."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -109,15 +110,19 @@ async def test_a_listener_that_goes_away_leaves_nothing_behind(
 
 
 async def test_a_reader_that_does_not_read_is_cut(
-    program: httpx.AsyncClient, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+    program: httpx.AsyncClient,
+    model: ModelServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(http_server, "READ_SECONDS", 0.3)
-    await model.behave(tokens=20_000)
+    await model.behave(tokens=60_000)
     large = {**QUESTION, "num_agents": 4}
     where = (await program.post("/v1/deliberations?wait=30", json=large)).headers["location"]
-    with socket.create_connection((program.base_url.host, program.base_url.port)) as reader:
+    with socket.socket() as reader:
         reader.settimeout(30)
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.connect((program.base_url.host, program.base_url.port))
         reader.sendall(
             f"GET {where}/events HTTP/1.1\r\nHost: localhost:1\r\nConnection: close\r\n\r\n".encode()
         )
@@ -132,6 +137,7 @@ async def test_a_reader_that_does_not_read_is_cut(
         read_late = await asyncio.to_thread(rest)
     whole = sum([len(line) async for line in _lines(program, where)])
     assert 0 < read_late < whole
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 async def _lines(program: httpx.AsyncClient, where: str) -> AsyncIterator[str]:
