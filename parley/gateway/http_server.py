@@ -155,9 +155,8 @@ async def listening(app: ASGIApp, opened: socket.socket) -> AsyncIterator[None]:
         h11_max_incomplete_event_size=MAX_HEAD_BYTES, limit_concurrency=MAX_CONNECTIONS, timeout_keep_alive=int(IDLE_SECONDS),
         timeout_graceful_shutdown=int(STOP_SECONDS), proxy_headers=False,
     )  # fmt: skip
-    logging.getLogger("uvicorn.error").setLevel(
-        logging.ERROR
-    )  # a stranger's bad request is no warning of ours
+    # A stranger's bad request is no news, and errors of the application are in its own log.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     server = _Server(config)
     serving = asyncio.create_task(server.serve([opened]), name="gateway")
     try:
