@@ -87,6 +87,10 @@ class AgentRequested(Sampling):
         1, description="The request's own: how often its agents answer."
     )
     answer_key: AnswerKey | None = Field(None, description="The request's own.")
+    # Without the look at its schema, which intake has had: 256 jobs would repeat it. Any: every JSON value.
+    response_format: dict[str, Any] | None = Field(
+        None, description="The request's own: the form of the answer."
+    )
     persona: str | None = Field(None, description="Who this agent is among the others, by its `panel`.")
     diversity: bool = Field(
         False, description="This agent has a persona, a seed and a temperature of its own."
