@@ -21,6 +21,7 @@ from parley.broker.core.messages.base import (
     MAX_PANEL_BYTES,
     MAX_REASON_CHARACTERS,
     MAX_REQUEST_BYTES,
+    MAX_REQUEST_CONTAINERS,
     MAX_REQUIREMENTS,
     MAX_RESPONSE_FORMAT_BYTES,
     MAX_ROUNDS,
@@ -156,6 +157,7 @@ class DeliberationRequested(Sampling, json_schema_extra=_ONE_QUESTION):
     """`deliberation.requested`: please deliberate."""
 
     max_body_bytes: ClassVar[int | None] = MAX_REQUEST_BYTES
+    max_containers: ClassVar[int | None] = MAX_REQUEST_CONTAINERS
 
     task_id: TaskId | None = Field(
         None,
@@ -232,9 +234,9 @@ class DeliberationRequested(Sampling, json_schema_extra=_ONE_QUESTION):
     judge_model: ModelName | None = Field(
         None, description="Model that judges and the editor are asked of. Default: as the agents."
     )
-    judge_models: Annotated[tuple[ModelName, ...], Field(min_length=1, max_length=MAX_JUDGES)] | None = Field(
-        None, description="Models that the judges take in turn, instead of `judge_model`."
-    )
+    judge_models: (
+        Annotated[tuple[ModelName, ...], Field(min_length=1, max_length=MAX_JUDGES, fail_fast=True)] | None
+    ) = Field(None, description="Models that the judges take in turn, instead of `judge_model`.")
     synthesize: bool = Field(
         False,
         description="After the choice an editor writes an answer from the best five at most. It is the answer if the judges "
@@ -445,6 +447,7 @@ class DeliberationGet(Message):
     answers_of: tuple[str, ...] = Field(
         (),
         max_length=MAX_ANSWERS_OF,
+        fail_fast=True,
         description="While it runs: whose answers to return in `results`, as far as they are there; at most 8 names, such "
         "as `agent-dev-001`, or `agent-dev-001/2` of a later round. Once it has ended all are returned.",
     )

@@ -110,8 +110,8 @@ def test_another_form_is_refused_by_its_name(form: dict[str, Any], problem: str)
     ],
 )
 def test_a_pattern_of_the_standard_can_be_used(pattern: str) -> None:
-    assert request(response_format=by({"pattern": pattern}))
-    assert regex.compile(pattern, cache_pattern=False)
+    request(response_format=by({"pattern": pattern}))
+    regex.compile(pattern, cache_pattern=False)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_a_look_at_it_takes_little_time_and_memory_whatever_it_is(form: dict[str
 )  # fmt: skip
 def test_more_than_a_reader_has_time_for_is_refused(schema: dict[str, Any], problem: str) -> None:
     assert problem in problems_of(response_format=by(schema))
-    assert request(response_format=by({"anyOf": [{"pattern": "^[a-z]{99}$"}] * 1_999}))
+    request(response_format=by({"anyOf": [{"pattern": "^[a-z]{99}$"}] * 1_999}))
 
 
 def test_an_agents_job_is_read_without_another_look_at_the_schema() -> None:
