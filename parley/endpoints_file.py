@@ -249,7 +249,9 @@ def _server(path: Path, number: int, entry: _Endpoint, others: Sequence[ModelSer
         ),
         names=names,
     )
-    _checked("headers", lambda: check_headers(access.key_header if api_key else None, [url], headers, names))
+    filled_by_key = access.key_header if api_key else None
+    _checked("key", lambda: check_headers(filled_by_key, [url], (), names))
+    _checked("headers", lambda: check_headers(filled_by_key, [url], headers, names))
     limits = entry.concurrency, entry.tokens_per_minute
     return ModelServer(url, api_key, access, entry.models, *limits, entry.weight)
 
@@ -291,6 +293,8 @@ def _headers(path: Path, entry: _Endpoint) -> tuple[tuple[str, str], ...]:
 
 def _certificates(path: Path, entry: _Endpoint, url: str, proxy: str | None) -> str | None:
     if not any(part.lower().startswith("https:") for part in (url, proxy or "")):
+        if entry.ca_file is not None:
+            raise ValueError("is of no use: neither `url` nor `proxy` begins with https")
         return None
     return certificates(None if entry.ca_file is None else path.parent / entry.ca_file)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -56,6 +57,7 @@ class Agent:
         request = self._instructed(request)
         prompt = prompts.compose(request)
         try:
+            await self._look_for_judges(request)
             completion, prompt = await self._written(
                 request, prompt, lambda attempt: prompts.compose(request, attempt), traceparent
             )
@@ -65,6 +67,26 @@ class Agent:
             )
         for_choice = _what_a_choice_needs(request, completion) if request.is_compared else {}
         return self._completed(request, prompt, completion, started, for_choice)
+
+    async def _look_for_judges(self, request: AgentRequested) -> None:
+        """Whether any server has a model of those that the judges will be asked of: answers are paid for before. Raises
+        ModelError."""
+        named = request.judge_models or (request.judge_model,)
+        models = [model for model in dict.fromkeys(named) if model is not None]
+        served = self.balancer.served
+        if served is None or not models:
+            return
+        left = parse_timestamp(request.deadline) - self.now()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, left)):
+                for model in models:
+                    serving = await served.find(model)
+                    if serving.known or serving.unknown:
+                        return
+                nobody = (
+                    f"no server has {' or '.join(models)}, which judges are to be asked of: {served.others()}"
+                )
+                raise ModelError(ErrorType.MODEL_NOT_FOUND, nobody, attempts=0)
 
     async def judge(
         self, request: AgentRequested, answers: Sequence[AgentCompleted], traceparent: str | None = None
@@ -329,7 +351,8 @@ def _what_a_choice_needs(request: AgentRequested, completion: Completion) -> dic
     words = completion.content
     if request.select is not Select.VOTE:
         return _as_candidate(words)
-    vote = vote_of(words, request.answer_key, completion.finish_reason) if request.answer_key else None
+    key, reason = request.answer_key, completion.finish_reason
+    vote = vote_of(words, key, reason, refused=completion.refused) if key is not None else None
     if vote is None:
         return {}
     shown = vote[:MAX_FINAL_ANSWER_CHARACTERS].encode(errors="replace").decode()

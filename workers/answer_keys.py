@@ -9,9 +9,9 @@ from decimal import Context, Decimal, InvalidOperation
 from hashlib import blake2b
 from typing import Any
 
-from parley.broker.core.finish_reasons import is_too_long
+from parley.broker.core.finish_reasons import is_filtered, is_too_long
 from parley.broker.core.messages import AnswerKey
-from parley.workers.json_in_text import objects, whole_object
+from parley.workers.json_in_text import objects, whole_value
 
 # The end of an answer, in which its final answer is looked for.
 MAX_CHARACTERS = 64 * 1024
@@ -58,10 +58,12 @@ _PAIRS = (
 _LIST_MARK = re.compile(r"^(?:[-*>#]+|\d+[.)])\s+")
 
 
-def vote_of(text: str, key: AnswerKey, finish_reason: str = "stop") -> str | None:
-    """The final answer that is counted. An answer that was cut off has none: what stands at its end is on the way to
-    one."""
-    return None if is_too_long(finish_reason) else final_answer(text, key)
+def vote_of(text: str, key: AnswerKey, finish_reason: str = "stop", *, refused: bool = False) -> str | None:
+    """The final answer that is counted. An answer that was cut off or filtered has none: what stands at its end is on the
+    way to one. Nor has a refusal, in which all who refuse would agree."""
+    if refused or is_too_long(finish_reason) or is_filtered(finish_reason):
+        return None
+    return final_answer(text, key)
 
 
 def digest(text: str) -> str:
@@ -150,7 +152,7 @@ def _number(text: str) -> str:
 
 def _json_value(text: str, pointer: str) -> str | None:
     steps = [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]
-    whole = whole_object(text)
+    whole = whole_value(text)
     for found in (whole,) if whole is not None else objects(text):
         value = _at(found, steps)
         if value is not None:

@@ -1,4 +1,4 @@
-"""JSON objects in a model's words, wherever they stand: alone, in a fence, after a sentence. Pure."""
+"""JSON in a model's words: objects, wherever they stand: alone, in a fence, after a sentence. Pure."""
 
 import json
 from typing import Any
@@ -27,6 +27,20 @@ def whole_object(text: str) -> dict[str, Any] | None:
         return None
     found = _object_at(stripped, 0)
     return found[0] if found is not None and found[1] == len(stripped) else None
+
+
+def whole_value(text: str) -> dict[str, Any] | list[Any] | None:
+    """The object or list that the text is, in a fence or not. None if it is anything else."""
+    stripped = text.strip()
+    if stripped.startswith("```") and stripped.endswith("```"):
+        stripped = stripped.partition("\n")[2].removesuffix("```").strip()
+    if not stripped.startswith(("{", "[")) or len(stripped) > MAX_CHARACTERS:
+        return None
+    try:
+        found: dict[str, Any] | list[Any] = _DECODER.decode(stripped)
+    except (ValueError, RecursionError):
+        return None
+    return found
 
 
 def ends_with_object(text: str) -> bool:

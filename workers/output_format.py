@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -24,6 +24,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from parley.broker.core.messages.response_format import schema_of
+from parley.broker.core.messages.schema_pattern import pattern_parts
 
 # A step is a keyword of the schema at a value, one for each name or item that it looks at. An answer of 4 KiB takes
 # hundreds.
@@ -57,6 +58,8 @@ class TooMuch(Exception):
 class _Budget:
     steps: int
     end: float
+    # Compiled for this answer. Not the library's own cache, which keeps 500 of whatever size for good.
+    patterns: dict[str, "regex.Pattern[str]"] = field(default_factory=dict)
 
     def take(self, steps: int) -> None:
         self.steps -= steps
@@ -115,8 +118,9 @@ def _without_fence(text: str) -> str:
 
 
 def _first_problem(schema: Mapping[str, Any], value: Any) -> str | None:
-    # Under another `$schema` the library would leave this dialect, at each reference to the top.
-    ours = {name: part for name, part in schema.items() if name != "$schema"}
+    # Under another `$schema` the library would leave this dialect, at each reference to the top. References are to places
+    # in the schema, so an `$id` would only be an address to read wrongly.
+    ours = {name: part for name, part in schema.items() if name not in ("$schema", "$id")}
     token = _budget.set(_Budget(MAX_STEPS, time.monotonic() + READ_SECONDS))
     try:
         # An empty registry: the default one reads what a reference names from the network, and from files.
@@ -175,10 +179,26 @@ def _size(value: Any) -> int:
 
 
 def _pattern(_: Any, pattern: str, value: Any, __: Any) -> Iterator[ValidationError]:
+    if not isinstance(value, str):
+        return
+    compiled = _compiled(pattern)
     # Python's own `re` cannot be stopped.
     left = max(0.001, min(PATTERN_SECONDS, _budget.get().end - time.monotonic()))
-    if isinstance(value, str) and not regex.search(pattern, value, timeout=left):
+    if not compiled.search(value, timeout=left):
         yield ValidationError(f"{_cut(repr(value[:MAX_SHOWN_CHARACTERS]))} does not match {pattern!r}")
+
+
+def _compiled(pattern: str) -> "regex.Pattern[str]":
+    """Raises UnusableSchema for a pattern whose size has no bound: to compile one cannot be stopped."""
+    budget = _budget.get()
+    if pattern not in budget.patterns:
+        try:
+            parts = pattern_parts(pattern)
+        except ValueError as problem:
+            raise UnusableSchema("a pattern that cannot be read, or is too large") from problem
+        budget.take(parts)
+        budget.patterns[pattern] = regex.compile(pattern, cache_pattern=False)
+    return budget.patterns[pattern]
 
 
 def _unique_items(_: Any, wanted: Any, value: Any, __: Any) -> Iterator[ValidationError]:

@@ -18,7 +18,7 @@ KEPT_BYTES = 16 * 1024 * 1024
 LEFT_OUT = (
     "task_description", "messages", "constraints", "diversity", "metadata", "model", "temperature", "max_tokens", "seed", "stop",
     "select", "rounds", "answer_key", "system", "top_p", "extra", "response_format",
-    "logprobs", "top_logprobs",
+    "logprobs", "top_logprobs", "judge_model", "judge_models",
 )  # fmt: skip
 
 

@@ -51,12 +51,24 @@ def tiny_keys(number: int) -> bytes:
     ).encode()
 
 
+def schemas(number: int, count: int) -> bytes:
+    """A schema of so many; 64 KiB have room for 21,000 empty ones."""
+    empty: dict[str, object] = {}
+    schema = {"allOf": [empty] * count}
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    asked = {"task_description": f"{number}", "num_agents": 1, "timeout_seconds": 30, "response_format": form}
+    return json.dumps(asked, separators=(",", ":")).encode()
+
+
 # What is sent: how often, what, and how late an honest ending may be then. Valid requests are taken in the order in which
 # they came: honest ones wait behind 4,000 others, which is a matter of throughput and not of weight.
 FLOODS: Mapping[str, tuple[int, Callable[[int], bytes], float]] = {
     "64 bad requests of 0.9 MB": (64, lambda _: bad_metadata(), LATE_SECONDS),
     "86 MiB of bad requests": (100, lambda _: deep_rubric(), LATE_SECONDS),
     "4,000 requests of 16 KB": (4_000, tiny_keys, 60.0),
+    # Below the size from which messages take turns.
+    "2.5 MB of schemas, too large": (40, lambda number: schemas(number, 21_000), LATE_SECONDS),
+    "400 schemas as large as may be": (400, lambda number: schemas(number, 1_999), 10.0),
 }
 
 

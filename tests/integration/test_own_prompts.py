@@ -332,3 +332,19 @@ async def test_of_a_panel_of_three_models_on_three_servers_a_dead_ones_fail_by_n
     assert ending.selection is not None
     assert isinstance(nobody, DeliberationFailed)
     assert nobody.failed_agents[0].error.startswith("no server has four: ")
+
+
+async def test_judges_of_a_model_that_nobody_serves_are_told_before_an_answer_is_paid_for(
+    empty_nats: EmbeddedNats, tmp_path: Path
+) -> None:
+    async with habit_server(having("one")) as one, habit_server(having("two")) as two:
+        urls = f"{one.url},{two.url}"
+        async with served(empty_nats, tmp_path, vllm_url=urls, vllm_model="one") as (client, _):
+            ending = await client.deliberate("Why is it so?", agents=3, select="judge", judge_model="nobody")
+        asked = [heard for heard in (*one.heard, *two.heard) if b"Why is it so?" in heard.body]
+    assert isinstance(ending, DeliberationFailed)
+    told = {failed.error for failed in ending.failed_agents}
+    assert {failed.error_type for failed in ending.failed_agents} == {ErrorType.MODEL_NOT_FOUND}
+    assert len(ending.failed_agents) == 3
+    assert told.pop().startswith("no server has nobody, which judges are to be asked of: http://")
+    assert asked == []

@@ -2,27 +2,33 @@
 
 import logging
 import os
+import re
 import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from parley.broker.child_process import CHILD_VARIABLES
+
 log = logging.getLogger("parley.workers")
 
-# Variables that Ray's daemons, and so all of its workers, do not get: an actor is told its settings.
-_OURS = ("PARLEY_", "NATS_", "VLLM_")
-_SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
+# Variables that Ray's daemons, and so all of its workers, get beside those of every child: Ray's own, and how GPUs, C
+# libraries and gRPC run. No list of secret words knows them all: the file of endpoints may name any variable, such as
+# OPENAI_PAT. An actor is told its settings.
+_RAYS_VARIABLES = re.compile(
+    r"RAY_.*|(CUDA|NVIDIA|ROCR|HIP|HSA)_.*|LD_[A-Z_]+|MALLOC_[A-Z_]+|(OMP|OPENBLAS|MKL)_[A-Z_]+|GRPC_[A-Z_]+|SHELL|TERM"
+)
 _ENVIRONMENT = threading.Lock()
 
 
 @contextmanager
 def in_private() -> Iterator[None]:
-    """Files and folders that come about in the block are their owner's only, and processes that start in it get no
-    secret of ours. Both are settings of the whole process, for the time of the block."""
+    """Files and folders that come about in the block are their owner's only, and processes that start in it get only
+    what Ray needs. Both are settings of the whole process, for the time of the block."""
     with _ENVIRONMENT:
         before = os.umask(0o077)
-        kept = {name: os.environ.pop(name) for name in list(os.environ) if _is_kept_back(name)}
+        kept = {name: os.environ.pop(name) for name in list(os.environ) if not _is_for_ray(name)}
         try:
             yield
         finally:
@@ -30,11 +36,8 @@ def in_private() -> Iterator[None]:
             os.umask(before)
 
 
-def _is_kept_back(name: str) -> bool:
-    upper = name.upper()
-    if upper.startswith("RAY_"):  # Ray's own token
-        return False
-    return upper.startswith(_OURS) or any(word in upper for word in _SECRET_WORDS)
+def _is_for_ray(name: str) -> bool:
+    return any(known.fullmatch(name) for known in (CHILD_VARIABLES, _RAYS_VARIABLES))
 
 
 def protect_token() -> None:

@@ -4,6 +4,7 @@ It knows shapes and bounds. It does not know streams, NATS or time.
 
     base       bounds, types of fields, reading
     requests   what clients publish
+    json_schema, schema_pattern   what a schema of an answer may be
     agents     one agent's work and its outcome
     endings    the two endings, and the status
     selection  the choice between answers

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from parley.broker.core.judging_orders import MAX_SHOWN
+from parley.broker.core.judging_orders import MAX_JUDGES, MAX_SHOWN
 from parley.broker.core.messages.answer_key import AnswerKey
 from parley.broker.core.messages.base import (
     KIB,
@@ -19,6 +19,7 @@ from parley.broker.core.messages.base import (
     Instant,
     Message,
     Metadata,
+    ModelName,
     Role,
     TaskId,
 )
@@ -87,6 +88,16 @@ class AgentRequested(Sampling):
         1, description="The request's own: how often its agents answer."
     )
     answer_key: AnswerKey | None = Field(None, description="The request's own.")
+    judge_model: ModelName | None = Field(
+        None, description="The request's own: before an agent is asked, a server is looked for that has it."
+    )
+    judge_models: Annotated[tuple[ModelName, ...], Field(max_length=MAX_JUDGES, fail_fast=True)] | None = (
+        Field(None, description="The request's own.")
+    )
+    # Without the look at its schema, which intake has had: 256 jobs would repeat it. Any: every JSON value.
+    response_format: dict[str, Any] | None = Field(
+        None, description="The request's own: the form of the answer."
+    )
     persona: str | None = Field(None, description="Who this agent is among the others, by its `panel`.")
     diversity: bool = Field(
         False, description="This agent has a persona, a seed and a temperature of its own."

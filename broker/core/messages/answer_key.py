@@ -34,7 +34,8 @@ class AnswerKey(Message, serialize_by_alias=True, validate_by_name=True, validat
     json_pointer: Annotated[str, AfterValidator(_pointer)] | None = Field(
         None,
         alias="json",
-        description="A value of the last JSON object of the answer, by JSON pointer (RFC 6901).",
+        description="A value of the answer's JSON, by JSON pointer (RFC 6901): of the whole answer if it is an object or a list, else "
+        "of the last JSON object in it.",
     )
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ from parley.broker.core.messages.base import (
     MAX_PANEL_BYTES,
     MAX_REASON_CHARACTERS,
     MAX_REQUEST_BYTES,
+    MAX_REQUEST_CONTAINERS,
     MAX_REQUIREMENTS,
     MAX_RESPONSE_FORMAT_BYTES,
     MAX_ROUNDS,
@@ -41,8 +42,10 @@ from parley.broker.core.messages.base import (
 )
 from parley.broker.core.messages.conversation import MAX_MESSAGES_BYTES, Conversation, has_system_message
 from parley.broker.core.messages.extra_fields import ExtraFields
+from parley.broker.core.messages.json_schema import MAX_PATTERNS_PARTS, MAX_SCHEMAS
 from parley.broker.core.messages.panel import Member, given_by
 from parley.broker.core.messages.response_format import ResponseFormat
+from parley.broker.core.messages.schema_pattern import MAX_PATTERN_CHARACTERS, MAX_PATTERN_PARTS
 from parley.broker.core.phase_plan import Select, Step, is_over, plan
 
 # Lists stop at their first problem: a hostile one would have 300,000.
@@ -123,7 +126,10 @@ class Sampling(Message):
         None,
         description='The form of an answer, as in OpenAI\'s chat API: `{"type": "json_object"}`, or `{"type": "json_schema", '
         '"json_schema": {"name", "schema"}}`. An answer of another form is asked for once more, and then fails '
-        f"(`invalid_output`). At most {MAX_RESPONSE_FORMAT_BYTES // KIB} KiB as JSON. Judges are asked without it.",
+        f"(`invalid_output`). At most {MAX_RESPONSE_FORMAT_BYTES // KIB} KiB as JSON, with at most {MAX_SCHEMAS:,} schemas; a "
+        f"`pattern` as in ECMA-262, of at most {MAX_PATTERN_CHARACTERS:,} characters, and {MAX_PATTERN_PARTS:,} parts when "
+        f"what must be there several times is written out (all together {MAX_PATTERNS_PARTS:,}), without references back and "
+        "flags. Judges are asked without it.",
     )
     extra: ExtraFields | None = Field(
         None,
@@ -156,6 +162,7 @@ class DeliberationRequested(Sampling, json_schema_extra=_ONE_QUESTION):
     """`deliberation.requested`: please deliberate."""
 
     max_body_bytes: ClassVar[int | None] = MAX_REQUEST_BYTES
+    max_containers: ClassVar[int | None] = MAX_REQUEST_CONTAINERS
 
     task_id: TaskId | None = Field(
         None,
@@ -230,10 +237,15 @@ class DeliberationRequested(Sampling, json_schema_extra=_ONE_QUESTION):
         _OF_JUDGES["judges"], description="Judges to ask, with `select: judge` or `synthesize`."
     )
     judge_model: ModelName | None = Field(
-        None, description="Model that judges and the editor are asked of. Default: as the agents."
+        None,
+        description="Model that judges and the editor are asked of. Default: as the agents. If no server has it, no agent is "
+        "asked.",
     )
-    judge_models: Annotated[tuple[ModelName, ...], Field(min_length=1, max_length=MAX_JUDGES)] | None = Field(
-        None, description="Models that the judges take in turn, instead of `judge_model`."
+    judge_models: (
+        Annotated[tuple[ModelName, ...], Field(min_length=1, max_length=MAX_JUDGES, fail_fast=True)] | None
+    ) = Field(
+        None,
+        description="Models that the judges take in turn, instead of `judge_model`. If no server has any of them, no agent is asked.",
     )
     synthesize: bool = Field(
         False,
@@ -445,6 +457,7 @@ class DeliberationGet(Message):
     answers_of: tuple[str, ...] = Field(
         (),
         max_length=MAX_ANSWERS_OF,
+        fail_fast=True,
         description="While it runs: whose answers to return in `results`, as far as they are there; at most 8 names, such "
         "as `agent-dev-001`, or `agent-dev-001/2` of a later round. Once it has ended all are returned.",
     )

@@ -124,6 +124,8 @@ ENTRY = '[[endpoints]]\nurl = "http://one"\n'
         (f'{ENTRY}headers = {{ "X-A" = "swordfish-1", "Content-Type" = "x" }}\n', 3, "Content-Type is set by Parley itself"),
         (f'{ENTRY}[endpoints.headers]\nX-A = "x"\n"X B" = "swordfish-1"\n', 5, "`headers.X B`"),
         (f'{ENTRY}headers = "X-A: swordfish-1"\n', 3, "`headers`: is no table"),
+        ('[[endpoints]]\nurl = "http://me:swordfish-1@a:8000"\nkey = { env = "SOME_KEY" }\n', 3, "`key`: `key` of endpoint 1 in"),
+        (f'{ENTRY}ca_file = "nope.pem"\n', 3, "`ca_file`: is of no use: neither `url` nor `proxy` begins with https"),
         (f'{ENTRY}key = {{ env = "SOME_KEY" }}\nheaders = {{ Authorization = "swordfish-1" }}\n', 4, "servers take one `authorization`"),
         (f'{ENTRY}query = {{ code = 3 }}\n', 3, "`query.code`"),
         ('[[endpoints]]\nurl = "https://one"\nca_file = "secret.txt"\n', 3, "`ca_file`: \\S+ holds no certificate in PEM"),

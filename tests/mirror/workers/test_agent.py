@@ -27,6 +27,7 @@ from parley.workers.model.endpoint_failover import FailoverClient
 from parley.workers.model.model_client import ChatRequest
 from parley.workers.model.model_error import ModelError
 from parley.workers.model.responses import Completion
+from parley.workers.model.served_models import ServedModels, Serving
 from tests.mirror.workers import work
 from tests.mirror.workers.model.scripted import DONE, START, THREE, Clock, ScriptedModel, trouble
 from tests.mirror.workers.test_judge_prompt import answer
@@ -247,6 +248,58 @@ async def test_an_answer_has_a_digest_only_where_one_is_chosen() -> None:
     assert (read.key is not None, read.final_answer) == (True, "4")
     unread = success(await Bench(ballot_of("none")).ask(voting))
     assert (unread.key, unread.final_answer) == (None, None)
+
+
+async def test_refusals_and_halves_are_no_votes() -> None:
+    voting = timed(select=Select.VOTE, answer_key=AnswerKey(last="line"))
+    for half in (
+        words("I can't help with that.", refused=True),
+        words("I can't help with that.", finish_reason="content_filter"),
+        words("The answer is", finish_reason="length"),
+    ):
+        outcome = success(await Bench(half).ask(voting))
+        assert (outcome.key, outcome.final_answer) == (None, None)
+
+
+class Listed(ServedModels):
+    """Servers that have these models, of which nobody needs to be asked."""
+
+    def __init__(self, *models: str) -> None:
+        self.models = models
+
+    async def find(self, model: str) -> Serving:
+        return Serving(THREE[:1] if model in self.models else (), ())
+
+    def known(self, model: str) -> Serving | None:
+        return Serving(THREE[:1] if model in self.models else (), ())
+
+    def others(self) -> str:
+        return "http://a has some-model"
+
+
+@pytest.mark.parametrize(
+    ("judges", "is_asked"),
+    [
+        ({"judge_model": "nobody"}, False),
+        ({"judge_models": ("nobody", "nor-this")}, False),
+        ({"judge_models": ("nobody", "some-model")}, True),
+        ({"judge_model": "some-model"}, True),
+        ({}, True),
+    ],
+    ids=str,
+)
+async def test_no_answer_is_paid_for_that_nobody_could_judge(judges: dict[str, Any], is_asked: bool) -> None:
+    bench = Bench(DONE)
+    bench.agent.balancer.served = Listed("some-model")
+    outcome = await bench.ask(timed(select=Select.JUDGE, **judges))
+    assert len(bench.model.requests) == is_asked
+    if not is_asked:
+        lost = failure(outcome)
+        assert (lost.error_type, lost.attempt) == (ErrorType.MODEL_NOT_FOUND, 0)
+        named = " or ".join(judges.get("judge_models", ["nobody"]))
+        assert (
+            lost.error == f"no server has {named}, which judges are to be asked of: http://a has some-model"
+        )
 
 
 FORM = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object", "required": ["n"]}}}

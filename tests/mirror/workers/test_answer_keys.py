@@ -101,6 +101,8 @@ def test_large_numbers_of_json_are_whole() -> None:
         ('{"answer": null}', "/answer", None), ('{"answer": {"b": 1, "a": 2}}', "/answer", '{"a": 2, "b": 1}'),
         ('{"a/b": 1}', "/a~1b", "1"), ('{"other": 1}', "/answer", None), ("{", "/answer", None),
         ('```\n{"answer":"A","alternatives":[{"answer":"B"}]}\n```', "/answer", "a"),
+        ('[{"a": 1}, {"a": 2}]', "/0/a", "1"), ('[{"a": 1}, {"a": 2}]', "/a", None), ('[4, 5]', "/1", "5"),
+        ('```json\n[{"a": 1}, {"a": 2}]\n```', "/0/a", "1"), ('so [{"a": 1}, {"a": 2}]', "/a", "2"),
         ('{"a": [1]}', "/a/99999999999999999999", None), ('{"answer": ""}', "/answer", None),
     ],
 )  # fmt: skip
@@ -122,6 +124,8 @@ def test_a_vote_is_the_same_for_answers_that_are_the_same() -> None:
     assert vote_of("so 4.0", NUMBER) == vote_of("4", NUMBER) == "4"
     assert vote_of("no", NUMBER) is None
     assert vote_of("so 4 and", NUMBER, "length") is None
+    assert vote_of("The answer is 4", NUMBER, "content_filter") is None
+    assert vote_of("I can't help with those 4.", NUMBER, refused=True) is None
     assert digest("a  b\n") == digest(" a b") != digest("a c")
     assert digest("\ud800")
 

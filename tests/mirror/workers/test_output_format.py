@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import time
 import tracemalloc
 from pathlib import Path
@@ -69,6 +71,7 @@ def test_what_was_not_asked_for_is_told(text: str, form: dict[str, Any], problem
     [
         {"minimum": "a"},
         {"pattern": "("},
+        {"pattern": r"\p{Nothing}"},
         {"maxLength": []},
         {"multipleOf": 0},
         {"patternProperties": {}},
@@ -123,6 +126,41 @@ def test_to_read_it_takes_no_longer_than_a_few_seconds(form: dict[str, Any], tex
     with pytest.raises(InvalidOutput, match=words):
         read_output(text, form)
     assert time.process_time() - began < 5  # unbounded, each takes minutes or years
+
+
+LARGE_PATTERNS = {
+    "nested repeats": "(?:(?:(?:a{999}){999}){999}){999}",
+    "full case folding": "(?if)" + r"[a-z\p{L}]" * 4_000,
+    "as large as may be": r"(?:[^a-z\p{L}]x(?:ab|cd){2}){450}",
+}
+READER = """
+import json, resource, sys, time
+from parley.workers.output_format import InvalidOutput, UnusableSchema, read_output
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 64 * 1024 * 1024,) * 2)
+form = {"type": "json_schema", "json_schema": {"name": "a", "schema": json.load(sys.stdin)}}
+began = time.process_time()
+try:
+    read_output(json.dumps(["x"] * 100), form)
+    print("read")
+except (InvalidOutput, UnusableSchema) as error:
+    print(error)
+print(time.process_time() - began)
+"""
+
+
+@pytest.mark.parametrize("pattern", LARGE_PATTERNS.values(), ids=LARGE_PATTERNS)
+def test_a_large_pattern_takes_neither_memory_nor_time(pattern: str) -> None:
+    """Whatever intake has let through. Compiled, the first one takes gigabytes, and no time limit ends it."""
+    schema = json.dumps({"items": {"pattern": pattern}})
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", READER], input=schema, capture_output=True, text=True, timeout=60, check=True
+    )  # fmt: skip
+    said, seconds = ended.stdout.splitlines()
+    assert said.startswith(
+        ("response_format: the schema cannot be used (UnusableSchema)", "does not follow the schema")
+    )
+    assert float(seconds) < 0.5
 
 
 def test_an_ordinary_answer_is_far_from_the_bound() -> None:

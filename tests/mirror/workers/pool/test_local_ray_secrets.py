@@ -21,7 +21,7 @@ def mode(path: Path) -> int:
 SECRETS = {
     "VLLM_API_KEY": "s", "PARLEY_VLLM_API_KEY": "s", "NATS_URL": "nats://t0ken@x", "PARLEY_NATS_URL": "s",
     "PARLEY_WORKER_NATS_URL": "s", "VLLM_URL": "http://u:p@x", "HF_TOKEN": "s", "AWS_SECRET_ACCESS_KEY": "s",
-    "vllm_api_key": "s", "DB_PASSWORD": "s",
+    "vllm_api_key": "s", "DB_PASSWORD": "s", "OPENAI_PAT": "s", "HTTPS_PROXY": "http://u:p@x", "DATABASE_URL": "s",
 }  # fmt: skip
 
 
