@@ -39,7 +39,8 @@ async def ask(request: Request) -> Response:
     wait = wait_seconds(request)
     asked = await read_question(request, caller)
     job = await caller.submit(asked)
-    return await _answer(caller, job, wait, just_asked=True)
+    # Under a key that was used before it may have ended.
+    return await _answer(caller, job, wait, just_asked="idempotency-key" not in request.headers)
 
 
 async def look(request: Request) -> Response:

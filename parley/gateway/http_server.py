@@ -16,12 +16,14 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from parley.gateway.problems import Problem
+from parley.gateway.problems import Problem, try_again
 
 # Of a request's head: its line and its headers.
 MAX_HEAD_BYTES = 32 * 1024
 HEAD_SECONDS = 10.0
 BODY_SECONDS = 20.0
+# Of all bodies that are being read or used, and after how long to try again where that is too much.
+MAX_HELD_BYTES, HELD_SECONDS = 64 * 1024 * 1024, 1.0
 # A reader that takes nothing for so long is cut.
 READ_SECONDS = 30.0
 # What the kernel holds of an answer that is not read yet.
@@ -86,10 +88,10 @@ class Bounded:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        parts: list[bytes] = []
         try:
-            body = await self._body(receive)
-            if body is not None:
-                await self._answer(scope, receive, send, body)
+            if await self._read(receive, parts):
+                await self._answer(scope, receive, send, b"".join(parts))
         except Problem as problem:
             response = JSONResponse(
                 problem.body(),
@@ -98,6 +100,8 @@ class Bounded:
                 "application/problem+json",
             )
             await response(scope, receive, send)
+        finally:
+            self._held -= sum(map(len, parts))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
         given: Message | None = {"type": "http.request", "body": body, "more_body": False}
@@ -117,23 +121,26 @@ class Bounded:
         with suppress(SlowReader):  # an answer that is not whole closes the connection
             await self._app(scope, receive_whole, send_in_time)
 
-    async def _body(self, receive: Receive) -> bytes | None:
-        """The whole body; None if the caller has hung up. Raises Problem for one that is too large or too slow."""
-        parts: list[bytes] = []
-        size = 0
+    async def _read(self, receive: Receive, parts: list[bytes]) -> bool:
+        """The whole body into `parts`; False if the caller has hung up. Raises Problem for one that is too large or too
+        slow, and while others hold all that bodies may have together."""
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        return None
+                        return False
                     parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    if size > self._most:
+                    self._held += len(parts[-1])
+                    if sum(map(len, parts)) > self._most:
                         words = f"the body has more than {self._most} bytes"
                         raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, words)
+                    if self._held > MAX_HELD_BYTES:
+                        raise try_again(
+                            HTTPStatus.SERVICE_UNAVAILABLE, "too many bodies at a time", HELD_SECONDS
+                        )
                     if not message.get("more_body"):
-                        return b"".join(parts)
+                        return True
         except TimeoutError:
             words = f"the body did not come within {BODY_SECONDS:g} s"
             raise Problem(HTTPStatus.REQUEST_TIMEOUT, words) from None

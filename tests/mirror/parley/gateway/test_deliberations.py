@@ -68,6 +68,8 @@ async def test_the_same_key_twice_is_one_deliberation(program: httpx.AsyncClient
     key = {"Idempotency-Key": f"order 17/{fresh()}"}
     asked = [await program.post("/v1/deliberations?wait=20", json=QUESTION, headers=key) for _ in range(2)]
     assert asked[0].json() == asked[1].json()
+    at_once = await program.post("/v1/deliberations", json=QUESTION, headers=key)
+    assert (at_once.status_code, at_once.json()) == (200, asked[0].json())
     other = await program.post("/v1/deliberations", json={**QUESTION, "task_description": "y"}, headers=key)
     assert (other.status_code, other.json()["errors"][0]["field"]) == (409, "Idempotency-Key")
 

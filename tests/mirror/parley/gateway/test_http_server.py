@@ -113,6 +113,22 @@ async def test_what_is_too_much_or_no_http_is_refused(sent: bytes, status: bytes
         assert status in await reader.readline()
 
 
+async def test_bodies_are_bounded_together_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "MAX_HELD_BYTES", 1_500)
+    async with served() as place, connected(place) as (_, first), connected(place) as (reader, writer):
+        first.write(HEAD + b"Content-Length: 1000\r\n\r\n" + b"x" * 999)
+        await first.drain()
+        await asyncio.sleep(0.1)
+        writer.write(HEAD + b"Content-Length: 900\r\n\r\n" + b"x" * 900)
+        assert b" 503 " in await reader.readline()
+        first.close()
+
+    async with served() as place, connected(place) as (reader, writer):
+        for _ in range(3):
+            writer.write(HEAD + b"Content-Length: 900\r\n\r\n" + b"x" * 900)
+            assert b"900 bytes" in await reader.readuntil(b"900 bytes")
+
+
 async def test_who_hangs_up_in_the_middle_of_a_body_leaves_nothing() -> None:
     async with served() as place:
         async with connected(place) as (_, writer):
