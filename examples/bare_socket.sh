@@ -19,7 +19,8 @@ receive() {
     while IFS= read -r -t 70 -u 3 line; do
         read -r -a words <<<"${line%$'\r'}"
         case ${words[0]} in
-            PING) send PONG ;;
+            PING) send PONG ;; # NATS asks whether we are still there
+            PONG) return ;;
             -ERR) echo "NATS says: $line" >&2; return 1 ;;
             MSG | HMSG)
                 subject=${words[1]} total=${words[-1]}
@@ -38,7 +39,9 @@ case $login in
     *:*) access=$(jq -nc --arg user "${login%%:*}" --arg pass "${login#*:}" '{user: $user, pass: $pass}') ;;
     *) access=$(jq -nc --arg token "$login" 'if $token == "" then {} else {auth_token: $token} end') ;;
 esac
-send "CONNECT $(jq -c '. + {verbose: false, pedantic: false, headers: true}' <<<"$access")" "SUB $inbox.* 1"
+send "CONNECT $(jq -c '. + {verbose: false, pedantic: false, headers: true}' <<<"$access")" PING
+receive || exit 1 # NATS's PONG says that it has let us in
+send "SUB $inbox.* 1"
 
 # 2. Ask. `Parley-Reply-To` says where the ending should go; the reply subject is for JetStream's acknowledgement.
 request=$(jq -nc --arg question "$question" '{task_description: $question, num_agents: 3, timeout_seconds: 60}')

@@ -26,7 +26,8 @@ RUN_SECONDS = 30.0
 # 1 s with a quick registry. One that cannot be reached must not keep the other tests waiting.
 NPM_SECONDS = 30.0
 # Where Debian puts Go's libraries.
-GO = {"GO111MODULE": "off", "GOPATH": "/usr/share/gocode"}
+GO_LIBRARIES = Path("/usr/share/gocode")
+GO = ("GO111MODULE=off", f"GOPATH={GO_LIBRARIES}")
 
 
 def need(*commands: str) -> None:
@@ -46,8 +47,10 @@ def installed_from_npm(package: str, folder: Path) -> None:
         pytest.skip(f"npm cannot install {package}: {error.stderr.strip()[-300:]}")
 
 
-async def printed(*command: str | Path, question: str | None = QUESTION, **variables: str) -> str:
-    """What the command prints. It must exit with 0."""
+async def printed(
+    *command: str | Path, question: str | None = QUESTION, code: int = 0, **variables: str
+) -> str:
+    """What the command prints. It must exit with `code`."""
     process = await asyncio.create_subprocess_exec(
         *command, *([question] if question else []), env={**os.environ, **variables}, stdout=PIPE, stderr=PIPE
     )
@@ -57,7 +60,7 @@ async def printed(*command: str | Path, question: str | None = QUESTION, **varia
         if process.returncode is None:
             process.kill()
             await process.wait()
-    assert process.returncode == 0, f"{out.decode()}\n{err.decode()}"
+    assert process.returncode == code, f"{out.decode()}\n{err.decode()}"
     return out.decode()
 
 
@@ -125,10 +128,10 @@ async def test_node(local_service: Running, tmp_path: Path) -> None:
 
 async def test_go(local_service: Running, tmp_path: Path) -> None:
     need("go")
-    if not (Path(GO["GOPATH"]) / "src/github.com/nats-io/nats.go").exists():
+    if not (GO_LIBRARIES / "src/github.com/nats-io/nats.go").exists():
         pytest.skip("not installed: golang-github-nats-io-go-nats-dev")
     program = tmp_path / "ask"
-    await printed("go", "build", "-o", program, EXAMPLES / "go/main.go", question=None, **GO)
+    await printed("env", *GO, "go", "build", "-o", program, EXAMPLES / "go/main.go", question=None)
     await check_answers(local_service, await printed(program, NATS_URL=local_service.service.nats_url))
 
 
@@ -150,6 +153,25 @@ async def test_curl_goes_on_behind_the_last_event_where_a_stream_breaks(
     events = [line.split()[1:] for line in output.splitlines() if line.startswith("event ")]
     assert sorted(events) == [*(["answer", agent] for agent in AGENTS), ["ending"], ["phase"]]
     await check_answers(local_service, output)
+
+
+@pytest.mark.parametrize(
+    "name", ["bare_socket.sh", "curl.sh", "python_without_parley.py", "celery_migration.py"]
+)
+async def test_an_ending_without_answers_is_said_and_exits_with_1(
+    local_service: Running, model: ModelServer, name: str
+) -> None:
+    command = [EXAMPLES / name]
+    if name.endswith(".py"):
+        command.insert(0, Path(sys.executable))
+    else:
+        need("bash", "curl", "jq")
+    await model.behave(faults={"400": 1.0})
+    async with door(local_service) as program:
+        output = await printed(
+            *command, code=1, NATS_URL=local_service.service.nats_url, GATEWAY_URL=str(program.base_url)
+        )
+    assert re.search(r"^failed\b", output, re.MULTILINE), output
 
 
 async def test_openai_client(local_service: Running) -> None:
