@@ -14,13 +14,18 @@ task_id=$(jq -r .task_id <<<"$asked")
 echo "asked $task_id"
 
 # 2. Read what happens. `Last-Event-ID` names the last event that was read: none comes twice, and none is missed.
-last='' event=''
+#    An empty line ends an event: one that was cut before it counts as not read.
+last='' id='' event='' data=''
 for _ in {1..70}; do
+    id=$last data=''
     while IFS=': ' read -r field value; do
         case $field in
-            id) last=$value ;;
+            id) id=$value ;;
             event) event=$value ;;
-            data) jq -r '"event \(.type) \(.agent_id // "")"' <<<"$value" ;;
+            data) data=$value ;;
+            '')
+                [[ -n $data ]] && jq -r '"event \(.type) \(.agent_id // "")"' <<<"$data"
+                last=$id data='' ;;
         esac
     done < <(curl -sS -N --max-time "$stream_seconds" -H "Last-Event-ID: $last" \
         "$gateway/v1/deliberations/$task_id/events" 2>/dev/null)
