@@ -24,6 +24,7 @@ from tests.harness import ModelServer, Running, model_server, running
 # `make quick` leaves these out, as it does tests with Ray: they wait for seconds, or need a browser, a network or many
 # processes. By the beginning of their ids.
 SLOW = (
+    "tests/examples",
     "tests/faults",
     "tests/packaging",
     "tests/simulation",

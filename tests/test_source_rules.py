@@ -43,7 +43,7 @@ _IS_IN = re.compile(r"`(\w+)(?:\([^`]*\))?`\s+(?:\((\w+\.py)\)|(?:in|of)\s+`([\w
 
 def test_a_name_that_a_text_places_in_a_file_is_there() -> None:
     found = []
-    texts = [path for path, _ in sources(*PRODUCT, "tests", "benchmarks")]
+    texts = [path for path, _ in sources(*PRODUCT, "tests", "benchmarks", "examples")]
     for text in (*texts, *(path.relative_to(ROOT) for path in ROOT.glob("docs/**/*.md"))):
         for name, file, place in _IS_IN.findall((ROOT / text).read_text()):
             wanted = [path for path in texts if f"/{path}".endswith(f"/{place or file}")]
@@ -97,7 +97,7 @@ def test_no_two_classes_of_the_product_have_the_same_name() -> None:
     assert {name: count for name, count in names.items() if count > 1 and not name.startswith("_")} == {}
 
 
-@pytest.mark.parametrize("folder", [*PRODUCT, "tests", "benchmarks"])
+@pytest.mark.parametrize("folder", [*PRODUCT, "tests", "benchmarks", "examples"])
 def test_no_function_or_class_is_named_with_a_metaphor(folder: str) -> None:
     found = [
         f"{path}:{node.lineno}: {node.name}"

@@ -12,10 +12,14 @@ from parley.broker.core.messages import ErrorType
 from parley.broker.jetstream import topology
 
 DOCUMENTS = sorted(
-    [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *ROOT.glob("docs/**/*.md")]
+    [
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+        *ROOT.glob("docs/**/*.md"),
+        ROOT / "examples/README.md",
+    ]
 )
 # Folders whose files documents name in backticks; anything else in backticks is no path.
-FOLDERS = "benchmarks|broker|docs|handlers|helm|monitoring|parley|tests|workers|\\.ci"
+FOLDERS = "benchmarks|broker|docs|examples|handlers|helm|monitoring|parley|tests|workers|\\.ci"
 # Made by `make aims`, or by a user.
 NOT_IN_THE_REPOSITORY = {"benchmarks/results", "benchmarks/results/curves.json"}
 
