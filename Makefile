@@ -10,7 +10,7 @@ READY = .venv/.ready
 # Ray workers started through `uv run` would each start through it again; this makes them plain Python processes.
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV = 0
 
-.PHONY: all demo quick test simulate faults live lint types imports check bench smoke aims curves scale soak deliberate clean docs stale help
+.PHONY: all demo quick test simulate faults live lint types imports check bench smoke aims curves scale soak deliberate clean docs proto stale help
 
 all: $(READY)  ## install all into .venv
 
@@ -55,6 +55,7 @@ imports: $(READY)  ## imports only point down
 
 stale: $(READY)  ## do the documents still match the code
 	@$(RUN) python -m docs.generate --check
+	@$(RUN) python -m docs.stubs --check
 	@$(RUN) pytest -q -p no:cacheprovider --durations=0 --durations-min=9 tests/mirror/docs
 
 check: lint types imports stale test  ## all of these
@@ -88,6 +89,9 @@ soak: $(READY)  ## constant load for MINUTES (60), and a table of what grows
 docs: $(READY)  ## write the generated parts: of README and docs/, and the dashboard
 	@$(RUN) python -m docs.generate
 	@$(RUN) python -m parley.monitoring.dashboards
+
+proto: $(READY)  ## write the Python code of the gRPC service from proto/
+	@$(RUN) python -m docs.stubs
 
 clean:  ## remove what is installed here
 	rm -rf .venv .uv .vllm .mypy_cache .ruff_cache .pytest_cache

@@ -113,7 +113,7 @@ async def _up(settings: Settings, model: LocalModel) -> int:
                 hidden = f"{shown_url}  (token: {settings.home / 'nats' / 'token'})"
                 shown_url = running.nats_url if out.is_terminal else hidden
             out.print(f"  NATS     {shown_url}", markup=False, highlight=False, soft_wrap=True)
-            out.print(f"  gateway  {door}/v1", highlight=False)
+            out.print(f"  gateway  {door.http_url}/v1, gRPC {door.grpc_target}", highlight=False)
             out.print(f"  metrics  {running.http_url}/metrics", highlight=False)
             out.print(f"  docs     {running.http_url}/docs", highlight=False)
             what = MODEL_WORDS[local.model] if local.model else _where(filled)
@@ -164,11 +164,11 @@ async def _serve_gateway(settings: Settings) -> int:
     shutdown = Shutdown()
     async with AsyncExitStack() as stack:
         try:
-            url = await shutdown.during(stack.enter_async_context(gateway(settings)))
+            at = await shutdown.during(stack.enter_async_context(gateway(settings)))
         except Interrupted:
             return OK
         shutdown.handle_signals()
-        log.info("serving the gateway at %s", url)
+        log.info("serving the gateway at %s, gRPC at %s", at.http_url, at.grpc_target)
         await shutdown.wait_for_signal()
         log.info("stopping")
     return OK
@@ -184,8 +184,8 @@ async def _serve(settings: Settings, parts: Any, *, with_gateway: bool) -> int:
             if with_gateway:
                 from parley.gateway.running import gateway
 
-                url = await shutdown.during(stack.enter_async_context(gateway(settings)))
-                log.info("serving the gateway at %s", url)
+                at = await shutdown.during(stack.enter_async_context(gateway(settings)))
+                log.info("serving the gateway at %s, gRPC at %s", at.http_url, at.grpc_target)
         except Interrupted:
             return OK
         shutdown.handle_signals()

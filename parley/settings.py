@@ -144,7 +144,8 @@ class Settings(NatsSettings):
     http_host: str = _field("127.0.0.1", "Where /metrics, /livez, /readyz and /docs listen.")
     http_port: int = _field(9464, "Their port; 0 takes a free one.", ge=0, le=65_535)
     gateway_host: str = _field("127.0.0.1", "Where the gateway listens.")
-    gateway_port: int = _field(8470, "Its port; 0 takes a free one.", ge=0, le=65_535)
+    gateway_port: int = _field(8470, "Its port for HTTP; 0 takes a free one.", ge=0, le=65_535)
+    gateway_grpc_port: int = _field(8471, "Its port for gRPC; 0 takes a free one.", ge=0, le=65_535)
     gateway_tenants: Path | None = _field(
         None, "TOML file of who may ask there, and how much (docs/gateway.md). Without it, anybody on this machine.")
     gateway_panels: Path | None = _field(None, "TOML file of panels that are offered as models.")

@@ -11,22 +11,31 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
+import grpc
 import uvloop
 
 from benchmarks.report import Result, Target, add_json, finish
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.connection import close, connect
 from parley.broker.jetstream.jetstream import JetStream
+from parley.gateway.grpc_stubs import orchestrator_pb2 as pb
+from parley.gateway.grpc_stubs.orchestrator_pb2_grpc import OrchestratorServiceStub
 from tests.rig.child import answers, child, module
 from tests.rig.proc import free_port, resident_mib
 from tests.rig.service import READY_SECONDS, backends, plain_environment, raise_file_limit
 
-QUESTION = {"task_description": "Which of these is safer, and why?", "num_agents": 1, "timeout_seconds": 3600}
+QUESTION: dict[str, Any] = {
+    "task_description": "Which of these is safer, and why?",
+    "num_agents": 1,
+    "timeout_seconds": 3600,
+}
 # Submissions one after another, of each kind in turn.
 SUBMISSIONS = 400
 MOST_ADDED_MS = 5.0
+MOST_DELIBERATE_MS = 10.0
 LISTENERS, AT_ONCE = 2_000, 100
 MOST_MIB = 300.0
 LEAST_RATE = 500.0
@@ -39,6 +48,7 @@ class Stand:
     """What is measured: a gateway, and the NATS behind it."""
 
     url: str
+    grpc_target: str
     pid: int
     wire: JetStream
 
@@ -48,9 +58,12 @@ async def _stand(*model_arguments: str) -> AsyncIterator[Stand]:
     async with AsyncExitStack() as stack:
         rig = await stack.enter_async_context(backends(*model_arguments))
         service = await rig.serve(pool="local", environment={"PARLEY_POOL_SLOTS": "4096"})
-        port = free_port()
+        port, grpc_port = free_port(), free_port()
         environment = plain_environment(
-            NATS_URL=service.nats_url, PARLEY_GATEWAY_PORT=str(port), PARLEY_LOG_LEVEL="WARNING"
+            NATS_URL=service.nats_url,
+            PARLEY_GATEWAY_PORT=str(port),
+            PARLEY_GATEWAY_GRPC_PORT=str(grpc_port),
+            PARLEY_LOG_LEVEL="WARNING",
         )
         command, log = module("parley", "serve", "--parts", "gateway"), rig.folder / "gateway.log"
         process = await stack.enter_async_context(child(command, log, environment, own_session=False))
@@ -59,7 +72,7 @@ async def _stand(*model_arguments: str) -> AsyncIterator[Stand]:
         await process.ready(lambda: answers(http, f"{url}/readyz"), READY_SECONDS)
         nc = await connect(service.nats_url, "benchmark")
         stack.push_async_callback(close, nc)
-        yield Stand(url, process.pid, JetStream(nc))
+        yield Stand(url, f"127.0.0.1:{grpc_port}", process.pid, JetStream(nc))
 
 
 async def _submission(stand: Stand) -> Result:
@@ -78,6 +91,34 @@ async def _submission(stand: Stand) -> Result:
     how = f"{SUBMISSIONS} submissions and as many bare JetStream publishes, in turn; medians"
     added = Target("added to a bare publish", whole - bare, MOST_ADDED_MS, "ms")
     return Result("gateway submission", how, [added], {"over HTTP, ms": whole, "bare, ms": bare})
+
+
+async def _grpc_submission(stand: Stand) -> Result:
+    """The median of Deliberate over gRPC, beside a bare JetStream publish of the same question."""
+    body = json.dumps(QUESTION).encode()
+    request = pb.DeliberateRequest(**QUESTION)
+    bare: list[float] = []
+    whole: list[float] = []
+    async with grpc.aio.insecure_channel(stand.grpc_target) as channel:
+        stub = OrchestratorServiceStub(channel)
+        for _ in range(SUBMISSIONS):
+            began = time.perf_counter()
+            await stand.wire.publish(topology.REQUESTED, body)
+            bare.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            await stub.Deliberate(request)
+            whole.append(time.perf_counter() - began)
+    median, added = (
+        1000 * statistics.median(whole),
+        1000 * (statistics.median(whole) - statistics.median(bare)),
+    )
+    how = f"{SUBMISSIONS} calls of Deliberate and as many bare JetStream publishes, in turn; medians"
+    targets = [
+        Target("Deliberate", median, MOST_DELIBERATE_MS, "ms"),
+        Target("added to a bare publish", added, MOST_ADDED_MS, "ms"),
+    ]
+    p99 = 1000 * statistics.quantiles(whole, n=100)[98]
+    return Result("gateway gRPC submission", how, targets, {"p99, ms": p99})
 
 
 async def _rate(stand: Stand) -> Result:
@@ -130,7 +171,7 @@ async def _ask(http: aiohttp.ClientSession, stand: Stand) -> str:
 async def _measure() -> list[Result]:
     raise_file_limit()
     async with _stand("--latency-ms", "5") as quick:
-        results = [await _submission(quick), await _rate(quick)]
+        results = [await _submission(quick), await _grpc_submission(quick), await _rate(quick)]
     async with _stand("--latency-ms", "20000") as slow:
         results.append(await _listeners(slow))
     return results

@@ -28,7 +28,11 @@ async def once() -> float:
     with tempfile.TemporaryDirectory(prefix="parley-startup-") as home:
         began = time.perf_counter()
         environment = plain_environment(
-            PARLEY_HOME=home, PARLEY_HTTP_PORT=str(port), PARLEY_GATEWAY_PORT="0", PYTHONUNBUFFERED="1"
+            PARLEY_HOME=home,
+            PARLEY_HTTP_PORT=str(port),
+            PARLEY_GATEWAY_PORT="0",
+            PARLEY_GATEWAY_GRPC_PORT="0",
+            PYTHONUNBUFFERED="1",
         )
         process = await started(module("parley", "up"), Path(home) / "up.log", environment)
         try:

@@ -1,6 +1,5 @@
 """Which path leads where, who may come in, and how an error is told."""
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -13,21 +12,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from parley.broker.core.errors import InvalidMessage, ParleyError
+from parley.broker.core.errors import ParleyError
 from parley.broker.core.messages import MAX_REQUEST_BYTES
-from parley.client import Client
-from parley.client_errors import ClientClosed, UnknownDeliberation
 from parley.gateway import chat, deliberations, event_stream
-from parley.gateway.caller import Accounts, Caller
+from parley.gateway.caller import Caller
 from parley.gateway.chat import as_openai
+from parley.gateway.failures import AWAY_SECONDS, problem_of
 from parley.gateway.http_server import Bounded, SlowReader
-from parley.gateway.listing import Listing
 from parley.gateway.openapi import document
 from parley.gateway.panels import PanelModel
-from parley.gateway.problems import Problem, invalid, not_found, try_again
-from parley.gateway.tenants import ANYBODY, Tenant, TenantsFile
-
-log = logging.getLogger("parley")
+from parley.gateway.problems import Problem, try_again
+from parley.gateway.state import GatewayState
 
 ONE = f"{deliberations.PATH}/{{task_id}}"
 # Without a token: nothing of a tenant is told there.
@@ -36,18 +31,12 @@ OPEN_PATHS = frozenset({"/livez", "/readyz", "/openapi.json"})
 _OPENAI_PATHS = ("/v1/chat/", "/v1/models")
 # A token there would be in the logs of every proxy.
 _SECRETS_IN_URL = frozenset({"token", "access_token", "api_key", "apikey", "api-key", "key", "authorization"})
-_BEARER = "bearer "
-# Seconds after which to try again where NATS or the service is away.
-AWAY_SECONDS = 2.0
 # Browsers that another site has turned name that site.
 _OWN_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
-def application(
-    client: Client, *, tenants: TenantsFile | None, panels: Mapping[str, PanelModel], is_local: bool
-) -> tuple[ASGIApp, Accounts]:
-    """The application, and what counts for it, to be closed after it. `tenants` None: anybody may ask. `is_local`: only
-    programs of this machine reach it."""
+def application(state: GatewayState, panels: Mapping[str, PanelModel], *, is_local: bool) -> ASGIApp:
+    """`is_local`: only programs of this machine reach it."""
     described = document()
 
     async def openapi(_: Request) -> Response:
@@ -57,7 +46,7 @@ def application(
         return JSONResponse({"status": "ok"})
 
     async def ready(_: Request) -> Response:
-        if not client.connected:
+        if not state.client.connected:
             raise try_again(HTTPStatus.SERVICE_UNAVAILABLE, "NATS is away", AWAY_SECONDS)
         return JSONResponse({"status": "ok"})
 
@@ -76,19 +65,15 @@ def application(
         Route("/v1/chat/completions", chat.completions, methods=["POST"]),
     ]
     handlers: Any = {
-        Problem: _told(lambda error: error),
-        InvalidMessage: _told(lambda error: invalid(error.problems)),
-        UnknownDeliberation: _told(lambda error: not_found(error.task_id)),
-        ParleyError: _told(_unavailable),
+        Problem: _told(problem_of),
+        ParleyError: _told(problem_of),
         HTTPException: _told(_of_starlette),
-        Exception: _told(_bug),
+        Exception: _told(_of_any),
     }
     inner = Starlette(routes=_both_methods(routes), exception_handlers=handlers)
-    accounts = Accounts()
-    inner.state.client, inner.state.accounts, inner.state.panels = client, accounts, panels
-    inner.state.listing = Listing(client)
+    inner.state.listing, inner.state.panels = state.listing, panels
     bounded = Bounded(inner, MAX_REQUEST_BYTES)
-    return Gate(bounded, inner, tenants, is_local=is_local), accounts
+    return Gate(bounded, inner, state, is_local=is_local)
 
 
 def _both_methods(routes: list[Route]) -> list[Route]:
@@ -112,12 +97,10 @@ def _by_method(
 class Gate:
     """Lets in who has a token, so often as its tenant may."""
 
-    def __init__(
-        self, app: ASGIApp, inner: Starlette, tenants: TenantsFile | None, *, is_local: bool
-    ) -> None:
+    def __init__(self, app: ASGIApp, inner: Starlette, state: GatewayState, *, is_local: bool) -> None:
         self._app = app
         self._inner = inner
-        self._tenants = tenants
+        self._state = state
         self._is_local = is_local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -126,14 +109,13 @@ class Gate:
             request = Request(scope)
             try:
                 if scope["path"] not in OPEN_PATHS:
-                    scope["parley.tenant"] = self._tenant(request)
-                    Caller.of(request).check_rate()
+                    scope["parley.caller"] = self._caller(request)
             except Problem as problem:
                 await _response(request, problem)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _tenant(self, request: Request) -> Tenant:
+    def _caller(self, request: Request) -> Caller:
         headers = request.headers
         if "transfer-encoding" in headers and "content-length" in headers:
             raise Problem(HTTPStatus.BAD_REQUEST, "both Content-Length and Transfer-Encoding")
@@ -141,19 +123,14 @@ class Gate:
             if name.lower() in _SECRETS_IN_URL:
                 words = "a token in a URL is written into logs: send the header Authorization: Bearer <token>"
                 raise Problem(HTTPStatus.BAD_REQUEST, words, fields=[(name.lower(), words)])
-        if self._tenants is None:
-            if self._is_local and request.headers.get("host", "").rpartition(":")[0] not in _OWN_HOSTS:
-                raise Problem(
-                    HTTPStatus.MISDIRECTED_REQUEST, "Host: this gateway is for programs of this machine"
-                )
-            return ANYBODY
-        given = headers.get("authorization", "")
-        token = given[len(_BEARER) :].strip() if given.lower().startswith(_BEARER) else ""
-        tenant = self._tenants.of_token(token) if token else None
-        if tenant is None:
-            words = "this token is not known" if token else "send the header Authorization: Bearer <token>"
-            raise Problem(HTTPStatus.UNAUTHORIZED, words, headers={"WWW-Authenticate": "Bearer"})
-        return tenant
+        if self._state.tenants is None and self._is_local and _host(request) not in _OWN_HOSTS:
+            words = "Host: this gateway is for programs of this machine"
+            raise Problem(HTTPStatus.MISDIRECTED_REQUEST, words)
+        return self._state.caller(headers.get("authorization", ""), headers.get("traceparent"))
+
+
+def _host(request: Request) -> str:
+    return request.headers.get("host", "").rpartition(":")[0]
 
 
 # ── errors ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -173,21 +150,13 @@ def _response(request: Request, problem: Problem) -> Response:
     return JSONResponse(problem.body(), status, problem.headers, "application/problem+json")
 
 
-def _unavailable(error: ParleyError) -> Problem:
-    log.warning("a request could not be answered: %s", error)
-    # Where NATS is, and with which rights, is not the caller's.
-    words = "the gateway is stopping" if isinstance(error, ClientClosed) else "Parley cannot be reached now"
-    return try_again(HTTPStatus.SERVICE_UNAVAILABLE, words, AWAY_SECONDS)
-
-
 def _of_starlette(error: HTTPException) -> Problem:
     status = HTTPStatus(error.status_code)
     words = {404: "there is nothing at this path", 405: "this path does not take this method"}
     return Problem(status, words.get(error.status_code, status.phrase), headers=dict(error.headers or {}))
 
 
-def _bug(error: Exception) -> Problem:
+def _of_any(error: Exception) -> Problem:
     if isinstance(error, SlowReader):
         return Problem(HTTPStatus.REQUEST_TIMEOUT, "nothing of the answer was read")
-    log.error("a request failed through a bug", exc_info=error)
-    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the gateway failed; its log says why")
+    return problem_of(error)

@@ -5,17 +5,19 @@ import time
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from starlette.requests import Request
-
 from parley.broker.core.errors import InvalidMessage, ParleyError
-from parley.broker.core.messages import DeliberationRequested, Ending
+from parley.broker.core.messages import DeliberationRequested, DeliberationStatus, Ending
 from parley.client import Client
-from parley.gateway.problems import not_found, try_again
-from parley.gateway.tenants import ANYBODY, Tenant, TenantUsage
+from parley.client_errors import NoEnding, UnknownDeliberation
+from parley.gateway.problems import Problem, invalid, not_found, try_again
+from parley.gateway.tenants import Tenant, TenantUsage
 from parley.job import Job
 
 # One that is told to come again because too many of its deliberations run.
 IN_FLIGHT_SECONDS = 1.0
+# A request waits so long for an ending at most: proxies give up after a minute or two.
+MAX_WAIT_SECONDS = 60.0
+ENDED = frozenset({"COMPLETED", "FAILED", "TIMEOUT"})
 
 
 class Accounts:
@@ -69,13 +71,6 @@ class Caller:
     accounts: Accounts
     traceparent: str | None = None
 
-    @classmethod
-    def of(cls, request: Request) -> "Caller":
-        """Set by the application, which lets nobody else in."""
-        state = request.app.state
-        tenant: Tenant = request.scope.get("parley.tenant", ANYBODY)
-        return cls(tenant, state.client, state.accounts, request.headers.get("traceparent"))
-
     def job(self, task_id: str) -> Job:
         """A deliberation of this tenant. Raises Problem, the same for another's and for none."""
         try:
@@ -109,3 +104,38 @@ class Caller:
         if wait:
             rate = f"more than {self.tenant.requests_per_second:g} requests a second"
             raise try_again(HTTPStatus.TOO_MANY_REQUESTS, rate, wait)
+
+
+async def known(job: Job) -> DeliberationStatus:
+    """Its status. Raises Problem for one that is not known."""
+    try:
+        return await job.status()
+    except UnknownDeliberation:
+        raise not_found(job.task_id) from None
+
+
+async def ending_within(job: Job, seconds: float) -> Ending | None:
+    """Its ending, None if there is none in this time. Raises Problem for one that is not known."""
+    try:
+        return await job.ending(timeout=seconds)
+    except NoEnding:
+        return None
+    except UnknownDeliberation:
+        raise not_found(job.task_id) from None
+
+
+async def stop(job: Job, reason: str | None) -> DeliberationStatus:
+    """Ask for it to be stopped; how it was doing until then. Raises Problem for one that has ended, or is not known."""
+    status = await known(job)
+    if status.status in ENDED:
+        raise Problem(HTTPStatus.CONFLICT, f"{job.task_id} has ended: {status.status}")
+    try:
+        await job.cancel(reason)
+    except InvalidMessage as error:
+        raise invalid(error.problems) from None
+    return status
+
+
+def status_word(ending: Ending) -> str:
+    """COMPLETED, FAILED or TIMEOUT."""
+    return ending.status.upper() if ending.status in ("completed", "failed", "timeout") else "FAILED"

@@ -20,7 +20,7 @@ from parley.broker.core.errors import InvalidMessage
 from parley.broker.core.messages import DeliberationCompleted, DeliberationRequested, Ending, decode
 from parley.client_errors import NoEnding
 from parley.gateway.caller import Caller
-from parley.gateway.deliberations import check_type, hung_up
+from parley.gateway.deliberations import caller_of, check_type, hung_up
 from parley.gateway.event_stream import COMMENT, HEADERS, with_pauses
 from parley.gateway.panels import PREFIX, USUAL, PanelModel, panel_of_size
 from parley.gateway.problems import Problem, invalid
@@ -53,7 +53,7 @@ async def model(request: Request) -> Response:
 
 async def completions(request: Request) -> Response:
     """Ask a panel, and answer as a model would."""
-    caller = Caller.of(request)
+    caller = caller_of(request)
     check_type(request)
     asked = _json(await request.body())
     panel = _panel(request, str(asked.get("model") or ""))

@@ -14,8 +14,8 @@ from starlette.responses import Response, StreamingResponse
 
 from parley.broker.core.errors import ParleyError
 from parley.client_errors import UnknownDeliberation
-from parley.gateway.caller import Caller
-from parley.gateway.deliberations import known
+from parley.gateway.caller import known
+from parley.gateway.deliberations import caller_of
 from parley.gateway.problems import invalid
 from parley.job_events import JobEvent, Told
 
@@ -31,7 +31,7 @@ Item = TypeVar("Item")
 
 async def events(request: Request) -> Response:
     """The events from the first one on, or behind `Last-Event-ID` (also `?after=`)."""
-    caller = Caller.of(request)
+    caller = caller_of(request)
     after = request.headers.get("last-event-id") or request.query_params.get("after") or None
     if after is not None:
         try:

@@ -1,4 +1,7 @@
-"""Errors of the gateway: which field is wrong, and what to do, as RFC 9457 has them (`application/problem+json`). Pure."""
+"""Errors of the gateway: which field is wrong, and what to do. Pure.
+
+Their kinds are HTTP's. `body` is RFC 9457's form (`application/problem+json`); grpc_messages.py has gRPC's.
+"""
 
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
@@ -6,7 +9,8 @@ from typing import Any
 
 
 class Problem(Exception):
-    """A request that cannot be answered. `fields`: (name of a field, what is wrong with it)."""
+    """A request that cannot be answered. `fields`: (name of a field, what is wrong with it). `retry_seconds`: for one that
+    passes, after which to try again."""
 
     def __init__(
         self,
@@ -15,12 +19,14 @@ class Problem(Exception):
         *,
         fields: Iterable[tuple[str, str]] = (),
         headers: Mapping[str, str] | None = None,
+        retry_seconds: float | None = None,
     ) -> None:
         super().__init__(status, detail)
         self.status = status
         self.detail = detail
         self.fields = tuple(fields)
         self.headers = dict(headers or {})
+        self.retry_seconds = retry_seconds
 
     def body(self) -> dict[str, Any]:
         told: dict[str, Any] = {
@@ -47,4 +53,6 @@ def not_found(task_id: str) -> Problem:
 
 def try_again(status: HTTPStatus, detail: str, seconds: float) -> Problem:
     """One that passes. `seconds`: after which to try again."""
-    return Problem(status, detail, headers={"Retry-After": str(max(1, round(seconds)))})
+    return Problem(
+        status, detail, headers={"Retry-After": str(max(1, round(seconds)))}, retry_seconds=seconds
+    )

@@ -1,49 +1,85 @@
-"""Runs the gateway of this process: a client, the application, and the port."""
+"""Runs the gateway of this process: a client, and a port for HTTP and one for gRPC."""
 
 import ipaddress
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from parley.broker.core.errors import SettingsError
 from parley.client import connect_with
-from parley.gateway import http_server
+from parley.gateway import grpc_server, http_server
 from parley.gateway.application import application
+from parley.gateway.caller import Accounts
+from parley.gateway.listing import Listing
 from parley.gateway.panels import PanelModel, read_panels
+from parley.gateway.state import GatewayState
 from parley.gateway.tenants import TenantsFile
 from parley.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayAddresses:
+    """`http_url`: `http://127.0.0.1:8470`. `grpc_target`, as gRPC's clients take it: `127.0.0.1:8471`."""
+
+    http_url: str
+    grpc_target: str
 
 
 def check_gateway(settings: Settings) -> None:
     """Raises SettingsError for what cannot go well, before anything is started."""
     _tenants(settings)
     _panels(settings)
+    _open(settings).close()
+    _check_grpc_port(settings)
+
+
+@asynccontextmanager
+async def gateway(settings: Settings) -> AsyncIterator[GatewayAddresses]:
+    """Listen until the block ends. Raises SettingsError, Unavailable."""
+    tenants, panels = _tenants(settings), _panels(settings)
+    host = settings.gateway_host
+    async with connect_with(settings.nats_url, settings.nats_access) as client:
+        state = GatewayState(client, tenants, Accounts(), Listing(client))
+        app = application(state, panels, is_local=_is_loopback(host))
+        opened = _open(settings)
+        try:
+            async with http_server.listening(app, opened), _grpc(settings, state) as target:
+                yield GatewayAddresses(f"http://{_at(host, opened.getsockname()[1])}", target)
+        finally:
+            opened.close()
+            await state.accounts.close()
+
+
+def _open(settings: Settings) -> socket.socket:
     try:
-        http_server.open_socket(settings.gateway_host, settings.gateway_port).close()
+        return http_server.open_socket(settings.gateway_host, settings.gateway_port)
     except OSError as error:
         raise _busy(settings, error) from error
 
 
+def _check_grpc_port(settings: Settings) -> None:
+    # grpc itself says of a taken port only that it could not bind, and prints a line of its own.
+    try:
+        http_server.open_socket(settings.gateway_host, settings.gateway_grpc_port).close()
+    except OSError as error:
+        raise _busy_grpc(settings, error.strerror) from error
+
+
 @asynccontextmanager
-async def gateway(settings: Settings) -> AsyncIterator[str]:
-    """Listen until the block ends; yields the URL. Raises SettingsError, Unavailable."""
-    tenants, panels = _tenants(settings), _panels(settings)
-    is_local = _is_loopback(settings.gateway_host)
-    async with connect_with(settings.nats_url, settings.nats_access) as client:
-        app, accounts = application(client, tenants=tenants, panels=panels, is_local=is_local)
-        try:
-            opened = http_server.open_socket(settings.gateway_host, settings.gateway_port)
-        except OSError as error:
-            raise _busy(settings, error) from error
-        try:
-            async with http_server.listening(app, opened):
-                yield _url(settings.gateway_host, opened.getsockname()[1])
-        finally:
-            opened.close()
-            await accounts.close()
+async def _grpc(settings: Settings, state: GatewayState) -> AsyncIterator[str]:
+    _check_grpc_port(settings)
+    server = grpc_server.server()
+    try:
+        port = server.add_insecure_port(_at(settings.gateway_host, settings.gateway_grpc_port))
+    except RuntimeError as error:  # taken since
+        raise _busy_grpc(settings, None) from error
+    async with grpc_server.serving(server, state):
+        yield _at(settings.gateway_host, port)
 
 
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _at(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _tenants(settings: Settings) -> TenantsFile | None:
@@ -70,6 +106,11 @@ def _panels(settings: Settings) -> dict[str, PanelModel]:
 def _busy(settings: Settings, error: OSError) -> SettingsError:
     busy = f"cannot listen on {settings.gateway_host}:{settings.gateway_port} ({error.strerror})"
     return SettingsError([f"PARLEY_GATEWAY_PORT: {busy}; 0 takes a free port"])
+
+
+def _busy_grpc(settings: Settings, why: str | None) -> SettingsError:
+    busy = f"cannot listen on {settings.gateway_host}:{settings.gateway_grpc_port} ({why or 'it is taken'})"
+    return SettingsError([f"PARLEY_GATEWAY_GRPC_PORT: {busy}; 0 takes a free port"])
 
 
 def _is_loopback(host: str) -> bool:

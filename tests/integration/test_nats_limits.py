@@ -73,7 +73,7 @@ async def test_a_limit_that_is_too_low_is_named_with_the_remedy_and_without_a_tr
     async with limited_server(tmp_path, "1GB", more) as server:
         settings = {
             "NATS_URL": url_of(server, more), "VLLM_URL": model.url, "PARLEY_POOL": "local",
-            "PARLEY_HTTP_PORT": "0", "PARLEY_GATEWAY_PORT": "0", "PARLEY_HOME": str(tmp_path / "home"),
+            "PARLEY_HTTP_PORT": "0", "PARLEY_GATEWAY_PORT": "0", "PARLEY_GATEWAY_GRPC_PORT": "0", "PARLEY_HOME": str(tmp_path / "home"),
         }  # fmt: skip
         command = await asyncio.create_subprocess_exec(
             sys.executable,

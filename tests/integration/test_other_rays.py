@@ -60,6 +60,7 @@ def service(empty_nats: EmbeddedNats, model: ModelServer, short: Path) -> dict[s
         PARLEY_DRAIN_SECONDS="1",
         PARLEY_HTTP_PORT=str(free_port()),
         PARLEY_GATEWAY_PORT="0",
+        PARLEY_GATEWAY_GRPC_PORT="0",
     )
 
 

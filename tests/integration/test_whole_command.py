@@ -32,6 +32,7 @@ def environment(home: Path) -> dict[str, str]:
         "HOME": str(home),
         "PARLEY_HTTP_PORT": "0",
         "PARLEY_GATEWAY_PORT": "0",
+        "PARLEY_GATEWAY_GRPC_PORT": "0",
         "XDG_STATE_HOME": str(home / "state"),
     }
 

@@ -321,7 +321,12 @@ def test_a_users_program_passes_mypy_in_strict_mode(light: Installation, tmp_pat
 def up(server: Installation, cwd: Path, home: Path, **more: str) -> Iterator[Mapping[str, str]]:
     """`parley up` in `cwd`; its environment, once it is up."""
     variables = environment(
-        home, PARLEY_HTTP_PORT="0", PARLEY_GATEWAY_PORT="0", PARLEY_POOL_ACTORS="1", **more
+        home,
+        PARLEY_HTTP_PORT="0",
+        PARLEY_GATEWAY_PORT="0",
+        PARLEY_GATEWAY_GRPC_PORT="0",
+        PARLEY_POOL_ACTORS="1",
+        **more,
     )
     process = subprocess.Popen(
         [server.parley, "up"],

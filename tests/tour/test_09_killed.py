@@ -36,6 +36,7 @@ async def test_the_ending_comes_once_although_the_aggregator_was_killed(
         VLLM_URL=model.url,
         PARLEY_HTTP_PORT="0",
         PARLEY_GATEWAY_PORT="0",
+        PARLEY_GATEWAY_GRPC_PORT="0",
         PARLEY_ACK_WAIT_SECONDS=str(ACK_WAIT_SECONDS),
     )
     aggregator = module("parley", "serve", "--parts", "aggregate")

@@ -306,6 +306,7 @@ async def test_up_finds_a_taken_port_before_it_starts_anything(bare: Shell, tmp_
         ran = await bare(
             "up",
             PARLEY_GATEWAY_PORT="0",
+            PARLEY_GATEWAY_GRPC_PORT="0",
             PARLEY_HTTP_PORT=str(taken.getsockname()[1]),
             PARLEY_HOME=str(tmp_path / "state"),
         )
@@ -319,7 +320,7 @@ async def test_up_says_each_step_and_where_the_logs_are_and_logs_as_asked(
 ) -> None:
     home = tmp_path / "state"
     settings = {
-        "PARLEY_POOL": "local", "PARLEY_HTTP_PORT": "0", "PARLEY_GATEWAY_PORT": "0", "PARLEY_HOME": str(home), "PARLEY_LOG_FORMAT": "json",
+        "PARLEY_POOL": "local", "PARLEY_HTTP_PORT": "0", "PARLEY_GATEWAY_PORT": "0", "PARLEY_GATEWAY_GRPC_PORT": "0", "PARLEY_HOME": str(home), "PARLEY_LOG_FORMAT": "json",
     }  # fmt: skip
     async with bare.started("up", **settings) as process:
         assert process.stdout is not None
@@ -360,7 +361,12 @@ async def serving(
     shell: Shell, *arguments: str, **environment: str
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     """A running `parley serve` and the line that says that it serves."""
-    defaults = {"PARLEY_POOL": "local", "PARLEY_HTTP_PORT": "0", "PARLEY_GATEWAY_PORT": "0"}
+    defaults = {
+        "PARLEY_POOL": "local",
+        "PARLEY_HTTP_PORT": "0",
+        "PARLEY_GATEWAY_PORT": "0",
+        "PARLEY_GATEWAY_GRPC_PORT": "0",
+    }
     async with shell.started("serve", *arguments, **{**defaults, **environment}) as process:
         assert process.stderr is not None
         async with asyncio.timeout(PATIENCE_SECONDS):

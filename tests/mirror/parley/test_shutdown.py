@@ -111,6 +111,7 @@ async def test_serve_is_stopped_while_it_waits_for_a_ray_that_does_not_answer(
             "RAY_ADDRESS": f"127.0.0.1:{mute.getsockname()[1]}",
             "PARLEY_HTTP_PORT": "0",
             "PARLEY_GATEWAY_PORT": "0",
+            "PARLEY_GATEWAY_GRPC_PORT": "0",
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else Ray takes the machine's outside address for 127.0.0.1
         }
         async with Shell(tmp_path).started("serve", **environment) as process:

@@ -25,7 +25,7 @@ async def test_it_runs_alone_and_asks_the_service(
 ) -> None:
     port = free_port()
     environment = plain_environment(
-        NATS_URL=local_service.settings.nats_url or "", PARLEY_GATEWAY_PORT=str(port), PARLEY_HOME=str(tmp_path),
+        NATS_URL=local_service.settings.nats_url or "", PARLEY_GATEWAY_PORT=str(port), PARLEY_GATEWAY_GRPC_PORT="0", PARLEY_HOME=str(tmp_path),
         PARLEY_GATEWAY_TENANTS=str(tenants_file(tmp_path)),
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
@@ -55,22 +55,32 @@ async def test_it_runs_alone_and_asks_the_service(
 )
 def test_a_wrong_setting_is_told_before_anything_starts(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingsError, match="PARLEY_GATEWAY") as told:
-        check_gateway(load(gateway_port=0, **settings))
+        check_gateway(load(gateway_port=0, gateway_grpc_port=0, **settings))
     assert str(told.value).startswith(said)
 
 
 def test_a_taken_port_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PARLEY_GATEWAY_PORT", raising=False)
+    for name in ("PARLEY_GATEWAY_PORT", "PARLEY_GATEWAY_GRPC_PORT"):
+        monkeypatch.delenv(name, raising=False)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(SettingsError, match="PARLEY_GATEWAY_PORT: cannot listen"):
-            check_gateway(load(gateway_port=taken.getsockname()[1]))
+            check_gateway(load(gateway_port=taken.getsockname()[1], gateway_grpc_port=0))
+        with pytest.raises(SettingsError, match="PARLEY_GATEWAY_GRPC_PORT: cannot listen"):
+            check_gateway(load(gateway_port=0, gateway_grpc_port=taken.getsockname()[1]))
 
 
 def test_other_machines_are_let_in_where_that_is_asked_for(tmp_path: Path) -> None:
-    check_gateway(load(gateway_port=0, gateway_host="0.0.0.0", gateway_open=True))
-    check_gateway(load(gateway_port=0, gateway_host="0.0.0.0", gateway_tenants=tenants_file(tmp_path)))
+    check_gateway(load(gateway_port=0, gateway_grpc_port=0, gateway_host="0.0.0.0", gateway_open=True))
+    check_gateway(
+        load(
+            gateway_port=0,
+            gateway_grpc_port=0,
+            gateway_host="0.0.0.0",
+            gateway_tenants=tenants_file(tmp_path),
+        )
+    )
 
 
 async def test_a_token_is_made_with_its_line_for_the_file(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Written by `make proto` from proto/orchestrator.proto. Not to be edited."""
