@@ -44,7 +44,8 @@ async def gateway(settings: Settings) -> AsyncIterator[GatewayAddresses]:
         app = application(state, panels, is_local=_is_loopback(host))
         opened = _open(settings)
         try:
-            async with http_server.listening(app, opened), _grpc(settings, state) as target:
+            # `/readyz` answers once both ports are open.
+            async with _grpc(settings, state) as target, http_server.listening(app, opened):
                 yield GatewayAddresses(f"http://{_at(host, opened.getsockname()[1])}", target)
         finally:
             opened.close()

@@ -26,7 +26,7 @@ Http = aiohttp.ClientSession
 async def test_every_wait_goes_on_at_another_gateway_and_nothing_is_heard_twice() -> None:
     raise_file_limit()
     async with AsyncExitStack() as stack:
-        rig = await stack.enter_async_context(backends("--latency-ms", "6000"))
+        rig = await stack.enter_async_context(backends("--latency-ms", "4000"))
         await rig.serve(pool="local", environment={"PARLEY_POOL_SLOTS": "4096"})
         http = await stack.enter_async_context(Http(connector=aiohttp.TCPConnector(limit=0), timeout=_LONG))
         (dying, pid), (other, _) = [await _gateway(stack, rig, http, number) for number in (1, 2)]
@@ -56,7 +56,10 @@ async def _gateway(stack: AsyncExitStack, rig: Backends, http: Http, number: int
     """Its URL and its process id."""
     port = free_port()
     environment = plain_environment(
-        NATS_URL=rig.nats.url, PARLEY_GATEWAY_PORT=str(port), PARLEY_LOG_LEVEL="WARNING"
+        NATS_URL=rig.nats.url,
+        PARLEY_GATEWAY_PORT=str(port),
+        PARLEY_GATEWAY_GRPC_PORT="0",
+        PARLEY_LOG_LEVEL="WARNING",
     )
     command, log = module("parley", "serve", "--parts", "gateway"), rig.folder / f"gateway-{number}.log"
     process = await stack.enter_async_context(child(command, log, environment, own_session=False))
