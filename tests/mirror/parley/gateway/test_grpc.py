@@ -35,10 +35,16 @@ COMPLETED, FAILED = pb.DELIBERATION_STATUS_COMPLETED, pb.DELIBERATION_STATUS_FAI
 TIMEOUT, IN_PROGRESS = pb.DELIBERATION_STATUS_TIMEOUT, pb.DELIBERATION_STATUS_IN_PROGRESS
 
 
-@pytest.fixture
-async def program(local_service: Running, model: ModelServer) -> AsyncIterator[GrpcProgram]:
+@pytest.fixture(scope="module")
+async def opened(local_service: Running) -> AsyncIterator[GrpcProgram]:
     async with grpc_door(local_service) as started:
         yield started
+
+
+@pytest.fixture
+def program(opened: GrpcProgram, model: ModelServer) -> GrpcProgram:
+    """Each test finds the model as new."""
+    return opened
 
 
 # ── ask, look, wait ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -32,10 +32,16 @@ from tests.mirror.parley.gateway import (
 COMPLETED = pb.DELIBERATION_STATUS_COMPLETED
 
 
-@pytest.fixture
-async def program(local_service: Running, model: ModelServer) -> AsyncIterator[GrpcProgram]:
+@pytest.fixture(scope="module")
+async def opened(local_service: Running) -> AsyncIterator[GrpcProgram]:
     async with grpc_door(local_service) as started:
         yield started
+
+
+@pytest.fixture
+def program(opened: GrpcProgram, model: ModelServer) -> GrpcProgram:
+    """Each test finds the model as new."""
+    return opened
 
 
 @pytest.mark.parametrize(
