@@ -1,6 +1,7 @@
 """`parley batch`: a file of questions in, a file of endings out."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,11 +98,17 @@ def _opened(to: Path) -> Iterator[IO[str]]:
     """To be added to. What a batch that died has left of a line is ended, so that the next line is one."""
     try:
         with to.open("a+", encoding="utf-8") as file:
-            if file.tell() and not to.read_bytes().endswith(b"\n"):
+            if file.tell() and _last_byte(to) != b"\n":
                 file.write("\n")
             yield file
     except OSError as error:
         raise SettingsError([f"{to}: {error.strerror}"]) from None
+
+
+def _last_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1)
 
 
 @contextmanager

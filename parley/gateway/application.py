@@ -1,5 +1,6 @@
 """Which path leads where, who may come in, and how an error is told."""
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -33,6 +34,7 @@ _OPENAI_PATHS = ("/v1/chat/", "/v1/models")
 _SECRETS_IN_URL = frozenset({"token", "access_token", "api_key", "apikey", "api-key", "key", "authorization"})
 # Browsers that another site has turned name that site.
 _OWN_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_PORT = re.compile(r":[0-9]*\Z")
 
 
 def application(state: GatewayState, panels: Mapping[str, PanelModel], *, is_local: bool) -> ASGIApp:
@@ -130,7 +132,8 @@ class Gate:
 
 
 def _host(request: Request) -> str:
-    return request.headers.get("host", "").rpartition(":")[0]
+    """The host that is asked, without its port."""
+    return _PORT.sub("", request.headers.get("host", ""))
 
 
 # ── errors ────────────────────────────────────────────────────────────────────────────────────────────────────────
