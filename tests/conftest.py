@@ -10,6 +10,9 @@ import pytest
 # A shell has its background jobs ignore Ctrl-C, and so would each command that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# `nohup` has SIGHUP ignored, and tests of a terminal that is closed would wait for ever.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Before ray is imported: if `uv run` has started the tests, Ray must not start its workers through uv too.
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 for name in ("NATS_URL", "RAY_ADDRESS", "VLLM_URL", "VLLM_MODEL", "VLLM_API_KEY"):
