@@ -124,6 +124,7 @@ class Bounded:
     async def _read(self, receive: Receive, parts: list[bytes]) -> bool:
         """The whole body into `parts`; False if the caller has hung up. Raises Problem for one that is too large or too
         slow, and while others hold all that bodies may have together."""
+        size = 0
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 while True:
@@ -131,8 +132,9 @@ class Bounded:
                     if message["type"] == "http.disconnect":
                         return False
                     parts.append(message.get("body", b""))
+                    size += len(parts[-1])
                     self._held += len(parts[-1])
-                    if sum(map(len, parts)) > self._most:
+                    if size > self._most:
                         words = f"the body has more than {self._most} bytes"
                         raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, words)
                     if self._held > MAX_HELD_BYTES:

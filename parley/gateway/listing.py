@@ -21,6 +21,7 @@ from parley.broker.core.timestamps import format_timestamp, parse_timestamp
 from parley.client import Client
 from parley.gateway.problems import invalid
 from parley.gateway.tenants import ANYBODY, Tenant
+from parley.statuses import status_of
 
 MAX_PAGE, PAGE = 200, 50
 # Lines kept; of more the oldest are not listed.
@@ -88,7 +89,12 @@ def _field(name: str, value: str) -> dict[str, Any]:
         case "since":
             return {"since": _instant(value)}
         case "limit":
-            if not value.isascii() or not value.isdigit() or not 1 <= int(value[:6]) <= MAX_PAGE:
+            if (
+                not value.isascii()
+                or not value.isdigit()
+                or len(value) > 6
+                or not 1 <= int(value) <= MAX_PAGE
+            ):
                 raise ValueError(f"1 to {MAX_PAGE}")
             return {"limit": int(value)}
         case "after":
@@ -129,10 +135,8 @@ class Line:
     @classmethod
     def of(cls, tally: Tally) -> "Line":
         phase = tally.answers
-        begun = tally.ending_unpublished or (not tally.ended and bool(phase.outcomes))
-        word = "IN_PROGRESS" if begun else STATUS_WORDS[tally.state]
         return cls(
-            tally.task_id, tally.accepted_at, word, tally.role, dict(tally.metadata), len(phase.agents), phase.successes,
+            tally.task_id, tally.accepted_at, status_of(tally), tally.role, dict(tally.metadata), len(phase.agents), phase.successes,
             tally.select.value,
         )  # fmt: skip
 

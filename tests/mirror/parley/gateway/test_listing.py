@@ -119,7 +119,7 @@ async def test_of_ten_thousand_a_page_takes_less_than_50_ms(wire: JetStream) -> 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("status", "DONE"), ("limit", "0"), ("limit", "201"), ("limit", "x"), ("limit", "²"), ("after", "x"),
+        ("status", "DONE"), ("limit", "0"), ("limit", "201"), ("limit", "x"), ("limit", "²"), ("limit", "000001999999"), ("after", "x"),
         ("after", "W10="), ("since", "yesterday"), ("colour", "red"),
     ],
 )  # fmt: skip
