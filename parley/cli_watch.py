@@ -57,12 +57,5 @@ def _row(tally: Tally, status: str) -> tuple[Text, ...]:
     phase = tally.phase if tally.phases else None
     style = "" if status not in ENDED_STATUSES else "green" if status == "COMPLETED" else "red"
     heard = f"{len(phase.outcomes)} of {len(phase.agents)}" if phase is not None else ""
-    words = (
-        harmless(tally.task_id),
-        "",
-        phase.kind.value if phase else "",
-        heard,
-        tally.role,
-        tally.select.value,
-    )
-    return (Text(words[0]), Text(status, style), *(Text(word) for word in words[2:]))
+    rest = (phase.kind.value if phase else "", heard, tally.role, tally.select.value)
+    return (Text(harmless(tally.task_id)), Text(status, style), *map(Text, rest))

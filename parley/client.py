@@ -19,7 +19,7 @@ from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar, Unpack
 
 import nats.errors
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError, to_json
 
 from parley.broker.asyncio_helpers import cancel_all
@@ -42,6 +42,7 @@ from parley.broker.jetstream.ending_of_stored_message import ending_of
 from parley.broker.jetstream.jetstream import JetStream, StoredMessage
 from parley.broker.jetstream.nats_access import OPTION_NAMES, NatsAccess, NatsOptions
 from parley.broker.jetstream.object_store import get_object
+from parley.broker.jetstream.tally_of_stored_message import tally_of
 from parley.client_errors import ClientClosed, NoService, UnknownDeliberation, never_stored
 from parley.current_trace import current_trace
 from parley.ending_inbox import EndingInbox
@@ -67,6 +68,15 @@ def _encoded(kind: type[messages.Message], **fields: str | None) -> bytes:
     except PydanticSerializationError:
         problems = [f"{', '.join(fields)}: not UTF-8 text"]
     raise InvalidMessage(problems)
+
+
+@contextmanager
+def _no_service_without_streams() -> Iterator[None]:
+    """A NATS without Parley's streams has no service either."""
+    try:
+        yield
+    except errors.StreamNotFound as error:
+        raise NoService from error
 
 
 @asynccontextmanager
@@ -309,17 +319,11 @@ class Client:
     async def tallies(self) -> list[Tally]:
         """Every deliberation that the service remembers, the newest first. Raises BrokerUnavailable, NoService."""
         found: dict[str, Tally] = {}
-        stored = read_all(self._jetstream, topology.TALLIES, topology.tally_subject(">"))
-        try:
-            async with aclosing(stored) as messages:
-                async for message in messages:
-                    found.pop(message.subject, None)  # it may be forgotten by the service while we read
-                    with suppress(
-                        ValidationError
-                    ):  # nor is there one that cannot be read: the service ends it
-                        found[message.subject] = Tally.model_validate_json(message.data or b"null")
-        except errors.StreamNotFound as error:
-            raise NoService from error
+        async with aclosing(self.changes(1)) as changes:
+            async for _, task_id, tally in changes:
+                found.pop(task_id, None)  # it may be forgotten by the service while we read
+                if tally is not None:
+                    found[task_id] = tally
         return sorted(found.values(), key=lambda tally: tally.accepted_at, reverse=True)
 
     async def changes(self, since: int) -> AsyncGenerator[tuple[int, str, Tally | None], None]:
@@ -327,32 +331,21 @@ class Client:
         None: forgotten, or unreadable). Raises as `status` does."""
         prefix = topology.tally_subject("")
         stored = read_all(self._jetstream, topology.TALLIES, topology.tally_subject(">"), first=since)
-        try:
+        with _no_service_without_streams():
             async with aclosing(stored) as found:
                 async for message in found:
-                    tally = None
-                    with suppress(ValidationError):
-                        tally = Tally.model_validate_json(message.data or b"null")
-                    yield message.seq, message.subject.removeprefix(prefix), tally
-        except errors.StreamNotFound as error:
-            raise NoService from error
+                    yield message.seq, message.subject.removeprefix(prefix), tally_of(message)
 
     async def tallies_named(self, task_ids: Sequence[str]) -> tuple[dict[str, Tally], int]:
         """The tallies of these, at most 1,000, as they are now, by `task_id`; and up to which place of their bucket that
         holds. Raises as `status` does."""
+        if not task_ids:
+            return {}, 0
         subjects = [topology.tally_subject(task_id) for task_id in task_ids]
-        try:
-            stored, place = (
-                await read_changed(self._jetstream, topology.TALLIES, subjects, 0) if subjects else ([], 0)
-            )
-        except errors.StreamNotFound as error:
-            raise NoService from error
-        found: dict[str, Tally] = {}
-        for message in stored:
-            with suppress(ValidationError):
-                tally = Tally.model_validate_json(message.data or b"null")
-                found[tally.task_id] = tally
-        return found, place
+        with _no_service_without_streams():
+            stored, place = await read_changed(self._jetstream, topology.TALLIES, subjects, 0)
+        tallies = filter(None, map(tally_of, stored))
+        return {tally.task_id: tally for tally in tallies}, place
 
     async def request_of(self, task_id: str) -> bytes | None:
         """The question of this deliberation as it was asked, JSON; None if it is no longer stored. Raises as `status`."""
@@ -387,10 +380,8 @@ class Client:
 
     async def _stored_tally(self, task_id: str) -> StoredMessage | None:
         _encoded(messages.DeliberationGet, task_id=task_id)  # the name becomes part of a subject
-        try:
+        with _no_service_without_streams():
             return await read_last(self._jetstream, topology.TALLIES, topology.tally_subject(task_id))
-        except errors.StreamNotFound as error:
-            raise NoService from error
 
     # ── NATS ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -429,12 +420,10 @@ class Client:
     async def follow(self, task_id: str) -> AsyncGenerator[Tally, None]:
         """The tally now and whenever it has changed, until it names its ending. Raises as `status` does."""
         _encoded(messages.DeliberationGet, task_id=task_id)  # the name becomes part of a subject
-        try:
+        with _no_service_without_streams():
             async with aclosing(self._watch.follow(task_id)) as tallies:
                 async for tally in tallies:
                     yield tally
-        except errors.StreamNotFound as error:
-            raise NoService from error
 
     async def answers_so_far(self, task_id: str, names: Sequence[str]) -> dict[str, messages.AgentResult]:
         """The answers of these, at most 8, as far as they are there; also while it runs. Raises as `status` does."""

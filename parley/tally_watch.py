@@ -8,13 +8,12 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import suppress
 
-from pydantic import ValidationError
-
 from parley.broker.asyncio_helpers import cancel_all
 from parley.broker.core.tally import Tally
 from parley.broker.jetstream import topology
 from parley.broker.jetstream.direct_reads import read_changed
 from parley.broker.jetstream.jetstream import JetStream
+from parley.broker.jetstream.tally_of_stored_message import tally_of
 
 # Between two looks; and at least, where names are new.
 LOOK_SECONDS, LEAST_SECONDS = 0.2, 0.02
@@ -128,8 +127,7 @@ class TallyWatch:
             )
             places.append(place)
             for message in changed:
-                with suppress(ValidationError):  # one that cannot be read: the service ends it
-                    tally = Tally.model_validate_json(message.data or b"null")
+                if (tally := tally_of(message)) is not None:
                     for follower in self._followers.get(tally.task_id, ()):
                         follower.tell(tally, message.seq)
         return min(places, default=None)

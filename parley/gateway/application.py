@@ -79,7 +79,7 @@ def application(state: GatewayState, panels: Mapping[str, PanelModel], *, is_loc
 
 
 def _both_methods(routes: list[Route]) -> list[Route]:
-    """One route for each path: of two, Starlette would answer 405 from the first."""
+    """One route for each path: of several, a 405 would name the methods of the first only."""
     merged: dict[str, dict[str, Callable[[Request], Awaitable[Response]]]] = {}
     for route in routes:
         for method in route.methods or ():

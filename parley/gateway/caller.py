@@ -7,17 +7,18 @@ from http import HTTPStatus
 
 from parley.broker.core.errors import InvalidMessage, ParleyError
 from parley.broker.core.messages import DeliberationRequested, DeliberationStatus, Ending
+from parley.broker.core.states_and_moves import ENDED_STATUSES, STATUS_WORDS, State
 from parley.client import Client
 from parley.client_errors import NoEnding, UnknownDeliberation
 from parley.gateway.problems import Problem, invalid, not_found, try_again
 from parley.gateway.tenants import Tenant, TenantUsage
 from parley.job import Job
+from parley.job_events import Told
 
 # One that is told to come again because too many of its deliberations run.
 IN_FLIGHT_SECONDS = 1.0
 # A request waits so long for an ending at most: proxies give up after a minute or two.
 MAX_WAIT_SECONDS = 60.0
-ENDED = frozenset({"COMPLETED", "FAILED", "TIMEOUT"})
 
 
 class Accounts:
@@ -114,6 +115,14 @@ async def known(job: Job) -> DeliberationStatus:
         raise not_found(job.task_id) from None
 
 
+def told_of(event_id: str, field: str) -> Told:
+    """What was told up to the event of this id, which the caller sends as `field`. Raises Problem."""
+    try:
+        return Told.read(event_id)
+    except ValueError:
+        raise invalid([f"{field}: not the id of an event"]) from None
+
+
 async def ending_within(job: Job, seconds: float) -> Ending | None:
     """Its ending, None if there is none in this time. Raises Problem for one that is not known."""
     try:
@@ -127,7 +136,7 @@ async def ending_within(job: Job, seconds: float) -> Ending | None:
 async def stop(job: Job, reason: str | None) -> DeliberationStatus:
     """Ask for it to be stopped; how it was doing until then. Raises Problem for one that has ended, or is not known."""
     status = await known(job)
-    if status.status in ENDED:
+    if status.status in ENDED_STATUSES:
         raise Problem(HTTPStatus.CONFLICT, f"{job.task_id} has ended: {status.status}")
     try:
         await job.cancel(reason)
@@ -138,4 +147,4 @@ async def stop(job: Job, reason: str | None) -> DeliberationStatus:
 
 def status_word(ending: Ending) -> str:
     """COMPLETED, FAILED or TIMEOUT."""
-    return ending.status.upper() if ending.status in ("completed", "failed", "timeout") else "FAILED"
+    return STATUS_WORDS[State(ending.status)]

@@ -16,8 +16,8 @@ from parley.broker.core.messages import (
     Ending,
     decode,
 )
+from parley.broker.core.states_and_moves import ENDED_STATUSES
 from parley.gateway.caller import (
-    ENDED,
     MAX_WAIT_SECONDS,
     Caller,
     ending_within,
@@ -126,7 +126,7 @@ async def _answer(caller: Caller, job: Job, wait: float, *, just_asked: bool = F
         if just_asked:
             return told(HTTPStatus.ACCEPTED, _status(job.task_id, "PENDING"))
         status = await known(job)
-        if status.status not in ENDED:
+        if status.status not in ENDED_STATUSES:
             return told(HTTPStatus.ACCEPTED if wait else HTTPStatus.OK, _under_way(status))
         ending = await caller.client.find(job.task_id)
         if ending is None:

@@ -13,11 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from parley.broker.core.errors import ParleyError
-from parley.client_errors import UnknownDeliberation
-from parley.gateway.caller import known
+from parley.gateway.caller import known, told_of
 from parley.gateway.deliberations import caller_of
-from parley.gateway.problems import invalid
-from parley.job_events import JobEvent, Told
+from parley.job_events import JobEvent
 
 # Proxies cut what is silent for 30 to 60 s.
 COMMENT_SECONDS = 15.0
@@ -33,13 +31,8 @@ async def events(request: Request) -> Response:
     """The events from the first one on, or behind `Last-Event-ID` (also `?after=`)."""
     caller = caller_of(request)
     after = request.headers.get("last-event-id") or request.query_params.get("after") or None
-    if after is not None:
-        try:
-            told = Told.read(after)
-        except ValueError:
-            raise invalid(["Last-Event-ID: not the id of an event"]) from None
-        if told.ended:
-            return Response(status_code=204)  # nothing follows: a browser comes no more
+    if after is not None and told_of(after, "Last-Event-ID").ended:
+        return Response(status_code=204)  # nothing follows: a browser comes no more
     job = caller.job(request.path_params["task_id"])
     await known(job)
     return StreamingResponse(_lines(job.events(after=after)), media_type="text/event-stream", headers=HEADERS)
@@ -51,10 +44,8 @@ async def _lines(found: AsyncGenerator[JobEvent, None]) -> AsyncIterator[bytes]:
         try:
             async for event in told:
                 yield COMMENT if event is None else written(event)
-        except UnknownDeliberation:
-            return
         except ParleyError:
-            return  # NATS or the service is away: the program comes again with the last id
+            return  # it is forgotten, or NATS or the service is away: the program comes again with the last id
 
 
 def written(event: JobEvent) -> bytes:

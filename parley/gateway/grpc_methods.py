@@ -8,15 +8,15 @@ from typing import Any, Never, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from parley.broker.core.states_and_moves import ENDED_STATUSES
 from parley.gateway import grpc_messages
-from parley.gateway.caller import ENDED, MAX_WAIT_SECONDS, Caller, ending_within, known, stop
+from parley.gateway.caller import MAX_WAIT_SECONDS, Caller, ending_within, known, stop, told_of
 from parley.gateway.failures import problem_of
 from parley.gateway.grpc_stubs import orchestrator_pb2 as pb
 from parley.gateway.listing import Sought
 from parley.gateway.problems import Problem, invalid
 from parley.gateway.question import question_of
 from parley.gateway.state import GatewayState
-from parley.job_events import Told
 
 SERVICE = "orchestrator.v1.OrchestratorService"
 # A reader that takes nothing for so long is cut.
@@ -44,7 +44,7 @@ async def get_result(_: GatewayState, caller: Caller, request: pb.GetDeliberatio
     ending = await ending_within(job, request.wait_seconds) if request.wait_seconds else None
     if ending is None:
         status = await known(job)
-        if status.status in ENDED:
+        if status.status in ENDED_STATUSES:
             ending = await caller.client.find(job.task_id)
         if ending is None:
             return grpc_messages.of_status(status)
@@ -70,10 +70,7 @@ async def stream(caller: Caller, request: pb.StreamDeliberationRequest) -> Async
     after = request.after or None
     job = caller.job(request.task_id)
     if after is not None:
-        try:
-            Told.read(after)
-        except ValueError:
-            raise invalid(["after: not the id of an event"]) from None
+        told_of(after, "after")
     await known(job)
     async with aclosing(job.events(after=after)) as events:
         async for event in events:

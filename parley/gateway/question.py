@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from pydantic import ValidationError
-
 from parley.broker.core.errors import InvalidMessage
+from parley.broker.core.frozen_models import changed
 from parley.broker.core.messages import DeliberationRequested, decode
 from parley.gateway.caller import Caller
 from parley.gateway.problems import Problem, invalid
@@ -37,14 +36,8 @@ async def question_of(
 
 def named(asked: DeliberationRequested, caller: Caller, key: str | None) -> DeliberationRequested:
     """The same question under the name that this key has for this caller."""
-    fields = {name: getattr(asked, name) for name in asked.model_fields_set if name != "task_id"}
     name = caller.tenant.task_id(key)
-    try:
-        return DeliberationRequested.model_validate(
-            fields if name is None else {**fields, "task_id": name}, strict=False
-        )
-    except ValidationError as error:  # cannot be: it was valid before
-        raise invalid([str(error)]) from None
+    return asked if asked.task_id == name else changed(asked, task_id=name)
 
 
 def _check_names(fields: Mapping[str, Any], key_name: str) -> None:

@@ -56,7 +56,9 @@ def _open(settings: Settings) -> socket.socket:
     try:
         return http_server.open_socket(settings.gateway_host, settings.gateway_port)
     except OSError as error:
-        raise _busy(settings, error) from error
+        raise _busy(
+            "PARLEY_GATEWAY_PORT", settings.gateway_host, settings.gateway_port, error.strerror
+        ) from error
 
 
 def _check_grpc_port(settings: Settings) -> None:
@@ -74,7 +76,7 @@ async def _grpc(settings: Settings, state: GatewayState) -> AsyncIterator[str]:
     try:
         port = server.add_insecure_port(_at(settings.gateway_host, settings.gateway_grpc_port))
     except RuntimeError as error:  # taken since
-        raise _busy_grpc(settings, None) from error
+        raise _busy_grpc(settings, "it is taken") from error
     async with grpc_server.serving(server, state):
         yield _at(settings.gateway_host, port)
 
@@ -104,14 +106,12 @@ def _panels(settings: Settings) -> dict[str, PanelModel]:
         raise SettingsError([f"PARLEY_GATEWAY_PANELS: {error}"]) from None
 
 
-def _busy(settings: Settings, error: OSError) -> SettingsError:
-    busy = f"cannot listen on {settings.gateway_host}:{settings.gateway_port} ({error.strerror})"
-    return SettingsError([f"PARLEY_GATEWAY_PORT: {busy}; 0 takes a free port"])
-
-
 def _busy_grpc(settings: Settings, why: str | None) -> SettingsError:
-    busy = f"cannot listen on {settings.gateway_host}:{settings.gateway_grpc_port} ({why or 'it is taken'})"
-    return SettingsError([f"PARLEY_GATEWAY_GRPC_PORT: {busy}; 0 takes a free port"])
+    return _busy("PARLEY_GATEWAY_GRPC_PORT", settings.gateway_host, settings.gateway_grpc_port, why)
+
+
+def _busy(variable: str, host: str, port: int, why: str | None) -> SettingsError:
+    return SettingsError([f"{variable}: cannot listen on {host}:{port} ({why}); 0 takes a free port"])
 
 
 def _is_loopback(host: str) -> bool:

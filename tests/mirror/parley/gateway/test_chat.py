@@ -16,18 +16,6 @@ from tests.mirror.parley.gateway import TOKENS, door, tenants_file
 HELLO: list[Any] = [{"role": "user", "content": "Which is safer?"}]
 
 
-@pytest.fixture(scope="module")
-async def opened(local_service: Running) -> AsyncIterator[httpx.AsyncClient]:
-    async with door(local_service) as client:
-        yield client
-
-
-@pytest.fixture
-def program(opened: httpx.AsyncClient, model: ModelServer) -> httpx.AsyncClient:
-    """Each test finds the model as new."""
-    return opened
-
-
 @pytest.fixture
 async def client(program: httpx.AsyncClient) -> AsyncIterator[openai.AsyncOpenAI]:
     async with openai.AsyncOpenAI(base_url=f"{program.base_url}/v1", api_key="none", max_retries=0) as one:

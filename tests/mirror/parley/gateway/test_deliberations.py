@@ -1,7 +1,6 @@
 """Ask, look, cancel, ask again over HTTP: each error names what is wrong, and nothing is half done."""
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,6 @@ from tests.harness import ModelServer, Running, fresh, until
 from tests.mirror.parley.gateway import TOKENS, door, tenants_file
 
 QUESTION = {"task_description": "x", "num_agents": 2}
-
-
-@pytest.fixture(scope="module")
-async def opened(local_service: Running) -> AsyncIterator[httpx.AsyncClient]:
-    async with door(local_service) as client:
-        yield client
-
-
-@pytest.fixture
-def program(opened: httpx.AsyncClient, model: ModelServer) -> httpx.AsyncClient:
-    """Each test finds the model as new."""
-    return opened
 
 
 async def test_a_question_is_stored_and_its_ending_is_waited_for(program: httpx.AsyncClient) -> None:

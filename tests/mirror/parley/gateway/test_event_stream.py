@@ -17,18 +17,6 @@ from tests.mirror.parley.gateway import door
 QUESTION = {"task_description": "x", "num_agents": 4}
 
 
-@pytest.fixture(scope="module")
-async def opened(local_service: Running) -> AsyncIterator[httpx.AsyncClient]:
-    async with door(local_service) as client:
-        yield client
-
-
-@pytest.fixture
-def program(opened: httpx.AsyncClient, model: ModelServer) -> httpx.AsyncClient:
-    """Each test finds the model as new."""
-    return opened
-
-
 async def read(
     program: httpx.AsyncClient, where: str, after: str | None = None, most: int = 1000
 ) -> list[dict[str, Any]]:

@@ -35,23 +35,11 @@ COMPLETED, FAILED = pb.DELIBERATION_STATUS_COMPLETED, pb.DELIBERATION_STATUS_FAI
 TIMEOUT, IN_PROGRESS = pb.DELIBERATION_STATUS_TIMEOUT, pb.DELIBERATION_STATUS_IN_PROGRESS
 
 
-@pytest.fixture(scope="module")
-async def opened(local_service: Running) -> AsyncIterator[GrpcProgram]:
-    async with grpc_door(local_service) as started:
-        yield started
-
-
-@pytest.fixture
-def program(opened: GrpcProgram, model: ModelServer) -> GrpcProgram:
-    """Each test finds the model as new."""
-    return opened
-
-
 # ── ask, look, wait ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_the_classic_loop_submits_and_polls_until_the_end(program: GrpcProgram) -> None:
-    stub = program.stub
+async def test_the_classic_loop_submits_and_polls_until_the_end(grpc_program: GrpcProgram) -> None:
+    stub = grpc_program.stub
     submitted = await stub.Deliberate(
         pb.DeliberateRequest(
             task_description="Write a factorial function",
@@ -80,65 +68,69 @@ async def test_the_classic_loop_submits_and_polls_until_the_end(program: GrpcPro
     assert found.metadata.orchestrator_version
 
 
-async def test_a_field_that_has_no_number_goes_as_json(program: GrpcProgram) -> None:
+async def test_a_field_that_has_no_number_goes_as_json(grpc_program: GrpcProgram) -> None:
     more = {"answer_key": {"last": "line"}, "temperature": 0}
-    name = await ask(program, select="vote", metadata={"order": "17"}, request_json=json.dumps(more).encode())
-    found = await result(program, name, include_ending_json=True)
+    name = await ask(
+        grpc_program, select="vote", metadata={"order": "17"}, request_json=json.dumps(more).encode()
+    )
+    found = await result(grpc_program, name, include_ending_json=True)
     assert found.answer in [each.proposal.content for each in found.results]
     assert found.winner_id in [each.agent_id for each in found.results]
     assert dict(found.metadata.tags) == {"order": "17"}
     assert json.loads(found.ending_json)["selection"]["method"] == "vote"
-    assert (await result(program, name)).ending_json == b""
+    assert (await result(grpc_program, name)).ending_json == b""
 
 
 async def test_a_deadline_of_the_deliberation_is_a_status_and_no_error(
-    program: GrpcProgram, model: ModelServer
+    grpc_program: GrpcProgram, model: ModelServer
 ) -> None:
     await model.behave(faults={"hang": 1.0})
-    name = await ask(program, timeout_seconds=0.5)
-    found = await result(program, name)
+    name = await ask(grpc_program, timeout_seconds=0.5)
+    found = await result(grpc_program, name)
     assert (found.status, len(found.results)) == (TIMEOUT, 0)
     assert found.error_message
 
 
-async def test_one_is_stopped_and_cannot_be_stopped_again(program: GrpcProgram, model: ModelServer) -> None:
+async def test_one_is_stopped_and_cannot_be_stopped_again(
+    grpc_program: GrpcProgram, model: ModelServer
+) -> None:
     await model.behave(faults={"hang": 1.0})
-    name = await ask(program, timeout_seconds=60)
+    name = await ask(grpc_program, timeout_seconds=60)
     await model.runs(2)
     request = pb.CancelDeliberationRequest(task_id=name, reason="enough")
-    stopped = await program.stub.CancelDeliberation(request)
+    stopped = await grpc_program.stub.CancelDeliberation(request)
     assert (stopped.task_id, stopped.status) == (name, IN_PROGRESS)
-    found = await result(program, name)
+    found = await result(grpc_program, name)
     assert (found.status, "enough" in found.error_message) == (FAILED, True)
-    again = await refusal(program.stub.CancelDeliberation(request))
+    again = await refusal(grpc_program.stub.CancelDeliberation(request))
     assert again.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
-async def test_the_same_key_twice_is_one_deliberation(program: GrpcProgram) -> None:
+async def test_the_same_key_twice_is_one_deliberation(grpc_program: GrpcProgram) -> None:
     key = f"order 17/{fresh()}"
-    names = {await ask(program, idempotency_key=key) for _ in range(2)}
+    names = {await ask(grpc_program, idempotency_key=key) for _ in range(2)}
     assert len(names) == 1
-    await result(program, names.pop())
+    await result(grpc_program, names.pop())
     request = pb.DeliberateRequest(task_description="y", idempotency_key=key)
-    refused = await refusal(program.stub.Deliberate(request))
+    refused = await refusal(grpc_program.stub.Deliberate(request))
     assert (refused.code(), fields_of(refused)) == (grpc.StatusCode.ALREADY_EXISTS, ["idempotency_key"])
 
 
-async def test_the_trace_of_the_caller_goes_on(program: GrpcProgram, model: ModelServer) -> None:
+async def test_the_trace_of_the_caller_goes_on(grpc_program: GrpcProgram, model: ModelServer) -> None:
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-02"
     request = pb.DeliberateRequest(**QUESTION)
-    asked = await program.stub.Deliberate(request, metadata=(("traceparent", trace),))
-    await result(program, asked.task_id)
+    asked = await grpc_program.stub.Deliberate(request, metadata=(("traceparent", trace),))
+    await result(grpc_program, asked.task_id)
     assert (await model.seen())["latest"][-1]["traceparent"] == trace
 
 
 # ── events ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_events_come_as_they_happen_and_the_ending_last(program: GrpcProgram) -> None:
-    name = await ask(program, num_agents=4)
+async def test_events_come_as_they_happen_and_the_ending_last(grpc_program: GrpcProgram) -> None:
+    name = await ask(grpc_program, num_agents=4)
     request = pb.StreamDeliberationRequest(task_id=name, include_ending_json=True)
-    events = [event async for event in program.stub.StreamDeliberation(request)]
+    events = [event async for event in grpc_program.stub.StreamDeliberation(request)]
     assert [event.type for event in events] == ["phase", *["answer"] * 4, "ending"]
     assert len(events[0].agents) == 4
     assert all(event.result.proposal.content for event in events[1:-1])
@@ -147,11 +139,11 @@ async def test_events_come_as_they_happen_and_the_ending_last(program: GrpcProgr
 
 
 async def test_another_gateway_goes_on_behind_the_last_event(
-    program: GrpcProgram, local_service: Running, model: ModelServer
+    grpc_program: GrpcProgram, local_service: Running, model: ModelServer
 ) -> None:
     await model.behave(latency_ms=200)
-    name = await ask(program, num_agents=3)
-    call = program.stub.StreamDeliberation(pb.StreamDeliberationRequest(task_id=name))
+    name = await ask(grpc_program, num_agents=3)
+    call = grpc_program.stub.StreamDeliberation(pb.StreamDeliberationRequest(task_id=name))
     first = [await call.read(), await call.read()]
     call.cancel()
     async with grpc_door(local_service) as other:
@@ -205,8 +197,8 @@ async def test_health_says_whether_nats_is_there(
     local_service: Running, empty_nats: EmbeddedNats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(grpc_server, "HEALTH_SECONDS", 0.05)
-    async with grpc_door(local_service, nats_url=empty_nats.url) as program:
-        health = health_pb2_grpc.HealthStub(program.channel)
+    async with grpc_door(local_service, nats_url=empty_nats.url) as grpc_program:
+        health = health_pb2_grpc.HealthStub(grpc_program.channel)
         status = health_pb2.HealthCheckResponse
 
         async def said(name: str) -> int:
@@ -221,13 +213,13 @@ async def test_health_says_whether_nats_is_there(
             return [await said(name) for name in names] == [status.NOT_SERVING] * 2
 
         await until(away, "NATS is said to be away")
-        refused = await refusal(program.stub.Deliberate(pb.DeliberateRequest(**QUESTION)))
+        refused = await refusal(grpc_program.stub.Deliberate(pb.DeliberateRequest(**QUESTION)))
         assert refused.code() is grpc.StatusCode.UNAVAILABLE
         assert retry_seconds(refused) >= 1
 
 
-async def test_reflection_describes_the_service(program: GrpcProgram) -> None:
-    reflected = reflection_pb2_grpc.ServerReflectionStub(program.channel)
+async def test_reflection_describes_the_service(grpc_program: GrpcProgram) -> None:
+    reflected = reflection_pb2_grpc.ServerReflectionStub(grpc_program.channel)
     asked = [
         reflection_pb2.ServerReflectionRequest(list_services=""),
         reflection_pb2.ServerReflectionRequest(file_containing_symbol=grpc_methods.SERVICE),
@@ -241,14 +233,14 @@ async def test_reflection_describes_the_service(program: GrpcProgram) -> None:
 # ── the list ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_list_has_pages_and_conditions(program: GrpcProgram) -> None:
+async def test_a_list_has_pages_and_conditions(grpc_program: GrpcProgram) -> None:
     order = fresh()
-    names = [await ask(program, metadata={"order": order}) for _ in range(3)]
+    names = [await ask(grpc_program, metadata={"order": order}) for _ in range(3)]
     for name in names:
-        await result(program, name)
+        await result(grpc_program, name)
     token, seen = "", []
     while True:
-        page = await program.stub.ListDeliberations(
+        page = await grpc_program.stub.ListDeliberations(
             pb.ListDeliberationsRequest(
                 status=[COMPLETED, FAILED],
                 role="DEV",
@@ -264,19 +256,19 @@ async def test_a_list_has_pages_and_conditions(program: GrpcProgram) -> None:
             break
     assert seen == names[::-1]
     nothing = pb.ListDeliberationsRequest(status=[TIMEOUT], metadata={"order": order})
-    assert len((await program.stub.ListDeliberations(nothing)).deliberations) == 0
+    assert len((await grpc_program.stub.ListDeliberations(nothing)).deliberations) == 0
 
 
 # ── the example ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_the_example_asks_without_parleys_package(program: GrpcProgram, tmp_path: Path) -> None:
+async def test_the_example_asks_without_parleys_package(grpc_program: GrpcProgram, tmp_path: Path) -> None:
     """Its code is generated from the .proto, as its first lines say."""
     proto, example = ROOT / "proto", ROOT / "examples/grpc_client.py"
     outputs = [f"--{kind}_out={tmp_path}" for kind in ("python", "grpc_python")]
     assert protoc.main(["protoc", f"-I{proto}", *outputs, str(proto / "orchestrator.proto")]) == 0
     process = await asyncio.create_subprocess_exec(
-        sys.executable, str(example), program.target, "Which is safer?", stdout=asyncio.subprocess.PIPE,
+        sys.executable, str(example), grpc_program.target, "Which is safer?", stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     out, _ = await asyncio.wait_for(process.communicate(), 60)
